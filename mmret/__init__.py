@@ -1,0 +1,1 @@
+"""MegaPairs as a declarative lakehouse: mining, synthesis, training and evaluation of composed-image retrievers."""

@@ -1,0 +1,195 @@
+"""Validated settings of every stage, and how a profile file, a lake's own choices and the command line combine.
+
+A profile is a YAML file in ``resources/profiles/``. Defaults below are the paper's values wherever the paper gives one
+(arXiv 2412.14475); a field whose value the paper does not publish says so. Every stage takes its own object, never the whole.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmret.errors import UserError
+from mmret.schemas import SIGNALS
+
+PROFILES = Path(__file__).resolve().parents[1] / "resources" / "profiles"
+Signal = Literal["clip_image", "dino_image", "caption"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(Settings):
+    sources: tuple[str, ...] = Field((), description="folders, tar files or shapes:<n>?seed=<s>, in the order they were added")
+    images: int | None = Field(None, ge=1, description="take at most this many rows of the sources; None: all")
+    shard_size: int = Field(4096, ge=1, description="rows per sealed shard; affects new shards only")
+
+
+class IngestSettings(Settings):
+    max_pixels: int = Field(178_956_970, description="larger pictures are rejected as decompression bombs (Pillow's limit)")
+    max_bytes: int = Field(256 * 2**20, description="larger files are rejected")
+    animated: Literal["first_frame", "reject"] = "first_frame"
+
+
+class EncoderSettings(Settings):
+    """One similarity model. ``kind`` names an implementation in :mod:`mmret.encode`."""
+
+    kind: Literal["clip", "open_clip", "dinov2"]
+    model: str = Field(description="name on a hub, local folder, or towers/<name> for one trained by the lake itself")
+    revision: str | None = None
+    batch_size: int | None = Field(None, description="None: chosen to fit memory")
+    device: str = "auto"
+
+
+class TowerSettings(Settings):
+    """Tiny CLIP and DINOv2-shaped towers trained on the corpus itself (profile ``demo``); not in the paper."""
+
+    image_size: int = 48
+    patch_size: int = 8
+    width: int = 96
+    layers: int = 3
+    heads: int = 4
+    vocabulary: int = 2048
+    projection: int = 64
+    epochs: int = Field(8, description="of contrastive image-caption pre-training")
+    dino_epochs: int = 4
+    max_images: int = Field(20_000, description="corpus rows used, the lowest image ids first")
+    max_steps: int | None = None
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+class BandSettings(Settings):
+    """Open interval of cosine similarity that makes a neighbour a candidate target (paper, section 3.1: 0.8 to 0.96)."""
+
+    low: float = Field(0.8, ge=-1, le=1)
+    high: float = Field(0.96, ge=-1, le=1.01)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BandSettings:
+        if self.low >= self.high:
+            raise ValueError(f"band: low {self.low} must be below high {self.high}")
+        return self
+
+
+class MineSettings(Settings):
+    k: int = Field(50, ge=1, description="neighbours kept per image and signal inside the band; not published")
+    bands: dict[Signal, BandSettings | Literal["proposed"]] = Field(
+        default_factory=lambda: {s: BandSettings() for s in SIGNALS},
+        description="'proposed': the band that the towers asset measured for its own spaces")
+    signals: tuple[Signal, ...] = SIGNALS
+    targets_per_query: int = Field(3, ge=1, description="pairs per query image at most; not published (mean in the paper: 1.31)")
+    hard_negatives: int = Field(5, ge=0, description="mined negatives kept per pair (paper: five, the query image counted)")
+    tile: int = Field(4096, ge=64, description="rows per side of a similarity tile; bounds the memory")
+    seed: int = 0
+    device: str = "auto"
+
+
+class AnnotateSettings(Settings):
+    backend: Literal["captions", "openai", "vllm"] = "captions"
+    instructions_per_pair: int = Field(3, ge=3, le=10, description="at least; paper: at least three")
+    seed: int = 0
+
+
+class Recipe(Settings):
+    """One training run described by data. Defaults are MMRet base's (paper, section 4 and appendix)."""
+
+    kind: Literal["clip"] = "clip"
+    base: str = Field("towers/clip", description="folder or hub name the run starts from; towers/<name>: of the lake")
+    signals: tuple[Signal, ...] = SIGNALS
+    negatives: Literal["none", "query", "query+mined"] = "query+mined"
+    mined_negatives: int = Field(3, ge=0, description="per query, besides the query image (paper: 4 in all)")
+    pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
+    trainable: Literal["all", "text", "text+projection"] = "all"
+    steps: int = Field(15_000, ge=1)
+    batch_size: int = Field(2048, ge=2)
+    learning_rate: float = 5e-6
+    text_learning_rate: float | None = None
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    temperature: float = Field(0.02, gt=0)
+    mask_false_negatives: bool = True
+    checkpoint_every: int = 200
+    seed: int = 0
+
+
+class EvaluateSettings(Settings):
+    held_out: float = Field(0.03, ge=0, lt=1, description="share of query images whose triplets are never trained on")
+    max_queries: int = 2000
+    edits: int = Field(1000, description="held-out edits drawn on a shapes corpus")
+
+
+class Profile(Settings):
+    name: str
+    description: str = ""
+    corpus: CorpusSettings = CorpusSettings()
+    ingest: IngestSettings = IngestSettings()
+    towers: TowerSettings | None = None
+    encoders: dict[Signal, EncoderSettings]
+    mine: MineSettings = MineSettings()
+    annotate: AnnotateSettings = AnnotateSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    recipes: dict[str, Recipe]
+    train: tuple[str, ...] = Field((), description="recipes that `mmret run` trains; the others wait to be asked for")
+    threads: int | None = Field(None, description="CPU threads of torch; None: as many as there are cores")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Profile:
+        if missing := [s for s in SIGNALS if s not in self.encoders]:
+            raise ValueError(f"encoders: no model for {', '.join(missing)}")
+        if unknown := [r for r in self.train if r not in self.recipes]:
+            raise ValueError(f"train: no recipe called {', '.join(unknown)}; there are {', '.join(self.recipes)}")
+        return self
+
+
+def profile_names() -> list[str]:
+    return sorted(p.stem for p in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
+    """Read profile ``name`` (a name in ``resources/profiles`` or a path to a YAML file) and apply dotted overrides.
+
+    Raises UserError naming the key, for an unknown profile or key or a value out of range.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no profile '{name}': there are {', '.join(profile_names())}, or give the path of a YAML file")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"profile {path} is not valid YAML: {error}") from None
+    data = {"name": path.stem, **data}
+    for key, value in (overrides or {}).items():
+        _set(data, key, value)
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise UserError("settings that do not fit:\n" + "\n".join(lines)) from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"mine.k=20"`` to ``("mine.k", 20)``; the value is read as YAML."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise UserError(f"--set {text}: expected key=value, for example mine.k=20")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML") from None
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--set {dotted}: '{parent}' has no keys of its own")
+    data[last] = value
