@@ -125,6 +125,13 @@ class Lake:
                  .replace_schema_metadata(None) for p in partitions]
         return pa.concat_tables([schema.empty_table(), *parts])
 
+    def head(self, table: str, partition: str, rows: int) -> pa.Table:
+        """The first ``rows`` rows of a partition, reading no more than it has to."""
+        with pq.ParquetFile(self.path(table, partition)) as file:
+            batches = file.iter_batches(batch_size=rows)
+            first = next(batches, None)
+            return pa.Table.from_batches([first] if first is not None else [], file.schema_arrow.remove_metadata())
+
     def write(self, table: str, partition: str, rows: pa.Table, inputs: str, **notes: Any) -> Facts:
         """Replace a partition atomically. ``rows`` must fit the table's schema; ``notes`` are kept with the facts."""
         rows = rows.select(TABLES[table].names).cast(TABLES[table]).combine_chunks()

@@ -77,6 +77,15 @@ def vectors(width: int) -> pa.Schema:
     return VECTORS_INDEX.append(pa.field("vector", pa.list_(pa.float16(), width)))
 
 
+TOWERS = pa.schema([
+    ("signal", _text),
+    ("model", _text),          # towers/<name>@<digest of the weights>
+    ("images", pa.int32()),    # the lake's images it was trained on
+    ("steps", pa.int32()),
+    ("band_low", pa.float64()),  # the band proposed for the signal in this model's own space
+    ("band_high", pa.float64()),
+])
+
 CANDIDATES = pa.schema([
     ("query_shard", _text),
     ("query_id", _text),
@@ -174,6 +183,7 @@ TABLES: dict[str, pa.Schema] = {
     "clip_image": VECTORS_INDEX,
     "dino_image": VECTORS_INDEX,
     "caption": VECTORS_INDEX,
+    "towers": TOWERS,
     "candidates": CANDIDATES,
     "neighbours": NEIGHBOURS,
     "pairs": PAIRS,

@@ -107,16 +107,21 @@ class Recipe(Settings):
     negatives: Literal["none", "query", "query+mined"] = "query+mined"
     mined_negatives: int = Field(3, ge=0, description="per query, besides the query image (paper: 4 in all)")
     pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
-    trainable: Literal["all", "text", "text+projection"] = "all"
+    trainable: Literal["all", "text+blocks", "text+projection", "text"] = Field(
+        "all", description="what of the image tower is trained with the text tower; the rest is computed once per image")
+    image_blocks: int = Field(1, ge=1, description="of text+blocks: how many blocks at the end of the image tower")
     steps: int = Field(15_000, ge=1)
     batch_size: int = Field(2048, ge=2)
-    learning_rate: float = 5e-6
-    text_learning_rate: float | None = None
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
+    chunk_size: int | None = Field(None, ge=1, description="images or texts in one forward pass; None: chosen to fit memory")
+    learning_rate: float = Field(5e-6, gt=0, description="decays linearly to zero")
+    text_learning_rate: float | None = Field(None, gt=0, description="of the text tower; None: learning_rate")
+    warmup_steps: int = Field(0, ge=0, description="not published")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW; the optimiser is not published")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; not published")
     temperature: float = Field(0.02, gt=0)
     mask_false_negatives: bool = True
-    checkpoint_every: int = 200
+    checkpoint_every: int = Field(200, ge=1, description="steps between the states a killed run continues from")
+    log_every: int = Field(10, ge=1)
     seed: int = 0
 
 

@@ -1,0 +1,58 @@
+"""Embeddings: the similarity models, and one vector table per signal (paper, section 3.1)."""
+
+import dagster as dg
+
+from assets.automation import fill_missing
+from assets.metadata import OWNERS, column_schema, describe
+from assets.partitions import corpus_shards, every_shard
+from assets.stage import current_or_compute, materialize
+from mmret.lake import Facts, Lake
+from mmret.provenance import UNPARTITIONED
+from mmret.settings import Profile
+from resources.encoders import Encoders
+from resources.lake import LakeResource, ProfileResource
+
+
+@dg.asset(deps=[dg.AssetDep("images", partition_mapping=every_shard)], group_name="embeddings", kinds={"pytorch"}, owners=OWNERS,
+          code_version="1", pool="gpu", metadata={"dagster/column_schema": column_schema("towers")})
+def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Tiny CLIP and DINOv2-shaped towers trained on the corpus itself (profile `demo`), with the band each space proposes.
+
+    Trained once and pinned: a grown corpus does not train them again, for every vector would become stale.
+    """
+    from mmret.encode.pinned import pin_towers
+
+    store = lake.open()
+    settings = profile.of(store)
+    facts, computed = current_or_compute(store, settings, "towers", UNPARTITIONED,
+                                         lambda _lake, _settings, _key, inputs: pin_towers(store, settings, inputs))
+    shown = describe(store, "towers", UNPARTITIONED, facts, computed)
+    return dg.MaterializeResult(metadata={"dagster/row_count": shown.pop("dagster/partition_row_count"), **shown},
+                                data_version=dg.DataVersion(facts.digest))
+
+
+def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinition:
+    """One vector table. The three differ by model and by what they look at."""
+
+    @dg.asset(name=signal, description=description, deps=[dg.AssetDep("images"), towers], partitions_def=corpus_shards,
+              group_name="embeddings", kinds={"lancedb", *kinds}, owners=OWNERS, code_version="1", pool="gpu",
+              backfill_policy=dg.BackfillPolicy.multi_run(8), automation_condition=fill_missing(),
+              metadata={"dagster/column_schema": column_schema(signal)})
+    def vectors(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
+                encoders: Encoders) -> dg.MaterializeResult:
+        from mmret.encode.vectors import encode_shard
+
+        def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> tuple[Facts, int]:
+            spec = settings.encoders[signal]
+            counts = encode_shard(store, shard, signal, spec, inputs, encoders.get(spec, signal, store.root))
+            return store.facts(signal, shard), counts["computed"]
+
+        return materialize(context, lake, profile, signal, compute)
+
+    return vectors
+
+
+clip_image = _vectors("clip_image", "Visual-semantic vectors: the CLIP image tower.", {"pytorch"})
+dino_image = _vectors("dino_image", "Visual-pattern vectors: DINOv2.", {"pytorch"})
+caption = _vectors("caption", "Caption vectors: the CLIP text tower.", {"pytorch"})
+

@@ -1,0 +1,43 @@
+"""Mining: candidate edges a shard owns, the neighbours of every image merged from them, and the pairs chosen."""
+
+import dagster as dg
+
+from assets.automation import fill_missing
+from assets.metadata import OWNERS, column_schema
+from assets.partitions import corpus_shards, every_shard
+from assets.stage import materialize
+from mmret.schemas import SIGNALS
+from resources.lake import LakeResource, ProfileResource
+
+SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "code_version": "1", "group_name": "mining",
+         "automation_condition": fill_missing()}
+
+
+@dg.asset(**SHARD, deps=[*(dg.AssetDep(s, partition_mapping=every_shard) for s in SIGNALS), "towers"], pool="gpu",
+          kinds={"pytorch", "parquet"}, metadata={"dagster/column_schema": column_schema("candidates")})
+def candidates(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Exact in-band edges between this shard and itself and every earlier one, for both sides: N x dN comparisons."""
+    from mmret.mine.shards import mine_candidates
+
+    return materialize(context, lake, profile, "candidates", lambda store, settings, shard, inputs:
+                       mine_candidates(store, shard, settings.mine, inputs))
+
+
+@dg.asset(**SHARD, deps=[dg.AssetDep(candidates, partition_mapping=every_shard)], kinds={"parquet"}, pool="lake",
+          metadata={"dagster/column_schema": column_schema("neighbours")})
+def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """The k nearest images inside the band for every image and signal, merged from all candidate files that speak of them."""
+    from mmret.mine.shards import mine_neighbours
+
+    return materialize(context, lake, profile, "neighbours", lambda store, settings, shard, inputs:
+                       mine_neighbours(store, shard, settings.mine, inputs))
+
+
+@dg.asset(**SHARD, deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard)], kinds={"parquet"}, pool="lake",
+          metadata={"dagster/column_schema": column_schema("pairs")})
+def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Targets and hard negatives of every query image, with all three scores and the signals that found them."""
+    from mmret.mine.shards import mine_pairs
+
+    return materialize(context, lake, profile, "pairs", lambda store, settings, shard, inputs:
+                       mine_pairs(store, shard, settings.mine, inputs))

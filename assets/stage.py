@@ -1,0 +1,46 @@
+"""The loop that every partitioned asset shares: skip what is current, compute the rest, report each partition.
+
+A partition counts as current when the fingerprint of its inputs is the recorded one (:mod:`mmret.provenance`), whoever asks:
+`mmret run`, a backfill, a schedule. So launching twice costs nothing, and a crashed run continues where it stopped.
+"""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from assets.metadata import describe
+from mmret import provenance
+from mmret.lake import Facts, Lake
+from mmret.settings import Profile
+from resources.lake import LakeResource, ProfileResource
+
+Compute = Callable[[Lake, Profile, str, str], Facts | tuple[Facts, int]]
+"""(lake, settings, partition, fingerprint of its inputs) -> what was written, and the rows worked on where those are fewer."""
+
+
+def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
+    """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing."""
+    inputs = provenance.wanted(lake, profile, table, partition)
+    if inputs is None:
+        upstream = ", ".join(t for t, _ in provenance.STAGES[table].upstream)
+        raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
+    facts = lake.facts(table, partition)
+    if facts and facts.inputs == inputs:
+        return facts, 0
+    made = compute(lake, profile, partition, inputs)
+    return made if isinstance(made, tuple) else (made, made.rows)
+
+
+def materialize(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, table: str,
+                compute: Compute) -> dg.MaterializeResult:
+    """Materialise the partitions of this run, one after the other, each with its own metadata."""
+    store = lake.open()
+    settings = profile.of(store)
+    version = None
+    for key in context.partition_keys:
+        facts, computed = current_or_compute(store, settings, table, key, compute)
+        context.log.info(f"{table} {key}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
+        context.add_asset_metadata(describe(store, table, key, facts, computed), partition_key=key)
+        version = facts.digest
+    # a ranged run would stamp one version on all its partitions
+    return dg.MaterializeResult(data_version=dg.DataVersion(version) if len(context.partition_keys) == 1 else None)

@@ -1,0 +1,102 @@
+"""Queries of the user's own: a file of ``{"reference", "text", "target"}`` resolved to images of the corpus.
+
+Paths are written as in the corpus manifest; where two sources use the same relative path, the absolute one tells them apart.
+An image that was taken as a duplicate is found under each of its names. Reads three columns of the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmret.errors import UserError
+from mmret.lake import Lake
+
+
+@dataclass(frozen=True)
+class Query:
+    """A composed query: the image to start from, the change wanted, and every image that is right."""
+
+    reference: str
+    text: str
+    targets: frozenset[str]
+
+
+def read_triplets(lake: Lake, file: Path) -> list[Query]:
+    """Read and resolve ``file``; ``target`` may be one path or a list of all that are right.
+
+    Raises UserError naming the line for anything malformed, unknown, ambiguous or rejected at ingest.
+    """
+    names = Names(lake)
+    queries = []
+    for line, row in _rows(file):
+        where = f"{file}, row {line}"
+        if not isinstance(row, dict) or not {"reference", "text", "target"} <= row.keys():
+            raise UserError(f'{where}: expected an object with "reference", "text" and "target"')
+        targets = row["target"] if isinstance(row["target"], list) else [row["target"]]
+        if not isinstance(row["text"], str) or not row["text"].strip() or not targets:
+            raise UserError(f"{where}: text and target must not be empty")
+        reference = names.resolve(row["reference"], where)
+        ids = frozenset(names.resolve(t, where) for t in targets)
+        if reference in ids:
+            raise UserError(f"{where}: the reference {row['reference']} is its own target; it is removed from the ranking")
+        queries.append(Query(reference, row["text"], ids))
+    if not queries:
+        raise UserError(f"{file} holds no triplet")
+    return queries
+
+
+class Names:
+    """From a path of the manifest, an absolute path or an image id to the image id."""
+
+    def __init__(self, lake: Lake):
+        rows = lake.read("corpus_manifest", columns=["root", "path", "image_id", "reason"]).to_pylist()
+        if not rows:
+            raise UserError(f"{lake.root} holds no lake yet: make one with `mmret run --lake {lake.root}`")
+        self._taken = set(lake.read("images", columns=["image_id"])["image_id"].to_pylist())
+        self._by_path: dict[str, set[str]] = {}
+        self._refused: dict[str, str] = {}
+        for row in rows:
+            for name in (row["path"], str(Path(row["root"]) / row["path"])):
+                if row["image_id"] in self._taken:
+                    self._by_path.setdefault(name, set()).add(row["image_id"])
+                else:
+                    self._refused[name] = row["reason"] or "it could not be decoded, see the rejects table"
+
+    def resolve(self, name: Any, where: str) -> str:
+        """Image id of ``name``; raises UserError starting with ``where``."""
+        if name in self._taken:
+            return name
+        found = self._by_path.get(name) or self._by_path.get(str(name).removeprefix("./")) or set()
+        if len(found) == 1:
+            return next(iter(found))
+        if found:
+            raise UserError(f"{where}: {name} names {len(found)} images of different sources; write the absolute path")
+        if name in self._refused:
+            raise UserError(f"{where}: {name} is not in the gallery: {self._refused[name]}")
+        raise UserError(f"{where}: no image of the corpus is called {name!r}; paths are written as in the corpus manifest "
+                        "(see `mmret sql \"SELECT path FROM images\"`)")
+
+
+def _rows(file: Path) -> list[tuple[int, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text") from None
+    try:
+        whole = json.loads(text)
+        return list(enumerate(whole if isinstance(whole, list) else [whole], 1))
+    except json.JSONDecodeError:
+        pass
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append((number, json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file}, line {number}: not JSON ({error})") from None
+    return rows

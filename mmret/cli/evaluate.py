@@ -1,0 +1,40 @@
+"""``mmret evaluate``: composed retrieval of a checkpoint over the whole corpus, on triplets of the user's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmret.lake import Lake
+
+
+def evaluate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
+             triplets: Annotated[Path, typer.Option(help='JSON lines or an array of {"reference", "text", "target"}; paths as in the '
+                                                         "corpus manifest, or image ids")],
+             recipe: Annotated[str | None, typer.Option(help="checkpoint to measure, or 'untrained'; default: the lake's first")] = None,
+             as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False) -> None:
+    """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model."""
+    from mmret.benchmarks.lake import UNTRAINED, evaluate_queries, pick_recipe
+    from mmret.benchmarks.triplets import read_triplets
+
+    store = Lake(lake)
+    name = pick_recipe(store, recipe)
+    queries = read_triplets(store, triplets)
+    results = {r: evaluate_queries(store, r, queries) for r in dict.fromkeys((name, UNTRAINED))}
+    gallery = results[name].pop("gallery")
+    results.get(UNTRAINED, {}).pop("gallery", None)
+    if as_json:
+        json.dump({"recipe": name, "queries": len(queries), "gallery": gallery, **results[name],
+                   UNTRAINED: results[UNTRAINED]}, sys.stdout)
+        print()
+        return
+    from rich.console import Console
+
+    from mmret.cli.summary import print_before_after
+
+    print_before_after([{"recipe": r, "benchmark": triplets.name, "metric": m, "value": v, "queries": len(queries), "gallery": gallery}
+                        for r, metrics in results.items() for m, v in metrics.items()], Console())

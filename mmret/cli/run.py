@@ -1,0 +1,50 @@
+"""``mmret run``: bring a lake up to date, with progress, an estimate of what is left and a summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmret.choices import resolve
+from mmret.lake import Lake
+from mmret.settings import parse_override
+
+
+def run(lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
+        images: Annotated[list[str] | None, typer.Option(help="folder, manifest file or WebDataset tar; again for more; added to "
+                                                              "what the lake already has. Also shapes:<n>?seed=<s>")] = None,
+        profile: Annotated[str | None, typer.Option(help="demo, local, paper or a YAML file; kept with the lake")] = None,
+        shard_size: Annotated[int | None, typer.Option(min=1, help="rows per shard, for shards yet to be sealed")] = None,
+        set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting, for example mine.k=20; "
+                                                                                          "kept with the lake")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="print a JSON summary last, on stdout")] = False) -> None:
+    """Register new shards and materialise what is missing or stale. Run again, it does nothing."""
+    store = Lake(lake)
+    overrides = dict(parse_override(text) for text in set_ or [])
+    settings, choices = resolve(store, profile, images or [], shard_size, overrides)
+
+    from mmret.cli.live import Live
+
+    live = Live(store, settings)
+    live.say(f"lake {store.root} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
+    live.say("loading …")
+
+    from assets.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
+    from mmret.cli.summary import print_summary, summarise
+    from mmret.progress import reporting
+
+    with exclusive(store) as unfinished:
+        store.choose(choices)
+        if unfinished:
+            live.say(f"the last run was cut short; taking its work up again ({store.recover()} stray files removed)")
+        with live, reporting(live.advance):
+            outcome = Runner(store, settings, live.stage).run()
+    summary = summarise(store, settings, outcome)
+    print_summary(summary, live.console)
+    if as_json:
+        json.dump(summary, sys.stdout, ensure_ascii=False)
+        print()

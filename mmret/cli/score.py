@@ -1,0 +1,58 @@
+"""``mmret score``: the official metrics of a prediction file, with no model and no image at hand."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Benchmark(StrEnum):
+    circo = "circo"
+    cirr = "cirr"
+    fashioniq = "fashioniq"
+    genecis = "genecis"
+    mmeb = "mmeb"
+
+
+class Gallery(StrEnum):
+    original = "original"
+    union = "union"
+
+
+def score(
+    benchmark: Annotated[Benchmark, typer.Argument(help="which official metric")],
+    annotations: Annotated[Path, typer.Option(help="annotation file, or a folder in the official layout")],
+    predictions: Annotated[Path, typer.Option(help="rankings, best first; JSON, plain or gzip")],
+    subset_predictions: Annotated[Path | None, typer.Option(help="cirr: the recall_subset file")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
+    partial: Annotated[bool, typer.Option(help="score incomplete files over what they hold, and say so")] = False,
+    soft: Annotated[bool, typer.Option(help="cirr: also by the authors' soft targets")] = False,
+    remove_reference: Annotated[bool, typer.Option(help="circo, fashioniq: drop the query's own image first")] = False,
+    gallery: Annotated[Gallery, typer.Option(help="fashioniq: original split, or the easier union of references and targets")]
+    = Gallery.original,
+) -> None:
+    """Score a prediction file by the benchmark's official rules; all figures in percent."""
+    from rich.console import Console
+
+    from mmret.benchmarks.scores import ScoreOptions
+    from mmret.benchmarks.scoring import score_file
+
+    options = ScoreOptions(subset_predictions, partial, soft, remove_reference, gallery.value)
+    scores = score_file(benchmark.value, annotations, predictions, options)
+    for note in scores.notes:
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
+        typer.echo(json.dumps(scores.values, indent=2, allow_nan=False))
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{benchmark.value}, {scores.queries:,} queries", title_justify="left")
+    table.add_column("metric")
+    table.add_column("%", justify="right")
+    for metric, value in scores.rows():
+        table.add_row(metric, "-" if value is None else f"{value:.2f}")
+    Console().print(table)

@@ -1,0 +1,41 @@
+"""``mmret search``: the corpus by image, by text, or by an image and what should change in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmret.errors import UserError
+from mmret.lake import Lake
+
+
+def search(lake: Annotated[Path, typer.Option(help="folder of the lake")],
+           recipe: Annotated[str | None, typer.Option(help="checkpoint to use, or 'untrained'; default: the lake's first")] = None,
+           image: Annotated[Path | None, typer.Option(help="query image: a file, or a path of the corpus manifest")] = None,
+           text: Annotated[str | None, typer.Option(help="query text, or with --image the change wanted")] = None,
+           k: Annotated[int, typer.Option("-k", min=1, help="how many images")] = 10,
+           as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False) -> None:
+    """Find images of the corpus. The query image itself, where it is in the corpus, is left out."""
+    from mmret.benchmarks.lake import pick_recipe, search_corpus
+
+    if image is None and not (text or "").strip():
+        raise UserError("give --image, --text or both")
+    store = Lake(lake)
+    hits = search_corpus(store, pick_recipe(store, recipe), image, text, k)
+    if as_json:
+        json.dump(hits, sys.stdout, ensure_ascii=False, indent=1)
+        print()
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "score", "path", "caption", box=box.SIMPLE_HEAD)
+    for rank, hit in enumerate(hits, 1):
+        table.add_row(str(rank), f"{hit['score']:.3f}", Text(hit["path"]), Text(hit["caption"][:200]))
+    Console().print(table)

@@ -1,0 +1,47 @@
+"""``mmret sql``: DuckDB over the tables of a lake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmret.errors import UserError
+from mmret.lake import Lake
+
+
+def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
+        query: Annotated[str, typer.Argument(help="a SELECT over images, rejects, embeddings, neighbours, pairs, descriptions, "
+                                                  "instructions, triplets, checkpoints, evaluations, ...")],
+        as_json: Annotated[bool, typer.Option("--json", help="print the rows as a JSON array of objects")] = False) -> None:
+    """Ask SQL of the lake's tables."""
+    import duckdb
+
+    from mmret.warehouse import connect
+
+    store = Lake(lake)
+    if not store.shards():
+        raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
+    try:
+        result = connect(store).execute(query)
+    except duckdb.Error as error:
+        raise UserError(f"SQL: {error}") from None
+    names = [column[0] for column in result.description or []]
+    rows = result.fetchall()
+    if as_json:
+        json.dump([dict(zip(names, row, strict=True)) for row in rows], sys.stdout, ensure_ascii=False, default=str, indent=1)
+        print()
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*names, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(Text("" if value is None else str(value)) for value in row))
+    Console().print(table)
+    Console().print(f"{len(rows):,} rows", style="dim")

@@ -1,0 +1,88 @@
+"""What every stage is computed from, and therefore when it has to be computed again.
+
+One row per stage: the settings and the upstream partitions it reads. The fingerprint a partition *would* be computed from
+(:func:`wanted`) is compared with the one recorded in its file. Upstream enters by the digest of its content, so a change that
+alters nothing (a merge that found no better neighbour) stops there. Costs one Parquet footer per upstream partition.
+
+``towers`` deliberately does not depend on the corpus: an encoder is trained once and pinned, or else a new shard would turn
+every vector stale. Raise ``towers.seed`` or delete the folder to train them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmret.lake import Facts, Lake, fingerprint
+from mmret.schemas import SIGNALS
+from mmret.settings import Profile
+
+UNPARTITIONED = "all"
+"""Partition name of a table that has only one."""
+
+Scope = Literal["same", "all", "up_to", "from"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``version`` is raised when the code changes what the stage computes."""
+
+    table: str
+    version: str
+    settings: Callable[[Profile, str], Any]
+    upstream: tuple[tuple[str, Scope], ...] = ()
+
+
+def _encoder(signal: str) -> Stage:
+    return Stage(signal, "1", lambda p, _: p.encoders[signal].model_dump(exclude={"batch_size", "device"}),
+                 (("images", "same"), ("towers", "all")))
+
+
+STAGES: dict[str, Stage] = {s.table: s for s in [
+    Stage("images", "1", lambda p, _: p.ingest.model_dump(), (("corpus_manifest", "same"),)),
+    Stage("towers", "1", lambda p, _: p.towers.model_dump() if p.towers else None),
+    *map(_encoder, SIGNALS),
+    Stage("candidates", "1",
+          lambda p, _: p.mine.model_dump(include={"k", "bands"}), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
+    Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
+    Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}), (("neighbours", "same"),)),
+    Stage("descriptions", "1", lambda p, _: p.annotate.model_dump(), (("pairs", "same"),)),
+    Stage("instructions", "1", lambda p, _: p.annotate.model_dump(), (("descriptions", "same"), ("pairs", "same"))),
+    Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
+          (("pairs", "same"), ("descriptions", "same"), ("instructions", "same"))),
+    Stage("checkpoints", "1", lambda p, recipe: p.recipes[recipe].model_dump(exclude={"checkpoint_every"}),
+          (("triplets", "all"), ("towers", "all"))),
+    Stage("evaluations", "1", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
+                                                                    ("triplets", "all"))),
+]}
+
+
+def _scoped(lake: Lake, table: str, scope: Scope, partition: str) -> Iterable[str]:
+    if scope == "same":
+        return [partition]
+    if table == "towers":
+        return [UNPARTITIONED]
+    shards = lake.shards()
+    return [s for s in shards if scope == "all" or (s <= partition if scope == "up_to" else s >= partition)]
+
+
+def wanted(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> str | None:
+    """Fingerprint that ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
+    stage = STAGES[table]
+    seen = []
+    for upstream, scope in stage.upstream:
+        for part in _scoped(lake, upstream, scope, partition):
+            facts = lake.facts(upstream, part)
+            if facts is None:
+                return None
+            seen.append((upstream, part, facts.digest))
+    return fingerprint(table, stage.version, stage.settings(profile, partition), seen)
+
+
+def current(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> Facts | None:
+    """The recorded facts of a partition if it need not be computed again, else None."""
+    facts = lake.facts(table, partition)
+    if facts is None or facts.inputs != wanted(lake, profile, table, partition):
+        return None
+    return facts

@@ -1,0 +1,33 @@
+"""Similarity models, loaded when a step first needs one, shared by the steps of an in-process run, freed at its end."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from mmret.settings import EncoderSettings
+
+
+class Encoders(dg.ConfigurableResource):
+    """Cache of loaded encoders by their settings. Nothing is loaded at set-up: a run sets up all resources of all its steps."""
+
+    _loaded: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def get(self, settings: EncoderSettings, signal: str, lake_root: Path) -> Any:
+        """The encoder of ``signal``; raises UserError where its weights cannot be found."""
+        from mmret.encode.protocol import load_encoder
+
+        key = f"{signal}:{lake_root}:{settings.model_dump_json()}"
+        if key not in self._loaded:
+            self._loaded[key] = load_encoder(settings, signal, lake_root)
+        return self._loaded[key]
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        if not self._loaded:
+            return
+        self._loaded.clear()
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

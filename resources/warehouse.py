@@ -1,0 +1,18 @@
+"""DuckDB over the lake, for checks and for SQL in assets. In memory, views only: nothing to lock, nothing to go stale."""
+
+from typing import Any
+
+import dagster as dg
+
+from resources.lake import LakeResource
+
+
+class Warehouse(dg.ConfigurableResource):
+    """A fresh connection with one view per table of the lake."""
+
+    lake: LakeResource
+
+    def connect(self) -> Any:
+        from mmret.warehouse import connect
+
+        return connect(self.lake.open())
