@@ -1,0 +1,200 @@
+"""MMRet-CLIP: a stock ``transformers.CLIPModel`` that embeds an image, a text, or both as one query.
+
+The model has no parameter of its own (paper.md, section 2): one modality is ``normalize(features)``, a composed query is
+``normalize(text_features + image_features)``, the sum being of the *un-normalised* projections. So a checkpoint is a folder that
+``CLIPModel`` and ``CLIPProcessor``, upstream's BGE-VL class and ``sentence-transformers`` load as it is.
+Cost: the towers' forward passes; pictures are decoded and resized on the CPU, in threads, one batch at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+from transformers import CLIPModel, CLIPProcessor
+from transformers.utils import logging as transformers_logging
+
+from mmret.errors import UserError
+from mmret.ingest.decode import Unreadable, open_rgb
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+
+SENTENCE_TRANSFORMERS = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.base.modules.normalize.Normalize"},
+    ],
+    "1_Normalize/config.json": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
+            "image": {"method": "get_image_features", "method_output_name": "pooler_output"},
+        },
+        "module_output_name": "sentence_embedding",
+    },
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer", "prompts": {"query": "", "document": ""}, "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    },
+}
+"""Files by which sentence-transformers 6 loads the folder; what it saves itself for a CLIP model and a Normalize module."""
+
+
+class ClipRetriever:
+    """Embeds images, texts and composed queries into one space of ``dim`` dimensions.
+
+    ``truncated`` counts the texts that were cut at the text tower's limit (77 tokens for published CLIP) since loading.
+    """
+
+    def __init__(self, model: CLIPModel, processor: CLIPProcessor):
+        self.model = model.eval()
+        self.processor = processor
+        self.truncated = 0
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto", dtype: str = "float32") -> ClipRetriever:
+        """Load a folder (or hub name) of stock CLIP files. ``device`` ``auto`` takes a GPU where there is one.
+
+        Raises UserError where the folder holds no CLIP model.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if (Path(folder) / "config.json").is_file():
+            kind = json.loads((Path(folder) / "config.json").read_text()).get("model_type")
+            if kind != "clip":
+                raise UserError(f"{folder} holds a model of type '{kind}'; a CLIP retriever needs a transformers CLIPModel")
+        try:
+            with quiet():
+                model = CLIPModel.from_pretrained(str(folder), dtype=getattr(torch, dtype))
+                processor = CLIPProcessor.from_pretrained(str(folder))
+        except OSError as error:
+            raise UserError(f"cannot load a CLIP model from {folder}: {error}") from None
+        return cls(model.to(device), processor)
+
+    def save(self, folder: str | Path) -> None:
+        """Write stock CLIPModel and CLIPProcessor files, and those of sentence-transformers, into ``folder``."""
+        folder = Path(folder)
+        # where others cut a text; without it a longer one raises inside the text tower
+        self.processor.tokenizer.model_max_length = self.model.config.text_config.max_position_embeddings
+        with quiet():
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            self.processor.image_processor.save_pretrained(folder)  # transformers 4 (upstream's) looks for this file
+        for name, content in SENTENCE_TRANSFORMERS.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    @property
+    def dim(self) -> int:
+        return self.model.projection_dim
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def encode(self, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None,
+               batch_size: int = 64) -> np.ndarray:
+        """Unit vectors (n, dim) float32, in the order given.
+
+        ``images``: paths, file contents as bytes, PIL images or uint8 arrays (h, w), (h, w, 3) or (h, w, 4). With ``images``
+        and ``texts`` both given, row i is the composed query of image i and text i.
+        Raises UserError for neither or for unequal lengths, and for a picture that cannot be read.
+        """
+        given = [_listed(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
+        if not given or len({len(part) for part in given}) > 1:
+            raise UserError("encode needs images, texts, or as many of one as of the other; got "
+                            + ("neither" if not given else " and ".join(str(len(part)) for part in given)))
+        rows = [np.empty((0, self.dim), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(given[0]), batch_size):
+                batch = slice(start, start + batch_size)
+                features = [self.image_features(self.pixels(images[batch]))] if images is not None else []
+                if texts is not None:
+                    features.append(self.text_features(**self.tokens(texts[batch])))
+                rows.append(normalize(sum(features).float(), dim=-1).cpu().numpy())
+        return np.concatenate(rows)
+
+    def pixels(self, images: Sequence[Picture]) -> torch.Tensor:
+        """Decoded, resized, normalised pictures (n, 3, h, w) float32 on the CPU."""
+        with ThreadPoolExecutor(min(8, max(1, torch.get_num_threads()))) as pool:
+            pictures = list(pool.map(to_rgb, images))
+        return self.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """``input_ids`` and ``attention_mask`` (n, length), cut at the tower's limit; counts what was cut."""
+        limit = self.model.config.text_config.max_position_embeddings
+        tokenizer = self.processor.tokenizer
+        with quiet():  # else a warning for every text over the limit
+            ids = tokenizer(list(texts))["input_ids"]
+            self.truncated += sum(len(row) > limit for row in ids)
+            cut = [row if len(row) <= limit else [*row[:limit - 1], tokenizer.eos_token_id] for row in ids]
+            padded = tokenizer.pad({"input_ids": cut}, return_tensors="pt")
+        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+
+    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Un-normalised projections (n, dim) of ``pixels`` (n, 3, h, w)."""
+        return pooled(self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype)))
+
+    def text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Un-normalised projections (n, dim) of tokens (n, length)."""
+        return pooled(self.model.get_text_features(input_ids=input_ids.to(self.device),
+                                                   attention_mask=attention_mask.to(self.device)))
+
+
+def pooled(output: Any) -> torch.Tensor:
+    """The features of ``get_image_features`` or ``get_text_features``: a tensor until transformers 4, since 5 an output object."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def to_rgb(picture: Picture) -> Image.Image:
+    """PIL RGB of a path, file content, PIL image or uint8 array; raises UserError where it is none of those."""
+    try:
+        if isinstance(picture, bytes | bytearray | memoryview):
+            return open_rgb(bytes(picture))
+        if isinstance(picture, Image.Image):
+            return flat(picture)
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8:
+                raise UserError(f"an image array must be uint8, (h, w) or (h, w, channels); got {picture.dtype} {picture.shape}")
+            return flat(Image.fromarray(picture))
+        if isinstance(picture, str | Path):
+            return open_rgb(Path(picture).read_bytes())
+    except (OSError, Unreadable) as error:
+        raise UserError(f"cannot read the image {str(picture)[:200]}: {error}") from None
+    raise UserError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(picture).__name__}")
+
+
+def flat(picture: Image.Image) -> Image.Image:
+    """RGB with transparency on white, as :func:`mmret.ingest.decode.open_rgb` gives it."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    ground = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
+
+
+class quiet:  # noqa: N801  (used as a function: `with quiet():`)
+    """Silence transformers' own progress bars and warnings; ours report instead."""
+
+    def __enter__(self) -> None:
+        self.verbosity, self.bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self.verbosity)
+        if self.bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _listed(values: Sequence[Any], name: str) -> Sequence[Any]:
+    if isinstance(values, str | bytes | Path | Image.Image):
+        raise UserError(f"encode takes lists: write {name}=[...], also for one")
+    return values

@@ -1,0 +1,70 @@
+"""A tiny stock CLIP folder with random weights and a small table of triplets over random pictures."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from mmret.schemas import TRIPLETS, content_id, pair_id
+
+SENTENCES = ["make it green", "a red square left of a blue circle", "with a darker tone", "the same but larger", "no hat"]
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """48-bit-cheap CLIP: two layers of width 32, 32 px in patches of 8, 16 dimensions, 24 tokens."""
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer().train_new_from_iterator(SENTENCES * 3, vocab_size=400)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = CLIPModel(CLIPConfig(
+        text_config={**tower, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 24},
+        vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=16))
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    model.save_pretrained(folder)
+    CLIPProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, bytes]:
+    """24 random pictures as PNG files, by image id."""
+    rng = np.random.default_rng(3)
+    files = {}
+    for _ in range(24):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (40, 36, 3), dtype=np.uint8)).save(buffer, "PNG")
+        files[content_id(buffer.getvalue())] = buffer.getvalue()
+    return files
+
+
+@pytest.fixture(scope="session")
+def triplets(pictures) -> pa.Table:
+    """40 triplets with one to three texts, zero to four mined negatives and all combinations of signals; 36 of split train."""
+    return random_triplets(sorted(pictures), 40)
+
+
+def random_triplets(ids: list[str], count: int) -> pa.Table:
+    rng = np.random.default_rng(5)
+    rows = {}
+    while len(rows) < count:
+        query, target, *negatives = (ids[i] for i in rng.choice(len(ids), 2 + rng.integers(0, 5), replace=False))
+        signals = [s for s in ("clip_image", "dino_image", "caption") if rng.random() < 0.6] or ["caption"]
+        rows[pair_id(query, target)] = {
+            "query_id": query, "target_id": target, "texts": SENTENCES[:rng.integers(1, 4)], "hard_negatives": [query, *negatives],
+            "signals": signals, "split": "test" if len(rows) >= count - count // 10 else "train"}
+    empty = dict.fromkeys(TRIPLETS.names)
+    return pa.Table.from_pylist([{**empty, **row, "pair_id": i} for i, row in rows.items()], TRIPLETS)
+
+
+@pytest.fixture
+def load(pictures):
+    """``load_images`` over the session's pictures."""
+    return lambda ids: {i: pictures[i] for i in ids if i in pictures}

@@ -1,0 +1,138 @@
+"""Invariants: embeddings are the paper's formula on the stock model; any kind of picture gives the same vector; long texts are cut
+and counted; saved folders load with stock classes and with sentence-transformers."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+import mmret
+from mmret.errors import UserError
+from mmret.retriever.clip import ClipRetriever, pooled
+
+TEXTS = ["make it green", "with a darker tone", "a red square left of a blue circle"]
+
+
+@pytest.fixture
+def retriever(clip_folder):
+    return mmret.Retriever.load(clip_folder, device="cpu")
+
+
+@pytest.fixture
+def files(pictures):
+    return list(pictures.values())[:3]
+
+
+def stock(folder, files, texts):
+    """The formula of paper.md, section 2, on stock classes only."""
+    model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
+    images = [Image.open(io.BytesIO(f)) for f in files]
+    with torch.no_grad():
+        image = pooled(model.get_image_features(**processor(images=images, return_tensors="pt")))
+        text = pooled(model.get_text_features(**processor(text=texts, padding=True, return_tensors="pt")))
+    return {name: (x / x.norm(dim=-1, keepdim=True)).numpy() for name, x in
+            (("image", image), ("text", text), ("composed", image + text))}
+
+
+def test_embeddings_equal_the_formula_on_the_stock_model(retriever, clip_folder, files):
+    expected = stock(clip_folder, files, TEXTS)
+    np.testing.assert_allclose(retriever.encode(images=files), expected["image"], atol=1e-6)
+    np.testing.assert_allclose(retriever.encode(texts=TEXTS), expected["text"], atol=1e-6)
+    np.testing.assert_allclose(retriever.encode(images=files, texts=TEXTS), expected["composed"], atol=1e-6)
+
+
+def test_single_modality_equals_the_forward_pass_of_the_stock_model(retriever, clip_folder, files):
+    model, processor = CLIPModel.from_pretrained(clip_folder).eval(), CLIPProcessor.from_pretrained(clip_folder)
+    with torch.no_grad():
+        out = model(**processor(text=TEXTS, images=[Image.open(io.BytesIO(f)) for f in files], padding=True, return_tensors="pt"))
+    np.testing.assert_allclose(retriever.encode(images=files), out.image_embeds.numpy(), atol=1e-6)
+    np.testing.assert_allclose(retriever.encode(texts=TEXTS), out.text_embeds.numpy(), atol=1e-6)
+
+
+def test_composition_sums_projections_before_normalising(retriever, files):
+    unit = retriever.encode(images=files) + retriever.encode(texts=TEXTS)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    assert np.abs(unit - retriever.encode(images=files, texts=TEXTS)).max() > 1e-4  # else the test above would be vacuous
+
+
+def test_batching_does_not_change_vectors(retriever, files):
+    np.testing.assert_allclose(retriever.encode(files, TEXTS, batch_size=2), retriever.encode(files, TEXTS), atol=1e-6)
+
+
+def test_every_kind_of_picture_gives_the_same_vector(retriever, files, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(files[0])
+    picture = Image.open(path).convert("RGB")
+    kinds = [files[0], path, str(path), picture, np.asarray(picture), picture.convert("RGBA")]
+    vectors = retriever.encode(images=kinds)
+    np.testing.assert_allclose(vectors, np.repeat(vectors[:1], len(kinds), axis=0), atol=1e-6)
+
+
+def test_texts_over_the_limit_are_cut_at_it_and_counted(retriever):
+    short, limit = "with a darker tone", retriever.model.config.text_config.max_position_embeddings
+    long = " ".join(["green"] * 10_000)
+    vectors = retriever.encode(texts=[short, long, " ".join(["green"] * limit)])
+    assert retriever.truncated == 2
+    assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
+    assert retriever.tokens([long])["input_ids"].shape == (1, limit)
+    assert int(retriever.tokens([long])["input_ids"][0, -1]) == retriever.processor.tokenizer.eos_token_id
+
+
+def test_a_text_of_exactly_the_limit_is_not_counted(retriever):
+    limit = retriever.model.config.text_config.max_position_embeddings
+    word = next(w for w in ("green", "a", "it") if len(retriever.processor.tokenizer(w)["input_ids"]) == 3)
+    assert retriever.tokens([" ".join([word] * (limit - 2))])["input_ids"].shape == (1, limit)
+    assert retriever.truncated == 0
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ({}, "neither"), ({"images": [b""], "texts": ["a", "b"]}, "1 and 2"), ({"texts": "one text"}, "takes lists"),
+    ({"images": [b"no picture"]}, "cannot read"), ({"images": ["no/such/file.png"]}, "cannot read"),
+    ({"images": [np.zeros((4, 4, 3))]}, "uint8"), ({"images": [3]}, "not int")])
+def test_wrong_input_says_what_is_wrong(retriever, arguments, said):
+    with pytest.raises(UserError, match=said):
+        retriever.encode(**arguments)
+
+
+def test_no_rows_give_an_empty_array_of_the_right_width(retriever):
+    assert retriever.encode(texts=[]).shape == (0, retriever.dim)
+
+
+def test_another_model_type_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="bert"):
+        ClipRetriever.load(tmp_path)
+    with pytest.raises(UserError, match="cannot load"):
+        ClipRetriever.load(tmp_path / "nothing")
+
+
+def test_a_saved_folder_loads_with_stock_classes_and_ours(retriever, files, tmp_path):
+    retriever.save(tmp_path)
+    expected = stock(tmp_path, files, TEXTS)["composed"]
+    np.testing.assert_allclose(retriever.encode(files, TEXTS), expected, atol=1e-6)
+    np.testing.assert_allclose(ClipRetriever.load(tmp_path, "cpu").encode(files, TEXTS), expected, atol=1e-6)
+    assert (tmp_path / "preprocessor_config.json").is_file()  # the name transformers 4 reads
+
+
+def test_a_saved_folder_loads_with_sentence_transformers(retriever, files, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    retriever.save(tmp_path)
+    model = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    images = [Image.open(io.BytesIO(f)) for f in files]
+    np.testing.assert_allclose(model.encode(images), retriever.encode(images=files), atol=1e-5)
+    np.testing.assert_allclose(model.encode(TEXTS), retriever.encode(texts=TEXTS), atol=1e-5)
+    long = " ".join(["green"] * 200)
+    np.testing.assert_allclose(model.encode([long]), retriever.encode(texts=[long]), atol=1e-5)
+
+
+def test_half_precision_is_a_choice(clip_folder, files):
+    half = ClipRetriever.load(clip_folder, device="cpu", dtype="bfloat16")
+    full = ClipRetriever.load(clip_folder, device="cpu")
+    assert half.encode(files, TEXTS).dtype == np.float32
+    np.testing.assert_allclose(half.encode(files, TEXTS), full.encode(files, TEXTS), atol=0.05)
