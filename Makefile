@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 LAKE ?= lakes/demo
-export DAGSTER_HOME ?= $(CURDIR)/dagster_home
+# the demo's history lives in this checkout's dagster_home; any other lake keeps its own
+DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
 
 .PHONY: demo test test-slow ui setup lint clean help
 
@@ -16,7 +17,7 @@ help:
 	@echo "make setup | lint | clean"
 
 demo: setup
-	@$(BIN)/mmret run --lake $(LAKE)
+	@DAGSTER_HOME=$(DAGSTER_HOME) $(BIN)/mmret run --lake $(LAKE)
 
 test: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
@@ -25,7 +26,8 @@ test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
 
 ui: setup
-	@MMRET_LAKE=$(abspath $(LAKE)) exec $(BIN)/dagster dev -w workspace.yaml
+	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_home/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null; \
+		DAGSTER_HOME=$(DAGSTER_HOME) MMRET_LAKE=$(abspath $(LAKE)) exec $(BIN)/dagster dev -w workspace.yaml
 
 setup: $(VENV)/.installed
 

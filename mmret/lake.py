@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -187,11 +189,27 @@ class Lake:
         write_text(self.choices_path, yaml.safe_dump(choices, sort_keys=False))
 
     def sweep(self) -> int:
-        """Remove temporary files whose writing process is gone; returns how many. Safe beside other runs."""
+        """Remove temporary files and folders whose writing process is gone; returns how many. Safe beside other runs."""
         removed = 0
-        for path in self.root.rglob(".*.tmp"):
+        for path in list(self.root.rglob(".*.tmp")):
             pid = path.name.rsplit(".", 2)[-2].partition("-")[0]
-            if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+            if pid.isdigit() and Path(f"/proc/{pid}").exists():
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
-                removed += 1
+            removed += 1
+        return removed
+
+    def recover(self) -> int:
+        """After a killed run: :meth:`sweep`, and drop Lance files that no version refers to. Returns how many files went.
+
+        Old Lance versions are kept, so readers are safe; no other writer may be at work.
+        """
+        removed = self.sweep()
+        for path in sorted((self.root / "lance").glob("*.lance")):
+            stats = self._lance.open_table(path.stem).to_lance().cleanup_old_versions(
+                older_than=timedelta(days=36500), delete_unverified=True)
+            removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
         return removed

@@ -9,13 +9,14 @@ import typer
 from mmret.cli.evaluate import evaluate
 from mmret.cli.export import export
 from mmret.cli.run import run
+from mmret.cli.score import score
 from mmret.cli.search import search
 from mmret.cli.sql import sql
 from mmret.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="From a folder of captioned images to a trained and evaluated universal multimodal retriever.")
-for command in (run, sql, search, evaluate, export):
+for command in (run, sql, search, evaluate, score, export):
     app.command()(command)
 
 

@@ -90,14 +90,15 @@ def _explain_pairs(summary: dict[str, Any], console: Console) -> None:
 
 
 def print_before_after(evaluations: list[dict[str, Any]], console: Console) -> None:
-    """Composed retrieval of every recipe beside the untrained model, per benchmark."""
-    benchmarks = dict.fromkeys(e["benchmark"] for e in evaluations)
-    for benchmark in benchmarks:
+    """Composed retrieval of every recipe beside the untrained model, per benchmark; below, what image or text alone find."""
+    for benchmark in dict.fromkeys(e["benchmark"] for e in evaluations):
         rows = [e for e in evaluations if e["benchmark"] == benchmark]
-        metrics = list(dict.fromkeys(e["metric"] for e in rows))
-        table = Table("model", *metrics, box=box.SIMPLE_HEAD, title=f"{benchmark}: {rows[0]['queries']:,} queries over "
-                      f"{rows[0]['gallery']:,} images, percent", title_justify="left")
+        ks = list(dict.fromkeys(e["metric"].split()[-1] for e in rows))
+        table = Table("model", *ks, box=box.SIMPLE_HEAD, title_justify="left", title=f"{benchmark}: {rows[0]['queries']:,} "
+                      f"queries over {rows[0]['gallery']:,} images, percent")
         for recipe in sorted({e["recipe"] for e in rows}, key=lambda r: (r != "untrained", r)):
             values = {e["metric"]: e["value"] for e in rows if e["recipe"] == recipe}
-            table.add_row(recipe, *(f"{values[m]:.1f}" if m in values else "" for m in metrics))
+            for part, named in (("", recipe), ("image ", "  its image alone"), ("text ", "  its text alone")):
+                if f"{part}{ks[0]}" in values:
+                    table.add_row(named, *(f"{values[part + k]:.1f}" for k in ks), style="dim" if part else "")
         console.print(table)

@@ -1,0 +1,22 @@
+"""What every test shares: no network, no Dagster home of the user's, and where the material beside the checkout lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("DAGSTER_HOME", "MMRET_LAKE"):
+    os.environ.pop(name, None)
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHARED = CHECKOUT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    """The folder of real pictures with captions beside the checkout; skips where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data beside the checkout: real pictures are read in place, never copied")
+    return folder

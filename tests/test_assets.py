@@ -1,0 +1,38 @@
+"""The code location: it validates, and the UI has for every asset a group, kinds, an owner, a description and a schema."""
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from assets.definitions import defs
+from mmret.schemas import TABLES
+from tests.conftest import CHECKOUT
+
+GRAPH = defs.resolve_asset_graph()
+
+
+def test_definitions_validate_as_dagster_s_own_command_does():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"],
+                          cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_table_is_an_asset():
+    assert {k.path[-1] for k in GRAPH.get_all_asset_keys()} == set(TABLES)
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_the_ui_has_what_it_shows(table):
+    node = GRAPH.get(dg.AssetKey(table))
+    assert node.group_name != "default" and node.kinds and node.owners and len(node.description) > 20
+    columns = node.metadata["dagster/column_schema"].columns
+    assert [c.name for c in columns] == TABLES[table].names
+
+
+def test_lineage_runs_from_the_manifest_to_the_evaluations():
+    upstream = {dg.AssetKey("evaluations")}
+    while (more := upstream | {p for k in upstream for p in GRAPH.get(k).parent_keys}) != upstream:
+        upstream = more
+    assert {k.path[-1] for k in upstream} == set(TABLES) - {"rejects"}

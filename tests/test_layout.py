@@ -1,0 +1,38 @@
+"""Layout: the library stands without Dagster, and the traps of Dagster's own modules stay closed."""
+
+import ast
+import re
+import subprocess
+import sys
+
+from tests.conftest import CHECKOUT
+
+
+def imported(path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    return {n.split(".")[0] for n in names | {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}}
+
+
+def test_mmret_never_imports_dagster():
+    offenders = [p for p in (CHECKOUT / "mmret").rglob("*.py") if "dagster" in imported(p)]
+    assert not offenders
+
+
+def test_modules_with_dagster_objects_do_not_postpone_annotations():
+    files = [*(CHECKOUT / "assets").glob("*.py"), *(CHECKOUT / "resources").glob("*.py")]
+    assert files and not [p for p in files if "from __future__ import annotations" in p.read_text()]
+
+
+def test_assets_import_no_model_library_at_module_level():
+    heavy = {"torch", "transformers", "open_clip", "lancedb", "vllm", "matplotlib"}
+    code = f"import sys, assets.definitions; print(sorted({heavy!r} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=CHECKOUT, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_lock_holds_no_url_and_ci_runs_the_readme_s_command():
+    assert not re.search(r"https?://|file:", (CHECKOUT / "requirements.lock").read_text())
+    assert "make test" in (CHECKOUT / ".ci" / "run").read_text()
+    readme = (CHECKOUT / "README.md").read_text()
+    assert "make demo" in readme and "make test" in readme

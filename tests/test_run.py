@@ -1,0 +1,122 @@
+"""The whole graph, as a user runs it: resumed = uninterrupted, second run = no work, a new source runs only what depends on it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmret.lake import Lake
+
+TINY = ["mine.k=10", "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64}",
+        "recipes.demo.steps=30", "recipes.demo.batch_size=32", "recipes.demo.checkpoint_every=10", "evaluate.edits=30"]
+RESULT = {"images": ["image_id", "path"], "rejects": ["path", "reason"], "pairs": ["pair_id", "hard_negatives"],
+          "descriptions": ["pair_id", "text"], "instructions": ["pair_id", "texts"], "triplets": ["pair_id", "split", "texts"],
+          "neighbours": ["query_id", "signal", "target_id", "score"], "evaluations": ["recipe", "benchmark", "metric", "value"]}
+
+
+def command(lake: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "mmret", "run", "--lake", str(lake), "--json", *more]
+
+
+def first(lake: Path, source: str = "shapes:180?seed=3") -> list[str]:
+    return command(lake, "--images", source, "--shard-size", "100", *(part for s in TINY for part in ("--set", s)))
+
+
+def run(line: list[str]) -> dict:
+    done = subprocess.run(line, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def tables(lake: Path) -> dict[str, list]:
+    return {t: sorted(map(str, Lake(lake).read(t, columns=columns).to_pylist())) for t, columns in RESULT.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> tuple[Path, dict]:
+    lake = tmp_path_factory.mktemp("whole") / "lake"
+    return lake, run(first(lake))
+
+
+def test_every_row_becomes_an_image_or_a_reject_and_every_stage_has_rows(uninterrupted):
+    lake, summary = uninterrupted
+    rows = summary["rows"]
+    assert rows["corpus_manifest"] == rows["images"] + rows["rejects"] == 180
+    assert rows["images"] == rows["clip_image"] == rows["dino_image"] == rows["caption"]
+    assert rows["pairs"] == rows["descriptions"] == rows["instructions"] >= rows["triplets"] > 0
+    assert {e["recipe"] for e in summary["evaluations"]} == {"untrained", "demo"}
+    assert summary["shards"] == 2 and not summary["up_to_date"]
+
+
+def test_second_run_does_no_work_and_says_so(uninterrupted):
+    lake, _ = uninterrupted
+    before = {p: p.stat().st_mtime_ns for p in Path(lake).rglob("*.parquet")}
+    again = run(command(lake))
+    assert again["up_to_date"] and not again["computed"]
+    assert before == {p: p.stat().st_mtime_ns for p in Path(lake).rglob("*.parquet")}
+
+
+def test_killed_runs_end_in_the_tables_of_an_uninterrupted_one(uninterrupted, tmp_path):
+    whole, _ = uninterrupted
+    lake = kill_and_finish(tmp_path / "lake", kills=2)
+    assert tables(lake) == tables(whole)
+    assert not [p for p in lake.rglob("*") if p.name.endswith((".tmp", ".work"))], "stray files"
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(uninterrupted, tmp_path):
+    whole, _ = uninterrupted
+    assert tables(kill_and_finish(tmp_path / "lake", kills=10)) == tables(whole)
+
+
+def kill_and_finish(lake: Path, kills: int) -> Path:
+    coin = random.Random(kills)
+    for _ in range(kills):
+        process = subprocess.Popen(first(lake), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        started = time.monotonic()
+        while not (lake / "corpus_manifest").exists() and process.poll() is None and time.monotonic() - started < 60:
+            time.sleep(0.05)  # imports alone take seconds; a kill should meet work
+        time.sleep(coin.uniform(0, 8))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    run(first(lake))
+    return lake
+
+
+def test_a_second_source_runs_its_own_shards_and_what_depends_on_them(uninterrupted, tmp_path):
+    lake = tmp_path / "lake"
+    run(first(lake))
+    sealed = {t: {s: Lake(lake).facts(t, s) for s in ("shard-00000", "shard-00001")} for t in ("images", "clip_image", "candidates")}
+    towers = Lake(lake).facts("towers", "all")
+    grown = run(command(lake, "--images", "shapes:60?seed=9"))
+    for table in ("images", "clip_image", "dino_image", "caption", "candidates"):
+        assert grown["partitions_computed"][table] == ["shard-00002"], table
+    assert {t: {s: Lake(lake).facts(t, s) for s in f} for t, f in sealed.items()} == sealed
+    assert Lake(lake).facts("towers", "all") == towers and "towers" not in grown["computed"]
+    assert grown["rows"]["images"] > 180 and "checkpoints" in grown["computed"]
+
+
+def test_one_run_at_a_time(tmp_path):
+    from assets.run import exclusive
+    from mmret.errors import UserError
+
+    with exclusive(Lake(tmp_path)) as unfinished:
+        assert not unfinished
+        with pytest.raises(UserError, match="another"), exclusive(Lake(tmp_path)):
+            pass
+    with exclusive(Lake(tmp_path)) as unfinished:
+        assert not unfinished
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--images", "no/such/folder"], "no/such/folder"), (["--set", "mine.k"], "key=value"), (["--profile", "dmeo"], "dmeo")])
+def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, arguments, said):
+    done = subprocess.run(command(tmp_path / "lake", *arguments), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
