@@ -1,0 +1,142 @@
+"""Read a manifest (JSON lines, CSV, TSV or Parquet) record by record; a bad record is a value, not a crash."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmret.errors import UserError
+from mmret.ingest.rows import CAPTION_COLUMNS, IMAGE_COLUMNS
+
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+NAMES = ("captions", "manifest", "metadata")
+"""Stems looked for first, in this order; ``metadata`` is what Hugging Face's imagefolder writes."""
+
+_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
+_PEEKED = 100       # records looked at to learn the columns of a JSON-lines file
+
+Record = tuple[int, dict[str, Any] | str]
+"""Line number, counted from 1, and the columns, or the text of what is wrong with the line."""
+
+
+def find_manifest(folder: Path) -> Path | None:
+    """The manifest at the top of ``folder``, or None. Raises UserError where several could be meant."""
+    found = sorted(p for p in folder.iterdir()
+                   if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+    for stem in NAMES:
+        for suffix in SUFFIXES:
+            if named := [p for p in found if p.name.lower() == stem + suffix]:
+                return named[0]
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found[:8])
+        raise UserError(f"{folder} has several files that could be its manifest ({names}): call one of them "
+                        f"captions{found[0].suffix}, or give its path instead of the folder's")
+    return found[0] if found else None
+
+
+def read_manifest(path: Path) -> Iterator[Record]:
+    """Records of a manifest, one at a time. Raises UserError where the file as a whole cannot be read."""
+    readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _separated, ".tsv": _separated,
+               ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path} is not a manifest that can be read: write JSON lines, CSV or Parquet "
+                        f"({', '.join(SUFFIXES)}) with a column {IMAGE_COLUMNS[0]} and a column {CAPTION_COLUMNS[0]}")
+    return reader(path)
+
+
+def check_columns(path: Path) -> None:
+    """Raise UserError, naming the columns found, where a manifest has no image or no caption column."""
+    columns: dict[str, None] = {}
+    for _, record in islice(read_manifest(path), _PEEKED):
+        if isinstance(record, dict):
+            columns.update(dict.fromkeys(map(str, record)))
+    for kind, names in (("image", IMAGE_COLUMNS), ("caption", CAPTION_COLUMNS)):
+        if columns and not any(name in columns for name in names):
+            raise UserError(f"{path} has no {kind} column: found {', '.join(columns)}; "
+                            f"expected one called {' or '.join(names)}")
+
+
+def _json_lines(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        _refuse_utf16(path, file.read(2))
+        file.seek(0)
+        number = 0
+        while line := file.readline(_LINE):
+            number += 1
+            if len(line) == _LINE and not line.endswith(b"\n"):
+                while (rest := file.readline(_LINE)) and not rest.endswith(b"\n"):
+                    pass
+                yield number, f"line of more than {_LINE} bytes"
+                continue
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                yield number, f"not UTF-8: {error.reason} at byte {error.start}"
+            except (ValueError, RecursionError) as error:
+                yield number, f"not JSON: {error}"
+            else:
+                yield number, record if isinstance(record, dict) else f"not an object but a {type(record).__name__}"
+
+
+def _separated(path: Path) -> Iterator[Record]:
+    csv.field_size_limit(_LINE)
+    with path.open("rb") as file:
+        _refuse_utf16(path, file.read(2))
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        try:
+            width = len(reader.fieldnames or ())
+        except csv.Error as error:
+            raise UserError(f"{path} has no readable header line: {error}") from None
+        while True:
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield reader.line_num, f"not CSV: {error}"
+                continue
+            surplus = record.pop(None, [])
+            given = sum(value is not None for value in record.values()) + len(surplus)
+            if given != width:
+                yield reader.line_num, f"{given} columns, the header has {width}"
+            elif any("\udc80" <= c <= "\udcff" for value in record.values() for c in value):
+                yield reader.line_num, "not UTF-8"
+            else:
+                yield reader.line_num, record
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}") from None
+    with file:
+        for name in IMAGE_COLUMNS:
+            at = file.schema_arrow.get_field_index(name)
+            if at >= 0 and not pa.types.is_string(kind := file.schema_arrow.field(at).type):
+                if not pa.types.is_large_string(kind) and not pa.types.is_dictionary(kind):
+                    raise UserError(f"{path}: column {name} holds {kind}, not paths; write the pictures to files "
+                                    "beside the manifest and their paths into the column")
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+
+
+def _refuse_utf16(path: Path, start: bytes) -> None:
+    if start in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path} is UTF-16: save it as UTF-8")

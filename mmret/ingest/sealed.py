@@ -1,0 +1,96 @@
+"""What the sealed part of a corpus knows: which rows of the sources it holds, and which pictures were accepted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from mmret.ingest.rows import Row
+from mmret.ingest.spill import temporary_database
+
+COLUMNS = ("root", "path", "image_id", "size", "mtime_ns", "reason")
+
+
+class Sealed:
+    """Answers about the rows of ``known`` (a table with ``COLUMNS``) and those accepted since; a context manager.
+
+    A row is known by (root, path, size, time, what listing found wrong): a caption that was missing and now is there,
+    or a file that appeared, makes a new row. Where only the time changed, the content decides.
+    """
+
+    def __init__(self, known: pa.Table):
+        self._database = temporary_database()
+        self._database.execute("CREATE TABLE listed (key BLOB PRIMARY KEY, known INTEGER, seen INTEGER) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE content (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE accepted (image_id BLOB PRIMARY KEY, path TEXT) WITHOUT ROWID")
+        for batch in known.select(COLUMNS).to_batches(max_chunksize=16_384):
+            self._load(batch.to_pylist())
+
+    def holds(self, root: str, row: Row) -> bool:
+        """Whether this mention of the row is sealed; a manifest may name one file several times, each is a row."""
+        known, seen = self._database.execute(
+            "INSERT INTO listed VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET seen = seen + 1 RETURNING known, seen",
+            (_listed(root, row.path, row.size, row.mtime_ns, row.reason),)).fetchone()
+        return seen > 1 or known > 0 if _drawn(root) else seen <= known
+
+    def holds_content(self, root: str, row: Row, image_id: str | None) -> bool:
+        """Whether a row whose size or time is new was sealed before with just this content."""
+        key = _listed(root, row.path, row.size, row.mtime_ns, row.reason)
+        if self._database.execute("SELECT 1 FROM listed WHERE key = ? AND known > 0", (key,)).fetchone():
+            return False  # sealed as it is: this is one more mention of it
+        content = _content(root, row.path, image_id, row.reason)
+        return self._database.execute("SELECT 1 FROM content WHERE key = ?", (content,)).fetchone() is not None
+
+    def accept(self, image_id: str, path: str) -> str | None:
+        """Take ``path`` as the image of this content; the path of the one that was taken before, if any."""
+        first = self._database.execute("SELECT path FROM accepted WHERE image_id = ?",
+                                       (bytes.fromhex(image_id),)).fetchone()
+        if first is None:
+            self._database.execute("INSERT INTO accepted VALUES (?, ?)", (bytes.fromhex(image_id), path))
+        return first and first[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._database.close()
+
+    def _load(self, rows: list[dict]) -> None:
+        self._database.executemany(
+            "INSERT INTO listed VALUES (?, 1, 0) ON CONFLICT DO UPDATE SET known = known + 1",
+            ((_listed(r["root"], r["path"], r["size"], r["mtime_ns"], r["reason"]),) for r in rows
+             if r["reason"] != "unreadable"))  # tried again, but sealed again only if it can be read now
+        self._database.executemany(
+            "INSERT OR IGNORE INTO content VALUES (?)",
+            ((_content(r["root"], r["path"], r["image_id"], r["reason"]),) for r in rows))
+        self._database.executemany("INSERT OR IGNORE INTO accepted VALUES (?, ?)", _accepted(rows))
+
+
+def _accepted(rows: list[dict]) -> Iterator[tuple[bytes, str]]:
+    for row in rows:
+        if row["reason"] is None:
+            yield bytes.fromhex(row["image_id"]), row["path"]
+
+
+def _listed(root: str, path: str, size: int | None, mtime_ns: int | None, reason: str | None) -> bytes:
+    if _drawn(root):
+        root, size, mtime_ns = "shapes:", None, None
+    return _key(root, path, size, mtime_ns, None if reason == "duplicate" else reason)
+
+
+def _content(root: str, path: str, image_id: str | None, reason: str | None) -> bytes:
+    return _key("shapes:" if _drawn(root) else root, path, image_id, None if reason == "duplicate" else reason)
+
+
+def _drawn(root: str) -> bool:
+    """Scenes have no file, and the same scene is the same row of a smaller and of a larger corpus."""
+    return root.startswith("shapes:")
+
+
+def _key(*parts: object) -> bytes:
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).digest()

@@ -1,0 +1,108 @@
+"""Sources of captioned pictures: what the words of ``corpus.sources`` mean, checked before anything is read.
+
+A source is a folder with a manifest, a manifest file, a folder with side-car captions or tars, a WebDataset tar, or
+``shapes:<n>?seed=<s>``. Listing reads names, sizes, times and captions, never a picture.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from mmret.errors import UserError
+from mmret.ingest.folder import Folder, FolderSource, ManifestSource
+from mmret.ingest.manifest_files import SUFFIXES, check_columns, find_manifest
+from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
+from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
+from mmret.ingest.webdataset import TarSource
+
+ACCEPTED = ("a folder of pictures with a manifest (captions.jsonl, metadata.csv, ...: a column image and a column "
+            "caption) or with a .txt caption beside each picture, a manifest file (JSON lines, CSV or Parquet), "
+            "a WebDataset .tar or a folder of them, or shapes:<n>?seed=<s>")
+_PEEKED = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
+
+
+class ShapesSource:
+    """The built-in corpus; a path names its scene, so the same scene is the same row whatever the size asked for."""
+
+    def __init__(self, text: str):
+        self._images, self._seed = parse_source(text)
+        self.root = f"shapes:{self._images}?seed={self._seed}"
+
+    def rows(self) -> Iterator[Row]:
+        for i in range(self._images):
+            drawn = scene(self._seed, i)
+            yield Row(scene_path(self._seed, i), caption(drawn), "CC0-1.0", "shapes", to_json(drawn.attributes))
+
+    def open(self, path: str) -> tuple[BinaryIO, int]:
+        from mmret.ingest.shapes_render import render
+
+        data = render(scene_of_path(path))
+        return io.BytesIO(data), len(data)
+
+
+def open_sources(texts: Iterable[str]) -> list[Source]:
+    """The sources in the order given, each once.
+
+    Raises UserError for a path that does not exist, holds no picture, or has a manifest without the columns needed.
+    """
+    sources = [open_source(text) for text in texts]
+    return list({source.root: source for source in sources}.values())
+
+
+def open_source(text: str) -> Source:
+    """One source, checked as far as its first rows. Raises UserError as :func:`open_sources` does."""
+    if text.startswith("shapes:"):
+        return ShapesSource(text)
+    path = Path(text).expanduser().absolute()
+    if not encodable(str(path)):
+        raise UserError(f"{path!r} is not UTF-8 and cannot be recorded: rename it")
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}: expected {ACCEPTED}")
+    try:
+        source = _folder(path) if path.is_dir() else _file(path)
+        _refuse_empty(path, list(islice(source.rows(), _PEEKED)))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    return source
+
+
+def open_reader(root: str) -> Reader:
+    """What opens the pictures of a sealed row whose ``root`` this is; nothing is listed or checked."""
+    if root.startswith("shapes:"):
+        return ShapesSource(root)
+    path = Path(root)
+    if path.suffix.lower() == ".tar" and path.is_file():
+        return TarSource(path)
+    return Folder(path if path.is_dir() else path.parent)
+
+
+def _folder(path: Path) -> Source:
+    manifest = find_manifest(path)
+    if manifest is None:
+        return FolderSource(path)
+    check_columns(manifest)
+    return ManifestSource(manifest, whole=True)
+
+
+def _file(path: Path) -> Source:
+    if path.suffix.lower() == ".tar":
+        return TarSource(path)
+    if path.suffix.lower() in SUFFIXES:
+        check_columns(path)
+        return ManifestSource(path, whole=False)
+    hint = "decompress it first; " if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2")) else ""
+    raise UserError(f"{path} cannot be read: {hint}expected {ACCEPTED}")
+
+
+def _refuse_empty(path: Path, first: list[Row]) -> None:
+    if not first:
+        raise UserError(f"{path} holds no picture: expected {ACCEPTED}")
+    if first[0].reason == "damaged_tar" and path.is_file():
+        raise UserError(f"{path} is not an uncompressed tar: {first[0].detail}")
+    if all(row.reason == "missing_file" for row in first):
+        raise UserError(f"{path}: none of the first {len(first)} pictures its manifest names exists, beginning with "
+                        f"{first[0].path}; paths count from the manifest's folder")
