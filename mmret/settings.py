@@ -55,10 +55,12 @@ class TowerSettings(Settings):
     width: int = 96
     layers: int = 3
     heads: int = 4
-    vocabulary: int = 2048
+    vocabulary: int = Field(4096, ge=514, description="entries of the byte-level tokenizer, at most")
     projection: int = 64
-    epochs: int = Field(8, description="of contrastive image-caption pre-training")
+    epochs: int = Field(8, description="of contrastive image-caption pre-training, for a corpus of plain captions")
     dino_epochs: int = 4
+    max_richness: float = Field(5.0, ge=1, description="up to so many times the epochs where captions use more words")
+    min_steps: int = Field(150, ge=1, description="for a small corpus")
     max_images: int = Field(20_000, description="corpus rows used, the lowest image ids first")
     max_steps: int | None = None
     batch_size: int = 256
