@@ -30,29 +30,46 @@ def _captions(lake: Lake, pairs: pa.Table) -> dict[str, str]:
 def _counts(rows: pa.Table) -> dict[str, Any]:
     failed = rows.filter(pc.not_equal(rows["status"], "ok"))
     reasons = {r["values"]: r["counts"] for r in pc.value_counts(failed["reason"]).to_pylist()}
-    return {"ok": rows.num_rows - failed.num_rows, "reasons": reasons,
-            "tokens_in": pc.sum(rows["tokens_in"]).as_py() or 0, "tokens_out": pc.sum(rows["tokens_out"]).as_py() or 0}
+    return {
+        "ok": rows.num_rows - failed.num_rows,
+        "reasons": reasons,
+        "tokens_in": pc.sum(rows["tokens_in"]).as_py() or 0,
+        "tokens_out": pc.sum(rows["tokens_out"]).as_py() or 0,
+    }
 
 
 def describe_shard(lake: Lake, shard: str, annotator: Any, settings: AnnotateSettings, inputs: str) -> Facts:
     """Write ``descriptions`` of a shard: every pair is a row, with a reason where it has no text."""
     pairs = lake.read("pairs", shard)
-    rows = describe(pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers" / "descriptions"))
+    rows = describe(
+        pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers" / "descriptions")
+    )
     return lake.write("descriptions", shard, rows, inputs, **_counts(rows))
 
 
 def instruct_shard(lake: Lake, shard: str, annotator: Any, settings: AnnotateSettings, inputs: str) -> Facts:
     """Write ``instructions`` of a shard: every pair is a row, with a reason where it has no texts."""
     pairs = lake.read("pairs", shard)
-    rows = instruct(lake.read("descriptions", shard), pairs, _captions(lake, pairs), annotator, settings,
-                    AnswerStore(lake.root / "answers" / "instructions"))
+    rows = instruct(
+        lake.read("descriptions", shard),
+        pairs,
+        _captions(lake, pairs),
+        annotator,
+        settings,
+        AnswerStore(lake.root / "answers" / "instructions"),
+    )
     return lake.write("instructions", shard, rows, inputs, **_counts(rows))
 
 
 def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str) -> Facts:
     """Write ``triplets`` of a shard."""
     pairs = lake.read("pairs", shard)
-    rows, left_out = assemble(pairs, lake.read("descriptions", shard), lake.read("instructions", shard),
-                              _images_of(lake, pairs, "path", "licence"), settings)
+    rows, left_out = assemble(
+        pairs,
+        lake.read("descriptions", shard),
+        lake.read("instructions", shard),
+        _images_of(lake, pairs, "path", "licence"),
+        settings,
+    )
     train = pc.sum(pc.equal(rows["split"], "train")).as_py() or 0
     return lake.write("triplets", shard, rows, inputs, train=train, test=rows.num_rows - train, left_out=left_out)

@@ -1,0 +1,72 @@
+"""What a back-end is: requests in, raw answers out, in any order.
+
+A back-end knows nothing of tables, caching or parsing; :mod:`mmret.annotate.answering` asks it only what the store does
+not hold. ``key`` must depend on everything that decides the answer and on nothing else: prompt text, picture or caption
+content, model revision, sampling. Then an answer is never paid for twice, and never reused for another question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+Kind = Literal["describe", "instruct"]
+LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
+"""Encoded pictures by image id; ids that are gone are left out."""
+
+
+class Request(NamedTuple):
+    """One question about one pair. Ids are content hashes, so they stand for the pictures in a key."""
+
+    kind: Kind
+    pair_id: str
+    query_id: str
+    target_id: str
+    query_caption: str = ""
+    target_caption: str = ""
+    description: str = ""  # only for ``instruct``
+    count: int = 3  # instructions wanted, at least
+    seed: int = 0
+    attempt: int = 0  # a later attempt is another request: it samples anew
+
+
+class Answer(NamedTuple):
+    """What came back, untouched. With ``error`` there is no answer (a time-out, a refused connection): it is not stored
+    and the next run asks again. ``finish_reason`` is ``stop``, ``length``, or a reason of the back-end's own."""
+
+    text: str = ""
+    finish_reason: str = "stop"
+    tokens_in: int = 0
+    tokens_out: int = 0
+    error: str = ""
+
+
+class Annotator(Protocol):
+    """A back-end. Building one may load a model; methods may be called from one thread at a time."""
+
+    name: str
+    model: str
+    """Name and revision in one string; stamped on every row."""
+
+    def prompt_version(self, kind: Kind) -> str:
+        """Version of the prompt (or rules) for ``kind``; stamped on every row."""
+        ...
+
+    def key(self, request: Request) -> str:
+        """32 hex digits of all that decides the answer."""
+        ...
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Place in ``requests`` and answer, each exactly once, in any order, as they come.
+
+        Raises UserError only where no request can succeed (unknown model, missing package); trouble with one request is
+        an Answer with ``error``.
+        """
+        ...
+
+
+def request_key(*parts: object) -> str:
+    """Key of a request from its parts, whose texts may hold anything."""
+    text = "".join(f"{len(t)}:{t}" for t in map(str, parts))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

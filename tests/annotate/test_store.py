@@ -1,0 +1,78 @@
+"""Pins of the answer store: found again byte for byte, the later answer counts, merging changes nothing, several
+writers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from pathlib import Path
+
+import pytest
+
+from mmret.annotate.protocol import Answer, request_key
+from mmret.annotate.store import AnswerStore
+from mmret.errors import UserError
+
+
+def _answers(count: int, salt: str = "") -> dict[str, Answer]:
+    return {request_key(salt, i): Answer(f"text {salt} {i} \x00 “é猫” \n", "stop", i, 2 * i) for i in range(count)}
+
+
+def test_what_was_put_in_is_found_by_another_store(tmp_path: Path) -> None:
+    stored = _answers(500)
+    store = AnswerStore(tmp_path)
+    for start in range(0, 500, 50):
+        store.append("describe", list(stored)[start : start + 50], list(stored.values())[start : start + 50])
+    keys = list(stored) + list(_answers(20, "absent"))
+    random.Random(1).shuffle(keys)
+    assert AnswerStore(tmp_path).look_up("describe", keys) == stored
+    assert AnswerStore(tmp_path).look_up("instruct", keys) == {} == AnswerStore(tmp_path).look_up("describe", [])
+
+
+def test_merging_keeps_every_answer_and_few_files(tmp_path: Path) -> None:
+    store, stored = AnswerStore(tmp_path), _answers(300)
+    for key, answer in stored.items():
+        store.append("describe", [key], [answer])
+    assert len(list((tmp_path / "describe").glob("*.arrow"))) < 30
+    assert store.count("describe") == 300 and store.look_up("describe", list(stored)) == stored
+
+
+def test_keys_with_zero_bytes_are_told_apart(tmp_path: Path) -> None:
+    store, keys = AnswerStore(tmp_path), ["00" * 16, "00" * 15 + "01", "01" + "00" * 15, "ff" * 16]
+    store.append("describe", keys[:3], [Answer(k) for k in keys[:3]])
+    assert {k: a.text for k, a in store.look_up("describe", keys).items()} == {k: k for k in keys[:3]}
+
+
+def test_the_later_answer_counts_before_and_after_merging(tmp_path: Path) -> None:
+    store, key = AnswerStore(tmp_path), request_key("k")
+    for i in range(20):
+        store.append("describe", [key], [Answer(str(i))])
+        assert store.look_up("describe", [key])[key].text == str(i)
+
+
+def test_a_lone_surrogate_does_not_stop_a_run(tmp_path: Path) -> None:
+    AnswerStore(tmp_path).append("describe", [request_key("x")], [Answer("a\ud83d b")])
+    assert AnswerStore(tmp_path).look_up("describe", [request_key("x")])[request_key("x")].text == "a? b"
+
+
+def test_a_half_written_file_is_not_seen_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    store, stored = AnswerStore(tmp_path), _answers(5)
+    store.append("describe", list(stored), list(stored.values()))
+    (tmp_path / "describe" / ".000000009-ab.arrow.1-2.tmp").write_bytes(b"half")
+    assert store.look_up("describe", list(stored)) == stored
+    (tmp_path / "describe" / "000000009-ab.arrow").write_bytes(b"ARROW1 nonsense")
+    with pytest.raises(UserError, match="000000009-ab.arrow is damaged"):
+        store.look_up("describe", list(stored))
+
+
+def _write(root: Path, salt: str) -> None:
+    store = AnswerStore(root)
+    for key, answer in _answers(60, salt).items():
+        store.append("describe", [key], [answer])
+
+
+def test_several_processes_write_at_once(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        pool.starmap(_write, [(tmp_path, s) for s in "abc"])
+    wanted = {k: v for s in "abc" for k, v in _answers(60, s).items()}
+    assert AnswerStore(tmp_path).look_up("describe", list(wanted)) == wanted
