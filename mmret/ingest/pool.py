@@ -15,19 +15,27 @@ WORKERS = max(2, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_geta
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item],
-             in_flight: int = 4 * WORKERS) -> Iterator[tuple[Item, Result]]:
-    """(item, function(item)) in the order of ``items``, which is read at most ``in_flight`` items ahead."""
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
+             weight: Callable[[Item], int] | None = None, limit: int = 0) -> Iterator[tuple[Item, Result]]:
+    """(item, function(item)) in the order of ``items``, read at most ``4 * WORKERS`` items ahead.
+
+    With ``weight``, also at most ``limit`` of weight ahead, so that a few large results do not fill the memory; an item
+    heavier than that passes alone.
+    """
+    waiting: deque[tuple[Item, int, Future[Result]]] = deque()
+    held = 0
     with ThreadPoolExecutor(WORKERS) as pool:
         try:
             for item in items:
-                waiting.append((item, pool.submit(function, item)))
-                if len(waiting) >= in_flight:
-                    done, future = waiting.popleft()
+                heavy = weight(item) if weight else 0
+                while waiting and (len(waiting) >= 4 * WORKERS or held + heavy > limit):
+                    done, was, future = waiting.popleft()
+                    held -= was
                     yield done, future.result()
+                waiting.append((item, heavy, pool.submit(function, item)))
+                held += heavy
             while waiting:
-                done, future = waiting.popleft()
+                done, _, future = waiting.popleft()
                 yield done, future.result()
         finally:
-            for _, future in waiting:
+            for _, _, future in waiting:
                 future.cancel()
