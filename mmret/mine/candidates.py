@@ -1,0 +1,175 @@
+"""Candidate edges of one shard: itself against itself and against every earlier shard, both directions.
+
+The file of shard s holds, for the images of s, their best targets among the shards up to s, and for the images of every
+earlier shard their best targets in s. So a shard added to N images costs N x dN comparisons, no older file changes, and the
+neighbours of a shard are the merge of the files that speak of it (:mod:`mmret.mine.merge`).
+
+Memory: two shards' vectors, their sketches, one tile, the shard's own lists; edges as they are yielded. :func:`candidate_tables`
+gives one table per pair of shards, so a caller that writes as it goes holds no more than that whatever the corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmret import progress
+from mmret.errors import UserError
+from mmret.mine.operands import Matrix
+from mmret.mine.ordering import order, within_group
+from mmret.mine.tiles import between, device_of, tile_rows, within
+from mmret.mine.toplists import Edges, TopLists, edges_of_band
+from mmret.schemas import CANDIDATES
+from mmret.settings import BandSettings, MineSettings, Signal
+
+
+@dataclass(frozen=True)
+class ShardVectors:
+    """A shard in memory: ``ids`` in any order without repetition, and per signal (n, d) float16 unit vectors in that order."""
+
+    shard: str
+    ids: Sequence[str]
+    vectors: Mapping[Signal, np.ndarray]
+
+
+def candidates(own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings,
+               bands: Mapping[Signal, BandSettings]) -> pa.Table:
+    """All candidate edges that shard ``own`` is responsible for, schema ``CANDIDATES``.
+
+    ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table holds the
+    best ``settings.k`` targets in the band and the best ``settings.k`` above it, among the comparisons of this call.
+    Raises UserError for vectors that have no cosine similarity, that are missing or that changed width.
+    """
+    return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(own, earlier, settings, bands)])
+
+
+def candidate_tables(own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings,
+                     bands: Mapping[Signal, BandSettings]) -> Iterator[pa.Table]:
+    """The rows of :func:`candidates`, one table per earlier shard (its side) and ``own``'s last."""
+    for signal in settings.signals:
+        if signal not in bands:
+            raise UserError(f"mine.bands has no band for the signal {signal}: set low and high, for example 0.8 and 0.96")
+    mine = _Prepared(own, settings)
+    lists = {signal: _OwnLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
+    for signal in settings.signals:
+        lists[signal].compare_within()
+    known = set(own.ids)
+    for shard in earlier:
+        if twice := known.intersection(shard.ids):
+            raise UserError(f"image {min(twice)} is in {shard.shard} and in {own.shard}: an image belongs to one shard")
+        theirs = _Prepared(shard, settings)
+        yield pa.concat_tables([lists[signal].compare_with(theirs) for signal in settings.signals])
+    yield pa.concat_tables([lists[signal].table() for signal in settings.signals])
+
+
+class _Prepared:
+    """A shard sorted by id, so that among equal scores the smaller row number is the smaller id."""
+
+    def __init__(self, shard: ShardVectors, settings: MineSettings):
+        self.shard, self.device = shard, device_of(settings.device)
+        self.tile = tile_rows(settings.tile, self.device)
+        if len(set(shard.ids)) != len(shard.ids):
+            raise UserError(f"{shard.shard} holds an image twice: encode the shard again")
+        ids = np.asarray(shard.ids, dtype=object)
+        self.by_id = np.argsort(ids, kind="stable")
+        self.ids = pa.array(ids[self.by_id], pa.string())
+
+    def matrix(self, signal: str) -> Matrix:
+        name = self.shard.shard
+        if signal not in self.shard.vectors:
+            raise UserError(f"{name} has no {signal} vectors: encode it for every signal in mine.signals")
+        vectors = self.shard.vectors[signal]
+        if len(vectors) != len(self.ids):
+            raise UserError(f"{name}: {len(vectors)} {signal} vectors for {len(self.ids)} images; encode the shard again")
+        in_order = bool((self.by_id[1:] > self.by_id[:-1]).all())
+        return Matrix(vectors if in_order else vectors[self.by_id], self.ids, signal, self.tile, self.device)
+
+
+class _OwnLists:
+    """The own shard's lists in one signal. Their floors rise from shard to shard and spare the work that cannot matter."""
+
+    def __init__(self, mine: _Prepared, signal: str, k: int, band: BandSettings):
+        self.mine, self.signal, self.k, self.band = mine, signal, k, band
+        self.matrix = mine.matrix(signal)
+        self.ids = [mine.ids]  # of the shards compared so far; targets are numbered through
+        self.rows, self.targets, self.scores = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        self._settled = 0
+        self.floor = self.above_floor = None
+
+    def compare_within(self) -> None:
+        lists = self._lists(len(self.mine.ids))
+        within(self.matrix, lists, self._tick())
+        self._take(lists, 0)
+
+    def compare_with(self, theirs: _Prepared) -> pa.Table:
+        """Take what ``theirs`` offers to the own lists; return the candidates of its side."""
+        matrix = theirs.matrix(self.signal)
+        if matrix.width != self.matrix.width:
+            raise UserError(f"{self.signal}: vectors of {self.mine.shard.shard} have {self.matrix.width} components, those of "
+                            f"{theirs.shard.shard} {matrix.width}; the model changed, encode both shards with the same one")
+        lists = self._lists(len(theirs.ids))
+        their_lists = TopLists(len(theirs.ids), len(self.mine.ids), self.k, self.band, theirs.tile)
+        between(self.matrix, lists, matrix, their_lists, self._tick(theirs.shard.shard))
+        offset = sum(map(len, self.ids))
+        self.ids.append(theirs.ids)
+        self._take(lists, offset)
+        edges = their_lists.result()
+        return _table(theirs.shard.shard, theirs.ids, self.signal, edges, self.mine.ids, self.band)
+
+    def table(self) -> pa.Table:
+        """The own side, complete."""
+        self._settle()
+        edges = Edges(self.rows, self.targets, self.scores)
+        return _table(self.mine.shard.shard, self.mine.ids, self.signal, edges, pa.concat_arrays(self.ids), self.band)
+
+    def _lists(self, targets: int) -> TopLists:
+        return TopLists(len(self.mine.ids), targets, self.k, self.band, self.mine.tile, self.floor, self.above_floor)
+
+    def _take(self, lists: TopLists, offset: int) -> None:
+        edges = lists.result()
+        self.floor, self.above_floor = lists.floor, lists.above_floor
+        self.rows = np.concatenate([self.rows, edges.rows])
+        self.targets = np.concatenate([self.targets, edges.targets.astype(np.int64) + offset])
+        self.scores = np.concatenate([self.scores, edges.scores])
+        if offset and len(self.rows) > 2 * self._settled:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Cut the lists over all shards so far to ``k`` in the band and ``k`` above it, and raise the floors."""
+        names = pa.chunked_array(self.ids)
+        by = order(self.rows, self.scores, lambda at: names.take(pa.array(self.targets[at])))
+        rows, scores = self.rows[by], self.scores[by]
+        above = scores >= edges_of_band(self.band)[1]
+        rank = within_group(rows * 2 + ~above)
+        for side, floor in ((~above, self.floor), (above, self.above_floor)):
+            last = side & (rank == self.k - 1)
+            floor[rows[last]] = np.maximum(floor[rows[last]], scores[last])
+        keep = rank < self.k
+        self.rows, self.targets, self.scores = rows[keep], self.targets[by][keep], scores[keep]
+        self._settled = len(self.rows)
+
+    def _tick(self, other: str | None = None) -> Callable[[], None]:
+        done, total = 0, len(self.matrix.blocks)
+        task = f"neighbours {self.signal} {self.mine.shard.shard}" + (f" and {other}" if other else "")
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            progress.advance(task, done, total)
+
+        return tick
+
+
+def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, target_ids: pa.Array, band: BandSettings) -> pa.Table:
+    count = len(edges.rows)
+    return pa.table({
+        "query_shard": pa.repeat(pa.scalar(shard, pa.string()), count),
+        "query_id": ids.take(pa.array(edges.rows)),
+        "signal": pa.repeat(pa.scalar(signal, pa.string()), count),
+        "target_id": target_ids.take(pa.array(edges.targets)),
+        "score": pa.array(edges.scores, pa.float32()),
+        "above_band": pa.array(edges.scores >= edges_of_band(band)[1]),
+    }, schema=CANDIDATES)

@@ -1,0 +1,98 @@
+"""The images that neighbours speak of, as numbers, with what choosing must know of each: caption, shard, near-duplicates.
+
+Text is touched once per image here, so that the choice among tens of millions of pairs is arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmret.mine.ordering import alphabetical
+
+
+class Images:
+    """All images that are spoken of, numbered in the order of their ids, and what is known of each."""
+
+    def __init__(self, neighbours: pa.Table, captions: Mapping[str, str] | pa.Table, near_duplicates: pa.Table | None):
+        above = neighbours.filter(neighbours["above_band"])
+        if near_duplicates is not None:
+            more = near_duplicates.filter(near_duplicates["above_band"])
+            above = pa.concat_tables([above.select(["query_id", "target_id"]), more.select(["query_id", "target_id"])])
+        columns = [neighbours["query_id"], neighbours["target_id"], above["query_id"], above["target_id"]]
+        coded = pa.chunked_array([c for column in columns for c in column.chunks], pa.string())
+        coded = coded.combine_chunks().dictionary_encode()
+        by_name = pc.array_sort_indices(coded.dictionary)
+        self.names = coded.dictionary.take(by_name)
+        place = np.empty(len(by_name), np.int64)
+        place[by_name.to_numpy()] = np.arange(len(by_name))
+        numbers = place[coded.indices.to_numpy()]
+        rows = neighbours.num_rows
+        self.queries, self.targets = numbers[:rows], numbers[rows:2 * rows]
+        one, other = np.split(numbers[2 * rows:], 2)
+        self.duplicates = np.unique(np.concatenate([self.key(one, other), self.key(other, one)]))
+        self.duplicated = np.zeros(len(self.names), bool)
+        self.duplicated[one] = self.duplicated[other] = True
+        self.words = np.array([word(name) for name in self.names.to_pylist()], np.uint64)
+        self._describe(captions)
+
+    def _describe(self, captions: Mapping[str, str] | pa.Table) -> None:
+        if not isinstance(captions, pa.Table):
+            captions = pa.table({"image_id": pa.array(captions.keys(), pa.string()),
+                                 "caption": pa.array(captions.values(), pa.string())})
+        at = pc.index_in(self.names, value_set=captions["image_id"].combine_chunks())
+        texts: dict[str, int] = {"": -1}
+        self.captions = np.array([texts.setdefault(plain(text), len(texts))
+                                  for text in captions["caption"].take(at).to_pylist()])
+        self.shards = np.zeros(len(self.names), np.int64)
+        if "shard" in captions.column_names:
+            shards = captions["shard"].take(at)
+            known = shards.is_valid().to_numpy()
+            self.shards[known] = alphabetical(shards.filter(shards.is_valid()))
+
+    def key(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """One number for an ordered pair."""
+        return one * len(self.names) + other
+
+    def same_caption(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Identical as text; an absent caption is identical to none."""
+        return (self.captions[one] == self.captions[other]) & (self.captions[one] >= 0)
+
+    def near_duplicates(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Whether the pair is above a band in either direction, as far as the lists know."""
+        result = self.duplicated[one] & self.duplicated[other]
+        keys = self.key(one[result], other[result])
+        at = np.minimum(np.searchsorted(self.duplicates, keys), len(self.duplicates) - 1)
+        result[result] = self.duplicates[at] == keys
+        return result
+
+
+def plain(caption: str | None) -> str:
+    """A caption as it is compared: compatibility forms, case and white space do not count."""
+    return " ".join(unicodedata.normalize("NFKC", caption or "").casefold().split())
+
+
+def word(text: str) -> np.uint64:
+    """64 bits that depend on ``text`` alone."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+
+
+def drawn(one: np.ndarray, other: np.ndarray, seed: np.uint64) -> np.ndarray:
+    """A uniform 64-bit number per ordered pair of words: :func:`mmret.schemas.uniform` for tens of millions of pairs.
+
+    The finaliser of splitmix64 (Steele, Lea, Flood 2014), once for each word.
+    """
+    mixed = one ^ seed
+    for following in (other, None):
+        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+        if following is not None:
+            mixed ^= following
+    return mixed

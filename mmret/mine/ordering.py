@@ -1,0 +1,58 @@
+"""The one order of neighbours, "best score first, then the smaller id", computed on numbers.
+
+Ids are text and there are tens of millions of rows, so text is compared only where two scores of one list are equal to the
+last bit. Cost: about 50 ns a row, 300 ns for a row that takes part in a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmret.mine.toplists import ordered
+
+
+def order(groups: np.ndarray, scores: np.ndarray, ids: Callable[[np.ndarray], pa.Array]) -> np.ndarray:
+    """Permutation that sorts by group, then score (descending), then id (ascending).
+
+    groups: (n,) integers in [0, 2**31); scores: (n,) float32 above -4; ``ids(positions)`` returns the ids at positions.
+    """
+    distance = int(ordered(np.float32(4))) - ordered(scores)
+    key = (groups.astype(np.uint64) << np.uint64(33)) | distance.astype(np.uint64)
+    return arrange(key, lambda at: alphabetical(ids(at)))
+
+
+def arrange(key: np.ndarray, ties: Callable[[np.ndarray], np.ndarray] = lambda positions: positions) -> np.ndarray:
+    """Permutation that sorts ``key`` (n,) uint64; equal keys by ``ties(positions)``, unless given by position.
+
+    Three times as fast as a stable sort, and like one the same on every machine.
+    """
+    permutation = np.argsort(key)
+    key = key[permutation]
+    equal = key[1:] == key[:-1]
+    if equal.any():
+        tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+        among = permutation[tied]
+        permutation[tied] = among[np.lexsort((ties(among), key[tied]))]
+    return permutation
+
+
+def alphabetical(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """(n,) ranks of text: equal for equal text, ascending in the order of its bytes."""
+    coded = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    coded = coded.dictionary_encode()
+    by_name = pc.array_sort_indices(coded.dictionary).to_numpy()
+    rank = np.empty(len(by_name), np.int64)
+    rank[by_name] = np.arange(len(by_name))
+    return rank[coded.indices.to_numpy()]
+
+
+def within_group(groups: np.ndarray) -> np.ndarray:
+    """Position of each row inside its run of equal ``groups``: 0, 1, 2, ..."""
+    if not len(groups):
+        return np.zeros(0, np.int64)
+    starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))

@@ -1,0 +1,125 @@
+"""Per row the best ``k`` targets inside the band and the best ``k`` above it, kept while tiles arrive in any order.
+
+A top list is a monoid: cutting the union of two lists equals cutting all they were made from. Entries are packed into one
+unsigned 64-bit number, row | distance from the top score | target, so one vectorised sort of numbers gives the order
+"best score first, then the earlier target" exactly. Cost: 8 bytes an entry, at most ``3 * k`` entries a row in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmret.errors import UserError
+from mmret.settings import BandSettings
+
+_TOP = np.float32(1.05)  # above any product of two vectors whose length is one to within a hundredth
+_BATCH = 65_536          # entries that may wait in a block whatever k
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Neighbours as numbers: ``rows``, ``targets`` int32, ``scores`` float32, sorted by row, best score first, target."""
+
+    rows: np.ndarray
+    targets: np.ndarray
+    scores: np.ndarray
+
+
+def edges_of_band(band: BandSettings) -> tuple[np.float32, np.float32]:
+    """The band's open ends as scores are stored: in the band is ``low < score < high`` in float32."""
+    return np.float32(band.low), np.float32(band.high)
+
+
+def ordered(scores: np.ndarray) -> np.ndarray:
+    """float32 to int64 that sort alike."""
+    bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.int32).astype(np.int64)  # + 0 makes -0.0 a 0.0
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+def unordered(codes: np.ndarray) -> np.ndarray:
+    """Inverse of :func:`ordered`."""
+    return np.where(codes < 0, -codes | 0x80000000, codes).astype(np.uint32).view(np.float32)
+
+
+class TopLists:
+    """Lists of ``rows`` rows whose targets are numbers below ``targets``; blocks of ``tile`` rows are cut independently.
+
+    ``floor`` and ``above_floor`` (rows,) float32: an entry whose score is lower cannot enter its list any more.
+    """
+
+    def __init__(self, rows: int, targets: int, k: int, band: BandSettings, tile: int,
+                 floor: np.ndarray | None = None, above_floor: np.ndarray | None = None):
+        self.k, self.tile = k, tile
+        self.low, self.high = edges_of_band(band)
+        self.floor = np.full(rows, self.low) if floor is None else floor.copy()
+        self.above_floor = np.full(rows, self.high) if above_floor is None else above_floor.copy()
+        self._target_bits = max(targets - 1, 1).bit_length()
+        self._score_bits = int(ordered(_TOP) - ordered(self.low)).bit_length()
+        if min(rows, tile).bit_length() + self._score_bits + self._target_bits > 64:
+            raise UserError(f"a shard of {targets} images is too large for a band from {band.low}: use a smaller shard size")
+        self._above_code = int(ordered(_TOP) - ordered(self.high))  # a code up to this one is above the band
+        blocks = -(-rows // tile)
+        self._cut: list[np.ndarray] = [np.zeros(0, np.uint64) for _ in range(blocks)]
+        self._waiting: list[list[np.ndarray]] = [[] for _ in range(blocks)]
+        self._rows = rows
+
+    def wanted(self, rows: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """Mask of the pairs that could enter, knowing only that the score lies between ``lower`` and ``upper``."""
+        inside = (upper >= self.floor[rows]) & (lower < self.high)
+        return (inside | (upper >= self.above_floor[rows])) & (upper > self.low)
+
+    def add(self, block: int, rows: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> None:
+        """Offer scored pairs whose rows all lie in ``block``."""
+        keep = (scores > self.low) & self.wanted(rows, scores, scores)
+        rows, targets, scores = rows[keep], targets[keep], scores[keep]
+        if not len(rows):
+            return
+        key = (rows - block * self.tile).astype(np.int64) << self._score_bits
+        key |= ordered(_TOP) - ordered(scores)
+        key = key.astype(np.uint64) << np.uint64(self._target_bits)
+        self._waiting[block].append(key | targets.astype(np.uint64))
+        height = min(self.tile, self._rows - block * self.tile)
+        if sum(map(len, self._waiting[block])) > max(_BATCH, height * self.k):
+            self._settle(block)
+
+    def _settle(self, block: int) -> None:
+        """Merge what waits into the block's list, cut it, raise the floors."""
+        if not self._waiting[block]:
+            return
+        keys = np.concatenate([self._cut[block], *self._waiting[block]])
+        self._waiting[block] = []
+        keys.sort()
+        first = block * self.tile
+        height = min(self.tile, self._rows - first)
+        shift = np.uint64(self._score_bits + self._target_bits)
+        starts = np.searchsorted(keys, np.arange(height + 1, dtype=np.uint64) << shift)
+        codes = self._codes(keys)
+        above = codes <= self._above_code
+        counts, above_counts = np.diff(starts), np.diff(np.append(0, np.cumsum(above))[starts])
+        position = np.arange(len(keys)) - np.repeat(starts[:-1], counts)
+        rank = np.where(above, position, position - np.repeat(above_counts, counts))
+        full = np.flatnonzero(counts - above_counts >= self.k)
+        self.floor[first + full] = unordered(
+            ordered(_TOP) - codes[starts[full] + above_counts[full] + self.k - 1])
+        full = np.flatnonzero(above_counts >= self.k)
+        self.above_floor[first + full] = unordered(ordered(_TOP) - codes[starts[full] + self.k - 1])
+        self._cut[block] = keys[rank < self.k]
+
+    def _codes(self, keys: np.ndarray) -> np.ndarray:
+        mask = np.uint64((1 << self._score_bits) - 1)
+        return ((keys >> np.uint64(self._target_bits)) & mask).astype(np.int64)
+
+    def result(self) -> Edges:
+        """All lists, cut; the object is spent."""
+        rows, targets, scores = [], [], []
+        for block in range(len(self._cut)):
+            self._settle(block)
+            keys, self._cut[block] = self._cut[block], np.zeros(0, np.uint64)
+            rows.append((keys >> np.uint64(self._score_bits + self._target_bits)).astype(np.int32) + block * self.tile)
+            targets.append((keys & np.uint64((1 << self._target_bits) - 1)).astype(np.int32))
+            scores.append(unordered(ordered(_TOP) - self._codes(keys)))
+        if not rows:
+            return Edges(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
+        return Edges(np.concatenate(rows).astype(np.int32), np.concatenate(targets), np.concatenate(scores))
