@@ -9,6 +9,7 @@ with ``draft`` a large JPEG is decoded at a half, a quarter or an eighth of its 
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,9 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is told by its reason
 
 
 class Unreadable(Exception):

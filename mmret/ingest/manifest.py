@@ -20,11 +20,14 @@ import pyarrow as pa
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.pool import in_order
 from mmret.ingest.rows import Row, Source, clean_text
-from mmret.ingest.sealed import Sealed
+from mmret.ingest.sealed import COLUMNS, Sealed
 from mmret.ingest.sources import open_sources
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
+
+KNOWN = ("shard", *COLUMNS)
+"""The columns of the sealed rows that :func:`seal` reads; captions and extra columns need not be loaded."""
 
 _CHUNK = 2**20
 _REPORT_EVERY = 500
@@ -33,10 +36,10 @@ _REPORT_EVERY = 500
 def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Iterator[tuple[str, pa.Table]]:
     """New sealed shards of the sources: (name, rows of CORPUS_MANIFEST), at most ``corpus.shard_size`` rows each.
 
-    ``known`` holds all rows sealed so far; only its columns shard, root, path, image_id, size, mtime_ns and reason are
-    read. Yields nothing where nothing is new, and the same shards again where a run was cut short. A row is one line
-    of a source's manifest or one picture it does not name; one that cannot become an image carries the reason.
-    Raises UserError, before anything is yielded, for a source that cannot be read.
+    ``known`` holds the columns ``KNOWN`` of all rows sealed so far. Yields nothing where nothing is new, and the same
+    shards again where a run was cut short. A row is one line of a source's manifest or one picture it does not name;
+    one that cannot become an image carries the reason. Raises UserError, before anything is yielded, for a source that
+    cannot be read.
     """
     sources = open_sources(corpus.sources)
     left = None if corpus.images is None else max(0, corpus.images - known.num_rows)

@@ -124,12 +124,10 @@ def _parquet(path: Path) -> Iterator[Record]:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from None
     with file:
-        for name in IMAGE_COLUMNS:
-            at = file.schema_arrow.get_field_index(name)
-            if at >= 0 and not pa.types.is_string(kind := file.schema_arrow.field(at).type):
-                if not pa.types.is_large_string(kind) and not pa.types.is_dictionary(kind):
-                    raise UserError(f"{path}: column {name} holds {kind}, not paths; write the pictures to files "
-                                    "beside the manifest and their paths into the column")
+        for field in file.schema_arrow:
+            if field.name in IMAGE_COLUMNS and (pa.types.is_binary(field.type) or pa.types.is_nested(field.type)):
+                raise UserError(f"{path}: column {field.name} holds {field.type}, not paths; write the pictures to "
+                                "files beside the manifest and their paths into the column")
         number = 0
         for batch in file.iter_batches(batch_size=1024):
             for record in batch.to_pylist():

@@ -58,7 +58,7 @@ class TarSource:
         place = self._index().places.get(path)
         if place is None:
             raise Unreadable("missing_file", f"{os.path.basename(self.root)} has no such member")
-        file = open(self.root, "rb")
+        file = open(self.root, "rb")  # noqa: SIM115  closed by the caller
         file.seek(place[0])
         return file, place[1]
 
