@@ -42,7 +42,7 @@ def describe_shard(lake: Lake, shard: str, annotator: Any, settings: AnnotateSet
     """Write ``descriptions`` of a shard: every pair is a row, with a reason where it has no text."""
     pairs = lake.read("pairs", shard)
     rows = describe(
-        pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers" / "descriptions")
+        pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers")
     )
     return lake.write("descriptions", shard, rows, inputs, **_counts(rows))
 
@@ -56,7 +56,7 @@ def instruct_shard(lake: Lake, shard: str, annotator: Any, settings: AnnotateSet
         _captions(lake, pairs),
         annotator,
         settings,
-        AnswerStore(lake.root / "answers" / "instructions"),
+        AnswerStore(lake.root / "answers"),
     )
     return lake.write("instructions", shard, rows, inputs, **_counts(rows))
 

@@ -35,7 +35,7 @@ ANSWERS = pa.schema(
     ]
 )
 _FAN = 8
-_LARGEST = 2**17  # rows of a merged file; bounds the memory of a merge
+_LARGEST = 2**16  # rows of a merged file; bounds the memory of a merge
 
 
 class AnswerStore:
@@ -136,7 +136,12 @@ class AnswerStore:
 
 
 def _storable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode() if any("\ud800" <= c <= "\udfff" for c in text) else text
+    """``text`` without lone surrogates, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def _rows(path: Path) -> int:

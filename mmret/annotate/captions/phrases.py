@@ -62,12 +62,17 @@ def noun_phrase(words: Words, determiner: str = "") -> str:
         or lx.is_plural(noun)
         or noun in lx.DIRECTIONS
         or noun in lx.LOCATIVE
-        or lx.is_participle(first)
+        or (lx.is_participle(first) and not _adjectival(words))
         or lx.is_adjective(noun)
         and noun not in lx.ALSO_NOUNS
     ):
         return text
     return f"{lx.article(words[0])} {text}"
+
+
+def _adjectival(words: Words) -> bool:
+    """Whether the participle that ``words`` begin with qualifies a noun: grinning face, not holding hands."""
+    return len(words) == 2 and words[1].islower() and not lx.is_plural(words[1]) and words[1] not in lx.DIRECTIONS
 
 
 def definite(words: Words, one_of: bool = False) -> str:
