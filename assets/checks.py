@@ -35,7 +35,9 @@ CHECKS = [
            "SELECT pair_id, len(texts) AS texts FROM triplets WHERE len(list_distinct(texts)) < 3 OR hard_negatives[1] <> query_id", blocking=True),
     _check("instructions", "every_pair_is_a_row", "No pair is lost on the way: it has a row with a status in both annotation tables.", """
         SELECT p.pair_id FROM pairs p LEFT JOIN descriptions d USING (pair_id) LEFT JOIN instructions i USING (pair_id)
-        WHERE d.status IS NULL OR i.status IS NULL"""),
+        JOIN images q ON q.image_id = p.query_id
+        WHERE (d.status IS NULL OR i.status IS NULL)
+          AND q.shard IN (SELECT q.shard FROM instructions JOIN pairs USING (pair_id) JOIN images q ON q.image_id = query_id)"""),
 ]
 (every_row_is_taken_or_rejected, image_ids_are_unique, no_orphan_ids, target_is_not_a_negative,
  three_instructions_and_the_query_first, every_pair_is_a_row) = CHECKS

@@ -40,11 +40,11 @@ def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake:
     shards = store.shards()
     context.instance.add_dynamic_partitions(corpus_shards.name, shards)
     rows = sum(store.facts("corpus_manifest", s).rows for s in shards)
+    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed) if shards else {}
+    last.pop("dagster/partition_row_count", None)
     return dg.MaterializeResult(
-        metadata={"dagster/row_count": rows, "rows_computed": sealed, "shards": len(shards),
-                  "sources": dg.MetadataValue.json(list(settings.corpus.sources)),
-                  **({"preview": describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), 0)["preview"]}
-                     if shards else {})},
+        metadata={**last, "dagster/row_count": rows, "rows_computed": sealed, "shards": len(shards),
+                  "sources": dg.MetadataValue.json(list(settings.corpus.sources))},
         data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))))
 
 

@@ -15,6 +15,7 @@ JOBS = [
                         description="From pictures to triplets, shard by shard."),
     dg.define_asset_job("train_and_evaluate", dg.AssetSelection.groups("training"), partitions_def=recipes,
                         description="One retriever per recipe, with its evaluation."),
+    dg.define_asset_job("verify", dg.AssetSelection.all_asset_checks(), description="Every asset check over the whole lake."),
 ]
 
 automation = dg.AutomationConditionSensorDefinition(

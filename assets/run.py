@@ -40,6 +40,7 @@ class Outcome:
     partitions: dict[str, list[str]] = field(default_factory=dict)
     rows_computed: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, bool] = field(default_factory=dict)
     total: float = 0.0
 
 
@@ -89,6 +90,7 @@ class Runner:
         self.lake, self.profile, self.on_stage, self.outcome = lake, profile, on_stage, Outcome()
         self.instance = dagster_instance(lake)
         self.job = defs.resolve_implicit_global_asset_job_def()
+        self.checks = defs.resolve_job_def("verify")
         self._fail_abandoned_runs()
 
     def _fail_abandoned_runs(self) -> None:
@@ -105,11 +107,10 @@ class Runner:
         import dagster as dg
 
         started = time.monotonic()
-        result = self.job.execute_in_process(
-            instance=self.instance, partition_key=partition, raise_on_error=False,
-            asset_selection=[dg.AssetKey(t) for t in ((*tables, "rejects") if "images" in tables else tables)],
-            tags={"mmret/lake": str(self.lake.root), "mmret/pid": str(os.getpid())},
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}})
+        keys = {dg.AssetKey(t) for t in ((*tables, "rejects") if "images" in tables else tables)}
+        # checks look at the whole lake: they run once at the end, not with every shard
+        subset = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
+        result = subset.execute_in_process(partition_key=partition, **self._how())
         spent = time.monotonic() - started
         took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
         for table in tables:
@@ -123,6 +124,16 @@ class Runner:
                 self.outcome.partitions.setdefault(table, []).append(partition or UNPARTITIONED)
         if not result.success:
             raise self._cause(result)
+
+    def _how(self) -> dict[str, Any]:
+        return {"instance": self.instance, "raise_on_error": False,
+                "tags": {"mmret/lake": str(self.lake.root), "mmret/pid": str(os.getpid())},
+                "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}}
+
+    def verify(self) -> None:
+        """Run every asset check over the whole lake; what failed is part of the outcome, not an error."""
+        for evaluation in self.checks.execute_in_process(**self._how()).get_asset_check_evaluations():
+            self.outcome.checks[f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"] = evaluation.passed
 
     @staticmethod
     def _cause(result: Any) -> UserError:
@@ -154,5 +165,8 @@ class Runner:
             for done, (key, tables) in enumerate(work):
                 self.on_stage(tables, key, done, len(work))
                 self.launch(tables, key)
+        if any(self.outcome.rows_computed.values()):
+            self.on_stage(["checks"], None, 0, 1)
+            self.verify()
         self.outcome.total = time.monotonic() - started
         return self.outcome

@@ -14,7 +14,7 @@ class AnnotatorResource(dg.ConfigurableResource):
     _loaded: Any = PrivateAttr(default=None)
 
     def get(self, settings: AnnotateSettings) -> Any:
-        from mmret.annotate import load_annotator
+        from mmret.annotate.backends import load_annotator
 
         if self._loaded is None:
             self._loaded = load_annotator(settings)

@@ -13,7 +13,7 @@ import pytest
 
 from mmret.lake import Lake
 
-TINY = ["mine.k=10", "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64}",
+TINY = ["mine.k=10", "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64, min_steps: 10, vocabulary: 600}",
         "recipes.demo.steps=30", "recipes.demo.batch_size=32", "recipes.demo.checkpoint_every=10", "evaluate.edits=30"]
 RESULT = {"images": ["image_id", "path"], "rejects": ["path", "reason"], "pairs": ["pair_id", "hard_negatives"],
           "descriptions": ["pair_id", "text"], "instructions": ["pair_id", "texts"], "triplets": ["pair_id", "split", "texts"],

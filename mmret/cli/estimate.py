@@ -2,7 +2,7 @@
 
 ``_PER_UNIT`` holds seconds per unit of work measured on two cores with profile ``demo`` (see docs/performance.md). They only
 set the proportions between stages: every finished stage rescales what is left by actual over expected, and the running stage is
-judged by its own pace once a twentieth of it is done.
+judged by its own pace after the first seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _PER_UNIT = {  # stage: (seconds a unit, unit)
     "descriptions": (0.0008, "image"), "instructions": (0.0012, "image"), "triplets": (0.0003, "image"),
     "checkpoints": (0.05, "step"), "evaluations": (0.004, "image"),
 }
+
+_TRUST = 3.0  # seconds after which a loop's own pace says more than the table
 
 
 class Estimate:
@@ -71,16 +73,20 @@ class Estimate:
             self._fraction = done / total
 
     def left(self) -> float | None:
-        """Seconds, or None before anything is known."""
+        """Seconds, or None while there is nothing to go by: before the corpus is listed, or when a stage has outrun its estimate
+        without saying how far it is.
+        """
         if not self._expected:
             return None
         pace = self._spent / self._spent_expected if self._spent_expected > 1 else 1.0
         running = sum(self._expected.get(t, 0.0) * self._share for t in self._current)
         later = sum(self._expected.values()) - running
         elapsed = time.monotonic() - self._began
-        if self._task in self._current and self._fraction > 0.05:
+        if self._task in self._current and self._fraction > 0 and elapsed > _TRUST:
             own = self._expected.get(self._task, 0.0) * self._share
             now = elapsed * (1 - self._fraction) / self._fraction + max(0.0, running - own) * pace
+        elif elapsed > running * pace:
+            return None
         else:
-            now = max(0.0, running * pace - elapsed)
+            now = running * pace - elapsed
         return now + max(0.0, later) * pace

@@ -38,6 +38,7 @@ def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
         "annotation_reasons": _added(f.notes.get("reasons", {}) for f in [*described, *facts["instructions"]]),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
         "evaluations": evaluations.select("recipe", "benchmark", "metric", "value", "queries", "gallery").to_dicts(),
+        "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
         "total_seconds": round(outcome.total, 2),
     }
 
@@ -66,6 +67,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for name, key in (("rejected images", "rejects"), ("pairs not taken", "pair_reasons"), ("texts not written", "annotation_reasons")):
         if counts := {r: n for r, n in summary[key].items() if r != "chosen"}:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
+    for name in summary["checks_failed"]:
+        console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
     _explain_pairs(summary, console)
     print_before_after(summary["evaluations"], console)
     lake = summary["lake"]

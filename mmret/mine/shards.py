@@ -70,7 +70,7 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
     """Choose targets and hard negatives for the images of ``shard``."""
     found = lake.read("neighbours", shard)
     named = pc.unique(pa.chunked_array([*found["query_id"].chunks, *found["target_id"].chunks], type=pa.string()))
-    captions = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(named))
+    captions = lake.read("images", columns=["image_id", "caption", "shard"], filters=pc.field("image_id").isin(named))
 
     def score(pairs: pa.Table) -> pa.Table:
         return pair_scores(pairs, (shard_vectors(lake, s) for s in lake.shards()))
