@@ -1,11 +1,12 @@
 """Candidate edges of one shard: itself against itself and against every earlier shard, both directions.
 
-The file of shard s holds, for the images of s, their best targets among the shards up to s, and for the images of every
-earlier shard their best targets in s. So a shard added to N images costs N x dN comparisons, no older file changes, and the
-neighbours of a shard are the merge of the files that speak of it (:mod:`mmret.mine.merge`).
+The file of shard s holds, for the images of s, their best targets among the shards up to s, and for the images of
+every earlier shard their best targets in s. So a shard added to N images costs N x dN comparisons, no older file
+changes, and the neighbours of a shard are the merge of the files that speak of it (:mod:`mmret.mine.merge`).
 
-Memory: two shards' vectors, their sketches, one tile, the shard's own lists; edges as they are yielded. :func:`candidate_tables`
-gives one table per pair of shards, so a caller that writes as it goes holds no more than that whatever the corpus.
+Memory: two shards' vectors, their sketches, one tile, the own lists, 40 bytes for each id seen, and the edges as they
+are yielded. :func:`candidate_tables` gives one table per pair of shards, so that a caller that writes as it goes
+holds no more whatever the corpus.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mmret.settings import BandSettings, MineSettings, Signal
 
 @dataclass(frozen=True)
 class ShardVectors:
-    """A shard in memory: ``ids`` in any order without repetition, and per signal (n, d) float16 unit vectors in that order."""
+    """A shard in memory: ``ids`` in any order, each once, and per signal (n, d) float16 unit vectors in that order."""
 
     shard: str
     ids: Sequence[str]
@@ -39,9 +40,9 @@ def candidates(own: ShardVectors, earlier: Iterable[ShardVectors], settings: Min
                bands: Mapping[Signal, BandSettings]) -> pa.Table:
     """All candidate edges that shard ``own`` is responsible for, schema ``CANDIDATES``.
 
-    ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table holds the
-    best ``settings.k`` targets in the band and the best ``settings.k`` above it, among the comparisons of this call.
-    Raises UserError for vectors that have no cosine similarity, that are missing or that changed width.
+    ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table
+    holds the best ``settings.k`` targets in the band and the best ``settings.k`` above it, among the comparisons of
+    this call. Raises UserError for vectors that have no cosine similarity, that are missing or that changed width.
     """
     return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(own, earlier, settings, bands)])
 
@@ -51,7 +52,7 @@ def candidate_tables(own: ShardVectors, earlier: Iterable[ShardVectors], setting
     """The rows of :func:`candidates`, one table per earlier shard (its side) and ``own``'s last."""
     for signal in settings.signals:
         if signal not in bands:
-            raise UserError(f"mine.bands has no band for the signal {signal}: set low and high, for example 0.8 and 0.96")
+            raise UserError(f"mine.bands has no band for {signal}: set low and high, for example 0.8 and 0.96")
     mine = _Prepared(own, settings)
     lists = {signal: _OwnLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
     for signal in settings.signals:
@@ -83,13 +84,13 @@ class _Prepared:
             raise UserError(f"{name} has no {signal} vectors: encode it for every signal in mine.signals")
         vectors = self.shard.vectors[signal]
         if len(vectors) != len(self.ids):
-            raise UserError(f"{name}: {len(vectors)} {signal} vectors for {len(self.ids)} images; encode the shard again")
+            raise UserError(f"{name}: {len(vectors)} {signal} vectors for {len(self.ids)} images: encode it again")
         in_order = bool((self.by_id[1:] > self.by_id[:-1]).all())
         return Matrix(vectors if in_order else vectors[self.by_id], self.ids, signal, self.tile, self.device)
 
 
 class _OwnLists:
-    """The own shard's lists in one signal. Their floors rise from shard to shard and spare the work that cannot matter."""
+    """The own lists in one signal. Their floors rise from shard to shard and spare the work that cannot matter."""
 
     def __init__(self, mine: _Prepared, signal: str, k: int, band: BandSettings):
         self.mine, self.signal, self.k, self.band = mine, signal, k, band
@@ -108,8 +109,8 @@ class _OwnLists:
         """Take what ``theirs`` offers to the own lists; return the candidates of its side."""
         matrix = theirs.matrix(self.signal)
         if matrix.width != self.matrix.width:
-            raise UserError(f"{self.signal}: vectors of {self.mine.shard.shard} have {self.matrix.width} components, those of "
-                            f"{theirs.shard.shard} {matrix.width}; the model changed, encode both shards with the same one")
+            raise UserError(f"{self.signal}: vectors of {self.mine.shard.shard} have {self.matrix.width} components, "
+                            f"those of {theirs.shard.shard} {matrix.width}: encode both shards with the same model")
         lists = self._lists(len(theirs.ids))
         their_lists = TopLists(len(theirs.ids), len(self.mine.ids), self.k, self.band, theirs.tile)
         between(self.matrix, lists, matrix, their_lists, self._tick(theirs.shard.shard))

@@ -1,19 +1,21 @@
 """Pairs out of neighbours: which targets a query gets, and which of its other neighbours are its hard negatives.
 
-The paper publishes neither the targets per query nor how the three sets merge, so the rule is ours, built so that a growing
-corpus keeps the pairs it has (their descriptions are paid for):
+The paper publishes neither the targets per query nor how the three sets merge, so the rule is ours, built so that a
+growing corpus keeps the pairs it has (their descriptions are paid for):
 
-1. Candidates of a query are all targets in the band of any signal in use. Out go near-duplicates (above the band of an image
-   signal), all but identical captions (above the band of the caption signal) and captions that are identical as text.
-2. A candidate is *near* when fewer than ``max(k / 2, targets_per_query)`` better ones were in the corpus at the time when
-   both images were, in some signal. That was settled then: later images push a target down its list, and out of it only
-   when that many closer ones arrive, but never out of the near ones.
-3. Targets are drawn among the near candidates by a hash of (seed, query, target), but what came in later waits behind what
-   was there: candidates sealed no later than the query first, then the later shards in order. Otherwise every new candidate would be
-   as likely as an old one to win a place, and a tenth more images would cost at least a tenth of the pairs (measured: 91 % kept
-   by the hash alone, 99 % and more with this rule). Without the column ``shard`` of the captions table all images count as one shard.
-4. Hard negatives of a pair are drawn by the same kind of hash among all candidates that are no target of the query, not a
-   near-duplicate of the query or of the target, and share no caption with either.
+1. Candidates of a query are all targets in the band of any signal in use. Out go near-duplicates (above the band of
+   an image signal), all but identical captions (above the band of the caption signal) and captions that are identical
+   as text.
+2. A candidate is *near* when fewer than ``max(k / 2, targets_per_query)`` better ones were in the corpus at the time
+   when both images were, in some signal. That was settled then: later images push a target down its list, and out of
+   it only when that many closer ones arrive, but never out of the near ones.
+3. Targets are drawn among the near candidates by a hash of (seed, query, target), but what came in later waits behind
+   what was there: candidates sealed no later than the query first, then the later shards in order. Otherwise every
+   new candidate would be as likely as an old one to win a place, and a tenth more images would cost at least a tenth
+   of the pairs (measured: 91 % kept by the hash alone, 99 % and more with this rule). Without the column ``shard`` of
+   the captions table all images count as one shard.
+4. Hard negatives of a pair are drawn by the same kind of hash among all candidates that are no target of the query,
+   not a near-duplicate of the query or of the target, and share no caption with either.
 
 Cost: about 1 us per neighbour row; text is touched once per image, pairs are numbers.
 """
@@ -35,7 +37,8 @@ from mmret.settings import MineSettings
 
 __all__ = ["REASONS", "choose", "pair_scores"]
 
-REASONS = ("chosen", "near_duplicate", "near_identical_caption", "identical_caption", "not_near", "beyond_targets_per_query")
+REASONS = ("chosen", "near_duplicate", "near_identical_caption", "identical_caption", "not_near",
+           "beyond_targets_per_query")
 """What becomes of a retrieved (query, target), each exactly one of these."""
 
 _CHOSEN, _DUPLICATE, _CAPTION_ABOVE, _SAME_CAPTION, _FAR, _BEYOND = range(len(REASONS))
@@ -46,10 +49,10 @@ def choose(neighbours: pa.Table, captions: Mapping[str, str] | pa.Table, score: 
            settings: MineSettings, near_duplicates: pa.Table | None = None) -> tuple[pa.Table, dict[str, int]]:
     """Pairs of the queries in ``neighbours`` (schema ``NEIGHBOURS``, any row order), schema ``PAIRS``, and counts.
 
-    captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` choices are stable under growth.
-    score: called once with (query_id, target_id) of the chosen pairs, returns their three score columns in that order.
-    near_duplicates: more rows of the same schema, for instance those above the band in other shards, that are only asked
-    whether a negative is a near-duplicate of its target; without them only ``neighbours`` is.
+    captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` choices are stable under
+    growth. score: called once with (query_id, target_id) of the chosen pairs, returns their three score columns in
+    that order. near_duplicates: more rows of the same schema, for instance those above the band in other shards, that
+    are only asked whether a negative is a near-duplicate of its target; without them only ``neighbours`` is.
 
     The counts hold, for every reason in ``REASONS``, the distinct (query, target) retrieved that came to it, their sum
     ``retrieved``, and ``queries_without_candidates``: queries with neighbours none of which can be a target.
@@ -157,7 +160,7 @@ def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
 
 def _negatives(queries: np.ndarray, targets: np.ndarray, pool_queries: np.ndarray, pool: np.ndarray, images: Images,
                settings: MineSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Hard negatives of each pair, from its query's pool (``pool_queries`` ascend): numbers of images and how many per pair."""
+    """Hard negatives of each pair from its query's pool: numbers of images, and how many of them each pair has."""
     first = np.searchsorted(pool_queries, queries)
     sizes = np.searchsorted(pool_queries, queries, side="right") - first
     pair = np.repeat(np.arange(len(queries)), sizes)
@@ -174,8 +177,10 @@ def _negatives(queries: np.ndarray, targets: np.ndarray, pool_queries: np.ndarra
 
 def _table(slices: list[_Chosen], images: Images, score: Callable[[pa.Table], pa.Table]) -> pa.Table:
     queries, targets, bits, negatives, counts = (
-        np.concatenate([getattr(s, name) for s in slices]) for name in ("queries", "targets", "signals", "negatives", "counts"))
-    pairs = pa.table({"query_id": images.names.take(pa.array(queries)), "target_id": images.names.take(pa.array(targets))})
+        np.concatenate([getattr(s, name) for s in slices])
+        for name in ("queries", "targets", "signals", "negatives", "counts"))
+    pairs = pa.table({"query_id": images.names.take(pa.array(queries)),
+                      "target_id": images.names.take(pa.array(targets))})
     scores = score(pairs)
     if scores.num_rows != pairs.num_rows:
         raise ValueError(f"score() returned {scores.num_rows} rows for {pairs.num_rows} pairs")

@@ -1,4 +1,5 @@
-"""The images that neighbours speak of, as numbers, with what choosing must know of each: caption, shard, near-duplicates.
+"""The images that neighbours speak of, as numbers, with what choosing must know of each: caption, shard,
+near-duplicates.
 
 Text is touched once per image here, so that the choice among tens of millions of pairs is arithmetic.
 """

@@ -1,8 +1,8 @@
 """Neighbours of one shard's images: the merge of every candidate file that speaks of them.
 
-Each file holds, per query and signal, its best ``k`` in the band and its best ``k`` above it. Merging is cutting the union,
-which is associative and commutative, so files may be merged in any order or grouping, and adding a file to a finished merge
-equals merging all again. Cost: one pass per signal over the edges, about 0.5 us an edge; memory a few times the edges of one signal.
+Each file holds, per query and signal, its best ``k`` in the band and its best ``k`` above it. Merging is cutting the
+union, which is associative and commutative, so files may be merged in any order or grouping, and adding a file to a
+finished merge equals merging all again. Cost: about 0.5 us an edge; memory a few times the edges of one signal.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ _COLUMNS = ["query_id", "signal", "target_id", "score", "above_band"]
 
 
 def neighbours(edges: Iterable[pa.Table], k: int) -> pa.Table:
-    """Ranked neighbours, schema ``NEIGHBOURS``, of the queries in ``edges`` (tables with the columns of ``CANDIDATES``).
+    """Ranked neighbours, schema ``NEIGHBOURS``, of the queries in ``edges`` (tables with the columns of
+    ``CANDIDATES``).
 
-    Per query and signal the best ``k`` in the band, ranked from 0, and the best ``k`` above it, rank null; equal scores by
-    target id. Sorted by query id, signal (order of ``SIGNALS``), in the band before above it, rank. An edge that appears
-    twice counts once. The result is itself a valid input of another merge.
+    Per query and signal the best ``k`` in the band, ranked from 0, and the best ``k`` above it, rank null; equal scores
+    by target id. Sorted by query id, signal (order of ``SIGNALS``), in the band before above it, rank. An edge that
+    appears twice counts once. The result is itself a valid input of another merge.
     """
     parts: list[pa.Table] = []
     rows = settled = 0
     for table in edges:
         parts.append(table.select(_COLUMNS))
         rows += table.num_rows
-        if len(parts) > 1 and rows > 2 * settled + 1_000_000:  # keeps memory at a few lists per query however many files
+        if len(parts) > 1 and rows > 2 * settled + 1_000_000:  # memory stays at a few lists a query, whatever the files
             parts = [_merged(parts, k).select(_COLUMNS)]
             rows = settled = parts[0].num_rows
     return _merged(parts, k)
@@ -90,7 +91,8 @@ def _cut(table: pa.Table, signal: str, queries: np.ndarray, k: int) -> _Cut:
     again = np.zeros(len(by), bool)
     equal = np.flatnonzero((groups[1:] == groups[:-1]) & (scores[1:] == scores[:-1]))
     if len(equal):
-        again[equal + 1] = pc.equal(targets.take(pa.array(by[equal])), targets.take(pa.array(by[equal + 1]))).to_numpy(False)
+        one, other = targets.take(pa.array(by[equal])), targets.take(pa.array(by[equal + 1]))
+        again[equal + 1] = pc.equal(one, other).to_numpy(False)
         groups, scores, by = groups[~again], scores[~again], by[~again]
     rank = within_group(groups)
     keep = rank < k

@@ -1,12 +1,14 @@
-"""One shard's vectors of one signal, checked and made ready for the tiles: an int8 sketch that filters, the float16 that decides.
+"""One shard's vectors of one signal, checked and made ready for the tiles: an int8 sketch that filters, float16 that
+decides.
 
 Why two forms. Nearly all pairs lie below the band, so most of the arithmetic only has to prove that a pair is *not* a
 neighbour. An eight-bit product proves it with a rigorous error bound at about a ninth of the time of a float32 one (CPU
 with VNNI; tensor cores on a GPU); the few pairs it cannot rule out are scored exactly (:func:`exact`).
 
-The bound. A vector x is turned by a fixed orthogonal map (random signs, then Hadamard blocks: inner products stay, outlier
-dimensions are spread) and rounded to s*q with integer q; its error e = |x - s*q| is measured, not estimated. Then
-|x.y - s_x s_y q_x.q_y| <= |x| e_y + |y| e_x + 3 e_x e_y, which splits into one term per vector (:attr:`Block.error`).
+The bound. A vector x is turned by a fixed orthogonal map (random signs, then Hadamard blocks: inner products stay,
+outlier dimensions are spread) and rounded to s*q with integer q; its error e = |x - s*q| is measured, not estimated.
+Then |x.y - s_x s_y q_x.q_y| <= |x| e_y + |y| e_x + 3 e_x e_y, which splits into one term per vector
+(:attr:`Block.error`).
 
 Cost: one pass over the vectors, two bytes more per component while the shard is in memory.
 """
@@ -56,7 +58,7 @@ def int8_products(device: torch.device) -> bool:
 class Matrix:
     """Vectors (n, d) float16 of unit length, cut into blocks of ``tile`` rows on ``device``.
 
-    Raises UserError, naming signal, id and what to do, for a vector that is not finite, is zero or is not of unit length.
+    Raises UserError, naming signal, id and what to do, for a vector that is not finite, zero or not of unit length.
     """
 
     def __init__(self, vectors: np.ndarray, ids: Sequence[str], signal: str, tile: int, device: torch.device,
@@ -93,9 +95,9 @@ def check(vectors: np.ndarray, ids: Sequence[str], signal: str) -> None:
 def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Scores of the pairs (a[i], b[j]): the exact inner products, rounded once to float32.
 
-    ``a``, ``b``: (n, d) float16 of about unit length; ``i`` must ascend. Components are multiples of 2**-24, so products
-    are multiples of 2**-48 and every partial sum (below 2 in magnitude, by Cauchy and Schwarz) fits the 53 bits of a
-    double: no order of summation, device or tiling can change a result.
+    ``a``, ``b``: (n, d) float16 of about unit length; ``i`` must ascend. Components are multiples of 2**-24, so
+    products are multiples of 2**-48 and every partial sum (below 2 in magnitude, by Cauchy and Schwarz) fits the 53
+    bits of a double: no order of summation, device or tiling can change a result.
     """
     if not len(i):
         return np.zeros(0, np.float32)
@@ -105,7 +107,7 @@ def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.
 
 
 def gathered(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """:func:`exact` for few pairs of many rows, ``i`` in any order: memory of a few thousand rows, ten times the time a pair."""
+    """:func:`exact` for few pairs of many rows, ``i`` in any order: little memory, ten times the time a pair."""
     left, right = (torch.from_numpy(np.require(x, np.int64, ["C", "W"])).to(a.device) for x in (i, j))
     step = 2048 if a.device.type == "cpu" else _CHUNK
     parts = [(a[left[s:s + step]].double() * b[right[s:s + step]].double()).sum(1) for s in range(0, len(i), step)]
@@ -133,7 +135,7 @@ def _sampled_products() -> bool:
 
 
 def _float_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
-    """Operands for float32 products; the bound is the textbook one, d units in the last place, halved between the sides."""
+    """Operands for float32 products; the bound is the textbook one, d roundings, half of it for each side."""
     rows = vectors.float()
     error = np.full(len(rows), (1 + NORM_TOLERANCE) ** 2 * (rows.shape[1] + 1) * 2.0**-24 / 2, np.float32)
     return rows, rows.T.contiguous(), 1.0, error

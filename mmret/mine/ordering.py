@@ -1,7 +1,7 @@
 """The one order of neighbours, "best score first, then the smaller id", computed on numbers.
 
-Ids are text and there are tens of millions of rows, so text is compared only where two scores of one list are equal to the
-last bit. Cost: about 50 ns a row, 300 ns for a row that takes part in a tie.
+Ids are text and there are tens of millions of rows, so text is compared only where two scores of one list are equal to
+the last bit. Cost: about 50 ns a row, 300 ns for a row that takes part in a tie.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ against the score each row and each column still needs, exact scores of the few 
 each into the top lists (:mod:`mmret.mine.toplists`). The thresholds are sure (measured error bounds), the scores of
 what passes are exact and the order has no ties, so the result is that of brute force whatever tile, sharding or device.
 
-Cost: n*n/2 products within a shard, n*m between two; at width 512 on two cores a product takes 0.55 ns and its test 0.3.
-Memory: six bytes per entry of one tile, the sketches of two shards and their top lists; nothing grows with the corpus.
+Cost: n*n/2 products within a shard, n*m between two; at width 512 on two cores a product takes 0.55 ns and its test
+0.3. Memory: six bytes per entry of one tile, the sketches of two shards and their top lists; nothing grows with the
+corpus.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Per row the best ``k`` targets inside the band and the best ``k`` above it, kept while tiles arrive in any order.
 
-A top list is a monoid: cutting the union of two lists equals cutting all they were made from. Entries are packed into one
-unsigned 64-bit number, row | distance from the top score | target, so one vectorised sort of numbers gives the order
-"best score first, then the earlier target" exactly. Cost: 8 bytes an entry, at most ``3 * k`` entries a row in memory.
+A top list is a monoid: cutting the union of two lists equals cutting all they were made from. Entries are packed into
+one unsigned 64-bit number, row | distance from the top score | target, so one vectorised sort of numbers gives the
+order "best score first, then the earlier target" exactly. Cost: 8 bytes an entry, about ``3 * k`` entries a row in
+memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _BATCH = 65_536          # entries that may wait in a block whatever k
 
 @dataclass(frozen=True)
 class Edges:
-    """Neighbours as numbers: ``rows``, ``targets`` int32, ``scores`` float32, sorted by row, best score first, target."""
+    """Neighbours as numbers: ``rows``, ``targets`` int32, ``scores`` float32, by row, best score first, then target."""
 
     rows: np.ndarray
     targets: np.ndarray
@@ -44,7 +45,8 @@ def unordered(codes: np.ndarray) -> np.ndarray:
 
 
 class TopLists:
-    """Lists of ``rows`` rows whose targets are numbers below ``targets``; blocks of ``tile`` rows are cut independently.
+    """Lists of ``rows`` rows whose targets are numbers below ``targets``; blocks of ``tile`` rows are cut by
+    themselves.
 
     ``floor`` and ``above_floor`` (rows,) float32: an entry whose score is lower cannot enter its list any more.
     """
@@ -58,7 +60,7 @@ class TopLists:
         self._target_bits = max(targets - 1, 1).bit_length()
         self._score_bits = int(ordered(_TOP) - ordered(self.low)).bit_length()
         if min(rows, tile).bit_length() + self._score_bits + self._target_bits > 64:
-            raise UserError(f"a shard of {targets} images is too large for a band from {band.low}: use a smaller shard size")
+            raise UserError(f"a shard of {targets} images is too large for a band from {band.low}: use smaller shards")
         self._above_code = int(ordered(_TOP) - ordered(self.high))  # a code up to this one is above the band
         blocks = -(-rows // tile)
         self._cut: list[np.ndarray] = [np.zeros(0, np.uint64) for _ in range(blocks)]

@@ -1,0 +1,65 @@
+"""Where the band of an encoder should lie. One band for three spaces is unlikely to be right (the paper uses 0.8 to
+0.96 for all): the same picture pair scores 0.85 in one space and 0.55 in another, so the band is proposed from the
+corpus itself.
+
+High: where near-duplicates begin, from pairs known to be such (augmented views) or, without any, from the nearest
+neighbours of the corpus. Low: where a typical image has ``wanted`` neighbours below high, but never inside the
+background, that is among the scores that random pairs reach. Cost: a few thousand images against all, 20 us an image
+of the corpus.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmret.errors import UserError
+from mmret.settings import BandSettings
+
+QUERIES = 2_000            # images that stand for the corpus
+MISSED_DUPLICATES = 0.05   # share of the known near-duplicates that may fall into the band
+DUPLICATES_ASSUMED = 0.02  # share of images taken to have a near-duplicate where none are known
+BACKGROUND = 0.999         # quantile of the scores of random pairs that low must reach
+NARROWEST = 0.002          # width that is left of a band at least: float16 blurs scores by up to 0.001
+
+
+def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, wanted: int = 30,
+            seed: int = 0) -> BandSettings:
+    """Band for one signal.
+
+    vectors: (n, d) unit vectors of the corpus or of a sample of it, any float; near_duplicates: (m,) cosines of pairs
+    known to be near-duplicates, or None; wanted: neighbours in the band of the median image, a tenth of a corpus that
+    is small. Where so many would reach into the background (see ``BACKGROUND``), low stays above that and there are
+    fewer. Raises UserError for fewer than three vectors or vectors that are not finite.
+    """
+    vectors = np.asarray(vectors)
+    count = len(vectors)
+    if count < 3:
+        raise UserError(f"a band cannot be proposed from {count} images: set low and high, for example 0.8 and 0.96")
+    if not np.isfinite(vectors).all():
+        raise UserError("a band cannot be proposed from vectors that are not finite: encode the images again")
+    scores, background = _scores(vectors.astype(np.float32, copy=False), seed)
+    known = near_duplicates is not None and len(near_duplicates) > 0
+    nearest, share = (near_duplicates, MISSED_DUPLICATES) if known else (scores[:, 0], 1 - DUPLICATES_ASSUMED)
+    high = float(np.clip(np.quantile(nearest, share), -1 + 2 * NARROWEST, 1 - NARROWEST))
+    below = (scores >= high).sum(1)  # near-duplicates of each query come first
+    place = np.minimum(below + max(1, min(wanted, count // 10)) - 1, scores.shape[1] - 1)
+    low = float(np.median(np.take_along_axis(scores, place[:, None], 1)))
+    low = min(max(low, float(np.quantile(background, BACKGROUND))), high - NARROWEST)
+    return BandSettings(low=round(low, 4), high=round(high, 4))
+
+
+def _scores(vectors: np.ndarray, seed: int, kept: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """Best scores of a sample of images against all others, (q, kept) descending, and those of random pairs."""
+    rng = np.random.default_rng(seed)
+    count = len(vectors)
+    queries = np.sort(rng.choice(count, min(QUERIES, count), replace=False))
+    kept = min(kept, count - 1)
+    best = np.empty((len(queries), kept), np.float32)
+    for start in range(0, len(queries), 64):
+        chosen = queries[start:start + 64]
+        scores = vectors[chosen] @ vectors.T
+        scores[np.arange(len(chosen)), chosen] = -np.inf
+        best[start:start + 64] = -np.sort(-np.partition(scores, count - kept, axis=1)[:, count - kept:], axis=1)
+    one, other = rng.integers(count, size=(2, 100_000))
+    one, other = one[one != other], other[one != other]
+    return best, np.einsum("nd,nd->n", vectors[one], vectors[other])
