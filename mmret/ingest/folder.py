@@ -66,7 +66,12 @@ class Folder:
         return real, found
 
     def row_of_file(self, row: Row, seen: SpillSet | None = None) -> Row:
-        """``row`` with size and time of its file, or the reason why it has none; the real path goes to ``seen``."""
+        """``row`` with size and time of its file, or the reason why it has none.
+
+        The names under which a walk would meet the file, as a link or where it really lies, go to ``seen``.
+        """
+        if seen is not None:
+            seen.add(os.path.normpath(row.path.replace("\\", "/")))
         try:
             real, found = self.locate(row.path)
         except Unreadable as why:

@@ -22,6 +22,8 @@ NAMES = ("captions", "manifest", "metadata")
 _LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
 _PEEKED = 100       # records looked at to learn the columns of a JSON-lines file
 
+_NOT_PATHS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_nested)
+
 Record = tuple[int, dict[str, Any] | str]
 """Line number, counted from 1, and the columns, or the text of what is wrong with the line."""
 
@@ -125,7 +127,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from None
     with file:
         for field in file.schema_arrow:
-            if field.name in IMAGE_COLUMNS and (pa.types.is_binary(field.type) or pa.types.is_nested(field.type)):
+            if field.name in IMAGE_COLUMNS and any(test(field.type) for test in _NOT_PATHS):
                 raise UserError(f"{path}: column {field.name} holds {field.type}, not paths; write the pictures to "
                                 "files beside the manifest and their paths into the column")
         number = 0

@@ -1,5 +1,5 @@
 """Invariants: every mode becomes the same 8-bit RGB that a person would see; whatever inspect passes, open_rgb opens;
-a file that is no picture has a reason; the number of pixels is judged before any is decoded; no bytes crash the decoder."""
+a file that is no picture has a reason; pixels are counted before any is decoded; no bytes crash the decoder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def reason(data: bytes, choices: IngestSettings | None = None) -> str:
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.95])
-@pytest.mark.parametrize("data", [png(), jpeg(), encoded(picture(), "JPEG", progressive=True), encoded(picture(), "GIF"),
-                                  encoded(picture(), "BMP"), encoded(picture(), "WEBP", lossless=True)],
+@pytest.mark.parametrize("data", [png(), jpeg(), encoded(picture(), "JPEG", progressive=True),
+                                  encoded(picture(), "GIF"), encoded(picture(), "BMP"),
+                                  encoded(picture(), "WEBP", lossless=True)],
                          ids=["png", "jpeg", "progressive", "gif", "bmp", "webp"])
 def test_a_cut_file_is_truncated(data: bytes, cut: float):
     inspect(data)
