@@ -36,5 +36,4 @@ def evaluate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
 
     from mmret.cli.summary import print_before_after
 
-    print_before_after([{"recipe": r, "benchmark": triplets.name, "metric": m, "value": v, "queries": len(queries), "gallery": gallery}
-                        for r, metrics in results.items() for m, v in metrics.items()], Console())
+    print_before_after({triplets.name: {"queries": len(queries), "gallery": gallery, **results}}, Console())

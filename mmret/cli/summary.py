@@ -33,11 +33,12 @@ def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
         "partitions_computed": outcome.partitions,
         "seconds": {t: round(s, 2) for t, s in outcome.seconds.items()},
         "rejects": {r["values"]: r["counts"] for r in rejects},
+        "retrieved_targets": sum(f.notes["reasons"].pop("retrieved", 0) for f in pairs if "reasons" in f.notes),
         "queries_with_pairs": sum(f.notes.get("queries", 0) for f in pairs),
         "pair_reasons": _added(f.notes.get("reasons", {}) for f in pairs),
         "annotation_reasons": _added(f.notes.get("reasons", {}) for f in [*described, *facts["instructions"]]),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
-        "evaluations": evaluations.select("recipe", "benchmark", "metric", "value", "queries", "gallery").to_dicts(),
+        "evaluations": nested(evaluations.to_dicts()),
         "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
         "total_seconds": round(outcome.total, 2),
     }
@@ -48,7 +49,16 @@ def _added(counts: Any) -> dict[str, int]:
     for each in counts:
         for reason, n in each.items():
             total[reason] = total.get(reason, 0) + n
-    return dict(sorted(total.items()))
+    return {reason: n for reason, n in sorted(total.items()) if n}
+
+
+def nested(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of ``evaluations`` as ``{benchmark: {"queries", "gallery", recipe: {metric: percent}}}``."""
+    out: dict[str, Any] = {}
+    for row in rows:
+        benchmark = out.setdefault(row["benchmark"], {"queries": row["queries"], "gallery": row["gallery"]})
+        benchmark.setdefault(row["recipe"], {})[row["metric"]] = round(row["value"], 3)
+    return out
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -64,8 +74,10 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         console.print("Nothing to do: every stage is up to date.", style="bold")
     else:
         console.print(f"Done in {clock(summary['total_seconds'])}.", style="bold")
-    for name, key in (("rejected images", "rejects"), ("pairs not taken", "pair_reasons"), ("texts not written", "annotation_reasons")):
-        if counts := {r: n for r, n in summary[key].items() if r != "chosen"}:
+    retrieved = f"of {summary['retrieved_targets']:,} targets retrieved, not taken"
+    for name, key in (("rejected images", "rejects"), (retrieved, "pair_reasons"), ("texts not written", "annotation_reasons")):
+        counts = {r: n for r, n in summary[key].items() if r not in ("chosen", "queries_without_candidates")}
+        if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
@@ -84,7 +96,7 @@ def _explain_pairs(summary: dict[str, Any], console: Console) -> None:
     if not images:
         return
     share = queries / images
-    bands = ", ".join(f"{s} {low:.2f} to {high:.2f}" for s, (low, high) in summary["bands"].items())
+    bands = ", ".join(f"{s} {low:.3f} to {high:.3f}" for s, (low, high) in summary["bands"].items())
     text = f"pairs: {summary['rows']['pairs']:,} for {queries:,} of {images:,} images ({share:.0%}); bands {bands}"
     if share < 0.5:
         text += ("\n  Few images have a neighbour that is alike yet different: this corpus is sparse in the three spaces. "
@@ -92,16 +104,15 @@ def _explain_pairs(summary: dict[str, Any], console: Console) -> None:
     console.print(Text(text))
 
 
-def print_before_after(evaluations: list[dict[str, Any]], console: Console) -> None:
+def print_before_after(evaluations: dict[str, Any], console: Console) -> None:
     """Composed retrieval of every recipe beside the untrained model, per benchmark; below, what image or text alone find."""
-    for benchmark in dict.fromkeys(e["benchmark"] for e in evaluations):
-        rows = [e for e in evaluations if e["benchmark"] == benchmark]
-        ks = list(dict.fromkeys(e["metric"].split()[-1] for e in rows))
-        table = Table("model", *ks, box=box.SIMPLE_HEAD, title_justify="left", title=f"{benchmark}: {rows[0]['queries']:,} "
-                      f"queries over {rows[0]['gallery']:,} images, percent")
-        for recipe in sorted({e["recipe"] for e in rows}, key=lambda r: (r != "untrained", r)):
-            values = {e["metric"]: e["value"] for e in rows if e["recipe"] == recipe}
+    for benchmark, figures in evaluations.items():
+        recipes = {name: values for name, values in figures.items() if isinstance(values, dict)}
+        ks = list(dict.fromkeys(metric.split()[-1] for values in recipes.values() for metric in values))
+        table = Table("model", *ks, box=box.SIMPLE_HEAD)
+        for recipe, values in sorted(recipes.items(), key=lambda item: (item[0] != "untrained", item[0])):
             for part, named in (("", recipe), ("image ", "  its image alone"), ("text ", "  its text alone")):
                 if f"{part}{ks[0]}" in values:
                     table.add_row(named, *(f"{values[part + k]:.1f}" for k in ks), style="dim" if part else "")
+        console.print(Text(f"{benchmark}: {figures['queries']:,} queries over {figures['gallery']:,} images, percent"))
         console.print(table)
