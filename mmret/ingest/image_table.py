@@ -7,7 +7,7 @@ before anything is read, so nothing is stored twice. Cost: one pass over the id 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,15 +22,16 @@ _UNINDEXED = 20_000  # rows without an entry in the scalar index before it is bu
 log = logging.getLogger(__name__)
 
 
-def stored(table: Any, shard: str, wanted: Mapping[str, Any]) -> dict[str, int]:
+def stored(table: Any, shard: str, wanted: Mapping[str, Any],
+           elsewhere: Callable[[list[str]], set[str]]) -> dict[str, int]:
     """Row ids of those images of ``wanted`` that the table holds.
 
     Rows of this shard that are not wanted, and second copies of one image, are deleted: a shard whose manifest or
-    settings changed leaves nothing behind.
+    settings changed leaves nothing behind. ``elsewhere`` tells which of some ids another shard wants; those stay.
     """
     ids = pa.array(list(wanted), pa.string())
     found: dict[str, int] = {}
-    stray: list[int] = []
+    stray: dict[int, str] = {}
     for batch in table.search().select(["image_id", "shard"]).with_row_id(True).to_batches(_SCANNED):
         known = pc.is_in(batch["image_id"], ids)
         here = batch.filter(pc.or_(known, pc.equal(batch["shard"], shard)))
@@ -38,8 +39,9 @@ def stored(table: Any, shard: str, wanted: Mapping[str, Any]) -> dict[str, int]:
             if image_id in wanted and image_id not in found:
                 found[image_id] = row_id
             else:
-                stray.append(row_id)
-    for some in _pieces(stray):
+                stray[row_id] = image_id
+    kept = elsewhere(sorted(set(stray.values()) - wanted.keys())) if stray else set()
+    for some in _pieces([row_id for row_id, image_id in stray.items() if image_id not in kept]):
         table.delete(f"_rowid IN ({', '.join(map(str, some))})")
     return found
 

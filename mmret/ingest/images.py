@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmret.ingest import image_table
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
@@ -42,7 +44,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     manifest = lake.read("corpus_manifest", shard).sort_by("position").to_pylist()
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
     table = lake.lance("images", IMAGES)
-    row_ids = image_table.stored(table, shard, wanted)
+    row_ids = image_table.stored(table, shard, wanted, partial(_wanted_by_any, lake))
     images: dict[str, Row] = {}
     for image_id, found in image_table.describe(table, row_ids.values()).items():
         if found == _index_row(wanted[image_id], _inspected(found)) and _still_fits(wanted[image_id], found, settings):
@@ -63,6 +65,11 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     lake.write("images", shard, pa.Table.from_pylist(index, schema=IMAGES_INDEX), inputs)
     return {"images": len(index), "rejects": len(rejects), "computed": len(missing),
             "by_reason": dict(sorted(Counter(row["reason"] for row in rejects).items()))}
+
+
+def _wanted_by_any(lake: Lake, image_ids: list[str]) -> set[str]:
+    listed = pc.field("image_id").isin(image_ids) & pc.field("reason").is_null()
+    return set(lake.read("corpus_manifest", columns=["image_id"], filters=listed)["image_id"].to_pylist())
 
 
 def _store(table: Any, rows: list[Row], row_ids: dict[str, int], settings: IngestSettings,

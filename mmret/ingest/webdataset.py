@@ -93,6 +93,9 @@ class TarSource:
                 for member in tar:
                     tar.members = []  # tarfile would keep every header
                     _take(index, member, refuse)
+                tar.fileobj.seek(tar.offset)  # tarfile takes a damaged header for the end
+                if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise EOFError("cut or damaged before its end mark")
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             refuse(os.path.basename(self.root), "damaged_tar", f"members from here on cannot be read: {error}")
         return index
