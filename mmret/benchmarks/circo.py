@@ -28,8 +28,17 @@ from mmret.errors import UserError
 
 RANKS = (5, 10, 25, 50)
 DEPTH = 50
-ASPECTS = ("cardinality", "addition", "negation", "direct_addressing", "compare_change", "comparative_statement",
-           "statement_with_conjunction", "spatial_relations_background", "viewpoint")
+ASPECTS = (
+    "cardinality",
+    "addition",
+    "negation",
+    "direct_addressing",
+    "compare_change",
+    "comparative_statement",
+    "statement_with_conjunction",
+    "spatial_relations_background",
+    "viewpoint",
+)
 LAST_COCO_ID = 581_931
 """The highest image id of COCO 2017 unlabeled, the gallery of both splits (123,403 images, ids from 8)."""
 INFO = "image_info_unlabeled2017.json"
@@ -65,8 +74,17 @@ def load(path: Path) -> Annotations:
     file = require_annotations(path, "CIRCO", "val.json", "test.json")
     entries = rows(read_json(file), file, "id", "reference_img_id", "relative_caption", "shared_concept")
     queries = tuple(
-        Query(e["id"], e["reference_img_id"], e["relative_caption"], e["shared_concept"], e.get("target_img_id"),
-              tuple(e.get("gt_img_ids") or ()), tuple(e.get("semantic_aspects") or ())) for e in entries)
+        Query(
+            e["id"],
+            e["reference_img_id"],
+            e["relative_caption"],
+            e["shared_concept"],
+            e.get("target_img_id"),
+            tuple(e.get("gt_img_ids") or ()),
+            tuple(e.get("semantic_aspects") or ()),
+        )
+        for e in entries
+    )
     for q in queries:
         if type(q.id) is not int or type(q.reference) is not int or any(type(i) is not int for i in q.ground_truths):
             raise UserError(f"{file}: query {q.id!r}: ids must be JSON integers")
@@ -74,16 +92,24 @@ def load(path: Path) -> Annotations:
             raise UserError(f"{file}: query {q.id} has a target but no gt_img_ids")
     if len({q.id for q in queries}) < len(queries):
         raise UserError(f"{file}: a query id occurs twice")
-    return Annotations(file, queries, _gallery(file))
+    return Annotations(
+        file, queries, gallery_beside(file.parent) or gallery_beside(file.parent.parent) or _corpus(file)
+    )
 
 
-def _gallery(file: Path) -> tuple[int, ...] | None:
-    for folder in (file.parent, file.parent.parent):
-        for info in (folder / INFO, folder / "COCO2017_unlabeled" / "annotations" / INFO):
-            if info.is_file():
-                return tuple(image["id"] for image in read_json(info)["images"])
+def gallery_beside(folder: Path) -> tuple[int, ...] | None:
+    """Image ids of COCO's list of unlabeled pictures, in its order, where it lies in ``folder`` or the official places
+    below.
+    """
+    for info in (folder / INFO, folder / "annotations" / INFO, folder / "COCO2017_unlabeled" / "annotations" / INFO):
+        if info.is_file():
+            return tuple(image["id"] for image in read_json(info)["images"])
+    return None
+
+
+def _corpus(file: Path) -> tuple[int, ...] | None:
     if corpus := beside(file, "circo_corpus.jsonl"):  # MegaPairs' form of the same list
-        with (gzip.open(corpus, "rt") if corpus.suffix == ".gz" else open(corpus)) as lines:
+        with gzip.open(corpus, "rt") if corpus.suffix == ".gz" else open(corpus) as lines:
             return tuple(json.loads(line)["content"] for line in lines)
     return None
 
@@ -96,8 +122,10 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     truth = load(annotations)
     rankings, notes = read_predictions(truth, predictions, options.partial)
     if truth.hidden:
-        raise UserError(f"{truth.path} is CIRCO's test split, whose ground truths are hidden: {predictions} is "
-                        "well-formed; submit it at https://circo.micc.unifi.it, or score validation predictions")
+        raise UserError(
+            f"{truth.path} is CIRCO's test split, whose ground truths are hidden: {predictions} is "
+            "well-formed; submit it at https://circo.micc.unifi.it, or score validation predictions"
+        )
     if options.remove_reference:
         reference = {q.id: q.reference for q in truth.queries}
         rankings = {i: [x for x in ranking if x != reference[i]] for i, ranking in rankings.items()}
@@ -126,11 +154,14 @@ def metrics(queries: Sequence[Query], rankings: Mapping[int, Sequence[int]]) -> 
     queries = [q for q in queries if q.id in rankings]
     precision = {k: [average_precision(rankings[q.id], q.ground_truths, k) for q in queries] for k in RANKS}
     recall = {k: [100.0 * (q.target in rankings[q.id][:k]) for q in queries] for k in RANKS}
-    semantic = {aspect: [ap for q, ap in zip(queries, precision[10], strict=True) if aspect in q.aspects]
-                for aspect in ASPECTS}
-    return {"mAP": {str(k): mean(precision[k]) for k in RANKS},
-            "Recall": {str(k): mean(recall[k]) for k in RANKS},
-            "semantic_mAP@10": {aspect: mean(values) for aspect, values in semantic.items()}}
+    semantic = {
+        aspect: [ap for q, ap in zip(queries, precision[10], strict=True) if aspect in q.aspects] for aspect in ASPECTS
+    }
+    return {
+        "mAP": {str(k): mean(precision[k]) for k in RANKS},
+        "Recall": {str(k): mean(recall[k]) for k in RANKS},
+        "semantic_mAP@10": {aspect: mean(values) for aspect, values in semantic.items()},
+    }
 
 
 def average_precision(ranking: Sequence[int], truths: Sequence[int], k: int) -> float:

@@ -69,10 +69,20 @@ def load(path: Path) -> Annotations:
     for e in rows(read_json(file), file, "pairid", "reference", "caption", "img_set"):
         members = e["img_set"].get("members") if isinstance(e["img_set"], dict) else None
         if type(e["pairid"]) is not int or not isinstance(members, list) or e["reference"] not in members:
-            raise UserError(f"{file}: pairid {e['pairid']!r} is malformed: an integer id and a set of members with the "
-                            "reference among them are expected")
-        queries.append(Query(e["pairid"], e["reference"], e["caption"], tuple(members), e.get("target_hard"),
-                             e.get("target_soft") or {}))
+            raise UserError(
+                f"{file}: pairid {e['pairid']!r} is malformed: an integer id and a set of members with the "
+                "reference among them are expected"
+            )
+        queries.append(
+            Query(
+                e["pairid"],
+                e["reference"],
+                e["caption"],
+                tuple(members),
+                e.get("target_hard"),
+                e.get("target_soft") or {},
+            )
+        )
     if len({q.id for q in queries}) < len(queries):
         raise UserError(f"{file}: a pairid occurs twice")
     return Annotations(file, tuple(queries), _gallery(file, queries))
@@ -102,16 +112,19 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     else:
         notes.append("no --subset-predictions file: R_subset is not scored")
     if truth.hidden:
-        raise UserError(f"{truth.path} has no targets (CIRR's test split): the files are well-formed; submit them at "
-                        "http://cirr.cecs.anu.edu.au, or score validation predictions against cap.rc2.val.json")
+        raise UserError(
+            f"{truth.path} has no targets (CIRR's test split): the files are well-formed; submit them at "
+            "http://cirr.cecs.anu.edu.au, or score validation predictions against cap.rc2.val.json"
+        )
     values = metrics(truth.queries, rankings, subset)
     if options.soft:
         values["soft"] = soft_metrics(truth.queries, rankings, subset)
     return Scores("cirr", values, len(rankings), tuple(notes))
 
 
-def read_predictions(truth: Annotations, path: Path, metric: str,
-                     partial: bool = False) -> tuple[dict[int, list[str]], list[str]]:
+def read_predictions(
+    truth: Annotations, path: Path, metric: str, partial: bool = False
+) -> tuple[dict[int, list[str]], list[str]]:
     """Rankings by pairid without the reference, and notes. Raises UserError with every problem found."""
     data = dict(predictions_object(path, read_json(path), f'a CIRR submission with "metric": "{metric}"'))
     _check_header(path, data, metric)
@@ -128,19 +141,24 @@ def read_predictions(truth: Annotations, path: Path, metric: str,
     notes = list(findings.finish())
     if listed := sum(queries[key].reference in ranking for key, ranking in data.items()):
         notes.append(f"{listed} {metric} lists contain the query's own reference image; it was removed before scoring")
-    rankings = {queries[key].id: [name for name in ranking if name != queries[key].reference]
-                for key, ranking in data.items()}
+    rankings = {
+        queries[key].id: [name for name in ranking if name != queries[key].reference] for key, ranking in data.items()
+    }
     references = {q.reference for q in truth.queries}
     if metric == "recall" and len(references) < len(gallery) and all(map(references.issuperset, rankings.values())):
-        notes.append("every predicted image is the reference of some query: was the gallery cut down to references? "
-                     f"CIRR's is the whole split ({len(gallery)} images)")
+        notes.append(
+            "every predicted image is the reference of some query: was the gallery cut down to references? "
+            f"CIRR's is the whole split ({len(gallery)} images)"
+        )
     return rankings, notes
 
 
 def _check_header(path: Path, data: dict[str, Any], metric: str) -> None:
     if "version" not in data or "metric" not in data:
-        raise UserError(f'{path} lacks the entry "version" or "metric" of a CIRR submission: add '
-                        f'"version": "{VERSION}" and "metric": "{metric}". It looks like {recognise(data)}')
+        raise UserError(
+            f'{path} lacks the entry "version" or "metric" of a CIRR submission: add '
+            f'"version": "{VERSION}" and "metric": "{metric}". It looks like {recognise(data)}'
+        )
     version, given = data.pop("version"), data.pop("metric")
     if version != VERSION:
         raise UserError(f'{path} is for version {version!r} of CIRR; only "{VERSION}" is scored')
@@ -149,11 +167,13 @@ def _check_header(path: Path, data: dict[str, Any], metric: str) -> None:
         raise UserError(f'{path} has "metric": {given!r} where "{metric}" is expected{other}')
 
 
-def metrics(queries: Sequence[Query], rankings: Mapping[int, Sequence[str]],
-            subset: Mapping[int, Sequence[str]] | None) -> dict[str, Any]:
+def metrics(
+    queries: Sequence[Query], rankings: Mapping[int, Sequence[str]], subset: Mapping[int, Sequence[str]] | None
+) -> dict[str, Any]:
     """R and Rs in percent by hard targets; the reference must be gone from the lists. Rs only where ``subset`` is
     given.
     """
+
     def hits(lists: Mapping[int, Sequence[str]], k: int) -> float | None:
         return mean([100.0 * (q.target in lists[q.id][:k]) for q in queries if q.id in lists])
 
@@ -163,12 +183,19 @@ def metrics(queries: Sequence[Query], rankings: Mapping[int, Sequence[str]],
     return values
 
 
-def soft_metrics(queries: Sequence[Query], rankings: Mapping[int, Sequence[str]],
-                 subset: Mapping[int, Sequence[str]] | None) -> dict[str, Any]:
+def soft_metrics(
+    queries: Sequence[Query], rankings: Mapping[int, Sequence[str]], subset: Mapping[int, Sequence[str]] | None
+) -> dict[str, Any]:
     """The authors' own reading: the best ``target_soft`` weight among the first k, never below 0, in percent."""
+
     def best(lists: Mapping[int, Sequence[str]], k: int) -> float | None:
-        return mean([100.0 * max([0.0, *(q.soft_targets.get(name, 0.0) for name in lists[q.id][:k])])
-                     for q in queries if q.id in lists])
+        return mean(
+            [
+                100.0 * max([0.0, *(q.soft_targets.get(name, 0.0) for name in lists[q.id][:k])])
+                for q in queries
+                if q.id in lists
+            ]
+        )
 
     deepest = min(map(len, rankings.values()), default=0)
     values: dict[str, Any] = {"R": {str(k): best(rankings, k) for k in SOFT_RANKS if k <= max(deepest, DEPTH)}}

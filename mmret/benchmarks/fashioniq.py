@@ -82,8 +82,10 @@ def _category(name: str, file: Path) -> Category:
         gallery = tuple(names)
     category = Category(name, file, queries, gallery)
     if gallery is not None and (lost := category.union.difference(gallery)):
-        raise UserError(f"{split} and {file} do not belong together: {len(lost)} images of the captions, "
-                        f"{min(lost)} for one, are not in the split")
+        raise UserError(
+            f"{split} and {file} do not belong together: {len(lost)} images of the captions, "
+            f"{min(lost)} for one, are not in the split"
+        )
     return category
 
 
@@ -93,11 +95,14 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     Raises UserError for malformed files. A file with fewer than three categories is scored, and the notes say so.
     """
     truth = load(annotations)
-    data = predictions_object(predictions, read_json(predictions),
-                              'FashionIQ predictions {"dress": [[50 ASINs], ...], ...}')
+    data = predictions_object(
+        predictions, read_json(predictions), 'FashionIQ predictions {"dress": [[50 ASINs], ...], ...}'
+    )
     if unknown := [name for name in data if name not in CATEGORIES]:
-        raise UserError(f"{predictions}: {unknown[0]!r} is no FashionIQ category ({', '.join(CATEGORIES)}); "
-                        f"the file looks like {recognise(data)}")
+        raise UserError(
+            f"{predictions}: {unknown[0]!r} is no FashionIQ category ({', '.join(CATEGORIES)}); "
+            f"the file looks like {recognise(data)}"
+        )
     values: dict[str, Any] = {}
     notes: list[str] = []
     for name in [c for c in CATEGORIES if c in data]:
@@ -109,15 +114,18 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
             raise UserError(f"{truth[name].path} has no targets: only the validation split can be scored")
         values[name] = metrics(truth[name].queries, rankings)
     if missing := [c for c in CATEGORIES if c not in values]:
-        notes.append(f"mean over {', '.join(values)} only: FashionIQ's number is the mean of three categories "
-                     f"({', '.join(missing)} not predicted)")
+        notes.append(
+            f"mean over {', '.join(values)} only: FashionIQ's number is the mean of three categories "
+            f"({', '.join(missing)} not predicted)"
+        )
     scored = sum(len(truth[name].queries) for name in values)
     values["mean"] = average(values)
     return Scores("fashioniq", values, scored, tuple(notes))
 
 
-def read_predictions(category: Category, lists: Any, path: Path,
-                     options: ScoreOptions) -> tuple[list[list[str]], list[str]]:
+def read_predictions(
+    category: Category, lists: Any, path: Path, options: ScoreOptions
+) -> tuple[list[list[str]], list[str]]:
     """Checked rankings of one category in file order, and notes. An empty list stands for a query without
     predictions.
     """
@@ -125,8 +133,12 @@ def read_predictions(category: Category, lists: Any, path: Path,
     findings = Findings(path, options.partial)
     findings.check_count(lists, len(category.queries), name, category.path.name)
     pool = len(gallery) if gallery is not None and options.gallery == "original" else len(category.union)
-    rule = ListRule(str, "ASIN", min(DEPTH, pool) if gallery is not None else DEPTH,
-                    frozenset(gallery) if gallery is not None else None)
+    rule = ListRule(
+        str,
+        "ASIN",
+        min(DEPTH, pool) if gallery is not None else DEPTH,
+        frozenset(gallery) if gallery is not None else None,
+    )
     for index, ranking in enumerate(lists):
         findings.check_list(f"{name} query {index}", ranking, rule)
     notes = list(findings.finish())
@@ -136,8 +148,9 @@ def read_predictions(category: Category, lists: Any, path: Path,
     return rankings, notes + more
 
 
-def _reduce(category: Category, lists: Sequence[Sequence[str]],
-            options: ScoreOptions) -> tuple[list[list[str]], list[str]]:
+def _reduce(
+    category: Category, lists: Sequence[Sequence[str]], options: ScoreOptions
+) -> tuple[list[list[str]], list[str]]:
     """Apply the choices of gallery and reference removal."""
     union, notes = category.union, []
     rankings = [list(ranking) for ranking in lists]
@@ -145,13 +158,19 @@ def _reduce(category: Category, lists: Sequence[Sequence[str]],
     if options.gallery == "union":
         rankings = [[a for a in ranking if a in union] for ranking in rankings]
         if any(len(r) < min(DEPTH, len(union)) for r in rankings):
-            raise UserError(f"{category.name}: scoring over the smaller gallery needs {DEPTH} of its images in every "
-                            "list; give rankings of the whole split, or rankings made over that gallery")
-        notes.append(f"{category.name}: gallery of {len(union)} references and targets, not the original split; "
-                     "compare only with papers that say so")
+            raise UserError(
+                f"{category.name}: scoring over the smaller gallery needs {DEPTH} of its images in every "
+                "list; give rankings of the whole split, or rankings made over that gallery"
+            )
+        notes.append(
+            f"{category.name}: gallery of {len(union)} references and targets, not the original split; "
+            "compare only with papers that say so"
+        )
     elif smaller and len(rankings) >= 20 and all(map(union.issuperset, rankings)):
-        notes.append(f"{category.name}: every predicted image is a reference or a target; a ranking of those "
-                     f"{len(union)} images alone is not comparable: the gallery has {len(category.gallery or ())}")
+        notes.append(
+            f"{category.name}: every predicted image is a reference or a target; a ranking of those "
+            f"{len(union)} images alone is not comparable: the gallery has {len(category.gallery or ())}"
+        )
     if options.remove_reference:
         rankings = [[a for a in r if a != q.reference] for q, r in zip(category.queries, rankings, strict=False)]
         notes.append(f"{category.name}: the reference image was removed: not comparable with published numbers")
@@ -160,8 +179,10 @@ def _reduce(category: Category, lists: Sequence[Sequence[str]],
 
 def metrics(queries: Sequence[Query], rankings: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """Hit rates in percent over the queries that have a ranking (all of them unless a partial file was allowed)."""
-    return {f"R@{k}": mean([100.0 * (q.target in ranking[:k]) for q, ranking in zip(queries, rankings, strict=False)])
-            for k in RANKS}
+    return {
+        f"R@{k}": mean([100.0 * (q.target in ranking[:k]) for q, ranking in zip(queries, rankings, strict=False)])
+        for k in RANKS
+    }
 
 
 def average(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:

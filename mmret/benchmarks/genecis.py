@@ -77,11 +77,18 @@ def _task(name: str, file: Path) -> Task:
         if not isinstance(entry["gallery"], list) or not entry["gallery"]:
             raise UserError(f"{file}: template {index} has no gallery")
         try:
-            templates.append(Template(entry["condition"], _picture(entry["reference"]),
-                                      tuple(map(_picture, [entry["target"], *entry["gallery"]]))))
+            templates.append(
+                Template(
+                    entry["condition"],
+                    _picture(entry["reference"]),
+                    tuple(map(_picture, [entry["target"], *entry["gallery"]])),
+                )
+            )
         except (KeyError, TypeError, ValueError):
-            raise UserError(f'{file}: template {index}: a picture must be {{"val_image_id": int}} or '
-                            '{"image_id": str, "instance_bbox": [x, y, w, h]}') from None
+            raise UserError(
+                f'{file}: template {index}: a picture must be {{"val_image_id": int}} or '
+                '{"image_id": str, "instance_bbox": [x, y, w, h]}'
+            ) from None
     return Task(name, file, tuple(templates))
 
 
@@ -99,11 +106,16 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     Every list must be a permutation of its template's candidates. Raises UserError for malformed files.
     """
     truth = load(annotations)
-    data = predictions_object(predictions, read_json(predictions),
-                              'GeneCIS predictions {"focus_attribute": [[candidate positions], ...], ...}')
+    data = predictions_object(
+        predictions,
+        read_json(predictions),
+        'GeneCIS predictions {"focus_attribute": [[candidate positions], ...], ...}',
+    )
     if unknown := [name for name in data if name not in TASKS]:
-        raise UserError(f"{predictions}: {unknown[0]!r} is no GeneCIS task ({', '.join(TASKS)}); "
-                        f"the file looks like {recognise(data)}")
+        raise UserError(
+            f"{predictions}: {unknown[0]!r} is no GeneCIS task ({', '.join(TASKS)}); "
+            f"the file looks like {recognise(data)}"
+        )
     values: dict[str, Any] = {}
     notes: list[str] = []
     for name in [t for t in TASKS if t in data]:
@@ -113,8 +125,10 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
         notes += more
         values[name] = metrics(rankings)
     if missing := [t for t in TASKS if t not in values]:
-        notes.append(f"mean over {', '.join(values)} only: GeneCIS's figure is the mean R@1 of four tasks "
-                     f"({', '.join(missing)} not predicted)")
+        notes.append(
+            f"mean over {', '.join(values)} only: GeneCIS's figure is the mean R@1 of four tasks "
+            f"({', '.join(missing)} not predicted)"
+        )
     scored = sum(len(truth[name].templates) for name in values)
     values["mean"] = average(values)
     return Scores("genecis", values, scored, tuple(notes))

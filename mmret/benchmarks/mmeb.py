@@ -69,8 +69,9 @@ def _task_list(path: Path) -> dict[str, DataSet]:
     for entry in rows(read_json(path), path, "dataset", "meta_task", "split"):
         if entry["split"] not in ("IND", "OOD") or entry["dataset"] in found:
             raise UserError(f"{path}: {entry['dataset']}: listed twice, or its split is neither IND nor OOD")
-        found[entry["dataset"]] = DataSet(entry["dataset"], entry["meta_task"], entry["split"],
-                                          stated=entry.get("queries"))
+        found[entry["dataset"]] = DataSet(
+            entry["dataset"], entry["meta_task"], entry["split"], stated=entry.get("queries")
+        )
     return found
 
 
@@ -91,8 +92,9 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     fewer sets is scored over those it has, and the notes say so.
     """
     truth = load(annotations)
-    data = predictions_object(predictions, read_json(predictions),
-                              'MMEB predictions {"set name": [[candidate positions], ...], ...}')
+    data = predictions_object(
+        predictions, read_json(predictions), 'MMEB predictions {"set name": [[candidate positions], ...], ...}'
+    )
     for name in data:
         if name not in truth:
             near = difflib.get_close_matches(name, truth, 1)
@@ -107,8 +109,10 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
         notes += more
         sets[name] = hit_at_1(rankings)
     if missing := [name for name in truth if name not in sets]:
-        notes.append(f"partial: {len(sets)} of {len(truth)} sets; the means are over these only and are no MMEB scores "
-                     f"(no predictions for {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''})")
+        notes.append(
+            f"partial: {len(sets)} of {len(truth)} sets; the means are over these only and are no MMEB scores "
+            f"(no predictions for {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''})"
+        )
     return Scores("mmeb", {"sets": sets, **aggregate(sets, truth)}, sum(len(data[n]) for n in sets), tuple(notes))
 
 
@@ -116,8 +120,10 @@ def read_predictions(data: DataSet, lists: Any, path: Path, partial: bool = Fals
     """Checked rankings of one set, and notes."""
     findings = Findings(path, partial)
     if not isinstance(lists, list) or not lists:
-        raise UserError(f"{path}: {data.name} must be a non-empty list with one ranking a query"
-                        + ("; scores are not predictions" if isinstance(lists, float | int) else ""))
+        raise UserError(
+            f"{path}: {data.name} must be a non-empty list with one ranking a query"
+            + ("; scores are not predictions" if isinstance(lists, float | int) else "")
+        )
     if data.candidates is not None:
         findings.check_count(lists, len(data.candidates), data.name, "the parquet files")
     elif data.stated is not None and len(lists) != data.stated:
@@ -143,7 +149,9 @@ def aggregate(sets: Mapping[str, float], table: Mapping[str, DataSet] | None = N
     given = [table[name] for name in sets]
     metas = list(dict.fromkeys(data.meta for data in table.values()))
     by_meta = {meta: mean([sets[d.name] for d in given if d.meta == meta]) for meta in metas}
-    return {"meta": {meta: value for meta, value in by_meta.items() if value is not None},
-            "IND": mean([sets[d.name] for d in given if d.split == "IND"]),
-            "OOD": mean([sets[d.name] for d in given if d.split == "OOD"]),
-            "overall": mean([sets[d.name] for d in given])}
+    return {
+        "meta": {meta: value for meta, value in by_meta.items() if value is not None},
+        "IND": mean([sets[d.name] for d in given if d.split == "IND"]),
+        "OOD": mean([sets[d.name] for d in given if d.split == "OOD"]),
+        "overall": mean([sets[d.name] for d in given]),
+    }

@@ -37,8 +37,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-                        "is it complete?") from None
+        raise UserError(
+            f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); is it complete?"
+        ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; a JSON file, plain or gzip, is expected") from None
     except RecursionError:
@@ -102,8 +103,10 @@ def rows(data: Any, path: Path, *fields: str) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise UserError(f"{path}: entry {index} is no object")
         if missing := [name for name in fields if name not in row]:
-            raise UserError(f"{path}: entry {index} has no {', '.join(missing)}; "
-                            f"it has {', '.join(sorted(row)) or 'nothing'}. Is this another benchmark's file?")
+            raise UserError(
+                f"{path}: entry {index} has no {', '.join(missing)}; "
+                f"it has {', '.join(sorted(row)) or 'nothing'}. Is this another benchmark's file?"
+            )
     return data
 
 
@@ -185,13 +188,17 @@ class Findings:
             twice = next(x for i, x in enumerate(ranking) if x in ranking[:i])
             self.error(f"the same {rule.noun} more than once in a list", f"{where}: {_short(twice)}")
         if rule.known is not None and (unknown := [x for x in ranking if x not in rule.known]):
-            self.error(f"{rule.noun}s that do not exist in the gallery",
-                       f"{where}: {', '.join(map(_short, unknown[:3]))}" + (" ..." if len(unknown) > 3 else ""))
+            self.error(
+                f"{rule.noun}s that do not exist in the gallery",
+                f"{where}: {', '.join(map(_short, unknown[:3]))}" + (" ..." if len(unknown) > 3 else ""),
+            )
         if len(ranking) < rule.length:
             self.short += 1
             if not self.lenient:
-                self.error(f"too few predictions (at least {rule.length} {rule.noun}s a query are needed)",
-                           f"{where}: {len(ranking)}")
+                self.error(
+                    f"too few predictions (at least {rule.length} {rule.noun}s a query are needed)",
+                    f"{where}: {len(ranking)}",
+                )
         return True
 
     def check_keys(self, data: dict[str, Any], expected: Sequence[str], noun: str = "query") -> None:
@@ -199,8 +206,10 @@ class Findings:
         given = set(data)
         wanted = set(expected)
         if given.isdisjoint(wanted):
-            raise UserError(f"{self.path} has none of the annotations' {len(wanted)} {noun} ids ({_few(expected)}); "
-                            f"is it another split's or another benchmark's file? It looks like {recognise(data)}")
+            raise UserError(
+                f"{self.path} has none of the annotations' {len(wanted)} {noun} ids ({_few(expected)}); "
+                f"is it another split's or another benchmark's file? It looks like {recognise(data)}"
+            )
         if unknown := sorted(given - wanted):
             self.error(f"unknown {noun} ids (the annotations have {_few(expected)})", _few(unknown))
         if missing := [key for key in expected if key not in given]:

@@ -10,13 +10,17 @@ from mmret.benchmarks.scores import ScoreOptions, Scores
 from mmret.errors import UserError
 
 SCORERS: dict[str, Callable[[Path, Path, ScoreOptions], Scores]] = {
-    "circo": circo.score, "cirr": cirr.score, "fashioniq": fashioniq.score, "genecis": genecis.score,
+    "circo": circo.score,
+    "cirr": cirr.score,
+    "fashioniq": fashioniq.score,
+    "genecis": genecis.score,
     "mmeb": mmeb.score,
 }
 
 
-def score_file(benchmark: str, annotations: str | Path, predictions: str | Path,
-               options: ScoreOptions | None = None) -> Scores:
+def score_file(
+    benchmark: str, annotations: str | Path, predictions: str | Path, options: ScoreOptions | None = None
+) -> Scores:
     """Score a prediction file by the benchmark's official rules.
 
     ``annotations``: the benchmark's annotation file or a folder in its official layout. Raises UserError for an unknown
@@ -26,10 +30,12 @@ def score_file(benchmark: str, annotations: str | Path, predictions: str | Path,
     if scorer is None:
         raise UserError(f"no benchmark '{benchmark}': there are {', '.join(SCORERS)}")
     options = options or ScoreOptions()
-    for chosen, name, takers in ((options.subset_predictions, "--subset-predictions", ("cirr",)),
-                                 (options.soft, "--soft", ("cirr",)),
-                                 (options.remove_reference, "--remove-reference", ("circo", "fashioniq")),
-                                 (options.gallery != "original", "--gallery", ("fashioniq",))):
+    for chosen, name, takers in (
+        (options.subset_predictions, "--subset-predictions", ("cirr",)),
+        (options.soft, "--soft", ("cirr",)),
+        (options.remove_reference, "--remove-reference", ("circo", "fashioniq")),
+        (options.gallery != "original", "--gallery", ("fashioniq",)),
+    ):
         if chosen and benchmark not in takers:
             raise UserError(f"{name} is for {' and '.join(takers)} only, not for {benchmark}")
     return scorer(Path(annotations), Path(predictions), options)

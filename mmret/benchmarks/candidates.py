@@ -1,0 +1,37 @@
+"""Ranking a query's own short candidate list, whose position 0 is the ground truth (GeneCIS, MMEB).
+
+There ``argmax`` over constant scores is always right, so a candidate that ties with the ground truth ranks before it
+here, unless the two are the same picture and text, which no model can tell apart (ChartQA repeats answers; one GeneCIS
+gallery repeats its target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def similarities(candidates: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Dot products (n,) of ``candidates`` (n, d) with ``query`` (d,): equal rows give equal values, bit for bit.
+
+    A BLAS product does not promise that (it treats the rows at the end of a block by another kernel), so ties would be
+    broken by rounding.
+    """
+    return (candidates * query).sum(axis=1)
+
+
+def order(scores: np.ndarray, twins: Sequence[int] = ()) -> list[int]:
+    """Positions best first; position 0, the ground truth, after all that tie with it but its ``twins``, which follow
+    it.
+    """
+    place = np.zeros(len(scores), dtype=np.int8)
+    place[0] = 1
+    place[list(twins)] = 2
+    return np.lexsort((np.arange(len(scores)), place, -scores)).tolist()
+
+
+def twins_of_first(keys: Sequence[Any]) -> list[int]:
+    """Positions after 0 whose content equals that of position 0."""
+    return [i for i, key in enumerate(keys) if i and key == keys[0]]
