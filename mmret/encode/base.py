@@ -1,0 +1,126 @@
+"""What the encoders share: one batch after another on one device, unit vectors out, and batches sized by memory.
+
+The rule for ``batch_size``: on a CPU 64 rows, on a GPU as many as fill a third of its free memory by the model's own
+estimate of its activations (a power of two, 16 to 1,024); a batch that does not fit after all is halved and tried
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mmret.encode.location import Location
+from mmret.encode.pixels import Preprocessing
+from mmret.errors import UserError
+from mmret.ingest.decode import Unreadable, open_rgb
+from mmret.settings import EncoderSettings, IngestSettings
+
+UNLIMITED = IngestSettings(max_pixels=2**62, max_bytes=2**62)
+"""For a stored picture beyond the usual limits: it passed those of its lake's ingest."""
+CPU_BATCH, GPU_SHARE, GPU_BATCHES = 64, 1 / 3, (16, 1024)
+
+
+class TorchEncoder:
+    """Base of the encoders. A subclass sets what follows in ``__init__`` and implements the two ``_features``
+    methods."""
+
+    has_text: ClassVar[bool] = False
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, location: Location, settings: EncoderSettings,
+                 width: int, activation_bytes: int):
+        self.device = _device(settings.device)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.preprocessing = preprocessing
+        self.model = f"{location.label}+{preprocessing.name}"
+        self.width = width
+        self.batch_size = settings.batch_size or batch_size(self.device, activation_bytes)
+
+    @classmethod
+    def check(cls, settings: EncoderSettings, signal: str) -> None:
+        """Raise UserError where ``signal`` is about texts and this kind of model has no text tower."""
+        if signal == "caption" and not cls.has_text:
+            raise UserError(f"encoders.caption.kind is '{settings.kind}', which has no text tower: "
+                            "use clip or open_clip")
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    def preprocess(self, data: bytes) -> Tensor:
+        try:
+            image = open_rgb(data)
+        except Unreadable as error:
+            if error.reason not in ("too_many_pixels", "too_many_bytes"):
+                raise
+            image = open_rgb(data, UNLIMITED)
+        return self.preprocessing.pixels(image)
+
+    def encode_images(self, images: Sequence[Image.Image] | Tensor) -> np.ndarray:
+        if not isinstance(images, Tensor):
+            if not len(images):
+                return np.empty((0, self.width), np.float32)
+            images = torch.stack([self.preprocessing.pixels(image.convert("RGB")) for image in images])
+        return self._encoded(images, lambda part: self._image_features(
+            self.preprocessing.normalised(part.to(self.device, non_blocking=True))))
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self._encoded(list(texts), self._text_features)
+
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")
+
+    @torch.inference_mode()
+    def _encoded(self, inputs: Any, features: Callable[[Any], Tensor]) -> np.ndarray:
+        parts, at, size = [np.empty((0, self.width), np.float32)], 0, self.batch_size
+        while at < len(inputs):
+            try:
+                vectors = normalize(features(inputs[at:at + size]).float())
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self.batch_size = size = size // 2
+                continue
+            parts.append(vectors.cpu().numpy())
+            at += size
+        return np.concatenate(parts)
+
+
+def batch_size(device: torch.device, activation_bytes: int) -> int:
+    """Rows per forward pass for a model that needs ``activation_bytes`` for one; the rule is in the module's
+    docstring."""
+    if device.type != "cuda":
+        return CPU_BATCH
+    fits = int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE / max(1, activation_bytes))
+    least, most = GPU_BATCHES
+    return min(most, max(least, 2 ** (max(1, fits).bit_length() - 1)))
+
+
+def transformer_bytes(tokens: int, width: int, pixels: int = 0) -> int:
+    """Estimate of what one row needs in a transformer's forward pass: one layer's activations (12 x width) and the
+    input."""
+    return 4 * (12 * tokens * width + 2 * 3 * pixels)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"encoders.*.device '{name}' is no torch device: use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"encoders.*.device is '{name}', but torch sees no GPU here: use auto or cpu")
+    return device

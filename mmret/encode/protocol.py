@@ -1,0 +1,68 @@
+"""What the pipeline asks of a similarity model, and how one is found from its settings.
+
+An encoder is a name that changes whenever its vectors would, a width, and two methods from pictures or texts to unit
+vectors. Adding a kind means one module with one class and one line in ``KINDS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from mmret.encode.location import locate
+from mmret.settings import EncoderSettings
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+
+class Encoder(Protocol):
+    """A loaded similarity model."""
+
+    model: str
+    """``name@revision+preprocessing``: equal strings mean equal vectors."""
+    width: int
+    batch_size: int
+    """Pictures or texts per forward pass."""
+    on_cpu: bool
+
+    def preprocess(self, data: bytes) -> Tensor:
+        """An encoded picture to the (3, h, w) uint8 tensor the model looks at; safe to call from many threads.
+
+        Raises :class:`mmret.ingest.decode.Unreadable`.
+        """
+
+    def encode_images(self, images: Sequence[Image.Image] | Tensor) -> np.ndarray:
+        """RGB pictures, or what ``preprocess`` made of them stacked, to (n, width) float32 unit vectors."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, width) float32 unit vectors; a text beyond the tower's limit is cut there.
+
+        Raises UserError where the model has no text tower.
+        """
+
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Which of ``texts`` :meth:`encode_texts` would cut."""
+
+
+KINDS = {
+    "clip": "mmret.encode.clip:ClipEncoder",
+    "open_clip": "mmret.encode.open_clip:OpenClipEncoder",
+    "dinov2": "mmret.encode.dinov2:Dinov2Encoder",
+}
+"""Where the implementation of ``EncoderSettings.kind`` lies; imported when it is first asked for."""
+
+
+def load_encoder(settings: EncoderSettings, signal: str, lake_root: Path) -> Encoder:
+    """Load the model for ``signal``; ``towers/<name>`` is looked for inside the lake, then as a local folder, then on
+    the hub.
+
+    Raises UserError where the model cannot be found, or where the signal needs a text tower and the model has none.
+    """
+    module, _, name = KINDS[settings.kind].partition(":")
+    return getattr(import_module(module), name).load(settings, signal, locate(settings, lake_root))

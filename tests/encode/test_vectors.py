@@ -1,0 +1,183 @@
+"""Vectors of a shard: one row per image, one model per reading, the same numbers whatever interrupted the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmret.encode import vectors
+from mmret.encode.protocol import load_encoder
+from mmret.encode.vectors import encode_shard, read_vectors, vector_table
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.schemas import SIGNALS
+from mmret.settings import EncoderSettings
+from tests.encode.conftest import SHARD, corpus, encoded, fill, noise
+
+
+@pytest.fixture
+def specs(clip_folder: Path, dino_folder: Path) -> dict[str, EncoderSettings]:
+    clip = EncoderSettings(kind="clip", model=str(clip_folder), device="cpu", batch_size=4)
+    return {"clip_image": clip, "caption": clip,
+            "dino_image": EncoderSettings(kind="dinov2", model=str(dino_folder), device="cpu", batch_size=4)}
+
+
+def test_a_shards_vectors_are_the_encoders_own_in_position_order(make_lake: Callable[..., Lake], specs: dict) -> None:
+    pictures = corpus(11)
+    lake = make_lake(pictures)
+    ids = lake.read("images", SHARD)["image_id"].to_pylist()
+    for signal in SIGNALS:
+        counts = encode_shard(lake, SHARD, signal, specs[signal], "inputs-1")
+        encoder = load_encoder(specs[signal], signal, lake.root)
+        assert counts == {"rows": 11, "computed": 11, "truncated": 0, "model": encoder.model}
+        found, values = read_vectors(lake, SHARD, signal)
+        if signal == "caption":
+            expected = encoder.encode_texts([caption for _, caption in pictures])
+        else:
+            expected = np.concatenate([encoder.encode_images(encoder.preprocess(data)[None]) for data, _ in pictures])
+        assert found == ids and values.dtype == np.float16
+        assert np.abs(values - expected).max() < 1e-3
+        facts = lake.facts(signal, SHARD)
+        assert (facts.rows, facts.inputs, facts.notes["model"]) == (11, "inputs-1", encoder.model)
+        assert encode_shard(lake, SHARD, signal, specs[signal], "inputs-2")["computed"] == 0
+
+
+@pytest.mark.parametrize("signal", ["clip_image", "caption"])
+def test_interrupted_equals_uninterrupted(make_lake: Callable[..., Lake], specs: dict, monkeypatch: pytest.MonkeyPatch,
+                                          signal: str) -> None:
+    monkeypatch.setattr(vectors, "FLUSH_ROWS", 4)
+    whole, broken = make_lake(corpus(22), "whole"), make_lake(corpus(22), "broken")
+    encode_shard(whole, SHARD, signal, specs[signal], "i")
+    encoder = load_encoder(specs[signal], signal, broken.root)
+    name = "encode_texts" if signal == "caption" else "encode_images"
+    method, calls = getattr(encoder, name), []
+
+    def failing(batch: object) -> np.ndarray:
+        calls.append(batch)
+        if len(calls) == 4:
+            raise RuntimeError("the machine went away")
+        return method(batch)
+
+    setattr(encoder, name, failing)
+    with pytest.raises(RuntimeError, match="went away"):
+        encode_shard(broken, SHARD, signal, specs[signal], "i", encoder)
+    assert broken.facts(signal, SHARD) is None
+    kept = broken.lance(signal).count_rows()
+    assert 0 < kept < 22
+    assert encode_shard(broken, SHARD, signal, specs[signal], "i")["computed"] == 22 - kept
+    assert broken.lance(signal).count_rows() == 22
+    (ids, values), (expected_ids, expected) = read_vectors(broken, SHARD, signal), read_vectors(whole, SHARD, signal)
+    assert ids == expected_ids and np.array_equal(values, expected)
+    assert broken.facts(signal, SHARD).digest == whole.facts(signal, SHARD).digest
+
+
+def test_a_changed_model_recomputes_and_never_mixes(make_lake: Callable[..., Lake], specs: dict, clip_folder: Path,
+                                                    tmp_path: Path) -> None:
+    import torch
+    from transformers import CLIPModel
+
+    lake = make_lake(corpus(6))
+    model = CLIPModel.from_pretrained(clip_folder)
+    with torch.no_grad():
+        model.visual_projection.weight.mul_(-1)
+    other = tmp_path / "other"
+    model.save_pretrained(other)
+    for file in clip_folder.glob("*.json"):
+        if file.name != "config.json":
+            (other / file.name).write_bytes(file.read_bytes())
+    first, second = specs["clip_image"], EncoderSettings(kind="clip", model=str(other), device="cpu")
+    encode_shard(lake, SHARD, "clip_image", first, "a")
+    _, before = read_vectors(lake, SHARD, "clip_image")
+    assert encode_shard(lake, SHARD, "clip_image", second, "b")["computed"] == 6
+    _, after = read_vectors(lake, SHARD, "clip_image")
+    assert np.allclose(after.astype(np.float32), -before.astype(np.float32), atol=2e-3)
+    assert len(set(lake.read("clip_image", SHARD)["model"].to_pylist())) == 1
+    assert encode_shard(lake, SHARD, "clip_image", first, "a")["computed"] == 0
+    assert np.array_equal(read_vectors(lake, SHARD, "clip_image")[1], before)
+
+
+def test_a_model_of_another_width_gets_a_table_of_its_own(make_lake: Callable[..., Lake], specs: dict,
+                                                          open_clip_folder: Path) -> None:
+    lake = make_lake(corpus(5))
+    encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "a")
+    assert vector_table(lake, SHARD, "clip_image").name == "clip_image"
+    wide = EncoderSettings(kind="open_clip", model=str(open_clip_folder), device="cpu")
+    for _ in range(2):
+        encode_shard(lake, SHARD, "clip_image", wide, "b")
+        assert read_vectors(lake, SHARD, "clip_image")[1].shape == (5, 40)
+    assert vector_table(lake, SHARD, "clip_image").name == "clip_image_40"
+
+
+def test_long_captions_are_flagged_and_counted(make_lake: Callable[..., Lake], specs: dict) -> None:
+    captions = ["red", "blue " * 10_000, "", "small " * 75, "small " * 76]
+    lake = make_lake([(encoded(noise(i)), caption) for i, caption in enumerate(captions)])
+    assert encode_shard(lake, SHARD, "caption", specs["caption"], "i")["truncated"] == 2
+    assert lake.read("caption", SHARD)["truncated"].to_pylist() == [False, True, False, False, True]
+    again = encode_shard(lake, SHARD, "caption", specs["caption"], "j")
+    assert (again["truncated"], again["computed"]) == (2, 0)
+
+
+@pytest.mark.parametrize(("bad", "says"), [(0.0, "of zeros"), (np.nan, "finite numbers"), (np.inf, "finite numbers")])
+def test_a_vector_that_is_none_is_refused_by_name(make_lake: Callable[..., Lake], specs: dict, bad: float,
+                                                  says: str) -> None:
+    lake = make_lake(corpus(6))
+    victim = lake.read("images", SHARD)["image_id"][4].as_py()
+    encoder = load_encoder(specs["caption"], "caption", lake.root)
+    method = encoder.encode_texts
+
+    def poisoned(texts: list[str]) -> np.ndarray:
+        values = method(texts)
+        if len(texts) == 2:  # the second batch, images 4 and 5
+            values[0] = bad
+        return values
+
+    encoder.encode_texts = poisoned
+    with pytest.raises(UserError, match=f"{victim}.*{says}"):
+        encode_shard(lake, SHARD, "caption", specs["caption"], "i", encoder)
+
+
+def test_the_results_do_not_depend_on_the_number_of_threads(make_lake: Callable[..., Lake], specs: dict) -> None:
+    import torch
+
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            lake = make_lake(corpus(17), f"threads-{threads}")
+            encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "i")
+            assert torch.get_num_threads() == threads
+            found.append(read_vectors(lake, SHARD, "clip_image")[1])
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)
+
+
+def test_missing_vectors_say_what_to_do(make_lake: Callable[..., Lake], specs: dict) -> None:
+    lake = make_lake(corpus(3))
+    with pytest.raises(UserError, match="mmret run"):
+        read_vectors(lake, SHARD, "caption")
+    encode_shard(lake, SHARD, "caption", specs["caption"], "i")
+    lake.lance("caption").delete("truncated = false")
+    with pytest.raises(UserError, match="3 of 3 vectors of caption"):
+        read_vectors(lake, SHARD, "caption")
+
+
+def test_an_undecodable_stored_picture_is_named(make_lake: Callable[..., Lake], specs: dict) -> None:
+    lake = make_lake(corpus(3))
+    table = lake.lance("images")
+    victim = lake.read("images", SHARD)["image_id"][1].as_py()
+    table.update(where=f"image_id = '{victim}'", values={"data": b"not a picture"})
+    with pytest.raises(UserError, match=f"{victim}.*cannot be decoded"):
+        encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "i")
+
+
+def test_two_shards_are_apart(make_lake: Callable[..., Lake], specs: dict) -> None:
+    pictures = corpus(9)
+    lake = make_lake(pictures[:5])
+    fill(lake, pictures[5:], "shard-00001")
+    for shard, rows in ((SHARD, 5), ("shard-00001", 4)):
+        assert encode_shard(lake, shard, "clip_image", specs["clip_image"], "i")["computed"] == rows
+        assert len(read_vectors(lake, shard, "clip_image")[0]) == rows
