@@ -14,7 +14,23 @@ def _captions(settings: AnnotateSettings) -> Annotator:
     return CaptionsAnnotator()
 
 
-BACKENDS: dict[str, Callable[[AnnotateSettings], Annotator]] = {"captions": _captions}
+def _openai(settings: AnnotateSettings) -> Annotator:
+    from mmret.annotate.openai_server import OpenAIAnnotator
+
+    return OpenAIAnnotator(settings)
+
+
+def _vllm(settings: AnnotateSettings) -> Annotator:
+    from mmret.annotate.vllm_engine import VLLMAnnotator
+
+    return VLLMAnnotator(settings)
+
+
+BACKENDS: dict[str, Callable[[AnnotateSettings], Annotator]] = {
+    "captions": _captions,
+    "openai": _openai,
+    "vllm": _vllm,
+}
 
 
 def load_annotator(settings: AnnotateSettings) -> Annotator:

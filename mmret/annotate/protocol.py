@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-Kind = Literal["describe", "instruct"]
+Kind = Literal["describe", "instruct", "both", "judge"]
+"""``both``: one call writes description and instructions; ``judge``: one call scores instructions."""
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
 """Encoded pictures by image id; ids that are gone are left out."""
 
@@ -29,6 +30,7 @@ class Request(NamedTuple):
     count: int = 3  # instructions wanted, at least
     seed: int = 0
     attempt: int = 0  # a later attempt is another request: it samples anew
+    instructions: tuple[str, ...] = ()  # only for ``judge``
 
 
 class Answer(NamedTuple):
@@ -46,8 +48,14 @@ class Annotator(Protocol):
     """A back-end. Building one may load a model; methods may be called from one thread at a time."""
 
     name: str
-    model: str
-    """Name and revision in one string; stamped on every row."""
+    sampled: bool
+    """Whether answers are a model's: then they are checked, and unusable ones are asked for anew with another seed."""
+    load_images: LoadImages | None
+    """Set by whoever knows where the pictures are; not used by a back-end that does not look at them."""
+
+    def model_for(self, kind: Kind) -> str:
+        """Name and revision of the model that answers ``kind``, in one string; stamped on every row."""
+        ...
 
     def prompt_version(self, kind: Kind) -> str:
         """Version of the prompt (or rules) for ``kind``; stamped on every row."""

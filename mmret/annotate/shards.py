@@ -5,14 +5,17 @@ Answers already stored are reused whatever the partition file says, so only requ
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.annotate.protocol import Annotator
 from mmret.annotate.stages import describe, instruct
 from mmret.annotate.store import AnswerStore
 from mmret.assemble import assemble
+from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.settings import AnnotateSettings, EvaluateSettings
 
@@ -38,18 +41,18 @@ def _counts(rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def describe_shard(lake: Lake, shard: str, annotator: Any, settings: AnnotateSettings, inputs: str) -> Facts:
+def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> Facts:
     """Write ``descriptions`` of a shard: every pair is a row, with a reason where it has no text."""
     pairs = lake.read("pairs", shard)
-    rows = describe(
-        pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers")
-    )
+    annotator.load_images = partial(images_by_id, lake)
+    rows = describe(pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers"))
     return lake.write("descriptions", shard, rows, inputs, **_counts(rows))
 
 
-def instruct_shard(lake: Lake, shard: str, annotator: Any, settings: AnnotateSettings, inputs: str) -> Facts:
+def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> Facts:
     """Write ``instructions`` of a shard: every pair is a row, with a reason where it has no texts."""
     pairs = lake.read("pairs", shard)
+    annotator.load_images = partial(images_by_id, lake)  # a judge looks at them
     rows = instruct(
         lake.read("descriptions", shard),
         pairs,

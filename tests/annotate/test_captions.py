@@ -23,10 +23,14 @@ SMALL = {*"a an the of and or to in on at with for is are it its as by they them
 
 
 def _words(text: str) -> set[str]:
-    return {
-        GERUNDS.get(w) or (gerund(w) if w in VERBS else w)
-        for w in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", text.casefold())
-    } - SMALL - {gerund(w) for w in FRAME.split()}
+    return (
+        {
+            GERUNDS.get(w) or (gerund(w) if w in VERBS else w)
+            for w in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", text.casefold())
+        }
+        - SMALL
+        - {gerund(w) for w in FRAME.split()}
+    )
 
 
 def _captions(name: str) -> list[str]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from mmret.annotate.captions.frames import description, instructions
-from mmret.annotate.protocol import Answer, Kind, Request, request_key
+from mmret.annotate.protocol import Answer, Kind, LoadImages, Request, request_key
 
 VERSION = "1"
 """Of the rules; raise it with any change of wording, so that new texts are written."""
@@ -21,8 +21,11 @@ class CaptionsAnnotator:
     """Answers come in order, each a pure function of the two captions, the seed and the pair."""
 
     name = "captions"
-    model = f"captions@{VERSION}"
-    instructs_from_captions = True
+    sampled = False
+    load_images: LoadImages | None = None
+
+    def model_for(self, kind: Kind) -> str:
+        return f"captions@{VERSION}"
 
     def prompt_version(self, kind: Kind) -> str:
         return f"{kind}.captions.{VERSION}"

@@ -1,0 +1,106 @@
+"""From a request to what a model is asked: messages, pictures, schema, sampling. The same for every model back-end.
+
+Nothing here depends on batch or time: the words wanted and the demonstrations shown are drawn by hash of seed, pair
+and attempt, so the text, and with it the request's key, is the same in every run. What comes from captions, pictures
+or other models goes in as JSON strings, and the prompts say that it is data.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from typing import Any, NamedTuple
+
+from mmret.annotate import prompts
+from mmret.annotate.protocol import Kind, Request, request_key
+from mmret.schemas import uniform
+from mmret.settings import AnnotateSettings, EngineSettings
+
+IMAGES = "{{images}}"
+"""Where the pictures stand in a user text; kept by the composer, replaced by the transport."""
+MAX_DATA_CHARACTERS = 6000
+"""Of a description or list that goes into a prompt."""
+
+
+class Question(NamedTuple):
+    """One call. ``user`` holds ``IMAGES`` once where ``images`` are shown; ``schema`` None asks for plain text."""
+
+    system: str
+    user: str
+    images: tuple[str, ...]
+    schema: dict[str, Any] | None
+    seed: int
+
+
+def engine_of(kind: Kind, settings: AnnotateSettings) -> EngineSettings:
+    """The model that answers ``kind``: the LLM writes instructions, the VLM does the rest."""
+    chosen = settings.language_model if kind == "instruct" and settings.language_model else settings.vision
+    assert chosen is not None  # the settings' own validator sees to it
+    return chosen
+
+
+def compose(request: Request, settings: AnnotateSettings) -> Question:
+    """The question of ``request``."""
+    draw = (settings.seed, request.pair_id, request.attempt)
+    low, high = settings.words
+    slots: dict[str, object] = {
+        "images": IMAGES,
+        "language": settings.language,
+        "count": request.count,
+        "words": low + int(uniform("words", *draw) * (high - low + 1)),
+        "description": _data(request.description),
+        "instructions": _data(list(request.instructions)),
+    }
+    if request.kind in ("instruct", "both"):
+        slots["demonstrations"] = _demonstrations(settings.demonstrations, draw)
+    system, user = prompts.prompt(request.kind).fill(**slots)
+    images = () if request.kind == "instruct" else (request.query_id, request.target_id)
+    return Question(system, user, images, _schema(request), int(uniform("seed", *draw) * 2**31))
+
+
+def question_key(question: Question, engine: EngineSettings) -> str:
+    """Key of a question: its text, pictures and their size, model, revision and sampling; not the server's address."""
+    pictures = (*question.images, engine.image_size, engine.image_quality) if question.images else ()
+    return request_key(
+        question.system,
+        question.user,
+        *pictures,
+        json.dumps(question.schema, sort_keys=True),
+        engine.structured,
+        engine.model,
+        engine.revision,
+        engine.temperature,
+        engine.top_p,
+        engine.max_tokens,
+        question.seed,
+    )
+
+
+def _demonstrations(count: int, draw: tuple[object, ...]) -> str:
+    pool = prompts.demonstrations()
+    chosen = heapq.nsmallest(count, range(len(pool)), key=lambda i: uniform("demonstration", i, *draw))
+    return "\n\n".join(
+        f"Description: {_data(pool[i].description)}\nAnswer: {_data({'instructions': list(pool[i].instructions)})}"
+        for i in chosen
+    )
+
+
+def _data(value: Any) -> str:
+    """``value`` as JSON, cut where it is longer than a prompt should hold."""
+    if isinstance(value, str):
+        value = value[:MAX_DATA_CHARACTERS]
+    return json.dumps(value, ensure_ascii=False).replace(IMAGES, "{ {images} }")
+
+
+def _schema(request: Request) -> dict[str, Any] | None:
+    text, score = {"type": "string"}, {"type": "integer", "minimum": 1, "maximum": 5}
+    texts = {"type": "array", "items": text, "minItems": request.count, "maxItems": request.count + 3}
+    fields = {
+        "describe": None,
+        "instruct": {"instructions": texts},
+        "both": {"description": text, "instructions": texts},
+        "judge": {"fidelity": score, "discretion": score},
+    }[request.kind]
+    if fields is None:
+        return None
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}

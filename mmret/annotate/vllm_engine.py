@@ -1,0 +1,110 @@
+"""Back-end ``vllm``: the models run in this process, by ``vllm.LLM.chat``. Imports vLLM when the first request comes.
+
+One model is loaded at a time: descriptions are all written before instructions, so VLM and LLM need not fit together.
+Arguments of ``vllm.LLM`` (tensor_parallel_size, load_format="dummy", limit_mm_per_prompt ...) come from ``engine``.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmret.annotate.composing import Question, compose, engine_of
+from mmret.annotate.openai_server import Lasting, data_uri, messages
+from mmret.annotate.prompted import PromptedAnnotator
+from mmret.annotate.protocol import Answer, Request
+from mmret.errors import UserError
+from mmret.settings import EngineSettings
+
+CHUNK = 256
+"""Requests handed to the engine together: enough to keep it full, few enough to lose in a crash."""
+
+
+class VLLMAnnotator(PromptedAnnotator):
+    """Answers with the models of ``settings.vision`` and ``settings.language_model``."""
+
+    name = "vllm"
+    _loaded: tuple[EngineSettings, Any] | None = None
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        for start in range(0, len(requests), CHUNK):
+            yield from self._chunk(requests[start : start + CHUNK], start)
+
+    def _chunk(self, requests: Sequence[Request], start: int) -> Iterator[tuple[int, Answer]]:
+        engine = engine_of(requests[0].kind, self.settings)
+        questions = [compose(r, self.settings) for r in requests]
+        pictures = self.pictures(questions)
+        places, chats, sampling = [], [], []
+        for i, question in enumerate(questions):
+            try:
+                chats.append(_chat(question, pictures, engine))
+            except Lasting as error:
+                yield start + i, Answer(error=error.code)
+                continue
+            places.append(start + i)
+            sampling.append(_sampling(question, engine))
+        if chats:
+            outputs = self._engine(engine).chat(chats, sampling, use_tqdm=False)
+            for place, output in zip(places, outputs, strict=True):
+                first = output.outputs[0]
+                yield (
+                    place,
+                    Answer(
+                        first.text,
+                        first.finish_reason or "stop",
+                        len(output.prompt_token_ids or ()),
+                        len(first.token_ids),
+                    ),
+                )
+
+    def _engine(self, engine: EngineSettings) -> Any:
+        if self._loaded is None or self._loaded[0] != engine:
+            self._loaded = None
+            gc.collect()
+            try:
+                from vllm import LLM
+            except ImportError:
+                raise UserError(
+                    "back-end vllm needs the package vllm: pip install 'mmret[vllm]', or use annotate.backend=openai "
+                    "with a server"
+                ) from None
+            limits = {} if engine is not self.settings.vision else {"limit_mm_per_prompt": {"image": 2}}
+            self._loaded = (
+                engine,
+                LLM(
+                    **{
+                        "model": engine.model,
+                        "revision": engine.revision,
+                        "enable_prefix_caching": True,
+                        **limits,
+                        **engine.engine,
+                    }
+                ),
+            )
+        return self._loaded[1]
+
+
+def _chat(question: Question, pictures: dict[str, bytes], engine: EngineSettings) -> list[dict[str, Any]]:
+    from mmret.ingest.decode import Unreadable
+
+    if any(i not in pictures for i in question.images):
+        raise Lasting("image_gone")
+    try:
+        return messages(question, [data_uri(pictures[i], engine) for i in question.images])
+    except Unreadable:
+        raise Lasting("image_unreadable") from None
+
+
+def _sampling(question: Question, engine: EngineSettings) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    structured = StructuredOutputsParams(json=question.schema) if question.schema and engine.structured else None
+    return SamplingParams(
+        temperature=engine.temperature,
+        top_p=engine.top_p,
+        max_tokens=engine.max_tokens,
+        seed=question.seed,
+        structured_outputs=structured,
+    )
