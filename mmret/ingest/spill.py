@@ -15,6 +15,7 @@ def temporary_database() -> sqlite3.Connection:
     database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE_KIB}", "locking_mode=EXCLUSIVE"):
         database.execute(f"PRAGMA {pragma}")
+    database.execute("BEGIN")  # never committed: a transaction a statement would write its pages each time
     return database
 
 
