@@ -91,7 +91,7 @@ def _sets(inside: pa.Table) -> np.ndarray:
 
 
 def plot(numbers: Mapping[str, Any]) -> bytes:
-    """A PNG, under 30 kB, of a :func:`report`: per signal the scores with the band shaded, then the signals' agreement."""
+    """A PNG under 30 kB of a :func:`report`: per signal the scores and the band, then the agreement of the signals."""
     import matplotlib
     from matplotlib.figure import Figure
     from PIL import Image

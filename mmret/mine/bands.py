@@ -3,9 +3,9 @@
 corpus itself.
 
 High: where near-duplicates begin, from pairs known to be such (augmented views) or, without any, from the nearest
-neighbours of the corpus. Low: where a typical image has ``wanted`` neighbours below high, but never inside the
-background, that is among the scores that random pairs reach. Cost: a few thousand images against all, 20 us an image
-of the corpus.
+neighbours of the corpus. Low: where a typical image has ``wanted`` neighbours below high, or fewer where that would
+be inside the background, that is among the scores that random pairs reach. Cost: a few thousand images against all,
+20 us an image of the corpus.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from mmret.settings import BandSettings
 QUERIES = 2_000            # images that stand for the corpus
 MISSED_DUPLICATES = 0.05   # share of the known near-duplicates that may fall into the band
 DUPLICATES_ASSUMED = 0.02  # share of images taken to have a near-duplicate where none are known
-BACKGROUND = 0.999         # quantile of the scores of random pairs that low must reach
+BACKGROUND = 3.0           # deviations that low stays above the median score of random pairs
+FEWEST = 10                # neighbours that the median image keeps even where the background is wide
 NARROWEST = 0.002          # width that is left of a band at least: float16 blurs scores by up to 0.001
 
 
@@ -28,8 +29,8 @@ def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, w
 
     vectors: (n, d) unit vectors of the corpus or of a sample of it, any float; near_duplicates: (m,) cosines of pairs
     known to be near-duplicates, or None; wanted: neighbours in the band of the median image, a tenth of a corpus that
-    is small. Where so many would reach into the background (see ``BACKGROUND``), low stays above that and there are
-    fewer. Raises UserError for fewer than three vectors or vectors that are not finite.
+    is small. Where so many would reach into the background (see ``BACKGROUND``), low rises until ``FEWEST`` are left.
+    Raises UserError for fewer than three vectors or vectors that are not finite.
     """
     vectors = np.asarray(vectors)
     count = len(vectors)
@@ -42,9 +43,14 @@ def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, w
     nearest, share = (near_duplicates, MISSED_DUPLICATES) if known else (scores[:, 0], 1 - DUPLICATES_ASSUMED)
     high = float(np.clip(np.quantile(nearest, share), -1 + 2 * NARROWEST, 1 - NARROWEST))
     below = (scores >= high).sum(1)  # near-duplicates of each query come first
-    place = np.minimum(below + max(1, min(wanted, count // 10)) - 1, scores.shape[1] - 1)
-    low = float(np.median(np.take_along_axis(scores, place[:, None], 1)))
-    low = min(max(low, float(np.quantile(background, BACKGROUND))), high - NARROWEST)
+
+    def low_for(neighbours: int) -> float:
+        place = np.minimum(below + max(1, min(neighbours, count // 10)) - 1, scores.shape[1] - 1)
+        return float(np.median(np.take_along_axis(scores, place[:, None], 1)))
+
+    middle, under = np.quantile(background, [0.5, 0.16])  # the lower half: true neighbours widen the upper one
+    low = np.clip(middle + BACKGROUND * (middle - under), low_for(wanted), low_for(min(wanted, FEWEST)))
+    low = float(min(low, high - NARROWEST))
     return BandSettings(low=round(low, 4), high=round(high, 4))
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mmret.mine.ordering import order, within_group
 from mmret.schemas import NEIGHBOURS, SIGNALS
 
+ROWS_HELD = 1_000_000  # edges that may wait beyond twice the merged lists, however many files there are
 _COLUMNS = ["query_id", "signal", "target_id", "score", "above_band"]
 
 
@@ -33,7 +34,7 @@ def neighbours(edges: Iterable[pa.Table], k: int) -> pa.Table:
     for table in edges:
         parts.append(table.select(_COLUMNS))
         rows += table.num_rows
-        if len(parts) > 1 and rows > 2 * settled + 1_000_000:  # memory stays at a few lists a query, whatever the files
+        if len(parts) > 1 and rows > 2 * settled + ROWS_HELD:
             parts = [_merged(parts, k).select(_COLUMNS)]
             rows = settled = parts[0].num_rows
     return _merged(parts, k)

@@ -1,0 +1,175 @@
+"""Invariants: every retrieved pair has one fate and the counts add up; a negative is never the query, a target, a
+near-duplicate or a namesake of either; identical captions are neither targets nor negatives; the choice depends on no
+order of rows; a tenth more images leave more than 95 % of the pairs; pair scores are the exact cosines."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmret.errors import UserError
+from mmret.mine.bands import propose
+from mmret.mine.choose import REASONS, choose, pair_scores
+from mmret.mine.images import plain
+from mmret.schemas import NEIGHBOURS, PAIRS, SIGNALS, pair_id, uniform
+from mmret.settings import MineSettings
+from tests.mine.corpora import image_ids, mined, shards
+
+IMAGES = [f"i{at:02d}" for at in range(14)]
+SCORELESS = {f"{signal}_score": pa.float32() for signal in SIGNALS}
+scored = st.tuples(st.sampled_from(IMAGES), st.sampled_from(SIGNALS), st.sampled_from(IMAGES), st.booleans())
+
+
+def no_scores(pairs: pa.Table) -> pa.Table:
+    return pa.table({name: pa.nulls(pairs.num_rows, kind) for name, kind in SCORELESS.items()})
+
+
+def ranked(edges) -> pa.Table:
+    """Neighbours in the order given; above the band only a share of them."""
+    seen, rows = Counter(), []
+    for query, signal, target, above in edges:
+        if query != target:
+            rank = None if above else seen[query, signal]
+            seen[query, signal] += not above
+            rows.append({"query_id": query, "signal": signal, "target_id": target, "score": 0.9, "rank": rank,
+                         "above_band": above})
+    return pa.Table.from_pylist(rows, NEIGHBOURS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(edges=st.lists(scored, max_size=150, unique_by=lambda e: e[:3]),
+       captions=st.lists(st.sampled_from("abcdef "), min_size=14, max_size=14), per_query=st.integers(1, 4),
+       hard=st.integers(0, 4), used=st.sets(st.sampled_from(SIGNALS), min_size=1), few=st.integers(1, 9), seed=st.integers(0, 3), random=st.randoms())
+def test_choices_are_clean_complete_and_free_of_order(edges, captions, per_query, hard, used, few, seed, random):
+    found = ranked([e[:3] + (e[3] and uniform(*e) < 0.5,) for e in edges])
+    names = dict(zip(IMAGES, captions, strict=True))
+    options = MineSettings(k=few, signals=tuple(s for s in SIGNALS if s in used), targets_per_query=per_query,
+                           hard_negatives=hard, seed=seed)
+    pairs, counts = choose(found, names, no_scores, options)
+    assert pairs.schema == PAIRS
+
+    above, inside, excluded = defaultdict(set), defaultdict(set), defaultdict(set)
+    for row in found.to_pylist():
+        if row["above_band"]:
+            above[row["query_id"]].add(row["target_id"])
+            above[row["target_id"]].add(row["query_id"])
+            excluded[row["query_id"]].add(row["target_id"])
+        elif row["signal"] in used:
+            inside[row["query_id"], row["target_id"]].add(row["signal"])
+    retrieved = set(inside) | {(query, target) for query in excluded for target in excluded[query]}
+    assert counts["retrieved"] == len(retrieved) == sum(counts[reason] for reason in REASONS)
+    assert counts["chosen"] == pairs.num_rows
+    queries = set(found["query_id"].to_pylist())
+    assert counts["queries_without_candidates"] == len(queries) - len(set(pairs["query_id"].to_pylist()))
+
+    targets = defaultdict(set)
+    for row in pairs.to_pylist():
+        targets[row["query_id"]].add(row["target_id"])
+
+    def namesakes(one, other):
+        return names[one] == names[other] != " "
+
+    for row in pairs.to_pylist():
+        query, target, negatives = row["query_id"], row["target_id"], row["hard_negatives"]
+        assert row["pair_id"] == pair_id(query, target)
+        assert row["signals"] == sorted(inside[query, target], key=SIGNALS.index)
+        assert not namesakes(query, target) and target != query
+        assert target not in excluded[query]
+        assert len(negatives) == len(set(negatives)) <= hard
+        for negative in negatives:
+            assert negative not in {query, *targets[query]} and (query, negative) in inside
+            assert negative not in above[target] and not namesakes(negative, query) and not namesakes(negative, target)
+        possible = {t for q, t in inside if q == query} - targets[query] - above[target]
+        possible = {t for t in possible - excluded[query] if not namesakes(t, query) and not namesakes(t, target)}
+        assert len(negatives) == min(hard, len(possible))
+    assert all(len(chosen) <= per_query for chosen in targets.values())
+
+    shuffled = list(range(found.num_rows))
+    random.shuffle(shuffled)
+    assert choose(found.take(pa.array(shuffled, pa.int64())), names, no_scores, options) == (pairs, counts)
+
+
+def test_slices_of_the_work_do_not_show(monkeypatch):
+    rng = np.random.default_rng(0)
+    found = ranked([(f"q{rng.integers(30):02d}", SIGNALS[rng.integers(3)], f"t{at}", rng.random() < 0.1)
+                    for at in range(900)])
+    whole = choose(found, {}, no_scores, MineSettings())
+    monkeypatch.setattr("mmret.mine.choose._ROWS", 7)
+    assert choose(found, {}, no_scores, MineSettings()) == whole
+    other = choose(found, {}, no_scores, MineSettings(seed=1))[0]
+    assert other["pair_id"] != whole[0]["pair_id"]
+
+
+def test_captions_are_compared_as_a_reader_would():
+    assert plain("  A  RED\nCar ") == plain("a red car") != plain("a red cart")
+    assert plain("ﬁne") == plain("fine") and plain(None) == plain(" ") == ""
+    found = ranked([("q", "caption", "a", False), ("q", "caption", "b", False), ("q", "caption", "c", False)])
+    captions = pa.table({"image_id": ["q", "a", "b"], "caption": ["A red car", " a RED car", None]})
+    pairs, counts = choose(found, captions, no_scores, MineSettings())
+    assert set(pairs["target_id"].to_pylist()) == {"b", "c"} and counts["identical_caption"] == 1
+
+
+def test_near_duplicates_known_from_elsewhere_keep_a_negative_out():
+    found = ranked([("q", "caption", t, False) for t in "abcd"])
+    options = MineSettings(targets_per_query=1, hard_negatives=3)
+    pairs, _ = choose(found, {}, no_scores, options)
+    target, negatives = pairs["target_id"][0].as_py(), pairs["hard_negatives"][0].as_py()
+    known = ranked([(negatives[0], "dino_image", target, True)])
+    again, _ = choose(found, {}, no_scores, options, known)
+    assert again["target_id"][0].as_py() == target and set(again["hard_negatives"][0].as_py()) == set(negatives[1:])
+
+
+def test_no_neighbours_give_no_pairs():
+    pairs, counts = choose(NEIGHBOURS.empty_table(), {}, no_scores, MineSettings())
+    assert pairs.num_rows == 0 and pairs.schema == PAIRS and set(counts.values()) == {0}
+
+
+def world(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Images of 60 kinds of 12 families, seen by three signals that agree in part; (count, 48) float16 unit vectors."""
+    rng = np.random.default_rng(seed)
+    families = rng.standard_normal((12, 16))
+    kinds = families[rng.integers(12, size=60)] + 0.6 * rng.standard_normal((60, 16))
+    scenes = kinds[rng.integers(60, size=count)] + rng.gamma(2, 0.25, (count, 1)) * rng.standard_normal((count, 16))
+    views = (scenes @ rng.standard_normal((16, 48)) / 4 + 0.5 * rng.standard_normal((count, 48)) for _ in SIGNALS)
+    return {s: (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float16)
+            for s, v in zip(SIGNALS, views, strict=True)}
+
+
+@pytest.mark.parametrize(("k", "cuts"), [(50, []), (10, [500, 1000, 1500])])
+def test_a_tenth_more_images_leave_more_than_95_percent_of_the_pairs(k, cuts):
+    ids, vectors, options = image_ids(2200), world(2200), MineSettings(k=k)
+    bands = {signal: propose(v) for signal, v in vectors.items()}
+
+    def chosen(parts, with_shard):
+        images = pa.table({"image_id": [i for p in parts for i in p.ids], "caption": [i for p in parts for i in p.ids],
+                           "shard": [p.shard for p in parts for _ in p.ids]})
+        captions = images if with_shard else images.drop_columns("shard")
+        return set(choose(mined(parts, options, bands), captions, no_scores, options)[0]["pair_id"].to_pylist())
+
+    before = shards(ids[:2000], {s: v[:2000] for s, v in vectors.items()}, cuts)
+    after = shards(ids, vectors, [*cuts, 2000])
+    old, new = chosen(before, True), chosen(after, True)
+    assert len(old) > 2000 and len(old & new) > 0.95 * len(old)
+    old, new = chosen(before, False), chosen(after, False)
+    assert len(old & new) < 0.95 * len(old), "so that the rule is what keeps them"
+
+
+def test_pair_scores_are_the_exact_cosines_in_the_order_asked_for():
+    ids, vectors = image_ids(50), world(50)
+    parts = shards(ids, {s: vectors[s] for s in ("clip_image", "caption")}, [20, 21])
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(50, size=(2, 200))
+    pairs = pa.table({"query_id": [ids[i] for i in one], "target_id": [ids[i] for i in other]})
+    scores = pair_scores(pairs, parts)
+    for signal in ("clip_image", "caption"):
+        wide = vectors[signal].astype(np.float64)
+        assert (scores[f"{signal}_score"].to_numpy() == (wide[one] * wide[other]).sum(1).astype(np.float32)).all()
+    assert scores["dino_image_score"].null_count == 200
+    with pytest.raises(UserError, match="image nobody has no vectors"):
+        pair_scores(pa.table({"query_id": ["nobody"], "target_id": [ids[0]]}), parts)
+    assert pair_scores(pairs.slice(0, 0), parts).num_rows == 0
