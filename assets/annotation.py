@@ -35,7 +35,8 @@ def instructions(context: dg.AssetExecutionContext, lake: LakeResource, profile:
                        instruct_shard(store, shard, annotator.get(settings.annotate), settings.annotate, inputs))
 
 
-@dg.asset(**SHARD, deps=[pairs, descriptions, instructions], pool="lake", metadata={"dagster/column_schema": column_schema("triplets")})
+@dg.asset(**SHARD, deps=[pairs, descriptions, instructions], pool="lake",
+          metadata={"dagster/column_schema": column_schema("triplets")})
 def triplets(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """The training set: query, instructions, target, hard negatives (the query image first), and the lineage of each row."""
     from mmret.annotate.shards import assemble_shard

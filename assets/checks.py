@@ -12,7 +12,8 @@ def _check(asset: str, name: str, description: str, sql: str, *, blocking: bool 
     def check(warehouse: Warehouse) -> dg.AssetCheckResult:
         connection = warehouse.connect()
         found = connection.execute(f"SELECT * FROM ({sql}) LIMIT 20").fetchall()
-        return dg.AssetCheckResult(passed=not found, metadata={"violations": dg.MetadataValue.json([list(map(str, r)) for r in found])})
+        violations = dg.MetadataValue.json([list(map(str, row)) for row in found])
+        return dg.AssetCheckResult(passed=not found, metadata={"violations": violations})
 
     return check
 
@@ -27,13 +28,17 @@ CHECKS = [
     _check("images", "image_ids_are_unique", "The same picture twice is one row.",
            "SELECT image_id, count(*) AS n FROM images GROUP BY image_id HAVING count(*) > 1", blocking=True),
     _check("pairs", "no_orphan_ids", "Queries, targets and hard negatives are images of the corpus.", """
-        SELECT id FROM (SELECT query_id AS id FROM pairs UNION SELECT target_id FROM pairs UNION SELECT unnest(hard_negatives) FROM pairs)
+        SELECT id FROM (SELECT query_id AS id FROM pairs UNION SELECT target_id FROM pairs
+                        UNION SELECT unnest(hard_negatives) FROM pairs)
         WHERE id NOT IN (SELECT image_id FROM images)"""),
-    _check("pairs", "target_is_not_a_negative", "A pair's target is never among its hard negatives, nor is the query its own target.",
-           "SELECT pair_id FROM pairs WHERE list_contains(hard_negatives, target_id) OR query_id = target_id", blocking=True),
-    _check("triplets", "three_instructions_and_the_query_first", "Paper, section 3.2: three or more texts; the query image is the first negative.",
-           "SELECT pair_id, len(texts) AS texts FROM triplets WHERE len(list_distinct(texts)) < 3 OR hard_negatives[1] <> query_id", blocking=True),
-    _check("instructions", "every_pair_is_a_row", "No pair is lost on the way: it has a row with a status in both annotation tables.", """
+    _check("pairs", "target_is_not_a_negative", "A target is never among its pair's hard negatives, nor a query its own target.",
+           "SELECT pair_id FROM pairs WHERE list_contains(hard_negatives, target_id) OR query_id = target_id",
+           blocking=True),
+    _check("triplets", "three_instructions_and_the_query_first",
+           "Paper, section 3.2: three or more texts; the query image is the first negative.", """
+        SELECT pair_id, len(texts) AS texts FROM triplets
+        WHERE len(list_distinct(texts)) < 3 OR hard_negatives[1] <> query_id""", blocking=True),
+    _check("instructions", "every_pair_is_a_row", "No pair is lost: it has a row with a status in both annotation tables.", """
         SELECT p.pair_id FROM pairs p LEFT JOIN descriptions d USING (pair_id) LEFT JOIN instructions i USING (pair_id)
         JOIN images q ON q.image_id = p.query_id
         WHERE (d.status IS NULL OR i.status IS NULL)

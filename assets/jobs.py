@@ -4,7 +4,8 @@ import dagster as dg
 
 from assets.partitions import corpus_shards, recipes
 
-SHARD_STAGES = dg.AssetSelection.groups("corpus", "embeddings", "mining", "annotation") - dg.AssetSelection.assets("corpus_manifest", "towers")
+SHARD_STAGES = (dg.AssetSelection.groups("corpus", "embeddings", "mining", "annotation")
+                - dg.AssetSelection.assets("corpus_manifest", "towers"))
 
 JOBS = [
     dg.define_asset_job("seal_corpus", dg.AssetSelection.assets("corpus_manifest"),

@@ -10,6 +10,7 @@ from mmret.schemas import TABLES
 
 OWNERS = ["team:mmret"]
 _PREVIEW_ROWS, _CELL = 5, 60
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", "\n": " ", **{c: f"\\{c}" for c in "\\|`[!*_"}})
 
 
 def column_schema(table: str) -> dg.TableSchema:
@@ -22,9 +23,7 @@ def preview(rows: pa.Table) -> str:
     def cell(value: Any) -> str:
         text = " · ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
         text = text if len(text) <= _CELL else text[: _CELL - 1] + "…"
-        for plain, escaped in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("[", "\\["), ("!", "\\!")):
-            text = text.replace(plain, escaped)
-        return text.replace("\n", " ")
+        return text.translate(_ESCAPES)
 
     names = rows.schema.names
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]

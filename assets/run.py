@@ -1,4 +1,4 @@
-"""`mmret run`: materialise what is missing or stale, stage after stage, in this process, and record it in the lake's Dagster instance.
+"""`mmret run`: materialise what is missing or stale, stage after stage, in this process, recorded in the lake's Dagster instance.
 
 What has to run is read from the lake itself (:mod:`mmret.provenance`), so a wiped Dagster history, a moved lake or a kill at any
 moment changes nothing. One Dagster run per shard and group of stages (0.5 s each): finished shards stay finished in the UI and
@@ -143,7 +143,8 @@ class Runner:
                 while error.cause is not None:
                     error = error.cause
                 where = "" if error.cls_name == "UserError" else f"\n{''.join(error.stack[-3:])}"
-                return UserError(f"{event.step_key} failed: {error.message.strip().removeprefix('mmret.errors.UserError: ')}{where}")
+                said = error.message.strip().removeprefix("mmret.errors.UserError: ")
+                return UserError(f"{event.step_key} failed: {said}{where}")
         return UserError("the run failed before its first step; look at it with `make ui`")
 
     def stale(self, tables: Sequence[str], partition: str) -> list[str]:

@@ -20,7 +20,8 @@ def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: 
                        train_recipe(store, recipe, settings.recipes[recipe], inputs))
 
 
-@dg.asset(**RECIPE, deps=[checkpoints, *(dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "triplets"))], pool="gpu",
+@dg.asset(**RECIPE, deps=[checkpoints, *(dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "triplets"))],
+          pool="gpu",
           metadata={"dagster/column_schema": column_schema("evaluations")})
 def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Composed retrieval over the whole corpus, trained and untrained, on queries that were kept out of training."""

@@ -34,8 +34,8 @@ def assemble(pairs: pa.Table, descriptions: pa.Table, instructions: pa.Table, im
         pl.from_arrow(pairs)
         .join(described, on="pair_id", how="left")
         .join(instructed, on="pair_id", how="left")
-        .join(image.rename({"image_id": "query_id", "path": "query_path", "licence": "query_licence"}), on="query_id", how="left")
-        .join(image.rename({"image_id": "target_id", "path": "target_path", "licence": "target_licence"}), on="target_id", how="left")
+        .join(_of("query", image), on="query_id", how="left")
+        .join(_of("target", image), on="target_id", how="left")
         .with_columns(
             pl.when(~pl.col("described").fill_null(False)).then(pl.lit("no_description"))
             .when(~pl.col("instructed").fill_null(False)).then(pl.lit("no_instructions"))
@@ -50,3 +50,7 @@ def assemble(pairs: pa.Table, descriptions: pa.Table, instructions: pa.Table, im
         licence=pl.when(query.eq_missing(target)).then(query)
         .otherwise(pl.concat_str(query.fill_null("unknown"), target.fill_null("unknown"), separator=" | ")))
     return kept.select(TRIPLETS.names).to_arrow().cast(TRIPLETS), left_out
+
+
+def _of(role: str, image: pl.DataFrame) -> pl.DataFrame:
+    return image.rename({"image_id": f"{role}_id", "path": f"{role}_path", "licence": f"{role}_licence"})

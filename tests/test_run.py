@@ -13,7 +13,9 @@ import pytest
 
 from mmret.lake import Lake
 
-TINY = ["mine.k=10", "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64, min_steps: 10, vocabulary: 600}",
+TINY = ["mine.k=10",
+        "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64,"
+        " min_steps: 10, vocabulary: 600}",
         "recipes.demo.steps=30", "recipes.demo.batch_size=32", "recipes.demo.checkpoint_every=10", "evaluate.edits=30"]
 RESULT = {"images": ["image_id", "path"], "rejects": ["path", "reason"], "pairs": ["pair_id", "hard_negatives"],
           "descriptions": ["pair_id", "text"], "instructions": ["pair_id", "texts"], "triplets": ["pair_id", "split", "texts"],
@@ -93,7 +95,8 @@ def kill_and_finish(lake: Path, kills: int) -> Path:
 def test_a_second_source_runs_its_own_shards_and_what_depends_on_them(uninterrupted, tmp_path):
     lake = tmp_path / "lake"
     run(first(lake))
-    sealed = {t: {s: Lake(lake).facts(t, s) for s in ("shard-00000", "shard-00001")} for t in ("images", "clip_image", "candidates")}
+    old = ("shard-00000", "shard-00001")
+    sealed = {t: {s: Lake(lake).facts(t, s) for s in old} for t in ("images", "clip_image", "candidates")}
     towers = Lake(lake).facts("towers", "all")
     grown = run(command(lake, "--images", "shapes:60?seed=9"))
     for table in ("images", "clip_image", "dino_image", "caption", "candidates"):

@@ -72,8 +72,8 @@ def evaluate_queries(lake: Lake, recipe: str, queries: Sequence[Query]) -> dict[
 
 def held_out_triplets(lake: Lake, settings: EvaluateSettings) -> list[Query]:
     """Queries of split ``test``: a text of each triplet, drawn by hash; at most ``max_queries``, those of lowest hash."""
-    rows = lake.read("triplets", columns=["pair_id", "query_id", "target_id", "texts"], filters=pc.field("split") == "test").to_pylist()
-    rows = sorted(rows, key=lambda r: uniform("evaluate", r["pair_id"]))[:settings.max_queries]
+    table = lake.read("triplets", columns=["pair_id", "query_id", "target_id", "texts"], filters=pc.field("split") == "test")
+    rows = sorted(table.to_pylist(), key=lambda r: uniform("evaluate", r["pair_id"]))[:settings.max_queries]
     return [Query(r["query_id"], r["texts"][int(uniform("evaluate text", r["pair_id"]) * len(r["texts"]))],
                   frozenset([r["target_id"]])) for r in rows]
 

@@ -15,7 +15,8 @@ from mmret.settings import Profile
 
 _PER_UNIT = {  # stage: (seconds a unit, unit)
     "images": (0.0012, "new image"), "towers": (0.0055, "image-epoch"), "clip_image": (0.0015, "new image"),
-    "dino_image": (0.0015, "new image"), "caption": (0.0008, "new image"), "candidates": (1.2e-7, "image pair"), "neighbours": (0.0003, "image"), "pairs": (0.0006, "image"),
+    "dino_image": (0.0015, "new image"), "caption": (0.0008, "new image"), "candidates": (1.2e-7, "image pair"),
+    "neighbours": (0.0003, "image"), "pairs": (0.0006, "image"),
     "descriptions": (0.0008, "image"), "instructions": (0.0012, "image"), "triplets": (0.0003, "image"),
     "checkpoints": (0.05, "step"), "evaluations": (0.004, "image"),
 }

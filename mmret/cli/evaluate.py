@@ -13,9 +13,9 @@ from mmret.lake import Lake
 
 
 def evaluate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-             triplets: Annotated[Path, typer.Option(help='JSON lines or an array of {"reference", "text", "target"}; paths as in the '
-                                                         "corpus manifest, or image ids")],
-             recipe: Annotated[str | None, typer.Option(help="checkpoint to measure, or 'untrained'; default: the lake's first")] = None,
+             triplets: Annotated[Path, typer.Option(help='JSON lines or an array of {"reference", "text", "target"}; paths as in '
+                                                         "the corpus manifest, or image ids")],
+             recipe: Annotated[str | None, typer.Option(help="checkpoint to measure, or 'untrained'; default: the first")] = None,
              as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False) -> None:
     """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model."""
     from mmret.benchmarks.lake import UNTRAINED, evaluate_queries, pick_recipe

@@ -18,7 +18,7 @@ class Format(StrEnum):
 
 def export(lake: Annotated[Path, typer.Option(help="folder of the lake")],
            out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
-           format_: Annotated[Format, typer.Option("--format", help="megapairs: JSON lines and images as the authors released them")],
+           format_: Annotated[Format, typer.Option("--format", help="megapairs: JSON lines and images as the authors' release")],
            split: Annotated[str | None, typer.Option(help="train or test; default: both, in a file each")] = None) -> None:
     """Write the data set to a folder."""
     from mmret.export.megapairs import export_megapairs

@@ -78,7 +78,8 @@ class Live:
         elif time.monotonic() - self._said > _EVERY:
             self._said = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
-            self.say(f"[{clock(self._said - self.started)}] {task} {done:,}{f'/{total:,}' if total else ''}{share} {note}{self._left()}")
+            count = f"{done:,}/{total:,}" if total else f"{done:,}"
+            self.say(f"[{clock(self._said - self.started)}] {task} {count}{share} {note}{self._left()}")
 
     def _left(self) -> str:
         left = self.estimate.left()

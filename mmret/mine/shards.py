@@ -1,6 +1,6 @@
 """Mining as it runs on a lake: which tables a shard's candidates, neighbours and pairs are read from and written to.
 
-Memory: the vectors of two shards, one tile of similarities and the shard's own edges. See :mod:`mmret.mine.tiles` for the arithmetic.
+Memory: the vectors of two shards, one tile of similarities and the shard's own edges; :mod:`mmret.mine.tiles` has the arithmetic.
 """
 
 from __future__ import annotations
