@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from mmret.lake import Lake
 from mmret.schemas import IMAGES, IMAGES_INDEX, content_id
 
 SHARD = "shard-00000"
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -49,6 +50,15 @@ def fill(lake: Lake, pictures: Sequence[tuple[bytes, str]], shard: str = SHARD) 
     lake.lance("images", IMAGES).add(table)
     lake.write("images", shard, table.select(IMAGES_INDEX.names), "test")
     return table["image_id"].to_pylist()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny arithmetic is fastest on one thread, many times so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

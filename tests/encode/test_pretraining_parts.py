@@ -1,0 +1,109 @@
+"""Losses, views and the tokenizer of the towers' pre-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy, normalize
+
+from mmret.encode.augment import CAPTIONED, Views, seeded, views
+from mmret.encode.clip_tower import contrastive, recalls
+from mmret.encode.dino_tower import TEMPERATURE, nt_xent
+from mmret.encode.pretrain import Plan, batch_rows
+from mmret.encode.tokenizer import EDIT_VOCABULARY, train_tokenizer
+
+
+def unit(n: int, seed: int = 0) -> torch.Tensor:
+    return normalize(torch.randn(n, 6, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_identical_captions_are_not_each_others_negatives() -> None:
+    image, text, scale = unit(4), unit(4, 1), torch.tensor(10.0)
+    captions = torch.tensor([0, 1, 0, 2])
+    same = captions[:, None] == captions[None]
+    value = contrastive(image, text, scale, same)
+    logits = scale * image @ text.T
+    rows = [[0, 1, 3], [0, 1, 2, 3], [1, 2, 3], [0, 1, 2, 3]]  # what each row is compared with
+    expected = sum(torch.logsumexp(m[i, rows[i]], 0) - m[i, i] for m in (logits, logits.T) for i in range(4)) / 8
+    assert torch.allclose(value, expected)
+    assert torch.allclose(contrastive(image, text, scale, torch.eye(4, dtype=torch.bool)),
+                          (cross_entropy(logits, torch.arange(4)) + cross_entropy(logits.T, torch.arange(4))) / 2)
+
+
+def test_captions_all_alike_leave_a_loss_of_zero() -> None:
+    assert contrastive(unit(3), unit(3, 1), torch.tensor(5.0), torch.ones(3, 3, dtype=torch.bool)) == 0
+
+
+def test_nt_xent_pairs_each_view_with_the_other() -> None:
+    vectors = unit(6)
+    logits = vectors @ vectors.T / TEMPERATURE
+    expected = 0.0
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        expected += (torch.logsumexp(logits[i, others], 0) - logits[i, (i + 3) % 6]) / 6
+    assert torch.allclose(nt_xent(vectors), expected)
+
+
+def test_recall_counts_a_row_of_the_same_caption() -> None:
+    eye = torch.eye(3)
+    assert recalls(eye, eye[[1, 0, 2]], ["a", "a", "b"])["image_to_text_r1"] == 100
+    assert recalls(eye, eye[[1, 0, 2]], ["a", "c", "b"])["image_to_text_r1"] == 33.33
+
+
+def test_a_view_depends_on_its_seed_only_and_no_range_is_the_picture_itself() -> None:
+    pixels = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8, generator=seeded(0))
+    assert torch.allclose(views(pixels, Views(), seeded(1)), pixels.float(), atol=1e-3)
+    one, two = views(pixels, CAPTIONED, seeded("a", 1)), views(pixels, CAPTIONED, seeded("a", 1))
+    assert torch.equal(one, two) and not torch.equal(one, views(pixels, CAPTIONED, seeded("a", 2)))
+    assert one.min() >= 0 and one.max() <= 255
+
+
+def test_every_epoch_is_a_permutation() -> None:
+    rows = torch.cat([batch_rows(24, 8, step, 0, "t") for step in range(6)])
+    assert sorted(rows[:24].tolist()) == sorted(rows[24:].tolist()) == list(range(24))
+    assert rows[:24].tolist() != rows[24:].tolist()
+    assert sorted(batch_rows(5, 8, 3, 0, "t").tolist()) == list(range(5))
+
+
+def test_the_rate_warms_up_and_decays() -> None:
+    plan = Plan("k", steps=100, learning_rate=1.0)
+    rates = [plan.rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert all(later <= sooner for sooner, later in zip(rates[9:], rates[10:], strict=False)) and 0 < rates[-1] < 0.02
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> object:
+    return train_tokenizer([f"woman {job}: dark skin tone" for job in ("pilot", "cook", "judge")] * 50, 900)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_any_text_has_tokens(tokenizer: object, text: str) -> None:
+    ids = tokenizer(text).input_ids
+    assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.eos_token_id not in ids[:-1] or "<|" in text  # the unknown token is the end token in CLIP
+    assert len(ids) > 2 or not text.strip()
+
+
+def test_the_tokenizer_loads_through_the_stock_class(tokenizer: object, tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    tokenizer.save_pretrained(tmp_path)
+    stock = CLIPTokenizer.from_pretrained(tmp_path)
+    for text in ("woman cook: dark skin tone", "Make it DARKER", "日本語 что हिंदी 🦆", ""):
+        assert stock(text).input_ids == tokenizer(text).input_ids
+    assert len(stock("word " * 200, truncation=True).input_ids) == 77
+    assert (stock.bos_token_id, stock.eos_token_id) == (len(stock) - 2, len(stock) - 1)
+
+
+def test_corpus_words_are_whole_and_the_vocabulary_is_a_limit(tokenizer: object) -> None:
+    assert len(tokenizer("woman pilot").input_ids) == 4
+    assert len(tokenizer) <= 900
+    assert sum(len(tokenizer(word).input_ids) == 3 for word in EDIT_VOCABULARY.split()) > 50
+    with pytest.raises(ValueError, match="514"):
+        train_tokenizer(["a"], 300)
