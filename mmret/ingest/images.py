@@ -1,8 +1,8 @@
 """Table ``images``: filled shard by shard, read as a stream in position order or at random by image id.
 
 Every row of a shard's manifest ends in exactly one of ``images`` and ``rejects``. Pictures are stored as they were
-found and decoded once to prove that they can be. Cost: decoding, in threads (a 256 px JPEG about 1 ms); memory about
-four times ``BATCH_BYTES``, whatever the size of the shard.
+found and decoded once to prove that they can be. Cost: decoding, in threads (a 256 px JPEG about 1 ms); at most
+about eight times ``BATCH_BYTES`` of memory (0.5 GB, with files of megabytes), whatever the size of the shard.
 """
 
 from __future__ import annotations
