@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.mine.images import Images, drawn, word
-from mmret.mine.ordering import arrange, within_group
+from mmret.mine.ordering import arrange, distinct, within_group
 from mmret.mine.scores import SCORES, pair_scores
 from mmret.schemas import PAIRS, SIGNALS, pair_id
 from mmret.settings import MineSettings
@@ -115,9 +115,9 @@ class _Chosen:
 
 
 def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Chosen:
-    number = len(np.unique(rows.queries))
+    number = 1 + np.count_nonzero(np.diff(rows.queries))
     rows = rows.where(rows.above | np.isin(rows.signals, [SIGNALS.index(s) for s in settings.signals]))
-    keys, pair_of = np.unique(images.key(rows.queries, rows.targets), return_inverse=True)
+    keys, pair_of = distinct(images.key(rows.queries, rows.targets))
     queries, targets = np.divmod(keys, len(images.names))
 
     def any_row(mask: np.ndarray) -> np.ndarray:
@@ -150,7 +150,7 @@ def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
     if not near.any():
         return near
     ranks = rows.ranks[near]
-    lists, at = np.unique(rows.queries[near] * len(SIGNALS) + rows.signals[near], return_inverse=True)
+    lists, at = distinct(rows.queries[near] * len(SIGNALS) + rows.signals[near])
     since = np.full((len(lists), ranks.max() + 1), np.iinfo(np.int64).max)
     since[at, ranks] = np.maximum(images.shards[rows.queries[near]], images.shards[rows.targets[near]])
     better = np.stack([(since[:, :r] <= since[:, r, None]).sum(1) for r in range(since.shape[1])], axis=1)

@@ -14,29 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.ordering import alphabetical
+from mmret.mine.ordering import alphabetical, numbered
 
 
 class Images:
     """All images that are spoken of, numbered in the order of their ids, and what is known of each."""
 
     def __init__(self, neighbours: pa.Table, captions: Mapping[str, str] | pa.Table, near_duplicates: pa.Table | None):
-        above = neighbours.filter(neighbours["above_band"])
+        tables = [neighbours.select(["query_id", "target_id"])]
         if near_duplicates is not None:
-            more = near_duplicates.filter(near_duplicates["above_band"])
-            above = pa.concat_tables([above.select(["query_id", "target_id"]), more.select(["query_id", "target_id"])])
-        columns = [neighbours["query_id"], neighbours["target_id"], above["query_id"], above["target_id"]]
-        coded = pa.chunked_array([c for column in columns for c in column.chunks], pa.string())
-        coded = coded.combine_chunks().dictionary_encode()
-        by_name = pc.array_sort_indices(coded.dictionary)
-        self.names = coded.dictionary.take(by_name)
-        place = np.empty(len(by_name), np.int64)
-        place[by_name.to_numpy()] = np.arange(len(by_name))
-        numbers = place[coded.indices.to_numpy()]
+            tables.append(near_duplicates.filter(near_duplicates["above_band"]).select(["query_id", "target_id"]))
+        table = pa.concat_tables(tables)
+        both = pa.chunked_array([*table["query_id"].chunks, *table["target_id"].chunks], pa.string())
+        self.names, numbers = numbered(both)
+        one, other = np.split(numbers, 2)
         rows = neighbours.num_rows
-        self.queries, self.targets = numbers[:rows], numbers[rows:2 * rows]
-        one, other = np.split(numbers[2 * rows:], 2)
-        self.duplicates = np.unique(np.concatenate([self.key(one, other), self.key(other, one)]))
+        self.queries, self.targets = one[:rows], other[:rows]
+        above = np.append(neighbours["above_band"].to_numpy(), np.ones(len(one) - rows, bool))
+        one, other = one[above], other[above]
+        self.duplicates = np.sort(np.concatenate([self.key(one, other), self.key(other, one)]))
         self.duplicated = np.zeros(len(self.names), bool)
         self.duplicated[one] = self.duplicated[other] = True
         self.words = np.array([word(name) for name in self.names.to_pylist()], np.uint64)

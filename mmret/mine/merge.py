@@ -8,16 +8,15 @@ finished merge equals merging all again. Cost: about 0.5 us an edge; memory a fe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.ordering import order, within_group
+from mmret.mine.ordering import numbered, order, within_group
 from mmret.schemas import NEIGHBOURS, SIGNALS
 
-ROWS_HELD = 1_000_000  # edges that may wait beyond twice the merged lists, however many files there are
+ROWS_HELD = 8_000_000  # edges that may wait beyond twice the merged lists, however many files there are
 _COLUMNS = ["query_id", "signal", "target_id", "score", "above_band"]
 
 
@@ -42,59 +41,34 @@ def neighbours(edges: Iterable[pa.Table], k: int) -> pa.Table:
 
 def _merged(parts: list[pa.Table], k: int) -> pa.Table:
     table = pa.concat_tables([NEIGHBOURS.empty_table().select(_COLUMNS), *parts])
-    by_name = _Names(table["query_id"])
-    cuts = [_cut(table, signal, by_name.codes, k) for signal in SIGNALS]
-    groups = np.concatenate([(c.groups // 2) * 2 * len(SIGNALS) + 2 * s + c.groups % 2 for s, c in enumerate(cuts)])
-    final = pa.array(np.argsort(groups, kind="stable"))  # each signal's part is sorted already: three runs to merge
-    query = np.concatenate([c.groups // 2 for c in cuts])
-    above = np.concatenate([c.groups % 2 == 1 for c in cuts])
-    rank = pa.array(np.concatenate([c.rank for c in cuts]), pa.int32(), mask=above)
-    signal = pa.array(np.repeat(np.arange(len(SIGNALS)), [len(c.rank) for c in cuts]))
+    names, queries = numbered(table["query_id"])
+    signals = pc.index_in(table["signal"], value_set=pa.array(SIGNALS)).to_numpy()
+    above = table["above_band"].to_numpy()
+    scores = table["score"].to_numpy()
+    targets = table["target_id"].combine_chunks()
+    groups = (queries * len(SIGNALS) + signals) * 2 + above
+    by = order(groups, scores, lambda at: targets.take(pa.array(at)))
+    by = by[~_repeated(groups[by], scores[by], by, targets)]
+    groups = groups[by]
+    rank = within_group(groups)
+    keep = rank < k
+    by, rank = by[keep], rank[keep]
+    above = above[by]
     return pa.table({
-        "query_id": by_name.names.take(pa.array(query).take(final)),
-        "signal": pa.array(SIGNALS).take(signal.take(final)),
-        "target_id": pa.chunked_array([c.targets for c in cuts], pa.string()).take(final),
-        "score": pa.array(np.concatenate([c.scores for c in cuts])).take(final),
-        "rank": rank.take(final),
-        "above_band": pa.array(above).take(final),
+        "query_id": names.take(pa.array(queries[by])),
+        "signal": pa.array(SIGNALS).take(pa.array(signals[by])),
+        "target_id": targets.take(pa.array(by)),
+        "score": pa.array(scores[by]),
+        "rank": pa.array(rank, pa.int32(), mask=above),
+        "above_band": pa.array(above),
     }, schema=NEIGHBOURS)
 
 
-class _Names:
-    """Distinct ids in order, ``names``, and the number of each row's id, ``codes`` (n,) int64."""
-
-    def __init__(self, ids: pa.ChunkedArray):
-        coded = ids.combine_chunks().dictionary_encode()
-        by_name = pc.array_sort_indices(coded.dictionary)
-        self.names = coded.dictionary.take(by_name)
-        place = np.empty(len(by_name), np.int64)
-        place[by_name.to_numpy()] = np.arange(len(by_name))
-        self.codes = place[coded.indices.to_numpy()]
-
-
-@dataclass(frozen=True)
-class _Cut:
-    groups: np.ndarray  # 2 * number of the query + whether above the band
-    scores: np.ndarray
-    rank: np.ndarray
-    targets: pa.Array
-
-
-def _cut(table: pa.Table, signal: str, queries: np.ndarray, k: int) -> _Cut:
-    """The best ``k`` of every query in the band and above it."""
-    of_signal = pc.equal(table["signal"], signal)
-    here = np.flatnonzero(of_signal.to_numpy())
-    targets = table["target_id"].filter(of_signal).combine_chunks()
-    scores = table["score"].filter(of_signal).to_numpy()
-    groups = queries[here] * 2 + table["above_band"].filter(of_signal).to_numpy()
-    by = order(groups, scores, lambda at: targets.take(pa.array(at)))
-    groups, scores = groups[by], scores[by]
+def _repeated(groups: np.ndarray, scores: np.ndarray, by: np.ndarray, targets: pa.Array) -> np.ndarray:
+    """Mask of sorted edges that equal the one before them."""
     again = np.zeros(len(by), bool)
     equal = np.flatnonzero((groups[1:] == groups[:-1]) & (scores[1:] == scores[:-1]))
     if len(equal):
         one, other = targets.take(pa.array(by[equal])), targets.take(pa.array(by[equal + 1]))
         again[equal + 1] = pc.equal(one, other).to_numpy(False)
-        groups, scores, by = groups[~again], scores[~again], by[~again]
-    rank = within_group(groups)
-    keep = rank < k
-    return _Cut(groups[keep], scores[keep], rank[keep], targets.take(pa.array(by[keep])))
+    return again

@@ -40,14 +40,29 @@ def arrange(key: np.ndarray, ties: Callable[[np.ndarray], np.ndarray] = lambda p
     return permutation
 
 
+def numbered(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+    """Distinct ids in the order of their bytes, and for each row the place of its id among them, (n,) int64."""
+    flat = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    coded = flat.dictionary_encode()
+    by_name = pc.array_sort_indices(coded.dictionary)
+    place = np.empty(len(by_name), np.int64)
+    place[by_name.to_numpy()] = np.arange(len(by_name))
+    return coded.dictionary.take(by_name), place[coded.indices.to_numpy()]
+
+
 def alphabetical(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """(n,) ranks of text: equal for equal text, ascending in the order of its bytes."""
-    coded = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-    coded = coded.dictionary_encode()
-    by_name = pc.array_sort_indices(coded.dictionary).to_numpy()
-    rank = np.empty(len(by_name), np.int64)
-    rank[by_name] = np.arange(len(by_name))
-    return rank[coded.indices.to_numpy()]
+    return numbered(ids)[1]
+
+
+def distinct(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Like ``np.unique(key, return_inverse=True)`` for (n,) non-negative int64, several times as fast."""
+    by = arrange(key.astype(np.uint64))
+    ordered_key = key[by]
+    first = np.append(True, ordered_key[1:] != ordered_key[:-1])[:len(key)]
+    place = np.empty(len(key), np.int64)
+    place[by] = np.cumsum(first) - 1
+    return ordered_key[first], place
 
 
 def within_group(groups: np.ndarray) -> np.ndarray:

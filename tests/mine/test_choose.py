@@ -44,7 +44,8 @@ def ranked(edges) -> pa.Table:
 @settings(max_examples=150, deadline=None)
 @given(edges=st.lists(scored, max_size=150, unique_by=lambda e: e[:3]),
        captions=st.lists(st.sampled_from("abcdef "), min_size=14, max_size=14), per_query=st.integers(1, 4),
-       hard=st.integers(0, 4), used=st.sets(st.sampled_from(SIGNALS), min_size=1), few=st.integers(1, 9), seed=st.integers(0, 3), random=st.randoms())
+       hard=st.integers(0, 4), used=st.sets(st.sampled_from(SIGNALS), min_size=1),
+       few=st.integers(1, 9), seed=st.integers(0, 3), random=st.randoms())
 def test_choices_are_clean_complete_and_free_of_order(edges, captions, per_query, hard, used, few, seed, random):
     found = ranked([e[:3] + (e[3] and uniform(*e) < 0.5,) for e in edges])
     names = dict(zip(IMAGES, captions, strict=True))
