@@ -145,7 +145,8 @@ class Embedder:
         rows = np.zeros((len(shots), width), np.float32)
         for i in good:
             rows[i] = self._vectors[keys[i]]
-        _refuse_constant(rows[good], [keys[i] for i in good])
+            self._vectors[keys[i]] = rows[i]  # one copy in memory: the block it came from is freed with its last row
+        _refuse_constant(rows, good, keys)
         return Vectors(rows, keys, unreadable)
 
     def texts(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
@@ -247,8 +248,10 @@ def _try(shot: Shot, data: bytes) -> Any:
         return error
 
 
-def _refuse_constant(rows: np.ndarray, keys: Sequence[str]) -> None:
-    if len(set(keys)) > 1 and not np.ptp(rows, axis=0).any():
+def _refuse_constant(rows: np.ndarray, good: Sequence[int], keys: Sequence[str]) -> None:
+    if not good or len({keys[i] for i in good}) == 1:
+        return
+    if all(np.array_equal(rows[i], rows[good[0]]) for i in good):  # ends at the first that differs
         raise UserError(
-            f"all {len(rows)} pictures have the same embedding: the checkpoint has collapsed, nothing is scored"
+            f"all {len(good)} pictures have the same embedding: the checkpoint has collapsed, nothing is scored"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +115,10 @@ class Gallery:
     def of(cls, shots: dict[Any, Shot], vectors: np.ndarray) -> Gallery:
         """``vectors`` (n, d): the rows of ``shots``, in their order."""
         first: dict[bytes, int] = {}
-        group = {name: first.setdefault(row.tobytes(), len(first)) for name, row in zip(shots, vectors, strict=True)}
+        group = {
+            name: first.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), len(first))
+            for name, row in zip(shots, vectors, strict=True)
+        }
         members: list[list[Any]] = [[] for _ in first]
         for name, number in group.items():
             members[number].append(name)

@@ -1,0 +1,77 @@
+"""The leak check on a lake: fingerprints of its pictures kept per shard, those of a benchmark per folder, and their
+meeting.
+
+Fingerprints lie at ``<lake>/fingerprints/<shard>.parquet`` and ``<lake>/fingerprints/benchmarks/<name>.parquet``; a
+shard whose images are unchanged, or a folder whose files are (by path, size and time), is not read again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmret.benchmarks.leaks import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
+from mmret.errors import UserError
+from mmret.ingest.images import read_images
+from mmret.lake import Lake, fingerprint, temporary
+
+ALGORITHM = "dhash128-1"
+_KEY = b"mmret.made_from"
+
+
+def lake_leaks(lake: Lake, benchmarks: Mapping[str, str | Path], limits: LeakLimits | None = None) -> pa.Table:
+    """Table ``LEAKS`` of the lake's images that show a picture of the ``benchmarks`` (name -> folder of pictures).
+
+    Raises UserError for a folder that does not exist.
+    """
+    sides = {name: benchmark_fingerprints(lake, name, folder) for name, folder in benchmarks.items()}
+    return leaks(corpus_fingerprints(lake), sides, limits)
+
+
+def leaked_ids(table: pa.Table) -> frozenset[str]:
+    """Image ids to keep out of pairs."""
+    return frozenset(table["image_id"].to_pylist())
+
+
+def corpus_fingerprints(lake: Lake) -> pa.Table:
+    """``FINGERPRINTS`` of every image of the lake; only shards that changed are read."""
+    parts = [FINGERPRINTS.empty_table()]
+    for shard in lake.partitions("images"):
+        ids = lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
+        parts.append(_kept(lake.root / "fingerprints" / f"{shard}.parquet", fingerprint(ALGORITHM, ids),
+                           lambda shard=shard: fingerprints(_pictures(lake, shard))))  # fmt: skip
+    return pa.concat_tables(parts)
+
+
+def benchmark_fingerprints(lake: Lake, name: str, folder: str | Path) -> pa.Table:
+    """``FINGERPRINTS`` of every picture file under ``folder``. Raises UserError where it is none or holds none."""
+    root = Path(folder)
+    listing = sorted((str(p.relative_to(root)), (s := p.stat()).st_size, s.st_mtime_ns)
+                     for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())  # fmt: skip
+    if not listing:
+        raise UserError(f"leak check: no pictures of {name} under {root}")
+    return _kept(lake.root / "fingerprints" / "benchmarks" / f"{name}.parquet",
+                 fingerprint(ALGORITHM, str(root.absolute()), listing), lambda: folder_fingerprints(root))  # fmt: skip
+
+
+def _pictures(lake: Lake, shard: str) -> Iterator[tuple[str, bytes]]:
+    for batch in read_images(lake, shard):
+        yield from zip(batch.column("image_id").to_pylist(), batch.column("data").to_pylist(), strict=True)
+
+
+def _kept(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
+    """The table at ``path`` if it was made from the same, else a new one, written beside and renamed."""
+    if path.is_file():
+        table = pq.read_table(path)
+        if (table.schema.metadata or {}).get(_KEY) == made_from.encode():
+            return table.replace_schema_metadata(None)
+    table = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = temporary(path)
+    pq.write_table(table.replace_schema_metadata({_KEY: made_from}), aside, compression="zstd")
+    os.replace(aside, path)
+    return table
