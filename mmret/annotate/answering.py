@@ -29,6 +29,7 @@ class Tally:
     stored: int = 0  # found in the store, or asked by another pair of the same batch
     tokens_in: int = 0  # of the requests sent now
     tokens_out: int = 0
+    cost: float = 0.0  # of those tokens, at the prices of the settings
     seconds: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -61,6 +62,7 @@ def ask(
                 known[key] = answer
                 tally.tokens_in += answer.tokens_in
                 tally.tokens_out += answer.tokens_out
+                tally.cost += annotator.cost(kind, answer.tokens_in, answer.tokens_out)
                 if not answer.error:
                     pending.append(key)
                 if len(pending) >= FLUSH_ROWS or pending and time.monotonic() - last > FLUSH_SECONDS:

@@ -41,6 +41,10 @@ class PromptedAnnotator:
     def key(self, request: Request) -> str:
         return question_key(compose(request, self.settings), engine_of(request.kind, self.settings))
 
+    def cost(self, kind: Kind, tokens_in: int, tokens_out: int) -> float:
+        engine = engine_of(kind, self.settings)
+        return (tokens_in * engine.price_in + tokens_out * engine.price_out) / 1e6
+
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         raise NotImplementedError
 

@@ -65,6 +65,10 @@ class Annotator(Protocol):
         """32 hex digits of all that decides the answer."""
         ...
 
+    def cost(self, kind: Kind, tokens_in: int, tokens_out: int) -> float:
+        """Price of so many tokens, in the currency of the settings; 0 where nothing is charged."""
+        ...
+
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Place in ``requests`` and answer, each exactly once, in any order, as they come.
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.annotate.answering import Tally
 from mmret.annotate.protocol import Annotator
 from mmret.annotate.stages import describe, instruct
 from mmret.annotate.store import AnswerStore
@@ -30,38 +31,38 @@ def _captions(lake: Lake, pairs: pa.Table) -> dict[str, str]:
     return dict(zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True))
 
 
-def _counts(rows: pa.Table) -> dict[str, Any]:
-    failed = rows.filter(pc.not_equal(rows["status"], "ok"))
-    reasons = {r["values"]: r["counts"] for r in pc.value_counts(failed["reason"]).to_pylist()}
-    return {
-        "ok": rows.num_rows - failed.num_rows,
-        "reasons": reasons,
+def _notes(rows: pa.Table, tally: Tally, settings: AnnotateSettings) -> dict[str, Any]:
+    """What a person plans with. A pair whose description failed is counted there, not again with the instructions."""
+    own = rows.filter(pc.and_(pc.not_equal(rows["status"], "ok"), pc.is_valid(rows["request_key"])))
+    notes: dict[str, Any] = {
+        "ok": pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0,
+        "reasons": {r["values"]: r["counts"] for r in pc.value_counts(own["reason"]).to_pylist()},
         "tokens_in": pc.sum(rows["tokens_in"]).as_py() or 0,
         "tokens_out": pc.sum(rows["tokens_out"]).as_py() or 0,
+        "requests_sent": tally.sent,
+        "answers_reused": tally.stored,
+        "requests_per_second": round(tally.requests / tally.seconds, 1) if tally.seconds else 0.0,
     }
+    if settings.backend != "captions":
+        notes["cost"] = round(tally.cost, 4)
+    return notes
 
 
 def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> Facts:
     """Write ``descriptions`` of a shard: every pair is a row, with a reason where it has no text."""
-    pairs = lake.read("pairs", shard)
+    pairs, tally = lake.read("pairs", shard), Tally()
     annotator.load_images = partial(images_by_id, lake)
-    rows = describe(pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers"))
-    return lake.write("descriptions", shard, rows, inputs, **_counts(rows))
+    rows = describe(pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers"), tally)
+    return lake.write("descriptions", shard, rows, inputs, **_notes(rows, tally, settings))
 
 
 def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> Facts:
     """Write ``instructions`` of a shard: every pair is a row, with a reason where it has no texts."""
-    pairs = lake.read("pairs", shard)
+    pairs, described, tally = lake.read("pairs", shard), lake.read("descriptions", shard), Tally()
     annotator.load_images = partial(images_by_id, lake)  # a judge looks at them
-    rows = instruct(
-        lake.read("descriptions", shard),
-        pairs,
-        _captions(lake, pairs),
-        annotator,
-        settings,
-        AnswerStore(lake.root / "answers"),
-    )
-    return lake.write("instructions", shard, rows, inputs, **_counts(rows))
+    store = AnswerStore(lake.root / "answers")
+    rows = instruct(described, pairs, _captions(lake, pairs), annotator, settings, store, tally)
+    return lake.write("instructions", shard, rows, inputs, **_notes(rows, tally, settings))
 
 
 def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str) -> Facts:

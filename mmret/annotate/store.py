@@ -119,7 +119,7 @@ class AnswerStore:
         ripe = next((paths for paths in tiers.values() if len(paths) >= _FAN), None)
         if ripe is None:
             return
-        with _alone(self.root / kind / ".merging") as alone:
+        with _alone(self.root / kind) as alone:
             if not alone:
                 return
             tables = [t for p in ripe if (t := _open(p)) is not None]
@@ -169,11 +169,13 @@ def _keys(table: pa.Table) -> np.ndarray:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[bool]:
-    """Whether this process holds the lock file ``path`` for the block; never waits."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    """Whether this process holds the lock on folder ``path`` for the block; never waits."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(folder)

@@ -33,6 +33,7 @@ class VLLMAnnotator(PromptedAnnotator):
 
     def _chunk(self, requests: Sequence[Request], start: int) -> Iterator[tuple[int, Answer]]:
         engine = engine_of(requests[0].kind, self.settings)
+        model = self._engine(engine)
         questions = [compose(r, self.settings) for r in requests]
         pictures = self.pictures(questions)
         places, chats, sampling = [], [], []
@@ -45,7 +46,7 @@ class VLLMAnnotator(PromptedAnnotator):
             places.append(start + i)
             sampling.append(_sampling(question, engine))
         if chats:
-            outputs = self._engine(engine).chat(chats, sampling, use_tqdm=False)
+            outputs = model.chat(chats, sampling, use_tqdm=False)
             for place, output in zip(places, outputs, strict=True):
                 first = output.outputs[0]
                 yield (

@@ -1,4 +1,4 @@
-"""Pins of the parser: one reason code for each way an answer can be unusable, tolerance for the ways it is well meant."""
+"""Pins of the parser: one reason code for each way an answer can be unusable, tolerance where it is well meant."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ ASKED = Request(
     "a blue mug beside a spoon on a table",
     DESCRIPTION,
 )
+CHINESE = json.dumps(["把它变成蓝色", "同样的,但是蓝色", "蓝色的,旁边有勺子"], ensure_ascii=False)
 GOOD = ["make it blue", "the same one in blue, with a spoon", "replace the white porcelain with blue"]
 
 
@@ -70,11 +71,11 @@ def test_well_meant_answers_are_read(text: str) -> None:
         (json.dumps([GOOD[0], "Make it blue.", "make it BLUE!"]), "stop", "duplicate"),
         (json.dumps(["mach es blau und leg einen Löffel daneben", "die gleiche Tasse in blau und mit einem Löffel",
                      "eine blaue anstatt der weißen"]), "stop", "wrong_language"),
-        (json.dumps(["把它变成蓝色", "同样的,但是蓝色", "蓝色的,旁边有勺子"]), "stop", "wrong_language"),
+        (CHINESE, "stop", "wrong_language"),
         (json.dumps(["a white porcelain mug", "porcelain with rising steam", "the same white one with steam"]), "stop",
          "leaked_source"),
-        (json.dumps([ASKED.target_caption, "on a table a blue mug beside a spoon", "beside a spoon a blue mug on a table"]), "stop",
-         "copied_caption"),
+        (json.dumps([ASKED.target_caption, "on a table a blue mug beside a spoon",
+                     "beside a spoon a mug on a blue table"]), "stop", "copied_caption"),
     ],
 )  # fmt: skip
 def test_each_unusable_answer_has_its_reason(text: str, finish: str, reason: str) -> None:
@@ -98,7 +99,7 @@ def test_a_back_ends_own_reason_and_a_transport_error_are_kept() -> None:
         ('"' + DESCRIPTION + '"', ""),
         ("I cannot compare these pictures.", "refusal"),
         (ASKED.query_caption, "copied_caption"),
-        ("Auf beiden Bildern ist eine Tasse zu sehen und auf dem Tisch liegt ein Löffel, aber die Farbe ist nicht gleich.",
+        ("Auf beiden Bildern ist eine Tasse zu sehen und auf dem Tisch liegt ein Löffel, aber nicht gleich.",
          "wrong_language"),
     ],
 )  # fmt: skip
@@ -107,11 +108,10 @@ def test_descriptions(text: str, reason: str) -> None:
 
 
 def test_other_languages_are_taken_where_they_are_asked_for() -> None:
-    chinese = json.dumps(["把它变成蓝色", "同样的,但是蓝色", "蓝色的,旁边有勺子"], ensure_ascii=False)
     assert (
-        _reason(chinese, language="Chinese") == "" and _reason(json.dumps(GOOD), language="Chinese") == "wrong_language"
+        _reason(CHINESE, language="Chinese") == "" and _reason(json.dumps(GOOD), language="Chinese") == "wrong_language"
     )
-    assert _reason(chinese, language="Klingon") == ""  # not known here: not judged
+    assert _reason(CHINESE, language="Klingon") == ""  # not known here: not judged
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,19 @@ def test_short_english_is_never_called_foreign(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text, leak",
-    [("a white porcelain mug", True), ("change the white porcelain to blue", False), ("a blue mug beside a spoon", False),
-     ("blue instead of white porcelain", False), ("without the rising steam", False), ("a mug on a table", False)],
+    [("a white porcelain mug", True), ("change the white porcelain to blue", False),
+     ("a blue mug beside a spoon", False), ("blue instead of white porcelain", False),
+     ("without the rising steam", False), ("a mug on a table", False)],
 )  # fmt: skip
 def test_a_leak_is_source_detail_outside_an_edit(text: str, leak: bool) -> None:
     assert tells_source(text, DESCRIPTION, "English") is leak
 
 
-@pytest.mark.parametrize("text, scores", [('{"fidelity": 4, "discretion": 5}', (4, 5)), ('so: {"fidelity": "2", "discretion": 1}.', (2, 1)),
-                                          ('{"fidelity": 9, "discretion": 1}', None), ("[4, 5]", None), ("good", None),
-                                          ('{"fidelity": null, "discretion": 1}', None), ('{"fidelity": 1e999, "discretion": 1}', None)])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, scores",
+    [('{"fidelity": 4, "discretion": 5}', (4, 5)), ('so: {"fidelity": "2", "discretion": 1}.', (2, 1)),
+     ('{"fidelity": 9, "discretion": 1}', None), ("[4, 5]", None), ("good", None),
+     ('{"fidelity": null, "discretion": 1}', None), ('{"fidelity": 1e999, "discretion": 1}', None)],
+)  # fmt: skip
 def test_scores(text: str, scores: tuple[int, int] | None) -> None:
     assert parse(ASKED._replace(kind="judge"), Answer(text), "scores", "English").scores == scores

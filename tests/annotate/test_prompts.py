@@ -1,5 +1,5 @@
-"""Pins of prompts and demonstrations: what the paper's rules ask of the pool holds for each entry; what a model is asked is
-the same in every run, and depends on nothing but the pair, the settings and the texts."""
+"""Pins of prompts and demonstrations: what the paper's rules ask of the pool holds for each entry; what a model is
+asked is the same in every run, and depends on nothing but the pair, the settings and the texts."""
 
 from __future__ import annotations
 
@@ -69,9 +69,17 @@ def test_a_key_depends_on_all_that_decides_the_answer() -> None:
         key(_ask("describe"), urls=("http://other/v1",), tries=9, deadline_s=1),
     ]
     assert same == [base] * 2
-    others = [key(_ask("describe", target_id="c" * 32)), key(_ask("describe", attempt=1)), key(_ask("describe"), model="x"),
-              key(_ask("describe"), revision="2"), key(_ask("describe"), temperature=0), key(_ask("describe"), image_size=300),
-              key(_ask("describe"), SETTINGS.model_copy(update={"language": "French"})), key(_ask("both")), key(_ask("judge"))]  # fmt: skip
+    others = [
+        key(_ask("describe", target_id="c" * 32)),
+        key(_ask("describe", attempt=1)),
+        key(_ask("describe"), model="x"),
+        key(_ask("describe"), revision="2"),
+        key(_ask("describe"), temperature=0),
+        key(_ask("describe"), image_size=300),
+        key(_ask("describe"), SETTINGS.model_copy(update={"language": "French"})),
+        key(_ask("both")),
+        key(_ask("judge")),
+    ]
     assert len({base, *others}) == len(others) + 1
 
 

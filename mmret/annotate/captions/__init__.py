@@ -36,6 +36,9 @@ class CaptionsAnnotator:
             return request_key(VERSION, r.kind, r.query_caption, r.target_caption)
         return request_key(VERSION, r.kind, r.pair_id, r.query_caption, r.target_caption, r.count, r.seed)
 
+    def cost(self, kind: Kind, tokens_in: int, tokens_out: int) -> float:
+        return 0.0
+
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         for i, request in enumerate(requests):
             yield i, _answer(request)

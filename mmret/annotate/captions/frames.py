@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from mmret.annotate.captions import lexicon
 from mmret.annotate.captions.analyse import Segment, read
 from mmret.annotate.captions.difference import Difference, Edit, difference
-from mmret.annotate.captions.phrases import Moods, say, scene, series
+from mmret.annotate.captions.moods import Moods
+from mmret.annotate.captions.nouns import scene, series
+from mmret.annotate.captions.phrases import say
 
 MAX_INSTRUCTION_WORDS = 25
 MAX_INSTRUCTION_CHARACTERS = 200

@@ -6,136 +6,25 @@ side is named; the source's side is named only in ``do`` and ``versus``, as what
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from mmret.annotate.captions import lexicon as lx
-from mmret.annotate.captions.analyse import Segment, is_clause, join
+from mmret.annotate.captions.analyse import join
 from mmret.annotate.captions.difference import Edit
-
-Words = tuple[str, ...]
-
-
-class Moods(NamedTuple):
-    """Ways to say one edit. Each is a tuple of alternatives, the plainest first; ``versus`` may be empty."""
-
-    do: tuple[str, ...]  # a sentence of its own: "change the skin tone to dark"
-    but: tuple[str, ...]  # behind "the same but": "with dark skin tone"
-    one: tuple[str, ...]  # behind "find one": "that is blue"
-    versus: tuple[str, ...]  # "dark instead of light skin tone"
-    bare: tuple[str, ...]  # on its own: "dark skin tone"
+from mmret.annotate.captions.moods import Moods, clause_change, no_longer, place, sign, state
+from mmret.annotate.captions.nouns import (
+    all_words,
+    definite,
+    is_name,
+    listing,
+    noun_phrase,
+    scene,
+    series,
+    short_head,
+)
 
 
 def say(edit: Edit) -> Moods:
     """The moods of one edit."""
     return _SAY[edit.kind](edit)
-
-
-# -- words ------------------------------------------------------------------------------------------------------------
-
-
-def is_name(words: Words) -> bool:
-    """Whether ``words`` are a name, a number, a sign, or of another script: never given an article."""
-    noun = words[_head_index(words)].strip("“”\"'‘’")
-    return not noun[:1].isalpha() or not noun[:1].islower() or len(noun) == 1 or not noun.isascii() and not _latin(noun)
-
-
-def _latin(word: str) -> bool:
-    return all(ord(c) < 0x250 or not c.isalpha() for c in word)
-
-
-def noun_phrase(words: Words, determiner: str = "") -> str:
-    """``words`` with an article where English wants one."""
-    determiner = determiner.lower()
-    text = join(words)
-    if determiner in ("a", "an"):
-        return f"{lx.article(words[0])} {text}"
-    if determiner:
-        return f"{determiner} {text}"
-    first, noun = words[0].lower(), _head_noun(words)
-    if (
-        is_name(words)
-        or first in lx.NUMBERS
-        or first == "front"
-        and len(words) > 1
-        or first in lx.DETERMINERS
-        or noun in lx.MASS
-        or lx.is_plural(noun)
-        or noun in lx.DIRECTIONS
-        or noun in lx.LOCATIVE
-        or (lx.is_participle(first) and not _adjectival(words))
-        or lx.is_adjective(noun)
-        and noun not in lx.ALSO_NOUNS
-    ):
-        return text
-    return f"{lx.article(words[0])} {text}"
-
-
-def _adjectival(words: Words) -> bool:
-    """Whether the participle that ``words`` begin with qualifies a noun: grinning face, not holding hands."""
-    return len(words) == 2 and words[1].islower() and not lx.is_plural(words[1]) and words[1] not in lx.DIRECTIONS
-
-
-def definite(words: Words, one_of: bool = False) -> str:
-    """``words`` as something the reader sees: "the hat", "one person", or bare for a name."""
-    text = join(words)
-    if is_name(words) or words[0].lower() in lx.DETERMINERS:
-        return text
-    noun = _head_noun(words)
-    if one_of and not lx.is_plural(noun) and noun not in lx.MASS:
-        return f"one {text}"
-    return f"the {text}"
-
-
-def _head_index(words: Words) -> int:
-    """Place of the noun that decides on the article: the last word before "of" or a participle."""
-    for i, word in enumerate(words):
-        low = word.casefold()
-        if i and (
-            low in lx.BINDING
-            and low not in ("and", "&", "or")
-            or lx.is_participle(low)
-            or low in lx.LOCATIVE
-            or low in lx.AUXILIARIES
-        ):
-            return i - 1
-    return len(words) - 1
-
-
-def _head_noun(words: Words) -> str:
-    return words[_head_index(words)].casefold()
-
-
-def _listed(words: Words) -> str:
-    """Modifiers as a list: "large, light blue and striped"."""
-    groups: list[str] = []
-    for word in words:
-        if word.casefold() in ("and", "or"):
-            continue
-        if groups and groups[-1].rpartition(" ")[2].casefold() in lx.INTENSITIES and word.casefold() in lx.COLOURS:
-            groups[-1] += " " + word
-        else:
-            groups.append(word)
-    return series(groups)
-
-
-def series(parts: list[str]) -> str:
-    """``a, b and c``; "with" is said once."""
-    parts = [
-        p[5:] if i and p.startswith("with ") and parts[i - 1].startswith("with ") else p for i, p in enumerate(parts)
-    ]
-    if len(parts) < 2:
-        return "".join(parts)
-    return ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def _short_head(head: Words) -> str:
-    """The noun a modifier belongs to, without shared details before it: "skin tone", but "table" of "red table"."""
-    if len(head) == 1 or len(head) == 2 and not lx.is_adjective(head[0].casefold()):
-        return join(head)
-    return head[-1]
-
-
-# -- kinds of edit ----------------------------------------------------------------------------------------------------
 
 
 def _modifier(e: Edit) -> Moods:
@@ -145,15 +34,11 @@ def _modifier(e: Edit) -> Moods:
     if (
         before
         and not (lx.is_adjective(before) or before in lx.NUMBERS or before in lx.BINDING or before in lx.PERSONS)
-        and _all(e.new + e.old, lx.is_adjective)
+        and all_words(e.new + e.old, lx.is_adjective)
         and not is_name(e.lead[-1:])
     ):
         return _modifier_of_head(e._replace(joint=":"))  # "speaker low volume": low belongs to the volume
     return _modifier_of_main(e)
-
-
-def _all(words: Words, test: object) -> bool:
-    return all(test(w.casefold()) for w in words)  # type: ignore[operator]
 
 
 def _modifier_of_main(e: Edit) -> Moods:
@@ -164,14 +49,14 @@ def _modifier_of_main(e: Edit) -> Moods:
     if not new and not old:
         return _thing(e._replace(kind="thing", new=e.new + e.head, old=e.old + e.head, head=()))
     if not new:
-        return _no_longer(old, it, e)
+        return no_longer(old, it, e)
     person = (
         len(new) == 1
         and new[0].casefold() in (lx.SEXES if not old else lx.PERSONS)
         and (not old or old[0].casefold() in lx.PERSONS)
     )
     number = len(new) == 1 and (new[0].casefold() in lx.NUMBERS or new[0].isdigit())
-    old_text = _listed(old) if _all(old, lx.is_adjective) else join(old)
+    old_text = listing(old) if all_words(old, lx.is_adjective) else join(old)
     if person:
         noun = noun_phrase(new)
         olds = noun_phrase(old) if len(old) == 1 and old[0].casefold() in lx.PERSONS else ""
@@ -194,20 +79,20 @@ def _modifier_of_main(e: Edit) -> Moods:
             (f"{text} instead of {old_text}",) if old else (),
             (f"{text} of them", f"{text} instead"),
         )
-    if _all(new, lambda w: lx.is_adjective(w) or w in ("and", "or")):
-        text = _listed(new)
+    if all_words(new, lambda w: lx.is_adjective(w) or w in ("and", "or")):
+        text = listing(new)
         return Moods(
             (
                 f"make {it} {text}",
                 *((f"change {old_text} to {text}", f"change {it} from {old_text} to {text}") if old else ()),
             ),
             (text,),
-            (f"that is {text}", f"in {text}" if _all(new, lx.COLOURS.__contains__) else f"that is {text}"),
+            (f"that is {text}", f"in {text}" if all_words(new, lx.COLOURS.__contains__) else f"that is {text}"),
             (f"{text} instead of {old_text}",) if old else (),
             (f"{text} instead", f"now {text}"),
         )
     if is_name(new):
-        return _sign(e._replace(new=new, old=old))
+        return sign(e._replace(new=new, old=old))
     return _noun_modifier(e._replace(new=new, old=old))
 
 
@@ -227,41 +112,15 @@ def _noun_modifier(e: Edit) -> Moods:
     )
 
 
-def _no_longer(old: Words, it: str, e: Edit) -> Moods:
-    if len(old) == 1 and old[0].casefold() in lx.PERSONS:
-        text = noun_phrase(old)
-    elif _all(old, lx.is_adjective):
-        text = _listed(old).replace(" and ", " or ")
-    elif is_name(old) or old[0].casefold() in lx.NUMBERS:
-        text = join(old)
-        return Moods(
-            (f"remove {text}", f"leave out {text}"),
-            (f"without {text}",),
-            (f"without {text}",),
-            (f"no {text}",),
-            (f"without {text}",),
-        )
-    else:
-        text = noun_phrase(old + e.head[-1:])
-    must = "they should" if it == "them" else "it should"
-    return Moods(
-        (f"make {it} not {text}", f"{must} no longer be {text}"),
-        (f"not {text}",),
-        (f"that is not {text}",),
-        (f"no longer {text}",),
-        (f"not {text}", f"no longer {text}"),
-    )
-
-
 def _modifier_of_head(e: Edit) -> Moods:
-    head = _short_head(e.head)
+    head = short_head(e.head)
     joint = e.joint if e.joint in lx.LOCATIVE else "" if e.joint == "act" else "with"
     if e.joint in lx.CONJUNCTIONS or e.joint in ("act", "and"):
-        return _clause_change(e)
+        return clause_change(e)
     new, old = join(e.new), join(e.old)
-    adjective = _all(e.new, lx.is_adjective)
+    adjective = all_words(e.new, lx.is_adjective)
     if not e.new:
-        text = _listed(e.old) if _all(e.old, lx.is_adjective) else old
+        text = listing(e.old) if all_words(e.old, lx.is_adjective) else old
         return Moods(
             (f"the {head} should no longer be {text}", f"make the {head} not {text}"),
             (f"with the {head} not {text}",),
@@ -294,24 +153,11 @@ def _modifier_of_head(e: Edit) -> Moods:
     return Moods(do, (full,), (full,), versus, (full, plain) if joint == "with" and not e.siblings else (full,))
 
 
-def _clause_change(e: Edit) -> Moods:
-    """A change inside an action or a clause: the target's whole clause is said."""
-    whole = join((*e.lead, *e.new, *e.head))
-    do = (f"have it {whole}",) if e.joint == "act" else (f"make it {whole}",)
-    if e.old and e.new and len(e.old) + len(e.new) <= 6:
-        do = (f"change {join(e.old)} to {join(e.new)}", *do)
-    prefix = "" if e.joint == "act" else f"{e.joint} "
-    versus = (
-        (f"{prefix}{whole} instead of {join(e.old)}",) if e.old and e.joint == "act" and e.new and not e.lead else ()
-    )
-    return Moods(do, (f"{prefix}{whole}",), (f"{prefix}{whole}",), versus, (f"{prefix}{whole}", f"now {prefix}{whole}"))
-
-
 def _thing(e: Edit) -> Moods:
     if e.joint in lx.LOCATIVE:
-        return _place(e)
+        return place(e)
     if e.joint in ("act", "and") or e.joint in lx.CONJUNCTIONS:
-        return _clause_change(e)
+        return clause_change(e)
     if not e.new:
         return _drop(e._replace(joint=e.joint or "with"))
     last = e.new[-1].casefold()
@@ -324,9 +170,9 @@ def _thing(e: Edit) -> Moods:
             and (e.old[0].casefold() in lx.DIRECTIONS or lx.is_adjective(e.old[0].casefold()))
         )
     ):
-        return _state(e)
+        return state(e)
     if is_name(e.new):
-        return _sign(e)
+        return sign(e)
     before = e.lead[-1].casefold() if e.lead else ""
     if (
         before
@@ -378,53 +224,9 @@ def _thing(e: Edit) -> Moods:
     )
 
 
-def _sign(e: Edit) -> Moods:
-    """A name, number, letter or sign takes the place of another."""
-    new, old = join(e.new), join(e.old)
-    do = (f"make it {new}", *((f"change {old} to {new}", f"replace {old} with {new}") if old else (f"show {new}",)))
-    return Moods(
-        do,
-        (f"with {new}",),
-        (f"with {new}", f"for {new}"),
-        (f"{new} instead of {old}",) if old else (),
-        (f"{new} instead", new),
-    )
-
-
-def _state(e: Edit) -> Moods:
-    """A direction or state behind what it belongs to: pointing up, pointed down."""
-    keep = e.lead[-1:] if e.lead and (lx.is_participle(e.lead[-1].casefold()) or e.lead[-1].endswith("ed")) else ()
-    full, new, old = join((*keep, *e.new)), join(e.new), join(e.old)
-    do = (f"make it {new}", *((f"change {old} to {new}", f"change it from {old} to {new}") if old else ()))
-    return Moods(
-        do,
-        (full,),
-        (full,) if keep else (f"that is {full}",),
-        (f"{full} instead of {old}",) if old else (),
-        (f"{full} instead", f"now {full}"),
-    )
-
-
-def _place(e: Edit) -> Moods:
-    whole = noun_phrase((*e.lead, *e.new, *e.head), e.determiner)
-    full = f"{e.joint} {whole}"
-    put = "put them" if e.plural else "put it"
-    do = (f"{put} {full}", f"have it {full}" if not e.plural else f"have them {full}")
-    old = join((*e.lead, *e.old, *e.head))
-    versus = ()
-    if e.old:
-        if e.determiner.lower() == "the" or is_name(e.old):
-            versus = (f"{full} instead of {e.old_joint or e.joint} {definite(tuple(old.split()))}",)
-        if e.determiner.lower() == "the" and e.joint == "at":
-            do += (f"move it to {whole}",)
-        if e.lead == () and not e.determiner.lower() == "the":
-            do += (f"replace {definite(e.old)} with {noun_phrase(e.new, e.determiner)}",)
-    return Moods(do, (full,), (full,), versus, (full, f"{full} instead", f"now {full}"))
-
-
 def _add(e: Edit) -> Moods:
     if e.joint in lx.LOCATIVE:
-        return _place(e)
+        return place(e)
     text = join(e.new)
     if e.joint == "act":
         return Moods((f"have it {text}", f"now {text}"), (text,), (text,), (f"now {text}",), (text, f"now {text}"))
@@ -472,7 +274,7 @@ def _drop(e: Edit) -> Moods:
         )
     last = e.old[-1].casefold()
     if len(e.old) == 1 and lx.is_adjective(last):
-        return _no_longer(e.old, "it", e)
+        return no_longer(e.old, "it", e)
     if e.joint in lx.CONJUNCTIONS:
         text = f"{e.joint} {text}"
         return Moods((f"leave out the part {text}",), (f"not {text}",), (f"not {text}",), (), (f"not {text}",))
@@ -505,46 +307,6 @@ def _order(e: Edit) -> Moods:
         (f"the other way round: {text}",),
         (f"other way round: {text}",),
     )
-
-
-def scene(segments: tuple[Segment, ...], limit: int) -> tuple[str, bool]:
-    """The target's sentence as a phrase of at most ``limit`` words, and whether it is a clause, not a noun phrase."""
-    parts: list[str] = []
-    count = 0
-    clause = is_clause(segments)
-    for i, s in enumerate(segments):
-        text = _piece(s, i == 0, clause)
-        size = len(text.split())
-        if parts and count + size > limit:
-            break
-        words = text.split(" ")
-        parts.append(" ".join(words[:limit]))
-        count += size
-    text = "".join(parts).replace(" ,", ",").strip(" ,;:-")
-    if text.count("“") > text.count("”"):
-        text += "”"
-    elif text.count('"') % 2:
-        text += '"'
-    return text, clause
-
-
-def _piece(s: Segment, first: bool, clause: bool) -> str:
-    determiner = s.determiner.lower()
-    if first:
-        body = f"{determiner} {s.text}".strip() if clause or determiner else noun_phrase(s.words)
-        return f"{s.joint} {body}" if s.joint in lx.LOCATIVE else body
-    text = f"{determiner} {s.text}".strip()
-    if s.joint in ("act",):
-        return f" {text}"
-    if s.joint == ":":
-        return f" {text}" if is_name(s.words) else f" with {text}"
-    if s.joint == ",":
-        return f", {text}"
-    if s.joint == "(":
-        return f" ({text})"
-    if s.joint in lx.LOCATIVE | lx.ACCOMPANYING:
-        return f" {s.joint} {determiner + ' ' + s.text if determiner else noun_phrase(s.words)}"
-    return f" {s.joint} {text}"
 
 
 def _scene(e: Edit) -> Moods:
