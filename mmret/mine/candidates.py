@@ -20,7 +20,7 @@ import pyarrow as pa
 from mmret import progress
 from mmret.errors import UserError
 from mmret.mine.operands import Matrix
-from mmret.mine.ordering import order, within_group
+from mmret.mine.ordering import Texts, order, within_group
 from mmret.mine.tiles import between, device_of, tile_rows, within
 from mmret.mine.toplists import Edges, TopLists, edges_of_band
 from mmret.schemas import CANDIDATES
@@ -118,13 +118,16 @@ class _OwnLists:
         self.ids.append(theirs.ids)
         self._take(lists, offset)
         edges = their_lists.result()
-        return _table(theirs.shard.shard, theirs.ids, self.signal, edges, self.mine.ids, self.band)
+        return _table(theirs.shard.shard, theirs.ids, self.signal, edges, Texts(self.mine.ids), self.band)
 
     def table(self) -> pa.Table:
         """The own side, complete."""
         self._settle()
         edges = Edges(self.rows, self.targets, self.scores)
-        return _table(self.mine.shard.shard, self.mine.ids, self.signal, edges, pa.concat_arrays(self.ids), self.band)
+        return _table(self.mine.shard.shard, self.mine.ids, self.signal, edges, self._names(), self.band)
+
+    def _names(self) -> Texts:
+        return Texts(pa.chunked_array(self.ids))
 
     def _lists(self, targets: int) -> TopLists:
         return TopLists(len(self.mine.ids), targets, self.k, self.band, self.mine.tile, self.floor, self.above_floor)
@@ -140,8 +143,7 @@ class _OwnLists:
 
     def _settle(self) -> None:
         """Cut the lists over all shards so far to ``k`` in the band and ``k`` above it, and raise the floors."""
-        names = pa.chunked_array(self.ids)
-        by = order(self.rows, self.scores, lambda at: names.take(pa.array(self.targets[at])))
+        by = order(self.rows, self.scores, lambda at: self._names().take(self.targets[at]))
         rows, scores = self.rows[by], self.scores[by]
         above = scores >= edges_of_band(self.band)[1]
         rank = within_group(rows * 2 + ~above)
@@ -164,13 +166,13 @@ class _OwnLists:
         return tick
 
 
-def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, target_ids: pa.Array, band: BandSettings) -> pa.Table:
+def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, targets: Texts, band: BandSettings) -> pa.Table:
     count = len(edges.rows)
     return pa.table({
         "query_shard": pa.repeat(pa.scalar(shard, pa.string()), count),
-        "query_id": ids.take(pa.array(edges.rows)),
+        "query_id": Texts(ids).take(edges.rows),
         "signal": pa.repeat(pa.scalar(signal, pa.string()), count),
-        "target_id": target_ids.take(pa.array(edges.targets)),
+        "target_id": targets.take(edges.targets),
         "score": pa.array(edges.scores, pa.float32()),
         "above_band": pa.array(edges.scores >= edges_of_band(band)[1]),
     }, schema=CANDIDATES)

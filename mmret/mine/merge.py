@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.ordering import numbered, order, within_group
+from mmret.mine.ordering import Texts, numbered, order, within_group
 from mmret.schemas import NEIGHBOURS, SIGNALS
 
 ROWS_HELD = 8_000_000  # edges that may wait beyond twice the merged lists, however many files there are
@@ -45,9 +45,9 @@ def _merged(parts: list[pa.Table], k: int) -> pa.Table:
     signals = pc.index_in(table["signal"], value_set=pa.array(SIGNALS)).to_numpy()
     above = table["above_band"].to_numpy()
     scores = table["score"].to_numpy()
-    targets = table["target_id"].combine_chunks()
+    targets = Texts(table["target_id"])
     groups = (queries * len(SIGNALS) + signals) * 2 + above
-    by = order(groups, scores, lambda at: targets.take(pa.array(at)))
+    by = order(groups, scores, targets.take)
     by = by[~_repeated(groups[by], scores[by], by, targets)]
     groups = groups[by]
     rank = within_group(groups)
@@ -55,20 +55,19 @@ def _merged(parts: list[pa.Table], k: int) -> pa.Table:
     by, rank = by[keep], rank[keep]
     above = above[by]
     return pa.table({
-        "query_id": names.take(pa.array(queries[by])),
+        "query_id": Texts(names).take(queries[by]),
         "signal": pa.array(SIGNALS).take(pa.array(signals[by])),
-        "target_id": targets.take(pa.array(by)),
+        "target_id": targets.take(by),
         "score": pa.array(scores[by]),
         "rank": pa.array(rank, pa.int32(), mask=above),
         "above_band": pa.array(above),
     }, schema=NEIGHBOURS)
 
 
-def _repeated(groups: np.ndarray, scores: np.ndarray, by: np.ndarray, targets: pa.Array) -> np.ndarray:
+def _repeated(groups: np.ndarray, scores: np.ndarray, by: np.ndarray, targets: Texts) -> np.ndarray:
     """Mask of sorted edges that equal the one before them."""
     again = np.zeros(len(by), bool)
     equal = np.flatnonzero((groups[1:] == groups[:-1]) & (scores[1:] == scores[:-1]))
     if len(equal):
-        one, other = targets.take(pa.array(by[equal])), targets.take(pa.array(by[equal + 1]))
-        again[equal + 1] = pc.equal(one, other).to_numpy(False)
+        again[equal + 1] = pc.equal(targets.take(by[equal]), targets.take(by[equal + 1])).to_numpy()
     return again

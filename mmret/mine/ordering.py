@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from mmret.mine.toplists import ordered
 
 
-def order(groups: np.ndarray, scores: np.ndarray, ids: Callable[[np.ndarray], pa.Array]) -> np.ndarray:
+def order(groups: np.ndarray, scores: np.ndarray, ids: Callable[[np.ndarray], pa.Array | pa.ChunkedArray]) -> np.ndarray:
     """Permutation that sorts by group, then score (descending), then id (ascending).
 
     groups: (n,) integers in [0, 2**31); scores: (n,) float32 above -4; ``ids(positions)`` returns the ids at positions.
@@ -42,12 +42,28 @@ def arrange(key: np.ndarray, ties: Callable[[np.ndarray], np.ndarray] = lambda p
 
 def numbered(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """Distinct ids in the order of their bytes, and for each row the place of its id among them, (n,) int64."""
-    flat = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-    coded = flat.dictionary_encode()
-    by_name = pc.array_sort_indices(coded.dictionary)
-    place = np.empty(len(by_name), np.int64)
-    place[by_name.to_numpy()] = np.arange(len(by_name))
-    return coded.dictionary.take(by_name), place[coded.indices.to_numpy()]
+    coded = (ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])).dictionary_encode().unify_dictionaries()
+    if not coded.num_chunks:
+        return pa.array([], ids.type), np.zeros(0, np.int64)
+    names = coded.chunk(0).dictionary
+    by_name = pc.array_sort_indices(names)
+    place = np.empty(len(names), np.int64)
+    place[by_name.to_numpy()] = np.arange(len(names))
+    return names.take(by_name), np.concatenate([place[chunk.indices.to_numpy()] for chunk in coded.chunks])
+
+
+class Texts:
+    """A column of text that rows are taken from; Arrow's own ``take`` fails where chunks hold two gigabytes in all."""
+
+    def __init__(self, column: pa.Array | pa.ChunkedArray):
+        large = column.cast(pa.large_string())
+        self.flat = large.combine_chunks() if isinstance(large, pa.ChunkedArray) else large
+
+    def take(self, rows: np.ndarray) -> pa.ChunkedArray:
+        """Texts of ``rows``, in chunks of limited size."""
+        step = 8_000_000
+        parts = [self.flat.take(pa.array(rows[at:at + step])).cast(pa.string()) for at in range(0, len(rows), step)]
+        return pa.chunked_array(parts, pa.string())
 
 
 def alphabetical(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
