@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mmret.benchmarks.reading import (
+    Entry,
     Findings,
     ListRule,
     beside,
     predictions_object,
+    read_as,
     read_json,
     require_annotations,
-    rows,
 )
 from mmret.benchmarks.scores import ScoreOptions, Scores, mean
 from mmret.errors import UserError
@@ -69,25 +70,40 @@ class Annotations:
         return any(q.target is None for q in self.queries)
 
 
+class _Entry(Entry):
+    id: int
+    reference_img_id: int
+    relative_caption: str
+    shared_concept: str
+    target_img_id: int | None = None
+    gt_img_ids: list[int] | None = None
+    semantic_aspects: list[str] | None = None
+
+
+class _Image(Entry):
+    id: int
+
+
+class _Info(Entry):
+    images: list[_Image]
+
+
 def load(path: Path) -> Annotations:
     """Read ``val.json`` or ``test.json`` (``path``: the file, or a folder that holds it; ``val.json`` is preferred)."""
     file = require_annotations(path, "CIRCO", "val.json", "test.json")
-    entries = rows(read_json(file), file, "id", "reference_img_id", "relative_caption", "shared_concept")
     queries = tuple(
         Query(
-            e["id"],
-            e["reference_img_id"],
-            e["relative_caption"],
-            e["shared_concept"],
-            e.get("target_img_id"),
-            tuple(e.get("gt_img_ids") or ()),
-            tuple(e.get("semantic_aspects") or ()),
+            e.id,
+            e.reference_img_id,
+            e.relative_caption,
+            e.shared_concept,
+            e.target_img_id,
+            tuple(e.gt_img_ids or ()),
+            tuple(e.semantic_aspects or ()),
         )
-        for e in entries
+        for e in read_as(file, list[_Entry], "a list of CIRCO queries")
     )
     for q in queries:
-        if type(q.id) is not int or type(q.reference) is not int or any(type(i) is not int for i in q.ground_truths):
-            raise UserError(f"{file}: query {q.id!r}: ids must be JSON integers")
         if q.target is not None and not q.ground_truths:
             raise UserError(f"{file}: query {q.id} has a target but no gt_img_ids")
     if len({q.id for q in queries}) < len(queries):
@@ -103,7 +119,7 @@ def gallery_beside(folder: Path) -> tuple[int, ...] | None:
     """
     for info in (folder / INFO, folder / "annotations" / INFO, folder / "COCO2017_unlabeled" / "annotations" / INFO):
         if info.is_file():
-            return tuple(image["id"] for image in read_json(info)["images"])
+            return tuple(image.id for image in read_as(info, _Info, "COCO's list of images").images)
     return None
 
 

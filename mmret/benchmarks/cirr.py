@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from mmret.benchmarks.reading import (
+    Entry,
     Findings,
     ListRule,
     beside,
     predictions_object,
+    read_as,
     read_json,
     recognise,
     require_annotations,
-    rows,
 )
 from mmret.benchmarks.scores import ScoreOptions, Scores, mean
 from mmret.errors import UserError
@@ -60,29 +61,30 @@ class Annotations:
         return any(q.target is None for q in self.queries)
 
 
+class _Set(Entry):
+    members: list[str]
+
+
+class _Entry(Entry):
+    pairid: int
+    reference: str
+    caption: str
+    img_set: _Set
+    target_hard: str | None = None
+    target_soft: dict[str, float] | None = None
+
+
 def load(path: Path) -> Annotations:
     """Read ``cap.rc2.val.json`` (or test1, train) and the ``split.rc2.*.json`` beside it or in ``../image_splits``."""
     file = require_annotations(path, "CIRR", "cap.rc2.val.json", "cap.rc2.test1.json")
     if re.search(r"cap\.ext\.", file.name):
         raise UserError(f"{file} holds CIRR's auxiliary annotations; the queries are in cap.rc2.*.json")
     queries = []
-    for e in rows(read_json(file), file, "pairid", "reference", "caption", "img_set"):
-        members = e["img_set"].get("members") if isinstance(e["img_set"], dict) else None
-        if type(e["pairid"]) is not int or not isinstance(members, list) or e["reference"] not in members:
-            raise UserError(
-                f"{file}: pairid {e['pairid']!r} is malformed: an integer id and a set of members with the "
-                "reference among them are expected"
-            )
-        queries.append(
-            Query(
-                e["pairid"],
-                e["reference"],
-                e["caption"],
-                tuple(members),
-                e.get("target_hard"),
-                e.get("target_soft") or {},
-            )
-        )
+    for e in read_as(file, list[_Entry], "a list of CIRR queries"):
+        if e.reference not in e.img_set.members:
+            raise UserError(f"{file}: pairid {e.pairid}: the reference is not among the members of its set")
+        members = tuple(e.img_set.members)
+        queries.append(Query(e.pairid, e.reference, e.caption, members, e.target_hard, e.target_soft or {}))
     if len({q.id for q in queries}) < len(queries):
         raise UserError(f"{file}: a pairid occurs twice")
     return Annotations(file, tuple(queries), _gallery(file, queries))
@@ -90,10 +92,7 @@ def load(path: Path) -> Annotations:
 
 def _gallery(file: Path, queries: Sequence[Query]) -> dict[str, str | None]:
     if split := beside(file, re.sub(r"^cap\.", "split.", file.name.removesuffix(".gz"))):
-        names = read_json(split)
-        if not isinstance(names, dict) or not names:
-            raise UserError(f"{split} is no CIRR split file: an object of image name -> path is expected")
-        return names
+        return read_as(split, dict[str, str], "a CIRR split file: an object of image name -> path")
     return dict.fromkeys(name for q in queries for name in (*q.members, *filter(None, [q.target])))
 
 

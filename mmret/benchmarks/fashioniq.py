@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from mmret.benchmarks.reading import (
+    Entry,
     Findings,
     ListRule,
     beside,
     find,
     predictions_object,
+    read_as,
     read_json,
     recognise,
     require_annotations,
-    rows,
 )
 from mmret.benchmarks.scores import ScoreOptions, Scores, mean
 from mmret.errors import UserError
@@ -55,6 +56,12 @@ class Category:
         return frozenset(a for q in self.queries for a in (q.reference, q.target) if a)
 
 
+class _Entry(Entry):
+    candidate: str
+    target: str | None = None
+    captions: list[str]
+
+
 def load(path: Path) -> dict[str, Category]:
     """Categories by name from a folder with ``cap.{category}.val.json`` files, or from one such file."""
     if path.is_file():
@@ -70,16 +77,11 @@ def load(path: Path) -> dict[str, Category]:
 
 
 def _category(name: str, file: Path) -> Category:
-    entries = rows(read_json(file), file, "candidate", "captions")
-    if any(not isinstance(e["captions"], list) or not isinstance(e["candidate"], str) for e in entries):
-        raise UserError(f"{file} is no FashionIQ caption file: every entry needs a candidate and a list of captions")
-    queries = tuple(Query(e["candidate"], e.get("target"), tuple(e["captions"])) for e in entries)
+    entries = read_as(file, list[_Entry], "a list of FashionIQ queries")
+    queries = tuple(Query(e.candidate, e.target, tuple(e.captions)) for e in entries)
     gallery = None
     if split := beside(file, "split" + file.name.removesuffix(".gz").removeprefix("cap")):
-        names = read_json(split)
-        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise UserError(f"{split} is no FashionIQ split file: a list of image names is expected")
-        gallery = tuple(names)
+        gallery = tuple(read_as(split, list[str], "a FashionIQ split file: a list of image names"))
     category = Category(name, file, queries, gallery)
     if gallery is not None and (lost := category.union.difference(gallery)):
         raise UserError(

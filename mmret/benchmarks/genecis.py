@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from mmret.benchmarks.reading import (
+    Entry,
     Findings,
     ListRule,
     find,
     predictions_object,
+    read_as,
     read_json,
     recognise,
     require_annotations,
-    rows,
 )
 from mmret.benchmarks.scores import ScoreOptions, Scores, mean
 from mmret.errors import UserError
@@ -71,32 +74,36 @@ def load(path: Path) -> dict[str, Task]:
     return found
 
 
+class _Picture(Entry):
+    val_image_id: int | None = None
+    image_id: str | int | None = None
+    instance_bbox: list[float] = Field(default=[], min_length=4, max_length=4)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> _Picture:
+        if (self.val_image_id is None) == (self.image_id is None) or bool(self.instance_bbox) != bool(self.image_id):
+            raise ValueError('a picture is {"val_image_id": int} or {"image_id": str, "instance_bbox": [x, y, w, h]}')
+        return self
+
+    def picture(self) -> Picture:
+        if self.image_id is None:
+            return Picture(f"{self.val_image_id:012d}.jpg")
+        x, y, w, h = self.instance_bbox
+        return Picture(f"{self.image_id}.jpg", (x, y, w, h))
+
+
+class _Entry(Entry):
+    condition: str
+    reference: _Picture
+    target: _Picture
+    gallery: list[_Picture] = Field(min_length=1)
+
+
 def _task(name: str, file: Path) -> Task:
-    templates = []
-    for index, entry in enumerate(rows(read_json(file), file, "condition", "reference", "target", "gallery")):
-        if not isinstance(entry["gallery"], list) or not entry["gallery"]:
-            raise UserError(f"{file}: template {index} has no gallery")
-        try:
-            templates.append(
-                Template(
-                    entry["condition"],
-                    _picture(entry["reference"]),
-                    tuple(map(_picture, [entry["target"], *entry["gallery"]])),
-                )
-            )
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f'{file}: template {index}: a picture must be {{"val_image_id": int}} or '
-                '{"image_id": str, "instance_bbox": [x, y, w, h]}'
-            ) from None
+    entries = read_as(file, list[_Entry], "a list of GeneCIS templates")
+    templates = (Template(e.condition, e.reference.picture(), tuple(p.picture() for p in (e.target, *e.gallery)))
+                 for e in entries)  # fmt: skip
     return Task(name, file, tuple(templates))
-
-
-def _picture(entry: Mapping[str, Any]) -> Picture:
-    if "val_image_id" in entry:
-        return Picture(f"{int(entry['val_image_id']):012d}.jpg")
-    x, y, w, h = map(float, entry["instance_bbox"])
-    return Picture(f"{entry['image_id']}.jpg", (x, y, w, h))
 
 
 def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores:

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from mmret.benchmarks.reading import Findings, ListRule, predictions_object, read_json, recognise, rows
+from mmret.benchmarks.reading import Entry, Findings, ListRule, predictions_object, read_as, read_json, recognise
 from mmret.benchmarks.scores import ScoreOptions, Scores, mean
 from mmret.errors import UserError
 
@@ -47,6 +47,13 @@ def published_sets() -> dict[str, DataSet]:
     return {name: DataSet(name, entry["meta"], entry["split"]) for name, entry in table.items()}
 
 
+class _Entry(Entry):
+    dataset: str
+    meta_task: str
+    split: Literal["IND", "OOD"]
+    queries: int | None = None
+
+
 def load(path: Path) -> dict[str, DataSet]:
     """The sets described at ``path``: a task list (``tasks.json``), or a folder of MMEB-eval parquet files, one folder
     a set.
@@ -66,12 +73,10 @@ def load(path: Path) -> dict[str, DataSet]:
 
 def _task_list(path: Path) -> dict[str, DataSet]:
     found = {}
-    for entry in rows(read_json(path), path, "dataset", "meta_task", "split"):
-        if entry["split"] not in ("IND", "OOD") or entry["dataset"] in found:
-            raise UserError(f"{path}: {entry['dataset']}: listed twice, or its split is neither IND nor OOD")
-        found[entry["dataset"]] = DataSet(
-            entry["dataset"], entry["meta_task"], entry["split"], stated=entry.get("queries")
-        )
+    for entry in read_as(path, list[_Entry], "MMEB's task list"):
+        if entry.dataset in found:
+            raise UserError(f"{path}: {entry.dataset} is listed twice")
+        found[entry.dataset] = DataSet(entry.dataset, entry.meta_task, entry.split, stated=entry.queries)
     return found
 
 

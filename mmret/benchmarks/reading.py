@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from mmret.errors import UserError
 
 SHOWN = 5
@@ -95,19 +97,28 @@ def require_annotations(path: Path, benchmark: str, *patterns: str) -> Path:
     return found
 
 
-def rows(data: Any, path: Path, *fields: str) -> list[dict[str, Any]]:
-    """``data`` as a non-empty list of objects that all have ``fields``; a UserError says what ``path`` lacks."""
-    if not isinstance(data, list) or not data:
-        raise UserError(f"{path} is not an annotation file of this benchmark: a list of queries is expected")
-    for index, row in enumerate(data):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: entry {index} is no object")
-        if missing := [name for name in fields if name not in row]:
-            raise UserError(
-                f"{path}: entry {index} has no {', '.join(missing)}; "
-                f"it has {', '.join(sorted(row)) or 'nothing'}. Is this another benchmark's file?"
-            )
-    return data
+class Entry(BaseModel):
+    """Base of an annotation file's entries: exact types, further fields ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+def read_as(path: Path, kind: Any, what: str) -> Any:
+    """The document at ``path`` as ``kind`` (a type for pydantic, such as ``list[SomeEntry]``).
+
+    Raises UserError naming the first place that does not fit ``what``.
+    """
+    data = read_json(path)
+    if not data:
+        raise UserError(f"{path} is empty; {what} is expected")
+    try:
+        return TypeAdapter(kind).validate_python(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "as a whole"
+        raise UserError(
+            f"{path} is not {what} (at {place}: {first['msg']}); is it another benchmark's or split's file?"
+        ) from None
 
 
 def recognise(data: Any) -> str:

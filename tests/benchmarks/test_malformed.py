@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 
 import pytest
+
+from mmret.benchmarks.scoring import score_file
+from mmret.errors import UserError
 
 from .conftest import dump
 from .layouts import (
@@ -321,3 +325,41 @@ def test_scores_of_partial_predictions_are_over_what_is_there(score):
     del data["0"]
     data = {key: [int(key) + 110, *(i for i in CIRCO_IDS if i != int(key) + 110)][:50] for key in data}
     assert score("circo", data, "--partial").json["Recall"]["5"] == 100.0
+
+
+def places(node, path=()):
+    """Paths to every value of a document, the first four entries of long lists."""
+    yield path
+    if isinstance(node, dict):
+        for key, value in list(node.items())[:6]:
+            yield from places(value, (*path, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node[:4]):
+            yield from places(value, (*path, index))
+
+
+def with_value(node, path, value):
+    """A copy of the document with ``value`` at ``path``."""
+    if not path:
+        return value
+    changed = dict(node) if isinstance(node, dict) else list(node)
+    changed[path[0]] = with_value(node[path[0]], path[1:], value)
+    return changed
+
+
+@pytest.mark.parametrize("benchmark", LAYOUTS)
+def test_a_file_with_any_value_replaced_is_scored_or_refused_and_never_crashes(tmp_path, benchmark):
+    annotations = LAYOUTS[benchmark][0](tmp_path / "a")
+    predictions = dump(tmp_path / "p.json", LAYOUTS[benchmark][1]())
+    draw = random.Random(0)
+    for file in [*sorted((tmp_path / "a").rglob("*.json")), predictions]:
+        original = json.loads(file.read_text())
+        found = list(places(original))
+        for path in draw.sample(found, min(30, len(found))):
+            value = draw.choice([None, True, 0, -1, 1.5, "", "x", [], {}, [[]], [None], {"a": 1}, "0", 10**30])
+            dump(file, with_value(original, path, value))
+            try:
+                json.dumps(score_file(benchmark, annotations, predictions).values, allow_nan=False)
+            except UserError as error:
+                assert str(tmp_path) in str(error) or benchmark == "fashioniq"
+        dump(file, original)
