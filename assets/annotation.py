@@ -1,5 +1,7 @@
 """Annotation: a description of every pair, instructions from it, and the triplets assembled from both."""
 
+import base64
+
 import dagster as dg
 
 from assets.automation import fill_missing
@@ -7,6 +9,7 @@ from assets.metadata import OWNERS, column_schema
 from assets.mining import pairs
 from assets.partitions import corpus_shards, every_shard
 from assets.stage import materialize
+from mmret.lake import Lake
 from resources.annotator import AnnotatorResource
 from resources.lake import LakeResource, ProfileResource
 
@@ -41,5 +44,20 @@ def triplets(context: dg.AssetExecutionContext, lake: LakeResource, profile: Pro
     """The training set: query, instructions, target, hard negatives (the query image first), and the lineage of each row."""
     from mmret.annotate.shards import assemble_shard
 
-    return materialize(context, lake, profile, "triplets", lambda store, settings, shard, inputs:
+    made = materialize(context, lake, profile, "triplets", lambda store, settings, shard, inputs:
                        assemble_shard(store, shard, settings.evaluate, inputs))
+    for shard in context.partition_keys:
+        context.add_asset_metadata({"samples": samples(lake.open(), shard)}, partition_key=shard)
+    return made
+
+
+def samples(store: Lake, shard: str) -> dg.MarkdownMetadataValue:
+    """A few triplets of a shard with their pictures."""
+    from mmret.contact_sheet import contact_sheet
+    from mmret.ingest.images import images_by_id
+
+    rows = store.head("triplets", shard, 200).to_pylist()[::40]
+    if not rows:
+        return dg.MetadataValue.md("no triplets in this shard")
+    sheet = base64.b64encode(contact_sheet(rows, lambda ids: images_by_id(store, ids))).decode()
+    return dg.MetadataValue.md(f"![source, instructions, target](data:image/jpeg;base64,{sheet})")

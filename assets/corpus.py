@@ -27,14 +27,14 @@ class CorpusPlan(dg.Config):
 def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake: LakeResource,
                     profile: ProfileResource) -> dg.MaterializeResult:
     """Every row of every source, sealed into fixed-size, append-only shards; registers the shards as partitions."""
-    from mmret.ingest.manifest import seal
+    from mmret.ingest.manifest import KNOWN, seal
 
     store = lake.open()
     overrides = profile.overrides | ({"corpus.images": config.images} if config.images else {})
     settings, choices = resolve(store, sources=config.sources, shard_size=config.shard_size, overrides=overrides)
     store.choose(choices)
     sealed = 0
-    for shard, rows in seal(store.read("corpus_manifest"), settings.corpus, settings.ingest):
+    for shard, rows in seal(store.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest):
         store.write("corpus_manifest", shard, rows, inputs=fingerprint(choices["sources"]))
         sealed += rows.num_rows
     shards = store.shards()
