@@ -1,9 +1,9 @@
 """Composed retrieval over a whole corpus: rank a gallery for queries of image and text, and count what comes first.
 
-The gallery's vectors are computed once per checkpoint and shard and kept in the lake, for search and evaluation, trained and
-untrained models alike. Ranking is exact, in blocks of queries; a target that ties with other images ranks behind them, and
-vectors that are not numbers are refused, so that a collapsed or broken model never looks good.
-Cost: the image tower once per picture and checkpoint; then one (block, gallery) product per block of queries.
+The gallery's vectors are computed once per checkpoint and shard and kept in the lake, for search and evaluation,
+trained and untrained models alike. Ranking is exact, in blocks of queries; a target that ties with other images ranks
+behind them, and vectors that are not numbers are refused, so that a collapsed or broken model never looks good. Cost:
+the image tower once per picture and checkpoint; then one (block, gallery) product per block of queries.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ BLOCK_BYTES = 256 * 2**20
 
 def rank(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: Sequence[Collection[int]] | None = None,
          behind: Sequence[Collection[int]] | None = None) -> np.ndarray:
-    """Positions in ``gallery`` (n, d) of the ``k`` highest scores for each of ``queries`` (q, d): (q, k) int64, best first.
+    """Positions in ``gallery`` (n, d) of the ``k`` highest scores for each of ``queries`` (q, d): (q, k) int64, best
+    first.
 
-    ``exclude[i]`` are positions that query i must not find; where fewer than ``k`` are left the row ends in -1. Equal scores are
-    in the gallery's order, except that those of ``behind[i]``, the targets of an evaluation, come after all others.
-    Raises UserError for vectors that are not finite.
+    ``exclude[i]`` are positions that query i must not find; where fewer than ``k`` are left the row ends in -1. Equal
+    scores are in the gallery's order, except that those of ``behind[i]``, the targets of an evaluation, come after
+    all others. Raises UserError for vectors that are not finite.
     """
     found = np.full((len(queries), k), -1, dtype=np.int64)
     for first, scores in _score_blocks(queries, gallery, exclude):
         for row, score in enumerate(scores):
             allowed = np.flatnonzero(score > -np.inf)
             if len(allowed) > k:
-                allowed = allowed[score[allowed] >= np.partition(score[allowed], -k)[-k]]  # with all that tie at the end
+                worst = np.partition(score[allowed], -k)[-k]
+                allowed = allowed[score[allowed] >= worst]  # with all that tie with the last
             last = np.isin(allowed, list(behind[first + row])) if behind is not None else np.zeros(len(allowed), bool)
             best = allowed[np.lexsort((allowed, last, -score[allowed]))][:k]
             found[first + row, :len(best)] = best
@@ -52,7 +54,8 @@ def rank(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: Sequence[Col
 
 def target_ranks(queries: np.ndarray, gallery: np.ndarray, targets: Sequence[Collection[int]],
                  exclude: Sequence[Collection[int]] | None = None) -> np.ndarray:
-    """Rank (q,) int64, from 1, of the best target of each query: 1 and how many that are no target score as high or higher."""
+    """Rank (q,) int64, from 1, of the best target of each query: 1 and how many that are no target score as high or
+    higher."""
     ranks = np.empty(len(queries), dtype=np.int64)
     for first, scores in _score_blocks(queries, gallery, exclude):
         for row, score in enumerate(scores):
@@ -63,7 +66,8 @@ def target_ranks(queries: np.ndarray, gallery: np.ndarray, targets: Sequence[Col
 
 
 def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[str, float]:
-    """``{"R@k": percent of queries whose best target is among the first k}`` of ranks from 1; 0 where there are no queries."""
+    """``{"R@k": percent of queries whose best target is among the first k}`` of ranks from 1; 0 where there are no
+    queries."""
     return {f"R@{k}": 100.0 * float(np.mean(ranks <= k)) if len(ranks) else 0.0 for k in ks}
 
 
@@ -107,8 +111,9 @@ def _score_blocks(queries: np.ndarray, gallery: np.ndarray,
     """First query and scores (b, n) float32 of each block, the excluded at -inf."""
     for name, vectors in (("queries", queries), ("gallery", gallery)):
         if not np.isfinite(vectors).all():
-            raise UserError(f"{int((~np.isfinite(vectors)).any(axis=1).sum())} vectors of the {name} are not finite: the model is "
-                            "broken (a training run that diverged?); train it again with a lower learning rate")
+            broken = int((~np.isfinite(vectors)).any(axis=1).sum())
+            raise UserError(f"{broken} vectors of the {name} are not finite: the model is broken (a training run that "
+                            "diverged?); train it again with a lower learning rate")
     block = max(1, BLOCK_BYTES // (4 * max(1, len(gallery))))
     for first in range(0, len(queries), block):
         scores = queries[first:first + block] @ gallery.T
@@ -121,13 +126,15 @@ def _score_blocks(queries: np.ndarray, gallery: np.ndarray,
 def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list[str], np.ndarray]:
     """Ids and unit vectors (n, dim) float32 of every image of the lake, embedded by the checkpoint in ``folder``.
 
-    Kept at ``<lake>/gallery/<digest of the checkpoint>/<shard>.parquet``; only what is missing is computed, a shard at a time.
+    Kept at ``<lake>/gallery/<digest of the checkpoint>/<shard>.parquet``; only what is missing is computed, a shard
+    at a time.
     """
     from mmret.retriever.checkpoint import weights_digest
     from mmret.retriever.clip import ClipRetriever
 
     kept = lake.root / "gallery" / weights_digest(folder)
-    wanted = {shard: lake.read("images", shard, ["image_id"])["image_id"].to_pylist() for shard in lake.partitions("images")}
+    shards = lake.partitions("images")
+    wanted = {shard: lake.read("images", shard, ["image_id"])["image_id"].to_pylist() for shard in shards}
     total = sum(map(len, wanted.values()))
     retriever: ClipRetriever | None = None
     ids: list[str] = []
@@ -161,8 +168,9 @@ def _embed_shard(lake: Lake, shard: str, ids: list[str], retriever: ClipRetrieve
         done += len(found)
         advance("gallery", done, total)
     if np.isnan(vectors).any():
-        raise UserError(f"{int(np.isnan(vectors).any(axis=1).sum())} images of {shard} have no vector: they are missing from the "
-                        "lake, or the checkpoint is broken; run `mmret run` again")
+        missing = int(np.isnan(vectors).any(axis=1).sum())
+        raise UserError(f"{missing} images of {shard} have no vector: they are missing from the lake, or the "
+                        "checkpoint is broken; run `mmret run` again")
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), retriever.dim)
     return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})
 

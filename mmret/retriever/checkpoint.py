@@ -1,7 +1,8 @@
 """States a killed run continues from, and the finished folder that replaces an older one whole.
 
-A state holds everything a step depends on that is not a function of the step number: weights under training, optimiser, RNG. It is
-written beside and renamed, and the last two are kept, so a crash at any moment costs at most ``checkpoint_every`` steps.
+A state holds everything a step depends on that is not a function of the step number: weights under training,
+optimiser, RNG. It is written beside and renamed, and the last two are kept, so a crash at any moment costs at most
+``checkpoint_every`` steps.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class States:
 
 
 def replace_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    """Make folder ``out`` by ``fill(temporary folder)`` and a rename; an older ``out`` stays until the new one is whole."""
+    """Make folder ``out`` by ``fill(temporary folder)`` and a rename; an older ``out`` stays until the new one is
+    whole."""
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)

@@ -1,9 +1,9 @@
 """MMRet-CLIP: a stock ``transformers.CLIPModel`` that embeds an image, a text, or both as one query.
 
-The model has no parameter of its own (paper.md, section 2): one modality is ``normalize(features)``, a composed query is
-``normalize(text_features + image_features)``, the sum being of the *un-normalised* projections. So a checkpoint is a folder that
-``CLIPModel`` and ``CLIPProcessor``, upstream's BGE-VL class and ``sentence-transformers`` load as it is.
-Cost: the towers' forward passes; pictures are decoded and resized on the CPU, in threads, one batch at a time.
+The model has no parameter of its own (paper.md, section 2): one modality is ``normalize(features)``, a composed query
+is ``normalize(text_features + image_features)``, the sum being of the *un-normalised* projections. So a checkpoint is
+a folder that ``CLIPModel`` and ``CLIPProcessor``, upstream's BGE-VL class and ``sentence-transformers`` load as it
+is. Cost: the towers' forward passes; pictures are decoded and resized on the CPU, in threads, one batch at a time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from mmret.ingest.decode import Unreadable, open_rgb
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
+_MODULES = "sentence_transformers.base.modules"
 SENTENCE_TRANSFORMERS = {
     "modules.json": [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.base.modules.normalize.Normalize"},
+        {"idx": 0, "name": "0", "path": "", "type": f"{_MODULES}.transformer.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{_MODULES}.normalize.Normalize"},
     ],
     "1_Normalize/config.json": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
     "sentence_bert_config.json": {
@@ -45,7 +46,8 @@ SENTENCE_TRANSFORMERS = {
         "similarity_fn_name": "cosine",
     },
 }
-"""Files by which sentence-transformers 6 loads the folder; what it saves itself for a CLIP model and a Normalize module."""
+"""Files by which sentence-transformers 6 loads the folder; what it saves itself for a CLIP model and a Normalize
+module."""
 
 
 class ClipRetriever:
@@ -70,7 +72,7 @@ class ClipRetriever:
         if (Path(folder) / "config.json").is_file():
             kind = json.loads((Path(folder) / "config.json").read_text()).get("model_type")
             if kind != "clip":
-                raise UserError(f"{folder} holds a model of type '{kind}'; a CLIP retriever needs a transformers CLIPModel")
+                raise UserError(f"{folder} holds a model of type '{kind}'; a CLIP retriever needs a CLIPModel")
         try:
             with quiet():
                 model = CLIPModel.from_pretrained(str(folder), dtype=getattr(torch, dtype))
@@ -104,9 +106,9 @@ class ClipRetriever:
                batch_size: int = 64) -> np.ndarray:
         """Unit vectors (n, dim) float32, in the order given.
 
-        ``images``: paths, file contents as bytes, PIL images or uint8 arrays (h, w), (h, w, 3) or (h, w, 4). With ``images``
-        and ``texts`` both given, row i is the composed query of image i and text i.
-        Raises UserError for neither or for unequal lengths, and for a picture that cannot be read.
+        ``images``: paths, file contents as bytes, PIL images or uint8 arrays (h, w), (h, w, 3) or (h, w, 4). With
+        ``images`` and ``texts`` both given, row i is the composed query of image i and text i. Raises UserError for
+        neither or for unequal lengths, and for a picture that cannot be read.
         """
         given = [_listed(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
@@ -118,7 +120,7 @@ class ClipRetriever:
                 batch = slice(start, start + batch_size)
                 features = [self.image_features(self.pixels(images[batch]))] if images is not None else []
                 if texts is not None:
-                    features.append(self.text_features(**self.tokens(texts[batch])))
+                    features.append(self.text_features(texts[batch]))
                 rows.append(normalize(sum(features).float(), dim=-1).cpu().numpy())
         return np.concatenate(rows)
 
@@ -128,29 +130,50 @@ class ClipRetriever:
             pictures = list(pool.map(to_rgb, images))
         return self.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
 
-    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """``input_ids`` and ``attention_mask`` (n, length), cut at the tower's limit; counts what was cut."""
-        limit = self.model.config.text_config.max_position_embeddings
-        tokenizer = self.processor.tokenizer
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text with its begin and end, cut at the tower's limit; counts what was cut."""
+        limit, tokenizer = self.model.config.text_config.max_position_embeddings, self.processor.tokenizer
         with quiet():  # else a warning for every text over the limit
             ids = tokenizer(list(texts))["input_ids"]
-            self.truncated += sum(len(row) > limit for row in ids)
-            cut = [row if len(row) <= limit else [*row[:limit - 1], tokenizer.eos_token_id] for row in ids]
-            padded = tokenizer.pad({"input_ids": cut}, return_tensors="pt")
-        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+        self.truncated += sum(len(row) > limit for row in ids)
+        return [row if len(row) <= limit else [*row[:limit - 1], tokenizer.eos_token_id] for row in ids]
 
     def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Un-normalised projections (n, dim) of ``pixels`` (n, 3, h, w)."""
         return pooled(self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype)))
 
-    def text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Un-normalised projections (n, dim) of tokens (n, length)."""
-        return pooled(self.model.get_text_features(input_ids=input_ids.to(self.device),
-                                                   attention_mask=attention_mask.to(self.device)))
+    def text_features(self, texts: Sequence[str]) -> torch.Tensor:
+        """Un-normalised projections (n, dim). Texts of like length go through the tower together, so little of it is
+        padding."""
+        ids = self.tokens(texts)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        groups = [order[start:end] for start, end in _like_lengths([len(ids[i]) for i in order])]
+        parts = []
+        for group in groups:
+            with quiet():
+                padded = self.processor.tokenizer.pad({"input_ids": [ids[i] for i in group]}, return_tensors="pt")
+            padded = padded.to(self.device)
+            parts.append(pooled(self.model.get_text_features(padded["input_ids"], padded["attention_mask"])))
+        place = torch.empty(len(ids), dtype=torch.long)
+        place[order] = torch.arange(len(ids))
+        return torch.cat(parts).index_select(0, place.to(self.device))
+
+
+def _like_lengths(lengths: Sequence[int], fewest: int = 32) -> list[tuple[int, int]]:
+    """Cut ascending ``lengths`` into runs of at least ``fewest``: a new one begins where a length is 1.3 times its
+    run's first."""
+    cuts = [0]
+    for i, length in enumerate(lengths):
+        if i - cuts[-1] >= fewest and length > 1.3 * lengths[cuts[-1]]:
+            cuts.append(i)
+    if len(cuts) > 1 and len(lengths) - cuts[-1] < fewest:
+        cuts.pop()
+    return list(zip(cuts, [*cuts[1:], len(lengths)], strict=True))
 
 
 def pooled(output: Any) -> torch.Tensor:
-    """The features of ``get_image_features`` or ``get_text_features``: a tensor until transformers 4, since 5 an output object."""
+    """The features of ``get_image_features`` or ``get_text_features``: a tensor until transformers 4, since 5 an
+    output object."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
@@ -163,7 +186,8 @@ def to_rgb(picture: Picture) -> Image.Image:
             return flat(picture)
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:
-                raise UserError(f"an image array must be uint8, (h, w) or (h, w, channels); got {picture.dtype} {picture.shape}")
+                raise UserError("an image array must be uint8, (h, w) or (h, w, channels); "
+                                f"got {picture.dtype} {picture.shape}")
             return flat(Image.fromarray(picture))
         if isinstance(picture, str | Path):
             return open_rgb(Path(picture).read_bytes())

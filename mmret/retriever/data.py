@@ -1,8 +1,9 @@
 """The triplets a recipe trains on, as a table with random access by step.
 
-What a step sees is a function of (recipe, step) and of the rows alone: no iterator, no RNG state. So a run resumes at any step,
-and a triplet's text and negatives in an epoch do not depend on the other rows. Draws are 64-bit hashes (splitmix64) of
-(seed, epoch, pair). Cost: a permutation of the table per epoch, some 0.1 s for a million rows; a batch of 256 about 1 ms.
+What a step sees is a function of (recipe, step) and of the rows alone: no iterator, no RNG state. So a run resumes at
+any step, and a triplet's text and negatives in an epoch do not depend on the other rows. Draws are 64-bit hashes
+(splitmix64) of (seed, epoch, pair). Cost: a permutation of the table per epoch, some 0.1 s for a million rows; a
+batch of 256 about 1 ms.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from mmret.settings import Recipe
 class Batch:
     """One step's rows. Numbers are positions in ``TrainingSet.images``, the distinct image ids.
 
-    ``queries`` (b,) int64; ``texts`` b strings; ``candidates`` (m,) int64: the b targets in the order of the queries, then every
-    explicit hard negative (b of them where each query brings one, fewer or more where they are ragged).
+    ``queries`` (b,) int64; ``texts`` b strings; ``candidates`` (m,) int64: the b targets in the order of the queries,
+    then every explicit hard negative (b of them where each query brings one, fewer or more where they are ragged).
     """
 
     queries: np.ndarray
@@ -34,7 +35,8 @@ class Batch:
         return self.candidates[:len(self.queries)]
 
     def images(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The distinct images of the batch, and where in them the queries and the candidates are: each is embedded once."""
+        """The distinct images of the batch, and where in them the queries and the candidates are: each is embedded
+        once."""
         distinct, where = np.unique(np.concatenate([self.queries, self.candidates]), return_inverse=True)
         return distinct, where[:len(self.queries)], where[len(self.queries):]
 
@@ -45,7 +47,8 @@ class Batch:
 
 
 class TrainingSet:
-    """Rows of split ``train`` that fit the recipe's signals, at most ``recipe.pairs`` of them, in the order of ``pair_id``.
+    """Rows of split ``train`` that fit the recipe's signals, at most ``recipe.pairs`` of them, in the order of
+    ``pair_id``.
 
     A subset takes the pairs of lowest hash, so that a larger one of the same seed contains the smaller.
     Raises UserError where nothing is left to train on.
@@ -88,7 +91,8 @@ class TrainingSet:
         epoch, number = divmod(step, len(self) // self.batch_size)
         rows = self.order(epoch)[number * self.batch_size:(number + 1) * self.batch_size]
         choices = np.diff(self.text_starts)[rows].astype(np.uint64)
-        texts = self.text_starts[rows] + (draw(self.keys[rows], self.recipe.seed, "text", epoch) % choices).astype(np.int64)
+        drawn = draw(self.keys[rows], self.recipe.seed, "text", epoch) % choices
+        texts = self.text_starts[rows] + drawn.astype(np.int64)
         parts = [self.target[rows]]
         if self.recipe.negatives != "none":
             parts.append(self.query[rows])
@@ -108,7 +112,8 @@ class TrainingSet:
 
 
 def _trainable(triplets: pa.Table, recipe: Recipe) -> pa.Table:
-    """Rows of split ``train`` with a text, found by one of the recipe's signals; raises UserError where there are none."""
+    """Rows of split ``train`` with a text, found by one of the recipe's signals; raises UserError where there are none.
+    """
     train = triplets.filter(pc.equal(triplets["split"], "train"))
     texted = train.filter(pc.greater(pc.list_value_length(train["texts"]), 0))
     signals, starts = _ragged(texted["signals"])
@@ -116,9 +121,10 @@ def _trainable(triplets: pa.Table, recipe: Recipe) -> pa.Table:
     kept = texted.filter(pa.array(np.diff(np.concatenate([[0], np.cumsum(hits)])[starts]) > 0))
     if not kept.num_rows:
         raise UserError(
-            f"no triplets to train on: {triplets.num_rows} in all, {train.num_rows} of split 'train', {texted.num_rows} with texts, "
-            f"0 found by the recipe's signals ({', '.join(recipe.signals)}). Widen mine.bands, raise mine.k or add images that "
-            "have near neighbours; `mmret sql` on neighbours, pairs and instructions shows where they were lost")
+            f"no triplets to train on: {triplets.num_rows} in all, {train.num_rows} of split 'train', "
+            f"{texted.num_rows} with texts, 0 found by the recipe's signals ({', '.join(recipe.signals)}). Widen "
+            "mine.bands, raise mine.k or add images that have near neighbours; `mmret sql` on neighbours, pairs and "
+            "instructions shows where they were lost")
     return kept
 
 

@@ -1,9 +1,10 @@
 """Contrastive gradients for batches that do not fit into memory (GradCache, arXiv 2101.06983).
 
-The loss couples all samples, the towers do not. So: (1) embed every chunk without a graph, remembering the RNG state it started
-from; (2) take the loss over all features and its gradient with respect to them; (3) embed each chunk again, with its RNG state
-restored so that dropout falls the same way, and push the features' gradient through. The gradient is the full batch's.
-Memory: one chunk's activations and all features. Cost: a second forward pass; with one chunk in all there is none.
+The loss couples all samples, the towers do not. So: (1) embed every chunk without a graph, remembering the RNG state
+it started from; (2) take the loss over all features and its gradient with respect to them; (3) embed each chunk
+again, with its RNG state restored so that dropout falls the same way, and push the features' gradient through. The
+gradient is the full batch's. Memory: one chunk's activations and all features. Cost: a second forward pass; with one
+chunk in all there is none.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from mmret.settings import Recipe
 
 @dataclass(frozen=True)
 class Part:
-    """Features to be made: ``encode(chunk)`` gives (rows of the chunk, dim); the features are those of all chunks in order."""
+    """Features to be made: ``encode(chunk)`` gives (rows of the chunk, dim); the features are those of all chunks in
+    order."""
 
     encode: Callable[[Any], torch.Tensor]
     chunks: Sequence[Any]
 
 
 def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """Accumulate the gradient of ``loss_of(features of part 0, features of part 1, ...)``; returns the detached loss, a scalar."""
+    """Accumulate the gradient of ``loss_of(features of part 0, features of part 1, ...)``; returns the detached loss,
+    a scalar."""
     if all(len(part.chunks) == 1 for part in parts):
         loss = loss_of(*(part.encode(part.chunks[0]) for part in parts))
         loss.backward()
@@ -70,9 +73,11 @@ def set_rng_state(state: list[torch.Tensor]) -> None:
 
 
 def fitting_chunk(model: CLIPModel, recipe: Recipe) -> tuple[int, int]:
-    """Images and texts in one chunk: the recipe's ``chunk_size``, or as many as a third of the free memory takes (a power of two).
+    """Images and texts in one chunk: the recipe's ``chunk_size``, or as many as a third of the free memory takes (a
+    power of two).
 
-    A transformer layer keeps about 34 * width + 5 * heads * tokens numbers per token for its backward pass (arXiv 2205.05198).
+    A transformer layer keeps about 34 * width + 5 * heads * tokens numbers per token for its backward pass (arXiv
+    2205.05198).
     """
     if recipe.chunk_size is not None:
         return recipe.chunk_size, recipe.chunk_size

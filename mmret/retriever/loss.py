@@ -1,9 +1,9 @@
 """InfoNCE from queries to candidates, over features: the loss knows no model.
 
-A batch has one pool of candidates: the targets of all its queries and every hard negative. Each query is scored against the
-whole pool, so the targets and negatives of the others are its in-batch negatives (paper, section 3.2), and queries may bring
-different numbers of negatives. What is a positive, what must not count as a negative, is a mask.
-Cost: one (queries, candidates) product and a handful of passes over it.
+A batch has one pool of candidates: the targets of all its queries and every hard negative. Each query is scored
+against the whole pool, so the targets and negatives of the others are its in-batch negatives (paper, section 3.2),
+and queries may bring different numbers of negatives. What is a positive, what must not count as a negative, is a
+mask. Cost: one (queries, candidates) product and a handful of passes over it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import numpy as np
 import torch
 
 NOTHING = -1e4
-"""Logit of what is masked: exp(NOTHING) is 0 in every float type, and unlike -inf it has a gradient when a row has nothing else."""
+"""Logit of what is masked: exp(NOTHING) is 0 in every float type, and unlike -inf it has a gradient when a row has
+nothing else."""
 
 
-def info_nce(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor, ignored: torch.Tensor | None = None,
-             temperature: float = 0.02) -> torch.Tensor:
+def info_nce(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor,
+             ignored: torch.Tensor | None = None, temperature: float = 0.02) -> torch.Tensor:
     """Mean over queries of ``-log(exp(s+/T) / (exp(s+/T) + sum over negatives of exp(s-/T)))``, a scalar.
 
-    ``queries`` (b, d) and ``candidates`` (m, d) are unit vectors; ``positives`` and ``ignored`` (b, m) are boolean. A query with
-    several positives averages over them, none of them being a negative of another. ``ignored`` candidates are no negatives.
-    Every query needs a positive. A query without any negative contributes zero.
+    ``queries`` (b, d) and ``candidates`` (m, d) are unit vectors; ``positives`` and ``ignored`` (b, m) are boolean. A
+    query with several positives averages over them, none of them being a negative of another. ``ignored`` candidates
+    are no negatives. Every query needs a positive. A query without any negative contributes zero.
     """
-    logits = (queries @ candidates.T).float() if queries.dtype in (torch.float16, torch.bfloat16) else queries @ candidates.T
-    logits = logits / temperature
+    logits = queries @ candidates.T
+    logits = (logits.float() if logits.dtype.itemsize < 4 else logits) / temperature
     neither = positives if ignored is None else positives | ignored
     negatives = torch.logsumexp(logits.masked_fill(neither, NOTHING), dim=1, keepdim=True)
     losses = (torch.logaddexp(logits, negatives) - logits).masked_fill(~positives, 0)
@@ -35,9 +36,9 @@ def masks(targets: np.ndarray, candidates: np.ndarray, groups: np.ndarray | None
           mask_false_negatives: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """``positives`` and ``ignored`` (b, m) for :func:`info_nce` where candidate i is the target of query i for i < b.
 
-    ``targets`` (b,) and ``candidates`` (m,) are image ids as integers. A further occurrence of the target, brought by another
-    query, would be pushed away as a negative; with ``mask_false_negatives`` it is ignored, as is every candidate of the
-    target's group where ``groups`` (m,), for example caption ids, is given.
+    ``targets`` (b,) and ``candidates`` (m,) are image ids as integers. A further occurrence of the target, brought by
+    another query, would be pushed away as a negative; with ``mask_false_negatives`` it is ignored, as is every
+    candidate of the target's group where ``groups`` (m,), for example caption ids, is given.
     """
     count = len(targets)
     positives = np.zeros((count, len(candidates)), dtype=bool)

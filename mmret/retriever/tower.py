@@ -1,8 +1,8 @@
 """The image tower cut in two: what a recipe leaves frozen, computed once per image, and what it trains, run every step.
 
-On two cores the image tower makes a composed step some twenty times dearer than the text tower. Below the cut nothing changes
-during a run, so its output for every distinct image is an array on disk, and a step starts from there. The gradient is that of
-plain training with the same weights frozen.
+On two cores the image tower makes a composed step some twenty times dearer than the text tower. Below the cut nothing
+changes during a run, so its output for every distinct image is an array on disk, and a step starts from there. The
+gradient is that of plain training with the same weights frozen.
 
 | trainable | kept per image | run every step |
 |---|---|---|
@@ -92,8 +92,8 @@ def _first_token(block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         return x.view(x.shape[0], x.shape[1], -1, attention.head_dim).transpose(1, 2)
 
     query, key, value = attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed)
-    mixed = scaled_dot_product_attention(heads(query), heads(key), heads(value), dropout_p=attention.dropout * block.training,
-                                         scale=attention.scale)
+    mixed = scaled_dot_product_attention(heads(query), heads(key), heads(value), scale=attention.scale,
+                                         dropout_p=attention.dropout * block.training)
     first = hidden[:, 0] + attention.out_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
     return first + block.mlp(block.layer_norm2(first))
 
@@ -116,10 +116,13 @@ class Pictures:
         return self.retriever.pixels([loaded[i] for i in ids])
 
 
-def frozen_features(tower: ImageTower, pictures: Pictures, path: Path, report: Callable[[int], None], chunk: int = 256) -> np.ndarray:
-    """Output of ``tower.frozen`` for every picture as a memory-mapped .npy file at ``path``, computed where it is missing.
+def frozen_features(tower: ImageTower, pictures: Pictures, path: Path, report: Callable[[int], None],
+                    chunk: int = 256) -> np.ndarray:
+    """Output of ``tower.frozen`` for every picture as a memory-mapped .npy file at ``path``, computed where it is
+    missing.
 
-    (n, ...) float32 in the order of the images' numbers. Written beside and renamed. ``report`` is told how many are done.
+    (n, ...) float32 in the order of the images' numbers. Written beside and renamed. ``report`` is told how many are
+    done.
     """
     if not path.exists():
         aside, rows = temporary(path), None
@@ -127,7 +130,8 @@ def frozen_features(tower: ImageTower, pictures: Pictures, path: Path, report: C
             numbers = np.arange(start, min(start + chunk, len(pictures)))
             part = tower.frozen(pictures(numbers)).float().cpu().numpy()
             if rows is None:
-                rows = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=(len(pictures), *part.shape[1:]))
+                shape = (len(pictures), *part.shape[1:])
+                rows = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
             rows[numbers] = part
             report(int(numbers[-1]) + 1)
         rows.flush()

@@ -1,9 +1,10 @@
 """The training loop: MMRet-CLIP from triplets, by one recipe.
 
-A step embeds each distinct image and text of its batch once (the query image is also its own hard negative, a sixth of the
-work), gathers queries and candidates from them and takes InfoNCE. What a step does depends on (recipe, step, weights) alone and
-the state is kept every ``checkpoint_every`` steps, so a killed run continues to the same weights, bit for bit on the CPU.
-Cost: :mod:`mmret.retriever.tower` says which part of the image tower a recipe pays for in every step.
+A step embeds each distinct image and text of its batch once (the query image is also its own hard negative, a sixth
+of the work), gathers queries and candidates from them and takes InfoNCE. What a step does depends on (recipe, step,
+weights) alone and the state is kept every ``checkpoint_every`` steps, so a killed run continues to the same weights,
+bit for bit on the CPU. Cost: :mod:`mmret.retriever.tower` says which part of the image tower a recipe pays for in
+every step.
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ FACTS = "recipe.json"
 
 
 def train(recipe: Recipe, triplets: pa.Table, load_images: LoadImages, base: Path, out: Path) -> dict[str, Any]:
-    """Train ``base`` on ``triplets`` (schema TRIPLETS) and put the checkpoint into folder ``out``; returns the facts of the run.
+    """Train ``base`` on ``triplets`` (schema TRIPLETS) and put the checkpoint into folder ``out``; returns the facts
+    of the run.
 
-    ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a checkpoint
-    that is there already its facts are returned. Facts: ``step, loss`` (mean of the last tenth), ``pairs`` (training pairs seen),
-    ``seconds, triplets, images, batch_size, samples_per_second, truncated_texts, notes`` (what a reader should know).
-    Raises UserError where there is nothing to train on, an image is missing, or the loss is not finite or explodes.
+    ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
+    checkpoint that is there already its facts are returned. Facts: ``step, loss`` (mean of the last tenth), ``pairs``
+    (training pairs seen), ``seconds, triplets, images, batch_size, samples_per_second, truncated_texts, notes`` (what
+    a reader should know). Raises UserError where there is nothing to train on, an image is missing, or the loss is
+    not finite or explodes.
     """
-    identity = fingerprint(recipe.model_dump(exclude={"checkpoint_every", "log_every"}), digest_table(triplets), weights_digest(base))
+    settings = recipe.model_dump(exclude={"checkpoint_every", "log_every"})
+    identity = fingerprint(settings, digest_table(triplets), weights_digest(base))
     if (out / FACTS).is_file():
         done = json.loads((out / FACTS).read_text())
         if done["identity"] == identity:
@@ -103,7 +107,8 @@ class Trainer:
         self.recent: list[tuple[float, float]] = []  # loss and gradient norm of the steps since the last row of the log
 
     def run(self, rows: Callable[[np.ndarray], torch.Tensor], pool: ThreadPoolExecutor) -> None:
-        """Continue from the newest state and train to the last step; the rows of the next step are read in ``pool`` meanwhile."""
+        """Continue from the newest state and train to the last step; the rows of the next step are read in ``pool``
+        meanwhile."""
         state = self.states.latest()
         if state is not None:
             self.restore(state)
@@ -130,13 +135,14 @@ class Trainer:
         self.model.eval()
 
     def train_step(self, batch: Batch, frozen: torch.Tensor) -> tuple[float, float]:
-        """One update; ``frozen`` (u, ...) belongs to the batch's distinct images. Returns the loss and the gradient's norm."""
+        """One update; ``frozen`` (u, ...) belongs to the batch's distinct images. Returns the loss and the gradient's
+        norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self.decay(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(batch, frozen)
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for group in self.optimizer.param_groups for p in group["params"]], self.recipe.max_grad_norm or math.inf)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm or math.inf)
         loss, norm = float(loss), float(norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(self.advice(f"is {loss} and the gradient's norm {norm}"))
@@ -158,10 +164,9 @@ class Trainer:
                             positives, ignored, self.recipe.temperature)
 
         image_chunk, text_chunk = self.chunks
-        return cached_backward(
-            [Part(self.tower.features, frozen.split(image_chunk)),
-             Part(lambda part: self.retriever.text_features(**self.retriever.tokens(part)),
-                  [texts[i:i + text_chunk] for i in range(0, len(texts), text_chunk)])], loss_of)
+        text_chunks = [texts[i:i + text_chunk] for i in range(0, len(texts), text_chunk)]
+        return cached_backward([Part(self.tower.features, frozen.split(image_chunk)),
+                                Part(self.retriever.text_features, text_chunks)], loss_of)
 
     def decay(self, step: int) -> float:
         """Linear warm-up, then linear decay to zero (paper, section 4)."""
@@ -177,20 +182,21 @@ class Trainer:
             "gradient_norm": sum(norms) / len(norms), "seconds": self.seconds,
             "samples_per_second": len(losses) * self.data.batch_size / max(1e-9, self.seconds - before)})
         self.recent = []
-        first, now = self.log[0]["loss"], self.log[-1]["loss"]
-        if now > 2 * first + 1:
-            raise UserError(self.advice(f"has risen from {first:.2f} to {now:.2f}"))
+        lowest, now = min(row["loss"] for row in self.log), self.log[-1]["loss"]
+        if now > 2 * lowest + 1:
+            raise UserError(self.advice(f"has risen from {lowest:.2f} to {now:.2f}"))
 
     def advice(self, what: str) -> str:
+        rate, temperature = self.recipe.learning_rate, self.recipe.temperature
         return (f"training stopped at step {self.step}: the loss {what}. Lower the recipe's learning_rate "
-                f"(now {self.recipe.learning_rate:g}), give it warmup_steps, or raise temperature (now {self.recipe.temperature:g})")
+                f"(now {rate:g}), give it warmup_steps, or raise temperature (now {temperature:g})")
 
     def state(self) -> dict[str, Any]:
         """All the next step depends on that is not a function of its number."""
         trained = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         return {"step": self.step, "trained": trained, "optimizer": self.optimizer.state_dict(), "rng": rng_state(),
-                "chunks": list(self.chunks), "log": self.log, "recent": [list(r) for r in self.recent], "seconds": self.seconds,
-                "truncated": self.retriever.truncated}
+                "chunks": list(self.chunks), "log": self.log, "recent": [list(r) for r in self.recent],
+                "seconds": self.seconds, "truncated": self.retriever.truncated}
 
     def restore(self, state: dict[str, Any]) -> None:
         parameters = dict(self.model.named_parameters())
@@ -205,14 +211,14 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         last = self.log[-max(1, len(self.log) // 10):]
-        notes = []
-        if self.data.batch_size < self.recipe.batch_size:
-            notes.append(f"only {len(self.data)} triplets: the batch is {self.data.batch_size}, not {self.recipe.batch_size}")
+        seen, size, notes = self.step * self.data.batch_size, self.data.batch_size, []
+        if size < self.recipe.batch_size:
+            notes.append(f"only {len(self.data)} triplets: the batch is {size}, not {self.recipe.batch_size}")
         if self.retriever.truncated:
             notes.append(f"{self.retriever.truncated} texts were longer than the text tower's limit and were cut")
         return {
-            "step": self.step, "loss": sum(row["loss"] for row in last) / len(last), "pairs": self.step * self.data.batch_size,
+            "step": self.step, "loss": sum(row["loss"] for row in last) / len(last), "pairs": seen,
             "seconds": round(self.seconds, 3), "triplets": len(self.data), "images": len(self.data.images),
-            "batch_size": self.data.batch_size, "trainable": self.recipe.trainable,
-            "samples_per_second": round(self.step * self.data.batch_size / max(1e-9, self.seconds), 1),
+            "batch_size": size, "trainable": self.recipe.trainable,
+            "samples_per_second": round(seen / max(1e-9, self.seconds), 1),
             "truncated_texts": self.retriever.truncated, "notes": notes}

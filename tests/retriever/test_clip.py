@@ -1,5 +1,5 @@
-"""Invariants: embeddings are the paper's formula on the stock model; any kind of picture gives the same vector; long texts are cut
-and counted; saved folders load with stock classes and with sentence-transformers."""
+"""Invariants: embeddings are the paper's formula on the stock model; any kind of picture gives the same vector; long
+texts are cut and counted; saved folders load with stock classes and with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 import mmret
 from mmret.errors import UserError
-from mmret.retriever.clip import ClipRetriever, pooled
+from mmret.retriever.clip import ClipRetriever, _like_lengths, pooled
 
 TEXTS = ["make it green", "with a darker tone", "a red square left of a blue circle"]
 
@@ -48,8 +48,9 @@ def test_embeddings_equal_the_formula_on_the_stock_model(retriever, clip_folder,
 
 def test_single_modality_equals_the_forward_pass_of_the_stock_model(retriever, clip_folder, files):
     model, processor = CLIPModel.from_pretrained(clip_folder).eval(), CLIPProcessor.from_pretrained(clip_folder)
+    images = [Image.open(io.BytesIO(f)) for f in files]
     with torch.no_grad():
-        out = model(**processor(text=TEXTS, images=[Image.open(io.BytesIO(f)) for f in files], padding=True, return_tensors="pt"))
+        out = model(**processor(text=TEXTS, images=images, padding=True, return_tensors="pt"))
     np.testing.assert_allclose(retriever.encode(images=files), out.image_embeds.numpy(), atol=1e-6)
     np.testing.assert_allclose(retriever.encode(texts=TEXTS), out.text_embeds.numpy(), atol=1e-6)
 
@@ -57,7 +58,7 @@ def test_single_modality_equals_the_forward_pass_of_the_stock_model(retriever, c
 def test_composition_sums_projections_before_normalising(retriever, files):
     unit = retriever.encode(images=files) + retriever.encode(texts=TEXTS)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    assert np.abs(unit - retriever.encode(images=files, texts=TEXTS)).max() > 1e-4  # else the test above would be vacuous
+    assert np.abs(unit - retriever.encode(images=files, texts=TEXTS)).max() > 1e-4  # else the first test were vacuous
 
 
 def test_batching_does_not_change_vectors(retriever, files):
@@ -80,15 +81,30 @@ def test_texts_over_the_limit_are_cut_at_it_and_counted(retriever):
     assert retriever.truncated == 2
     assert np.isfinite(vectors).all()
     np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
-    assert retriever.tokens([long])["input_ids"].shape == (1, limit)
-    assert int(retriever.tokens([long])["input_ids"][0, -1]) == retriever.processor.tokenizer.eos_token_id
+    ids, = retriever.tokens([long])
+    assert len(ids) == limit and ids[-1] == retriever.processor.tokenizer.eos_token_id
 
 
 def test_a_text_of_exactly_the_limit_is_not_counted(retriever):
     limit = retriever.model.config.text_config.max_position_embeddings
     word = next(w for w in ("green", "a", "it") if len(retriever.processor.tokenizer(w)["input_ids"]) == 3)
-    assert retriever.tokens([" ".join([word] * (limit - 2))])["input_ids"].shape == (1, limit)
+    assert [len(row) for row in retriever.tokens([" ".join([word] * (limit - 2))])] == [limit]
     assert retriever.truncated == 0
+
+
+def test_grouping_texts_by_length_keeps_their_order(retriever):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["green", "a", "circle", "left"], rng.integers(1, 15))) for _ in range(150)]
+    assert len(_like_lengths(sorted(len(row) for row in retriever.tokens(texts)))) > 1
+    one_by_one = np.concatenate([retriever.encode(texts=[t]) for t in texts])
+    np.testing.assert_allclose(retriever.encode(texts=texts, batch_size=150), one_by_one, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[], [3], [3] * 40, [3] * 40 + [9] * 5, list(range(1, 200))])
+def test_groups_of_like_length_cover_everything(lengths):
+    groups = _like_lengths(lengths)
+    assert [i for start, end in groups for i in range(start, end)] == list(range(len(lengths)))
+    assert len(groups) == 1 or min(end - start for start, end in groups) >= 32
 
 
 @pytest.mark.parametrize("arguments, said", [

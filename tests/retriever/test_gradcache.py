@@ -1,0 +1,96 @@
+"""Invariants: the cached gradient is the full batch's, with dropout, ragged negatives and chunks that do not divide
+the batch; dropout is active, so that this says something; the RNG ends where one forward pass leaves it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from mmret.retriever.checkpoint import States
+from mmret.retriever.clip import ClipRetriever
+from mmret.retriever.data import TrainingSet
+from mmret.retriever.gradcache import Part, cached_backward, fitting_chunk
+from mmret.retriever.loss import info_nce, masks
+from mmret.retriever.tower import Pictures
+from mmret.retriever.train import Trainer
+from mmret.settings import Recipe
+
+ROWS, WIDTH = 11, 6
+
+
+def towers():
+    torch.manual_seed(0)
+    return [torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Dropout(0.3), torch.nn.Tanh(),
+                                torch.nn.Linear(16, WIDTH)).double() for _ in range(2)]
+
+
+def loss_of(queries, candidates):
+    positives, ignored = masks(np.arange(ROWS), np.array([*range(ROWS), 3, 20, 21]))
+    return info_nce(normalize(queries, dim=1), normalize(candidates, dim=1), positives, ignored, 0.1)
+
+
+def gradients(chunks: tuple[int, int], seed: int = 1):
+    """Each sample has dropout of its own stream, so that chunking does not change which units fall."""
+    models = towers()
+    inputs = [torch.randn(n, 5, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+              for n in (ROWS, ROWS + 3)]
+    torch.manual_seed(seed)
+
+    def encode(model):
+        return lambda part: torch.cat([model(row[None]) for row in part])
+
+    parts = [Part(encode(m), x.split(c)) for m, x, c in zip(models, inputs, chunks, strict=True)]
+    loss = cached_backward(parts, loss_of)
+    return loss, [p.grad for m in models for p in m.parameters()], torch.rand(1)
+
+
+@pytest.mark.parametrize("chunks", [(1, 1), (4, 4), (3, 5), (10, 13), (11, 2), (100, 3)])
+def test_cached_gradient_equals_the_full_batch_with_dropout_on(chunks):
+    loss, full, after = gradients((100, 100))
+    cached_loss, cached, cached_after = gradients(chunks)
+    assert torch.allclose(loss, cached_loss, rtol=1e-12)
+    assert torch.equal(after, cached_after)  # as many random numbers were used up
+    for a, b in zip(full, cached, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)
+
+
+def test_dropout_is_active_so_the_test_is_not_vacuous():
+    first, other = gradients((100, 100), seed=1), gradients((100, 100), seed=2)
+    assert abs(float(first[0] - other[0])) > 1e-3
+    cold = gradients((4, 4), seed=2)
+    assert not torch.allclose(first[1][0], cold[1][0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 7])
+def test_clip_gradients_do_not_depend_on_the_chunk(clip_folder, triplets, load, tmp_path, chunk):
+    def run(size):
+        recipe = Recipe(trainable="all", batch_size=12, mined_negatives=3, temperature=0.1, chunk_size=size)
+        retriever = ClipRetriever.load(clip_folder, device="cpu")
+        retriever.model.double()
+        trainer = Trainer(recipe, TrainingSet(triplets, recipe), retriever, States(tmp_path / str(size), "x"))
+        batch = trainer.data.batch(0)
+        loss = trainer.backward(batch, Pictures(retriever, trainer.data.images, load)(batch.images()[0]))
+        return loss, {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+    (loss, full), (cached_loss, cached) = run(1000), run(chunk)
+    assert torch.allclose(loss, cached_loss, rtol=1e-9) and full.keys() == cached.keys()
+    for name in full:
+        torch.testing.assert_close(cached[name], full[name], rtol=1e-5, atol=1e-10)
+
+
+def test_a_tower_that_trains_nothing_takes_no_gradient():
+    models = towers()
+    x = torch.randn(ROWS, 5, dtype=torch.float64)
+    candidates = torch.randn(ROWS + 3, WIDTH, dtype=torch.float64)
+    for chunk in (4, 100):
+        cached_backward([Part(models[0], x.split(chunk)), Part(lambda rows: rows, candidates.split(chunk))], loss_of)
+    assert models[0][0].weight.grad is not None
+
+
+def test_the_chunk_fits_the_memory_or_is_what_the_recipe_says(clip_folder):
+    model = ClipRetriever.load(clip_folder, device="cpu").model
+    assert fitting_chunk(model, Recipe(chunk_size=3)) == (3, 3)
+    images, texts = fitting_chunk(model, Recipe())
+    assert images >= 1024 and texts >= 1024  # tiny towers

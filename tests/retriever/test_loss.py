@@ -1,0 +1,78 @@
+"""Invariants: the masked in-batch loss equals a brute-force loop; masks follow image ids; no candidate but the
+positive is no loss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from mmret.retriever.loss import info_nce, masks
+
+
+def unit(rows: int, seed: int, width: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(rows, width, generator=generator, dtype=torch.float64), dim=1)
+
+
+def brute_force(queries, candidates, positives, ignored, temperature):
+    losses = []
+    for i, q in enumerate(queries):
+        scores = [math.exp(float(q @ c) / temperature) for c in candidates]
+        negatives = sum(s for j, s in enumerate(scores) if not positives[i, j] and not ignored[i, j])
+        own = [-math.log(s / (s + negatives)) for j, s in enumerate(scores) if positives[i, j]]
+        losses.append(sum(own) / len(own))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_in_batch_loss_with_ragged_negatives_equals_a_loop(mask):
+    targets = np.array([0, 1, 1, 2])  # two queries share their target
+    candidates = np.array([0, 1, 1, 2, 5, 6, 1, 0, 9])  # the targets, then negatives; 1 and 0 are targets of others too
+    queries, features = unit(4, 1), unit(9, 2)
+    positives, ignored = masks(targets, candidates, mask_false_negatives=mask)
+    loss = info_nce(queries, features, positives, ignored, 0.07)
+    expected = brute_force(queries, features, positives.numpy(), ignored.numpy(), 0.07)
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
+
+
+def test_several_positives_average_and_are_no_negatives_of_each_other():
+    queries, features = unit(3, 3), unit(7, 4)
+    positives = torch.tensor([[1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0]], dtype=torch.bool)
+    ignored = torch.zeros_like(positives)
+    ignored[1, 6] = True
+    loss = info_nce(queries, features, positives, ignored, 0.05)
+    expected = brute_force(queries, features, positives.numpy(), ignored.numpy(), 0.05)
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
+
+
+def test_with_one_positive_and_no_mask_it_is_cross_entropy():
+    queries, features = unit(5, 5), unit(11, 6)
+    positives, ignored = masks(np.arange(5), np.arange(11), mask_false_negatives=False)
+    assert torch.allclose(info_nce(queries, features, positives, ignored, 0.02),
+                          cross_entropy(queries @ features.T / 0.02, torch.arange(5)), rtol=1e-12)
+
+
+def test_masks_ignore_other_occurrences_of_the_target_and_of_its_group():
+    positives, ignored = masks(np.array([7, 8]), np.array([7, 8, 7, 3]))
+    assert positives.tolist() == [[True, False, False, False], [False, True, False, False]]
+    assert ignored.tolist() == [[False, False, True, False], [False, False, False, False]]
+    _, grouped = masks(np.array([7, 8]), np.array([7, 8, 7, 3]), groups=np.array([0, 1, 0, 1]))
+    assert grouped.tolist() == [[False, False, True, False], [False, False, False, True]]
+
+
+def test_a_query_without_negatives_has_no_loss_and_a_finite_gradient():
+    queries, features = unit(2, 7).requires_grad_(), unit(2, 8)
+    positives = torch.eye(2, dtype=torch.bool)
+    loss = info_nce(queries, features, positives, ~positives, 0.02)
+    loss.backward()
+    assert float(loss.detach()) == 0.0 and torch.isfinite(queries.grad).all()
+
+
+def test_half_precision_features_are_compared_in_float32():
+    queries, features = unit(4, 9).to(torch.bfloat16), unit(6, 10).to(torch.bfloat16)
+    positives, ignored = masks(np.arange(4), np.arange(6))
+    assert info_nce(queries, features, positives, ignored).dtype == torch.float32
