@@ -158,14 +158,11 @@ class Embedder:
 
     def composed(self, shots: Sequence[Shot], texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
         """(n, d) float32 of image-text pairs, not kept: a pair hardly ever comes again."""
-        parts = [
-            self._encode(
-                [_load(shot, shot.path.read_bytes()) for shot in shots[start : start + CHUNK]],
-                texts[start : start + CHUNK],
-                instruction,
-            )
-            for start in range(0, len(shots), CHUNK)
-        ]
+        parts = []
+        for start in range(0, len(shots), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            images = [_load(shot, shot.path.read_bytes()) for shot in shots[part]]
+            parts.append(self._encode(images, texts[part], instruction))
         return np.concatenate(parts)
 
     def _encode(self, images: Sequence[Any] | None, texts: Sequence[str] | None, instruction: str | None) -> np.ndarray:
@@ -187,7 +184,7 @@ class Embedder:
             stat = shot.path.stat()
             seen = (str(shot.path.absolute()), stat.st_size, stat.st_mtime_ns, _box_text(shot.box))
             key = self._seen.get(seen)
-            if key is None:
+            if key is None or key not in self._vectors:  # new, or a file that was no picture
                 data = shot.path.read_bytes()
                 key = content_id(data)
                 if shot.box:
@@ -195,19 +192,24 @@ class Embedder:
                 if key not in self._vectors and key not in fresh:
                     fresh[key] = (i, data, seen)
             keys[i] = key
-        loaded: dict[str, Any] = {}
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for key, result in zip(
-                fresh, pool.map(lambda item: _try(shots[item[0]], item[1]), fresh.values()), strict=True
-            ):
-                loaded[key] = result
-        failed = {key: result for key, result in loaded.items() if isinstance(result, Unreadable)}
+            self._seen[seen] = key
+        failed: dict[str, Unreadable] = {}
+        good: list[str] = []
+        rows: list[np.ndarray] = []
+        new = list(fresh)
+        for start in range(0, len(new), self.batch_size):  # decoded pictures are large: only a batch of them at once
+            keys_here = new[start : start + self.batch_size]
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                loaded = list(pool.map(lambda key: _try(shots[fresh[key][0]], fresh[key][1]), keys_here))
+            failed |= {k: result for k, result in zip(keys_here, loaded, strict=True) if isinstance(result, Unreadable)}
+            images = [result for result in loaded if not isinstance(result, Unreadable)]
+            if images:
+                good += [key for key in keys_here if key not in failed]
+                rows.append(self._encode(images, None, None))
         unreadable.update({i: str(failed[keys[i]]) for i in span if keys[i] in failed})
-        good = [key for key in fresh if key not in failed]
         if good:
-            rows = self._encode([loaded[key] for key in good], None, None)
             self.embedded += len(good)
-            self._keep([(key, *fresh[key][2]) for key in good], rows)
+            self._keep([(key, *fresh[key][2]) for key in good], np.concatenate(rows))
 
     def _keep(self, names: list[tuple[str, str, int, int, str]], rows: np.ndarray) -> None:
         columns = list(zip(*names, strict=True))

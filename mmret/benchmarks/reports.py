@@ -44,7 +44,7 @@ def comparison(runs: Mapping[str, BenchmarkRun]) -> tuple[list[str], Rows]:
     for name, run in runs.items():
         for variant in run.variants:
             values = dict(variant.metrics())
-            label = f"{name}, {variant.name}" + (" (partial)" if run.partial else "")
+            label = f"{name}, {variant.name} ({run.split}{', partial' if run.partial else ''})"
             rows.append((label, [values.get(m) for m in metrics]))
     published = _published()[benchmark]
     rows += [

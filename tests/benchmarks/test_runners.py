@@ -151,7 +151,7 @@ def test_missing_and_damaged_pictures_are_listed_and_nothing_is_scored(tmp_path,
     run = run_benchmark(benchmark, Colours(), "m", options(images, annotations, allow_missing=True))
     assert run.partial and "PARTIAL" in run.partial
     table = markdown({"m": run})
-    assert "(partial)" in table and run.partial in table
+    assert ", partial)" in table and run.partial in table
     assert all(m.startswith("partial ") for m in evaluation_rows(run, "m")["metric"].to_pylist())
 
 
@@ -286,7 +286,7 @@ def test_comparison_has_baselines_and_published_rows(tmp_path):
     table = dict(rows)
     assert metrics == ["mean R@10", "mean R@50"]
     assert table["MMRet-Base, published (val)"] == [31.9, 53.4]
-    assert {"ours, composed", "ours, image only", "ours, text only"} <= set(table)
+    assert {"ours, composed (val)", "ours, image only (val)", "ours, text only (val)"} <= set(table)
 
 
 # -- submissions ------------------------------------------------------------------------------------------------------
