@@ -78,9 +78,15 @@ def test_written_predictions_score_to_the_same_numbers(tmp_path, benchmark):
 
 
 @pytest.mark.parametrize("benchmark", WORLDS)
-def test_clip_checkpoint_through_the_real_loading_path(tmp_path, checkpoint, one_thread, benchmark):
+def test_clip_checkpoint_through_the_real_loading_path_on_real_pictures(
+    tmp_path, checkpoint, photos, one_thread, benchmark
+):
     lake = Lake(tmp_path / "lake")
-    asked = options(*WORLDS[benchmark](tmp_path), paraphrases=benchmark == "cirr")
+    images, annotations = WORLDS[benchmark](tmp_path)
+    real = sorted((photos / "images").glob("*.jpg"))
+    for i, path in enumerate(sorted(p for p in images.rglob("*") if p.suffix in (".jpg", ".png"))):
+        path.write_bytes(real[i % len(real)].read_bytes())
+    asked = options(images, annotations, paraphrases=benchmark == "cirr")
     run = run_checkpoint(benchmark, checkpoint, asked, lake)
     assert {COMPOSED, IMAGE_ONLY, TEXT_ONLY} <= {v.name for v in run.variants}
     for variant in run.variants:
