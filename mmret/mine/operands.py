@@ -27,6 +27,9 @@ from mmret.errors import UserError
 NORM_TOLERANCE = 0.01
 """How far the length of a stored vector may be from one; float16 rounding alone stays under 0.0005."""
 
+GROUP = 32
+"""A sketch is padded with zeros to a multiple of so many rows, so that tiles fall into whole groups of columns."""
+
 _CHUNK = 65_536  # rows checked or gathered at a time
 _ROTATION = 64   # width of the Hadamard block
 _SLACK = 2e-4    # float32 error of the rotation, both sides, with room
@@ -34,7 +37,8 @@ _SLACK = 2e-4    # float32 error of the rotation, both sides, with room
 
 @dataclass(frozen=True)
 class Block:
-    """Rows ``start:stop`` of a matrix: ``rows`` (r, w) and ``columns`` (w, r) are the sketch as left and right operand.
+    """Rows ``start:stop`` of a matrix: ``rows`` (p, w) and ``columns`` (w, p) are the sketch as left and right
+    operand, p the number of rows r padded to whole groups.
 
     A product of two blocks times both ``unit`` is the score to within the sum of both ``error`` (r,) float32.
     """
@@ -95,9 +99,9 @@ def check(vectors: np.ndarray, ids: Sequence[str], signal: str) -> None:
 def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Scores of the pairs (a[i], b[j]): the exact inner products, rounded once to float32.
 
-    ``a``, ``b``: (n, d) float16 of about unit length; ``i`` must ascend. Components are multiples of 2**-24, so
-    products are multiples of 2**-48 and every partial sum (below 2 in magnitude, by Cauchy and Schwarz) fits the 53
-    bits of a double: no order of summation, device or tiling can change a result.
+    ``a``, ``b``: (n, d) float16 values of about unit length, in any precision; ``i`` must ascend. Components are
+    multiples of 2**-24, so products are multiples of 2**-48 and every partial sum (below 2 in magnitude, by Cauchy
+    and Schwarz) fits the 53 bits of a double: no order of summation, device or tiling can change a result.
     """
     if not len(i):
         return np.zeros(0, np.float32)
@@ -136,8 +140,8 @@ def _sampled_products() -> bool:
 
 def _float_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
     """Operands for float32 products; the bound is the textbook one, d roundings, half of it for each side."""
-    rows = vectors.float()
-    error = np.full(len(rows), (1 + NORM_TOLERANCE) ** 2 * (rows.shape[1] + 1) * 2.0**-24 / 2, np.float32)
+    rows = _padded(vectors.float())
+    error = np.full(len(vectors), (1 + NORM_TOLERANCE) ** 2 * (rows.shape[1] + 1) * 2.0**-24 / 2, np.float32)
     return rows, rows.T.contiguous(), 1.0, error
 
 
@@ -147,9 +151,13 @@ def _int8_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, floa
     rows = turned.div(unit).round_().clamp_(-127, 127)
     distance = (turned - rows * unit).norm(dim=1)
     error = ((1 + NORM_TOLERANCE) * distance + 1.5 * distance.square() + _SLACK).cpu().numpy()
-    rows = rows.to(torch.int8)
+    rows = _padded(rows.to(torch.int8))
     columns = rows.T.contiguous() if rows.device.type == "cpu" else rows.T  # cuBLASLt wants the right side column-major
     return rows, columns, unit, error
+
+
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % GROUP))
 
 
 def _rotate(x: torch.Tensor) -> torch.Tensor:

@@ -13,15 +13,14 @@ corpus.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from mmret.mine.operands import Block, Matrix, exact
+from mmret.mine.operands import GROUP, Block, Matrix, exact
 from mmret.mine.toplists import TopLists
 
-_CPU_TILE = 2048  # the tile and its masks stay in the cache; larger ones gain nothing on a CPU
+_CPU_TILE = 2048  # a tile stays in the cache; larger ones gain nothing there
 
 
 def device_of(name: str) -> torch.device:
@@ -36,97 +35,83 @@ def tile_rows(tile: int, device: torch.device) -> int:
 
 def within(matrix: Matrix, lists: TopLists, tick: Callable[[], None] = lambda: None) -> None:
     """Compare every row of a shard with every other one of it; ``tick`` is called after each row of tiles."""
-    with _Scan(matrix, matrix) as scan:
-        for a, left in enumerate(matrix.blocks):
-            for b in range(a, len(matrix.blocks)):
-                scan.tile(left, a, lists, matrix.blocks[b], b, lists)
-            tick()
+    scan = _Scan(matrix)
+    for a, left in enumerate(matrix.blocks):
+        for b in range(a, len(matrix.blocks)):
+            scan.tile(left, a, lists, matrix.blocks[b], b, lists)
+        tick()
 
 
 def between(left: Matrix, left_lists: TopLists, right: Matrix, right_lists: TopLists,
             tick: Callable[[], None] = lambda: None) -> None:
     """Compare every row of one shard with every row of another."""
-    with _Scan(left, right) as scan:
-        for a, left_block in enumerate(left.blocks):
-            for b, right_block in enumerate(right.blocks):
-                scan.tile(left_block, a, left_lists, right_block, b, right_lists)
-            tick()
+    scan = _Scan(left)
+    for a, left_block in enumerate(left.blocks):
+        for b, right_block in enumerate(right.blocks):
+            scan.tile(left_block, a, left_lists, right_block, b, right_lists)
+        tick()
 
 
 class _Scan:
-    """The buffers and threads of one pass over tiles."""
+    """The buffers of one pass over tiles."""
 
-    def __init__(self, left: Matrix, right: Matrix):
-        self.device, self.int8 = left.device, left.int8
-        height, width = (max((b.stop - b.start for b in m.blocks), default=0) for m in (left, right))
-        self._masks = np.empty((2, height * width), bool) if self.device.type == "cpu" else None
-        self._threads = ThreadPoolExecutor(torch.get_num_threads())
-
-    def __enter__(self) -> _Scan:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._threads.shutdown()
+    def __init__(self, matrix: Matrix):
+        self.device, self.int8 = matrix.device, matrix.int8
+        self._products = torch.zeros(0, device=self.device)
+        self._wide: dict[str, tuple[Block, torch.Tensor]] = {}
 
     def tile(self, left: Block, a: int, left_lists: TopLists, right: Block, b: int, right_lists: TopLists) -> None:
         """Offer to both sides' lists whatever in this tile may belong there."""
-        same = left is right
-        products = self._product(left, right)
         unit = left.unit * right.unit
         need_left = left_lists.floor[left.start:left.stop] - left.error - right.error.max()
         need_right = right_lists.floor[right.start:right.stop] - right.error - left.error.max()
-        i, j = self._above(products, need_left / unit, need_right / unit)
-        if same:
+        i, j, products = self._reaching(self._product(left, right), need_left / unit, need_right / unit)
+        if left is right:
             upper = j > i
-            i, j = i[upper], j[upper]
-        if not len(i):
-            return
-        score, error = self._at(products, i, j) * np.float32(unit), left.error[i] + right.error[j] + np.float32(1e-6)
+            i, j, products = i[upper], j[upper], products[upper]
         rows, columns = i + left.start, j + right.start
+        score, error = products * np.float32(unit), left.error[i] + right.error[j] + np.float32(1e-6)
         maybe = (left_lists.wanted(rows, score + error, score - error)
                  | right_lists.wanted(columns, score + error, score - error))
+        if not maybe.any():
+            return
         i, j, rows, columns = i[maybe], j[maybe], rows[maybe], columns[maybe]
-        scores = exact(left.vectors, right.vectors, i, j)
+        scores = exact(self._exact("left", left), self._exact("right", right), i, j)
         left_lists.add(a, rows, columns, scores)
         right_lists.add(b, columns, rows, scores)
 
     def _product(self, left: Block, right: Block) -> torch.Tensor:
-        if not self.int8:
-            return left.rows @ right.columns
-        if self.device.type == "cpu":
-            return torch._int_mm(left.rows, right.columns)
-        # cuBLASLt takes more than 16 rows and multiples of eight
-        rows, columns = max(32, -(-len(left.rows) // 8) * 8), max(32, -(-len(right.rows) // 8) * 8)
-        padded = torch._int_mm(torch.nn.functional.pad(left.rows, (0, 0, 0, rows - len(left.rows))),
-                               torch.nn.functional.pad(right.rows, (0, 0, 0, columns - len(right.rows))).T)
-        return padded[:len(left.rows), :len(right.rows)]
+        """(rows, columns padded to whole groups) of one tile, in a buffer that the next one overwrites."""
+        shape = len(left.rows), right.columns.shape[1]
+        kind = torch.int32 if self.int8 else torch.float32
+        if self._products.numel() < shape[0] * shape[1] or self._products.dtype != kind:
+            self._products = torch.empty(shape[0] * shape[1], dtype=kind, device=self.device)
+        out = self._products[:shape[0] * shape[1]].view(shape)
+        return (torch._int_mm if self.int8 else torch.mm)(left.rows, right.columns, out=out)
 
-    def _above(self, products: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places, row by row, where a product reaches what its row or its column needs."""
+    def _reaching(self, products: torch.Tensor, rows: np.ndarray,
+                  columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places, row by row, where a product reaches what its row or its column needs, and the products there.
+
+        The greatest product of each group of columns is tested first: most groups hold none.
+        """
         if self.int8:
             rows, columns = (np.floor(x).astype(np.int32) for x in (rows, columns))
         else:
             rows, columns = (np.nextafter(x.astype(np.float32), np.float32(-2)) for x in (rows, columns))
-        width = products.shape[1]
-        if self._masks is None:
-            rows, columns = (torch.from_numpy(x).to(self.device) for x in (rows, columns))
-            places = ((products >= rows[:, None]) | (products >= columns)).flatten().nonzero().flatten().cpu().numpy()
-            return np.divmod(places, width)
-        values = products.numpy()
-        one, other = (m[:values.size].reshape(values.shape) for m in self._masks)
+        width, never = len(columns), np.iinfo(np.int32).max if self.int8 else np.inf
+        columns = np.pad(columns, (0, products.shape[1] - width), constant_values=never)
+        rows, columns = (torch.from_numpy(x).to(self.device) for x in (rows, columns.reshape(-1, GROUP)))
+        products = products[:len(rows)].unflatten(1, (-1, GROUP))
+        i, group = (products.amax(2) >= torch.minimum(rows[:, None], columns.amin(1))).nonzero(as_tuple=True)
+        near = products[i, group]
+        at = ((near >= rows[i, None]) | (near >= columns[group])).flatten().nonzero().flatten()
+        i, j = i[at // GROUP], group[at // GROUP] * GROUP + at % GROUP
+        real = j < width
+        return tuple(x[real].cpu().numpy() for x in (i, j, near.flatten()[at].float()))
 
-        def strip(s: slice) -> np.ndarray:
-            np.greater_equal(values[s], rows[s, None], out=one[s])
-            np.greater_equal(values[s], columns, out=other[s])
-            np.logical_or(one[s], other[s], out=one[s])
-            return np.flatnonzero(one[s]) + s.start * width
-
-        step = max(1, min(256, -(-len(values) // 2)))
-        strips = [slice(s, s + step) for s in range(0, len(values), step)]
-        return np.divmod(np.concatenate(list(self._threads.map(strip, strips))), width)
-
-    def _at(self, products: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        if self._masks is not None:
-            return products.numpy()[i, j].astype(np.float32)
-        left, right = (torch.from_numpy(x).to(self.device) for x in (i, j))
-        return products[left, right].float().cpu().numpy()
+    def _exact(self, side: str, block: Block) -> torch.Tensor:
+        """The block's vectors in double precision; those of a row of tiles are converted once."""
+        if side not in self._wide or self._wide[side][0] is not block:
+            self._wide[side] = block, block.vectors.double()
+        return self._wide[side][1]
