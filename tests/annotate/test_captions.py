@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 MARKS = re.compile(
     r"\b(make the|change|replace|swap|remove|take away|leave out|without|no|not|no longer|instead of|less|fewer|from)\b"
 )
-FRAME = "one show find same this have put give me showing i want you can do where look add into there now instead"
+FRAME = "make one show find same this have put give me showing i want you can do where look add into there now instead"
 SMALL = {*"a an the of and or to in on at with for is are it its as by they them".split(), *FRAME.split()}
 
 
@@ -122,6 +122,19 @@ def test_rules_hold_on_real_pairs(name: str) -> None:
             "a small red circle at the top left on a dark green background",
             "a small red circle at the top left on a light green background",
             {"make the background light green", "change the background to light green", "on a light green background"},
+        ),
+        (
+            "A picture of a big dotted heart on white",
+            "A drawing of a large spotted heart on a pale blue background, and a black box",
+            {
+                "on a pale blue background and with a black box",
+                "change the background to pale blue and add a black box",
+            },
+        ),
+        (
+            "a drawing of a small red star on black, in the middle",
+            "a painting of a small blue star on black",
+            {"make it blue and make it a painting", "the same but blue and as a painting"},
         ),
         (
             "person in manual wheelchair: dark skin tone",

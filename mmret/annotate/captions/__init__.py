@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from mmret.annotate.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Kind, LoadImages, Request, request_key
 
-VERSION = "1"
+VERSION = "2"
 """Of the rules; raise it with any change of wording, so that new texts are written."""
 
 

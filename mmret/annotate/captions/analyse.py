@@ -30,7 +30,8 @@ _ENDS = frozenset(".!?…。！？")
 _BREAKS = frozenset(",;:()，、；：（）")
 _QUOTES = "“”\"'‘’«»「」„"
 _OPENER = re.compile(
-    r"^(?:(?:this|the|a|an|these)\s+)?(?:(?:close-?up|colou?r|digital|still|old|historic(?:al)?)\s+)?"
+    r"^(?:(?:it|this|(?:the|this) (?:image|photo(?:graph)?|picture)) is\s+)?"
+    r"(?:(?:this|the|a|an|these)\s+)?(?:(?:close-?up|colou?r|digital|still|old|historic(?:al)?)\s+)?"
     r"(?:photo(?:graph)?s?|images?|pictures?|figures?|snapshots?|screenshots?)\s+"
     r"(?:(?:that\s+)?(?:shows?|showing|shown|depicts?|depicting|illustrates?|displays?|contains?|features?)"
     r"(?:\s+that)?|(?:is|are)\s+(?:shown\s+)?of|of)\s+(?=\S)",
@@ -42,6 +43,11 @@ _SHOWN = re.compile(
     re.IGNORECASE,
 )
 _IN_IT = re.compile(r"^in (?:the|this) (?:image|photo(?:graph)?|picture|figure),?\s+(?=\S)", re.IGNORECASE)
+_MEDIUM = re.compile(
+    r"^(?:(?:this|the|a|an)\s+)?((?:[\w-]+\s+){0,2}?(?:drawing|painting|sketch|illustration|cartoon|engraving|etching|watercolou?r"
+    r"|lithograph|woodcut|mosaic|fresco|rendering|diagram))\s+(?:of|shows?|showing|depicts?|depicting)\s+(?=\S)",
+    re.IGNORECASE,
+)
 _THERE = re.compile(r"^there (?:is|are)\s+(?=\S)", re.IGNORECASE)
 
 
@@ -62,6 +68,7 @@ class Segment(NamedTuple):
 class Caption(NamedTuple):
     sentences: tuple[tuple[Segment, ...], ...]
     keys: tuple[str, ...]  # of all words in order: two captions are identical where these are
+    medium: str = ""  # "oil painting", where the caption begins with it
 
 
 def clean(text: str) -> str:
@@ -84,15 +91,20 @@ def join(words: tuple[str, ...] | list[str]) -> str:
 def read(text: str) -> Caption:
     """Parse one caption. Never fails; an empty text has no sentences."""
     sentences, keys = [], []
-    for sentence in _sentences(clean(text)):
+    text, medium = clean(text), ""
+    if found := _MEDIUM.match(text):
+        medium, text = found[1].lower(), text[found.end() :]
+        keys.append(medium)
+    for sentence in _sentences(text):
         keys += [k for t in sentence if t not in _BREAKS and (k := _key(t))]
         if segments := tuple(_segments(sentence)):
             sentences.append(segments)
-    return Caption(tuple(sentences), tuple(keys))
+    return Caption(tuple(sentences), tuple(keys), medium)
 
 
 def _key(token: str) -> str:
-    return token.strip(_QUOTES).replace("’", "'").casefold() or token
+    key = token.strip(_QUOTES).replace("’", "'").casefold() or token
+    return lx.SYNONYMS.get(key, key)
 
 
 def _sentences(text: str) -> list[list[str]]:
@@ -125,7 +137,8 @@ def _uncapitalised(sentence: list[str]) -> str:
     known = lower in lx.DETERMINERS or lower in lx.NUMBERS or lx.is_adjective(lower) or lower in lx.LOCATIVE
     if lower == "a":
         return first  # article or letter ("A button"): only the other caption can tell
-    return lower if plain or (known and len(sentence) > 3) else first
+    name = len(sentence) > 1 and sentence[1][:1].isupper()
+    return lower if plain or (known and len(sentence) > 3 and not name) else first
 
 
 def _segments(tokens: list[str]) -> list[Segment]:
@@ -143,6 +156,17 @@ def _segments(tokens: list[str]) -> list[Segment]:
         if token in _BREAKS:
             close()
             joint, words = (":" if listed and ":" in tokens[: i + 1] else "(" if token in "(（" else ","), []
+        elif words == [] and joint == "," and low in ("and", "or") and following:
+            joint = "and"
+        elif words == [] and joint == "," and low in lx.CONJUNCTIONS and following:
+            joint = "" if lx.is_participle(following) else low
+        elif following in lx.PRONOUNS and low in lx.LOCATIVE and words and i + 2 >= len(tokens[:MAX_WORDS]):
+            words.append(token)  # "a ball beside it"
+        elif (low, following) in lx.COMPOUND_PLACES and i + 2 < len(tokens):
+            close()
+            joint, words = f"{low} {following}", []
+        elif low == "to" and not words and joint.endswith(" to"):
+            continue
         elif low in lx.LOCATIVE or low in lx.ACCOMPANYING:
             if not words and joint in ("", ","):
                 joint = low
@@ -164,7 +188,7 @@ def _segments(tokens: list[str]) -> list[Segment]:
             if words[-1].casefold() in lx.AUXILIARIES and len(words) > 1:
                 words.pop()
             close()
-            joint, words = "act", [lx.GERUNDS.get(low) or (token if lx.is_participle(low) else lx.gerund(low))]
+            joint, words = "act", [token if lx.is_participle(low) else lx.participle_of(low)]
         elif low in ("and", "while") and words and lx.is_participle(following):
             close()
             joint, words = "", []
@@ -193,6 +217,8 @@ def _segment(joint: str, words: list[str]) -> Segment:
     determiner = ""
     if len(words) > 1 and (words[0] == "A" or words[0] in lx.DETERMINERS):
         determiner, words = words[0], words[1:]
+    if joint in ("on", "against") and all(w.casefold() in lx.COLOURS or w.casefold() in lx.INTENSITIES for w in words):
+        determiner, words = "a", [*words, "background"]  # on white
     return Segment(joint, determiner, tuple(words), tuple(map(_key, words)))
 
 
@@ -213,6 +239,11 @@ def _is_finite(low: str, words: list[str], following: str) -> bool:
     before = words[-1].casefold()
     if lx.is_participle(before):
         return False
+    if following in lx.DETERMINERS and before not in lx.AUXILIARIES | lx.BINDING and low.isalpha():
+        if not lx.is_plural(before) and lx.is_plural(low):
+            return True  # an unknown verb: "a nurse ties a ..."
+        if lx.is_plural(before) and not lx.is_plural(low) and not lx.is_function_word(low):
+            return True
     if low in lx.GERUNDS:
         return (
             before not in lx.AUXILIARIES
@@ -236,5 +267,10 @@ def _ends_noun(words: list[str]) -> bool:
 
 
 def is_clause(segments: tuple[Segment, ...]) -> bool:
-    """Whether the main phrase holds an auxiliary ("the sky is blue"), so that it cannot follow "showing"."""
-    return any(word in lx.AUXILIARIES for word in segments[0].keys[1:])
+    """Whether a sentence has an auxiliary as its verb ("the sky is blue"), so that it cannot follow "showing"."""
+    for segment in segments:
+        if segment.joint in lx.CONJUNCTIONS or any(k in lx.CONJUNCTIONS for k in segment.keys):
+            break  # what follows is said of a part
+        if any(word in lx.AUXILIARIES for word in segment.keys[1:]):
+            return True
+    return segments[0].joint in lx.LOCATIVE and len(segments) > 1

@@ -19,7 +19,7 @@ Sentence = tuple[Segment, ...]
 
 class Edit(NamedTuple):
     """One change. ``kind``: modifier (``new`` qualifies ``head``; the main phrase has an empty head), thing, add, drop,
-    order, scene (nothing shared: ``segments`` hold the target's sentence)."""
+    order, medium (photograph, drawing), scene (nothing shared: ``segments`` hold the target's sentence)."""
 
     kind: str
     old: tuple[str, ...] = ()
@@ -40,6 +40,7 @@ class Difference(NamedTuple):
     shared: tuple[Segment, ...]  # segments of the target that the source has too
     source_only: tuple[Segment, ...]
     target_only: tuple[Segment, ...]
+    media: tuple[str, str] = ("", "")  # of source and target, where they differ
 
 
 def difference(source: Caption, target: Caption) -> Difference | None:
@@ -49,14 +50,29 @@ def difference(source: Caption, target: Caption) -> Difference | None:
     old, new = _first_unlike(source, target)
     a, b = _unlike_segments(old, new)
     shared = tuple(s for s in new if not any(s is x for x in b))
+    media = _medium(source, target, bool(a or b))
     if not a and not b:
-        return Difference((Edit("order", segments=_items(new)),), shared, old, new)
+        edits = media or [Edit("order", segments=_items(new))]
+        return Difference(tuple(edits), shared, () if media else old, () if media else new, _named(media))
+    scene = Edit("scene", segments=new, old=old[0].words if old else (), head=tuple(target.medium.split()))
     if not shared and not _related(old, new):
-        return Difference((Edit("scene", segments=new, old=old[0].words if old else ()),), (), old, new)
+        return Difference((scene,), (), old, new, _named(media))
     edits = _edits(a, b, old, new, bool(shared))
     if not edits or _unlike(old, new, len(edits)):  # articles and number only; or too much to list
-        edits = [Edit("scene", segments=new)]
-    return Difference(tuple(edits), shared, tuple(a), tuple(b))
+        return Difference((scene,), shared, tuple(a), tuple(b), _named(media))
+    return Difference((*edits, *media), shared, tuple(a), tuple(b), _named(media))
+
+
+def _medium(source: Caption, target: Caption, more: bool) -> list[Edit]:
+    """The change of medium, if any. With ``more`` to tell it counts only where both captions name one: a caption that
+    names none may still be of a drawing."""
+    if source.medium == target.medium or more and not (source.medium and target.medium):
+        return []
+    return [Edit("medium", old=tuple(source.medium.split()), new=tuple(target.medium.split()))]
+
+
+def _named(media: list[Edit]) -> tuple[str, str]:
+    return (" ".join(media[0].old), " ".join(media[0].new)) if media else ("", "")
 
 
 def _first_unlike(source: Caption, target: Caption) -> tuple[Sentence, Sentence]:
@@ -95,11 +111,11 @@ def _unlike_segments(old: Sentence, new: Sentence) -> tuple[list[Segment], list[
 
 
 def _same_joint(a: Segment, b: Segment) -> bool:
-    return a.joint == b.joint or {a.joint, b.joint} <= {":", ",", "with", "("}
+    return a.joint == b.joint or {a.joint, b.joint} <= {":", ",", "with", "("} or {a.joint, b.joint} == {"in", "at"}
 
 
 def _place(segment: Segment) -> str:
-    return "with" if segment.joint in (":", ",", "(") else segment.joint
+    return "with" if segment.joint in (":", ",", "(") else "in" if segment.joint == "at" else segment.joint
 
 
 def _without(segments: list[Segment], common: Counter) -> list[Segment]:
@@ -152,7 +168,10 @@ def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sha
             main_swapped = True
         edits.append(edit._replace(one_of=bool(still[best.keys]), plural=plural))
     if sharing or not main_swapped:
+        listed = any(s.joint == ":" for s in (*old, *new))
         for segment in left:
+            if edits and not listed and (main_swapped or _unsaid(segment)):
+                continue
             if segment.joint == "without":
                 edits.append(Edit("add", new=segment.words, determiner=segment.determiner, joint="with"))
             elif segment.joint or not main_swapped:
@@ -167,6 +186,11 @@ def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sha
                     )
                 )
     return list(dict.fromkeys(edits))
+
+
+def _unsaid(segment: Segment) -> bool:
+    """Whether running text that does not name ``segment`` may still show it: a place, an action, a clause."""
+    return segment.joint in lx.LOCATIVE or segment.joint == "act" or segment.joint in lx.CONJUNCTIONS
 
 
 def _addition(segment: Segment, old: Sentence, new: Sentence) -> Edit:
@@ -216,7 +240,7 @@ def _compare(a: Segment, b: Segment, new: Sentence) -> Edit | None:
     """The edit inside a pair of segments, or None where only articles differ."""
     x, y, words, old_words = a.keys, b.keys, b.words, a.words
     if x == y:
-        if a.joint in lx.LOCATIVE and a.joint != b.joint:
+        if a.joint in lx.LOCATIVE and a.joint != b.joint and {a.joint, b.joint} != {"in", "at"}:
             return Edit("thing", old=old_words, new=words, joint=b.joint, old_joint=a.joint, determiner=b.determiner)
         return None
     if b.determiner == "A" and not a.determiner and x[1:] == y:  # "O button" to "A button": a letter, not an article

@@ -15,7 +15,7 @@ from mmret.annotate.captions import lexicon
 from mmret.annotate.captions.analyse import Segment, read
 from mmret.annotate.captions.difference import Difference, Edit, difference
 from mmret.annotate.captions.moods import Moods
-from mmret.annotate.captions.nouns import scene, series
+from mmret.annotate.captions.nouns import listing, scene, series
 from mmret.annotate.captions.phrases import say
 
 MAX_INSTRUCTION_WORDS = 25
@@ -159,17 +159,23 @@ def description(source: str, target: str) -> str | None:
     if found is None:
         return None
     return (
-        f"Both images {_both(found)}. However, the Source Image {_side(found.source_only, found)}, "
-        f"whereas the Target Image {_side(found.target_only, found)}."
+        f"Both images {_both(found)}. However, the Source Image {_side(found.source_only, found, found.media[0])}, "
+        f"whereas the Target Image {_side(found.target_only, found, found.media[1])}."
     )
 
 
 def _both(found: Difference) -> str:
     shared = found.shared
-    main = next((e for e in found.edits if not e.joint and e.kind == "modifier"), None)
+    main = next((e for e in found.edits if not e.joint and e.kind in ("modifier", "thing")), None)
     if main is not None and (not shared or shared[0].joint):
         words = main.lead + main.head
-        shared = (Segment("", "", words, words), *shared)
+        if words and main.kind == "thing":
+            adjectives = tuple(w for w in words if lexicon.is_adjective(w.casefold()))
+            rest = f" {scene(shared, 16)[0]}" if shared else ""
+            if adjectives:
+                return f"show something {listing(adjectives)}{rest}"
+        elif words:
+            shared = (Segment("", "", words, words), *shared)
     if not shared:
         return "have little in common"
     text = scene(shared, 16)[0]
@@ -179,7 +185,10 @@ def _both(found: Difference) -> str:
     return f"show something {with_it}{text}"
 
 
-def _side(segments: tuple[Segment, ...], found: Difference) -> str:
+def _side(segments: tuple[Segment, ...], found: Difference, medium: str) -> str:
+    if medium:
+        made = f"is {lexicon.article(medium)} {medium}"
+        return f"{made} and {_side(segments, found, '')}" if segments else made
     if not segments:
         return "has nothing else"
     text, clause = scene(segments, MAX_SIDE_WORDS)

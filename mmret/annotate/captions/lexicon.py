@@ -15,10 +15,12 @@ def _words(text: str) -> frozenset[str]:
 ARTICLES = _words("a an the")
 DETERMINERS = ARTICLES | _words("this that these those some his her its their our my your another")
 ACCOMPANYING = _words("with without")
-LOCATIVE = _words("""
+COMPOUND_PLACES = {("next", "to"), ("close", "to"), ("opposite", "to")}
+LOCATIVE = {" ".join(pair) for pair in COMPOUND_PLACES} | _words("""
     at on in under over above below behind beside near inside outside against around between beneath among through
     along across toward towards atop onto underneath alongside before
 """)
+PRONOUNS = _words("it them him her this that each other")
 BINDING = _words("of for to from by into like as per than or and & up off")
 CONJUNCTIONS = _words("while as where which that who whose when but because whereas since after until")
 AUXILIARIES = _words("is are was were be been being has have had can could will would may might must do does did")
@@ -114,6 +116,32 @@ def gerund(base: str) -> str:
     return base + "ing"
 
 
+def participle_of(verb: str) -> str:
+    """``tying`` of ``ties``, ``sitting`` of ``sit``; ``verb`` is a form of the present."""
+    if verb in GERUNDS:
+        return GERUNDS[verb]
+    if verb.endswith("ies"):
+        return verb[:-3] + "ying"
+    if verb.endswith(("shes", "ches", "xes", "sses")):
+        return gerund(verb[:-2])
+    return gerund(verb[:-1] if verb.endswith("s") and not verb.endswith("ss") else verb)
+
+
+def is_function_word(word: str) -> bool:
+    """Whether ``word`` is of a closed class."""
+    return (
+        word in DETERMINERS
+        or word in BINDING
+        or word in CONJUNCTIONS
+        or word in LOCATIVE
+        or word in ACCOMPANYING
+        or word in AUXILIARIES
+        or word in PRONOUNS
+        or word in NUMBERS
+        or word in DIRECTIONS
+    )
+
+
 def _third_person(base: str) -> str:
     if base.endswith("y") and base[-2] not in "aeo":
         return base[:-1] + "ies"
@@ -122,6 +150,20 @@ def _third_person(base: str) -> str:
 
 GERUNDS = {_third_person(v): gerund(v) for v in VERBS}
 """Participle of a verb in the third person: sits to sitting."""
+
+
+SYNONYMS = {
+    word: words.split()[0]
+    for words in (
+        "large big", "small little", "dotted spotted", "gray grey", "center centre middle", "bicycle bike",
+        "photograph photo", "car automobile", "sofa couch", "child kid", "children kids", "airplane plane aeroplane",
+        "television tv", "rug carpet",
+        "phone telephone", "refrigerator fridge", "glasses eyeglasses", "blond blonde", "color colour", "disk disc",
+        "motorcycle motorbike", "sneakers trainers", "trash rubbish", "multicolored multicoloured",
+    )
+    for word in words.split()[1:]
+}  # fmt: skip
+"""Another word for the same thing is no difference: compared as the first of its line, said as the caption says it."""
 
 
 def is_plural(word: str) -> bool:

@@ -64,7 +64,7 @@ def place(e: Edit) -> Moods:
     whole = noun_phrase((*e.lead, *e.new, *e.head), e.determiner)
     full = f"{e.joint} {whole}"
     put = "put them" if e.plural else "put it"
-    do = (f"{put} {full}", f"have it {full}" if not e.plural else f"have them {full}")
+    do: tuple[str, ...] = (f"{put} {full}",)
     old = join((*e.lead, *e.old, *e.head))
     versus = ()
     if e.old:
@@ -72,7 +72,7 @@ def place(e: Edit) -> Moods:
             versus = (f"{full} instead of {e.old_joint or e.joint} {definite(tuple(old.split()))}",)
         if e.determiner.lower() == "the" and e.joint == "at":
             do += (f"move it to {whole}",)
-        if e.lead == () and not e.determiner.lower() == "the":
+        if e.lead == () and e.old != e.new and e.determiner.lower() != "the":
             do += (f"replace {definite(e.old)} with {noun_phrase(e.new, e.determiner)}",)
     return Moods(do, (full,), (full,), versus, (full, f"{full} instead", f"now {full}"))
 

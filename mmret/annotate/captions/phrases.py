@@ -81,14 +81,15 @@ def _modifier_of_main(e: Edit) -> Moods:
         )
     if all_words(new, lambda w: lx.is_adjective(w) or w in ("and", "or")):
         text = listing(new)
+        like = len(old) == len(new)  # else the old is not what the new stands for
         return Moods(
             (
                 f"make {it} {text}",
-                *((f"change {old_text} to {text}", f"change {it} from {old_text} to {text}") if old else ()),
+                *((f"change {old_text} to {text}", f"change {it} from {old_text} to {text}") if like else ()),
             ),
             (text,),
             (f"that is {text}", f"in {text}" if all_words(new, lx.COLOURS.__contains__) else f"that is {text}"),
-            (f"{text} instead of {old_text}",) if old else (),
+            (f"{text} instead of {old_text}",) if like else (),
             (f"{text} instead", f"now {text}"),
         )
     if is_name(new):
@@ -99,7 +100,7 @@ def _modifier_of_main(e: Edit) -> Moods:
 def _noun_modifier(e: Edit) -> Moods:
     """A modifier that may be a noun ("soccer ball"): said with the head noun, without which it means little."""
     head = (e.head[-1],) if len(e.head) > 2 else e.head
-    noun = noun_phrase(e.new + head, e.determiner)
+    noun = noun_phrase(e.new + head, e.determiner if not e.lead else "")
     do = (f"make it {noun}", f"turn it into {noun}")
     if e.old:
         do += (f"change {join(e.old)} to {join(e.new)}",)
@@ -309,8 +310,26 @@ def _order(e: Edit) -> Moods:
     )
 
 
+def _medium(e: Edit) -> Moods:
+    old = noun_phrase(e.old) if e.old else ""
+    if not e.new:
+        return Moods(
+            (f"make it not {old}",), (f"not as {old}",), (f"that is not {old}",), (f"no longer {old}",), (f"not {old}",)
+        )
+    new = noun_phrase(e.new)
+    return Moods(
+        (f"make it {new}", *((f"change {definite(e.old)} to {new}",) if old else ())),
+        (f"as {new}",),
+        (f"as {new}",),
+        (f"as {new} instead of {old}",) if old else (),
+        (f"as {new}", f"{new} instead"),
+    )
+
+
 def _scene(e: Edit) -> Moods:
     text, clause = scene(e.segments, 18)
+    if e.head and not clause:
+        text = f"{noun_phrase(e.head)} of {text}"
     if clause:
         return Moods(
             (f"change it so that {text}", f"make it a scene where {text}"),
@@ -328,4 +347,12 @@ def _scene(e: Edit) -> Moods:
     )
 
 
-_SAY = {"modifier": _modifier, "thing": _thing, "add": _add, "drop": _drop, "order": _order, "scene": _scene}
+_SAY = {
+    "modifier": _modifier,
+    "thing": _thing,
+    "add": _add,
+    "drop": _drop,
+    "order": _order,
+    "scene": _scene,
+    "medium": _medium,
+}
