@@ -52,6 +52,7 @@ def test_a_contact_sheet_shows_any_picture_and_any_text():
         Image.new(mode, size).save(out, "PNG")
         return out.getvalue()
 
-    rows = [{"query_id": "a", "target_id": "b", "texts": ["短い <b>", "x" * 500, ""]}, {"query_id": "b", "target_id": "a", "texts": []}]
+    rows = [{"query_id": "a", "target_id": "b", "texts": ["短い <b>", "x" * 500, ""]},
+            {"query_id": "b", "target_id": "a", "texts": []}]
     sheet = Image.open(io.BytesIO(contact_sheet(rows, lambda ids: {"a": png("RGBA", (300, 2)), "b": png("I;16", (1, 1))})))
     assert sheet.format == "JPEG" and sheet.height > 200

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from mmret.cli.benchmark import benchmark
 from mmret.cli.evaluate import evaluate
 from mmret.cli.export import export
 from mmret.cli.run import run
@@ -16,7 +17,7 @@ from mmret.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="From a folder of captioned images to a trained and evaluated universal multimodal retriever.")
-for command in (run, sql, search, evaluate, score, export):
+for command in (run, sql, search, evaluate, score, benchmark, export):
     app.command()(command)
 
 
