@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mmret.annotate.backends import depends_on
 from mmret.lake import Facts, Lake, fingerprint
 from mmret.schemas import SIGNALS
 from mmret.settings import Profile
@@ -47,8 +48,8 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
           lambda p, _: p.mine.model_dump(include={"k", "bands"}), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
     Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
     Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}), (("neighbours", "same"),)),
-    Stage("descriptions", "1", lambda p, _: p.annotate.model_dump(), (("pairs", "same"),)),
-    Stage("instructions", "1", lambda p, _: p.annotate.model_dump(), (("descriptions", "same"), ("pairs", "same"))),
+    Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),)),
+    Stage("instructions", "1", lambda p, _: depends_on(p.annotate, "instructions"), (("descriptions", "same"), ("pairs", "same"))),
     Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
           (("pairs", "same"), ("descriptions", "same"), ("instructions", "same"))),
     Stage("checkpoints", "1", lambda p, recipe: p.recipes[recipe].model_dump(exclude={"checkpoint_every"}),
