@@ -67,6 +67,11 @@ def digest_table(table: pa.Table) -> str:
     return sha.hexdigest()[:16]
 
 
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's own, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,8 +142,9 @@ class Lake:
     def write(self, table: str, partition: str, rows: pa.Table, inputs: str, **notes: Any) -> Facts:
         """Replace a partition atomically. ``rows`` must fit the table's schema; ``notes`` are kept with the facts."""
         rows = rows.select(TABLES[table].names).cast(TABLES[table]).combine_chunks()
-        facts = Facts(rows.num_rows, inputs, digest_table(rows), notes)
-        record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": notes}, default=str)
+        noted = json.dumps(notes, default=_plain)
+        facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted))
+        record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes})
         path = self.path(table, partition)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = temporary(path)
