@@ -7,7 +7,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "Retriever":  # on demand: torch and transformers take seconds to import
-        from mmret.retriever.clip import ClipRetriever
+        from mmret.retriever.loading import Retriever
 
-        return ClipRetriever
+        return Retriever
     raise AttributeError(f"module 'mmret' has no attribute {name!r}")

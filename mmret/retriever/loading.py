@@ -1,0 +1,56 @@
+"""One way to load any retriever: the kind is that of the checkpoint, said by the ``model_type`` of its config.json.
+
+    retriever = mmret.Retriever.load(folder)
+    retriever.encode(images=[...], texts=[...])
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mmret.errors import UserError
+from mmret.retriever.clip import ClipRetriever
+from mmret.retriever.mllm import MllmRetriever, adapter_base
+from mmret.retriever.mllm_prompts import prompts
+
+KINDS: dict[str, type[ClipRetriever] | type[MllmRetriever]] = {
+    "clip": ClipRetriever, **dict.fromkeys(prompts(), MllmRetriever)}
+"""The retriever of each ``model_type``."""
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Retriever:
+    """What embeds images, texts and composed queries: ``encode(images, texts) -> (n, dim)`` unit vectors."""
+
+    @staticmethod
+    def load(folder: str | Path, device: str = "auto", dtype: str | None = None) -> ClipRetriever | MllmRetriever:
+        """Load a checkpoint folder, a peft adapter folder or a hub name.
+
+        ``device`` ``auto`` takes a GPU where there is one. ``dtype``: one of :data:`DTYPES`; None is float32
+        for CLIP and the checkpoint's own for an MLLM. Raises UserError for another dtype, and for a model of a kind
+        that is no retriever here.
+        """
+        if dtype not in (None, *DTYPES):
+            raise UserError(f"no dtype '{dtype}': there are {', '.join(DTYPES)}")
+        kind = model_type(folder)
+        if kind not in KINDS:
+            raise UserError(f"{folder} holds a model of type '{kind}'; retrievers are of type {', '.join(KINDS)}")
+        return KINDS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))
+
+
+def model_type(folder: str | Path) -> str:
+    """``model_type`` of a checkpoint, of an adapter its base's. Raises UserError where there is no configuration."""
+    if base := adapter_base(folder):
+        return model_type(base)
+    config = Path(folder) / "config.json"
+    if config.is_file():
+        return json.loads(config.read_text()).get("model_type", "")
+    if Path(folder).is_dir():
+        raise UserError(f"cannot load a model from {folder}: it has neither config.json nor adapter_config.json")
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder)).model_type
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a model from {folder}: {error}") from None
