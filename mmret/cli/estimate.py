@@ -14,7 +14,7 @@ from mmret.lake import Lake
 from mmret.settings import Profile
 
 _PER_UNIT = {  # stage: (seconds a unit, unit)
-    "images": (0.0012, "new image"), "towers": (0.0055, "image-epoch"), "clip_image": (0.0015, "new image"),
+    "images": (0.0012, "new image"), "towers": (0.003, "picture trained on"), "clip_image": (0.0015, "new image"),
     "dino_image": (0.0015, "new image"), "caption": (0.0008, "new image"), "candidates": (1.2e-7, "image pair"),
     "neighbours": (0.0003, "image"), "pairs": (0.0006, "image"),
     "descriptions": (0.0008, "image"), "instructions": (0.0012, "image"), "triplets": (0.0003, "image"),
@@ -42,12 +42,21 @@ class Estimate:
         new = every - sum(n for shard, n in rows.items() if lake.facts("candidates", shard))
         steps = sum(self._profile.recipes[r].steps for r in self._profile.train)
         units = {"new image": new, "image": every, "image pair": new * (every - new / 2),
-                 "image-epoch": 0 if lake.facts("towers", "all") else self._tower_epochs(every), "step": steps}
+                 "picture trained on": self._tower_work(lake), "step": steps}
         self._expected = {s: seconds * units[unit] for s, (seconds, unit) in _PER_UNIT.items()}
 
-    def _tower_epochs(self, images: int) -> float:
-        towers = self._profile.towers
-        return min(images, towers.max_images) * (towers.epochs + towers.dino_epochs) if towers else 0
+    def _tower_work(self, lake: Lake) -> float:
+        """Pictures that go through a tower, forward and backward, while they are trained."""
+        settings = self._profile.towers
+        if settings is None or lake.facts("towers", "all"):
+            return 0
+        from mmret.encode.corpus import distinct_words
+        from mmret.encode.towers import steps
+
+        captions = [c for c in lake.read("corpus_manifest", columns=["caption"])["caption"].to_pylist() if c]
+        images, words = min(len(captions), settings.max_images), distinct_words(captions[:settings.max_images])
+        passes = (settings.epochs, settings.dino_epochs)
+        return settings.batch_size * sum(steps(epochs, images, words, settings) for epochs in passes)
 
     def begin(self, tables: Sequence[str], done: int, total: int) -> None:
         """A run over ``tables`` starts; it is the ``done``-th of ``total`` like it."""

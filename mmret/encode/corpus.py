@@ -40,10 +40,11 @@ class TowerCorpus:
         """Changes with any picture or caption."""
         return fingerprint(self.ids, self.captions)
 
-    def distinct_words(self) -> int:
-        """Words that at least two captions use: how much there is to tell apart."""
-        counts = Counter(word for caption in self.captions for word in set(re.findall(r"\w+", caption.lower())))
-        return sum(count > 1 for count in counts.values())
+
+def distinct_words(captions: Iterable[str]) -> int:
+    """Words that at least two captions use: how much there is to tell apart."""
+    counts = Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower())))
+    return sum(count > 1 for count in counts.values())
 
 
 def sampled(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Captioned]:

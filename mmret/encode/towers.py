@@ -24,7 +24,7 @@ from mmret import progress
 from mmret.encode import clip_tower, dino_tower
 from mmret.encode.augment import NEAR_DUPLICATE, seeded, views
 from mmret.encode.band import propose
-from mmret.encode.corpus import Captioned, TowerCorpus, decoded, sampled
+from mmret.encode.corpus import Captioned, TowerCorpus, decoded, distinct_words, sampled
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.pretrain import Plan, fit
 from mmret.encode.quiet import silence
@@ -75,7 +75,7 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
     corpus = decoded(images, pixels, settings.max_images, settings.seed)
     key = fingerprint(wish, corpus.key)
     trained = len(corpus.train)
-    words = corpus.distinct_words()
+    words = distinct_words(corpus.captions)
     plans = {name: Plan(f"{key}-{name}", steps(epochs, trained, words, settings), settings.learning_rate)
              for name, epochs in (("clip", settings.epochs), ("dino", settings.dino_epochs))}
     total = sum(plan.steps for plan in plans.values())
