@@ -35,7 +35,7 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
     Raises UserError naming the image where one cannot be decoded.
     """
     if encoder.on_cpu:
-        yield from _each_on_one_core(lambda rows: encoder.encode_images(_decoded(encoder, rows)), batches)
+        yield from on_every_core(lambda rows: encoder.encode_images(_decoded(encoder, rows)), batches)
         return
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
@@ -47,7 +47,7 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
 def text_vectors(encoder: Encoder, batches: Iterable[list[str]]) -> Iterator[tuple[list[str], np.ndarray]]:
     """Vectors (n, width) float32 of each list of texts, in order."""
     if encoder.on_cpu:
-        yield from _each_on_one_core(encoder.encode_texts, batches)
+        yield from on_every_core(encoder.encode_texts, batches)
         return
     for texts in batches:
         yield texts, encoder.encode_texts(texts)
@@ -64,7 +64,8 @@ def _decoded(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
     return torch.stack(pixels)
 
 
-def _each_on_one_core(work: Callable[[Rows], np.ndarray], batches: Iterable[Rows]) -> Iterator[tuple[Rows, np.ndarray]]:
+def on_every_core(work: Callable[[Rows], np.ndarray], batches: Iterable[Rows]) -> Iterator[tuple[Rows, np.ndarray]]:
+    """``(batch, work(batch))`` in order, as many batches at a time as torch has threads, each on one of them."""
     with single_threaded() as cores, ThreadPoolExecutor(cores) as pool:
         yield from in_order(pool, lambda rows: (rows, work(rows)), batches, _AHEAD * cores)
 
