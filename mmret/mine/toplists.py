@@ -9,6 +9,7 @@ memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
@@ -65,6 +66,7 @@ class TopLists:
         blocks = -(-rows // tile)
         self._cut: list[np.ndarray] = [np.zeros(0, np.uint64) for _ in range(blocks)]
         self._waiting: list[list[np.ndarray]] = [[] for _ in range(blocks)]
+        self._locks = [Lock() for _ in range(blocks)]
         self._rows = rows
 
     def wanted(self, rows: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
@@ -73,7 +75,7 @@ class TopLists:
         return (inside | (upper >= self.above_floor[rows])) & (upper > self.low)
 
     def add(self, block: int, rows: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> None:
-        """Offer scored pairs whose rows all lie in ``block``."""
+        """Offer scored pairs whose rows all lie in ``block``; several threads may do so at once."""
         keep = (scores > self.low) & self.wanted(rows, scores, scores)
         rows, targets, scores = rows[keep], targets[keep], scores[keep]
         if not len(rows):
@@ -81,10 +83,12 @@ class TopLists:
         key = (rows - block * self.tile).astype(np.int64) << self._score_bits
         key |= ordered(_TOP) - ordered(scores)
         key = key.astype(np.uint64) << np.uint64(self._target_bits)
-        self._waiting[block].append(key | targets.astype(np.uint64))
+        key |= targets.astype(np.uint64)
         height = min(self.tile, self._rows - block * self.tile)
-        if sum(map(len, self._waiting[block])) > max(_BATCH, height * self.k):
-            self._settle(block)
+        with self._locks[block]:
+            self._waiting[block].append(key)
+            if sum(map(len, self._waiting[block])) > max(_BATCH, height * self.k):
+                self._settle(block)
 
     def _settle(self, block: int) -> None:
         """Merge what waits into the block's list, cut it, raise the floors."""
