@@ -30,7 +30,7 @@ NORM_TOLERANCE = 0.01
 GROUP = 32
 """A sketch is padded with zeros to a multiple of so many rows, so that tiles fall into whole groups of columns."""
 
-_CHUNK = 65_536  # rows checked or gathered at a time
+_CHUNK = 65_536  # pairs gathered at a time on a GPU
 _ROTATION = 64   # width of the Hadamard block
 _SLACK = 2e-4    # float32 error of the rotation, both sides, with room
 
@@ -67,7 +67,10 @@ class Matrix:
 
     def __init__(self, vectors: np.ndarray, ids: Sequence[str], signal: str, tile: int, device: torch.device,
                  int8: bool | None = None):
-        check(vectors, ids, signal)
+        if vectors.ndim != 2 or vectors.dtype != np.float16:
+            raise UserError(f"{signal}: expected float16 vectors (n, d), got {vectors.dtype} {vectors.shape}")
+        if len(vectors) != len(ids):
+            raise UserError(f"{signal}: {len(vectors)} vectors for {len(ids)} images: encode the shard again")
         self.rows, self.width = vectors.shape
         self.device = device
         self.int8 = int8_products(device) if int8 is None else int8
@@ -75,25 +78,21 @@ class Matrix:
         self.blocks = []
         for start in range(0, self.rows, tile):
             part = torch.from_numpy(np.require(vectors[start:start + tile], requirements=["C", "W"])).to(device)
-            self.blocks.append(Block(start, start + len(part), *sketch(part), part))
+            wide = part.float()
+            _check(wide, ids[start:start + tile], signal)
+            self.blocks.append(Block(start, start + len(part), *sketch(wide), part))
 
 
-def check(vectors: np.ndarray, ids: Sequence[str], signal: str) -> None:
+def _check(vectors: torch.Tensor, ids: Sequence[str], signal: str) -> None:
     """Refuse vectors that have no cosine similarity. Raises UserError."""
-    if vectors.ndim != 2 or vectors.dtype != np.float16:
-        raise UserError(f"{signal}: expected float16 vectors (n, d), got {vectors.dtype} {vectors.shape}")
-    if len(vectors) != len(ids):
-        raise UserError(f"{signal}: {len(vectors)} vectors for {len(ids)} images; encode the shard again")
-    for start in range(0, len(vectors), _CHUNK):
-        part = vectors[start:start + _CHUNK].astype(np.float32)
-        norms = np.sqrt(np.einsum("nd,nd->n", part, part))
-        bad = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
-        if len(bad):
-            row, norm = start + int(bad[0]), norms[bad[0]]
-            what = ("has a value that is not finite" if not np.isfinite(norm) else "is zero" if norm == 0
-                    else f"has length {norm:.4g}, not 1")
-            raise UserError(f"{signal}: the vector of image {ids[row]} {what} ({len(bad)} such rows here): "
-                            f"encode the image again, or normalise the vectors before they are stored")
+    norms = vectors.norm(dim=1)
+    bad = (~((norms - 1).abs() <= NORM_TOLERANCE)).nonzero().flatten()
+    if len(bad):
+        norm = float(norms[bad[0]])
+        what = ("has a value that is not finite" if not np.isfinite(norm) else "is zero" if norm == 0
+                else f"has length {norm:.4g}, not 1")
+        raise UserError(f"{signal}: the vector of image {ids[int(bad[0])]} {what} ({len(bad)} such rows in its tile): "
+                        f"encode the image again, or normalise the vectors before they are stored")
 
 
 def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -140,16 +139,17 @@ def _sampled_products() -> bool:
 
 def _float_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
     """Operands for float32 products; the bound is the textbook one, d roundings, half of it for each side."""
-    rows = _padded(vectors.float())
+    rows = _padded(vectors)
     error = np.full(len(vectors), (1 + NORM_TOLERANCE) ** 2 * (rows.shape[1] + 1) * 2.0**-24 / 2, np.float32)
     return rows, rows.T.contiguous(), 1.0, error
 
 
 def _int8_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
-    turned = _rotate(vectors.float())
-    unit = float(turned.abs().max()) / 127
-    rows = turned.div(unit).round_().clamp_(-127, 127)
-    distance = (turned - rows * unit).norm(dim=1)
+    turned = _rotated(vectors)
+    unit = float(torch.stack(turned.aminmax()).abs().max()) / 127
+    turned /= unit
+    rows = turned.round()
+    distance = turned.sub_(rows).norm(dim=1) * unit
     error = ((1 + NORM_TOLERANCE) * distance + 1.5 * distance.square() + _SLACK).cpu().numpy()
     rows = _padded(rows.to(torch.int8))
     columns = rows.T.contiguous() if rows.device.type == "cpu" else rows.T  # cuBLASLt wants the right side column-major
@@ -157,15 +157,16 @@ def _int8_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, floa
 
 
 def _padded(rows: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % GROUP))
+    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % GROUP)) if len(rows) % GROUP else rows
 
 
-def _rotate(x: torch.Tensor) -> torch.Tensor:
-    """Inner products unchanged, (n, d) to (n, w), d padded with zeros to a multiple of 64."""
+def _rotated(x: torch.Tensor) -> torch.Tensor:
+    """A copy (n, w) of x (n, d) with the same inner products, d padded with zeros to a multiple of 64."""
     parts = -(-x.shape[1] // _ROTATION)
-    x = torch.nn.functional.pad(x, (0, parts * _ROTATION - x.shape[1]))
-    signs, inner, outer = (m.to(x.device) for m in _rotation(parts))
-    x = (x * signs).view(-1, _ROTATION) @ inner
+    if x.shape[1] % _ROTATION:
+        x = torch.nn.functional.pad(x, (0, -x.shape[1] % _ROTATION))
+    inner, outer = (m.to(x.device) for m in _rotation(parts))
+    x = x.reshape(-1, _ROTATION) @ inner
     if parts == 1:
         return x
     x = x.view(-1, parts, _ROTATION).transpose(1, 2).reshape(-1, parts) @ outer
@@ -173,11 +174,12 @@ def _rotate(x: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(8)
-def _rotation(parts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _rotation(parts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orthogonal maps (64, 64) and (parts, parts) whose Kronecker product is the rotation, their signs drawn at random."""
     rng = np.random.default_rng(parts)
-    signs = rng.choice([-1.0, 1.0], parts * _ROTATION)
     outer = np.linalg.qr(rng.standard_normal((parts, parts)))[0] if parts & (parts - 1) else _hadamard(parts)
-    return tuple(torch.from_numpy(m.astype(np.float32)) for m in (signs, _hadamard(_ROTATION), outer))
+    signed = (rng.choice([-1.0, 1.0], (len(m), 1)) * m for m in (_hadamard(_ROTATION), outer))
+    return tuple(torch.from_numpy(m.astype(np.float32)) for m in signed)
 
 
 def _hadamard(size: int) -> np.ndarray:
