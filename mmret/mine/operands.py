@@ -140,7 +140,7 @@ def _sampled_products() -> bool:
 def _float_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
     """Operands for float32 products; the bound is the textbook one, d roundings, half of it for each side."""
     rows = _padded(vectors)
-    error = np.full(len(vectors), (1 + NORM_TOLERANCE) ** 2 * (rows.shape[1] + 1) * 2.0**-24 / 2, np.float32)
+    error = np.full(len(vectors), (1 + NORM_TOLERANCE) ** 2 * rows.shape[1] * 2.0**-24 / 2 + 5e-7, np.float32)
     return rows, rows.T.contiguous(), 1.0, error
 
 

@@ -157,6 +157,25 @@ def test_a_shard_with_nothing_to_compare_gives_an_empty_table(count):
     assert table.num_rows == 0 and table.schema == CANDIDATES
 
 
+@pytest.fixture
+def three_threads():
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_threads_change_neither_the_lists_nor_the_setting(three_threads, monkeypatch):
+    ids, vectors = image_ids(400), {s: clustered(400, 24, at) for at, s in enumerate(SIGNALS)}
+    options = MineSettings(k=6, tile=64)
+    assert rows_of(mined(shards(ids, vectors, [150]), options)) == brute_force(ids, vectors, 6)
+    assert torch.get_num_threads() == 3
+
+    monkeypatch.setattr(tiles._Scan, "tile", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mined(shards(ids, vectors), options)
+    assert torch.get_num_threads() == 3
+
+
 def test_one_product_serves_both_directions(monkeypatch):
     calls = []
     product = tiles._Scan._product
