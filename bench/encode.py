@@ -1,10 +1,10 @@
-"""Encoding against the bare model and against the plain loop that everybody writes: same weights, same pictures, paired runs.
+"""Encoding against the bare model and against the plain loop that everybody writes: same weights, same pictures.
 
     python bench/encode.py [--rows 256] [--rounds 5] [--images FOLDER]
 
-One process, the runs alternate, equality of the vectors is asserted first; reported is the median of the rounds' ratios. The
-model is open_clip's ViT-B/32 image tower with random weights, loaded from a folder as any other. ``--images``: JPEG
-files to use in place of rendered ones (500 x 375, about 60 kB, ImageNet's usual size).
+One process, the runs alternate, equality of the vectors is asserted first; reported is the median of the rounds'
+ratios. The model is open_clip's ViT-B/32 image tower with random weights, loaded from a folder as any other.
+``--images``: JPEG files to use in place of rendered ones (500 x 375, ImageNet's usual size).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def rendered(n: int, folder: Path) -> list[Path]:
     rng = np.random.default_rng(0)
     paths = []
     for i in range(n):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+        patches = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+        coarse = patches.resize((500, 375), Image.Resampling.BICUBIC)
         grain = Image.fromarray(rng.integers(0, 256, (375, 500, 3), np.uint8)).filter(ImageFilter.BoxBlur(1))
         path = folder / f"{i}.jpg"
         Image.blend(coarse, grain, 0.2).save(path, quality=85)
@@ -56,7 +57,7 @@ def rendered(n: int, folder: Path) -> list[Path]:
 
 
 def ratios(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float, float, float]:
-    """Medians over the rounds: speed-up, then seconds of ours and theirs, then the speed-up counted in processor time."""
+    """Medians over the rounds: speed-up, seconds of ours and theirs, and the speed-up counted in processor time."""
     rows = []
     for _ in range(rounds):
         spent = []
@@ -77,7 +78,8 @@ def main() -> None:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = model_folder(Path(place))
-        paths = sorted(chosen.images.rglob("*.jp*g"))[:chosen.rows] if chosen.images else rendered(chosen.rows, Path(place))
+        paths = sorted(chosen.images.rglob("*.jp*g"))[:chosen.rows] if chosen.images else \
+            rendered(chosen.rows, Path(place))
         settings = EncoderSettings(kind="open_clip", model=str(folder), device="cpu", batch_size=chosen.batch)
         encoder = load_encoder(settings, "clip_image", folder)
         compare_with_model(encoder, paths, chosen.rounds)

@@ -57,13 +57,13 @@ class TowerSettings(Settings):
     heads: int = 4
     vocabulary: int = Field(4096, ge=514, description="entries of the byte-level tokenizer, at most")
     projection: int = 64
-    epochs: int = Field(8, description="of contrastive image-caption pre-training, for a corpus of plain captions")
-    dino_epochs: int = 4
+    epochs: int = Field(3, description="of contrastive image-caption pre-training, for a corpus of plain captions")
+    dino_epochs: int = 2
     max_richness: float = Field(5.0, ge=1, description="up to so many times the epochs where captions use more words")
     min_steps: int = Field(150, ge=1, description="for a small corpus")
     max_images: int = Field(20_000, description="corpus rows used, the lowest image ids first")
     max_steps: int | None = None
-    batch_size: int = 256
+    batch_size: int = Field(64, ge=2, description="small on purpose: more steps for the same work")
     learning_rate: float = 1e-3
     seed: int = 0
 

@@ -3,6 +3,10 @@
 ``<lake>/towers/clip`` and ``<lake>/towers/dino`` are stock transformers folders; ``towers.json`` is written last and
 says what was done. Training stops and resumes at will (:mod:`mmret.encode.pretrain`). The number of steps follows
 from the settings and the corpus, never from the clock, so that every machine trains the same towers.
+
+Batches are small because a run this short is bound by the number of its updates. On 7,700 shapes pictures, by processor
+time halved as if on two cores: 5 epochs of batches of 256 took 42 s to a held-out image-to-text R@1 of 48 % among 303,
+of 128 took 43 s to 65 %, and 3 epochs of batches of 64 took 24 s to 61 %.
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ from torch.nn.functional import normalize
 from mmret import progress
 from mmret.encode import clip_tower, dino_tower
 from mmret.encode.augment import NEAR_DUPLICATE, seeded, views
-from mmret.encode.band import propose
 from mmret.encode.corpus import Captioned, TowerCorpus, decoded, distinct_words, sampled
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.pretrain import Plan, fit
@@ -31,9 +34,10 @@ from mmret.encode.quiet import silence
 from mmret.encode.revision import folder_revision
 from mmret.encode.tokenizer import train_tokenizer
 from mmret.lake import Lake, fingerprint, temporary, write_text
-from mmret.settings import TowerSettings
+from mmret.mine.bands import propose
+from mmret.settings import BandSettings, TowerSettings
 
-VERSION = "1"
+VERSION = "2"
 """Raised when the code changes what is trained."""
 PLAIN_WORDS = 60
 """Distinct words of a corpus for which ``epochs`` is meant; a richer one gets more, see :func:`steps`."""
@@ -109,7 +113,7 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
               "caption": (models["clip"], text, torch.ones(len(text)))}
     rows = []
     for signal, (model, vectors, alike) in spaces.items():
-        band = propose(vectors.numpy(), alike.numpy())
+        band = propose(vectors.numpy(), alike.numpy()) if len(vectors) > 2 else BandSettings()
         rows.append({"signal": signal, "model": model, "images": trained, "band_low": band.low, "band_high": band.high,
                      "steps": plans["dino" if signal == "dino_image" else "clip"].steps})
     out = corpus.held_out
