@@ -77,7 +77,8 @@ def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
         context.log.info(f"images {shard}: {facts.rows:,} taken, {rejected.rows:,} rejected, {computed:,} computed")
         done = {"images": facts, "rejects": rejected}
         for table, recorded in done.items():
-            context.add_asset_metadata(describe(store, table, shard, recorded, computed), asset_key=table, partition_key=shard)
+            worked = min(computed, recorded.rows) if table == "rejects" else computed
+            context.add_asset_metadata(describe(store, table, shard, recorded, worked), asset_key=table, partition_key=shard)
     alone = len(context.partition_keys) == 1
     for table, recorded in done.items():
         yield dg.MaterializeResult(asset_key=table, data_version=dg.DataVersion(recorded.digest) if alone else None)

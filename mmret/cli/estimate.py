@@ -14,13 +14,12 @@ from mmret.lake import Lake
 from mmret.settings import Profile
 
 _PER_UNIT = {  # stage: (seconds a unit, unit)
-    "images": (0.0012, "new image"), "towers": (0.003, "picture trained on"), "clip_image": (0.0015, "new image"),
-    "dino_image": (0.0015, "new image"), "caption": (0.0008, "new image"), "candidates": (1.2e-7, "image pair"),
-    "neighbours": (0.0003, "image"), "pairs": (0.0006, "image"),
-    "descriptions": (0.0008, "image"), "instructions": (0.0012, "image"), "triplets": (0.0003, "image"),
-    "checkpoints": (0.05, "step"), "evaluations": (0.004, "image"),
+    "images": (0.0005, "new image"), "towers": (0.0014, "picture trained on"), "clip_image": (0.0004, "new image"),
+    "dino_image": (0.0004, "new image"), "caption": (0.0003, "new image"), "candidates": (3e-8, "image pair"),
+    "neighbours": (0.0001, "image"), "pairs": (0.0001, "image"), "descriptions": (0.0004, "image"),
+    "instructions": (0.0003, "image"), "triplets": (0.0001, "image"), "checkpoints": (0.16, "step"), "evaluations": (0.0014, "image"),
 }
-
+_MEASURED = 10.0  # seconds of finished stages before they rescale the rest
 _TRUST = 3.0  # seconds after which a loop's own pace says more than the table
 
 
@@ -88,7 +87,7 @@ class Estimate:
         """
         if not self._expected:
             return None
-        pace = self._spent / self._spent_expected if self._spent_expected > 1 else 1.0
+        pace = self._spent / self._spent_expected if self._spent_expected > _MEASURED else 1.0
         running = sum(self._expected.get(t, 0.0) * self._share for t in self._current)
         later = sum(self._expected.values()) - running
         elapsed = time.monotonic() - self._began
