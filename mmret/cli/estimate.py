@@ -17,7 +17,8 @@ _PER_UNIT = {  # stage: (seconds a unit, unit)
     "images": (0.0005, "new image"), "towers": (0.0014, "picture trained on"), "clip_image": (0.0004, "new image"),
     "dino_image": (0.0004, "new image"), "caption": (0.0003, "new image"), "candidates": (3e-8, "image pair"),
     "neighbours": (0.0001, "image"), "pairs": (0.0001, "image"), "descriptions": (0.0004, "image"),
-    "instructions": (0.0003, "image"), "triplets": (0.0001, "image"), "checkpoints": (0.16, "step"), "evaluations": (0.0014, "image"),
+    "instructions": (0.0003, "image"), "triplets": (0.0001, "image"), "checkpoints": (0.16, "step"),
+    "evaluations": (0.0014, "image"),
 }
 _MEASURED = 10.0  # seconds of finished stages before they rescale the rest
 _TRUST = 3.0  # seconds after which a loop's own pace says more than the table
