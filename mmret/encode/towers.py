@@ -37,7 +37,7 @@ from mmret.lake import Lake, fingerprint, temporary, write_text
 from mmret.mine.bands import propose
 from mmret.settings import BandSettings, TowerSettings
 
-VERSION = "2"
+VERSION = "3"
 """Raised when the code changes what is trained."""
 PLAIN_WORDS = 60
 """Distinct words of a corpus for which ``epochs`` is meant; a richer one gets more, see :func:`steps`."""

@@ -101,6 +101,12 @@ def test_the_tokenizer_loads_through_the_stock_class(tokenizer: object, tmp_path
     assert (stock.bos_token_id, stock.eos_token_id) == (len(stock) - 2, len(stock) - 1)
 
 
+def test_the_tokenizer_is_the_same_every_time() -> None:
+    captions = [f"{a}{b} {b}{a}{c}" for a in "abcdefgh" for b in "stuvwxyz" for c in "mno"]  # pairs of equal frequency
+    made = {train_tokenizer(order, 900).backend_tokenizer.to_str() for order in [captions] * 4 + [captions[::-1]] * 4}
+    assert len(made) == 1
+
+
 def test_corpus_words_are_whole_and_the_vocabulary_is_a_limit(tokenizer: object) -> None:
     assert len(tokenizer("woman pilot").input_ids) == 4
     assert len(tokenizer) <= 900
