@@ -67,6 +67,11 @@ def digest_table(table: pa.Table) -> str:
     return sha.hexdigest()[:16]
 
 
+def _whole(table: Path) -> bool:
+    """Whether a Lance folder has a version; one that was never committed has none."""
+    return any((table / "_versions").glob("*.manifest"))
+
+
 def _plain(value: Any) -> Any:
     """A number of NumPy as Python's own, anything else as text."""
     return value.item() if hasattr(value, "item") else str(value)
@@ -162,7 +167,7 @@ class Lake:
         return lancedb.connect(self.root / "lance")
 
     def has_lance(self, name: str) -> bool:
-        return (self.root / "lance" / f"{name}.lance").is_dir()
+        return _whole(self.root / "lance" / f"{name}.lance")
 
     def lance(self, name: str, schema: pa.Schema | None = None) -> Any:
         """Open LanceDB table ``name``; with ``schema``, create it where it is missing.
@@ -215,6 +220,10 @@ class Lake:
         """
         removed = self.sweep()
         for path in sorted((self.root / "lance").glob("*.lance")):
+            if not _whole(path):  # killed while the table was being created
+                shutil.rmtree(path)
+                removed += 1
+                continue
             stats = self._lance.open_table(path.stem).to_lance().cleanup_old_versions(
                 older_than=timedelta(days=36500), delete_unverified=True)
             removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed

@@ -20,3 +20,12 @@ def pictures() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder shared/data beside the checkout: real pictures are read in place, never copied")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A lake of 180 scenes in two shards after one uninterrupted `mmret run`, and the summary it printed. Read only."""
+    from tests.small_runs import first, run
+
+    lake = tmp_path_factory.mktemp("small") / "lake"
+    return lake, run(first(lake))

@@ -64,8 +64,11 @@ def test_recover_drops_lance_files_no_version_refers_to(tmp_path):
     data = next((tmp_path / "lance" / "t.lance" / "data").iterdir())
     orphan = data.with_name("0000deadbeef.lance")
     orphan.write_bytes(data.read_bytes())
-    assert lake.recover() == 1
-    assert not orphan.exists() and data.exists() and table.count_rows() == 1
+    uncommitted = tmp_path / "lance" / "half.lance" / "data"
+    uncommitted.mkdir(parents=True)
+    assert not lake.has_lance("half") and lake.has_lance("t")
+    assert lake.recover() == 2
+    assert not uncommitted.exists() and not orphan.exists() and data.exists() and table.count_rows() == 1
 
 
 def test_a_damaged_partition_and_another_vector_width_say_what_to_do(tmp_path):

@@ -1,53 +1,28 @@
-"""The whole graph, as a user runs it: resumed = uninterrupted, second run = no work, a new source runs only what depends on it."""
+"""The whole graph, as a user runs it: resumed = small_lake, second run = no work, a new source runs only what depends on it."""
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from mmret.lake import Lake
+from tests.small_runs import command, first, run
 
-TINY = ["mine.k=10",
-        "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64,"
-        " min_steps: 10, vocabulary: 600}",
-        "recipes.demo.steps=30", "recipes.demo.batch_size=32", "recipes.demo.checkpoint_every=10", "evaluate.edits=30"]
 RESULT = {"images": ["image_id", "path"], "rejects": ["path", "reason"], "pairs": ["pair_id", "hard_negatives"],
           "descriptions": ["pair_id", "text"], "instructions": ["pair_id", "texts"], "triplets": ["pair_id", "split", "texts"],
           "neighbours": ["query_id", "signal", "target_id", "score"], "evaluations": ["recipe", "benchmark", "metric", "value"]}
-
-
-def command(lake: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "mmret", "run", "--lake", str(lake), "--json", *more]
-
-
-def first(lake: Path, source: str = "shapes:180?seed=3") -> list[str]:
-    return command(lake, "--images", source, "--shard-size", "100", *(part for s in TINY for part in ("--set", s)))
-
-
-def run(line: list[str]) -> dict:
-    done = subprocess.run(line, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def tables(lake: Path) -> dict[str, list]:
     return {t: sorted(map(str, Lake(lake).read(t, columns=columns).to_pylist())) for t, columns in RESULT.items()}
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> tuple[Path, dict]:
-    lake = tmp_path_factory.mktemp("whole") / "lake"
-    return lake, run(first(lake))
-
-
-def test_every_row_becomes_an_image_or_a_reject_and_every_stage_has_rows(uninterrupted):
-    lake, summary = uninterrupted
+def test_every_row_becomes_an_image_or_a_reject_and_every_stage_has_rows(small_lake):
+    lake, summary = small_lake
     rows = summary["rows"]
     assert rows["corpus_manifest"] == rows["images"] + rows["rejects"] == 180
     assert rows["images"] == rows["clip_image"] == rows["dino_image"] == rows["caption"]
@@ -56,24 +31,24 @@ def test_every_row_becomes_an_image_or_a_reject_and_every_stage_has_rows(uninter
     assert summary["shards"] == 2 and not summary["up_to_date"]
 
 
-def test_second_run_does_no_work_and_says_so(uninterrupted):
-    lake, _ = uninterrupted
+def test_second_run_does_no_work_and_says_so(small_lake):
+    lake, _ = small_lake
     before = {p: p.stat().st_mtime_ns for p in Path(lake).rglob("*.parquet")}
     again = run(command(lake))
     assert again["up_to_date"] and not again["computed"]
     assert before == {p: p.stat().st_mtime_ns for p in Path(lake).rglob("*.parquet")}
 
 
-def test_killed_runs_end_in_the_tables_of_an_uninterrupted_one(uninterrupted, tmp_path):
-    whole, _ = uninterrupted
+def test_killed_runs_end_in_the_tables_of_an_uninterrupted_one(small_lake, tmp_path):
+    whole, _ = small_lake
     lake = kill_and_finish(tmp_path / "lake", kills=2)
     assert tables(lake) == tables(whole)
     assert not [p for p in lake.rglob("*") if p.name.endswith((".tmp", ".work"))], "stray files"
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(uninterrupted, tmp_path):
-    whole, _ = uninterrupted
+def test_ten_kills_at_random_moments_change_nothing(small_lake, tmp_path):
+    whole, _ = small_lake
     assert tables(kill_and_finish(tmp_path / "lake", kills=10)) == tables(whole)
 
 
@@ -92,7 +67,7 @@ def kill_and_finish(lake: Path, kills: int) -> Path:
     return lake
 
 
-def test_a_second_source_runs_its_own_shards_and_what_depends_on_them(uninterrupted, tmp_path):
+def test_a_second_source_runs_its_own_shards_and_what_depends_on_them(small_lake, tmp_path):
     lake = tmp_path / "lake"
     run(first(lake))
     old = ("shard-00000", "shard-00001")

@@ -131,4 +131,6 @@ def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None,
 
 def _of_corpus(lake: Lake, image: Path) -> bytes:
     image_id = Names(lake).resolve(str(image), "--image")
+    if image_id is None:
+        raise UserError(f"--image {image}: rejected at ingest, see `mmret sql \"SELECT * FROM rejects\"`; give the file itself")
     return images_by_id(lake, [image_id])[image_id]

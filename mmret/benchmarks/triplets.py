@@ -24,13 +24,16 @@ class Query:
     targets: frozenset[str]
 
 
-def read_triplets(lake: Lake, file: Path) -> list[Query]:
+def read_triplets(lake: Lake, file: Path) -> tuple[list[Query], dict[str, int]]:
     """Read and resolve ``file``; ``target`` may be one path or a list of all that are right.
 
-    Raises UserError naming the line for anything malformed, unknown, ambiguous or rejected at ingest.
+    Returns the queries, and how many rows cannot be asked of this corpus, by reason: an image of theirs was rejected at ingest, or
+    the target is the very picture of the reference (two names of one file), which is removed from the ranking.
+    Raises UserError naming the row for anything malformed, unknown or ambiguous, and where no row is left.
     """
     names = Names(lake)
-    queries = []
+    queries: list[Query] = []
+    skipped: dict[str, int] = {}
     for line, row in _rows(file):
         where = f"{file}, row {line}"
         if not isinstance(row, dict) or not {"reference", "text", "target"} <= row.keys():
@@ -39,34 +42,39 @@ def read_triplets(lake: Lake, file: Path) -> list[Query]:
         if not isinstance(row["text"], str) or not row["text"].strip() or not targets:
             raise UserError(f"{where}: text and target must not be empty")
         reference = names.resolve(row["reference"], where)
-        ids = frozenset(names.resolve(t, where) for t in targets)
-        if reference in ids:
-            raise UserError(f"{where}: the reference {row['reference']} is its own target; it is removed from the ranking")
-        queries.append(Query(reference, row["text"], ids))
+        ids = {i for t in targets if (i := names.resolve(t, where)) is not None}
+        if reference is None or not ids:
+            reason = "rejected_at_ingest"
+        elif not ids - {reference}:
+            reason = "target_is_the_reference"
+        else:
+            queries.append(Query(reference, row["text"], frozenset(ids - {reference})))
+            continue
+        skipped[reason] = skipped.get(reason, 0) + 1
     if not queries:
-        raise UserError(f"{file} holds no triplet")
-    return queries
+        raise UserError(f"{file} holds no triplet that can be asked of this corpus {skipped or ''}".strip())
+    return queries, skipped
 
 
 class Names:
     """From a path of the manifest, an absolute path or an image id to the image id."""
 
     def __init__(self, lake: Lake):
-        rows = lake.read("corpus_manifest", columns=["root", "path", "image_id", "reason"]).to_pylist()
+        rows = lake.read("corpus_manifest", columns=["root", "path", "image_id"]).to_pylist()
         if not rows:
             raise UserError(f"{lake.root} holds no lake yet: make one with `mmret run --lake {lake.root}`")
         self._taken = set(lake.read("images", columns=["image_id"])["image_id"].to_pylist())
         self._by_path: dict[str, set[str]] = {}
-        self._refused: dict[str, str] = {}
+        self._refused: set[str] = set()
         for row in rows:
             for name in (row["path"], str(Path(row["root"]) / row["path"])):
                 if row["image_id"] in self._taken:
                     self._by_path.setdefault(name, set()).add(row["image_id"])
                 else:
-                    self._refused[name] = row["reason"] or "it could not be decoded, see the rejects table"
+                    self._refused.add(name)
 
-    def resolve(self, name: Any, where: str) -> str:
-        """Image id of ``name``; raises UserError starting with ``where``."""
+    def resolve(self, name: Any, where: str) -> str | None:
+        """Image id of ``name``, None for one that was rejected at ingest; raises UserError starting with ``where``."""
         if name in self._taken:
             return name
         found = self._by_path.get(name) or self._by_path.get(str(name).removeprefix("./")) or set()
@@ -75,7 +83,7 @@ class Names:
         if found:
             raise UserError(f"{where}: {name} names {len(found)} images of different sources; write the absolute path")
         if name in self._refused:
-            raise UserError(f"{where}: {name} is not in the gallery: {self._refused[name]}")
+            return None
         raise UserError(f"{where}: no image of the corpus is called {name!r}; paths are written as in the corpus manifest "
                         "(see `mmret sql \"SELECT path FROM images\"`)")
 

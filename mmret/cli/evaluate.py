@@ -23,12 +23,14 @@ def evaluate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
 
     store = Lake(lake)
     name = pick_recipe(store, recipe)
-    queries = read_triplets(store, triplets)
+    queries, skipped = read_triplets(store, triplets)
+    for reason, n in skipped.items():
+        print(f"note: {n:,} rows left out: {reason.replace('_', ' ')}", file=sys.stderr)
     results = {r: evaluate_queries(store, r, queries) for r in dict.fromkeys((name, UNTRAINED))}
     gallery = results[name].pop("gallery")
     results.get(UNTRAINED, {}).pop("gallery", None)
     if as_json:
-        json.dump({"recipe": name, "queries": len(queries), "gallery": gallery, **results[name],
+        json.dump({"recipe": name, "queries": len(queries), "skipped": skipped, "gallery": gallery, **results[name],
                    UNTRAINED: results[UNTRAINED]}, sys.stdout)
         print()
         return

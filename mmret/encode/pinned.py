@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from mmret.encode.towers import train_towers
 from mmret.lake import Facts, Lake
 from mmret.schemas import TOWERS
 from mmret.settings import Profile
-
-import pyarrow as pa
 
 
 def pin_towers(lake: Lake, profile: Profile, inputs: str) -> Facts:
