@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# GNU OpenMP lets a thread that waits spin. Where two programs share the cores that costs far more than it saves: a training
-# step of the demo's towers ran 17 times faster beside another one with this bound, and as fast as before alone. Read when torch loads.
+# GNU OpenMP lets a thread that waits spin. Where two programs share the cores that costs far more than it saves: with this
+# bound a training step of the demo's towers ran 17 times faster beside another one, and as fast as before alone. Torch reads
+# it as it loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
