@@ -34,6 +34,11 @@ CHECKS = [
     _check("pairs", "target_is_not_a_negative", "A target is never among its pair's hard negatives, nor a query its own target.",
            "SELECT pair_id FROM pairs WHERE list_contains(hard_negatives, target_id) OR query_id = target_id",
            blocking=True),
+    _check("pairs", "no_benchmark_picture", "What a benchmark is measured with is not trained on (setting leaks.benchmarks).", """
+        SELECT l.benchmark, l.image_id, l.how FROM leaks l
+        WHERE l.image_id IN (SELECT query_id FROM pairs UNION SELECT target_id FROM pairs
+                             UNION SELECT unnest(hard_negatives) FROM pairs)""",
+           blocking=True),
     _check("triplets", "three_instructions_and_the_query_first",
            "Paper, section 3.2: three or more texts; the query image is the first negative.", """
         SELECT pair_id, len(texts) AS texts FROM triplets
@@ -44,5 +49,5 @@ CHECKS = [
         WHERE (d.status IS NULL OR i.status IS NULL)
           AND q.shard IN (SELECT q.shard FROM instructions JOIN pairs USING (pair_id) JOIN images q ON q.image_id = query_id)"""),
 ]
-(every_row_is_taken_or_rejected, image_ids_are_unique, no_orphan_ids, target_is_not_a_negative,
+(every_row_is_taken_or_rejected, image_ids_are_unique, no_orphan_ids, target_is_not_a_negative, no_benchmark_picture,
  three_instructions_and_the_query_first, every_pair_is_a_row) = CHECKS

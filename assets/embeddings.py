@@ -3,11 +3,10 @@
 import dagster as dg
 
 from assets.automation import fill_missing
-from assets.metadata import OWNERS, column_schema, describe
+from assets.metadata import OWNERS, column_schema
 from assets.partitions import corpus_shards, every_shard
-from assets.stage import current_or_compute, materialize
+from assets.stage import materialize, materialize_whole
 from mmret.lake import Facts, Lake
-from mmret.provenance import UNPARTITIONED
 from mmret.settings import Profile
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
@@ -22,13 +21,8 @@ def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
     """
     from mmret.encode.pinned import pin_towers
 
-    store = lake.open()
-    settings = profile.of(store)
-    facts, computed = current_or_compute(store, settings, "towers", UNPARTITIONED,
-                                         lambda _lake, _settings, _key, inputs: pin_towers(store, settings, inputs))
-    shown = describe(store, "towers", UNPARTITIONED, facts, computed)
-    return dg.MaterializeResult(metadata={"dagster/row_count": shown.pop("dagster/partition_row_count"), **shown},
-                                data_version=dg.DataVersion(facts.digest))
+    return materialize_whole(context, lake, profile, "towers", lambda store, settings, _, inputs:
+                             pin_towers(store, settings, inputs))
 
 
 def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinition:

@@ -33,7 +33,7 @@ def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
                        mine_neighbours(store, shard, settings.mine, inputs))
 
 
-@dg.asset(**SHARD, deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard)], kinds={"parquet"}, pool="lake",
+@dg.asset(**SHARD, deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard), "leaks"], kinds={"parquet"}, pool="lake",
           metadata={"dagster/column_schema": column_schema("pairs")})
 def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""

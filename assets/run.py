@@ -24,8 +24,8 @@ from mmret.schemas import SIGNALS
 from mmret.settings import Profile
 
 GROUPS: tuple[tuple[str, ...], ...] = (
-    ("images",), ("towers",), (*SIGNALS, "candidates"), ("neighbours", "pairs", "descriptions", "instructions", "triplets"),
-    ("checkpoints", "evaluations"))
+    ("images",), ("leaks",), ("towers",), (*SIGNALS, "candidates"),
+    ("neighbours", "pairs", "descriptions", "instructions", "triplets"), ("checkpoints", "evaluations"))
 """Stages that run together; what a group has to do is known once the groups before it are done."""
 
 
@@ -161,7 +161,7 @@ class Runner:
         self.launch(["corpus_manifest"], None)
         self.instance.add_dynamic_partitions("corpus_shards", self.lake.shards())
         for group in GROUPS:
-            keys = {"towers": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
+            keys = {"towers": [None], "leaks": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
             work = [(key, tables) for key in keys if (tables := self.stale(group, key or UNPARTITIONED))]
             for done, (key, tables) in enumerate(work):
                 self.on_stage(tables, key, done, len(work))

@@ -42,12 +42,14 @@ def _encoder(signal: str) -> Stage:
 
 STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("images", "1", lambda p, _: p.ingest.model_dump(), (("corpus_manifest", "same"),)),
+    Stage("leaks", "1", lambda p, _: p.leaks.model_dump(), (("images", "all"),)),
     Stage("towers", "1", lambda p, _: p.towers.model_dump() if p.towers else None),
     *map(_encoder, SIGNALS),
     Stage("candidates", "1",
           lambda p, _: p.mine.model_dump(include={"k", "bands"}), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
     Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
-    Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}), (("neighbours", "same"),)),
+    Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}),
+          (("neighbours", "same"), ("leaks", "all"))),
     Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),)),
     Stage("instructions", "1", lambda p, _: depends_on(p.annotate, "instructions"), (("descriptions", "same"), ("pairs", "same"))),
     Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
@@ -62,7 +64,7 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
 def _scoped(lake: Lake, table: str, scope: Scope, partition: str) -> Iterable[str]:
     if scope == "same":
         return [partition]
-    if table == "towers":
+    if table in ("towers", "leaks"):
         return [UNPARTITIONED]
     shards = lake.shards()
     return [s for s in shards if scope == "all" or (s <= partition if scope == "up_to" else s >= partition)]

@@ -77,6 +77,14 @@ def vectors(width: int) -> pa.Schema:
     return VECTORS_INDEX.append(pa.field("vector", pa.list_(pa.float16(), width)))
 
 
+LEAKS = pa.schema([
+    ("image_id", _text),
+    ("benchmark", _text),
+    ("benchmark_image", _text),
+    ("how", _text),            # content | perceptual | embedding
+    ("value", pa.float32()),   # 1, bits that differ, or cosine
+])
+
 TOWERS = pa.schema([
     ("signal", _text),
     ("model", _text),          # towers/<name>@<digest of the weights>
@@ -180,6 +188,7 @@ TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,
     "images": IMAGES_INDEX,
     "rejects": REJECTS,
+    "leaks": LEAKS,
     "clip_image": VECTORS_INDEX,
     "dino_image": VECTORS_INDEX,
     "caption": VECTORS_INDEX,

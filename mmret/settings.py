@@ -172,11 +172,19 @@ class EvaluateSettings(Settings):
     edits: int = Field(1000, description="held-out edits drawn on a shapes corpus")
 
 
+class LeakSettings(Settings):
+    """Pictures that must not be trained on, because a benchmark is measured with them."""
+
+    benchmarks: dict[str, str] = Field({}, description="benchmark name to the folder of its pictures; what the corpus shares "
+                                                       "with them is listed in table leaks and kept out of pairs")
+
+
 class Profile(Settings):
     name: str
     description: str = ""
     corpus: CorpusSettings = CorpusSettings()
     ingest: IngestSettings = IngestSettings()
+    leaks: LeakSettings = LeakSettings()
     towers: TowerSettings | None = None
     encoders: dict[Signal, EncoderSettings]
     mine: MineSettings = MineSettings()

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from mmret.benchmarks.leaks import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.errors import UserError
 from mmret.ingest.images import read_images
-from mmret.lake import Lake, fingerprint, temporary
+from mmret.lake import Facts, Lake, fingerprint, temporary
+from mmret.schemas import LEAKS
+from mmret.settings import LeakSettings
 
 ALGORITHM = "dhash128-1"
 _KEY = b"mmret.made_from"
@@ -30,6 +32,12 @@ def lake_leaks(lake: Lake, benchmarks: Mapping[str, str | Path], limits: LeakLim
     """
     sides = {name: benchmark_fingerprints(lake, name, folder) for name, folder in benchmarks.items()}
     return leaks(corpus_fingerprints(lake), sides, limits)
+
+
+def write_leaks(lake: Lake, settings: LeakSettings, inputs: str) -> Facts:
+    """Write table ``leaks``; empty, and nothing read, where the settings name no benchmark."""
+    found = lake_leaks(lake, settings.benchmarks) if settings.benchmarks else LEAKS.empty_table()
+    return lake.write("leaks", "all", found, inputs, benchmarks=sorted(settings.benchmarks))
 
 
 def leaked_ids(table: pa.Table) -> frozenset[str]:

@@ -21,7 +21,7 @@ from PIL import Image
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable, open_rgb
 from mmret.progress import advance
-from mmret.schemas import content_id
+from mmret.schemas import LEAKS, content_id
 
 GRID = 8
 THUMB = 3 * GRID * GRID
@@ -30,13 +30,6 @@ FINGERPRINTS = pa.schema([
     ("image_id", pa.string()),            # content hash
     ("hash", pa.binary(16)),              # difference hash, 64 bits across and 64 down; null: not a picture
     ("thumb", pa.binary(THUMB)),          # 8 x 8 RGB
-])  # fmt: skip
-LEAKS = pa.schema([
-    ("image_id", pa.string()),
-    ("benchmark", pa.string()),
-    ("benchmark_image", pa.string()),
-    ("how", pa.string()),                 # content | perceptual | embedding
-    ("value", pa.float32()),              # 1, bits that differ, or cosine
 ])  # fmt: skip
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 BANDS = 8

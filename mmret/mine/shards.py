@@ -68,7 +68,10 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
     """Choose targets and hard negatives for the images of ``shard``."""
-    found = lake.read("neighbours", shard)
+    retrieved = lake.read("neighbours", shard)
+    leaked = lake.read("leaks", columns=["image_id"])["image_id"]
+    clean = pc.invert(pc.or_(*(pc.is_in(retrieved[side], leaked) for side in ("query_id", "target_id"))))
+    found = retrieved.filter(clean)
     named = pc.unique(pa.chunked_array([*found["query_id"].chunks, *found["target_id"].chunks], type=pa.string()))
     captions = lake.read("images", columns=["image_id", "caption", "shard"], filters=pc.field("image_id").isin(named))
 
@@ -76,6 +79,8 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
         return pair_scores(pairs, (shard_vectors(lake, s) for s in lake.shards()))
 
     chosen, reasons = choose(found, captions, score, settings)
+    if dropped := retrieved.num_rows - found.num_rows:
+        reasons["benchmark_picture"] = dropped
     images = lake.facts("images", shard).rows
     return lake.write("pairs", shard, chosen, inputs, queries=pc.count_distinct(chosen["query_id"]).as_py(), images=images,
                       reasons=reasons)
