@@ -31,11 +31,12 @@ def search(lake: Annotated[Path, typer.Option(help="folder of the lake")],
         print()
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from mmret.cli.terminal import console
 
     table = Table("", "score", "path", "caption", box=box.SIMPLE_HEAD)
     for rank, hit in enumerate(hits, 1):
         table.add_row(str(rank), f"{hit['score']:.3f}", Text(hit["path"]), Text(hit["caption"][:200]))
-    Console().print(table)
+    console().print(table)

@@ -36,12 +36,13 @@ def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
         print()
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from mmret.cli.terminal import console
 
     table = Table(*names, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(Text("" if value is None else str(value)) for value in row))
-    Console().print(table)
-    Console().print(f"{len(rows):,} rows", style="dim")
+    console().print(table)
+    console().print(f"{len(rows):,} rows", style="dim")
