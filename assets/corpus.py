@@ -6,8 +6,8 @@ import dagster as dg
 
 from assets.automation import fill_missing
 from assets.metadata import OWNERS, column_schema, describe
-from assets.partitions import corpus_shards, every_shard
-from assets.stage import current_or_compute, materialize_whole
+from assets.partitions import corpus_shards
+from assets.stage import current_or_compute
 from mmret.choices import resolve
 from mmret.lake import Facts, Lake, fingerprint
 from mmret.settings import Profile
@@ -82,13 +82,3 @@ def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
     alone = len(context.partition_keys) == 1
     for table, recorded in done.items():
         yield dg.MaterializeResult(asset_key=table, data_version=dg.DataVersion(recorded.digest) if alone else None)
-
-
-@dg.asset(deps=[dg.AssetDep("images", partition_mapping=every_shard)], group_name="corpus", kinds={"parquet"}, owners=OWNERS,
-          code_version="1", pool="lake", metadata={"dagster/column_schema": column_schema("leaks")})
-def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
-    """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
-    from mmret.benchmarks.leak_check import write_leaks
-
-    return materialize_whole(context, lake, profile, "leaks", lambda store, settings, _, inputs:
-                             write_leaks(store, settings.leaks, inputs))

@@ -5,7 +5,7 @@ import dagster as dg
 from assets.automation import fill_missing
 from assets.metadata import OWNERS, column_schema
 from assets.partitions import corpus_shards, every_shard
-from assets.stage import materialize
+from assets.stage import materialize, materialize_whole
 from mmret.schemas import SIGNALS
 from resources.lake import LakeResource, ProfileResource
 
@@ -33,7 +33,17 @@ def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
                        mine_neighbours(store, shard, settings.mine, inputs))
 
 
-@dg.asset(**SHARD, deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard), "leaks"], kinds={"parquet"}, pool="lake",
+@dg.asset(deps=[dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "clip_image")], group_name="mining",
+          kinds={"parquet"}, owners=OWNERS, code_version="1", pool="lake", metadata={"dagster/column_schema": column_schema("leaks")})
+def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
+    from mmret.benchmarks.leak_check import write_leaks
+
+    return materialize_whole(context, lake, profile, "leaks", lambda store, settings, _, inputs:
+                             write_leaks(store, settings, inputs))
+
+
+@dg.asset(**SHARD, deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard), leaks], kinds={"parquet"}, pool="lake",
           metadata={"dagster/column_schema": column_schema("pairs")})
 def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""

@@ -24,7 +24,7 @@ from mmret.schemas import SIGNALS
 from mmret.settings import Profile
 
 GROUPS: tuple[tuple[str, ...], ...] = (
-    ("images",), ("leaks",), ("towers",), (*SIGNALS, "candidates"),
+    ("images",), ("towers",), (*SIGNALS, "candidates"), ("leaks",),
     ("neighbours", "pairs", "descriptions", "instructions", "triplets"), ("checkpoints", "evaluations"))
 """Stages that run together; what a group has to do is known once the groups before it are done."""
 

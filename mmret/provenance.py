@@ -42,7 +42,7 @@ def _encoder(signal: str) -> Stage:
 
 STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("images", "1", lambda p, _: p.ingest.model_dump(), (("corpus_manifest", "same"),)),
-    Stage("leaks", "1", lambda p, _: p.leaks.model_dump(), (("images", "all"),)),
+    Stage("leaks", "1", lambda p, _: p.leaks.model_dump(), (("images", "all"), ("clip_image", "all"))),
     Stage("towers", "1", lambda p, _: p.towers.model_dump() if p.towers else None),
     *map(_encoder, SIGNALS),
     Stage("candidates", "1",
