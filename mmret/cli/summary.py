@@ -83,12 +83,22 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
     _explain_pairs(summary, console)
     print_before_after(summary["evaluations"], console)
+    for recipe in _told_by_text(summary["evaluations"]):
+        console.print(Text(f"{recipe}: most held-out targets are found by the instruction alone. Its pairs share little, so an "
+                           "instruction has to retell its target; a denser corpus, or narrower mine.bands, gives better ones."))
     lake = summary["lake"]
     console.print(Text(f"""Next:
   mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"
   mmret search --lake {lake} --image FILE --text "the same in red"
   mmret export --lake {lake} --format megapairs --out DIR
   make ui                     the graph, its partitions and their history"""))
+
+
+def _told_by_text(evaluations: dict[str, Any], share: float = 0.7) -> list[str]:
+    """Recipes whose text alone finds at least ``share`` of what the composed query finds first, on triplets of the lake."""
+    found = evaluations.get("held-out triplets", {})
+    return [recipe for recipe, values in found.items()
+            if isinstance(values, dict) and recipe != "untrained" and values["text R@1"] >= share * max(values["R@1"], 1)]
 
 
 def _explain_pairs(summary: dict[str, Any], console: Console) -> None:
