@@ -34,7 +34,8 @@ def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
 
 
 @dg.asset(deps=[dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "clip_image")], group_name="mining",
-          kinds={"parquet"}, owners=OWNERS, code_version="1", pool="lake", metadata={"dagster/column_schema": column_schema("leaks")})
+          kinds={"parquet"}, owners=OWNERS, code_version="1", pool="lake",
+          metadata={"dagster/column_schema": column_schema("leaks")})
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
     from mmret.benchmarks.leak_check import write_leaks
