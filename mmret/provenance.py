@@ -46,7 +46,7 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("towers", "1", lambda p, _: p.towers.model_dump() if p.towers else None),
     *map(_encoder, SIGNALS),
     Stage("candidates", "1",
-          lambda p, _: p.mine.model_dump(include={"k", "bands"}), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
+          lambda p, _: p.mine.model_dump(include={"k", "bands", "signals"}), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
     Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
     Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}),
           (("neighbours", "same"), ("leaks", "all"))),

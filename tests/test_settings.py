@@ -46,3 +46,16 @@ def test_a_lake_remembers_sources_and_overrides_and_adds_new_ones(tmp_path):
     lake.choose(choices)
     with pytest.raises(UserError, match="made with profile 'demo'"):
         resolve(lake, profile="paper")
+
+
+@pytest.mark.parametrize(("setting", "first"), [
+    ({"mine.signals": ["caption"]}, "candidates"), ({"mine.k": 9}, "candidates"), ({"mine.targets_per_query": 9}, "pairs"),
+    ({"annotate.instructions_per_pair": 5}, "instructions"), ({"annotate.seed": 5}, "descriptions"),
+    ({"evaluate.held_out": 0.5}, "triplets"), ({"recipes.demo.steps": 7}, "checkpoints"), ({"towers.seed": 7}, "towers"),
+    ({"ingest.animated": "reject"}, "images"), ({"mine.tile": 512, "corpus.shard_size": 7}, None)])
+def test_a_setting_touches_the_stages_that_read_it_and_no_earlier_one(setting, first):
+    from mmret.provenance import STAGES
+
+    before, after = load_profile("demo"), load_profile("demo", setting)
+    touched = [s.table for s in STAGES.values() if s.settings(before, "demo") != s.settings(after, "demo")]
+    assert (touched[0] if touched else None) == first
