@@ -17,7 +17,7 @@ STAGES = [corpus, embeddings, mining, annotation, training]
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules(STAGES),
-    asset_checks=dg.load_asset_checks_from_modules([checks]),
+    asset_checks=dg.load_asset_checks_from_modules(checks.MODULES),
     jobs=jobs.JOBS,
     sensors=[jobs.automation],
     resources={
