@@ -179,12 +179,30 @@ class LeakSettings(Settings):
                                                        "with them is listed in table leaks and kept out of pairs")
 
 
+class LicenceSettings(Settings):
+    """Which triplets are used together, by their pictures' licences (:mod:`mmret.licences`); honoured by training and exports.
+
+    ``keep``: like any other; ``apart``: in a set of its own, named after the term; ``exclude``: not used. Stricter terms go first.
+    """
+
+    exclude: tuple[str, ...] = Field((), description="SPDX ids never used, * for any ending, for example CC-BY-NC*")
+    unknown: Literal["keep", "apart", "exclude"] = Field("keep", description="none given, unreadable or reserved")
+    no_derivatives: Literal["keep", "apart", "exclude"] = "keep"
+    non_commercial: Literal["keep", "apart", "exclude"] = "keep"
+    share_alike: Literal["keep", "apart", "exclude"] = "keep"
+
+    def keeps_all(self) -> bool:
+        """Whether nothing is parted or left out."""
+        return self == LicenceSettings()
+
+
 class Profile(Settings):
     name: str
     description: str = ""
     corpus: CorpusSettings = CorpusSettings()
     ingest: IngestSettings = IngestSettings()
     leaks: LeakSettings = LeakSettings()
+    licences: LicenceSettings = LicenceSettings()
     towers: TowerSettings | None = None
     encoders: dict[Signal, EncoderSettings]
     mine: MineSettings = MineSettings()
