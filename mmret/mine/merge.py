@@ -28,19 +28,20 @@ def neighbours(edges: Iterable[pa.Table], k: int) -> pa.Table:
     by target id. Sorted by query id, signal (order of ``SIGNALS``), in the band before above it, rank. An edge that
     appears twice counts once. The result is itself a valid input of another merge.
     """
-    parts: list[pa.Table] = []
-    rows = settled = 0
+    merged = NEIGHBOURS.empty_table()
+    waiting: list[pa.Table] = []
     for table in edges:
-        parts.append(table.select(_COLUMNS))
-        rows += table.num_rows
-        if len(parts) > 1 and rows > 2 * settled + ROWS_HELD:
-            parts = [_merged(parts, k).select(_COLUMNS)]
-            rows = settled = parts[0].num_rows
-    return _merged(parts, k)
+        if sum(part.num_rows for part in waiting) > merged.num_rows + ROWS_HELD:
+            merged, waiting = _merged([merged, *waiting], k), []
+        waiting.append(table)
+    return _merged([merged, *waiting], k) if waiting else merged
 
 
 def _merged(parts: list[pa.Table], k: int) -> pa.Table:
-    table = pa.concat_tables([NEIGHBOURS.empty_table().select(_COLUMNS), *parts])
+    return _cut(pa.concat_tables([part.select(_COLUMNS) for part in parts]), k)
+
+
+def _cut(table: pa.Table, k: int) -> pa.Table:
     names, queries = numbered(table["query_id"])
     signals = pc.index_in(table["signal"], value_set=pa.array(SIGNALS)).to_numpy()
     above = table["above_band"].to_numpy()
