@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmret.annotate.backends import depends_on
+from mmret.decisions import fingerprint_of
 from mmret.lake import Facts, Lake, fingerprint
 from mmret.schemas import SIGNALS
 from mmret.settings import Profile
@@ -33,6 +34,8 @@ class Stage:
     version: str
     settings: Callable[[Profile, str], Any]
     upstream: tuple[tuple[str, Scope], ...] = ()
+    people: Callable[[Lake, Profile, str], str | None] = lambda lake, profile, partition: None
+    """What people wrote that the stage heeds; None, where it heeds nothing, leaves the fingerprint as it is without."""
 
 
 def _encoder(signal: str) -> Stage:
@@ -55,7 +58,8 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
           (("pairs", "same"), ("descriptions", "same"), ("instructions", "same"))),
     Stage("checkpoints", "1", lambda p, recipe: p.recipes[recipe].model_dump(exclude={"checkpoint_every"}),
-          (("triplets", "all"), ("towers", "all"))),
+          (("triplets", "all"), ("towers", "all")),
+          lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions)),
     Stage("evaluations", "1", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
                                                                     ("triplets", "all"))),
 ]}
@@ -70,17 +74,42 @@ def _scoped(lake: Lake, table: str, scope: Scope, partition: str) -> Iterable[st
     return [s for s in shards if scope == "all" or (s <= partition if scope == "up_to" else s >= partition)]
 
 
-def wanted(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> str | None:
-    """Fingerprint that ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
+@dataclass(frozen=True)
+class Inputs:
+    """All that one partition is computed from: the parts of its fingerprint, kept apart so that a change can be named."""
+
+    table: str
+    version: str
+    settings: Any
+    upstream: tuple[tuple[str, str, Facts], ...]
+    """(table, partition, facts) of everything it reads."""
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.table, self.version, self.settings, [(t, p, f.digest) for t, p, f in self.upstream])
+
+
+def reads(lake: Lake, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
+    """(table, partition) of everything that ``partition`` of ``table`` is computed from, there or not."""
+    return [(upstream, part) for upstream, scope in STAGES[table].upstream for part in _scoped(lake, upstream, scope, partition)]
+
+
+def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> Inputs | None:
+    """What ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
     stage = STAGES[table]
     seen = []
-    for upstream, scope in stage.upstream:
-        for part in _scoped(lake, upstream, scope, partition):
-            facts = lake.facts(upstream, part)
-            if facts is None:
-                return None
-            seen.append((upstream, part, facts.digest))
-    return fingerprint(table, stage.version, stage.settings(profile, partition), seen)
+    for upstream, part in reads(lake, table, partition):
+        facts = lake.facts(upstream, part)
+        if facts is None:
+            return None
+        seen.append((upstream, part, facts))
+    return Inputs(table, stage.version, stage.settings(profile, partition), tuple(seen))
+
+
+def wanted(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> str | None:
+    """Fingerprint that ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
+    inputs = inputs_of(lake, profile, table, partition)
+    return inputs and inputs.fingerprint
 
 
 def current(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> Facts | None:

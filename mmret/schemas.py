@@ -184,6 +184,14 @@ CHECKPOINTS = pa.schema([
     ("settings", _text),         # the resolved recipe, JSON
 ])
 
+DECISIONS = pa.schema([
+    ("pair_id", _text),
+    ("decision", _text),         # accepted | rejected | withdrawn; the last one on a pair counts
+    ("note", _text),
+    ("reviewer", _text),
+    ("decided_at", _text),       # UTC, ISO 8601 with microseconds: sorts as text
+])
+
 TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,
     "images": IMAGES_INDEX,
@@ -201,8 +209,12 @@ TABLES: dict[str, pa.Schema] = {
     "triplets": TRIPLETS,
     "checkpoints": CHECKPOINTS,
     "evaluations": EVALUATIONS,
+    "decisions": DECISIONS,
 }
 """What is on disk as Parquet and what the SQL views are named after."""
+
+WRITTEN_BY_PEOPLE = ("decisions",)
+"""Tables that no stage computes (:mod:`mmret.decisions`)."""
 
 
 def content_id(data: bytes) -> str:

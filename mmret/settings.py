@@ -163,6 +163,9 @@ class Recipe(Settings):
     signals: tuple[Signal, ...] = SIGNALS
     negatives: Literal["none", "query", "query+mined"] = "query+mined"
     mined_negatives: int = Field(3, ge=0, description="per query, besides the query image (paper: 4 in all)")
+    pair_source: Literal["mined", "naive"] = Field(
+        "mined", description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from the two "
+                             "captions, without mined negatives (what the headline study compares mining with)")
     pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
     decisions: Literal["ignore", "without_rejected", "only_accepted"] = Field(
         "ignore", description="whether triplets that people rejected are left out, or all that nobody accepted")
@@ -199,6 +202,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Recipe:
+        if self.pair_source == "naive" and (self.pairs is None or self.negatives == "query+mined"):
+            raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
         if self.kind == "mllm" and self.trainable != "all":
             raise ValueError(f"trainable '{self.trainable}' is of kind clip; what an mllm trains is said by lora.target_modules")
         if self.processes > 1 and not self.outside:
@@ -206,6 +211,21 @@ class Recipe(Settings):
         if self.processes > self.batch_size:
             raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
         return self
+
+
+class StudySettings(Settings):
+    """The paper's ablations and scaling study, and its headline, as recipes (:mod:`mmret.studies.designs`)."""
+
+    recipe: str = Field(description="the recipe of this profile that every variant starts from")
+    change: dict[str, Any] = Field({}, description="settings of that recipe that differ in the studies, for example fewer steps")
+    seeds: int = Field(3, ge=1, description="runs of each variant: order, texts, negatives and the subset of pairs are drawn anew")
+    pairs: int = Field(ge=16, description="of the negatives study and the largest of the scaling study (paper: 1 M)")
+    shares: tuple[float, ...] = Field((1 / 16, 1 / 4, 1), description="of pairs, in the scaling study")
+    signal_pairs: int = Field(ge=1, description="of every variant of the signals study, alone and together")
+    headline_pairs: int = Field(ge=1, description="n mined triplets, against times * n naive pairs")
+    times: int = Field(70, ge=1, description="paper: 0.5 M mined pairs beat MagicLens on 36.7 M")
+    benchmark: str = "held-out edits"
+    metric: str = "R@10"
 
 
 class EvaluateSettings(Settings):
@@ -251,8 +271,16 @@ class Profile(Settings):
     annotate: AnnotateSettings = AnnotateSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     recipes: dict[str, Recipe]
+    studies: StudySettings | None = Field(None, description="recipes are added for them: study-<study>-<variant>-<seed>")
     train: tuple[str, ...] = Field((), description="recipes that `mmret run` trains; the others wait to be asked for")
     threads: int | None = Field(None, description="CPU threads of torch; None: as many as there are cores")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_studies(cls, data: Any) -> Any:
+        from mmret.studies.designs import with_recipes
+
+        return with_recipes(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _complete(self) -> Profile:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from mmret.decisions import heeded
 from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.retriever.train import train
@@ -25,6 +26,7 @@ def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str) -> Facts:
     triplets = lake.read("triplets", columns=["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"])
     if not any(f.notes.get("train") for p in lake.partitions("triplets") if (f := lake.facts("triplets", p))):
         return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason="no training triplets")
+    triplets = heeded(lake, triplets, recipe.decisions)
     folder = Path("checkpoints") / name
     made = train(recipe, triplets, lambda ids: images_by_id(lake, ids), base_folder(lake, recipe.base), lake.root / folder)
     row = {"recipe": name, "folder": str(folder), "settings": recipe.model_dump_json(),
