@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmret.annotate.backends import depends_on
+from mmret.annotate.retrying import unfinished
 from mmret.decisions import fingerprint_of
 from mmret.lake import Facts, Lake, fingerprint
+from mmret.retriever.pairs import also_reads
 from mmret.schemas import SIGNALS
-from mmret.settings import Profile
+from mmret.settings import HOW_A_RECIPE_RUNS, Profile
 
 UNPARTITIONED = "all"
 """Partition name of a table that has only one."""
@@ -34,6 +36,8 @@ class Stage:
     version: str
     settings: Callable[[Profile, str], Any]
     upstream: tuple[tuple[str, Scope], ...] = ()
+    also: Callable[[Profile, str], tuple[tuple[str, Scope], ...]] = lambda profile, partition: ()
+    """Upstream that only some partitions read."""
     people: Callable[[Lake, Profile, str], str | None] = lambda lake, profile, partition: None
     """What people wrote that the stage heeds; None, where it heeds nothing, leaves the fingerprint as it is without."""
 
@@ -41,6 +45,12 @@ class Stage:
 def _encoder(signal: str) -> Stage:
     return Stage(signal, "1", lambda p, _: p.encoders[signal].model_dump(exclude={"batch_size", "device"}),
                  (("images", "same"), ("towers", "all")))
+
+
+def _recipe(profile: Profile, name: str) -> Any:
+    recipe = profile.recipes[name]
+    settings = recipe.model_dump(exclude=HOW_A_RECIPE_RUNS)
+    return settings | {"held_out": profile.evaluate.held_out} if recipe.pair_source == "naive" else settings
 
 
 STAGES: dict[str, Stage] = {s.table: s for s in [
@@ -53,12 +63,13 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
     Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}),
           (("neighbours", "same"), ("leaks", "all"))),
-    Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),)),
-    Stage("instructions", "1", lambda p, _: depends_on(p.annotate, "instructions"), (("descriptions", "same"), ("pairs", "same"))),
+    Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),), _unanswered),
+    Stage("instructions", "1", lambda p, _: depends_on(p.annotate, "instructions"), (("descriptions", "same"), ("pairs", "same")),
+          _unanswered),
     Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
           (("pairs", "same"), ("descriptions", "same"), ("instructions", "same"))),
-    Stage("checkpoints", "1", lambda p, recipe: p.recipes[recipe].model_dump(exclude={"checkpoint_every"}),
-          (("triplets", "all"), ("towers", "all")),
+    Stage("checkpoints", "1", _recipe,
+          (("triplets", "all"), ("towers", "all")), lambda p, recipe: tuple((t, "all") for t in also_reads(p.recipes[recipe])),
           lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions)),
     Stage("evaluations", "1", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
                                                                     ("triplets", "all"))),
@@ -115,6 +126,6 @@ def wanted(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIO
 def current(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> Facts | None:
     """The recorded facts of a partition if it need not be computed again, else None."""
     facts = lake.facts(table, partition)
-    if facts is None or facts.inputs != wanted(lake, profile, table, partition):
+    if facts is None or facts.inputs != wanted(lake, profile, table, partition) or STAGES[table].unfinished(profile, facts):
         return None
     return facts

@@ -45,6 +45,12 @@ class Batch:
         distinct, where = np.unique(np.array(self.texts, dtype=object), return_inverse=True)
         return list(distinct), where
 
+    def distinct_queries(self) -> tuple[list[tuple[int, str]], np.ndarray]:
+        """The distinct (image number, text) pairs, and for every row which of them is its own."""
+        place: dict[tuple[int, str], int] = {}
+        where = [place.setdefault(query, len(place)) for query in zip(self.queries.tolist(), self.texts, strict=True)]
+        return list(place), np.array(where, np.int64)
+
 
 class TrainingSet:
     """Rows of split ``train`` that fit the recipe's signals, at most ``recipe.pairs`` of them, in the order of
@@ -116,6 +122,8 @@ def _trainable(triplets: pa.Table, recipe: Recipe) -> pa.Table:
     """
     train = triplets.filter(pc.equal(triplets["split"], "train"))
     texted = train.filter(pc.greater(pc.list_value_length(train["texts"]), 0))
+    if recipe.pair_source == "naive" and texted.num_rows:  # no signal found them
+        return texted
     signals, starts = _ragged(texted["signals"])
     hits = pc.is_in(signals, pa.array(recipe.signals, pa.large_string())).to_numpy(zero_copy_only=False)
     kept = texted.filter(pa.array(np.diff(np.concatenate([[0], np.cumsum(hits)])[starts]) > 0))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mmret.decisions import heeded
 from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
+from mmret.retriever.pairs import training_rows
 from mmret.retriever.train import train
 from mmret.schemas import CHECKPOINTS
 from mmret.settings import Recipe
@@ -23,12 +23,11 @@ def base_folder(lake: Lake, base: str) -> Path | str:
 
 def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str) -> Facts:
     """Train ``recipe`` into ``<lake>/checkpoints/<name>`` and record it; a lake without training triplets records none."""
-    triplets = lake.read("triplets", columns=["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"])
     if not any(f.notes.get("train") for p in lake.partitions("triplets") if (f := lake.facts("triplets", p))):
         return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason="no training triplets")
-    triplets = heeded(lake, triplets, recipe.decisions)
     folder = Path("checkpoints") / name
-    made = train(recipe, triplets, lambda ids: images_by_id(lake, ids), base_folder(lake, recipe.base), lake.root / folder)
+    made = train(recipe, training_rows(lake, recipe), lambda ids: images_by_id(lake, ids), base_folder(lake, recipe.base),
+                 lake.root / folder)
     row = {"recipe": name, "folder": str(folder), "settings": recipe.model_dump_json(),
            **{k: made[k] for k in ("step", "loss", "pairs", "seconds")}}
     return lake.write("checkpoints", name, pa.Table.from_pylist([row], CHECKPOINTS), inputs,
