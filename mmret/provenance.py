@@ -40,6 +40,12 @@ class Stage:
     """Upstream that only some partitions read."""
     people: Callable[[Lake, Profile, str], str | None] = lambda lake, profile, partition: None
     """What people wrote that the stage heeds; None, where it heeds nothing, leaves the fingerprint as it is without."""
+    unfinished: Callable[[Profile, Facts], bool] = lambda profile, facts: False
+    """Whether a partition made from today's inputs is to be tried again all the same: requests of it got no answer."""
+
+
+def _unanswered(profile: Profile, facts: Facts) -> bool:
+    return unfinished(facts.notes, profile.annotate.retries)
 
 
 def _encoder(signal: str) -> Stage:
@@ -63,14 +69,15 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
     Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}),
           (("neighbours", "same"), ("leaks", "all"))),
-    Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),), _unanswered),
+    Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),),
+          unfinished=_unanswered),
     Stage("instructions", "1", lambda p, _: depends_on(p.annotate, "instructions"), (("descriptions", "same"), ("pairs", "same")),
-          _unanswered),
+          unfinished=_unanswered),
     Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
           (("pairs", "same"), ("descriptions", "same"), ("instructions", "same"))),
     Stage("checkpoints", "1", _recipe,
-          (("triplets", "all"), ("towers", "all")), lambda p, recipe: tuple((t, "all") for t in also_reads(p.recipes[recipe])),
-          lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions)),
+          (("triplets", "all"), ("towers", "all")), also=lambda p, recipe: tuple((t, "all") for t in also_reads(p.recipes[recipe])),
+          people=lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions)),
     Stage("evaluations", "1", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
                                                                     ("triplets", "all"))),
 ]}
@@ -94,27 +101,32 @@ class Inputs:
     settings: Any
     upstream: tuple[tuple[str, str, Facts], ...]
     """(table, partition, facts) of everything it reads."""
+    decided: str | None = None
+    """Fingerprint of what people wrote that it heeds."""
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(self.table, self.version, self.settings, [(t, p, f.digest) for t, p, f in self.upstream])
+        seen = [(t, p, f.digest) for t, p, f in self.upstream]
+        return fingerprint(self.table, self.version, self.settings, seen, *([self.decided] if self.decided else []))
 
 
-def reads(lake: Lake, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
+def reads(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
     """(table, partition) of everything that ``partition`` of ``table`` is computed from, there or not."""
-    return [(upstream, part) for upstream, scope in STAGES[table].upstream for part in _scoped(lake, upstream, scope, partition)]
+    stage = STAGES[table]
+    return [(upstream, part) for upstream, scope in (*stage.upstream, *stage.also(profile, partition))
+            for part in _scoped(lake, upstream, scope, partition)]
 
 
 def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> Inputs | None:
     """What ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
     stage = STAGES[table]
     seen = []
-    for upstream, part in reads(lake, table, partition):
+    for upstream, part in reads(lake, profile, table, partition):
         facts = lake.facts(upstream, part)
         if facts is None:
             return None
         seen.append((upstream, part, facts))
-    return Inputs(table, stage.version, stage.settings(profile, partition), tuple(seen))
+    return Inputs(table, stage.version, stage.settings(profile, partition), tuple(seen), stage.people(lake, profile, partition))
 
 
 def wanted(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> str | None:
