@@ -61,12 +61,12 @@ def checkpoint_folder(lake: Lake, recipe: str) -> Path | str:
 
 def evaluate_queries(lake: Lake, recipe: str, queries: Sequence[Query]) -> dict[str, float]:
     """Recall in percent of a checkpoint over the whole corpus (``R@k``, ``image R@k``, ``text R@k``), and ``gallery``, its size."""
-    from mmret.retriever.clip import ClipRetriever
+    from mmret.retriever.loading import Retriever, query_options
 
     folder = checkpoint_folder(lake, recipe)
     ids, vectors = gallery(lake, folder)
-    found = evaluate_composed(ClipRetriever.load(folder), ids, vectors, [(q.reference, q.text, q.targets) for q in queries],
-                              lambda wanted: images_by_id(lake, wanted), KS)
+    found = evaluate_composed(Retriever.load(folder), ids, vectors, [(q.reference, q.text, q.targets) for q in queries],
+                              lambda wanted: images_by_id(lake, wanted), KS, **query_options(folder))
     return found | {"gallery": len(ids)}
 
 
@@ -110,7 +110,7 @@ def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None,
 
     ``image``: a file, or a path of the corpus manifest. A query image that is in the corpus is not among its own results.
     """
-    from mmret.retriever.clip import ClipRetriever
+    from mmret.retriever.loading import Retriever, query_options
     from mmret.schemas import content_id
 
     folder = checkpoint_folder(lake, recipe)
@@ -118,8 +118,9 @@ def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None,
     if image is not None:
         data = image.read_bytes() if image.is_file() else _of_corpus(lake, image)
     ids, vectors = gallery(lake, folder)
-    retriever = ClipRetriever.load(folder)
-    query = retriever.encode(None if data is None else [data], None if not text else [text])
+    # an image alone is compared as a candidate is
+    options = query_options(folder, composed=data is not None) if text else {}
+    query = Retriever.load(folder).encode(None if data is None else [data], None if not text else [text], **options)
     own = {ids.index(i) for i in ([content_id(data)] if data else []) if i in ids}
     best = [p for p in rank(query, vectors, k, [own])[0] if p >= 0]
     scores = vectors[best] @ query[0].astype(np.float32)

@@ -43,6 +43,8 @@ class Encoder(Protocol):
     None``.
     """
 
+    dim: int
+
     def encode(
         self, images: Sequence[Any] | None = None, texts: Sequence[str] | None = None, batch_size: int = 64
     ) -> np.ndarray:

@@ -24,7 +24,7 @@ from mmret.lake import Lake, temporary
 from mmret.progress import advance
 
 if TYPE_CHECKING:
-    from mmret.retriever.clip import ClipRetriever
+    from mmret.benchmarks.pictures import Encoder
 
 BLOCK_BYTES = 256 * 2**20
 """Scores held at once."""
@@ -71,13 +71,14 @@ def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[str, float]:
     return {f"R@{k}": 100.0 * float(np.mean(ranks <= k)) if len(ranks) else 0.0 for k in ks}
 
 
-def evaluate_composed(retriever: ClipRetriever, gallery_ids: Sequence[str], gallery_vectors: np.ndarray,
+def evaluate_composed(retriever: Encoder, gallery_ids: Sequence[str], gallery_vectors: np.ndarray,
                       queries: Sequence[tuple[str, str, Collection[str]]],
                       load_images: Callable[[Sequence[str]], Mapping[str, bytes]],
-                      ks: Sequence[int] = (1, 5, 10, 50)) -> dict[str, float]:
+                      ks: Sequence[int] = (1, 5, 10, 50), **query: str) -> dict[str, float]:
     """Recall in percent over the whole gallery without the reference, for queries ``(reference_id, text, target_ids)``.
 
     ``R@k`` is of the composed query; ``image R@k`` and ``text R@k`` of its parts alone, what a retriever has to beat.
+    ``query``: keywords of ``encode`` that make a query (:func:`mmret.retriever.loading.query_options`).
     Raises UserError where a reference or target is not in the gallery.
     """
     position = {image_id: i for i, image_id in enumerate(gallery_ids)}
@@ -89,20 +90,22 @@ def evaluate_composed(retriever: ClipRetriever, gallery_ids: Sequence[str], gall
     references = [position[reference] for reference, _, _ in queries]
     texts = [text for _, text, _ in queries]
     targets = [[position[t] for t in targets if t != reference] for reference, _, targets in queries]
-    vectors = {"": _composed(retriever, queries, load_images), "image ": gallery_vectors[references],
-               "text ": retriever.encode(texts=texts)}
+    vectors = {"": _composed(retriever, queries, load_images, query), "image ": gallery_vectors[references],
+               "text ": retriever.encode(texts=texts, **query)}
     exclude = [{r} for r in references]
     return {f"{part}{name}": value for part, rows in vectors.items()
             for name, value in recall_at(target_ranks(rows, gallery_vectors, targets, exclude), ks).items()}
 
 
-def _composed(retriever: ClipRetriever, queries: Sequence[tuple[str, str, Collection[str]]],
-              load_images: Callable[[Sequence[str]], Mapping[str, bytes]], block: int = 256) -> np.ndarray:
+def _composed(retriever: Encoder, queries: Sequence[tuple[str, str, Collection[str]]],
+              load_images: Callable[[Sequence[str]], Mapping[str, bytes]], options: Mapping[str, str],
+              block: int = 256) -> np.ndarray:
     parts = [np.empty((0, retriever.dim), np.float32)]
     for start in range(0, len(queries), block):
         part = queries[start:start + block]
         files = load_images([reference for reference, _, _ in part])
-        parts.append(retriever.encode([files[reference] for reference, _, _ in part], [text for _, text, _ in part]))
+        parts.append(retriever.encode([files[reference] for reference, _, _ in part], [text for _, text, _ in part],
+                                      **options))
     return np.concatenate(parts)
 
 
@@ -129,21 +132,20 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
     Kept at ``<lake>/gallery/<digest of the checkpoint>/<shard>.parquet``; only what is missing is computed, a shard
     at a time.
     """
-    from mmret.retriever.checkpoint import weights_digest
-    from mmret.retriever.clip import ClipRetriever
+    from mmret.retriever.loading import Retriever, embedding_digest
 
-    kept = lake.root / "gallery" / weights_digest(folder)
+    kept = lake.root / "gallery" / embedding_digest(folder)
     shards = lake.partitions("images")
     wanted = {shard: lake.read("images", shard, ["image_id"])["image_id"].to_pylist() for shard in shards}
     total = sum(map(len, wanted.values()))
-    retriever: ClipRetriever | None = None
+    retriever: Encoder | None = None
     ids: list[str] = []
     parts: list[np.ndarray] = []
     for shard, shard_ids in wanted.items():
         path = kept / f"{shard}.parquet"
         rows = pq.read_table(path) if path.is_file() else None
         if rows is None or rows["image_id"].to_pylist() != shard_ids:
-            retriever = retriever or ClipRetriever.load(folder)
+            retriever = retriever or Retriever.load(folder)
             rows = _embed_shard(lake, shard, shard_ids, retriever, batch_size, (len(ids), total))
             kept.mkdir(parents=True, exist_ok=True)
             aside = temporary(path)
@@ -156,7 +158,7 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
     return ids, np.concatenate([p for p in parts if p.size])
 
 
-def _embed_shard(lake: Lake, shard: str, ids: list[str], retriever: ClipRetriever, batch_size: int,
+def _embed_shard(lake: Lake, shard: str, ids: list[str], retriever: Encoder, batch_size: int,
                  progress: tuple[int, int]) -> pa.Table:
     """Rows ``image_id, vector`` in the order of ``ids``; ``progress``: images done before this shard, images in all."""
     done, total = progress
@@ -177,9 +179,9 @@ def _embed_shard(lake: Lake, shard: str, ids: list[str], retriever: ClipRetrieve
 
 def forget_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
     """Delete the vectors of every checkpoint but those in ``folders``; returns of how many."""
-    from mmret.retriever.checkpoint import weights_digest
+    from mmret.retriever.loading import embedding_digest
 
-    keep = {weights_digest(folder) for folder in folders}
+    keep = {embedding_digest(folder) for folder in folders}
     stale = [p for p in (lake.root / "gallery").glob("*") if p.is_dir() and p.name not in keep]
     for path in stale:
         shutil.rmtree(path)

@@ -43,8 +43,8 @@ def run_checkpoint(
 ) -> BenchmarkRun:
     """As :func:`run_benchmark` for a checkpoint folder (ours, a BGE-VL or any CLIP folder) or a hub name."""
     import mmret
-    from mmret.retriever.checkpoint import weights_digest
+    from mmret.retriever.loading import embedding_digest
 
     return run_benchmark(
-        benchmark, mmret.Retriever.load(checkpoint), weights_digest(checkpoint), options, lake, batch_size
+        benchmark, mmret.Retriever.load(checkpoint), embedding_digest(checkpoint), options, lake, batch_size
     )
