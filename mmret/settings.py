@@ -81,6 +81,19 @@ class BandSettings(Settings):
         return self
 
 
+class IndexSettings(Settings):
+    """How neighbours are searched: exactly, or through LanceDB's index once the corpus is large (docs/neighbours.md)."""
+
+    kind: Literal["exact", "ivf_rq", "ivf_pq"] = Field("exact", description="exact compares every pair; the others are approximate")
+    from_rows: int = Field(1_000_000, ge=1, description="images from which on the index is used; below it mining stays exact")
+    bits: int = Field(4, ge=1, le=8, description="per component of the compressed vectors")
+    partition_rows: int = Field(4096, ge=64, description="vectors in a partition of the index")
+    probes: int = Field(32, ge=1, description="partitions a search looks into")
+    fetch: int = Field(4, ge=1, description="results asked for and scored exactly, times k")
+    checked: int = Field(256, ge=1, description="images whose neighbours are also searched exactly, to measure the recall")
+    recall_floor: float = Field(0.95, ge=0, le=1, description="in-band recall below which the asset check fails")
+
+
 class MineSettings(Settings):
     k: int = Field(50, ge=1, description="neighbours kept per image and signal inside the band; not published")
     bands: dict[Signal, BandSettings | Literal["proposed"]] = Field(
@@ -90,6 +103,7 @@ class MineSettings(Settings):
     targets_per_query: int = Field(3, ge=1, description="pairs per query image at most; not published (mean in the paper: 1.31)")
     hard_negatives: int = Field(5, ge=0, description="mined negatives kept per pair (paper: five, the query image counted)")
     tile: int = Field(4096, ge=64, description="rows per side of a similarity tile; bounds the memory")
+    index: IndexSettings = IndexSettings()
     seed: int = 0
     device: str = "auto"
 
@@ -129,6 +143,7 @@ class AnnotateSettings(Settings):
     words: tuple[int, int] = Field((60, 100), description="bounds of WORD_NUM, drawn per pair (paper)")
     demonstrations: int = Field(5, ge=0, le=50, description="drawn per call from the pool of 50 (paper)")
     attempts: int = Field(2, ge=1, description="times a model is asked anew where its answer cannot be used")
+    retries: int = Field(3, ge=0, description="later runs in a row that ask again what no server answered, before it is left")
     judge: bool = Field(False, description="a further VLM call scores each pair's instructions; low ones are rejected")
     judge_minimum: int = Field(3, ge=1, le=5, description="of fidelity and of discretion")
 
@@ -258,6 +273,14 @@ class LicenceSettings(Settings):
         return self == LicenceSettings()
 
 
+class AutomationSettings(Settings):
+    """What the sensors of the Dagster UI wait for; `mmret run` waits for nothing."""
+
+    settle_seconds: int = Field(60, ge=0, description="a watched source is sealed once it has not changed for so long")
+    new_pairs: int = Field(10_000, ge=1, description="training starts by itself once there are so many triplets that the last "
+                                                     "checkpoint of the recipe has not seen")
+
+
 class Profile(Settings):
     name: str
     description: str = ""
@@ -272,6 +295,7 @@ class Profile(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     recipes: dict[str, Recipe]
     studies: StudySettings | None = Field(None, description="recipes are added for them: study-<study>-<variant>-<seed>")
+    automation: AutomationSettings = AutomationSettings()
     train: tuple[str, ...] = Field((), description="recipes that `mmret run` trains; the others wait to be asked for")
     threads: int | None = Field(None, description="CPU threads of torch; None: as many as there are cores")
 

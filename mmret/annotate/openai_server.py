@@ -25,14 +25,13 @@ from mmret.annotate.balancing import Balancer, Server, Unreachable
 from mmret.annotate.composing import IMAGES, Question, compose, engine_of
 from mmret.annotate.prompted import PromptedAnnotator, jpeg
 from mmret.annotate.protocol import Answer, Request
+from mmret.annotate.retrying import PASSING_STATUSES, REFUSING_STATUSES
 from mmret.errors import UserError
 from mmret.settings import EngineSettings
 
 _LOAD = 64  # requests whose pictures are read together
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _BACKOFF = wait_exponential_jitter(0.2, 10, jitter=0.2)
 _HOPELESS_S = 5.0  # patience where a whole earlier batch got no answer
-_REFUSING = frozenset({401, 403, 404, 405})
 
 
 class Passing(Exception):
@@ -212,6 +211,9 @@ class OpenAIAnnotator(PromptedAnnotator):
         except (TimeoutError, httpx.TimeoutException):
             balancer.failed(server)
             raise Passing("timeout") from None
+        except httpx.ConnectError:
+            balancer.failed(server)
+            raise Passing("unreachable") from None
         except httpx.TransportError:
             balancer.failed(server)
             raise Passing("connection") from None
@@ -240,9 +242,9 @@ class OpenAIAnnotator(PromptedAnnotator):
             self._unstructured |= {engine.model}
             del body["response_format"]
             raise Passing("http_400", 0.0)
-        if status in _PASSING:
+        if status in PASSING_STATUSES:
             raise Passing(f"http_{status}", retry_after(response.headers.get("retry-after")))
-        if status in _REFUSING:
+        if status in REFUSING_STATUSES:
             server.out = f"HTTP {status} {bytes(data[:200]).decode('utf-8', 'replace')}"
             raise Passing(f"http_{status}")
         raise Lasting(f"http_{status}")

@@ -1,10 +1,12 @@
 """Annotation as it runs on a lake: descriptions, then instructions, then triplets of one shard.
 
-Answers already stored are reused whatever the partition file says, so only requests never answered cost anything.
+Answers already stored are reused whatever the partition file says, so only requests never answered cost anything. A partition
+written again from the same inputs is a retry: its rows are kept, save those whose request was never answered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,11 +15,13 @@ import pyarrow.compute as pc
 
 from mmret.annotate.answering import Tally
 from mmret.annotate.protocol import Annotator
+from mmret.annotate.retrying import retry_notes, unanswered
 from mmret.annotate.stages import describe, instruct
 from mmret.annotate.store import AnswerStore
 from mmret.assemble import assemble
 from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
+from mmret.schemas import TABLES
 from mmret.settings import AnnotateSettings, EvaluateSettings
 
 
@@ -31,8 +35,11 @@ def _captions(lake: Lake, pairs: pa.Table) -> dict[str, str]:
     return dict(zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True))
 
 
-def _notes(rows: pa.Table, tally: Tally, settings: AnnotateSettings) -> dict[str, Any]:
-    """What a person plans with. A pair whose description failed is counted there, not again with the instructions."""
+def _notes(rows: pa.Table, tally: Tally, settings: AnnotateSettings, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a person plans with. A pair whose description failed is counted there, not again with the instructions.
+
+    Tokens are those of all rows; requests, rates, seconds and cost are of this run, so a second run that asked nothing says 0.
+    """
     own = rows.filter(pc.and_(pc.not_equal(rows["status"], "ok"), pc.is_valid(rows["request_key"])))
     notes: dict[str, Any] = {
         "ok": pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0,
@@ -41,28 +48,53 @@ def _notes(rows: pa.Table, tally: Tally, settings: AnnotateSettings) -> dict[str
         "tokens_out": pc.sum(rows["tokens_out"]).as_py() or 0,
         "requests_sent": tally.sent,
         "answers_reused": tally.stored,
+        "annotation_seconds": round(tally.seconds, 3),
         "requests_per_second": round(tally.requests / tally.seconds, 1) if tally.seconds else 0.0,
+        "sent_per_second": round(tally.sent / tally.seconds, 2) if tally.seconds else 0.0,
     }
     if settings.backend != "captions":
-        notes["cost"] = round(tally.cost, 4)
-    return notes
+        notes |= {"cost": round(tally.cost, 4), "sent_tokens_in": tally.tokens_in, "sent_tokens_out": tally.tokens_out}
+    return notes | retry_notes(rows, before)
 
 
-def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> Facts:
-    """Write ``descriptions`` of a shard: every pair is a row, with a reason where it has no text."""
-    pairs, tally = lake.read("pairs", shard), Tally()
+def _answered(lake: Lake, table: str, shard: str, inputs: str) -> tuple[pa.Table, Mapping[str, Any] | None]:
+    """Rows of the partition that stay as they are, and its notes, where it was made from the same inputs: this is a retry."""
+    facts = lake.facts(table, shard)
+    if facts is None or facts.inputs != inputs:
+        return TABLES[table].empty_table(), None
+    rows = lake.read(table, shard)
+    return rows.filter(pc.invert(unanswered(rows))), facts.notes
+
+
+def _without(pairs: pa.Table, rows: pa.Table) -> pa.Table:
+    if not rows.num_rows:
+        return pairs
+    return pairs.filter(pc.invert(pc.is_in(pairs["pair_id"], rows["pair_id"].combine_chunks())))
+
+
+def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> tuple[Facts, int]:
+    """Write ``descriptions`` of a shard: every pair is a row, with a reason where it has no text.
+
+    Where the partition was made from the same ``inputs``, only its unanswered rows are worked on. Returns how many were.
+    """
+    kept, before = _answered(lake, "descriptions", shard, inputs)
+    pairs, tally = _without(lake.read("pairs", shard), kept), Tally()
     annotator.load_images = partial(images_by_id, lake)
     rows = describe(pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers"), tally)
-    return lake.write("descriptions", shard, rows, inputs, **_notes(rows, tally, settings))
+    rows = pa.concat_tables([kept, rows]).sort_by("pair_id")
+    return lake.write("descriptions", shard, rows, inputs, **_notes(rows, tally, settings, before)), pairs.num_rows
 
 
-def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> Facts:
-    """Write ``instructions`` of a shard: every pair is a row, with a reason where it has no texts."""
-    pairs, described, tally = lake.read("pairs", shard), lake.read("descriptions", shard), Tally()
+def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> tuple[Facts, int]:
+    """Write ``instructions`` of a shard: every pair is a row, with a reason where it has no texts. Retries as above."""
+    kept, before = _answered(lake, "instructions", shard, inputs)
+    pairs, tally = _without(lake.read("pairs", shard), kept), Tally()
+    described = _without(lake.read("descriptions", shard), kept)
     annotator.load_images = partial(images_by_id, lake)  # a judge looks at them
     store = AnswerStore(lake.root / "answers")
     rows = instruct(described, pairs, _captions(lake, pairs), annotator, settings, store, tally)
-    return lake.write("instructions", shard, rows, inputs, **_notes(rows, tally, settings))
+    rows = pa.concat_tables([kept, rows]).sort_by("pair_id")
+    return lake.write("instructions", shard, rows, inputs, **_notes(rows, tally, settings, before)), pairs.num_rows
 
 
 def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str) -> Facts:

@@ -1,0 +1,158 @@
+"""Pins of the real vLLM engine, on a CPU, with a tiny Qwen2-VL of random weights: in process and as a server, 64 pairs each, through
+our own back-ends. Every pair is a row that is valid or says why not, a second run asks nothing, and the keys of both ways agree.
+
+Run by `make test-vllm`, in an environment of its own (docs/vllm.md). The engine takes one to two minutes to start, each time.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+
+from mmret.annotate import AnswerStore, Tally, describe, instruct, prompts
+from mmret.annotate.backends import load_annotator
+from mmret.schemas import pair_id
+from mmret.settings import AnnotateSettings, EngineSettings
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
+PAIRS = 64
+MODEL_LENGTH = 8192
+GRAMMAR = {"backend": "xgrammar", "disable_any_whitespace": True}  # else a model of chance writes spaces for ever
+WHOLE_PROMPTS = {"enable_chunked_prefill": False, "max_num_batched_tokens": MODEL_LENGTH}
+"""On a CPU, vLLM 0.32 dies of a request that has a seed and whose prompt is taken in parts."""
+REASONS = {"truncated", "not_json", "too_few", "duplicate", "empty", "too_long", "wrong_language", "refusal", "copied_caption",
+           "leaked_source"}
+"""What may be wrong with the text of a model of chance; all else is the fault of the engine or ours."""
+
+
+def _pictures() -> dict[str, bytes]:
+    from PIL import Image
+
+    made = {}
+    for i in range(PAIRS + 1):
+        out = io.BytesIO()
+        Image.new("RGB", (40 + i, 90), (4 * i % 256, 90, 200 - 2 * i)).save(out, "PNG")
+        made[f"{i:032x}"] = out.getvalue()
+    return made
+
+
+PICTURES = _pictures()
+
+
+def _pairs() -> pa.Table:
+    ids = list(zip(PICTURES, list(PICTURES)[1:], strict=False))
+    return pa.table({"pair_id": [pair_id(*i) for i in ids], "query_id": [q for q, _ in ids], "target_id": [t for _, t in ids]})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's folder; skips where this is not vLLM's environment."""
+    pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
+    from tests.annotate.tiny_vlm import make
+
+    folder = Path(prompts.__file__).parent
+    return make(tmp_path_factory.mktemp("tiny") / "qwen2-vl",
+                [p.read_text() for p in sorted(folder.iterdir()) if p.suffix in (".md", ".jsonl")])
+
+
+def _settings(backend: str, model: Path, **more: Any) -> AnnotateSettings:
+    engine = EngineSettings(model=str(model), temperature=1.0, top_p=1.0, max_tokens=400, image_size=84, timeout_s=300,
+                            deadline_s=600, concurrency=64, **more)
+    return AnnotateSettings(backend=backend, vision=engine, demonstrations=1, attempts=1)
+
+
+def _annotate(settings: AnnotateSettings, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    annotator, store, tally = load_annotator(settings), AnswerStore(folder), Tally()
+    annotator.load_images = lambda ids: {i: PICTURES[i] for i in ids}
+    described = describe(_pairs(), {}, annotator, settings, store, tally)
+    # the instructions are asked of every pair, also where chance wrote no description
+    told = described.set_column(2, "text", pa.array(["Both images show a colour."] * PAIRS)).set_column(
+        6, "status", pa.array(["ok"] * PAIRS))
+    texts = instruct(told, _pairs(), {}, annotator, settings, store, tally)
+    assert tally.sent == 2 * PAIRS
+    again = Tally()
+    assert describe(_pairs(), {}, annotator, settings, AnswerStore(folder), again) == described
+    assert instruct(told, _pairs(), {}, annotator, settings, AnswerStore(folder), again) == texts and again.sent == 0
+    return described.to_pylist(), texts.to_pylist()
+
+
+def _check(described: list[dict[str, Any]], texts: list[dict[str, Any]]) -> None:
+    for rows in (described, texts):
+        assert len(rows) == PAIRS and {r["pair_id"] for r in rows} == set(_pairs()["pair_id"].to_pylist())
+        print(Counter(r["reason"] or "ok" for r in rows))
+        for row in rows:
+            assert (row["status"] == "ok") == (row["reason"] is None)
+            assert row["status"] == "ok" or row["reason"] in REASONS, row
+            assert 0 < row["tokens_out"] <= 400 and row["tokens_in"] > 20
+    assert all(r["text"] for r in described if r["status"] == "ok")
+    assert all(len(set(r["texts"])) >= 3 for r in texts if r["status"] == "ok")
+    # the grammar holds: what was not cut off is JSON
+    assert not [r for r in texts if r["reason"] == "not_json"]
+    assert any(r["status"] == "ok" for r in described) and any(r["status"] == "ok" for r in texts)
+
+
+def test_64_pairs_in_process(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    engine = {"max_model_len": MODEL_LENGTH, "enforce_eager": True, "max_num_seqs": PAIRS, "structured_outputs_config": GRAMMAR,
+              **WHOLE_PROMPTS}
+    _check(*_annotate(_settings("vllm", model, engine=engine), tmp_path))
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a vLLM server of the tiny model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host", "127.0.0.1",
+               "--port", str(port), "--enforce-eager", "--max-model-len", str(MODEL_LENGTH), "--max-num-seqs", str(PAIRS),
+               "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(MODEL_LENGTH), "--limit-mm-per-prompt", '{"image": 2}',
+               "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"})
+        try:
+            deadline = time.monotonic() + 600
+            while not _answers(f"http://127.0.0.1:{port}/health"):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_64_pairs_over_http(server: str, model: Path, tmp_path: Path) -> None:
+    _check(*_annotate(_settings("openai", model, urls=(server,)), tmp_path))
+
+
+def test_a_prompt_that_is_too_long_is_that_requests_reason(server: str, model: Path) -> None:
+    settings = _settings("openai", model, urls=(server,))
+    settings = settings.model_copy(update={"vision": settings.vision.model_copy(update={"max_tokens": MODEL_LENGTH})})
+    annotator = load_annotator(settings)
+    annotator.load_images = lambda ids: {i: PICTURES[i] for i in ids}
+    rows = describe(_pairs().slice(0, 2), {}, annotator, settings, None).to_pylist()
+    assert {(r["status"], r["reason"]) for r in rows} == {("failed", "http_400")}
