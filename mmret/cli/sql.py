@@ -16,17 +16,21 @@ from mmret.lake import Lake
 def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
         query: Annotated[str, typer.Argument(help="a SELECT over images, rejects, embeddings, neighbours, pairs, descriptions, "
                                                   "instructions, triplets, checkpoints, evaluations, ...")],
+        as_of: Annotated[str | None, typer.Option(help="the tables as they were: what a checkpoint was trained on (recipe or "
+                                                       "folder), a run, or a time such as 2026-01-31T12:00")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="print the rows as a JSON array of objects")] = False) -> None:
-    """Ask SQL of the lake's tables."""
+    """Ask SQL of the lake's tables; docs/sql.md has worked queries."""
     import duckdb
 
-    from mmret.warehouse import connect
+    from mmret import history
+    from mmret.warehouse import connect, open_catalogue
 
     store = Lake(lake)
     if not store.shards():
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
     try:
-        result = connect(store).execute(query)
+        connection = open_catalogue(store) if as_of is None else connect(store, history.as_of(store, as_of))
+        result = connection.execute(query)
     except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
     names = [column[0] for column in result.description or []]

@@ -1,0 +1,97 @@
+"""The SQL of the views: one per table, and joins that people would otherwise write each time.
+
+A table's view names its files one by one. They are versions that never change (:mod:`mmret.history`), so every query of a
+reader, and every part of one query, sees the same state, whatever is written meanwhile. A table not yet written is an empty
+view with its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmret.schemas import SIGNALS, TABLES
+
+_SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
+
+Files = Mapping[str, Mapping[str, Path]]
+"""The file of each partition of each table."""
+
+
+def _sql_type(type_: pa.DataType) -> str:
+    if pa.types.is_list(type_):
+        return _sql_type(type_.value_type) + "[]"
+    return _SQL_TYPES[str(type_)]
+
+
+def quoted(text: object) -> str:
+    """A string literal."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
+    """Files by the columns they have: those of before a column was added to the schema lack it."""
+    found: dict[tuple[str, ...], list[Path]] = {}
+    for path in files:
+        found.setdefault(tuple(pq.read_schema(path).names), []).append(path)
+    return found
+
+
+def table_view(table: str, files: Sequence[Path]) -> str:
+    """``CREATE VIEW`` of ``table`` over ``files``; a column that a file does not have is null in its rows."""
+    schema, parts = TABLES[table], []
+    for names, paths in _by_columns(files).items():
+        columns = ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in schema)
+        parts.append(f"SELECT {columns} FROM read_parquet([{', '.join(map(quoted, paths))}])")
+    if not parts:
+        columns = ", ".join(f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in schema)
+        parts = [f"SELECT {columns} WHERE false"]
+    return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'
+
+
+EMBEDDINGS = "CREATE OR REPLACE VIEW embeddings AS " + " UNION ALL ".join(
+    f"SELECT '{s}' AS signal, * FROM \"{s}\"" for s in SIGNALS)
+
+_SIDE = ("caption", "licence", "source", "width", "height", "extra")
+
+
+def _side(role: str) -> str:
+    """The columns of one picture of a pair, named after its role."""
+    return ", ".join(f"{role}.{c} AS {role}_{c}" for c in _SIDE)
+
+
+PAIRS_WIDE = f"""CREATE OR REPLACE VIEW pairs_wide AS
+SELECT p.*, query.path AS query_path, target.path AS target_path, {_side("query")}, {_side("target")}, query.shard AS shard,
+  d.status AS description_status, d.reason AS description_reason, i.status AS instruction_status, i.reason AS instruction_reason,
+  d.text AS description, i.texts AS texts, t.pair_id IS NOT NULL AS is_triplet, t.split AS split
+FROM pairs p
+LEFT JOIN images query ON query.image_id = p.query_id
+LEFT JOIN images target ON target.image_id = p.target_id
+LEFT JOIN descriptions d ON d.pair_id = p.pair_id
+LEFT JOIN instructions i ON i.pair_id = p.pair_id
+LEFT JOIN triplets t ON t.pair_id = p.pair_id"""
+"""Every pair and what became of it."""
+
+TRIPLETS_WIDE = f"""CREATE OR REPLACE VIEW triplets_wide AS
+SELECT t.*, query.shard AS shard, {_side("query")}, {_side("target")},
+  p.clip_image_score, p.dino_image_score, p.caption_score,
+  d.text AS description, d.prompt_version AS description_prompt, d.parser_version AS description_parser,
+  d.status AS description_status, d.request_key AS description_request,
+  d.tokens_in AS description_tokens_in, d.tokens_out AS description_tokens_out,
+  i.prompt_version AS instruction_prompt, i.parser_version AS instruction_parser, i.status AS instruction_status,
+  i.request_key AS instruction_request, i.tokens_in AS instruction_tokens_in, i.tokens_out AS instruction_tokens_out
+FROM triplets t
+LEFT JOIN images query ON query.image_id = t.query_id
+LEFT JOIN images target ON target.image_id = t.target_id
+LEFT JOIN pairs p ON p.pair_id = t.pair_id
+LEFT JOIN descriptions d ON d.pair_id = t.pair_id
+LEFT JOIN instructions i ON i.pair_id = t.pair_id"""
+"""The lineage of a triplet in one row: captions, scores, licences, models, prompt versions, statuses."""
+
+
+def all_views(files: Files) -> list[str]:
+    """Every ``CREATE VIEW`` statement, tables first. A table that ``files`` does not speak of has no view, an empty one has."""
+    return [*(table_view(t, list(files[t].values())) for t in TABLES if t in files), EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE]

@@ -1,0 +1,142 @@
+"""Catalogue: any client opens it from anywhere while runs write, sees one whole state, and a moved lake has a new one."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from mmret import history
+from mmret.lake import Lake
+from mmret.schemas import TABLES, TRIPLETS
+from mmret.warehouse import build_catalogue, catalogue_path, connect, open_catalogue
+from mmret.warehouse.catalogue import attach
+
+
+def write(lake: Lake, shard: str, generation: int, rows: int = 50) -> None:
+    table = pa.Table.from_pylist([{"pair_id": f"{shard}-{i}", "split": str(generation)} for i in range(rows)], TRIPLETS)
+    lake.write("triplets", shard, table, str(generation))
+
+
+def generations(connection) -> list[tuple[str, int]]:
+    return connection.execute("SELECT split, count(*) FROM triplets GROUP BY ALL ORDER BY ALL").fetchall()
+
+
+def test_another_process_opens_it_from_anywhere(small_lake, tmp_path):
+    lake = tmp_path / "it's a lake"
+    shutil.copytree(small_lake[0], lake)
+    build_catalogue(Lake(lake))
+    code = ("import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True);"
+            "print(json.dumps({t: c.execute(f'SELECT count(*) FROM {t}').fetchone()[0] for t in sys.argv[2:]}))")
+    names = [*TABLES, "embeddings", "triplets_wide", "pairs_wide"]
+    done = subprocess.run([sys.executable, "-c", code, str(catalogue_path(Lake(lake))), *names], capture_output=True, text=True,
+                          cwd=tmp_path, check=True)
+    found, rows = json.loads(done.stdout), small_lake[1]["rows"]
+    assert {t: found[t] for t in rows} == rows
+    assert found["triplets_wide"] == rows["triplets"] and found["pairs_wide"] == rows["pairs"], "the joins multiply nothing"
+    assert not list(lake.glob(".*.tmp"))
+
+
+def test_a_reader_open_during_100_rewrites_sees_only_whole_states(tmp_path):
+    lake, done, problems = Lake(tmp_path), threading.Event(), []
+    shards = ["shard-00000", "shard-00001"]
+    for shard in shards:
+        write(lake, shard, 0)
+    build_catalogue(lake)
+    kept_open, seen = attach(catalogue_path(lake)), set()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                if generations(kept_open) != [("0", 100)]:
+                    problems.append("the reader that stayed open saw another state")
+                with attach(catalogue_path(lake)) as fresh:
+                    found = generations(fresh)
+                    if len(found) != 1 or found[0][1] != 100 or generations(fresh) != found:
+                        problems.append(f"part of a state: {found}")
+                    seen.add(found[0][0])
+            except duckdb.Error as error:
+                problems.append(str(error))
+            time.sleep(0.05)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for generation in range(1, 101):
+        for shard in shards:
+            write(lake, shard, generation)
+        build_catalogue(lake)
+    done.set()
+    reader.join()
+    assert not problems, problems[:3]
+    assert len(seen) > 3, "the reader was not at work, so the test would show nothing"
+    assert generations(open_catalogue(lake)) == [("100", 100)]
+
+
+def test_it_is_built_again_only_when_the_lake_changed_or_moved(tmp_path):
+    lake = Lake(tmp_path / "a")
+    write(lake, "shard-00000", 1)
+    open_catalogue(lake).close()
+    made = catalogue_path(lake).stat()
+    open_catalogue(lake).close()
+    assert catalogue_path(lake).stat() == made or catalogue_path(lake).stat().st_ino == made.st_ino
+    write(lake, "shard-00001", 1)
+    with open_catalogue(lake) as connection:
+        assert generations(connection) == [("1", 100)]
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    with open_catalogue(Lake(tmp_path / "b")) as connection:
+        assert generations(connection) == [("1", 100)]
+        views = connection.execute("SELECT sql FROM duckdb_views() WHERE view_name = 'triplets'").fetchone()[0]
+        assert str(tmp_path / "b") in views and str(tmp_path / "a") not in views
+
+
+def test_a_lake_that_cannot_be_written_to_is_read_in_memory(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("mmret.warehouse.catalogue.build_catalogue", refuse)
+    assert generations(open_catalogue(lake)) == [("1", 50)]
+
+
+def test_a_file_of_before_a_column_was_added_reads_as_null(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+    with monkeypatch.context() as before:
+        before.setitem(TABLES, "triplets", pa.schema([f for f in TRIPLETS if f.name != "licence"]))
+        lake.write("triplets", "shard-00000", TRIPLETS.empty_table().select(TABLES["triplets"].names), "x")
+        lake.write("triplets", "shard-00000", pa.Table.from_pylist([{"pair_id": "a"}], TABLES["triplets"]), "x")
+    lake.write("triplets", "shard-00001", pa.Table.from_pylist([{"pair_id": "b", "licence": "MIT"}], TRIPLETS), "x")
+    assert connect(lake).execute("SELECT pair_id, licence FROM triplets ORDER BY ALL").fetchall() == [("a", None), ("b", "MIT")]
+
+
+def test_partitions_and_runs_are_tables(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    history.note_run(lake, "run-1", 0, {"triplets": 50})
+    with connect(lake) as connection:
+        assert connection.execute("SELECT table_name, partition, rows, inputs FROM partitions").fetchall() == [
+            ("triplets", "shard-00000", 50, "1")]
+        assert connection.execute("SELECT run, computed FROM runs").fetchall() == [("run-1", '{"triplets": 50}')]
+
+
+def test_views_of_a_checkpoint_s_state_are_those_that_are_kept(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    state = history.pin(lake)
+    write(lake, "shard-00000", 2)
+    with connect(lake, state) as connection:
+        assert generations(connection) == [("1", 50)]
+        assert connection.execute("SELECT count(*) FROM triplets_wide").fetchone() == (50,)
+        with pytest.raises(duckdb.CatalogException, match="neighbours"):
+            connection.execute("SELECT * FROM neighbours")
+
+
+def test_the_folder_of_the_catalogue_is_the_lake(tmp_path):
+    assert catalogue_path(Lake(tmp_path)) == Path(tmp_path) / "catalogue.duckdb"
