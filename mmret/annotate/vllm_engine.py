@@ -45,19 +45,7 @@ class VLLMAnnotator(PromptedAnnotator):
                 continue
             places.append(start + i)
             sampling.append(_sampling(question, engine))
-        if chats:
-            outputs = model.chat(chats, sampling, use_tqdm=False)
-            for place, output in zip(places, outputs, strict=True):
-                first = output.outputs[0]
-                yield (
-                    place,
-                    Answer(
-                        first.text,
-                        first.finish_reason or "stop",
-                        len(output.prompt_token_ids or ()),
-                        len(first.token_ids),
-                    ),
-                )
+        yield from zip(places, _generated(model, chats, sampling), strict=True)
 
     def _engine(self, engine: EngineSettings) -> Any:
         if self._loaded is None or self._loaded[0] != engine:
@@ -84,6 +72,37 @@ class VLLMAnnotator(PromptedAnnotator):
                 ),
             )
         return self._loaded[1]
+
+
+def _generated(model: Any, chats: list[Any], sampling: list[Any]) -> list[Answer]:
+    """What the engine says to each chat. It refuses a call whole where it refuses one prompt (longer than the model takes), before
+    anything is generated; so a refused call is made again by halves, until the prompt at fault is alone."""
+    if not chats:
+        return []
+    try:
+        outputs = model.chat(chats, sampling, use_tqdm=False)
+    except _refusals():
+        if len(chats) == 1:
+            return [Answer(error="prompt_refused")]
+        half = len(chats) // 2
+        return _generated(model, chats[:half], sampling[:half]) + _generated(model, chats[half:], sampling[half:])
+    except Exception as error:
+        raise UserError(f"the vLLM engine stopped ({type(error).__name__}: {error}); its own log above says why. "
+                        "What was answered is stored: run again to go on") from error
+    return [
+        Answer(output.outputs[0].text, output.outputs[0].finish_reason or "stop", len(output.prompt_token_ids or ()),
+               len(output.outputs[0].token_ids))
+        for output in outputs
+    ]
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What the engine raises of a prompt it does not take: a ValueError, in newer versions one of its own."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:
+        return (ValueError,)
+    return ValueError, VLLMClientError
 
 
 def _chat(question: Question, pictures: dict[str, bytes], engine: EngineSettings) -> list[dict[str, Any]]:

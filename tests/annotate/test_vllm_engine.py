@@ -1,5 +1,5 @@
 """Pins of back-end vllm against a stand-in for the package: what the engine is given, and that each request has an
-answer. The stand-in shows the calls only; it says nothing of the real engine."""
+answer. The stand-in shows the calls only; the real engine is in test_vllm_real.py."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             made.append(self)
 
         def chat(self, chats: list, sampling: list, use_tqdm: bool) -> list:
+            if any("xylophone" in str(c) for c in chats):
+                raise ValueError("The decoder prompt is longer than the maximum model length")
+            if any("bassoon" in str(c) for c in chats):
+                raise SystemError("EngineCore encountered an issue")
             self.calls.append((chats, sampling))
             return [
                 SimpleNamespace(
@@ -80,6 +84,21 @@ def test_a_pair_without_its_picture_has_a_reason_and_holds_up_nobody(engines: li
     annotator.load_images = lambda ids: {i: _picture() for i in ids if i != "q1"}
     answers = dict(annotator.answers([Request("describe", str(i), f"q{i}", f"t{i}") for i in range(3)]))
     assert [answers[i].error for i in range(3)] == ["", "image_gone", ""]
+
+
+def _instructing(*descriptions: str) -> list[Request]:
+    return [Request("instruct", str(i), "q", "t", description=text) for i, text in enumerate(descriptions)]
+
+
+def test_a_prompt_the_engine_refuses_is_that_pairs_reason_alone(engines: list[Any]) -> None:
+    asked = _instructing(*["Both images show x."] * 5, "a xylophone", *["Both images show y."] * 4)
+    answers = dict(load_annotator(SETTINGS).answers(asked))
+    assert [answers[i].error for i in range(10)] == ["prompt_refused" if i == 5 else "" for i in range(10)]
+
+
+def test_an_engine_that_dies_ends_the_run_with_what_to_do(engines: list[Any]) -> None:
+    with pytest.raises(UserError, match="run again"):
+        list(load_annotator(SETTINGS).answers(_instructing("a bassoon")))
 
 
 def test_without_the_package_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
-"""Pins of the real vLLM engine, on a CPU, with a tiny Qwen2-VL of random weights: in process and as a server, 64 pairs each, through
-our own back-ends. Every pair is a row that is valid or says why not, a second run asks nothing, and the keys of both ways agree.
+"""Pins of the real vLLM engine, on a CPU, with a tiny Qwen2-VL of random weights: in process and as a server, 64 pairs each,
+through our own back-ends. Every pair is a row that is valid or says why not, a second run asks nothing, and the keys of both ways agree.
 
 Run by `make test-vllm`, in an environment of its own (docs/vllm.md). The engine takes one to two minutes to start, each time.
 """
@@ -23,6 +23,7 @@ import pytest
 
 from mmret.annotate import AnswerStore, Tally, describe, instruct, prompts
 from mmret.annotate.backends import load_annotator
+from mmret.annotate.protocol import Request
 from mmret.schemas import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 
@@ -73,8 +74,8 @@ def _settings(backend: str, model: Path, **more: Any) -> AnnotateSettings:
     return AnnotateSettings(backend=backend, vision=engine, demonstrations=1, attempts=1)
 
 
-def _annotate(settings: AnnotateSettings, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    annotator, store, tally = load_annotator(settings), AnswerStore(folder), Tally()
+def _annotate(annotator: Any, settings: AnnotateSettings, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    store, tally = AnswerStore(folder), Tally()
     annotator.load_images = lambda ids: {i: PICTURES[i] for i in ids}
     described = describe(_pairs(), {}, annotator, settings, store, tally)
     # the instructions are asked of every pair, also where chance wrote no description
@@ -107,7 +108,14 @@ def test_64_pairs_in_process(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     engine = {"max_model_len": MODEL_LENGTH, "enforce_eager": True, "max_num_seqs": PAIRS, "structured_outputs_config": GRAMMAR,
               **WHOLE_PROMPTS}
-    _check(*_annotate(_settings("vllm", model, engine=engine), tmp_path))
+    settings = _settings("vllm", model, engine=engine)
+    annotator = load_annotator(settings)
+    _check(*_annotate(annotator, settings, tmp_path))
+    # one prompt that is too long for the model is that pair's reason, and holds up none of the others
+    long = Request("instruct", "long", "q", "t", description="鑰" * 6000)
+    fine = Request("instruct", "fine", "q", "t", description="Both images show a colour.")
+    answers = dict(annotator.answers([fine, long._replace(pair_id="a"), fine._replace(pair_id="b")]))
+    assert [answers[i].error for i in range(3)] == ["", "prompt_refused", ""] and answers[2].tokens_out > 0
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +127,8 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     log = tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host", "127.0.0.1",
                "--port", str(port), "--enforce-eager", "--max-model-len", str(MODEL_LENGTH), "--max-num-seqs", str(PAIRS),
-               "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(MODEL_LENGTH), "--limit-mm-per-prompt", '{"image": 2}',
+               "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(MODEL_LENGTH),
+               "--limit-mm-per-prompt", '{"image": 2}',
                "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"})
@@ -146,7 +155,8 @@ def _answers(url: str) -> bool:
 
 
 def test_64_pairs_over_http(server: str, model: Path, tmp_path: Path) -> None:
-    _check(*_annotate(_settings("openai", model, urls=(server,)), tmp_path))
+    settings = _settings("openai", model, urls=(server,))
+    _check(*_annotate(load_annotator(settings), settings, tmp_path))
 
 
 def test_a_prompt_that_is_too_long_is_that_requests_reason(server: str, model: Path) -> None:
