@@ -17,26 +17,31 @@ nothing else."""
 
 
 def info_nce(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor,
-             ignored: torch.Tensor | None = None, temperature: float = 0.02) -> torch.Tensor:
+             ignored: torch.Tensor | None = None, temperature: float = 0.02, hardness: float = 0.0) -> torch.Tensor:
     """Mean over queries of ``-log(exp(s+/T) / (exp(s+/T) + sum over negatives of exp(s-/T)))``, a scalar.
 
     ``queries`` (b, d) and ``candidates`` (m, d) are unit vectors; ``positives`` and ``ignored`` (b, m) are boolean. A
     query with several positives averages over them, none of them being a negative of another. ``ignored`` candidates
-    are no negatives. Every query needs a positive. A query without any negative contributes zero.
+    are no negatives. Every query needs a positive. A query without any negative contributes zero. ``hardness`` a
+    multiplies each negative's term by exp(a * s-), through which no gradient flows: hard negatives count for more
+    (LLaVE, arXiv 2503.04812, eq. 5; 0: plain InfoNCE).
     """
-    logits = queries @ candidates.T
-    logits = (logits.float() if logits.dtype.itemsize < 4 else logits) / temperature
+    cosines = queries @ candidates.T
+    cosines = cosines.float() if cosines.dtype.itemsize < 4 else cosines
+    logits = cosines / temperature
     neither = positives if ignored is None else positives | ignored
-    negatives = torch.logsumexp(logits.masked_fill(neither, NOTHING), dim=1, keepdim=True)
+    weighted = logits + hardness * cosines.detach() if hardness else logits
+    negatives = torch.logsumexp(weighted.masked_fill(neither, NOTHING), dim=1, keepdim=True)
     losses = (torch.logaddexp(logits, negatives) - logits).masked_fill(~positives, 0)
     return (losses.sum(dim=1) / positives.sum(dim=1)).mean()
 
 
 def masks(targets: np.ndarray, candidates: np.ndarray, groups: np.ndarray | None = None,
-          mask_false_negatives: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+          mask_false_negatives: bool = True, queries: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """``positives`` and ``ignored`` (b, m) for :func:`info_nce` where candidate i is the target of query i for i < b.
 
-    ``targets`` (b,) and ``candidates`` (m,) are image ids as integers. A further occurrence of the target, brought by
+    ``targets`` (b,) and ``candidates`` (m,) are image ids as integers. Where ``queries`` (b,) is given, rows of one
+    number are one query: the targets of all of them are its positives. A further occurrence of a positive, brought by
     another query, would be pushed away as a negative; with ``mask_false_negatives`` it is ignored, as is every
     candidate of the target's group where ``groups`` (m,), for example caption ids, is given.
     """
@@ -48,5 +53,19 @@ def masks(targets: np.ndarray, candidates: np.ndarray, groups: np.ndarray | None
         ignored = targets[:, None] == candidates[None, :]
         if groups is not None:
             ignored |= groups[:count, None] == groups[None, :]
-        ignored &= ~positives
-    return torch.from_numpy(positives), torch.from_numpy(ignored)
+    for rows in _of_one_query(queries):
+        ignored[rows] |= mask_false_negatives & np.isin(candidates, targets[rows])
+        for row in rows:
+            others = [i for i in rows if targets[i] != targets[row]]
+            _, first = np.unique(targets[others], return_index=True)
+            positives[row, np.array(others, np.int64)[first]] = True
+    return torch.from_numpy(positives), torch.from_numpy(ignored & ~positives)
+
+
+def _of_one_query(queries: np.ndarray | None) -> list[np.ndarray]:
+    """Rows that share their query, for every query that has more than one."""
+    if queries is None:
+        return []
+    order = np.argsort(queries, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(queries[order])) + 1)
+    return [rows for rows in groups if len(rows) > 1]

@@ -63,7 +63,7 @@ class MllmRetriever:
             with quiet():
                 model = AutoModelForImageTextToText.from_pretrained(
                     base or str(folder), dtype=dtype if dtype == "auto" else getattr(torch, dtype))
-                processor = AutoProcessor.from_pretrained(_processor_source(folder, base))
+                processor = load_processor(folder)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {base or folder}: {error}") from None
         if base:
@@ -123,31 +123,36 @@ class MllmRetriever:
     def cut(self, texts: Sequence[str], image: bool, instruction: str | None) -> list[str]:
         """``texts`` without image placeholders of their own and not longer than there is room for; counts what was
         cut."""
-        limit, tokenizer = min(self.max_text_tokens, self._room(image, instruction)), self.processor.tokenizer
-        placeholders = self.processor.all_special_multimodal_tokens
-        kept = []
-        for text in texts:
-            while found := [token for token in placeholders if token in text]:  # a removal can join up another one
-                text = text.replace(found[0], "")
-            if len(text.encode()) >= limit:  # a token is a byte or more
-                with quiet():
-                    ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-                if len(ends) > limit:
-                    self.truncated += 1
-                    text = text[:ends[limit - 1][1]]
-            kept.append(text)
-        return kept
+        limit = min(self.max_text_tokens, self._room(image, instruction))
+        kept = [self._cut(text, limit) for text in texts]
+        self.truncated += sum(was_cut for _, was_cut in kept)
+        return [text for text, _ in kept]
 
-    def _room(self, image: bool, instruction: str | None) -> int:
-        """Tokens of the context that prompt and picture leave to the text. Raises UserError where none is left."""
+    def _cut(self, text: str, limit: int) -> tuple[str, bool]:
+        placeholders, tokenizer = self.processor.all_special_multimodal_tokens, self.processor.tokenizer
+        while found := [token for token in placeholders if token in text]:  # a removal can join up another one
+            text = text.replace(found[0], "")
+        if len(text.encode()) >= limit:  # a token is a byte or more
+            with quiet():
+                ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            if len(ends) > limit:
+                return text[:ends[limit - 1][1]], True
+        return text, False
+
+    def overhead(self, image: bool, instruction: str | None) -> int:
+        """Tokens of a prompt without its text: markup, instruction and picture."""
         if (image, instruction) not in self._overheads:
             blank = [np.zeros((self.prompt.image_size,) * 2 + (3,), np.uint8)] if image else None
             bare = self.inputs([self.prompt.fill("a", image, instruction)], self.pictures(blank) if blank else None)
             self._overheads[image, instruction] = bare["input_ids"].shape[1]
-        context = self.model.config.get_text_config().max_position_embeddings
-        if (room := context - self._overheads[image, instruction]) < 1:
-            raise UserError(f"instruction and picture take {self._overheads[image, instruction]} tokens of the model's "
-                            f"{context}: no room for a text; shorten the instruction")
+        return self._overheads[image, instruction]
+
+    def _room(self, image: bool, instruction: str | None) -> int:
+        """Tokens of the context that prompt and picture leave to the text. Raises UserError where none is left."""
+        taken, context = self.overhead(image, instruction), self.model.config.get_text_config().max_position_embeddings
+        if (room := context - taken) < 1:
+            raise UserError(f"instruction and picture take {taken} tokens of the model's {context}: no room for a text; "
+                            "shorten the instruction")
         return room
 
     def _embed(self, prompts: Sequence[str], pictures: Sequence[Any] | None) -> np.ndarray:
@@ -188,9 +193,12 @@ def adapter_base(folder: str | Path) -> str | None:
     return str(folder / base) if (folder / base).is_dir() else base
 
 
-def _processor_source(folder: str | Path, base: str | None) -> str:
+def load_processor(folder: str | Path) -> ProcessorMixin:
+    """The processor in ``folder`` (or of a hub name); of an adapter without one, its base model's."""
+    base = adapter_base(folder)
     own = any((Path(folder) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
-    return str(folder) if own or not base else base
+    with quiet():
+        return AutoProcessor.from_pretrained(str(folder) if own or not base else base)
 
 
 def _merged(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:

@@ -99,25 +99,26 @@ def _first_token(block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 class Pictures:
-    """Decoded pictures (n, 3, h, w) by their numbers in ``images``."""
+    """The lake's pictures by their numbers in ``images``. Raises UserError for one that the lake does not hold."""
 
-    def __init__(self, retriever: ClipRetriever, images: pa.Array, load_images: LoadImages):
-        self.retriever, self.images, self.load_images = retriever, images, load_images
+    def __init__(self, images: pa.Array, load_images: LoadImages):
+        self.images, self.load_images = images, load_images
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __call__(self, numbers: np.ndarray) -> torch.Tensor:
-        ids = self.images.take(pa.array(numbers)).to_pylist()
-        loaded = self.load_images(ids)
+    def __call__(self, numbers: np.ndarray) -> list[bytes]:
+        """Their files, in the order asked for."""
+        ids = self.images.take(pa.array(numbers, pa.int64())).to_pylist()
+        loaded = self.load_images(ids) if ids else {}
         if missing := [i for i in ids if i not in loaded]:
             raise UserError(f"{len(missing)} images of the triplets are not in the lake (the first: {missing[0]}); "
                             "run `mmret run` so that triplets and images agree again")
-        return self.retriever.pixels([loaded[i] for i in ids])
+        return [loaded[i] for i in ids]
 
 
-def frozen_features(tower: ImageTower, pictures: Pictures, path: Path, report: Callable[[int], None],
-                    chunk: int = 256) -> np.ndarray:
+def frozen_features(tower: ImageTower, retriever: ClipRetriever, pictures: Pictures, path: Path,
+                    report: Callable[[int], None], chunk: int = 256) -> np.ndarray:
     """Output of ``tower.frozen`` for every picture as a memory-mapped .npy file at ``path``, computed where it is
     missing.
 
@@ -128,7 +129,7 @@ def frozen_features(tower: ImageTower, pictures: Pictures, path: Path, report: C
         aside, rows = temporary(path), None
         for start in range(0, len(pictures), chunk):
             numbers = np.arange(start, min(start + chunk, len(pictures)))
-            part = tower.frozen(pictures(numbers)).float().cpu().numpy()
+            part = tower.frozen(retriever.pixels(pictures(numbers))).float().cpu().numpy()
             if rows is None:
                 shape = (len(pictures), *part.shape[1:])
                 rows = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)

@@ -15,7 +15,8 @@ from mmret.retriever.clip import ClipRetriever, pooled
 from mmret.retriever.data import TrainingSet
 from mmret.retriever.loss import info_nce, masks
 from mmret.retriever.tower import ImageTower, Pictures, frozen_features
-from mmret.retriever.train import Trainer
+from mmret.retriever.train_clip import ClipEmbedder
+from mmret.retriever.trainer import Trainer
 from mmret.settings import Recipe
 
 LEVELS = [("text", 1), ("text+projection", 1), ("text+blocks", 1), ("text+blocks", 2), ("all", 1)]
@@ -29,19 +30,19 @@ def recipe(level: tuple[str, int], **changes) -> Recipe:
 def trainer_in_float64(clip_folder, triplets, tmp_path, chosen: Recipe) -> Trainer:
     retriever = ClipRetriever.load(clip_folder, device="cpu")
     retriever.model.double()
-    return Trainer(chosen, TrainingSet(triplets, chosen), retriever, States(tmp_path / "work", "x"))
+    return Trainer(chosen, TrainingSet(triplets, chosen), ClipEmbedder(chosen, retriever), States(tmp_path / "work", "x"))
 
 
 def plain_gradients(trainer: Trainer, load, batch) -> dict[str, torch.Tensor]:
     """Gradients of a step that embeds every occurrence of every image and text with the stock towers."""
-    retriever, data, model = trainer.retriever, trainer.data, trainer.model
-    pictures = Pictures(retriever, data.images, load)
+    retriever, data, model = trainer.embedder.retriever, trainer.data, trainer.embedder.model
+    pictures = Pictures(data.images, load)
 
     def embed(numbers):
-        return retriever.image_features(torch.cat([pictures(np.array([n])) for n in numbers]))
+        return retriever.image_features(torch.cat([retriever.pixels(pictures(np.array([n]))) for n in numbers]))
 
     texts = torch.cat([retriever.text_features([t]) for t in batch.texts])
-    positives, ignored = masks(batch.targets, batch.candidates)
+    positives, ignored = masks(batch.targets, batch.candidates, queries=batch.distinct_queries()[1])
     model.zero_grad()
     info_nce(normalize(embed(batch.queries) + texts, dim=-1), normalize(embed(batch.candidates), dim=-1),
              positives, ignored, trainer.recipe.temperature).backward()
@@ -65,10 +66,18 @@ def test_each_distinct_image_once_from_cached_features_gives_the_gradient_of_pla
     assert len(distinct) < len(batch.queries) + len(batch.candidates)  # something is shared
     expected = plain_gradients(trainer, load, batch)
     assert ("vision_model.embeddings.class_embedding" in expected) == (level[0] == "all")
-    frozen = trainer.tower.frozen(Pictures(trainer.retriever, trainer.data.images, load)(distinct))
-    trainer.model.zero_grad()
-    trainer.backward(batch, frozen)
-    got = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    model = trainer.embedder.model
+    trainer.embedder.open(trainer.data, load, tmp_path)
+    if level[0] != "all":  # what is on disk is float32
+        pixels = trainer.embedder.retriever.pixels(Pictures(trainer.data.images, load)(distinct))
+        rows = trainer.embedder.tower.frozen(pixels)
+        assert torch.allclose(trainer.embedder.read(batch).double(), rows, atol=1e-5)
+    else:
+        rows = trainer.embedder.read(batch)
+        assert rows.dtype == torch.uint8
+    model.zero_grad()
+    trainer.backward(batch, rows)
+    got = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert got.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-7, atol=1e-12)
@@ -77,7 +86,7 @@ def test_each_distinct_image_once_from_cached_features_gives_the_gradient_of_pla
 @pytest.mark.parametrize("level", LEVELS, ids=str)
 def test_only_what_the_recipe_names_is_trained(clip_folder, triplets, tmp_path, level):
     trainer = trainer_in_float64(clip_folder, triplets, tmp_path, recipe(level))
-    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trained = {name for name, p in trainer.embedder.model.named_parameters() if p.requires_grad}
     assert "text_projection.weight" in trained and "text_model.embeddings.token_embedding.weight" in trained
     assert ("visual_projection.weight" in trained) == (level[0] != "text")
     assert ("vision_model.encoder.layers.1.mlp.fc1.weight" in trained) == (level[0] in ("text+blocks", "all"))
@@ -88,18 +97,18 @@ def test_features_are_cached_whole_and_once(clip_folder, pictures, load, tmp_pat
     retriever = ClipRetriever.load(clip_folder, device="cpu")
     tower = ImageTower(retriever.model, recipe(("text+projection", 1)))
     images, reported = sorted(pictures), []
-    source = Pictures(retriever, pa.array(images), load)
+    source = Pictures(pa.array(images), load)
     path = tmp_path / "frozen.npy"
-    rows = frozen_features(tower, source, path, reported.append, chunk=10)
+    rows = frozen_features(tower, retriever, source, path, reported.append, chunk=10)
     assert reported == [10, 20, 24] and rows.shape == (24, 32) and rows.dtype == np.float32
     assert [p.name for p in tmp_path.iterdir()] == ["frozen.npy"]
-    np.testing.assert_allclose(rows[3:5], tower.frozen(source(np.array([3, 4]))).numpy(), atol=1e-6)
-    again = frozen_features(tower, source, path, reported.append, chunk=10)
+    np.testing.assert_allclose(rows[3:5], tower.frozen(retriever.pixels(source(np.array([3, 4])))).numpy(), atol=1e-6)
+    again = frozen_features(tower, retriever, source, path, reported.append, chunk=10)
     assert len(reported) == 3 and np.array_equal(rows, again)
 
 
-def test_an_image_the_lake_does_not_hold_is_named(clip_folder, triplets):
+def test_an_image_the_lake_does_not_hold_is_named(triplets):
     chosen = recipe(("text", 1))
     data = TrainingSet(triplets, chosen)
     with pytest.raises(UserError, match=data.images[0].as_py()):
-        Pictures(ClipRetriever.load(clip_folder, device="cpu"), data.images, lambda ids: {})(np.array([0]))
+        Pictures(data.images, lambda ids: {})(np.array([0]))
