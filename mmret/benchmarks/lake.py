@@ -22,7 +22,7 @@ from mmret.benchmarks.triplets import Names, Query
 from mmret.choices import resolve
 from mmret.errors import UserError
 from mmret.ingest.images import images_by_id
-from mmret.lake import Facts, Lake
+from mmret.lake import Facts, Lake, fingerprint
 from mmret.retriever.recipes import UNTRAINED, base_folder
 from mmret.schemas import EVALUATIONS, uniform
 from mmret.settings import EvaluateSettings, Recipe
@@ -60,7 +60,8 @@ def checkpoint_folder(lake: Lake, recipe: str) -> Path | str:
 
 
 def evaluate_queries(lake: Lake, recipe: str, queries: Sequence[Query]) -> dict[str, float]:
-    """Recall in percent of a checkpoint over the whole corpus (``R@k``, ``image R@k``, ``text R@k``), and ``gallery``, its size."""
+    """Recall in percent of a checkpoint over the whole corpus (``R@k`` and its
+    parts, see :func:`evaluate_composed`), and ``gallery``, its size."""
     from mmret.retriever.loading import Retriever, query_options
 
     folder = checkpoint_folder(lake, recipe)
@@ -89,7 +90,11 @@ BENCHMARKS = {"held-out triplets": held_out_triplets, "held-out edits": held_out
 
 
 def evaluate_recipe(lake: Lake, name: str, recipe: Recipe, settings: EvaluateSettings, inputs: str) -> Facts:
-    """Write ``evaluations`` of a recipe: every benchmark, its checkpoint and the untrained model over the same gallery."""
+    """Write ``evaluations`` of a recipe: every benchmark, its checkpoint and the untrained model over the same gallery.
+
+    What some recipe's partition holds already, of the same checkpoint, queries and pictures, is taken from there: the
+    untrained model is measured once and not with every recipe.
+    """
     rows: list[dict[str, Any]] = []
     trained = [name] if lake.facts("checkpoints", name).rows else []
     for benchmark, queries_of in BENCHMARKS.items():
@@ -97,12 +102,32 @@ def evaluate_recipe(lake: Lake, name: str, recipe: Recipe, settings: EvaluateSet
         if not queries:
             continue
         for model in (UNTRAINED, *trained):
-            found = evaluate_queries(lake, model, queries)
-            size = int(found.pop("gallery"))
-            rows += [{"recipe": model, "benchmark": benchmark, "metric": metric, "value": value, "queries": len(queries),
-                      "gallery": size, "inputs": inputs} for metric, value in found.items()]
+            measured = _measured_of(lake, model, queries)
+            rows += _known(lake, model, benchmark, measured) or _measure(lake, model, benchmark, queries, measured)
     forget_galleries(lake, [checkpoint_folder(lake, r) for r in (UNTRAINED, *trained_recipes(lake))])
     return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs)
+
+
+def _measured_of(lake: Lake, recipe: str, queries: Sequence[Query]) -> str:
+    """Digest of all that the figures of a checkpoint depend on."""
+    from mmret.retriever.loading import embedding_digest
+
+    asked = [(q.reference, q.text, sorted(q.targets)) for q in queries]
+    images = [lake.facts("images", shard).digest for shard in lake.partitions("images")]
+    return fingerprint("evaluation", embedding_digest(checkpoint_folder(lake, recipe)), asked, images)
+
+
+def _known(lake: Lake, recipe: str, benchmark: str, measured: str) -> list[dict[str, Any]]:
+    wanted = (pc.field("inputs") == measured) & (pc.field("benchmark") == benchmark) & (pc.field("recipe") == recipe)
+    rows = {row["metric"]: row for row in lake.read("evaluations", filters=wanted).to_pylist()}
+    return list(rows.values())
+
+
+def _measure(lake: Lake, recipe: str, benchmark: str, queries: Sequence[Query], measured: str) -> list[dict[str, Any]]:
+    found = evaluate_queries(lake, recipe, queries)
+    size = int(found.pop("gallery"))
+    return [{"recipe": recipe, "benchmark": benchmark, "metric": metric, "value": value, "queries": len(queries),
+             "gallery": size, "inputs": measured} for metric, value in found.items()]
 
 
 def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None, k: int) -> list[dict[str, Any]]:

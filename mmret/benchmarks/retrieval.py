@@ -77,7 +77,8 @@ def evaluate_composed(retriever: Encoder, gallery_ids: Sequence[str], gallery_ve
                       ks: Sequence[int] = (1, 5, 10, 50), **query: str) -> dict[str, float]:
     """Recall in percent over the whole gallery without the reference, for queries ``(reference_id, text, target_ids)``.
 
-    ``R@k`` is of the composed query; ``image R@k`` and ``text R@k`` of its parts alone, what a retriever has to beat.
+    ``R@k`` is of the composed query; ``image R@k`` and ``text R@k`` of its parts alone, what a retriever has to beat;
+    ``kept R@k`` of the composed query with the reference left in the gallery, where answering it with itself is wrong.
     ``query``: keywords of ``encode`` that make a query (:func:`mmret.retriever.loading.query_options`).
     Raises UserError where a reference or target is not in the gallery.
     """
@@ -93,8 +94,9 @@ def evaluate_composed(retriever: Encoder, gallery_ids: Sequence[str], gallery_ve
     vectors = {"": _composed(retriever, queries, load_images, query), "image ": gallery_vectors[references],
                "text ": retriever.encode(texts=texts, **query)}
     exclude = [{r} for r in references]
-    return {f"{part}{name}": value for part, rows in vectors.items()
-            for name, value in recall_at(target_ranks(rows, gallery_vectors, targets, exclude), ks).items()}
+    ranks = {part: target_ranks(rows, gallery_vectors, targets, exclude) for part, rows in vectors.items()}
+    ranks["kept "] = target_ranks(vectors[""], gallery_vectors, targets)
+    return {f"{part}{name}": value for part, rows in ranks.items() for name, value in recall_at(rows, ks).items()}
 
 
 def _composed(retriever: Encoder, queries: Sequence[tuple[str, str, Collection[str]]],

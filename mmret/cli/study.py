@@ -1,0 +1,104 @@
+"""``mmret study``: the paper's studies in small, with a table and a picture; run again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmret.choices import resolve
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.settings import parse_override
+
+PROFILE = "studies"
+"""Of a lake that is made for them."""
+
+
+def study(lake: Annotated[Path, typer.Option(help="folder of the lake; made, of rendered scenes, where it does not exist")],
+          images: Annotated[list[str] | None, typer.Option(help="as of mmret run: other images for a new lake")] = None,
+          profile: Annotated[str | None, typer.Option(help="profile of a new lake; it must have a section 'studies'")] = None,
+          seeds: Annotated[int | None, typer.Option(min=1, help="runs of each variant; kept with the lake")] = None,
+          set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting; kept with it")] = None,
+          picture: Annotated[Path | None, typer.Option(help="where the picture goes; default: studies.png in the lake")] = None,
+          only_show: Annotated[bool, typer.Option("--show", help="train nothing, show what there is")] = False,
+          as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON, last, on stdout")] = False) -> None:
+    """Train and evaluate what is missing of the studies, seed after seed, and compare."""
+    store = Lake(lake)
+    overrides: dict[str, Any] = dict(parse_override(text) for text in set_ or [])
+    if seeds is not None:
+        overrides["studies.seeds"] = seeds
+    settings, choices = resolve(store, profile or (None if store.choices() else PROFILE), images or [], overrides=overrides)
+    if settings.studies is None:
+        raise UserError(f"profile '{settings.name}' of {store.root} has no section 'studies': use another --lake, which gets the "
+                        f"profile '{PROFILE}', or add one to a profile of your own")
+    if not only_show:
+        _run(store, settings, choices)
+
+    from mmret.cli.terminal import console
+    from mmret.studies.picture import draw_studies
+    from mmret.studies.results import results
+
+    found = results(store, settings.studies)
+    if not any(v["seeds"] for s in found["studies"] for v in s["variants"]):
+        raise UserError(f"{store.root} has no figures of the studies yet: leave out --show")
+    out = picture or store.root / "studies.png"
+    draw_studies(found, out)
+    if as_json:
+        json.dump(found | {"picture": str(out)}, sys.stdout, ensure_ascii=False)
+        print()
+        return
+    print_studies(found, console())
+    print(f"picture: {out}")
+
+
+def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
+    from mmret.cli.live import Live
+    from mmret.studies.designs import runs
+
+    names = [name for _, name in sorted({(seed, name) for _, _, seed, name in runs(settings.studies)})]
+    settings = settings.model_copy(update={"train": tuple(dict.fromkeys(names))})
+    live = Live(store, settings)
+    live.say(f"lake {store.root} · profile {settings.name} · {len(settings.train)} recipes")
+
+    from assets.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
+    from mmret.progress import reporting
+
+    with exclusive(store) as unfinished:
+        store.choose(choices)
+        if unfinished:
+            live.say(f"the last run was cut short; taking its work up again ({store.recover()} stray files removed)")
+        with live, reporting(live.advance):
+            Runner(store, settings, live.stage).run()
+
+
+def print_studies(found: dict[str, Any], console: Any) -> None:
+    """One table: a row per variant, the claim's verdict below each study."""
+    from rich import box
+    from rich.table import Table
+
+    metrics = [m for m in ("R@1", "R@10", "R@50") if m in found["untrained"]]
+    table = Table("study", "variant", "seeds", *metrics, box=box.SIMPLE_HEAD)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    table.add_row("", "untrained", "", *(f"{found['untrained'][m]:.1f}" for m in metrics), end_section=True)
+    for study in found["studies"]:
+        for n, v in enumerate(study["variants"]):
+            cells = [_cell(v["mean"].get(m), v["spread"].get(m)) for m in metrics]
+            table.add_row(study["title"] if not n else "", v["label"], str(len(v["seeds"])), *cells)
+        said = {"rising": "each above the one before", "last": "the last as good as each other"}[study["claim"]]
+        verdict = "not measured yet" if study["holds"] is None else (
+            f"{'holds' if study['holds'] else 'DOES NOT HOLD'} on the means, in {study['holds_in']} of {study['seeds']} seeds")
+        table.add_row("", f"[dim]{said}: {verdict}[/dim]", "", *[""] * len(metrics), end_section=True)
+    console.print(f"{found['benchmark']}: {found['queries']:,} queries over {found['gallery']:,} images, percent; "
+                  "mean and standard deviation over the seeds")
+    console.print(table)
+
+
+def _cell(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"

@@ -1,0 +1,68 @@
+"""What came out of the studies: each variant's figures over its seeds, and whether the paper's order holds.
+
+Read from ``evaluations`` alone, so it shows what is there while the rest is still being trained. A claim is judged on the
+means, and seed by seed: the runs of one seed saw the same draws. Costs nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mmret.lake import Lake
+from mmret.settings import StudySettings
+from mmret.studies.designs import Study, designs, runs
+
+UNTRAINED = "untrained"
+
+
+def results(lake: Lake, settings: StudySettings) -> dict[str, Any]:
+    """Plain JSON: ``benchmark, metric, queries, gallery, untrained`` (metric: percent) and ``studies``, a list of
+    ``{name, title, claim, holds, holds_in, seeds, variants}``.
+
+    A variant is ``{label, recipes, seeds, mean, spread, values}``, the last three by metric, over the seeds there are;
+    ``spread`` is the sample standard deviation, None for one seed. ``holds`` is None while some variant has no figure.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    sizes: dict[str, int] = {}
+    for partition in lake.partitions("evaluations"):
+        for row in lake.read("evaluations", partition).to_pylist():
+            if row["benchmark"] == settings.benchmark:
+                rows.setdefault(row["recipe"], {})[row["metric"]] = row["value"]
+                sizes = {"queries": row["queries"], "gallery": row["gallery"]}
+    names: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for study, variant, seed, name in runs(settings):
+        names.setdefault((study.name, variant.label), []).append((seed, name))
+    told = []
+    for study in designs(settings):
+        variants = []
+        for variant in study.variants:
+            own = names[study.name, variant.label]
+            there = [(seed, name) for seed, name in own if name in rows]
+            values = {metric: [rows[name][metric] for _, name in there]
+                      for metric in (rows[there[0][1]] if there else ())}
+            variants.append({"label": variant.label, "recipes": [name for _, name in own], "seeds": [seed for seed, _ in there],
+                             "mean": {m: round(statistics.fmean(v), 3) for m, v in values.items()},
+                             "spread": {m: round(statistics.stdev(v), 3) if len(v) > 1 else None for m, v in values.items()},
+                             "values": {m: [round(x, 3) for x in v] for m, v in values.items()}})
+        told.append({"name": study.name, "title": study.title, "claim": study.claim, **_judged(study, variants, settings.metric),
+                     "variants": variants})
+    return {"benchmark": settings.benchmark, "metric": settings.metric, **sizes,
+            "untrained": {m: round(v, 3) for m, v in rows.get(UNTRAINED, {}).items()}, "studies": told}
+
+
+def _judged(study: Study, variants: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+    shared = sorted(set.intersection(*(set(v["seeds"]) for v in variants)))
+    if not shared:
+        return {"holds": None, "holds_in": 0, "seeds": 0}
+    by_seed = [[v["values"][metric][v["seeds"].index(seed)] for v in variants] for seed in shared]
+    return {"holds": in_order(study.claim, [v["mean"][metric] for v in variants]),
+            "holds_in": sum(in_order(study.claim, values) for values in by_seed), "seeds": len(shared)}
+
+
+def in_order(claim: str, values: Sequence[float]) -> bool:
+    """``rising``: each value above the one before; ``last``: the last not below any other."""
+    if claim == "rising":
+        return all(a < b for a, b in zip(values, values[1:], strict=False))
+    return values[-1] >= max(values)
