@@ -2,7 +2,8 @@
 
 A partition file carries three facts in its Parquet metadata: ``inputs``, the fingerprint of all it was computed from;
 ``digest``, of its own content; ``rows``. A stage is current when the fingerprint it would be computed from equals the
-recorded one (:mod:`mmret.provenance`). Every file is written beside and renamed, so a reader sees a whole file or none.
+recorded one (:mod:`mmret.provenance`). Every file is written beside and renamed, so a reader sees a whole file or none;
+it keeps a second name under ``history/`` (:mod:`mmret.history`), so what is replaced can still be read.
 Cost: one small read per partition for its facts; digesting runs at about 1 GB/s.
 """
 
@@ -12,9 +13,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from mmret import history
 from mmret.errors import UserError
 from mmret.schemas import TABLES
 
 _KEY = b"mmret"
+_UNIQUE = ("pair_id", "request_key")
+ROW_GROUP = 131_072
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Facts:
     inputs: str
     digest: str
     notes: dict[str, Any]
+    written: int = field(default=0, compare=False)  # ns since 1970
 
 
 def fingerprint(*parts: Any) -> str:
@@ -90,6 +96,29 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
+def _encoding(rows: pa.Table) -> dict[str, Any]:
+    """How columns are written so that SQL over many partitions is quick.
+
+    Ids have Bloom filters, so that one row is found without reading the column of every file; keys that never repeat have no
+    dictionary, which would be filled, thrown away and read as overhead. Bloom filters take about 1.2 bytes per row and id column.
+    """
+    ids = [f.name for f in rows.schema if f.name.endswith("_id")] if rows.num_rows >= 1000 else []
+    named = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in rows.schema if f.name not in _UNIQUE]
+    return {"use_dictionary": named,
+            "dictionary_pagesize_limit": 8 * 2**20,
+            "bloom_filter_options": {name: {"ndv": min(rows.num_rows, ROW_GROUP), "fpp": 0.01} for name in ids} or None}
+
+
+def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+    """Rows of partition files of ``table``, in the order given; an empty table where there are none."""
+    schema = TABLES[table]
+    if columns is not None:
+        schema = pa.schema([schema.field(c) for c in columns])
+    parts = [pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
+             for path in files]
+    return pa.concat_tables([schema.empty_table(), *parts])
+
+
 class Lake:
     """Paths, tables and facts under one folder. Opening creates nothing; the first write does."""
 
@@ -114,14 +143,20 @@ class Lake:
 
     def facts(self, table: str, partition: str) -> Facts | None:
         """What is recorded of a partition, or None where it does not exist."""
+        return self.facts_of(self.path(table, partition))
+
+    @staticmethod
+    def facts_of(path: Path) -> Facts | None:
+        """What is recorded in a partition's file, of now or of before, or None where it does not exist."""
         try:
-            meta = pq.read_metadata(self.path(table, partition))
+            meta = pq.read_metadata(path)
         except FileNotFoundError:
             return None
         except pa.ArrowInvalid as error:
-            raise UserError(f"{self.path(table, partition)} is damaged ({error}); delete it and run again") from None
+            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
         noted = json.loads((meta.metadata or {}).get(_KEY, b"{}"))
-        return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}))
+        return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}),
+                     noted.get("written", 0))
 
     def read(self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None,
              filters: Any = None) -> pa.Table:
@@ -130,12 +165,7 @@ class Lake:
             partitions = self.partitions(table)
         elif isinstance(partitions, str):
             partitions = [partitions]
-        schema = TABLES[table]
-        if columns is not None:
-            schema = pa.schema([schema.field(c) for c in columns])
-        parts = [pq.read_table(self.path(table, p), columns=columns, filters=filters, partitioning=None)
-                 .replace_schema_metadata(None) for p in partitions]
-        return pa.concat_tables([schema.empty_table(), *parts])
+        return read_files(table, (self.path(table, p) for p in partitions), columns, filters)
 
     def head(self, table: str, partition: str, rows: int) -> pa.Table:
         """The first ``rows`` rows of a partition, reading no more than it has to."""
@@ -148,14 +178,15 @@ class Lake:
         """Replace a partition atomically. ``rows`` must fit the table's schema; ``notes`` are kept with the facts."""
         rows = rows.select(TABLES[table].names).cast(TABLES[table]).combine_chunks()
         noted = json.dumps(notes, default=_plain)
-        facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted))
-        record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes})
+        facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
+        record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written})
         path = self.path(table, partition)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = temporary(path)
         pq.write_table(rows.replace_schema_metadata({_KEY: record.encode()}), aside, compression="zstd",
-                       row_group_size=131_072)
-        os.replace(aside, path)
+                       row_group_size=ROW_GROUP, **_encoding(rows))
+        with history.kept(self, table, partition, facts, aside):
+            os.replace(aside, path)
         return facts
 
     # -- Lance tables -------------------------------------------------------------------------------------------------

@@ -1,0 +1,166 @@
+"""The ten queries of docs/sql.md over a synthetic lake: seconds and memory of each, on two threads.
+
+``python bench/sql.py --lake DIR`` makes 1,000,000 images and 10,000,000 pairs with the lake's own writer (6 GB, some minutes),
+opens the catalogue in a process of its own as a client would and runs every query three times. ``--pairs`` and ``--images`` make
+it smaller. Counts are asserted first. Pictures, vectors, candidates and neighbours are left out: no query reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmret.lake import Lake
+from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TABLES, TRIPLETS
+from mmret.warehouse import build_catalogue, catalogue_path
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "sql.md"
+_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+WORDS = ("red blue green small large circle square dog street at night with two people under a bright sky beside an old wooden "
+         "table the same but without rain snow and more trees").split()
+LICENCES = ["CC BY 2.0", "CC0", "CC BY-SA 4.0", None]
+
+
+def queries() -> list[str]:
+    """The worked queries of the docs, in order."""
+    return re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+
+def strings(characters: np.ndarray) -> pa.Array:
+    """(n, w) uint8 as n strings of w bytes, without a copy."""
+    n, width = characters.shape
+    offsets = np.arange(n + 1, dtype=np.int32) * width
+    return pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(characters)))
+
+
+def ids(random: np.random.Generator, n: int) -> np.ndarray:
+    """(n, 32) uint8: random ids of 32 hex digits, sorted."""
+    drawn = random.integers(0, 256, (n, 16), np.uint8)
+    drawn = drawn[np.lexsort(drawn.T[::-1])]
+    return _HEX[np.stack([drawn >> 4, drawn & 15], axis=2).reshape(n, 32)]
+
+
+def lists(flat: pa.Array, each: int) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(flat) + 1, each, dtype=np.int32)), flat)
+
+
+def sentences(random: np.random.Generator, n: int, words: int) -> pa.Array:
+    return pa.array([" ".join(row) for row in np.array(WORDS)[random.integers(0, len(WORDS), (n, words))]])
+
+
+class Synthetic:
+    """Draws whole shards; ``images`` (n, 32) ids of the corpus, each shard's sorted."""
+
+    def __init__(self, images: int, pairs: int, shards: int):
+        self.random = np.random.default_rng(0)
+        self.shards, self.each = shards, pairs // images
+        self.images = np.concatenate([ids(self.random, images // shards) for _ in range(shards)])
+        self.captions, self.described, self.asked = (sentences(self.random, 100_000, words) for words in (12, 45, 9))
+
+    def pool(self, texts: pa.Array, n: int) -> pa.Array:
+        return texts.take(pa.array(self.random.integers(0, len(texts), n)))
+
+    def _table(self, schema: pa.Schema, n: int, **columns: Any) -> pa.Table:
+        """Columns given, strings repeated, the others null."""
+        made = []
+        for field in schema:
+            value = columns.get(field.name)
+            if value is None or isinstance(value, str | int):
+                value = pa.repeat(pa.scalar(value, field.type), n)
+            made.append(value if isinstance(value, pa.ChunkedArray) else pa.chunked_array([value]).cast(field.type))
+        return pa.table(made, schema=schema)
+
+    def write(self, lake: Lake, number: int) -> None:
+        """All tables of one shard."""
+        shard, n = f"shard-{number:05d}", len(self.images) // self.shards
+        own = self.images[number * n:(number + 1) * n]
+        licences = pa.array([LICENCES[i] for i in self.random.integers(0, len(LICENCES), n)])
+        image = {"image_id": strings(own), "shard": shard, "path": strings(own), "root": "made",
+                 "caption": self.pool(self.captions, n), "position": pa.array(np.arange(n)), "licence": licences,
+                 "source": "synthetic", "size": 100_000, "width": 256, "height": 256, "format": "JPEG", "mode": "RGB", "caption_words": 12,
+                 "model": "synthetic@1"}
+        for table in ("corpus_manifest", "images", *SIGNALS):
+            lake.write(table, shard, self._table(TABLES[table], n, **image), "made")
+        lake.write("rejects", shard, TABLES["rejects"].empty_table(), "made")
+        rows = n * self.each
+        query, target = np.repeat(own, self.each, axis=0), self.images[self.random.integers(0, len(self.images), rows)]
+        pair = ids(self.random, rows)[self.random.permutation(rows)]
+        negatives = strings(self.images[self.random.integers(0, len(self.images), rows * 5)])
+        sets = pa.array([[s for at, s in enumerate(SIGNALS) if bit >> at & 1] for bit in range(1, 8)])
+        key = {"pair_id": strings(pair), "query_id": strings(query), "target_id": strings(target),
+               "signals": sets.take(pa.array(self.random.integers(0, 7, rows))), "hard_negatives": lists(negatives, 5),
+               **{f"{s}_score": pa.array(self.random.uniform(0.5, 0.96, rows).astype(np.float32)) for s in SIGNALS}}
+        asked = lists(self.pool(self.asked, rows * 3), 3)
+        said = {"request_key": strings(pair[::-1]), "model": "a-model@1", "prompt_version": "3", "parser_version": "2",
+                "status": "ok", "tokens_in": 800, "tokens_out": 90}
+        lake.write("pairs", shard, self._table(PAIRS, rows, **key), "made")
+        described = self._table(DESCRIPTIONS, rows, **key, **said, text=self.pool(self.described, rows))
+        lake.write("descriptions", shard, described, "made")
+        lake.write("instructions", shard, self._table(INSTRUCTIONS, rows, **key, **said, texts=asked), "made")
+        split = pa.array(["test" if t else "train" for t in np.repeat(self.random.random(n) < 0.03, self.each)])
+        lake.write("triplets", shard, self._table(
+            TRIPLETS, rows, **key, texts=asked, split=split, query_path=strings(query), target_path=strings(target),
+            description_model="a-model@1", instruction_model="a-model@1", licence="CC BY 2.0 | CC BY-SA 4.0"), "made")
+
+
+def measure(catalogue: str, threads: int) -> None:
+    """In a process of its own, as a client: every query three times; prints JSON."""
+    import duckdb
+
+    with duckdb.connect(catalogue, read_only=True) as connection:
+        connection.execute(f"SET threads = {threads}; SET memory_limit = '4GB'; SET enable_progress_bar = false")
+        found = []
+        for query in queries():
+            seconds, busy, rows = [], [], 0
+            for _ in range(3):
+                before, started = time.process_time(), time.perf_counter()
+                rows = len(connection.execute(query).fetchall())
+                seconds.append(round(time.perf_counter() - started, 3))
+                busy.append(round(time.process_time() - before, 3))
+            found.append({"rows": rows, "seconds": seconds, "processor": busy})
+        counted = {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("images", "pairs", "triplets")}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"counted": counted, "queries": found, "peak_gib": round(peak, 2)}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lake", required=True, help="folder to make; an existing one is measured as it is")
+    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--pairs", type=int, default=10_000_000)
+    parser.add_argument("--shards", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        return measure(given.measure, given.threads)
+    lake, started = Lake(given.lake), time.perf_counter()
+    made = len(lake.partitions("triplets"))
+    if made < given.shards:
+        synthetic = Synthetic(given.images, given.pairs, given.shards)
+        for number in range(given.shards):
+            synthetic.write(lake, number)
+            print(f"shard {number}: {time.perf_counter() - started:.0f} s", flush=True)
+    started = time.perf_counter()
+    build_catalogue(lake)
+    built = time.perf_counter() - started
+    line = [sys.executable, __file__, "--lake", given.lake, "--measure", str(catalogue_path(lake)), "--threads", str(given.threads)]
+    found = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    assert found["counted"] == {"images": given.images, "pairs": given.pairs, "triplets": given.pairs}, found["counted"]
+    print(f"catalogue built in {built:.2f} s; peak memory of the client {found['peak_gib']} GiB")
+    for number, each in enumerate(found["queries"], 1):
+        print(f"{number:>2}  {each['rows']:>8,} rows  wall {each['seconds']}  processor {each['processor']}")
+
+
+if __name__ == "__main__":
+    main()
