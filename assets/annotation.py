@@ -7,17 +7,17 @@ import dagster as dg
 from assets.automation import fill_missing
 from assets.metadata import OWNERS, column_schema
 from assets.mining import pairs
-from assets.partitions import corpus_shards, every_shard
-from assets.stage import materialize
+from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
+from assets.stage import TRANSIENT, materialize
 from mmret.lake import Lake
 from resources.annotator import AnnotatorResource
 from resources.lake import LakeResource, ProfileResource
 
-SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "code_version": "1", "group_name": "annotation",
+SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "group_name": "annotation", "backfill_policy": SHARDS_PER_RUN,
          "automation_condition": fill_missing(), "kinds": {"parquet"}}
 
 
-@dg.asset(**SHARD, deps=[pairs, dg.AssetDep("images", partition_mapping=every_shard)], pool="vlm",
+@dg.asset(**SHARD, deps=[pairs, dg.AssetDep("images", partition_mapping=every_shard)], pool="vlm", retry_policy=TRANSIENT,
           metadata={"dagster/column_schema": column_schema("descriptions")})
 def descriptions(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
                  annotator: AnnotatorResource) -> dg.MaterializeResult:
@@ -28,7 +28,8 @@ def descriptions(context: dg.AssetExecutionContext, lake: LakeResource, profile:
                        describe_shard(store, shard, annotator.get(settings.annotate), settings.annotate, inputs))
 
 
-@dg.asset(**SHARD, deps=[descriptions, pairs], pool="vlm", metadata={"dagster/column_schema": column_schema("instructions")})
+@dg.asset(**SHARD, deps=[descriptions, pairs], pool="vlm", retry_policy=TRANSIENT,
+          metadata={"dagster/column_schema": column_schema("instructions")})
 def instructions(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
                  annotator: AnnotatorResource) -> dg.MaterializeResult:
     """Three or more instructions that lead from source to target, one row per pair (paper, section 3.2: the LLM's step)."""

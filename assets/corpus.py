@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.automation import fill_missing
 from assets.metadata import OWNERS, column_schema, describe
-from assets.partitions import corpus_shards
+from assets.partitions import SHARDS_PER_RUN, corpus_shards
 from assets.stage import current_or_compute
 from mmret.choices import resolve
 from mmret.lake import Facts, Lake, fingerprint
@@ -57,7 +57,7 @@ def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake:
                      description="Every row that could not be taken, and why.",
                      metadata={"dagster/column_schema": column_schema("rejects")}, automation_condition=fill_missing()),
     ],
-    partitions_def=corpus_shards, pool="lake", backfill_policy=dg.BackfillPolicy.multi_run(8),
+    partitions_def=corpus_shards, pool="lake", backfill_policy=SHARDS_PER_RUN,
 )
 def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> Iterator[dg.MaterializeResult]:
     """Read, check and store the pictures of a shard."""

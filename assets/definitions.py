@@ -1,5 +1,6 @@
 """The code location: every asset, resource and job. Load it as the module ``assets.definitions`` (see workspace.yaml)."""
 
+import os
 import warnings
 
 import dagster as dg
@@ -7,7 +8,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from assets import annotation, checks, corpus, embeddings, jobs, mining, training  # noqa: E402
+from assets import annotation, checks, corpus, embeddings, jobs, metadata, mining, schedules, sensors, training  # noqa: E402
 from resources.annotator import AnnotatorResource  # noqa: E402
 from resources.encoders import Encoders  # noqa: E402
 from resources.lake import LakeResource, ProfileResource  # noqa: E402
@@ -15,11 +16,22 @@ from resources.warehouse import Warehouse  # noqa: E402
 
 STAGES = [corpus, embeddings, mining, annotation, training]
 
+EXECUTORS = {
+    # one process a run: models are loaded once for all its steps, a step costs 0.2 s, and all memory is freed with the run
+    "in_process": dg.in_process_executor,
+    # one process a step: for machines on which two stages of a run may work side by side
+    "multiprocess": dg.multiprocess_executor.configured({
+        "max_concurrent": 2,
+        "start_method": {"forkserver": {"preload_modules": ["assets.definitions", "torch", "lancedb", "polars"]}},
+    }),
+}
+
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules(STAGES),
-    asset_checks=dg.load_asset_checks_from_modules(checks.MODULES),
+    assets=[metadata.completed(asset) for asset in dg.load_assets_from_modules(STAGES)],
+    asset_checks=checks.load(),
     jobs=jobs.JOBS,
-    sensors=[jobs.automation],
+    schedules=schedules.SCHEDULES,
+    sensors=sensors.SENSORS,
     resources={
         "lake": LakeResource(),
         "profile": ProfileResource(),
@@ -27,8 +39,5 @@ defs = dg.Definitions(
         "encoders": Encoders(),
         "annotator": AnnotatorResource(),
     },
-    executor=dg.multiprocess_executor.configured({
-        "max_concurrent": 2,
-        "start_method": {"forkserver": {"preload_modules": ["assets.definitions", "torch", "lancedb", "polars"]}},
-    }),
+    executor=EXECUTORS[os.environ.get("MMRET_EXECUTOR", "in_process")],
 )

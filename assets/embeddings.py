@@ -4,8 +4,8 @@ import dagster as dg
 
 from assets.automation import fill_missing
 from assets.metadata import OWNERS, column_schema
-from assets.partitions import corpus_shards, every_shard
-from assets.stage import materialize, materialize_whole
+from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
+from assets.stage import TRANSIENT, materialize, materialize_whole
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.encoders import Encoders
@@ -13,7 +13,7 @@ from resources.lake import LakeResource, ProfileResource
 
 
 @dg.asset(deps=[dg.AssetDep("images", partition_mapping=every_shard)], group_name="embeddings", kinds={"pytorch"}, owners=OWNERS,
-          code_version="1", pool="gpu", metadata={"dagster/column_schema": column_schema("towers")})
+          pool="gpu", retry_policy=TRANSIENT, metadata={"dagster/column_schema": column_schema("towers")})
 def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Tiny CLIP and DINOv2-shaped towers trained on the corpus itself (profile `demo`), with the band each space proposes.
 
@@ -29,8 +29,8 @@ def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinit
     """One vector table. The three differ by model and by what they look at."""
 
     @dg.asset(name=signal, description=description, deps=[dg.AssetDep("images"), towers], partitions_def=corpus_shards,
-              group_name="embeddings", kinds={"lancedb", *kinds}, owners=OWNERS, code_version="1", pool="gpu",
-              backfill_policy=dg.BackfillPolicy.multi_run(8), automation_condition=fill_missing(),
+              group_name="embeddings", kinds={"lancedb", *kinds}, owners=OWNERS, pool="gpu",
+              backfill_policy=SHARDS_PER_RUN, retry_policy=TRANSIENT, automation_condition=fill_missing(),
               metadata={"dagster/column_schema": column_schema(signal)})
     def vectors(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
                 encoders: Encoders) -> dg.MaterializeResult:

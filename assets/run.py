@@ -20,14 +20,8 @@ from mmret import provenance
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.provenance import UNPARTITIONED
-from mmret.schemas import SIGNALS
 from mmret.settings import Profile
-
-GROUPS: tuple[tuple[str, ...], ...] = (
-    ("images",), ("towers",), (*SIGNALS, "candidates"), ("leaks",),
-    ("neighbours", "pairs", "descriptions", "instructions", "triplets"), ("checkpoints", "evaluations"))
-"""Stages that run together; what a group has to do is known once the groups before it are done."""
-
+from mmret.staleness import GROUPS
 
 OnStage = Callable[[list[str], str | None, int, int], None]
 """(stages, partition, how many like it are done, how many there are) as each launch begins."""
@@ -63,6 +57,18 @@ def exclusive(lake: Lake) -> Iterator[bool]:
         lock.flush()
         yield unfinished
         lock.truncate(0)
+
+
+def busy(lake: Lake) -> bool:
+    """Whether a `mmret run` holds the lake now; sensors and schedules leave it alone then."""
+    try:
+        with open(lake.root / ".run.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def dagster_instance(lake: Lake) -> Any:

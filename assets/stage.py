@@ -9,10 +9,14 @@ from collections.abc import Callable
 import dagster as dg
 
 from assets.metadata import describe
-from mmret import provenance
+from mmret import provenance, staleness
+from mmret.errors import UserError
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
+
+TRANSIENT = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For what may pass by itself: a server that restarts, a GPU that somebody filled. A UserError is never tried again."""
 
 Compute = Callable[[Lake, Profile, str, str], Facts | tuple[Facts, int]]
 """(lake, settings, partition, fingerprint of its inputs) -> what was written, and the rows worked on where those are fewer."""
@@ -20,14 +24,18 @@ Compute = Callable[[Lake, Profile, str, str], Facts | tuple[Facts, int]]
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
     """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing."""
-    inputs = provenance.wanted(lake, profile, table, partition)
+    inputs = provenance.inputs_of(lake, profile, table, partition)
     if inputs is None:
         upstream = ", ".join(t for t, _ in provenance.STAGES[table].upstream)
         raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
     facts = lake.facts(table, partition)
-    if facts and facts.inputs == inputs:
+    if facts and facts.inputs == inputs.fingerprint and not provenance.STAGES[table].unfinished(profile, facts):
         return facts, 0
-    made = compute(lake, profile, partition, inputs)
+    staleness.record(lake, inputs)
+    try:
+        made = compute(lake, profile, partition, inputs.fingerprint)
+    except UserError as error:  # a person has to mend something: trying again would not
+        raise dg.Failure(str(error), allow_retries=False) from error
     return made if isinstance(made, tuple) else (made, made.rows)
 
 

@@ -1,5 +1,18 @@
 """Asset checks: what must hold between stages, one file a stage."""
 
-from assets.checks import annotation, corpus, mining
+from itertools import groupby
 
-MODULES = [corpus, mining, annotation]
+import dagster as dg
+
+from assets.checks import annotation, conservation, corpus, mining
+from assets.checks.sql import Check, together
+
+MODULES = [corpus, conservation, mining, annotation]
+
+
+def load() -> list[dg.AssetChecksDefinition]:
+    """Every check of the modules: those written as a question run as one step per asset, the others as they are."""
+    asked = [c for module in MODULES for c in vars(module).values() if isinstance(c, Check)]
+    asked.sort(key=lambda c: (c.asset, c.name))
+    return [*(together(asset, checks) for asset, checks in groupby(asked, key=lambda c: c.asset)),
+            *dg.load_asset_checks_from_modules(MODULES)]

@@ -1,0 +1,59 @@
+"""Sensors: new pictures in a watched source are sealed into shards, and automation conditions carry them on.
+
+All start switched off; switch them on under *Automation* in the UI. None reads a picture: see each for what a tick costs.
+"""
+
+import json
+import time
+
+import dagster as dg
+
+from assets.jobs import SHARD_STAGES, seal_corpus
+from assets.run import busy
+from mmret.choices import resolve
+from mmret.ingest.watch import signature, watched
+from resources.lake import LakeResource
+
+
+@dg.sensor(job=seal_corpus, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.STOPPED)
+def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+    """Ask for new shards once a watched source has changed and is quiet again (setting `automation.settle_seconds`).
+
+    Watched are the lake's sources that are folders or files: pictures with captions, a manifest or a tar dropped into one of them
+    become the next shard. A tick costs one `lstat` a file; hashing is left to the run, which reads only what is new.
+    """
+    store = lake.open()
+    if busy(store):
+        return dg.SkipReason(f"`mmret run` is working on {store.root}")
+    settings = resolve(store)[0]
+    cursor = json.loads(context.cursor or "{}")
+    now, seen, ready = time.time(), {}, []
+    for source in watched(settings.corpus.sources):
+        found = signature(source)
+        before = cursor.get(source, {})
+        since = before.get("since", now) if before.get("seen") == found else now
+        sealed = before.get("sealed")
+        if found != sealed and found is not None and now - since >= settings.automation.settle_seconds:
+            ready.append(source)
+            sealed = found
+        seen[source] = {"seen": found, "since": since, "sealed": sealed}
+    if not ready:
+        waiting = [s for s, v in seen.items() if v["seen"] != v["sealed"]]
+        return dg.SensorResult(cursor=json.dumps(seen), skip_reason=dg.SkipReason(
+            f"waiting for {', '.join(waiting)} to be quiet" if waiting else "no watched source has changed"))
+    key = "|".join(f"{s}:{seen[s]['sealed']}" for s in ready)
+    return dg.SensorResult([dg.RunRequest(run_key=key, tags={"mmret/because": f"new in {', '.join(ready)}"[:250]})],
+                           cursor=json.dumps(seen))
+
+
+SENSORS = [
+    new_pictures,
+    dg.AutomationConditionSensorDefinition(
+        "missing_or_stale_shards", target=SHARD_STAGES | dg.AssetSelection.assets("towers", "leaks"), use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED, minimum_interval_seconds=30, run_tags={"dagster/priority": "-1"},
+        description="Carries new shards, and whatever a changed setting made stale, through every stage up to triplets."),
+    dg.AutomationConditionSensorDefinition(
+        "train_on_new_pairs", target=dg.AssetSelection.groups("training"), use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED, minimum_interval_seconds=60,
+        description="Trains and evaluates the profile's recipes once automation.new_pairs triplets are new."),
+]

@@ -1,0 +1,158 @@
+"""``mmret backfill``: launch a partitioned backfill in a running Dagster UI, for which Dagster has no command of its own.
+
+Posts the mutation the UI's own *Materialize* dialogue posts, so the daemon runs it, the Backfills page shows it and backfill
+policies hold. Cost: two HTTP requests; the daemon looks every 30 s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmret.choices import resolve
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.provenance import STAGES, UNPARTITIONED
+from mmret.staleness import partitions_of, survey
+
+LAUNCH = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+  ... on PartitionKeysNotFoundError { message } ... on UnauthorizedError { message } } }"""
+STATE = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { __typename
+  ... on PartitionBackfill { status error { message }
+    assetBackfillData { assetBackfillStatuses {
+      ... on AssetPartitionsStatusCounts { numPartitionsTargeted numPartitionsMaterialized numPartitionsFailed }
+      ... on UnpartitionedAssetStatus { materialized failed } } } }
+  ... on BackfillNotFoundError { message } ... on PythonError { message } } }"""
+PARTITIONS = "query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { __typename ... on AssetNode { partitionKeys } } }"
+_DONE = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
+_POLL = 3.0
+
+Selection = dict[str, list[str]]
+"""Table to partitions; ``["all"]`` for a table that has only one."""
+
+
+def post(url: str, query: str, **variables: Any) -> dict[str, Any]:
+    """``data`` of a GraphQL answer. Raises UserError where no Dagster webserver answers at ``url``."""
+    import httpx
+
+    try:
+        answer = httpx.post(f"{url.rstrip('/')}/graphql", json={"query": query, "variables": variables}, timeout=60)
+        answer.raise_for_status()
+        body = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise UserError(f"no Dagster UI answers at {url} ({error or type(error).__name__}): start one with `make ui LAKE=...`, "
+                        "or name another with --url") from None
+    if body.get("errors"):
+        raise UserError(f"Dagster at {url} refused the request: {body['errors'][0]['message']}")
+    return body["data"]
+
+
+def needed(lake: Lake, stages: Iterable[str], named: Iterable[str]) -> Selection:
+    """Partitions of ``stages`` (none: all up to triplets) that are missing or stale, with those that follow from them.
+
+    With ``named`` partitions, those instead, current or not. Raises UserError for a stage or partition that does not exist.
+    """
+    profile = resolve(lake)[0]
+    stages, named = list(stages), list(named)
+    if unknown := [s for s in stages if s not in STAGES]:
+        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    wanted = stages or [t for t in STAGES if t not in ("checkpoints", "evaluations")]
+    if not named:
+        found: Selection = {}
+        for status in survey(lake, profile):
+            if status.table in wanted and status.state != "current":
+                found.setdefault(status.table, []).append(status.partition)
+        return found
+    existing = {t: list(profile.recipes) if t in ("checkpoints", "evaluations") else partitions_of(lake, profile, t)
+                for t in wanted}
+    if unknown := [p for p in named if not any(p in have for have in existing.values())]:
+        raise UserError(f"no partition {', '.join(unknown)} of {', '.join(wanted)}; shards: {', '.join(lake.shards())}")
+    return {t: chosen for t, have in existing.items() if (chosen := [p for p in have if p in named])}
+
+
+def selectors(selection: Selection) -> list[dict[str, Any]]:
+    """``selection`` as GraphQL's ``partitionsByAssets``; ``rejects`` is written with ``images``."""
+    chosen = {**selection, "rejects": selection["images"]} if "images" in selection else selection
+    return [{"assetKey": {"path": [table]},
+             "partitions": None if parts == [UNPARTITIONED] else {"ranges": [{"start": p, "end": p} for p in parts]}}
+            for table, parts in chosen.items()]
+
+
+def launch(url: str, selection: Selection, title: str) -> str:
+    """Start the backfill; its id. Raises UserError with the server's reason where it refuses."""
+    params = {"partitionsByAssets": selectors(selection), "title": title[:100],
+              "tags": [{"key": "mmret/launched_by", "value": "mmret backfill"}]}
+    result = post(url, LAUNCH, params=params)["launchPartitionBackfill"]
+    if "backfillId" not in result:
+        raise UserError(f"Dagster did not take the backfill: {result.get('message') or result['__typename']}")
+    return result["backfillId"]
+
+
+def progress(url: str, backfill_id: str) -> tuple[str, int, int, int]:
+    """(status, partitions done, failed, all) of a backfill."""
+    found = post(url, STATE, id=backfill_id)["partitionBackfillOrError"]
+    if "status" not in found:
+        raise UserError(f"backfill {backfill_id}: {found.get('message') or found['__typename']}")
+    each = (found["assetBackfillData"] or {}).get("assetBackfillStatuses", [])
+    done = sum(s.get("numPartitionsMaterialized", int(s.get("materialized", False))) for s in each)
+    failed = sum(s.get("numPartitionsFailed", int(s.get("failed", False))) for s in each)
+    return found["status"], done, failed, sum(s.get("numPartitionsTargeted", 1) for s in each)
+
+
+def _same_lake(url: str, lake: Lake) -> None:
+    """Raises UserError where the server does not know the lake's shards: it serves another lake."""
+    node = post(url, PARTITIONS, key={"path": ["images"]})["assetNodeOrError"]
+    if "partitionKeys" not in node:
+        raise UserError(f"the Dagster at {url} does not serve this project: start it with `make ui LAKE={lake.root}`")
+    if absent := [s for s in lake.shards() if s not in node["partitionKeys"]]:
+        raise UserError(f"the Dagster at {url} does not know {absent[0]} of {lake.root}: is it serving another lake? If not, "
+                        "materialize corpus_manifest there, which registers the shards")
+
+
+def backfill(lake: Annotated[Path, typer.Option(help="folder of the lake that the UI serves")],
+             stage: Annotated[list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets")]
+             = None,
+             partition: Annotated[list[str] | None, typer.Option(help="this shard or recipe, current or not; again for more. "
+                                                                      "Default: what is missing or stale")] = None,
+             url: Annotated[str, typer.Option(help="of the running Dagster UI")] = "http://127.0.0.1:3000",
+             wait: Annotated[bool, typer.Option("--wait", help="until it has ended, with progress; exit code 1 if it failed")]
+             = False,
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be launched, and launch nothing")] = False,
+             ) -> None:
+    """Launch a backfill of what is missing or stale in a running Dagster UI (`make ui`)."""
+    store = Lake(lake)
+    if not store.shards():
+        raise UserError(f"{store.root} has no shards yet: seal its corpus first, with `mmret run --lake {lake}` or by "
+                        "materializing corpus_manifest in the UI")
+    selection = needed(store, stage or [], partition or [])
+    for table, parts in selection.items():
+        typer.echo(f"{table:<14}{len(parts):>6}  {parts[0]}{f' … {parts[-1]}' if len(parts) > 1 else ''}", err=True)
+    if not selection:
+        typer.echo("nothing is missing or stale", err=True)
+        return
+    if dry_run:
+        return
+    _same_lake(url, store)
+    total = sum(map(len, selection.values()))
+    backfill_id = launch(url, selection, f"mmret backfill: {total} partitions of {', '.join(selection)}")
+    typer.echo(f"backfill {backfill_id} launched: {url.rstrip('/')}/runs/b/{backfill_id}", err=True)
+    if wait and not _wait(url, backfill_id):
+        raise typer.Exit(1)
+
+
+def _wait(url: str, backfill_id: str) -> bool:
+    """Whether the backfill ended well; prints a line whenever something has moved."""
+    said: tuple[str, int, int, int] | None = None
+    while True:
+        now = progress(url, backfill_id)
+        if now != said:
+            status, done, failed, total = said = now
+            typer.echo(f"{status.lower()}: {done} of {total} partitions{f', {failed} failed' if failed else ''}", err=True)
+        if now[0] in _DONE:
+            return now[0] in ("COMPLETED", "COMPLETED_SUCCESS")
+        time.sleep(_POLL)

@@ -1,0 +1,63 @@
+"""``mmret status``: what is current, what is to be computed again, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmret.choices import resolve
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.staleness import Status, survey
+
+_REASONS = 3  # shown per stage
+
+
+def summarise(statuses: list[Status]) -> dict[str, dict[str, Any]]:
+    """Per stage: how many partitions are current, follows, stale and missing, and the reasons with their counts."""
+    stages: dict[str, dict[str, Any]] = {}
+    for status in statuses:
+        stage = stages.setdefault(status.table, {"current": 0, "follows": 0, "stale": 0, "missing": 0, "why": Counter()})
+        stage[status.state] += 1
+        stage["why"].update(status.reasons)
+    return {table: {**stage, "why": dict(stage["why"].most_common())} for table, stage in stages.items()}
+
+
+def status(lake: Annotated[Path, typer.Option(help="folder of the lake")],
+           as_json: Annotated[bool, typer.Option("--json", help="print it as one JSON object, every partition included")] = False,
+           ) -> None:
+    """Say per stage how many partitions are current, stale or missing, and why. Computes nothing."""
+    store = Lake(lake)
+    if not store.shards():
+        raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
+    statuses = survey(store, resolve(store)[0])
+    stages = summarise(statuses)
+    if as_json:
+        rows = [{"table": s.table, "partition": s.partition, "state": s.state, "why": s.reasons} for s in statuses]
+        json.dump({"lake": str(store.root), "stages": stages, "partitions": rows}, sys.stdout, ensure_ascii=False)
+        print()
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from mmret.cli.terminal import console
+
+    table = Table("stage", box=box.SIMPLE_HEAD)
+    for name in ("current", "follows", "stale", "missing"):
+        table.add_column(name, justify="right")
+    table.add_column("why", overflow="fold")
+    for name, stage in stages.items():
+        why = [f"{reason} ({n})" for reason, n in list(stage["why"].items())[:_REASONS]]
+        why += ["…"] if len(stage["why"]) > _REASONS else []
+        counts = (str(stage[k] or "") for k in ("current", "follows", "stale", "missing"))
+        table.add_row(name, *counts, Text("\n".join(why)))
+    console().print(table)
+    todo = sum(stage["stale"] + stage["missing"] for stage in stages.values())
+    console().print(f"{todo} partitions to compute; `follows`: only if what they read turns out different" if todo
+                    else "everything is current", style="dim")
