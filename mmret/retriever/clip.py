@@ -145,7 +145,7 @@ class ClipRetriever:
         """Token ids of each text with its begin and end, cut at the tower's limit; counts what was cut."""
         limit, tokenizer = self.model.config.text_config.max_position_embeddings, self.processor.tokenizer
         with quiet():  # else a warning for every text over the limit
-            ids = tokenizer(list(texts))["input_ids"]
+            ids = tokenizer(list(texts))["input_ids"] if len(texts) else []
         self.truncated += sum(len(row) > limit for row in ids)
         return [row if len(row) <= limit else [*row[:limit - 1], tokenizer.eos_token_id] for row in ids]
 

@@ -1,0 +1,40 @@
+"""Recipes of both kinds small enough for a test, and the base folder each starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mmret.retriever.checkpoint import States
+from mmret.retriever.data import TrainingSet
+from mmret.retriever.embedder import embedders
+from mmret.retriever.trainer import Trainer
+from mmret.settings import Recipe
+
+KINDS = ("clip", "mllm")
+SMALL = {"steps": 6, "batch_size": 6, "mined_negatives": 2, "learning_rate": 1e-3, "temperature": 0.1,
+         "checkpoint_every": 2, "log_every": 2}
+OF_KIND = {"clip": {}, "mllm": {"kind": "mllm", "instruction": "find a picture", "lora": {"rank": 4, "alpha": 8}}}
+
+
+def small(kind: str, **changes: Any) -> Recipe:
+    return Recipe.model_validate({**SMALL, **OF_KIND[kind], **changes})
+
+
+def a_trainer(recipe: Recipe, base: Path, triplets: pa.Table, load: Any, work: Path, double: bool = True) -> Trainer:
+    """A trainer at step 0; in float64 gradients can be compared."""
+    embedder = embedders()[recipe.kind].load(recipe, base, group=_alone())
+    if double:
+        embedder.model.double()
+    data = TrainingSet(triplets, recipe)
+    trainer = Trainer(recipe, data, embedder, States(work, "x"))
+    embedder.open(data, load, work)
+    return trainer
+
+
+def _alone() -> Any:
+    from mmret.retriever.parallel import ALONE
+
+    return ALONE
