@@ -9,8 +9,10 @@ from assets.metadata import OWNERS, column_schema
 from assets.mining import pairs
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
 from assets.stage import TRANSIENT, materialize
-from mmret.lake import Lake
+from mmret.lake import Facts, Lake
+from mmret.settings import Profile
 from resources.annotator import AnnotatorResource
+from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
 SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "group_name": "annotation", "backfill_policy": SHARDS_PER_RUN,
@@ -41,14 +43,22 @@ def instructions(context: dg.AssetExecutionContext, lake: LakeResource, profile:
 
 @dg.asset(**SHARD, deps=[pairs, descriptions, instructions], pool="lake",
           metadata={"dagster/column_schema": column_schema("triplets")})
-def triplets(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+def triplets(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
+             encoders: Encoders) -> dg.MaterializeResult:
     """The training set: query, instructions, target, hard negatives (the query image first), and the lineage of each row."""
+    from mmret.annotate.measuring import measure_shard
     from mmret.annotate.shards import assemble_shard
 
-    made = materialize(context, lake, profile, "triplets", lambda store, settings, shard, inputs:
-                       assemble_shard(store, shard, settings.evaluate, inputs))
+    def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> Facts:
+        return assemble_shard(store, shard, settings.evaluate, inputs, lambda rows: measure_shard(
+            store, shard, rows, settings, lambda: encoders.get(settings.encoders["caption"], "caption", store.root)))
+
+    made = materialize(context, lake, profile, "triplets", compute)
+    store = lake.open()
+    limits = profile.of(store).quality.model_dump()
     for shard in context.partition_keys:
-        context.add_asset_metadata({"samples": samples(lake.open(), shard)}, partition_key=shard)
+        context.add_asset_metadata({"samples": samples(store, shard), "quality_picture": quality(store, shard, limits)},
+                                   partition_key=shard)
     return made
 
 
@@ -60,5 +70,18 @@ def samples(store: Lake, shard: str) -> dg.MarkdownMetadataValue:
     rows = store.head("triplets", shard, 200).to_pylist()[::40]
     if not rows:
         return dg.MetadataValue.md("no triplets in this shard")
-    sheet = base64.b64encode(contact_sheet(rows, lambda ids: images_by_id(store, ids))).decode()
-    return dg.MetadataValue.md(f"![source, instructions, target](data:image/jpeg;base64,{sheet})")
+    return picture("source, instruction, target", "jpeg", contact_sheet(rows, lambda ids: images_by_id(store, ids)))
+
+
+def quality(store: Lake, shard: str, limits: dict[str, float]) -> dg.MarkdownMetadataValue:
+    """Lengths, variety, leakage and modality redundancy of a shard's texts, as a picture."""
+    from mmret.annotate.quality_picture import quality_picture
+
+    measured = store.facts("triplets", shard).notes.get("quality")
+    if not measured:
+        return dg.MetadataValue.md("not measured; `mmret quality` measures it")
+    return picture("quality of the texts", "png", quality_picture(measured, limits))
+
+
+def picture(name: str, kind: str, data: bytes) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{name}](data:image/{kind};base64,{base64.b64encode(data).decode()})")

@@ -166,8 +166,21 @@ class LoraSettings(Settings):
         r".*(multi_modal_projector|merger).*", description="regular expression of what is left out: the paper names ViT and LLM only")
 
 
-HOW_A_RECIPE_RUNS = frozenset({"checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"})
+HOW_A_RECIPE_RUNS = frozenset({
+    "as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"})
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
+
+
+class QualitySettings(Settings):
+    """What is measured of a shard's texts, and from where on the asset checks warn. Shares are 0 to 1."""
+
+    sample: int = Field(300, ge=1, description="triplets of a shard that are measured")
+    gallery: int = Field(1000, ge=0, description="images, besides the mined negatives, among which the target is searched")
+    max_text_alone: float = Field(0.5, ge=0, le=1, description="of targets ranked first by the instruction alone")
+    max_image_alone: float = Field(0.5, ge=0, le=1, description="of targets ranked first by the query image alone")
+    min_distinct_2: float = Field(0.03, ge=0, le=1, description="different word pairs over all word pairs of the texts")
+    max_leakage: float = Field(0.1, ge=0, le=1, description="of texts that tell what only the source has")
+    max_failed: float = Field(0.2, ge=0, le=1, description="of pairs that have no texts")
 
 
 class Recipe(Settings):
@@ -184,6 +197,9 @@ class Recipe(Settings):
     pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
     decisions: Literal["ignore", "without_rejected", "only_accepted"] = Field(
         "ignore", description="whether triplets that people rejected are left out, or all that nobody accepted")
+    licence_set: Literal["main", "unknown", "no_derivatives", "non_commercial", "share_alike"] = Field(
+        "main", description="which of the sets that `licences` keeps apart is trained on")
+    as_of: str | None = Field(None, description="train on the lake as it was: a checkpoint, a run or a time; None: as it is")
     trainable: Literal["all", "text+blocks", "text+projection", "text"] = Field(
         "all", description="what of the image tower is trained with the text tower; the rest is computed once per image")
     image_blocks: int = Field(1, ge=1, description="of text+blocks: how many blocks at the end of the image tower")
@@ -292,6 +308,7 @@ class Profile(Settings):
     encoders: dict[Signal, EncoderSettings]
     mine: MineSettings = MineSettings()
     annotate: AnnotateSettings = AnnotateSettings()
+    quality: QualitySettings = QualitySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     recipes: dict[str, Recipe]
     studies: StudySettings | None = Field(None, description="recipes are added for them: study-<study>-<variant>-<seed>")

@@ -121,14 +121,20 @@ def tells_source(instruction: str, description: str, language: str) -> bool:
     return len(set(_words(instruction)) & _only_source(description)) >= 2
 
 
-@lru_cache(maxsize=4096)
-def _only_source(description: str) -> frozenset[str]:
-    sides = _SIDES.search(description)
-    if sides is None:
-        return frozenset()
-    before = description[: sides.start()]
-    source, target = (set(_words(side)) for side in sides.groups())
-    plain = {
+def names_only_source(instruction: str, source: str, target: str) -> bool:
+    """Whether ``instruction`` has a content word of the source's caption that the target's has not, outside of an edit of it.
+
+    Stricter than :func:`tells_source`, since a caption names few things: meant for counting, not for rejecting.
+    """
+    if _CHANGE.search(instruction):
+        return False
+    return bool(set(_words(instruction)) & (set(_words(source)) - set(_words(target)) - _plain()))
+
+
+@lru_cache(maxsize=1)
+def _plain() -> frozenset[str]:
+    """Words that tell nothing of a picture."""
+    return frozenset({
         *_STOPS["english"],
         *lexicon.AUXILIARIES,
         *lexicon.LOCATIVE,
@@ -136,12 +142,15 @@ def _only_source(description: str) -> frozenset[str]:
         *lexicon.VERBS,
         *lexicon.NUMBERS,
         *"all any some both each every only more most other than very so also into onto out up down off be".split(),
-        "image",
-        "has",
-        "shows",
-        "its",
-        "their",
-        "which",
-        "that",
-    }
-    return frozenset(source - target - set(_words(before)) - plain)
+        *"image has shows its their which that".split(),
+    })
+
+
+@lru_cache(maxsize=4096)
+def _only_source(description: str) -> frozenset[str]:
+    sides = _SIDES.search(description)
+    if sides is None:
+        return frozenset()
+    before = description[: sides.start()]
+    source, target = (set(_words(side)) for side in sides.groups())
+    return frozenset(source - target - set(_words(before)) - _plain())

@@ -6,7 +6,7 @@ written again from the same inputs is a retry: its rows are kept, save those who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -97,8 +97,9 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     return lake.write("instructions", shard, rows, inputs, **_notes(rows, tally, settings, before)), pairs.num_rows
 
 
-def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str) -> Facts:
-    """Write ``triplets`` of a shard."""
+def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str,
+                   measure: Callable[[pa.Table], dict[str, Any]] | None = None) -> Facts:
+    """Write ``triplets`` of a shard; what ``measure`` says of them is noted as their ``quality``."""
     pairs = lake.read("pairs", shard)
     rows, left_out = assemble(
         pairs,
@@ -108,4 +109,5 @@ def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: s
         settings,
     )
     train = pc.sum(pc.equal(rows["split"], "train")).as_py() or 0
-    return lake.write("triplets", shard, rows, inputs, train=train, test=rows.num_rows - train, left_out=left_out)
+    noted = {"quality": measure(rows)} if measure is not None and rows.num_rows else {}
+    return lake.write("triplets", shard, rows, inputs, train=train, test=rows.num_rows - train, left_out=left_out, **noted)
