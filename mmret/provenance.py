@@ -20,7 +20,7 @@ from mmret.decisions import fingerprint_of
 from mmret.lake import Facts, Lake, fingerprint
 from mmret.retriever.pairs import also_reads
 from mmret.schemas import SIGNALS
-from mmret.settings import HOW_A_RECIPE_RUNS, Profile
+from mmret.settings import HOW_A_RECIPE_RUNS, MineSettings, Profile
 
 UNPARTITIONED = "all"
 """Partition name of a table that has only one."""
@@ -53,9 +53,20 @@ def _encoder(signal: str) -> Stage:
                  (("images", "same"), ("towers", "all")))
 
 
+def _searched(mine: MineSettings) -> Any:
+    """What candidates depend on; the settings of an index only where there is one."""
+    settings = mine.model_dump(include={"k", "bands", "signals"})
+    index = mine.index.model_dump(exclude={"checked", "recall_floor"})
+    return settings if mine.index.kind == "exact" else settings | {"index": index}
+
+
 def _recipe(profile: Profile, name: str) -> Any:
     recipe = profile.recipes[name]
     settings = recipe.model_dump(exclude=HOW_A_RECIPE_RUNS)
+    if recipe.as_of is not None:
+        settings["as_of"] = recipe.as_of
+    if not profile.licences.keeps_all():
+        settings["licences"] = profile.licences.model_dump()
     return settings | {"held_out": profile.evaluate.held_out} if recipe.pair_source == "naive" else settings
 
 
@@ -65,9 +76,9 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("towers", "1", lambda p, _: p.towers.model_dump() if p.towers else None),
     *map(_encoder, SIGNALS),
     Stage("candidates", "1",
-          lambda p, _: p.mine.model_dump(include={"k", "bands", "signals"}), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
+          lambda p, _: _searched(p.mine), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
     Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
-    Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands"}),
+    Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands", "index"}),
           (("neighbours", "same"), ("leaks", "all"))),
     Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),),
           unfinished=_unanswered),
@@ -78,7 +89,7 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("checkpoints", "1", _recipe,
           (("triplets", "all"), ("towers", "all")), also=lambda p, recipe: tuple((t, "all") for t in also_reads(p.recipes[recipe])),
           people=lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions)),
-    Stage("evaluations", "1", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
+    Stage("evaluations", "2", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
                                                                     ("triplets", "all"))),
 ]}
 

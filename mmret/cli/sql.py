@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,15 +22,13 @@ def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
     """Ask SQL of the lake's tables; docs/sql.md has worked queries."""
     import duckdb
 
-    from mmret import history
-    from mmret.warehouse import connect, open_catalogue
+    from mmret.warehouse import open_catalogue
 
     store = Lake(lake)
     if not store.shards():
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
     try:
-        connection = open_catalogue(store) if as_of is None else connect(store, history.as_of(store, as_of))
-        result = connection.execute(query)
+        result = (open_catalogue(store) if as_of is None else _of_state(store, as_of)).execute(query)
     except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
     names = [column[0] for column in result.description or []]
@@ -50,3 +48,16 @@ def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
         table.add_row(*(Text("" if value is None else str(value)) for value in row))
     console().print(table)
     console().print(f"{len(rows):,} rows", style="dim")
+
+
+def _of_state(lake: Lake, as_of: str) -> Any:
+    """A connection over the lake as it was; of a checkpoint, ``trained_on`` are the rows that it was trained on."""
+    from mmret import history
+    from mmret.warehouse import connect
+
+    connection = connect(lake, history.as_of(lake, as_of))
+    if lake.facts("checkpoints", as_of) is not None:
+        from mmret.retriever.data_state import trained_on
+
+        connection.register("trained_on", trained_on(lake, as_of))
+    return connection

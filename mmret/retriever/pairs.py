@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from mmret.choices import resolve
 from mmret.decisions import heeded
 from mmret.lake import Lake
+from mmret.licences import MAIN, licence_sets
 from mmret.schemas import SIGNALS, TRIPLETS
-from mmret.settings import Recipe
+from mmret.settings import LicenceSettings, Recipe
 
 COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"]
 """Of TRIPLETS, what training reads."""
@@ -29,16 +30,28 @@ def also_reads(recipe: Recipe) -> tuple[str, ...]:
     return () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
 
 
-def training_rows(lake: Lake, recipe: Recipe) -> pa.Table:
-    """Columns :data:`COLUMNS` of the triplets of ``recipe``, held-out ones included; how many it takes is its own affair."""
+def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings | None = None) -> pa.Table:
+    """Columns :data:`COLUMNS` of the triplets of ``recipe``, held-out ones included; how many it takes is its own affair.
+
+    ``licences`` part them (None: the lake's own settings), and ``recipe.licence_set`` names the set that is returned.
+    """
     if recipe.pair_source == "naive":
         from mmret.studies.naive import naive_triplets
 
         images = lake.read("images", columns=["image_id", "caption", "path", "licence"])
         rows = naive_triplets(images, recipe.pairs or 0, recipe.seed, resolve(lake)[0].evaluate)
         return rows.select(COLUMNS)
-    rows = heeded(lake, lake.read("triplets", columns=COLUMNS), recipe.decisions)
+    rows = heeded(lake, lake.read("triplets", columns=[*COLUMNS, "licence"]), recipe.decisions)
+    rows = _of_licences(lake, rows, recipe, licences or resolve(lake)[0].licences).select(COLUMNS)
     return rows if "neighbours" not in also_reads(recipe) else of_signals(rows, _found(lake, recipe))
+
+
+def _of_licences(lake: Lake, rows: pa.Table, recipe: Recipe, licences: LicenceSettings) -> pa.Table:
+    """The set of ``rows`` that ``licences`` let ``recipe`` train on."""
+    if licences.keeps_all() and recipe.licence_set == MAIN:
+        return rows
+    images = lake.read("images", columns=["image_id", "licence"])
+    return licence_sets(rows, licences, images).sets.get(recipe.licence_set, rows.slice(0, 0))
 
 
 def of_signals(triplets: pa.Table, found: pa.Table) -> pa.Table:
