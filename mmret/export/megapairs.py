@@ -1,74 +1,70 @@
 """MegaPairs' own release format: one JSON object a line and a folder of images (paper.md: "Record").
 
 ``{"q_img", "q_text": [...], "t_img", "hns": [...]}`` with paths relative to ``images/``; ``hns[0]`` is the query image.
-Pictures are written once each, as they were found, under ``images/<first two digits>/<image_id>.<extension>``. One pass over the
-triplets, one look-up per picture; memory is a batch of pictures.
+Pictures are written once each, as they were found, under ``images/<first two digits>/<image_id>.<extension>``. Triplets that the
+licence settings keep apart have a folder of their own, named after the term. Memory is a shard's triplets and a batch of pictures.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.compute as pc
-
 from mmret import progress
-from mmret.errors import UserError
-from mmret.ingest.images import images_by_id
-from mmret.lake import Lake, temporary
+from mmret.export.folder import Work, whole_folder
+from mmret.export.pictures import Names, batches
+from mmret.export.rows import ExportSettings, Plan, plan, triplets
+from mmret.lake import Lake
+from mmret.licences import MAIN
 
-_BATCH = 512
-_SUFFIX = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
-def export_megapairs(lake: Lake, out: Path, splits: Sequence[str] = ("train", "test")) -> dict[str, int]:
-    """Write ``<split>.jsonl`` and ``images/`` to ``out``; returns rows per split and images.
+def export_megapairs(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
+    """Write ``<split>.jsonl`` and ``images/`` to ``out``; returns what was written.
 
-    Raises UserError where ``out`` exists or the lake has no triplets. The folder appears whole or not at all.
+    Raises UserError where ``out`` exists or there is nothing to export. The folder appears whole or not at all.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already; give a folder that does not")
-    if not lake.partitions("triplets"):
-        raise UserError(f"{lake.root} has no triplets yet: run `mmret run --lake {lake.root}` first")
-    aside = temporary(out.absolute())
-    try:
-        aside.mkdir(parents=True)
-        counts = _write(lake, aside, splits)
-        os.replace(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return counts
+    settings = settings or ExportSettings()
+    made = plan(lake, settings, "megapairs 2")
+    with whole_folder(out, made.identity) as work:
+        names = Names(lake)
+        for name in made.sets():
+            for split in settings.splits:
+                work.file(f"{folder_of(name)}{split}.jsonl", lambda path, n=name, s=split: _lines(lake, made, path, (n, s), names))
+            _pictures(lake, work, made, name, names)
+    return made
 
 
-def _write(lake: Lake, folder: Path, splits: Sequence[str]) -> dict[str, int]:
-    formats = lake.read("images", columns=["image_id", "format"])
-    name = {i: f"{i[:2]}/{i}.{_SUFFIX.get(f, f.lower())}"
-            for i, f in zip(formats["image_id"].to_pylist(), formats["format"].to_pylist(), strict=True)}
-    counts, used = {}, set()
-    for split in splits:
-        counts[split] = 0
-        with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as lines:
-            for shard in lake.partitions("triplets"):
-                rows = lake.read("triplets", shard, columns=["query_id", "texts", "target_id", "hard_negatives"],
-                                 filters=pc.field("split") == split)
-                for row in rows.to_pylist():
-                    record = {"q_img": name[row["query_id"]], "q_text": row["texts"], "t_img": name[row["target_id"]],
-                              "hns": [name[i] for i in row["hard_negatives"]]}
-                    lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-                    used.update((row["query_id"], row["target_id"], *row["hard_negatives"]))
-                counts[split] += rows.num_rows
-    written = 0
-    wanted = sorted(used)
-    for start in range(0, len(wanted), _BATCH):
-        ids = wanted[start:start + _BATCH]
-        for image_id, data in images_by_id(lake, ids).items():
-            path = folder / "images" / name[image_id]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            written += 1
-        progress.advance("export", written, len(used))
-    return counts | {"images": written}
+def folder_of(name: str) -> str:
+    """Where a set lies in an export: the top folder for ``main``."""
+    return "" if name == MAIN else f"{name}/"
+
+
+def json_line(record: object) -> str:
+    """``record`` as JSON that is one line to every reader: Unicode's other line ends are escaped too."""
+    return json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS)
+
+
+def _lines(lake: Lake, made: Plan, path: Path, key: tuple[str, str], names: Names) -> None:
+    with open(path, "w", encoding="utf-8") as lines:
+        for shard, count in made.rows.get(key, {}).items():
+            rows = triplets(lake, shard, made.settings)[key].to_pylist() if count else []
+            name = {i: f"{i[:2]}/{n}" for i, n in names.of([i for r in rows for i in (r["query_id"], r["target_id"],
+                                                                                      *r["hard_negatives"])]).items()}
+            for row in rows:
+                record = {"q_img": name[row["query_id"]], "q_text": row["texts"], "t_img": name[row["target_id"]],
+                          "hns": [name[i] for i in row["hard_negatives"]]}
+                lines.write(json_line(record) + "\n")
+
+
+def _pictures(lake: Lake, work: Work, made: Plan, name: str, names: Names) -> None:
+    wanted, done = made.images[name], 0
+    for start in range(0, len(wanted), 1024):
+        paths = {i: f"{folder_of(name)}images/{i[:2]}/{n}" for i, n in names.of(wanted[start:start + 1024]).items()}
+        missing = [i for i, path in paths.items() if not (work.folder / path).is_file()]
+        for rows in batches(lake, missing):
+            for row in rows:
+                work.file(paths[row["image_id"]], lambda path, data=row["data"]: path.write_bytes(data))
+        done += len(paths)
+        progress.advance("export", done, len(wanted))

@@ -1,0 +1,78 @@
+"""A folder that appears whole or not at all, and whose writing is taken up again where it stopped.
+
+Files are written to ``.<name>.partial`` beside it, each under a temporary name and renamed; a file that is there is complete and
+is not written again. The partial folder belongs to one plan (lake content, format, settings): another plan starts anew.
+The last step renames the folder. A lock keeps two exports to one place apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmret.errors import UserError
+from mmret.lake import temporary, write_text
+
+_PLAN = ".plan"
+
+
+class Work:
+    """The folder being written. ``written`` and ``kept`` count files made by this call and found from an earlier one."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.written = self.kept = 0
+
+    def file(self, name: str, write: Callable[[Path], object]) -> None:
+        """Make file ``name`` (relative, of parts that the project chose) by ``write(path)``, unless it is there."""
+        path = self.folder / name
+        if path.is_file():
+            self.kept += 1
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = temporary(path)
+        try:
+            write(aside)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        self.written += 1
+
+
+@contextmanager
+def whole_folder(out: Path, identity: str) -> Iterator[Work]:
+    """Give a :class:`Work`; on leaving without an error its folder becomes ``out``. An error keeps what was written.
+
+    Raises UserError where ``out`` exists, or while another process writes to it.
+    """
+    out = out.expanduser().absolute()
+    if out.exists():
+        raise UserError(f"{out} exists already; give a folder that does not")
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is writing {out}") from None
+        _belong(partial, identity)
+        work = Work(partial)
+        yield work
+        (partial / _PLAN).unlink()
+        os.replace(partial, out)
+    finally:
+        os.close(handle)
+
+
+def _belong(partial: Path, identity: str) -> None:
+    """Empty ``partial`` unless it was begun for the same plan; drop the file a killed writer was at."""
+    mark = partial / _PLAN
+    same = mark.is_file() and mark.read_text() == identity
+    for path in list(partial.rglob(".*.tmp")) if same else list(partial.iterdir()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_text(mark, identity)

@@ -1,0 +1,101 @@
+"""The model card of a checkpoint: what it was trained on, how, and what was measured, from the lake's own tables.
+
+It is the ``README.md`` of the checkpoint's folder, so the folder can be passed on as it is; its metadata carries the results in
+Hugging Face's form. Cost: a second or two; written again whenever the recipe is evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmret.errors import UserError
+from mmret.export.card_facts import LakeFacts, gather
+from mmret.export.card_limits import limits
+from mmret.export.data_card import PAPER, Card, evaluation_rows, hub_licences, write_card
+from mmret.export.markdown import code, plain, table
+from mmret.lake import Lake
+
+_METRICS = ("R@1", "R@5", "R@10", "R@50", "image R@1", "text R@1")
+_USE = """```python
+import mmret
+
+retriever = mmret.Retriever.load("FOLDER")
+retriever.encode(images=["a.jpg"], texts=["the same at night"])   # a composed query, a unit vector
+retriever.encode(images=["b.jpg"])                                # what it is compared with
+```"""
+_CLIP = """The files are those of a stock `transformers.CLIPModel` and of `sentence-transformers`: a composed query is the normalised
+sum of the picture's and the text's features."""
+
+
+def write_model_card(lake: Lake, recipe: str, out: Path | None = None) -> Path:
+    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder; UserError where there is none."""
+    rows = lake.read("checkpoints", recipe).to_pylist() if recipe in lake.partitions("checkpoints") else []
+    if not rows:
+        raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.root}: train it with `mmret run`")
+    facts = gather(lake)
+    return write_card(out or lake.root / rows[0]["folder"] / "README.md", lambda _: model_card(facts, rows[0]))
+
+
+def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
+    """Markdown with Hugging Face's metadata. ``checkpoint``: a row of table ``checkpoints``."""
+    recipe, settings = checkpoint["recipe"], json.loads(checkpoint["settings"])
+    evaluations = [row for row in facts.evaluations if row["recipe"] in (recipe, "untrained")]
+    title = f"MMRet {settings['kind']}: {recipe}"
+    sections = [
+        f"# {plain(title)}",
+        f"A universal multimodal retriever for composed queries (a picture and what should be different), trained with recipe {code(recipe)} "
+        f"on the {facts.splits.get('train', 0):,} training triplets of a lake, or a part of them, from {code(_base(settings['base']))}.",
+        "## Use", _USE, _CLIP if settings["kind"] == "clip" else "",
+        "## Results", _results(evaluations),
+        "## Training", table(["what", "value"], _training(checkpoint)),
+        table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),
+        "## Training data", _data(facts),
+        "## Known limits", "\n".join(f"- {line}" for line in limits(facts)),
+        "## Method and citation",
+        f"The method is that of MegaPairs ([arXiv 2412.14475]({PAPER})); these are not the authors' weights. Made with `mmret`."]
+    text = "\n\n".join(s for s in sections if s) + "\n"
+    return Card(title, f"---\n{_front_matter(facts, recipe, settings, evaluations)}\n---\n{text}", {})
+
+
+def _base(base: Any) -> Any:
+    """A base model without where it lies on someone's disk."""
+    return Path(base).name if isinstance(base, str) and Path(base).is_absolute() else base
+
+
+def _results(evaluations: list[dict[str, Any]]) -> str:
+    rows = evaluation_rows(evaluations, _METRICS)
+    if not rows:
+        return "Not evaluated yet."
+    return (table(["benchmark", "queries", "gallery", "model", *_METRICS], rows)
+            + "\n\nRecall in percent over the whole gallery, the reference removed; `image` and `text` are the query's parts alone, "
+            "and `untrained` is the model that the lake's first recipe starts from.")
+
+
+def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
+    return [["steps", f"{checkpoint['step']:,}"], ["pairs seen", f"{checkpoint['pairs']:,}"],
+            ["last loss", f"{checkpoint['loss']:.4f}"], ["seconds", f"{checkpoint['seconds']:,.0f}"]]
+
+
+def _data(facts: LakeFacts) -> str:
+    sources = ", ".join(f"{plain(row['root'])} ({row['images']:,} pictures)" for row in facts.sources)
+    licences = ", ".join(f"{plain(licence.name, 80)} ({n:,} triplets)" for licence, n in list(facts.triplet_licences.items())[:12])
+    return f"Sources: {sources}.\n\nLicences of the pictures: {licences}.\n\nSplit `test` was kept out of training."
+
+
+def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evaluations: list[dict[str, Any]]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [EvalResult(task_type="image-retrieval", task_name="Composed image retrieval", dataset_type="mmret",
+                          dataset_name=row["benchmark"], metric_type=row["metric"], metric_name=row["metric"],
+                          metric_value=round(row["value"], 3))
+               for row in evaluations if row["recipe"] == recipe and row["metric"] in _METRICS]
+    licences = hub_licences(facts.triplet_licences)
+    base = settings["base"]
+    hub = None if base.startswith("towers/") or Path(base).is_absolute() else base
+    data = ModelCardData(
+        license=licences[0] if len(licences) == 1 else "other", library_name="transformers", pipeline_tag="feature-extraction",
+        tags=["composed-image-retrieval", "multimodal-retrieval", "sentence-transformers", "megapairs", "mmret"],
+        model_name=f"mmret-{settings['kind']}-{recipe}", eval_results=results or None, base_model=hub)
+    return data.to_yaml()
