@@ -131,6 +131,8 @@ def _status(lake: Lake, profile: Profile, table: str, partition: str, group: tup
         return Status(table, partition, "stale", ("something it reads is missing", *first), waits_for)
     if facts.inputs != inputs.fingerprint:
         return Status(table, partition, "stale", tuple(differences(recorded(lake, facts.inputs), inputs)), waits_for)
+    if provenance.STAGES[table].unfinished(profile, facts):
+        return Status(table, partition, "stale", (f"{facts.notes['unanswered']:,} requests got no answer", *first), waits_for)
     if pending:
         return Status(table, partition, "follows", first, waits_for)
     return Status(table, partition, "current")
