@@ -1,0 +1,42 @@
+"""``mmret export-onnx``: a CLIP checkpoint as two ONNX graphs, checked against torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmret.errors import UserError
+from mmret.lake import Lake
+
+
+def export_onnx(out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
+                lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint is exported")] = None,
+                recipe: Annotated[str | None, typer.Option(help="of the lake; default: its first")] = None,
+                checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name")] = None,
+                as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False) -> None:
+    """Write image.onnx and text.onnx with the processor's files; needs the extra 'onnx'."""
+    from mmret.retriever.onnx import export_onnx as write
+
+    made = write(chosen_checkpoint(lake, recipe, checkpoint), out)
+    if as_json:
+        print(json.dumps({"out": str(out), **made}))
+    else:
+        print(f"{out}: image.onnx and text.onnx of {made['dim']} dimensions, {made['largest_difference']:.1e} from torch at most "
+              f"(allowed: {made['tolerance']:g})")
+
+
+def chosen_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | None) -> str | Path:
+    """The checkpoint that --checkpoint, or --lake and --recipe, name. Raises UserError for neither or both."""
+    if (lake is None) == (checkpoint is None):
+        raise UserError("give --lake (with --recipe), or --checkpoint, a folder or hub name")
+    if checkpoint is not None:
+        if recipe is not None:
+            raise UserError("--recipe names a checkpoint of a --lake; with --checkpoint leave it out")
+        return checkpoint
+    from mmret.benchmarks.lake import checkpoint_folder, pick_recipe
+
+    store = Lake(lake)
+    return checkpoint_folder(store, pick_recipe(store, recipe))
