@@ -1,26 +1,32 @@
 """Mining: candidate edges a shard owns, the neighbours of every image merged from them, and the pairs chosen."""
 
+import base64
+
 import dagster as dg
 
 from assets.automation import fill_missing
 from assets.metadata import OWNERS, column_schema
-from assets.partitions import corpus_shards, every_shard
+from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
 from assets.stage import materialize, materialize_whole
+from mmret.lake import Lake
 from mmret.schemas import SIGNALS
+from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
-SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "code_version": "1", "group_name": "mining",
+SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "group_name": "mining", "backfill_policy": SHARDS_PER_RUN,
          "automation_condition": fill_missing()}
 
 
 @dg.asset(**SHARD, deps=[*(dg.AssetDep(s, partition_mapping=every_shard) for s in SIGNALS), "towers"], pool="gpu",
           kinds={"pytorch", "parquet"}, metadata={"dagster/column_schema": column_schema("candidates")})
-def candidates(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+def candidates(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
+               encoders: Encoders) -> dg.MaterializeResult:
     """Exact in-band edges between this shard and itself and every earlier one, for both sides: N x dN comparisons."""
     from mmret.mine.shards import mine_candidates
 
     return materialize(context, lake, profile, "candidates", lambda store, settings, shard, inputs:
-                       mine_candidates(store, shard, settings.mine, inputs))
+                       mine_candidates(store, shard, settings.mine, inputs,
+                                       lambda signal: encoders.get(settings.encoders[signal], signal, store.root)))
 
 
 @dg.asset(**SHARD, deps=[dg.AssetDep(candidates, partition_mapping=every_shard)], kinds={"parquet"}, pool="lake",
@@ -29,12 +35,24 @@ def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
     """The k nearest images inside the band for every image and signal, merged from all candidate files that speak of them."""
     from mmret.mine.shards import mine_neighbours
 
-    return materialize(context, lake, profile, "neighbours", lambda store, settings, shard, inputs:
+    made = materialize(context, lake, profile, "neighbours", lambda store, settings, shard, inputs:
                        mine_neighbours(store, shard, settings.mine, inputs))
+    for shard in context.partition_keys:
+        context.add_asset_metadata({"bands": band_picture(lake.open(), profile, shard)}, partition_key=shard)
+    return made
+
+
+def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.MarkdownMetadataValue:
+    """Per signal the scores and the band, and what the signals found together."""
+    from mmret.mine.band_report import plot
+    from mmret.mine.lake_bands import lake_report
+
+    drawn = base64.b64encode(plot(lake_report(store, profile.of(store).mine, [shard]))).decode()
+    return dg.MetadataValue.md(f"![scores, bands and agreement of the signals](data:image/png;base64,{drawn})")
 
 
 @dg.asset(deps=[dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "clip_image")], group_name="mining",
-          kinds={"parquet"}, owners=OWNERS, code_version="1", pool="lake",
+          kinds={"parquet"}, owners=OWNERS, pool="lake",
           metadata={"dagster/column_schema": column_schema("leaks")})
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""

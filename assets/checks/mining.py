@@ -1,6 +1,24 @@
-"""What must hold of mined pairs. Each check reads a few columns of Parquet through DuckDB."""
+"""What must hold of neighbours and mined pairs. Most checks read a few columns of Parquet through DuckDB."""
+
+import dagster as dg
 
 from assets.checks.sql import sql_check
+from resources.lake import LakeResource, ProfileResource
+
+
+@dg.asset_check(asset="neighbours", description="Where an index searched (setting mine.index), enough of the exact in-band "
+                                                "neighbours of a sample of images were found; exact mining has them all.")
+def in_band_recall(lake: LakeResource, profile: ProfileResource) -> dg.AssetCheckResult:
+    from mmret.mine.shards import lake_recall
+
+    store = lake.open()
+    mine = profile.of(store).mine
+    recall = lake_recall(store, mine)
+    if recall is None:
+        return dg.AssetCheckResult(passed=True, metadata={"search": "exact"})
+    return dg.AssetCheckResult(passed=min(recall.values()) >= mine.index.recall_floor,
+                               metadata={"floor": mine.index.recall_floor, "images_checked": mine.index.checked, **recall})
+
 
 no_orphan_ids = sql_check(
     "pairs", "no_orphan_ids",

@@ -80,8 +80,13 @@ def _table_name(lake: Lake, signal: str, width: int) -> str:
     return f"{signal}_{width}"
 
 
+def of_model(model: str) -> str:
+    """The Lance filter for one model's rows."""
+    return f"model = '{model.replace(chr(39), chr(39) * 2)}'"
+
+
 def _of(shard: str, model: str) -> str:
-    return f"shard = '{shard}' AND model = '{model.replace(chr(39), chr(39) * 2)}'"
+    return f"shard = '{shard}' AND {of_model(model)}"
 
 
 def _stored(table: object, shard: str, model: str) -> tuple[list[str], list[bool]]:

@@ -6,7 +6,9 @@ Memory: the vectors of two shards, one tile of similarities and the shard's own 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,26 +16,14 @@ from mmret import progress
 from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.lake import Facts, Lake
+from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose, pair_scores
+from mmret.mine.lake_bands import Load, bands_of
 from mmret.mine.merge import neighbours
+from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.schemas import SIGNALS
 from mmret.settings import BandSettings, MineSettings
-
-
-def bands_of(lake: Lake, settings: MineSettings) -> dict[str, BandSettings]:
-    """The band of each signal, 'proposed' ones taken from the towers table. Raises UserError where nothing was proposed."""
-    proposed = {row["signal"]: row for row in lake.read("towers").to_pylist()}
-    bands = {}
-    for signal in settings.signals:
-        band = settings.bands.get(signal, BandSettings())
-        if band == "proposed":
-            if signal not in proposed:
-                raise UserError(f"mine.bands.{signal} is 'proposed', but only towers trained by the lake propose one: "
-                                "set low and high, for example {low: 0.8, high: 0.96}")
-            band = BandSettings(low=proposed[signal]["band_low"], high=proposed[signal]["band_high"])
-        bands[signal] = band
-    return bands
 
 
 def shard_vectors(lake: Lake, shard: str, signals: Iterable[str] = SIGNALS) -> ShardVectors:
@@ -43,19 +33,75 @@ def shard_vectors(lake: Lake, shard: str, signals: Iterable[str] = SIGNALS) -> S
     return ShardVectors(shard, ids, {signal: vectors for signal, (_, vectors) in read.items()})
 
 
-def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
-    """Compare ``shard`` with itself and every earlier one and write its candidates."""
+def one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None:
+    """Raise UserError where two shards' vectors of one signal come from different models: their cosines mean nothing."""
+    for signal in signals:
+        models = {s: facts.notes["model"] for s in shards if (facts := lake.facts(signal, s))}
+        if len(set(models.values())) > 1:
+            (one, first), *others = models.items()
+            other, second = next((s, m) for s, m in others if m != first)
+            raise UserError(f"{signal}: {one} was encoded by {first}, {other} by {second}; the weights were changed in place: "
+                            f"delete {lake.path(signal, one).parent} and run again, and every shard is encoded by today's")
+
+
+def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
+    """Compare ``shard`` with itself and every earlier one and write its candidates.
+
+    ``load`` gives the encoder of a signal whose band is proposed and not known yet. Raises UserError for vectors of
+    different models.
+    """
     earlier = [s for s in lake.shards() if s < shard]
+    one_model(lake, [*earlier, shard], settings.signals)
 
     def stream() -> Iterator[ShardVectors]:
         for done, other in enumerate(earlier):
             progress.advance("candidates", done, len(earlier) + 1, f"{shard} against {other}")
             yield shard_vectors(lake, other, settings.signals)
 
-    bands = bands_of(lake, settings)
-    edges = candidates(shard_vectors(lake, shard, settings.signals), stream(), settings, bands)
-    return lake.write("candidates", shard, edges, inputs,
-                      bands={s: [b.low, b.high] for s, b in bands.items()}, compared_with=len(earlier) + 1)
+    chosen = bands_of(lake, settings, load)
+    bands = {signal: of.band for signal, of in chosen.items()}
+    notes = {"compared_with": len(earlier) + 1, "bands": {signal: [band.low, band.high] for signal, band in bands.items()},
+             "band_sources": {signal: of.source for signal, of in chosen.items()}}
+    own = shard_vectors(lake, shard, settings.signals)
+    if uses_index(sum(lake.facts("images", s).rows for s in [*earlier, shard]), settings.index):
+        edges = index_candidates(lake, shard, settings, bands)
+        queries = part(own, sample(own.ids, settings.index.checked))
+        exact = exact_lists(queries, chain([own], stream()), settings, bands)
+        found = edges.filter(pc.is_in(edges["query_id"], value_set=pa.array(queries.ids)))
+        notes |= {"index": settings.index.kind, "recall": in_band_recall(found, exact, settings.signals)}
+    else:
+        edges = candidates(own, stream(), settings, bands)
+    return lake.write("candidates", shard, edges, inputs, **notes)
+
+
+def part(shard: ShardVectors, ids: Iterable[str]) -> ShardVectors:
+    """The images ``ids`` of a shard."""
+    place = {name: at for at, name in enumerate(shard.ids)}
+    ids = list(ids)
+    rows = [place[name] for name in ids]
+    return ShardVectors(shard.shard, ids, {signal: vectors[rows] for signal, vectors in shard.vectors.items()})
+
+
+def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
+    """Per signal the share of the exact in-band neighbours that table ``neighbours`` has, for a sample of the whole lake.
+
+    None where no index was used, so that nothing can be missing. Cost: one pass over all vectors.
+    """
+    shards = lake.partitions("neighbours")
+    if not any((facts := lake.facts("candidates", s)) and "index" in facts.notes for s in shards):
+        return None
+    wanted = set(sample(lake.read("images", shards, ["image_id"])["image_id"].to_pylist(), settings.index.checked))
+    parts = []
+    for shard in shards:
+        own = shard_vectors(lake, shard, settings.signals)
+        parts.append(part(own, sorted(wanted & set(own.ids))))
+    queries = ShardVectors("sample", [name for p in parts for name in p.ids],
+                           {s: np.concatenate([p.vectors[s] for p in parts]) for s in settings.signals})
+    bands = {signal: BandSettings(low=low, high=high) for signal, (low, high) in
+             lake.facts("candidates", shards[0]).notes["bands"].items()}
+    exact = exact_lists(queries, (shard_vectors(lake, s, settings.signals) for s in shards), settings, bands)
+    found = lake.read("neighbours", shards, filters=pc.field("query_id").isin(queries.ids))
+    return in_band_recall(found, exact, settings.signals)
 
 
 def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
@@ -74,6 +120,8 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
     found = retrieved.filter(clean)
     named = pc.unique(pa.chunked_array([*found["query_id"].chunks, *found["target_id"].chunks], type=pa.string()))
     captions = lake.read("images", columns=["image_id", "caption", "shard"], filters=pc.field("image_id").isin(named))
+
+    one_model(lake, lake.shards(), SIGNALS)
 
     def score(pairs: pa.Table) -> pa.Table:
         return pair_scores(pairs, (shard_vectors(lake, s) for s in lake.shards()))

@@ -1,0 +1,80 @@
+"""``mmret bands``: what the band of each signal does to the corpus, and which band the corpus itself proposes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmret.choices import resolve
+from mmret.errors import UserError
+from mmret.lake import Lake, temporary
+from mmret.settings import Profile
+
+
+def bands(lake: Annotated[Path, typer.Option(help="folder of the lake")],
+          plot: Annotated[Path | None, typer.Option(help="write the histograms and the overlap of the signals as a PNG")] = None,
+          propose: Annotated[bool, typer.Option(help="also propose a band for each signal from the oldest shard; loads the "
+                                                     "encoders")] = False,
+          as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON")] = False) -> None:
+    """Per signal: scores of the neighbours, share in the band, overlap with the other signals, and a proposed band."""
+    from mmret.mine.lake_bands import lake_report
+
+    store = Lake(lake)
+    if not store.shards():
+        raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
+    settings, _ = resolve(store)
+    found = lake_report(store, settings.mine) if store.partitions("neighbours") or not propose else None
+    proposals = _proposals(store, settings) if propose else {}
+    if plot and found:
+        from mmret.mine.band_report import plot as draw
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        aside = temporary(plot)
+        aside.write_bytes(draw(found))
+        os.replace(aside, plot)
+    if as_json:
+        json.dump({"report": found, "proposed": proposals}, sys.stdout)
+        print()
+        return
+    if found:
+        _show(found, _sources(store))
+    for signal, band in proposals.items():
+        value = f"{{low: {band['low']:g}, high: {band['high']:g}}}"
+        print(f"proposed for {signal}: --set 'mine.bands.{signal}={value}'")
+
+
+def _proposals(store: Lake, settings: Profile) -> dict[str, dict[str, float]]:
+    from mmret.encode.protocol import load_encoder
+    from mmret.mine.lake_bands import proposed
+
+    return {signal: proposed(store, signal, lambda s: load_encoder(settings.encoders[s], s, store.root)).model_dump()
+            for signal in settings.mine.signals if store.facts(signal, store.shards()[0])}
+
+
+def _sources(store: Lake) -> dict[str, str]:
+    """Where each band comes from, as the oldest shard's candidates have it."""
+    facts = store.facts("candidates", store.shards()[0])
+    return facts.notes.get("band_sources", {}) if facts else {}
+
+
+def _show(found: dict[str, Any], sources: dict[str, str]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from mmret.cli.terminal import console
+
+    table = Table("signal", "band", "from", "in band", "above", "images with neighbours", "median", "full lists",
+                  box=box.SIMPLE_HEAD)
+    for signal, of in found["signals"].items():
+        table.add_row(signal, f"{of['low']:g} to {of['high']:g}", sources.get(signal, ""), f"{of['in_band']:,}",
+                      f"{of['above_band']:,}", f"{of['images_with_neighbours']:.1%}", f"{of['median']:g}",
+                      f"{of['full_lists']:.1%}")
+    console().print(table)
+    for signals, count in found["overlap"].items():
+        console().print(f"{count / max(1, found['pairs']):6.1%}  found by {signals.replace('+', ' and ')}")
+    console().print(f"{found['pairs']:,} pairs in {found['images']:,} images; lists hold {found['k']} at most", style="dim")

@@ -1,0 +1,143 @@
+"""Candidate edges from LanceDB's index (IVF_RQ, IVF_PQ): for corpora where comparing every pair is out of reach.
+
+The interface is that of :mod:`mmret.mine.candidates`: one file per shard, both directions, merged by the same code. Each
+image of the shard asks the index once; whatever it finds in an earlier shard is written for both sides, so growth costs
+dN searches. The index orders by compressed vectors, and the band cuts *above* too, so a search asks for ``fetch`` times
+``k`` results, scores them exactly from the stored vectors, and asks again below the band's end where near-duplicates
+filled the answer. What is missed is measured (:mod:`mmret.mine.recall`), never assumed.
+
+Cost: training the index once per doubling of the corpus; about 1 ms a search and signal; memory one batch of results
+and the shard's edges. An index is trained at random: two of them may miss different neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from mmret import progress
+from mmret.encode.vectors import of_model, read_vectors, vector_table
+from mmret.lake import Lake
+from mmret.mine.merge import neighbours
+from mmret.mine.operands import gathered
+from mmret.mine.toplists import edges_of_band
+from mmret.schemas import CANDIDATES
+from mmret.settings import BandSettings, IndexSettings, MineSettings
+
+QUERIES = 256      # searched at once
+UNINDEXED = 0.1    # share of rows outside the index, searched one by one, before they are added to it
+_ROUNDING = 1e-3   # of a float32 score; whatever comes so near to the band is scored exactly
+
+
+def uses_index(rows: int, index: IndexSettings) -> bool:
+    """Whether a corpus of ``rows`` images is searched through the index."""
+    return index.kind != "exact" and rows >= index.from_rows
+
+
+def index_candidates(lake: Lake, shard: str, settings: MineSettings, bands: dict[str, BandSettings]) -> pa.Table:
+    """What :func:`mmret.mine.candidates.candidates` gives for ``shard`` and the earlier ones, as far as the index finds it."""
+    return pa.concat_tables([CANDIDATES.empty_table(),
+                             *(_of_signal(lake, shard, signal, settings, bands[signal]) for signal in settings.signals)])
+
+
+def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band: BandSettings) -> pa.Table:
+    ids, vectors = read_vectors(lake, shard, signal)
+    table = vector_table(lake, shard, signal)
+    build(table, settings.index, vectors.shape[1])
+    search = _Search(table, f"shard <= '{shard}' AND {of_model(lake.facts(signal, shard).notes['model'])}", settings, band)
+    shard_of: dict[str, str] = dict.fromkeys(ids, shard)
+
+    def edges() -> Iterator[pa.Table]:
+        for start in range(0, len(ids), QUERIES):
+            progress.advance(f"neighbours {signal} {shard}", start, len(ids))
+            rows, targets, shards, scores = search.of(vectors[start:start + QUERIES])
+            shard_of.update(zip(targets, shards, strict=True))
+            queries = np.asarray(ids, object)[rows + start]
+            other = queries != targets
+            one, two = queries[other], targets[other]
+            for query, target in ((one, two), (two, one)):
+                yield pa.table({"query_id": pa.array(query, pa.string()), "signal": pa.repeat(signal, len(query)),
+                                "target_id": pa.array(target, pa.string()), "score": pa.array(scores[other], pa.float32()),
+                                "above_band": pa.array(scores[other] >= edges_of_band(band)[1])})
+
+    found = neighbours(edges(), settings.k)
+    names = pa.array(shard_of.keys(), pa.string())
+    shards = pa.array(shard_of.values(), pa.string()).take(pc.index_in(found["query_id"].combine_chunks(), value_set=names))
+    return found.append_column("query_shard", shards).select(CANDIDATES.names).cast(CANDIDATES)
+
+
+class _Search:
+    """Searches of one table under one filter."""
+
+    def __init__(self, table: Any, where: str, settings: MineSettings, band: BandSettings):
+        self.table, self.settings, self.band = table, settings, band
+        self.where = where if table.count_rows(where) < table.count_rows() else None
+        self.low, self.high = edges_of_band(band)
+
+    def of(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Query rows, target ids, their shards and exact scores above the band's low end; the queries find themselves too."""
+        found = self._scored(queries, np.arange(len(queries)), None)
+        rows, scores, limit = found[0], found[3], self._limit()
+        count = np.bincount(rows, minlength=len(queries))
+        inside = np.bincount(rows[scores < self.high], minlength=len(queries))
+        crowded = np.flatnonzero((count >= limit) & (inside < self.settings.k))
+        if len(crowded):
+            more = self._scored(queries[crowded], crowded, 1 - float(self.high))
+            found = tuple(np.concatenate(pair) for pair in zip(found, more, strict=True))
+        return found
+
+    def _limit(self) -> int:
+        return self.settings.k * self.settings.index.fetch
+
+    def _scored(self, queries: np.ndarray, rows: np.ndarray, nearest: float | None) -> tuple[np.ndarray, ...]:
+        query = self.table.search(list(queries)).distance_type("dot").nprobes(self.settings.index.probes)
+        query = query.distance_range(nearest, None).limit(self._limit()).select(["image_id", "shard", "vector", "_distance"])
+        if self.where:
+            query = query.where(self.where, prefilter=True)
+        hits = query.to_arrow().combine_chunks()
+        at = hits["query_index"].to_numpy() if "query_index" in hits.column_names else np.zeros(hits.num_rows, np.int32)
+        width = queries.shape[1]
+        vectors = hits["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        rough = np.einsum("nd,nd->n", queries.astype(np.float32)[at], vectors.astype(np.float32))
+        keep = np.flatnonzero(rough > self.low - _ROUNDING)
+        scores = gathered(torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(vectors[keep]), at[keep],
+                          np.arange(len(keep)))
+        keep, scores = keep[scores > self.low], scores[scores > self.low]
+        names = [np.asarray(hits[column].to_pylist(), object)[keep] for column in ("image_id", "shard")]
+        return rows[at[keep]], *names, scores
+
+
+def build(table: Any, index: IndexSettings, width: int) -> None:
+    """Make the index of a vector table if it has none of this kind, train it anew once the table has doubled twice, and
+    add the rows that are outside of it where they are many."""
+    from lancedb.index import Bitmap, IvfPq, IvfRq
+
+    rows = table.count_rows()
+    partitions = max(1, rows // index.partition_rows)
+    built = {i.name: i for i in table.list_indices() if i.columns == ["vector"]}
+    stem = f"{index.kind}_{index.bits}_"
+    sizes = {int(name.removeprefix(stem)): name for name in built if name.startswith(stem)}
+    fitting = [size for size in sizes if size * 4 > partitions]
+    if fitting and len(built) == 1:
+        if built[sizes[fitting[0]]].num_unindexed_rows > UNINDEXED * rows:
+            table.to_lance().optimize.optimize_indices()
+        return
+    progress.advance("index", 0, None, f"{index.kind} of {rows:,} vectors")
+    kinds = {"ivf_rq": lambda: IvfRq(distance_type="dot", num_partitions=partitions, num_bits=index.bits, max_iterations=20),
+             "ivf_pq": lambda: IvfPq(distance_type="dot", num_partitions=partitions, max_iterations=20,
+                                     num_sub_vectors=_sub_vectors(width, index.bits))}
+    table.create_index("vector", config=kinds[index.kind](), name=f"{stem}{partitions}", replace=True)
+    for name in built.keys() - {f"{stem}{partitions}"}:
+        table.drop_index(name)
+    if not any(i.columns == ["shard"] for i in table.list_indices()):
+        table.create_index("shard", config=Bitmap())
+
+
+def _sub_vectors(width: int, bits: int) -> int:
+    """Parts of a vector that product quantisation gives a byte each: ``bits`` a component, and a divisor of the width."""
+    return max(n for n in range(1, max(1, width * bits // 8) + 1) if width % n == 0)

@@ -1,0 +1,96 @@
+"""Invariants: a proposed band is that of the oldest shard and stays when the corpus grows; one made by the lake's towers is
+used for their vectors only; vectors of two models are never compared; the lake's report is that of its neighbours."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.mine.band_report import report
+from mmret.mine.bands import propose
+from mmret.mine.lake_bands import bands_of, lake_report
+from mmret.mine.shards import mine_candidates, mine_neighbours
+from mmret.schemas import SIGNALS, TOWERS
+from mmret.settings import BandSettings, MineSettings
+from tests.mine.corpora import clustered, image_ids
+from tests.mine.lakes import MODEL, add_shard
+
+PROPOSED = MineSettings(k=10, tile=64, bands={s: "proposed" for s in SIGNALS}, signals=("caption",))
+
+
+def no_encoder(signal: str):
+    raise AssertionError(f"the encoder of {signal} was loaded")
+
+
+def grown(root, shards: int = 1) -> Lake:
+    lake, ids = Lake(root), image_ids(900)
+    for at in range(shards):
+        rows = slice(300 * at, 300 * at + 300)
+        add_shard(lake, f"shard-0000{at}", ids[rows], {s: clustered(900, 24, n)[rows] for n, s in enumerate(SIGNALS)})
+    return lake
+
+
+def test_a_proposal_comes_from_the_oldest_shard_and_stays_when_the_corpus_grows(tmp_path):
+    small, large = grown(tmp_path / "small"), grown(tmp_path / "large", 3)
+    band = bands_of(small, PROPOSED, no_encoder)["caption"]
+    assert band.band == propose(clustered(900, 24, 2)[:300], np.ones(1)) and MODEL in band.source
+    assert bands_of(large, PROPOSED, no_encoder)["caption"] == band
+    for shard in large.shards():
+        notes = mine_candidates(large, shard, PROPOSED, "x", no_encoder).notes
+        assert notes["bands"] == {"caption": [band.band.low, band.band.high]}
+        assert notes["band_sources"] == {"caption": band.source}
+
+
+def test_a_proposal_that_was_made_is_read_back_as_long_as_the_model_is_the_same(tmp_path, monkeypatch):
+    lake = grown(tmp_path, 2)
+    mine_candidates(lake, "shard-00000", PROPOSED, "x", no_encoder)
+    band = bands_of(lake, PROPOSED, no_encoder)
+    monkeypatch.setattr("mmret.mine.lake_bands.propose", lambda *a: BandSettings(low=0.1, high=0.2))
+    assert bands_of(lake, PROPOSED, no_encoder) == band
+    facts = lake.facts("caption", "shard-00000")
+    lake.write("caption", "shard-00000", lake.read("caption", "shard-00000"), "y", **{**facts.notes, "model": "tests@2"})
+    with pytest.raises(UserError, match="are gone from the lake"):  # it asks for the other model's vectors
+        bands_of(lake, PROPOSED, no_encoder)
+
+
+def test_the_towers_band_is_for_their_own_vectors_only(tmp_path):
+    lake = grown(tmp_path)
+    row = {"signal": "caption", "model": "tests@1", "images": 3, "steps": 3, "band_low": 0.25, "band_high": 0.75}
+    lake.write("towers", "all", pa.Table.from_pylist([row], TOWERS), "x")
+    band = bands_of(lake, PROPOSED, no_encoder)["caption"]
+    assert (band.band, band.source) == (BandSettings(low=0.25, high=0.75), "towers")
+    lake.write("towers", "all", pa.Table.from_pylist([row | {"model": "other@1"}], TOWERS), "x")
+    assert bands_of(lake, PROPOSED, no_encoder)["caption"].band != band.band
+
+
+def test_a_band_that_is_set_needs_nothing(tmp_path):
+    of = bands_of(Lake(tmp_path), MineSettings(bands={"caption": {"low": 0.1, "high": 0.9}}), no_encoder)
+    assert {s: b.source for s, b in of.items()} == dict.fromkeys(SIGNALS, "set")
+    assert of["caption"].band.low == 0.1 and of["clip_image"].band == BandSettings()
+
+
+def test_vectors_of_two_models_are_never_compared(tmp_path):
+    lake = grown(tmp_path)
+    add_shard(lake, "shard-00001", ["a", "b", "c"], {s: clustered(3, 24, 0) for s in SIGNALS}, model="tests@2+none")
+    settings = MineSettings(tile=64)
+    with pytest.raises(UserError, match="clip_image: shard-00000 was encoded by tests@1.none, shard-00001 by tests@2.none"):
+        mine_candidates(lake, "shard-00001", settings, "x", no_encoder)
+
+
+def test_the_lakes_report_is_that_of_its_neighbours(tmp_path):
+    lake, settings = grown(tmp_path, 2), MineSettings(k=10, tile=64, bands={s: {"low": 0.5, "high": 0.9} for s in SIGNALS})
+    with pytest.raises(UserError, match="no neighbours yet"):
+        lake_report(lake, settings)
+    for shard in lake.shards():
+        mine_candidates(lake, shard, settings, "x", no_encoder)
+    for shard in lake.shards():
+        mine_neighbours(lake, shard, settings, "x")
+    whole, part = lake_report(lake, settings), lake_report(lake, settings, ["shard-00001"])
+    bands = dict.fromkeys(SIGNALS, BandSettings(low=0.5, high=0.9))
+    assert whole == report([lake.read("neighbours")], bands, 600, 10) and json.dumps(whole)
+    assert part["images"] == 300 and 0 < part["pairs"] < whole["pairs"]
