@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret import history
 from mmret.choices import resolve
 from mmret.lake import Lake
 from mmret.settings import parse_override
@@ -33,9 +35,11 @@ def run(lake: Annotated[Path, typer.Option(help="folder of the lake; made where 
     live.say(f"lake {store.root} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
     live.say("loading …")
 
+    started = time.time_ns()
     from assets.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
     from mmret.cli.summary import print_summary, summarise
     from mmret.progress import reporting
+    from mmret.warehouse import refresh_catalogue
 
     with exclusive(store) as unfinished:
         store.choose(choices)
@@ -43,6 +47,9 @@ def run(lake: Annotated[Path, typer.Option(help="folder of the lake; made where 
             live.say(f"the last run was cut short; taking its work up again ({store.recover()} stray files removed)")
         with live, reporting(live.advance):
             outcome = Runner(store, settings, live.stage).run()
+        if any(outcome.rows_computed.values()):
+            history.note_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
+        refresh_catalogue(store)
     summary = summarise(store, settings, outcome)
     print_summary(summary, live.console)
     if as_json:

@@ -123,6 +123,27 @@ def build_catalogue(lake: Lake) -> Path:
     return place
 
 
+def refresh_catalogue(lake: Lake) -> bool:
+    """Build the catalogue where it is missing or of another state; returns whether it was built. Costs a ``stat`` a partition."""
+    if _made(catalogue_path(lake)) == signature(lake):
+        return False
+    build_catalogue(lake)
+    return True
+
+
+def _made(place: Path) -> str | None:
+    """Signature of the lake that a catalogue was made of, None where there is none that can be read."""
+    import duckdb
+
+    if not place.is_file():
+        return None
+    try:
+        with attach(place) as connection:
+            return connection.execute("SELECT signature FROM made").fetchone()[0]
+    except duckdb.Error:  # of another version, or damaged
+        return None
+
+
 def open_catalogue(lake: Lake) -> Any:
     """A read-only connection to the lake's catalogue, built first where the lake has changed or was moved.
 
@@ -130,15 +151,9 @@ def open_catalogue(lake: Lake) -> Any:
     """
     import duckdb
 
-    place = catalogue_path(lake)
     try:
-        opened = attach(place) if place.is_file() else None
-        if opened and opened.execute("SELECT signature FROM made").fetchone()[0] == signature(lake):
-            return opened
-    except duckdb.Error:
-        pass  # of another version, or damaged: built again
-    try:
-        return attach(build_catalogue(lake))
+        refresh_catalogue(lake)
+        return attach(catalogue_path(lake))
     except (OSError, duckdb.IOException):
         return connect(lake)
 
