@@ -1,23 +1,49 @@
 """Training and evaluation: one checkpoint per recipe, measured beside the untrained model on the same gallery."""
 
+import base64
+from functools import partial
+
 import dagster as dg
 
 from assets.metadata import OWNERS, column_schema
+from assets.outside import train_outside
 from assets.partitions import every_shard, recipes
 from assets.stage import materialize
+from mmret.cli.train import said
+from mmret.lake import Facts, Lake
+from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 
-RECIPE = {"partitions_def": recipes, "owners": OWNERS, "code_version": "1", "group_name": "training", "kinds": {"pytorch"}}
+RECIPE = {"partitions_def": recipes, "owners": OWNERS, "group_name": "training", "kinds": {"pytorch"}}
 
 
 @dg.asset(**RECIPE, deps=[dg.AssetDep("triplets", partition_mapping=every_shard), "towers"], pool="gpu",
           metadata={"dagster/column_schema": column_schema("checkpoints")})
 def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """A trained retriever: a folder that stock transformers loads, with its training log and the recipe it came from."""
-    from mmret.retriever.recipes import train_recipe
+    from mmret.retriever.recipes import train_on_lake, train_recipe
 
-    return materialize(context, lake, profile, "checkpoints", lambda store, settings, recipe, inputs:
-                       train_recipe(store, recipe, settings.recipes[recipe], inputs))
+    def compute(store: Lake, settings: Profile, name: str, inputs: str) -> Facts:
+        recipe = settings.recipes[name]
+        inside = partial(train_on_lake, on_row=lambda row: context.log.info(said(row)))
+        return train_recipe(store, name, recipe, inputs, partial(train_outside, context) if recipe.outside else inside)
+
+    made = materialize(context, lake, profile, "checkpoints", compute)
+    for name in context.partition_keys:
+        context.add_asset_metadata({"training": curve(lake.open(), name)}, partition_key=name)
+    return made
+
+
+def curve(store: Lake, name: str) -> dg.MarkdownMetadataValue:
+    """Loss and held-out recall over the steps of a recipe's training."""
+    from mmret.retriever.log import LOG, plot_log
+    from mmret.retriever.recipes import checkpoint_folder
+
+    folder = checkpoint_folder(store, name)
+    if not (folder / LOG).is_file():
+        return dg.MetadataValue.md("no training log")
+    picture = base64.b64encode(plot_log(folder)).decode()
+    return dg.MetadataValue.md(f"![loss and held-out recall](data:image/png;base64,{picture})")
 
 
 @dg.asset(**RECIPE, deps=[checkpoints, *(dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "triplets"))],

@@ -1,0 +1,43 @@
+"""``mmret train``: one recipe's checkpoint, by this process or by all that torchrun or accelerate started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmret.errors import UserError
+
+
+def train(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    recipe: Annotated[str, typer.Option(help="name of a recipe of the lake's profile")],
+) -> None:
+    """Train one recipe on the lake's triplets, without Dagster. Continues where a killed one stopped.
+
+    Over several GPUs or machines: `torchrun --nproc-per-node 8 -m mmret train --lake L --recipe R`, or
+    `accelerate launch -m mmret train ...`. `mmret run` then finds the checkpoint and records it.
+    """
+    from mmret.choices import resolve
+    from mmret.lake import Lake
+    from mmret.retriever.parallel import Group
+    from mmret.retriever.recipes import checkpoint_folder, train_on_lake
+
+    store = Lake(lake)
+    profile, _ = resolve(store)
+    if recipe not in profile.recipes:
+        raise UserError(f"no recipe '{recipe}': profile {profile.name} has {', '.join(profile.recipes)}")
+    with Group.join() as group:
+        facts = train_on_lake(store, recipe, profile.recipes[recipe], lambda row: typer.echo(said(row)), group)
+        if group.first:
+            typer.echo(f"{checkpoint_folder(store, recipe)}: {facts['step']} steps, loss {facts['loss']:.3f}, "
+                       f"{facts['samples_per_second']:,} samples/s")
+
+
+def said(row: dict) -> str:
+    """A row of the training log in one line."""
+    recall = "".join(f", held-out R@{k} {row[f'recall_{k}']:.1f}" for k in (1, 5, 10) if row.get(f"recall_{k}") is not None)
+    return (f"step {row['step']}: loss {row['loss']:.3f}, learning rate {row['learning_rate']:.2e}, gradient norm "
+            f"{row['gradient_norm']:.2f}, {row['samples_per_second']:,.0f} samples/s, "
+            f"{row['memory_bytes'] / 2**30:.1f} GiB{recall}")

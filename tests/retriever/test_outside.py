@@ -1,0 +1,137 @@
+"""Invariants: training outside the Dagster process gives the checkpoint of training inside it, byte for byte, with its log in
+the run's while it trains; what a person can mend arrives as such; no process outlives its parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from assets.outside import command, environment
+from assets.training import checkpoints
+from mmret.lake import Lake
+from resources.lake import LakeResource, ProfileResource
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def lake(small_lake, tmp_path) -> Lake:
+    """A copy of the small lake whose recipe has not been trained."""
+    shutil.copytree(small_lake[0], tmp_path / "lake", ignore=shutil.ignore_patterns(".dagster", "checkpoints", "evaluations"))
+    return Lake(tmp_path / "lake")
+
+
+def materialise(lake: Lake, **changes) -> tuple[dg.ExecuteInProcessResult, list[str]]:
+    """One run of ``checkpoints`` for recipe demo, and what it logged."""
+    overrides = {f"recipes.demo.{key}": value for key, value in changes.items()}
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([checkpoints], partition_key="demo", instance=instance, raise_on_error=False, resources={
+            "lake": LakeResource(folder=str(lake.root)), "profile": ProfileResource(overrides=overrides)})
+        return result, [entry.user_message for entry in instance.all_logs(result.run_id)]
+
+
+def weights(lake: Lake) -> bytes:
+    return (lake.root / "checkpoints" / "demo" / "model.safetensors").read_bytes()
+
+
+def test_training_outside_gives_the_same_checkpoint_and_its_log_in_the_run(lake):
+    inside, said_inside = materialise(lake)
+    assert inside.success
+    expected, recorded = weights(lake), lake.read("checkpoints").drop(["seconds"]).to_pylist()
+    shutil.rmtree(lake.root / "checkpoints")
+    outside, said = materialise(lake, outside=True, evaluate_every=20)
+    assert outside.success and weights(lake) == expected
+    again = lake.read("checkpoints").drop(["seconds"]).to_pylist()
+    assert [{**row, "settings": ""} for row in again] == [{**row, "settings": ""} for row in recorded]
+    rows = [text for text in said if "samples/s" in text]
+    assert len(rows) == 3 and "step 10: loss" in rows[0] and "held-out R@10" in rows[1]
+    assert any("samples/s" in text for text in said_inside)
+    made, = outside.asset_materializations_for_node("checkpoints")
+    assert made.metadata["training"].md_str.startswith("![loss and held-out recall](data:image/png;base64,")
+    materialise(lake)
+    assert weights(lake) == expected  # how a recipe runs is no part of what it makes
+
+
+def test_what_a_person_can_mend_arrives_as_such(lake):
+    result, _ = materialise(lake, outside=True, base="towers/none")
+    assert not result.success
+    failure, = (e.step_failure_data.error for e in result.all_events if e.is_step_failure)
+    assert "cannot load a CLIP model from" in failure.to_string()
+
+
+LOOK = """
+import json, os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", f'''
+import time
+from assets.training_process import end_with
+end_with({os.getpid()})
+print("ready", flush=True)
+time.sleep(60)'''], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def gone(pid: int, seconds: float) -> bool:
+    """Whether process ``pid`` ends within so many seconds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_killed_parent_takes_its_training_with_it():
+    parent = subprocess.Popen([sys.executable, "-c", LOOK], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    assert psutil.pid_exists(child)
+    parent.kill()
+    try:
+        assert gone(child, 20)
+    finally:
+        parent.wait()
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_end_and_report(lake):
+    result, said = materialise(lake, outside=True, processes=2)
+    assert result.success and sum("samples/s" in text for text in said) == 3
+    record = json.loads((lake.root / "checkpoints" / "demo" / "recipe.json").read_text())
+    assert record["facts"]["step"] == 30 and (lake.root / "checkpoints" / "demo" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_killed_parent_takes_torchrun_and_its_processes_with_it(lake, tmp_path):
+    recipe = {"base": "towers/clip", "batch_size": 32, "steps": 100_000, "trainable": "text+blocks"}
+    script = ("import json, os, subprocess, sys, time; from assets.outside import command; "
+              f"job = {{'lake': {str(lake.root)!r}, 'name': 'demo', 'recipe': {recipe!r}, 'parent': os.getpid(), 'threads': 1, "
+              f"'error': {str(tmp_path / 'error')!r}}}; subprocess.Popen(command(2, json.dumps(job))); time.sleep(600)")
+    context = {"DAGSTER_PIPES_CONTEXT": "", "DAGSTER_PIPES_MESSAGES": ""}
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env={
+        **{k: v for k, v in os.environ.items() if k not in context}, **environment()}, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not list(lake.root.glob("checkpoints/demo.work/state-*")) and time.monotonic() < until:
+            time.sleep(0.5)
+        tree = [process.pid for process in psutil.Process(parent.pid).children(recursive=True)]
+        assert len(tree) >= 3  # torchrun and two that train
+    finally:
+        parent.kill()
+        parent.wait()
+    assert all(gone(pid, 60) for pid in tree)
+
+
+def test_one_process_is_started_as_it_is_and_several_by_torchrun():
+    assert command(1, "{}") == [sys.executable, "-m", "assets.training_process", "{}"]
+    assert "--nproc-per-node=4" in command(4, "{}") and "torch.distributed.run" in command(4, "{}")

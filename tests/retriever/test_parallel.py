@@ -1,0 +1,113 @@
+"""Invariants: two gloo processes that share a batch have the gradient of one, for both kinds, with GradCache and without,
+also where one of them has nothing to embed; their run, killed and resumed, ends in bit-equal weights; the checkpoint is that
+of one process up to rounding; every item is somebody's share."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmret.retriever.parallel import Group, _buckets
+from mmret.retriever.train import train
+from tests.retriever.mllm_folders import qwen2_vl
+from tests.retriever.runs import a_trainer, small
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = {
+    "clip": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "steps": 5, "evaluate_every": 5},
+    "clip_at_once": {"kind": "clip", "trainable": "text+blocks", "batch_size": 7},
+    "one_text": {"kind": "clip", "trainable": "text", "batch_size": 4},
+    "mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "steps": 4},
+}
+
+
+def a_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def shared(clip_folder, pictures, triplets, tmp_path_factory):
+    """The folder two processes have written into, and each case's recipe, triplets and base."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "pictures").mkdir()
+    for image_id, data in pictures.items():
+        (folder / "pictures" / image_id).write_bytes(data)
+    column = triplets.schema.get_field_index("texts")
+    same = triplets.set_column(column, "texts", pa.array([["no hat"]] * len(triplets), triplets.schema.field("texts").type))
+    pq.write_table(triplets, folder / "triplets")
+    pq.write_table(same, folder / "same_text")
+    bases = {"clip": clip_folder, "mllm": qwen2_vl(folder / "qwen2_vl")}
+    made, cases = {}, {}
+    for name, changes in CASES.items():
+        recipe = small(**changes)
+        made[name] = (recipe, same if name == "one_text" else triplets, bases[recipe.kind])
+        cases[name] = {"recipe": recipe.model_dump(mode="json"), "base": str(bases[recipe.kind]),
+                       "triplets": "same_text" if name == "one_text" else "triplets", "whole_run": name in ("clip", "mllm")}
+    (folder / "cases.json").write_text(json.dumps(cases))
+    port, running = a_port(), []
+    for rank in range(2):
+        running.append(subprocess.Popen(
+            [sys.executable, "-m", "tests.retriever.two_processes", str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}))
+    said = [process.communicate(timeout=240)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(text[-1500:] for text in said)
+    return folder, made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_gradient_of_one(shared, load, tmp_path, case):
+    folder, made = shared
+    recipe, triplets, base = made[case]
+    alone = a_trainer(recipe, base, triplets, load, tmp_path)
+    alone.embedder.model.train()
+    batch = alone.data.batch(0)
+    loss = alone.backward(batch, alone.embedder.read(batch))
+    expected = {n: p.grad for n, p in alone.embedder.model.named_parameters() if p.grad is not None}
+    scale = max(float(g.abs().max()) for g in expected.values())
+    for rank in range(2):
+        got = torch.load(folder / f"{case}-{rank}.pt")
+        torch.testing.assert_close(got["loss"], loss, rtol=1e-6, atol=0)
+        assert got["gradients"].keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(got["gradients"][name], gradient, rtol=1e-5, atol=1e-7 * scale)
+
+
+@pytest.mark.parametrize("case, file", [("clip", "model.safetensors"), ("mllm", "adapter_model.safetensors")])
+def test_two_processes_that_were_killed_end_in_bit_equal_weights_near_those_of_one(shared, load, tmp_path, case, file):
+    folder, (recipe, triplets, base) = shared[0], shared[1][case]
+    whole, broken = load_file(folder / case / file), load_file(folder / f"{case}-broken" / file)
+    assert whole.keys() == broken.keys() and all(torch.equal(whole[n], broken[n]) for n in whole)
+    facts = train(recipe, triplets, load, base, tmp_path / "alone")
+    alone = load_file(tmp_path / "alone" / file)
+    for name in alone:  # Adam's first steps move by the sign of a gradient, however small: so not by rtol
+        assert (whole[name] - alone[name]).abs().mean() < 1e-4, name
+    record = json.loads((folder / case / "recipe.json").read_text())
+    assert record["facts"]["loss"] == pytest.approx(facts["loss"], rel=1e-3)
+    assert not list(folder.glob("*.work"))
+
+
+@pytest.mark.parametrize("total", [0, 1, 2, 7, 64])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_every_item_is_one_processs_share(total, size):
+    items = [i for rank in range(size) for i in range(total)[Group(rank, size).share(total)]]
+    assert items == list(range(total))
+
+
+def test_buckets_keep_dtypes_apart_and_lose_nothing(monkeypatch):
+    monkeypatch.setattr("mmret.retriever.parallel.BUCKET", 10)
+    tensors = [torch.zeros(4), torch.zeros(5), torch.zeros(30), torch.zeros(2, dtype=torch.float64), torch.zeros(1)]
+    runs = list(_buckets(tensors))
+    assert [[len(t) for t in run] for run in runs] == [[4, 5], [30], [2], [1]]

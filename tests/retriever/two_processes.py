@@ -1,0 +1,67 @@
+"""What each of two gloo processes does in ``test_parallel``: gradients of one step, whole runs, and a run that dies.
+
+    RANK=0 WORLD_SIZE=2 ... python -m tests.retriever.two_processes FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from mmret import progress
+from mmret.retriever.checkpoint import States
+from mmret.retriever.data import TrainingSet
+from mmret.retriever.embedder import embedders
+from mmret.retriever.parallel import Group
+from mmret.retriever.train import train
+from mmret.retriever.trainer import Trainer
+from mmret.settings import Recipe
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(task, done, total, note=""):
+    if done >= 3:
+        raise Killed
+
+
+def main(folder: Path, group: Group) -> None:
+    """Every case of ``cases.json``: gradients to ``<case>-<rank>.pt``, checkpoints to ``<case>`` and ``<case>-broken``."""
+    for name, case in json.loads((folder / "cases.json").read_text()).items():
+        recipe = Recipe.model_validate(case["recipe"])
+        triplets = pq.read_table(folder / case["triplets"])
+
+        def load(ids):
+            return {i: (folder / "pictures" / i).read_bytes() for i in ids}
+
+        embedder = embedders()[recipe.kind].load(recipe, case["base"], group)
+        embedder.model.double()
+        data = TrainingSet(triplets, recipe)
+        trainer = Trainer(recipe, data, embedder, States(folder / "work" / f"{name}-{group.rank}", "x"), group)
+        (folder / "frozen" / name).mkdir(parents=True, exist_ok=True)
+        embedder.open(data, load, folder / "frozen" / name)
+        embedder.model.train()
+        batch = data.batch(0)
+        loss = trainer.backward(batch, embedder.read(batch))
+        torch.save({"loss": loss, "gradients": {n: p.grad for n, p in embedder.model.named_parameters() if p.grad is not None}},
+                   folder / f"{name}-{group.rank}.pt")
+        if case["whole_run"]:
+            train(recipe, triplets, load, case["base"], folder / name, group=group)
+            try:
+                with progress.reporting(dying):
+                    train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group)
+            except Killed:
+                group.wait()
+            train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with Group.join() as joined:
+        main(Path(sys.argv[1]), joined)
