@@ -17,6 +17,8 @@ from typing import Any, Literal
 from mmret.annotate.backends import depends_on
 from mmret.annotate.retrying import unfinished
 from mmret.decisions import fingerprint_of
+from mmret.encode import TOWERS_VERSION, VERSION
+from mmret.encode.revision import local_weights
 from mmret.lake import Facts, Lake, fingerprint
 from mmret.retriever.pairs import also_reads
 from mmret.schemas import SIGNALS
@@ -49,8 +51,12 @@ def _unanswered(profile: Profile, facts: Facts) -> bool:
 
 
 def _encoder(signal: str) -> Stage:
-    return Stage(signal, "1", lambda p, _: p.encoders[signal].model_dump(exclude={"batch_size", "device"}),
-                 (("images", "same"), ("towers", "all")))
+    def settings(profile: Profile, _: str) -> Any:
+        encoder = profile.encoders[signal]
+        weights = local_weights(encoder.model, encoder.revision)
+        return encoder.model_dump(exclude={"batch_size", "device"}) | ({"weights": weights} if weights else {})
+
+    return Stage(signal, VERSION, settings, (("images", "same"), ("towers", "all")))
 
 
 def _searched(mine: MineSettings) -> Any:
@@ -73,7 +79,7 @@ def _recipe(profile: Profile, name: str) -> Any:
 STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("images", "1", lambda p, _: p.ingest.model_dump(), (("corpus_manifest", "same"),)),
     Stage("leaks", "1", lambda p, _: p.leaks.model_dump(), (("images", "all"), ("clip_image", "all"))),
-    Stage("towers", "1", lambda p, _: p.towers.model_dump() if p.towers else None),
+    Stage("towers", TOWERS_VERSION, lambda p, _: p.towers.model_dump() if p.towers else None),
     *map(_encoder, SIGNALS),
     Stage("candidates", "1",
           lambda p, _: _searched(p.mine), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),

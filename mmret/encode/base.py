@@ -1,13 +1,14 @@
 """What the encoders share: one batch after another on one device, unit vectors out, and batches sized by memory.
 
-The rule for ``batch_size``: on a CPU 64 rows, on a GPU as many as fill a third of its free memory by the model's own
-estimate of its activations (a power of two, 16 to 1,024); a batch that does not fit after all is halved and tried
-again.
+The rule for ``batch_size``: a power of two whose activations, by the model's own estimate, fill a third of the free
+memory. On a GPU 16 to 1,024 rows, and a batch that does not fit after all is halved and tried again; on a CPU, where
+every core works on a batch of its own, 1 to 64 rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mmret import encode
 from mmret.encode.location import Location
 from mmret.encode.pixels import Preprocessing
 from mmret.errors import UserError
@@ -24,7 +26,7 @@ from mmret.settings import EncoderSettings, IngestSettings
 
 UNLIMITED = IngestSettings(max_pixels=2**62, max_bytes=2**62)
 """For a stored picture beyond the usual limits: it passed those of its lake's ingest."""
-CPU_BATCH, GPU_SHARE, GPU_BATCHES = 64, 1 / 3, (16, 1024)
+SHARE, GPU_BATCHES, CPU_BATCHES = 1 / 3, (16, 1024), (1, 64)
 
 
 class TorchEncoder:
@@ -38,7 +40,7 @@ class TorchEncoder:
         self.device = _device(settings.device)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.preprocessing = preprocessing
-        self.model = f"{location.label}+{preprocessing.name}"
+        self.model = f"{location.label}+{preprocessing.name}" + (f"+v{encode.VERSION}" if encode.VERSION != "1" else "")
         self.width = width
         self.batch_size = settings.batch_size or batch_size(self.device, activation_bytes)
 
@@ -101,11 +103,25 @@ class TorchEncoder:
 def batch_size(device: torch.device, activation_bytes: int) -> int:
     """Rows per forward pass for a model that needs ``activation_bytes`` for one; the rule is in the module's
     docstring."""
-    if device.type != "cuda":
-        return CPU_BATCH
-    fits = int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE / max(1, activation_bytes))
-    least, most = GPU_BATCHES
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory() / torch.get_num_threads()
+    least, most = GPU_BATCHES if on_gpu else CPU_BATCHES
+    fits = int(free * SHARE / max(1, activation_bytes))
     return min(most, max(least, 2 ** (max(1, fits).bit_length() - 1)))
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what the machine has left, or its control group where that is less."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, limit - used))
+    except (OSError, ValueError):  # no limit, or an older kernel
+        pass
+    return free
 
 
 def transformer_bytes(tokens: int, width: int, pixels: int = 0) -> int:

@@ -23,6 +23,17 @@ def folder_revision(folder: Path) -> str:
     return sha.hexdigest()[:12]
 
 
+def local_weights(model: str, revision: str | None) -> str | None:
+    """Digest of the weights that encoder settings name by a local path; None where they lie in the lake or on a hub.
+
+    Part of what vectors are computed from, so that a model changed in place makes them stale.
+    """
+    if model.startswith("towers/"):
+        return None
+    paths = (Path(text).expanduser() for text in (model, revision) if text)
+    return next((folder_revision(path) for path in paths if path.exists()), None)
+
+
 @lru_cache(maxsize=256)
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmret import progress
-from mmret.encode import clip_tower, dino_tower
+from mmret.encode import TOWERS_VERSION, clip_tower, dino_tower
 from mmret.encode.augment import NEAR_DUPLICATE, seeded, views
 from mmret.encode.corpus import Captioned, TowerCorpus, decoded, distinct_words, sampled
 from mmret.encode.pixels import from_image_processor
@@ -37,8 +37,6 @@ from mmret.lake import Lake, fingerprint, temporary, write_text
 from mmret.mine.bands import propose
 from mmret.settings import BandSettings, TowerSettings
 
-VERSION = "3"
-"""Raised when the code changes what is trained."""
 PLAIN_WORDS = 60
 """Distinct words of a corpus for which ``epochs`` is meant; a richer one gets more, see :func:`steps`."""
 NEAR_DUPLICATES = 1000
@@ -70,7 +68,7 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
     Raises UserError for fewer than two pictures. Working files lie in ``<folder>.work`` until the end.
     """
     record, work = folder / "towers.json", folder.with_name(f"{folder.name}.work")
-    wish = fingerprint(VERSION, settings.model_dump(), inputs)
+    wish = fingerprint(TOWERS_VERSION, settings.model_dump(), inputs)
     if record.is_file() and (made := json.loads(record.read_text()))["wish"] == wish:
         return made
     started = time.perf_counter()

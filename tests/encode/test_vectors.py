@@ -181,3 +181,43 @@ def test_two_shards_are_apart(make_lake: Callable[..., Lake], specs: dict) -> No
     for shard, rows in ((SHARD, 5), ("shard-00001", 4)):
         assert encode_shard(lake, shard, "clip_image", specs["clip_image"], "i")["computed"] == rows
         assert len(read_vectors(lake, shard, "clip_image")[0]) == rows
+
+
+def test_a_raised_version_of_the_code_makes_a_new_model_of_the_same_weights(make_lake: Callable[..., Lake], specs: dict,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = make_lake(corpus(5))
+    before = encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "a")["model"]
+    monkeypatch.setattr("mmret.encode.VERSION", "2")
+    again = encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "b")
+    assert again["computed"] == 5 and again["model"] == f"{before}+v2"
+
+
+def test_weights_changed_in_place_make_the_stage_stale(clip_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from mmret.provenance import STAGES
+    from mmret.settings import load_profile
+
+    copy = Path(shutil.copytree(clip_folder, tmp_path / "copy"))
+    profiles = [load_profile("local", {"encoders.clip_image": {"kind": "clip", "model": str(path)}})
+                for path in (clip_folder, copy)]
+    one, other = (STAGES["clip_image"].settings(p, SHARD)["weights"] for p in profiles)
+    assert one == other
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    assert STAGES["clip_image"].settings(profiles[1], SHARD)["weights"] != one
+    assert "weights" not in STAGES["clip_image"].settings(load_profile("demo"), SHARD)
+
+
+def test_batches_follow_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from mmret.encode.base import batch_size, free_memory, transformer_bytes
+
+    assert 2**20 < free_memory() < 2**46
+    large = transformer_bytes(577, 1024, 336**2)  # ViT-L/14 at 336 pixels
+    sizes = []
+    for free in (2**20, 2**29, 2**31, 2**40):
+        monkeypatch.setattr("mmret.encode.base.free_memory", lambda free=free: free)
+        sizes.append(batch_size(torch.device("cpu"), large))
+    assert sizes[0] == 1 and sizes[-1] == 64 and sizes == sorted(set(sizes))
+    assert all(size * large <= free for size, free in zip(sizes[1:], (2**29, 2**31, 2**40), strict=True))
