@@ -1,5 +1,5 @@
 """Pins of the real vLLM engine, on a CPU, with a tiny Qwen2-VL of random weights: in process and as a server, 64 pairs each,
-through our own back-ends. Every pair is a row that is valid or says why not, a second run asks nothing, and the keys of both ways agree.
+through our own back-ends. Every pair is a row that is valid or says why not, and a second run asks nothing.
 
 Run by `make test-vllm`, in an environment of its own (docs/vllm.md). The engine takes one to two minutes to start, each time.
 """

@@ -1,0 +1,142 @@
+"""Pins of failed requests over several runs: a partition with unanswered rows is not current, a later run sends those requests
+and no others, and what is refused for good, or every time, is not sent for ever."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from assets.stage import current_or_compute
+from mmret import provenance, staleness
+from mmret.annotate.backends import load_annotator
+from mmret.annotate.retrying import retry_notes, unanswered, unfinished
+from mmret.annotate.shards import describe_shard, instruct_shard
+from mmret.choices import resolve
+from mmret.lake import Lake
+from mmret.schemas import DESCRIPTIONS
+from mmret.settings import Profile
+from tests.annotate.server import RudeServer, Status
+from tests.annotate.test_openai_server import _answer, _nobody
+
+SHARD = "shard-00000"
+
+
+class Shelf:
+    """One shard of a lake whose texts a server writes; each run counts what the server was asked."""
+
+    def __init__(self, root: Path):
+        self.lake = Lake(root)
+        shutil.rmtree(root / "answers")
+        facts = self.lake.facts("pairs", SHARD)
+        self.lake.write("pairs", SHARD, self.lake.read("pairs", SHARD).slice(0, 60), facts.inputs, **facts.notes)
+
+    def profile(self, url: str, patience: float = 30.0, **more: Any) -> Profile:
+        vision = {"model": "m", "urls": [url], "tries": 1, "timeout_s": patience, "deadline_s": patience, "image_size": 32}
+        return resolve(self.lake, overrides={"annotate.backend": "openai", "annotate.vision": vision, "annotate.retries": 2,
+                                             **{f"annotate.{k}": v for k, v in more.items()}})[0]
+
+    def run(self, behave: Callable[[dict[str, Any], int], Any] = _answer) -> tuple[int, int]:
+        """What `mmret run` does with both stages of the shard. Returns (requests that the server got, rows worked on)."""
+        with RudeServer(behave) as server:
+            rows = self.annotate(self.profile(server.url))
+            return len(server.bodies), rows
+
+    def annotate(self, profile: Profile) -> int:
+        rows = 0
+        for table, make in (("descriptions", describe_shard), ("instructions", instruct_shard)):
+            def compute(lake: Lake, profile: Profile, shard: str, inputs: str, make: Any = make) -> Any:
+                return make(lake, shard, load_annotator(profile.annotate), profile.annotate, inputs)
+
+            rows += current_or_compute(self.lake, profile, table, SHARD, compute)[1]
+        return rows
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        return self.lake.read("descriptions", SHARD), self.lake.read("instructions", SHARD)
+
+
+@pytest.fixture
+def shelf(small_lake: tuple[Path, dict], tmp_path: Path) -> Shelf:
+    return Shelf(shutil.copytree(small_lake[0], tmp_path / "lake"))
+
+
+def _failing(act: Any, share: int = 10) -> Callable[[dict[str, Any], int], Any]:
+    """``act`` for one request in ``share``, always the same ones, whatever the stage."""
+    return lambda body, number: act if body["seed"] % share == 0 else _answer(body)
+
+
+def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, small_lake: tuple[Path, dict], tmp_path: Path) -> None:
+    undisturbed = Shelf(shutil.copytree(small_lake[0], tmp_path / "undisturbed"))
+    pairs = shelf.lake.facts("pairs", SHARD).rows
+    assert undisturbed.run() == (2 * pairs, 2 * pairs)
+    shelf.run(_failing(Status(500)))
+    failed = int(sum(unanswered(shelf.lake.read("descriptions", SHARD)).to_pylist()))
+    silent = int(sum(unanswered(shelf.lake.read("instructions", SHARD)).to_pylist()))
+    assert failed
+    assert provenance.current(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is None
+    told = {(s.table, s.partition): s for s in staleness.survey(shelf.lake, shelf.profile("http://any"))}
+    assert f"{failed:,} requests got no answer" in told["descriptions", SHARD].reasons
+    sent, rows = shelf.run()
+    assert sent == failed + silent + failed  # those described now are instructed for the first time
+    assert rows == failed + pairs
+    assert shelf.tables() == undisturbed.tables()
+    assert shelf.run() == (0, 0)
+
+
+def test_what_fails_every_time_is_left_after_so_many_runs(shelf: Shelf) -> None:
+    always = _failing(Status(500), 7)
+    shelf.run(always)
+    sent = [shelf.run(always)[0] for _ in range(4)]
+    assert sent[0] > 0 and sent[0] == sent[1] and sent[2:] == [0, 0]
+    assert shelf.lake.facts("descriptions", SHARD).notes["retries"] == 2
+    raised = shelf.profile("http://any", retries=3)
+    assert provenance.current(shelf.lake, raised, "descriptions", SHARD) is None
+
+
+def test_what_is_refused_for_good_is_not_sent_again_with_what_is_retried(shelf: Shelf) -> None:
+    def refusing(body: dict[str, Any], number: int) -> Any:
+        return Status(400) if body["seed"] % 10 == 1 else Status(503) if body["seed"] % 10 == 2 else _answer(body)
+
+    shelf.run(refusing)
+    reasons = shelf.lake.facts("descriptions", SHARD).notes["reasons"]
+    assert reasons["http_400"] and reasons["http_503"]
+    seeds: list[int] = []
+    shelf.run(lambda body, number: seeds.append(body["seed"]) or _answer(body))
+    assert seeds and not [s for s in seeds if s % 10 == 1]
+    assert shelf.lake.facts("descriptions", SHARD).notes["reasons"] == {"http_400": reasons["http_400"]}
+    assert shelf.run() == (0, 0)
+
+
+def test_a_server_that_is_not_there_costs_no_attempt(shelf: Shelf) -> None:
+    for _ in range(3):
+        shelf.annotate(shelf.profile(_nobody(), patience=0.3))
+    notes = shelf.lake.facts("descriptions", SHARD).notes
+    assert set(notes["reasons"]) == {"unreachable"} and notes["retries"] == 0
+    shelf.run()
+    assert shelf.lake.facts("instructions", SHARD).notes["reasons"] == {} and shelf.run() == (0, 0)
+
+
+def _rows(*reasons: str | None) -> pa.Table:
+    rows = [{"pair_id": str(i), "request_key": "k", "status": "failed" if r else "ok", "reason": r} for i, r in enumerate(reasons)]
+    return pa.Table.from_pylist(rows, DESCRIPTIONS)
+
+
+def test_only_transport_trouble_counts_as_unanswered() -> None:
+    passing, lasting = ["timeout", "http_503", "judge_connection"], ["http_400", "refusal", "image_gone", "prompt_refused"]
+    rows = _rows(None, *passing, *lasting)
+    assert unanswered(rows).to_pylist() == [False] + [True] * 3 + [False] * 4
+    carried = rows.set_column(1, "request_key", pa.array([None] * len(rows), pa.string()))
+    assert not any(unanswered(carried).to_pylist())
+
+
+def test_retries_are_counted_where_nothing_heals_and_somebody_answered() -> None:
+    assert retry_notes(_rows("timeout", "timeout"), None) == {"unanswered": 2, "retries": 0}
+    assert retry_notes(_rows("timeout", "timeout"), {"unanswered": 2, "retries": 1}) == {"unanswered": 2, "retries": 2}
+    assert retry_notes(_rows("timeout", None), {"unanswered": 2, "retries": 1}) == {"unanswered": 1, "retries": 0}
+    assert retry_notes(_rows("unreachable"), {"unanswered": 1, "retries": 1}) == {"unanswered": 1, "retries": 1}
+    assert not unfinished({"unanswered": 1, "retries": 2}, 2) and unfinished({"unanswered": 1, "retries": 1}, 2)
+    assert not unfinished({}, 2)  # what an earlier version wrote
