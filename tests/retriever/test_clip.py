@@ -152,3 +152,70 @@ def test_half_precision_is_a_choice(clip_folder, files):
     full = ClipRetriever.load(clip_folder, device="cpu")
     assert half.encode(files, TEXTS).dtype == np.float32
     np.testing.assert_allclose(half.encode(files, TEXTS), full.encode(files, TEXTS), atol=0.05)
+
+
+UPSTREAM = '''
+import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+def features(output):
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+class UpstreamCLIP(CLIPModel):
+    def set_processor(self, name):
+        self.processor = CLIPProcessor.from_pretrained(name)
+
+    def data_process(self, images=None, text=None):
+        pictures = None if images is None else [Image.open(path).convert("RGB") for path in images]
+        return self.processor(text=text, images=pictures, return_tensors="pt", padding=True)
+
+    def encode(self, images=None, text=None):
+        inputs, total = self.data_process(images, text), 0
+        if text is not None:
+            total = total + features(self.get_text_features(inputs["input_ids"], inputs["attention_mask"]))
+        if images is not None:
+            total = total + features(self.get_image_features(inputs["pixel_values"]))
+        return torch.nn.functional.normalize(total, dim=-1)
+'''
+"""Code in a checkpoint's folder, as BGE-VL ships it: a subclass of CLIPModel that takes paths and sums features."""
+
+
+def test_folders_are_exchanged_with_upstreams_remote_code(retriever, files, tmp_path, tmp_path_factory, monkeypatch):
+    """Ours loads under upstream's class through ``trust_remote_code``, and a folder as released loads into ours."""
+    import json
+
+    from transformers import AutoModel
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+    retriever.save(tmp_path)
+    (tmp_path / "modeling_upstream_clip.py").write_text(UPSTREAM)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_upstream_clip.UpstreamCLIP"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    paths = []
+    for n, data in enumerate(files):
+        paths.append(tmp_path / f"{n}.png")
+        paths[-1].write_bytes(data)
+    upstream = AutoModel.from_pretrained(str(tmp_path), trust_remote_code=True).eval()
+    upstream.set_processor(str(tmp_path))
+    ours = mmret.Retriever.load(tmp_path, device="cpu")
+    with torch.no_grad():
+        for images, texts in ((paths, None), (None, TEXTS), (paths, TEXTS)):
+            theirs = upstream.encode(images, texts).numpy()
+            np.testing.assert_allclose(ours.encode(images, texts), theirs, atol=1e-6)
+            np.testing.assert_allclose(retriever.encode(images, texts), theirs, atol=1e-6)
+
+
+def test_every_weight_has_the_stock_name_and_nothing_is_added(retriever, clip_folder, tmp_path):
+    from safetensors import safe_open
+
+    retriever.save(tmp_path)
+
+    def names(folder):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            return set(file.keys())
+    assert names(tmp_path) == names(clip_folder) == set(CLIPModel.from_pretrained(clip_folder).state_dict()) - {
+        n for n, _ in CLIPModel.from_pretrained(clip_folder).named_buffers()}
+    model, info = CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]

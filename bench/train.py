@@ -1,0 +1,212 @@
+"""Training steps against sentence-transformers' CachedMultipleNegativesRankingLoss: same towers, batch and negatives.
+
+    python bench/train.py [--batch 256] [--chunk 32] [--rounds 5] [--memory]
+
+A row is (image, text) -> target image with four explicit hard negatives, the first of them the query image, as the paper
+trains. Both sides take the whole step: forward without a graph, loss, forward again with one, AdamW. Equal losses are
+asserted first; the steps alternate; reported is the median of the rounds' ratios. Pictures lie in memory, decoded; the peer
+gets its texts tokenised and its pixels normalised outside the clock. ``--memory``: what a step adds to the process, at
+batches of 128 and 1,024, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as mmret sets it; for both, so before torch loads
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from mmret.ingest.shapes import caption, scene
+from mmret.retriever.checkpoint import States
+from mmret.retriever.clip import ClipRetriever, pooled
+from mmret.retriever.data import Batch, TrainingSet
+from mmret.retriever.train_clip import ClipEmbedder
+from mmret.retriever.trainer import Trainer
+from mmret.schemas import TRIPLETS
+from mmret.settings import Recipe
+
+NEGATIVES = 4  # explicit, the query image counted
+SIDE, TEMPERATURE, RATE = 48, 0.05, 1e-4
+
+
+def towers(folder: Path) -> Path:
+    """The demo's towers with random weights: 3 layers of width 96, 48 px in patches of 8, 64 dimensions."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer().train_new_from_iterator([caption(scene(0, i)) for i in range(2000)], vocab_size=1000)
+    size = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4, "projection_dim": 64}
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    model = CLIPModel(CLIPConfig(text_config={**size, **ends, "vocab_size": len(tokenizer)},
+                                 vision_config={**size, "image_size": SIDE, "patch_size": 8}, projection_dim=64))
+    model.save_pretrained(folder)
+    pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    CLIPProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def rows(count: int) -> pa.Table:
+    """``count`` triplets, no image twice but the query image as its own hard negative; texts are captions of scenes."""
+    per = NEGATIVES + 1
+    names = [f"{i:032x}" for i in range(count * per)]
+    empty = dict.fromkeys(TRIPLETS.names)
+    return pa.Table.from_pylist([{
+        **empty, "pair_id": f"{n:032x}", "query_id": names[n * per], "target_id": names[n * per + 1],
+        "texts": [caption(scene(1, n))], "hard_negatives": [names[n * per], *names[n * per + 2:(n + 1) * per]],
+        "signals": ["caption"], "split": "train"} for n in range(count)], TRIPLETS)
+
+
+class Ours:
+    """The project's own trainer, its pictures read from an array."""
+
+    def __init__(self, folder: Path, batch: int, chunk: int, steps: int, work: Path):
+        recipe = Recipe(negatives="query+mined", mined_negatives=NEGATIVES - 1, batch_size=batch, chunk_size=chunk, steps=steps,
+                        learning_rate=RATE, temperature=TEMPERATURE, max_grad_norm=None)
+        self.data = TrainingSet(rows(batch), recipe)
+        self.pixels = torch.from_numpy(np.random.default_rng(0).integers(
+            0, 256, (len(self.data.images), 3, SIDE, SIDE), dtype=np.uint8))
+        embedder = ClipEmbedder(recipe, ClipRetriever.load(folder, "cpu"))
+        embedder.rows = lambda numbers: self.pixels[torch.from_numpy(numbers)]
+        self.trainer = Trainer(recipe, self.data, embedder, States(work, "bench"))
+        embedder.model.train()
+
+    def batch(self, step: int) -> Batch:
+        return self.data.batch(step)
+
+    def step(self, batch: Batch) -> float:
+        loss, _ = self.trainer.train_step(batch, self.trainer.embedder.read(batch))
+        self.trainer.step += 1
+        return loss
+
+
+class SumFusion(nn.Module):
+    """The same towers as a module of sentence-transformers: unit vectors of images, or of images with texts."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.clip = ClipRetriever.load(folder, "cpu").model
+
+    def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
+        total = pooled(self.clip.get_image_features(features["pixel_values"]))
+        if "input_ids" in features:
+            total = total + pooled(self.clip.get_text_features(features["input_ids"], features["attention_mask"]))
+        return {**features, "sentence_embedding": normalize(total, dim=-1)}
+
+
+class Theirs:
+    """Their loss over a SentenceTransformer of these towers, with the optimiser and the schedule of ours."""
+
+    def __init__(self, folder: Path, ours: Ours, chunk: int, steps: int):
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+        self.ours, self.steps, self.done = ours, steps, 0
+        self.model = SentenceTransformer(modules=[SumFusion(folder)], device="cpu").train()
+        self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 / TEMPERATURE, mini_batch_size=chunk)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0)
+
+    def columns(self, batch: Batch) -> list[dict[str, torch.Tensor]]:
+        """Anchor (image, text), positive, and the negatives column by column."""
+        retriever, count = self.ours.trainer.embedder.retriever, len(batch.queries)
+        tokens = retriever.processor.tokenizer(batch.texts, padding=True, truncation=True, return_tensors="pt")
+        mined = batch.candidates[2 * count:].reshape(count, NEGATIVES - 1)
+        images = [batch.queries, batch.targets, batch.queries, *mined.T]
+        pixels = [retriever.normalised(self.ours.pixels[torch.from_numpy(np.ascontiguousarray(i))]).contiguous() for i in images]
+        return [{"pixel_values": p} | (dict(tokens) if n == 0 else {}) for n, p in enumerate(pixels)]
+
+    def step(self, columns: list[dict[str, torch.Tensor]]) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = RATE * (self.steps - self.done) / self.steps
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(columns, None)
+        loss.backward()
+        self.optimizer.step()
+        self.done += 1
+        return float(loss.detach())
+
+
+def timed(run: Callable[[], float]) -> tuple[float, float, float]:
+    """What ``run`` gives, seconds by the clock, seconds of processor time."""
+    wall, processor = time.perf_counter(), time.process_time()
+    value = run()
+    return value, time.perf_counter() - wall, time.process_time() - processor
+
+
+def compare(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> dict[str, Any]:
+    """Alternating steps on the same rows. Raises AssertionError where the losses of a step differ."""
+    steps = rounds + 2
+    ours = Ours(folder, batch, chunk, steps, work)
+    theirs = Theirs(folder, ours, chunk, steps)
+    ratios, processor, speeds = [], [], []
+    for number in range(steps):
+        rows_of = ours.batch(number)
+        columns = theirs.columns(rows_of)
+        mine, other = (timed(lambda b=rows_of: ours.step(b)), timed(lambda c=columns: theirs.step(c)))
+        assert abs(mine[0] - other[0]) <= 1e-3 * abs(other[0]), f"step {number}: losses {mine[0]} and {other[0]}"
+        if number >= 2:  # the first steps also warm up
+            ratios.append(other[1] / mine[1])
+            processor.append(other[2] / mine[2])
+            speeds.append((batch / mine[1], batch / other[1]))
+    return {"batch": batch, "chunk": chunk, "hard_negatives": NEGATIVES, "rounds": rounds, "loss": round(mine[0], 4),
+            "speed_up": round(statistics.median(ratios), 3), "speed_up_processor": round(statistics.median(processor), 3),
+            "samples_per_second": round(statistics.median(s for s, _ in speeds), 1),
+            "samples_per_second_theirs": round(statistics.median(s for _, s in speeds), 1)}
+
+
+def growth(folder: Path, work: Path, batch: int, chunk: int) -> float:
+    """MiB that three steps add at their peak to a process that holds model, pictures and the gradients of a small step."""
+    ours = Ours(folder, batch, chunk, 8, work)
+    small = Ours(folder, 2 * chunk, chunk, 8, work / "small")  # the code is loaded, the allocator has its first blocks
+    small.step(small.batch(0))
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before = _status("VmRSS")
+    for number in range(3):
+        ours.step(ours.batch(number))
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--chunk", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--growth", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, work = towers(Path(scratch) / "towers"), Path(scratch) / "work"
+        if given.growth:
+            print(growth(folder, work, given.growth, given.chunk))
+            return
+        if given.memory:
+            found = {}
+            for batch in (128, 1024):
+                line = [sys.executable, __file__, "--growth", str(batch), "--chunk", str(given.chunk)]
+                found[batch] = float(subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()[-1])
+            print(json.dumps({"chunk": given.chunk, "mib_added": {b: round(v, 1) for b, v in found.items()}}))
+            return
+        print(json.dumps(compare(folder, work, given.batch, given.chunk, given.rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Invariants: a naive pair shares a word that is not in most captions, its query is no held-out one, it is drawn by seed
+and corpus alone, and it has a text of its own; a corpus without enough of them says so."""
+
+import re
+
+import pyarrow as pa
+import pytest
+
+from mmret.assemble import split_of
+from mmret.errors import UserError
+from mmret.ingest.shapes import caption, scene
+from mmret.schemas import content_id
+from mmret.settings import EvaluateSettings
+from mmret.studies.naive import COMMON, naive_triplets
+
+EVALUATE = EvaluateSettings(held_out=0.2)
+
+
+def corpus(n: int) -> pa.Table:
+    captions = [caption(scene(9, i)) for i in range(n)]
+    ids = [content_id(str(i).encode()) for i in range(n)]
+    return pa.table({"image_id": ids, "caption": captions, "path": [f"{i}.png" for i in range(n)],
+                     "licence": pa.array(["CC0-1.0"] * n, pa.string())})
+
+
+IMAGES = corpus(300)
+CAPTIONS = dict(zip(IMAGES["image_id"].to_pylist(), IMAGES["caption"].to_pylist(), strict=True))
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def test_pairs_share_a_word_and_leave_the_held_out_queries_alone():
+    rows = naive_triplets(IMAGES, 500, 0, EVALUATE).to_pylist()
+    said = [words(c) for c in CAPTIONS.values()]
+    assert len({(r["query_id"], r["target_id"]) for r in rows}) == 500
+    for row in rows:
+        shared = words(CAPTIONS[row["query_id"]]) & words(CAPTIONS[row["target_id"]])
+        assert any(sum(w in s for s in said) <= COMMON * len(said) for w in shared)
+        assert split_of(row["query_id"], EVALUATE) == row["split"] == "train"
+        assert row["texts"] and row["hard_negatives"] == [row["query_id"]] and row["signals"] == []
+        assert CAPTIONS[row["query_id"]] != CAPTIONS[row["target_id"]]
+
+
+def test_draws_depend_on_seed_and_corpus_not_on_the_order_of_rows():
+    turned = IMAGES.take(pa.array(range(len(IMAGES) - 1, -1, -1)))
+    first = naive_triplets(IMAGES, 200, 1, EVALUATE)
+    assert naive_triplets(turned, 200, 1, EVALUATE).equals(first)
+    assert not naive_triplets(IMAGES, 200, 2, EVALUATE).equals(first)
+
+
+def test_a_corpus_that_has_too_few_says_so():
+    with pytest.raises(UserError, match="naive pairs and 10,000 are wanted"):
+        naive_triplets(corpus(12), 10_000, 0, EVALUATE)
+    unlike = pa.table({"image_id": ["a", "b"], "caption": ["red ball", "blue sky"], "path": ["a", "b"], "licence": ["x", "x"]})
+    with pytest.raises(UserError, match="make 0 naive pairs"):
+        naive_triplets(unlike, 1, 0, EVALUATE)
