@@ -2,29 +2,36 @@
 
 Sends nothing. Tokens come from answers already stored where there are any (their mean), else from the length of
 composed prompts of a sample, at four characters a token, and from the picture size, at one token per 28 by 28 pixels;
-so before the first answer expect half or twice the figure. Cost: composing the keys of all pairs (about 0.4 ms each)
-and one look-up.
+so before the first answer expect half or twice the figure. Cost: composing the keys of a sample of the pairs (about
+0.4 ms each, ``PAIRS`` of them at most) and one look-up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmret.annotate.answering import BATCH
+from mmret.annotate.backends import load_annotator
 from mmret.annotate.composing import compose, engine_of
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.store import AnswerStore
+from mmret.errors import UserError
+from mmret.lake import Lake
 from mmret.schemas import uniform
 from mmret.settings import AnnotateSettings
 
 SAMPLE = 200
 """Requests whose prompts are measured."""
+PAIRS = 20_000
+"""Pairs of a lake that are looked at; of more, a sample by hash stands for all."""
 _CHARACTERS_PER_TOKEN = 4
 _PIXELS_PER_TOKEN = 28 * 28
 _WORDS_TO_TOKENS = 1.35
+_ENOUGH = 50  # requests after which a rate is believed
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,47 @@ class Estimate:
     def seconds(self, requests_per_second: float) -> float:
         """Time for what is not stored, at the rate of an earlier run."""
         return (self.requests - self.stored) / requests_per_second
+
+    def times(self, factor: float) -> Estimate:
+        """The estimate of ``factor`` times as many pairs."""
+        scaled = {name: round(getattr(self, name) * factor) for name in ("requests", "stored", "tokens_in", "tokens_out")}
+        return replace(self, **scaled, cost=self.cost * factor)
+
+
+def estimate_lake(lake: Lake, settings: AnnotateSettings) -> list[Estimate]:
+    """One estimate per kind of request for all pairs of the lake, with back-end and prices of ``settings``.
+
+    Raises UserError where no pairs have been mined.
+    """
+    ready = lake.partitions("pairs")
+    total = sum(facts.rows for shard in ready if (facts := lake.facts("pairs", shard)))
+    if not total:
+        raise UserError(f"{lake.root} has no pairs yet, and what they cost to annotate depends on them: run "
+                        f"`mmret run --lake {lake.root} --dry-run` first, which mines and sends nothing")
+    share = min(1.0, PAIRS / total)
+    pairs = pa.concat_tables([_some(lake.read("pairs", shard, columns=["pair_id", "query_id", "target_id"]), share)
+                              for shard in ready])
+    named = pa.array(sorted({i for side in ("query_id", "target_id") for i in pairs[side].to_pylist()}), pa.string())
+    images = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(named))
+    captions = dict(zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True))
+    store = AnswerStore(lake.root / "answers")
+    found = estimate(pairs, captions, load_annotator(settings), settings, store)
+    return [each.times(total / pairs.num_rows) for each in found] if pairs.num_rows else found
+
+
+def _some(pairs: pa.Table, share: float) -> pa.Table:
+    if share >= 1:
+        return pairs
+    return pairs.filter(pa.array([uniform("estimate pairs", i) < share for i in pairs["pair_id"].to_pylist()]))
+
+
+def known_rate(lake: Lake, kind: Kind, model: str) -> float | None:
+    """Requests/s that ``model`` answered in the partition where most were sent to it; None where it has sent too few to tell."""
+    table = "instructions" if kind == "instruct" else "descriptions"
+    notes = [facts.notes for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
+    sent = [(n.get("requests_sent", 0), n.get("sent_per_second", 0.0)) for n in notes if n.get("model") == model]
+    requests, rate = max(sent, default=(0, 0.0))
+    return rate if requests >= _ENOUGH and rate else None
 
 
 def estimate(

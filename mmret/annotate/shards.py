@@ -42,6 +42,7 @@ def _notes(rows: pa.Table, tally: Tally, settings: AnnotateSettings, before: Map
     """
     own = rows.filter(pc.and_(pc.not_equal(rows["status"], "ok"), pc.is_valid(rows["request_key"])))
     notes: dict[str, Any] = {
+        "model": rows["model"][0].as_py() if rows.num_rows else None,
         "ok": pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0,
         "reasons": {r["values"]: r["counts"] for r in pc.value_counts(own["reason"]).to_pylist()},
         "tokens_in": pc.sum(rows["tokens_in"]).as_py() or 0,

@@ -1,0 +1,95 @@
+"""``mmret estimate``, and what ``mmret run --dry-run`` ends with: what annotating a lake would cost. Sends nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmret.choices import resolve
+from mmret.lake import Lake
+from mmret.settings import Profile, parse_override
+
+
+def estimate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
+             set_: Annotated[list[str] | None, typer.Option(
+                 "--set", metavar="KEY=VALUE", help="a setting for this estimate, for example annotate.backend=openai")] = None,
+             rate: Annotated[float | None, typer.Option(
+                 min=0.001, help="requests/s to reckon with; else that of earlier runs")] = None,
+             as_json: Annotated[bool, typer.Option("--json", help="print the estimate as JSON")] = False) -> None:
+    """Requests, tokens, money and time that annotating the mined pairs would still take. Nothing is sent."""
+    store = Lake(lake)
+    profile, _ = resolve(store, overrides=dict(parse_override(text) for text in set_ or []))
+    show(reckon(store, profile, rate), as_json)
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print an estimate for a person, or as one line of JSON."""
+    if as_json:
+        json.dump(found, sys.stdout, ensure_ascii=False)
+        print()
+    else:
+        print_estimate(found)
+
+
+def reckon(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any]:
+    """The estimate as plain JSON values: per kind of request, and in all. ``seconds`` is None where no rate is known."""
+    from mmret.annotate.backends import load_annotator
+    from mmret.annotate.estimating import estimate_lake, known_rate
+
+    annotator = load_annotator(profile.annotate)
+    kinds = []
+    for each in estimate_lake(lake, profile.annotate):
+        model = annotator.model_for(each.kind)
+        speed = rate or known_rate(lake, each.kind, model)
+        kinds.append({"kind": each.kind, "model": model, "requests": each.requests, "answered": each.stored,
+                      "to_send": each.requests - each.stored, "tokens_in": each.tokens_in, "tokens_out": each.tokens_out,
+                      "cost": round(each.cost, 4), "tokens_measured": each.measured, "requests_per_second": speed,
+                      "seconds": 0.0 if each.requests == each.stored else round(each.seconds(speed), 1) if speed else None})
+    seconds = [k["seconds"] for k in kinds]
+    rejects = _rejects(lake)
+    return {"kinds": kinds, "to_send": sum(k["to_send"] for k in kinds), "cost": round(sum(k["cost"] for k in kinds), 4),
+            "seconds": None if None in seconds else round(sum(seconds), 1), "pairs_annotated": rejects[0], "rejects": rejects[1]}
+
+
+def _rejects(lake: Lake) -> tuple[int, dict[str, int]]:
+    """Pairs that have been annotated so far, and how many of them failed or were rejected, by reason."""
+    pairs, counts = 0, {}
+    for shard in lake.partitions("instructions"):
+        for table in ("descriptions", "instructions"):
+            if facts := lake.facts(table, shard):
+                pairs += facts.rows if table == "instructions" else 0
+                for reason, n in facts.notes.get("reasons", {}).items():
+                    counts[reason] = counts.get(reason, 0) + n
+    return pairs, dict(sorted(counts.items()))
+
+
+def print_estimate(found: dict[str, Any]) -> None:
+    """Write the estimate for a person."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from mmret.cli.live import clock
+    from mmret.cli.terminal import console
+
+    table = Table("request", "model", "in all", "to send", "tokens in", "tokens out", "cost", "requests/s", "time",
+                  box=box.SIMPLE_HEAD)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for k in found["kinds"]:
+        table.add_row(k["kind"], Text(k["model"]), f"{k['requests']:,}", f"{k['to_send']:,}", f"{k['tokens_in']:,}",
+                      f"{k['tokens_out']:,}", f"{k['cost']:,.2f}",
+                      f"{k['requests_per_second']:,.1f}" if k["requests_per_second"] else "unknown",
+                      "unknown" if k["seconds"] is None else clock(k["seconds"]))
+    console().print(table)
+    time = "unknown: give --rate, or annotate one shard first" if found["seconds"] is None else clock(found["seconds"])
+    console().print(Text(f"{found['to_send']:,} requests, cost {found['cost']:,.2f} at the prices of the settings, time {time}"))
+    if any(k["to_send"] and not k["tokens_measured"] for k in found["kinds"]):
+        console().print("Tokens are guessed from prompts and picture sizes: expect half or twice as many until answers are stored.")
+    if found["rejects"]:
+        told = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in found["rejects"].items())
+        console().print(Text(f"of {found['pairs_annotated']:,} pairs annotated so far, without texts: {told}"))
