@@ -5,6 +5,7 @@ from functools import partial
 import dagster as dg
 
 from assets.partitions import corpus_shards, recipes
+from assets.upkeep import compact
 
 SHARD_STAGES = (dg.AssetSelection.groups("corpus", "embeddings", "mining", "annotation")
                 - dg.AssetSelection.assets("corpus_manifest", "towers", "leaks"))
@@ -34,4 +35,5 @@ JOBS = [
                         description="One retriever per recipe, with its evaluation."),
     dg.define_asset_job("verify", dg.AssetSelection.all_asset_checks(), description="Every asset check over the whole lake."),
     stale_shards,
+    compact,
 ]

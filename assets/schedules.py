@@ -11,6 +11,7 @@ import dagster as dg
 from assets.jobs import stale_shards
 from assets.partitions import corpus_shards
 from assets.run import busy
+from assets.upkeep import nightly
 from mmret.choices import resolve
 from mmret.provenance import UNPARTITIONED
 from mmret.staleness import Work, due, survey
@@ -71,4 +72,4 @@ def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext,
     return [request(run) for run in ranges(work, shards)] or dg.SkipReason("nothing is missing or stale")
 
 
-SCHEDULES = [backfill_missing_and_stale]
+SCHEDULES = [backfill_missing_and_stale, nightly]

@@ -35,6 +35,7 @@ GROWING = ("decisions",)
 """Tables whose rows are only ever added and carry their time: a version is kept where a checkpoint needs it, not at each write."""
 PINNED = tuple(t for t in TABLES if t not in (*BULKY, "checkpoints", "evaluations"))
 """Tables whose versions a checkpoint holds on to: the lineage of its triplets."""
+STATES = "states"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def record(lake: Lake, state: State) -> str:
     listed = {t: {p: path.stem.partition("-")[2] for p, path in parts.items()} for t, parts in state.files.items()}
     text = json.dumps(listed, sort_keys=True, indent=0)
     state_id = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = folder(lake) / "states" / f"{state_id}.json"
+    path = state_path(lake, state_id)
     if not path.is_file():
         from mmret.lake import write_text
 
@@ -156,7 +157,7 @@ def record(lake: Lake, state: State) -> str:
 
 def recorded(lake: Lake, state_id: str) -> dict[str, dict[str, str]]:
     """Digests by table and partition of a recorded state. Raises UserError where it is not there."""
-    path = folder(lake) / "states" / f"{state_id}.json"
+    path = state_path(lake, state_id)
     if not path.is_file():
         raise UserError(f"{lake.root} has no recorded state {state_id}: the checkpoint is of another lake, or history/ was deleted")
     return json.loads(path.read_text())
@@ -174,23 +175,53 @@ def of_record(lake: Lake, state_id: str, name: str) -> State:
     return State(name, files)
 
 
-def cleaned_before(lake: Lake) -> int:
-    """Versions that were replaced before this time (ns) have been cleaned up; 0: none."""
+def state_path(lake: Lake, state_id: str) -> Path:
+    return folder(lake) / STATES / f"{state_id}.json"
+
+
+@contextmanager
+def hold(lake: Lake, state_id: str) -> Iterator[None]:
+    """Keep a state from being dropped while this process works with it and no checkpoint refers to it yet."""
+    mark = folder(lake) / STATES / f"{state_id}.{os.getpid()}-{uuid.uuid4().hex[:8]}.held"
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def held(lake: Lake) -> list[tuple[str, int]]:
+    """States held by living processes of this machine, with the process; the marks of dead ones are removed."""
+    found = []
+    for mark in (folder(lake) / STATES).glob("*.held"):
+        state_id, owner, _ = mark.name.split(".")
+        process = int(owner.partition("-")[0])
+        if Path(f"/proc/{process}").exists():
+            found.append((state_id, process))
+        else:
+            mark.unlink(missing_ok=True)
+    return found
+
+
+def cleaned(lake: Lake) -> dict[str, int]:
+    """Versions that were replaced before this time (ns) have been dropped, of ``bulky`` tables and of the others; 0: none."""
     path = folder(lake) / "cleaned"
-    return int(path.read_text()) if path.is_file() else 0
+    return {"kept": 0, "bulky": 0} | (json.loads(path.read_text()) if path.is_file() else {})
 
 
 def at_time(lake: Lake, when: int, name: str) -> State:
     """The lake as it was at ``when`` (ns since 1970), bulky tables where still kept. Raises UserError where it is not known."""
-    if when < (since := cleaned_before(lake)):
-        raise UserError(f"--as-of {name}: versions replaced before {shown(since)} have been cleaned up; what a checkpoint was "
+    gone = cleaned(lake)
+    if when < gone["kept"]:
+        raise UserError(f"--as-of {name}: versions replaced before {shown(gone['kept'])} have been dropped; what a checkpoint was "
                         "trained on is kept, `mmret sql \"SELECT * FROM checkpoints\"` lists them")
-    files: dict[str, dict[str, Path]] = {t: {} for t in TABLES}
-    for table in TABLES:
+    tables = [t for t in TABLES if t not in GROWING and (t not in BULKY or when >= gone["bulky"])]
+    files: dict[str, dict[str, Path]] = {t: {} for t in tables}
+    for table in tables:
         for partition in lake.partitions(table):
             link(lake, table, partition, copy=table in PINNED)
             if then := [v for v in versions(lake, table, partition) if v.written <= when]:
-                files.setdefault(table, {})[partition] = then[-1].path
+                files[table][partition] = then[-1].path
     if not any(files.values()):
         raise UserError(f"--as-of {name}: {lake.root} had no tables at {shown(when)}")
     return State(name, files)
@@ -232,7 +263,7 @@ def as_of(lake: Lake, text: str) -> State:
         return of_record(lake, json.loads(found.read_text())["state"], text)
     if run := [r for r in runs(lake) if r["run"] == text]:
         return at_time(lake, run[-1]["ended"], text)
-    if (folder(lake) / "states" / f"{text}.json").is_file():
+    if state_path(lake, text).is_file():
         return of_record(lake, text, text)
     try:
         when = datetime.fromisoformat(text)

@@ -27,6 +27,7 @@ class Settings(BaseModel):
 
 class CorpusSettings(Settings):
     sources: tuple[str, ...] = Field((), description="folders, tar files or shapes:<n>?seed=<s>, in the order they were added")
+    removed: tuple[str, ...] = Field((), description="sources taken out again; their rows are kept among the rejects")
     images: int | None = Field(None, ge=1, description="take at most this many rows of the sources; None: all")
     shard_size: int = Field(4096, ge=1, description="rows per sealed shard; affects new shards only")
 
@@ -297,6 +298,13 @@ class AutomationSettings(Settings):
                                                      "checkpoint of the recipe has not seen")
 
 
+class HistorySettings(Settings):
+    """How long what was replaced is kept for readers and for `--as-of`. What a checkpoint was trained on is kept as long as it is."""
+
+    days: float = Field(7, ge=0, description="replaced partitions; 0 is only safe where nobody reads")
+    bulky_days: float = Field(1, ge=0, description="replaced candidates and neighbours, and old versions of the Lance tables")
+
+
 class Profile(Settings):
     name: str
     description: str = ""
@@ -304,6 +312,7 @@ class Profile(Settings):
     ingest: IngestSettings = IngestSettings()
     leaks: LeakSettings = LeakSettings()
     licences: LicenceSettings = LicenceSettings()
+    history: HistorySettings = HistorySettings()
     towers: TowerSettings | None = None
     encoders: dict[Signal, EncoderSettings]
     mine: MineSettings = MineSettings()

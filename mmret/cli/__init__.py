@@ -6,18 +6,32 @@ import sys
 
 import typer
 
+from mmret.cli.annotation_cost import estimate
+from mmret.cli.backfill import backfill
+from mmret.cli.bands import bands
 from mmret.cli.benchmark import benchmark
+from mmret.cli.card import card
+from mmret.cli.embed import embed
+from mmret.cli.compact import compact
 from mmret.cli.evaluate import evaluate
 from mmret.cli.export import export
+from mmret.cli.gallery import gallery
+from mmret.cli.export_onnx import export_onnx
+from mmret.cli.merge import merge
+from mmret.cli.quality import quality
 from mmret.cli.run import run
 from mmret.cli.score import score
 from mmret.cli.search import search
 from mmret.cli.sql import sql
+from mmret.cli.status import status
+from mmret.cli.study import study
+from mmret.cli.train import train
 from mmret.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="From a folder of captioned images to a trained and evaluated universal multimodal retriever.")
-for command in (run, sql, search, evaluate, score, benchmark, export):
+for command in (run, status, backfill, estimate, quality, sql, bands, search, evaluate, score, benchmark, study, train, merge, embed, export,
+                export_onnx, card, compact, gallery):
     app.command()(command)
 
 

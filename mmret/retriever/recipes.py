@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmret import history
 from mmret.as_of import opened
 from mmret.choices import resolve
 from mmret.ingest.images import images_by_id
@@ -55,7 +56,8 @@ def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str, train_on: T
     then = opened(lake, state)
     if not any(f.notes.get("train") for p in then.partitions("triplets") if (f := then.facts("triplets", p))):
         return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason="no training triplets")
-    made = train_on(lake, name, recipe)
+    with history.hold(lake, state):
+        made = train_on(lake, name, recipe)
     folder = checkpoint_folder(lake, name).relative_to(lake.root)
     write_data_state(lake, lake.root / folder, state)
     row = {"recipe": name, "folder": str(folder), "settings": recipe.model_dump_json(),
