@@ -123,3 +123,47 @@ def test_the_vectors_are_those_of_the_shard(tmp_path):
     own = shard_vectors(lake, "shard-00000")
     chosen = part(own, [ids[7], ids[3]])
     assert chosen.ids == [ids[7], ids[3]] and np.array_equal(chosen.vectors["caption"], vectors["caption"][[7, 3]])
+
+
+def test_the_asset_check_fails_where_too_little_was_found(tmp_path):
+    from assets.checks.mining import in_band_recall
+    from resources.lake import LakeResource, ProfileResource
+
+    lake, settings = make(Lake(tmp_path)), options()
+    dumped = settings.model_dump(exclude={"signals"})
+    resources = {"lake": LakeResource(folder=str(tmp_path)),
+                 "profile": ProfileResource(overrides={f"mine.{name}": value for name, value in dumped.items()})}
+    mine(lake, settings)
+    result = in_band_recall(**resources)
+    assert result.passed and result.metadata["floor"].value == settings.index.recall_floor
+    for shard in lake.shards():
+        rows = lake.read("neighbours", shard)
+        lake.write("neighbours", shard, rows.filter(pc.not_equal(rows["signal"], "caption")), "x")
+    result = in_band_recall(**resources)
+    assert not result.passed and result.metadata["caption"].value == 0.0
+    exactly = make(Lake(tmp_path / "exact"), 1)
+    mine(exactly, MineSettings(k=10, bands=BANDS, tile=64))
+    result = in_band_recall(lake=LakeResource(folder=str(exactly.root)), profile=resources["profile"])
+    assert result.passed and result.metadata["search"].value == "exact"
+
+
+def test_an_index_is_trained_once_and_takes_new_rows_in(tmp_path):
+    from mmret.encode.vectors import vector_table
+    from mmret.mine.approximate import build
+
+    def index():
+        return {i.name: i for i in vector_table(lake, "shard-00000", "caption").list_indices() if i.columns == ["vector"]}
+
+    lake, settings = make(Lake(tmp_path), 1), options().index
+    for _ in range(2):
+        build(vector_table(lake, "shard-00000", "caption"), settings, WIDTH)
+        (name, first), = index().items()
+        assert first.num_indexed_rows == 400
+    ids, vectors = world()
+    for shard in shards(ids, vectors, CUTS)[1:]:
+        add_shard(lake, shard.shard, shard.ids, shard.vectors)
+    build(vector_table(lake, "shard-00000", "caption"), settings, WIDTH)
+    assert {n: i.num_indexed_rows for n, i in index().items()} == {name: 900}
+    for wanted in (settings.model_copy(update={"kind": "ivf_pq"}), settings.model_copy(update={"partition_rows": 4})):
+        build(vector_table(lake, "shard-00000", "caption"), wanted, WIDTH)
+        assert len(index()) == 1 and name not in index()

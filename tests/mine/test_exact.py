@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from mmret.errors import UserError
 from mmret.mine import tiles
 from mmret.mine.candidates import ShardVectors, candidate_tables, candidates
+from mmret.mine.merge import neighbours
 from mmret.mine.operands import Matrix, exact, gathered
 from mmret.mine.toplists import TopLists
 from mmret.schemas import CANDIDATES, SIGNALS
@@ -230,3 +232,19 @@ def test_peak_memory_is_that_of_two_shards_whatever_the_corpus():
     (few, _), (many, produced) = peak(2), peak(16)
     assert produced > 2 * few, "so little was found that keeping it all would not show"
     assert many < 1.2 * few
+
+
+@settings(max_examples=15, deadline=None)
+@given(old=st.integers(1, 90), new=st.integers(1, 60), k=st.integers(1, 9), seed=st.integers(0, 9999), int8=st.booleans(),
+       repeats=st.sampled_from([0.1, 0.9]), group=st.integers(0, 2))
+def test_a_grown_corpus_merged_in_any_grouping_equals_brute_force_with_either_sketch(old, new, k, seed, int8, repeats, group):
+    ids = image_ids(old + new, seed)
+    vectors = {s: clustered(old + new, 24, seed + at, repeats=repeats) for at, s in enumerate(SIGNALS)}
+    parts, options = shards(ids, vectors, [old, old + new // 2]), MineSettings(k=k, tile=64)
+    with patch("mmret.mine.operands.int8_products", lambda device: int8):
+        files = [candidates(shard, parts[:at], options, BANDS) for at, shard in enumerate(parts)]
+    together = neighbours([files[group], neighbours([f for at, f in enumerate(files) if at != group], k)], k)
+    assert rows_of(together) == brute_force(ids, vectors, k)
+    inside = {(q, s, t): score for q, s, t, score, _, above in rows_of(together) if not above}
+    for (query, signal, target), score in inside.items():  # one score for both directions, to the last bit
+        assert inside.get((target, signal, query), score) == score
