@@ -4,10 +4,10 @@ from itertools import groupby
 
 import dagster as dg
 
-from assets.checks import annotation, conservation, corpus, mining
+from assets.checks import annotation, conservation, corpus, mining, training
 from assets.checks.sql import Check, together
 
-MODULES = [corpus, conservation, mining, annotation]
+MODULES = [corpus, conservation, mining, annotation, training]
 
 
 def load() -> list[dg.AssetChecksDefinition]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,18 +39,31 @@ TAGS = {"loss": "train/loss", "learning_rate": "train/learning_rate", "gradient_
 
 
 class Events:
-    """TensorBoard scalars into ``folder``. Steps after ``step`` that a killed run wrote are hidden by TensorBoard."""
+    """TensorBoard scalars into a new file of ``folder``, on disk when :meth:`write` returns (tensorboardX's own
+    SummaryWriter hands them to a thread). What a killed run wrote after ``step`` is purged by TensorBoard."""
 
     def __init__(self, folder: Path, step: int = 0):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{step}")
+        if step:
+            self._add(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, row: dict[str, Any]) -> None:
+        """Add a row of the log; null columns are left out."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         for column, tag in TAGS.items():
             if row.get(column) is not None:
-                self.writer.add_scalar(tag, row[column], row["step"])
+                self._add(Event(step=row["step"], summary=scalar(tag, row[column])))
         self.writer.flush()
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self.writer.write_event(event)
 
     def close(self) -> None:
         self.writer.close()

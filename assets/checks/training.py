@@ -1,0 +1,42 @@
+"""What must hold of trained checkpoints. Reads their training logs, some tens of rows each."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from assets.checks.sql import Check
+from mmret.lake import Lake
+
+_ENDS = 0.1
+"""Share of a log's rows at either end whose mean is compared."""
+
+
+def _losses(lake: Lake) -> Iterator[tuple[str, list[float]]]:
+    """Recipe and the losses of its log, for every recorded checkpoint whose log is there."""
+    from mmret.retriever.log import LOG, read_log
+
+    for row in lake.read("checkpoints", columns=["recipe", "folder"]).to_pylist():
+        folder = lake.root / row["folder"]
+        if (folder / LOG).is_file():
+            yield row["recipe"], read_log(folder)["loss"].to_pylist()
+
+
+def _not_finite(lake: Lake, _: Any) -> list[tuple[str, int]]:
+    bad = ((recipe, sum(loss is None or not math.isfinite(loss) for loss in losses)) for recipe, losses in _losses(lake))
+    return [(recipe, count) for recipe, count in bad if count]
+
+
+def _not_fallen(lake: Lake, _: Any) -> list[tuple[str, float, float]]:
+    found = []
+    for recipe, losses in _losses(lake):
+        end = max(1, int(len(losses) * _ENDS))
+        first, last = sum(losses[:end]) / end, sum(losses[-end:]) / end
+        if len(losses) > 1 and not last < first:
+            found.append((recipe, round(first, 4), round(last, 4)))
+    return found
+
+
+loss_is_finite = Check("checkpoints", "loss_is_finite", "No row of a training log has a loss that is no number. "
+                       "Shown: recipe, rows.", _not_finite)
+loss_fell = Check("checkpoints", "loss_fell", "The loss at the end of training, a mean over the last tenth of the log, is below "
+                  "that at its beginning. Shown: recipe, first, last.", _not_fallen, warn=True)
