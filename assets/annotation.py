@@ -26,8 +26,9 @@ def descriptions(context: dg.AssetExecutionContext, lake: LakeResource, profile:
     """What source and target share and where they differ, one text per pair (paper, section 3.2: the VLM's step)."""
     from mmret.annotate.shards import describe_shard
 
-    return materialize(context, lake, profile, "descriptions", lambda store, settings, shard, inputs:
+    made = materialize(context, lake, profile, "descriptions", lambda store, settings, shard, inputs:
                        describe_shard(store, shard, annotator.get(settings.annotate), settings.annotate, inputs))
+    return with_time_left(context, lake, "descriptions", made)
 
 
 @dg.asset(**SHARD, deps=[descriptions, pairs], pool="vlm", retry_policy=TRANSIENT,
@@ -37,8 +38,20 @@ def instructions(context: dg.AssetExecutionContext, lake: LakeResource, profile:
     """Three or more instructions that lead from source to target, one row per pair (paper, section 3.2: the LLM's step)."""
     from mmret.annotate.shards import instruct_shard
 
-    return materialize(context, lake, profile, "instructions", lambda store, settings, shard, inputs:
+    made = materialize(context, lake, profile, "instructions", lambda store, settings, shard, inputs:
                        instruct_shard(store, shard, annotator.get(settings.annotate), settings.annotate, inputs))
+    return with_time_left(context, lake, "instructions", made)
+
+
+def with_time_left(context: dg.AssetExecutionContext, lake: LakeResource, table: str,
+                   made: dg.MaterializeResult) -> dg.MaterializeResult:
+    """``made``, whose last partition also shows how long the shards that are mined and not yet annotated will take."""
+    from mmret.annotate.shards import seconds_left
+
+    left = seconds_left(lake.open(), table)
+    if left is not None:
+        context.add_asset_metadata({"seconds_left_for_mined_shards": left}, partition_key=context.partition_keys[-1])
+    return made
 
 
 @dg.asset(**SHARD, deps=[pairs, descriptions, instructions], pool="lake",

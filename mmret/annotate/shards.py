@@ -98,6 +98,19 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     return lake.write("instructions", shard, rows, inputs, **_notes(rows, tally, settings, before)), pairs.num_rows
 
 
+def seconds_left(lake: Lake, table: str) -> float | None:
+    """Time that the mined shards without a partition of ``table`` will take, at the mean pace of those that have one.
+
+    None where no shard of it took measurable time.
+    """
+    done = [facts for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
+    worked = [(f.rows, f.notes["annotation_seconds"]) for f in done if f.notes.get("annotation_seconds") and not f.notes["retries"]]
+    rows, seconds = sum(r for r, _ in worked), sum(s for _, s in worked)
+    waiting = set(lake.partitions("pairs")) - set(lake.partitions(table))
+    left = sum(facts.rows for shard in waiting if (facts := lake.facts("pairs", shard)))
+    return round(left * seconds / rows, 1) if rows else None
+
+
 def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str,
                    measure: Callable[[pa.Table], dict[str, Any]] | None = None) -> Facts:
     """Write ``triplets`` of a shard; what ``measure`` says of them is noted as their ``quality``."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmret.cli.annotation_summary import annotation, quality, say_annotation
 from mmret.cli.live import clock
 from mmret.lake import Lake
 from mmret.schemas import TABLES
@@ -36,6 +37,8 @@ def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
         "retrieved_targets": sum(f.notes["reasons"].pop("retrieved", 0) for f in pairs if "reasons" in f.notes),
         "queries_with_pairs": sum(f.notes.get("queries", 0) for f in pairs),
         "pair_reasons": _added(f.notes.get("reasons", {}) for f in pairs),
+        "annotation": annotation(facts, lake, outcome),
+        "quality": quality(facts["triplets"]),
         "annotation_reasons": _added(f.notes.get("reasons", {}) for f in [*described, *facts["instructions"]]),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
         "evaluations": nested(evaluations.to_dicts()),
@@ -79,6 +82,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         counts = {r: n for r, n in summary[key].items() if r not in ("chosen", "queries_without_candidates")}
         if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
+    say_annotation(summary, console)
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
     _explain_pairs(summary, console)
