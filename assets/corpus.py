@@ -15,9 +15,10 @@ from resources.lake import LakeResource, ProfileResource
 
 
 class CorpusPlan(dg.Config):
-    """Enlarge the corpus from the launchpad: added sources are remembered by the lake."""
+    """Enlarge or shrink the corpus from the launchpad: sources added and removed are remembered by the lake."""
 
     sources: list[str] = []
+    remove: list[str] = []
     images: int | None = None
     shard_size: int | None = None
 
@@ -26,14 +27,22 @@ class CorpusPlan(dg.Config):
           metadata={"dagster/column_schema": column_schema("corpus_manifest")})
 def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake: LakeResource,
                     profile: ProfileResource) -> dg.MaterializeResult:
-    """Every row of every source, sealed into fixed-size, append-only shards; registers the shards as partitions."""
+    """Every row of every source, sealed into fixed-size, append-only shards; registers the shards as partitions.
+
+    A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason.
+    """
     from mmret.ingest.manifest import KNOWN, seal
+    from mmret.ingest.selection import reselect
 
     store = lake.open()
     overrides = profile.overrides | ({"corpus.images": config.images} if config.images else {})
-    settings, choices = resolve(store, sources=config.sources, shard_size=config.shard_size, overrides=overrides)
+    settings, choices = resolve(store, sources=config.sources, shard_size=config.shard_size, overrides=overrides,
+                                remove=config.remove)
     store.choose(choices)
-    sealed = 0
+    sealed = reselected = 0
+    for shard, rows in reselect(store, settings.corpus):
+        store.write("corpus_manifest", shard, rows, inputs=fingerprint(choices["sources"]))
+        reselected += 1
     for shard, rows in seal(store.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest):
         store.write("corpus_manifest", shard, rows, inputs=fingerprint(choices["sources"]))
         sealed += rows.num_rows
@@ -44,6 +53,7 @@ def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake:
     last.pop("dagster/partition_row_count", None)
     return dg.MaterializeResult(
         metadata={**last, "dagster/row_count": rows, "rows_computed": sealed, "shards": len(shards),
+                  "shards_reselected": reselected,
                   "sources": dg.MetadataValue.json(list(settings.corpus.sources))},
         data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))))
 

@@ -24,10 +24,11 @@ def source_name(source: str) -> str:
 
 
 def resolve(lake: Lake, profile: str | None = None, sources: Sequence[str] = (), shard_size: int | None = None,
-            overrides: dict[str, Any] | None = None) -> tuple[Profile, dict[str, Any]]:
+            overrides: dict[str, Any] | None = None, remove: Sequence[str] = ()) -> tuple[Profile, dict[str, Any]]:
     """Combine what the lake remembers with what is asked for now; returns the settings and what to remember.
 
-    Raises UserError where the profile differs from the one the lake was made with: that would silently re-encode everything.
+    Raises UserError where the profile differs from the one the lake was made with: that would silently re-encode everything,
+    and for a source to ``remove`` that the lake does not have.
     """
     old = lake.choices()
     name = profile or old.get("profile") or DEFAULT_PROFILE
@@ -39,9 +40,20 @@ def resolve(lake: Lake, profile: str | None = None, sources: Sequence[str] = (),
     choices = {"profile": name, "sources": kept, "overrides": {**old.get("overrides", {}), **(overrides or {})}}
     if shard_size is not None:
         choices["overrides"]["corpus.shard_size"] = shard_size
+    if remove:
+        kept = kept or list(load_profile(name, choices["overrides"]).corpus.sources)
+        if unknown := [s for s in map(source_name, remove) if s not in kept]:
+            raise UserError(f"{lake.root} has no source {', '.join(unknown)}; it has {', '.join(kept)}")
+        kept = [s for s in kept if s not in set(map(source_name, remove))]
+        if not kept:
+            raise UserError("a lake needs a source: name another with --images before the last one is removed")
+    gone = [*dict.fromkeys((*old.get("removed", []), *map(source_name, remove)))]
+    choices |= {"sources": kept, "removed": [s for s in gone if s not in kept]}
     settings = dict(choices["overrides"])
     if kept:
         settings["corpus.sources"] = kept
+    if choices["removed"]:
+        settings["corpus.removed"] = choices["removed"]
     resolved = load_profile(name, settings)
     if not resolved.corpus.sources:
         raise UserError("no images: give --images with a folder, a manifest file or a WebDataset tar, or shapes:<n>")

@@ -21,6 +21,7 @@ from mmret.ingest.decode import Unreadable
 from mmret.ingest.pool import in_order
 from mmret.ingest.rows import Row, Source, clean_text
 from mmret.ingest.sealed import COLUMNS, Sealed
+from mmret.ingest.selection import rows_taken
 from mmret.ingest.sources import open_sources
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
@@ -42,7 +43,7 @@ def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Ite
     cannot be read.
     """
     sources = open_sources(corpus.sources)
-    left = None if corpus.images is None else max(0, corpus.images - known.num_rows)
+    left = None if corpus.images is None else max(0, corpus.images - rows_taken(known, corpus))
     shard = 1 + max((int(name.rpartition("-")[2]) for name in known["shard"].unique().to_pylist()), default=-1)
     with Sealed(known) as sealed:
         rows = islice(_new_rows(sources, sealed, ingest), left)
