@@ -29,6 +29,7 @@ from mmret.annotate.retrying import PASSING_STATUSES, REFUSING_STATUSES
 from mmret.errors import UserError
 from mmret.settings import EngineSettings
 
+_ON_THE_WAY = 256  # answers between the event loop and the store; what a crash loses besides a batch
 _LOAD = 64  # requests whose pictures are read together
 _BACKOFF = wait_exponential_jitter(0.2, 10, jitter=0.2)
 _HOPELESS_S = 5.0  # patience where a whole earlier batch got no answer
@@ -64,7 +65,7 @@ class OpenAIAnnotator(PromptedAnnotator):
         if not requests:
             return
         engine = engine_of(requests[0].kind, self.settings)
-        results: queue.Queue[Any] = queue.Queue(maxsize=1024)
+        results: queue.Queue[Any] = queue.Queue(maxsize=_ON_THE_WAY)
         stop = threading.Event()
         thread = threading.Thread(target=self._work, args=(requests, engine, results, stop), daemon=True)
         thread.start()

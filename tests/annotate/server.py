@@ -34,10 +34,11 @@ _HUGE_TEXT = json.dumps(completion("x" * 10_000_000))
 
 
 class RudeServer:
-    """``with RudeServer(behaviour) as server: server.url``; ``server.bodies`` are the requests it got."""
+    """``with RudeServer(behaviour) as server: server.url``; ``server.bodies`` are the requests it got, unless not kept."""
 
-    def __init__(self, behaviour: Behaviour, delay: float = 0.0):
-        self.behaviour, self.delay = behaviour, delay
+    def __init__(self, behaviour: Behaviour, delay: float = 0.0, keep: bool = True):
+        self.behaviour, self.delay, self.keep = behaviour, delay, keep
+        self.got = 0
         self.bodies: list[dict[str, Any]] = []
         self.answered = 0
         self._loop = asyncio.new_event_loop()
@@ -82,8 +83,10 @@ class RudeServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         size = int(head.split("content-length:")[1].split("\r\n")[0])
         body = json.loads(await reader.readexactly(size))
-        self.bodies.append(body)
-        act = self.behaviour(body, len(self.bodies) - 1)
+        self.got += 1
+        if self.keep:
+            self.bodies.append(body)
+        act = self.behaviour(body, self.got - 1)
         await asyncio.sleep(self.delay)
         if act == HANG:
             await asyncio.sleep(3600)

@@ -10,82 +10,94 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from mmret.annotate import AnswerStore
+from mmret.annotate.backends import load_annotator
+from mmret.annotate.protocol import Request
+from mmret.schemas import uniform
+from tests.annotate import killable
+from tests.annotate.server import RudeServer
+from tests.annotate.test_openai_server import DESCRIPTION, _answer
 
-FLUSH = 60
-COUNT = 600
-RUN = f"""
-import os, sys, time
-import pyarrow as pa, pyarrow.parquet as pq
-from mmret.annotate import AnswerStore, answering, describe, instruct, stages
-from mmret.annotate.captions import CaptionsAnnotator
-from mmret.schemas import pair_id
-from mmret.settings import AnnotateSettings
-
-answering.FLUSH_ROWS, stages.BATCH = {FLUSH}, 400
-log = os.open(sys.argv[2] + "/sent", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-class Slow(CaptionsAnnotator):
-    def answers(self, requests):
-        for i, answer in super().answers(requests):
-            os.write(log, (self.key(requests[i]) + "\\n").encode())
-            time.sleep(0.0002)
-            yield i, answer
-
-captions = {{f"{{i:032x}}": f"{{'red green blue'.split()[i % 3]}} house number {{i}}" for i in range({COUNT} + 1)}}
-ids = list(captions)
-keys = [pair_id(a, b) for a, b in zip(ids, ids[1:])]
-pairs = pa.table({{"pair_id": keys, "query_id": ids[:-1], "target_id": ids[1:]}})
-store = AnswerStore(sys.argv[1]) if sys.argv[1] else None
-described = describe(pairs, captions, Slow(), AnnotateSettings(), store)
-texts = instruct(described, pairs, captions, Slow(), AnnotateSettings(), store)
-pq.write_table(described, sys.argv[2] + "/described.parquet")
-pq.write_table(texts, sys.argv[2] + "/texts.parquet")
-"""
+IN_FLIGHT = 300  # a server's places, and the answers on their way to the store
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def _start(store: str, out: Path) -> subprocess.Popen:
+def _start(store: str, out: Path, count: int, flush: int, url: str) -> subprocess.Popen:
     out.mkdir(exist_ok=True)
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, store, str(out)], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
-    )
+    command = [sys.executable, "-m", "tests.annotate.killable", store, str(out), str(count), str(flush), url]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def _stored(store: Path, keys: list[str]) -> set[str]:
+    answers = AnswerStore(store)
+    return set(answers.look_up("describe", keys)) | set(answers.look_up("instruct", keys))
+
+
+def _killed_again_and_again(folder: Path, count: int, flush: int, url: str, kills: int, in_flight: int,
+                            sent: Callable[[], Counter[str]]) -> None:
+    """Kill a run of ``2 * count`` requests ``kills`` times, let it finish, and compare it with one that was let be. ``sent``: how
+    often each key has been sent so far; ``in_flight``: requests that may be lost besides those not yet flushed."""
+    store, out, dice = folder / "answers", folder / "killed", random.Random(3)
+    frozen: Counter[str] = Counter()
+    for turn in range(kills):
+        run = _start(str(store), out, count, flush, url)
+        aim = int(2 * count * (turn + 1) / (kills + 1) * dice.uniform(0.8, 1.0))
+        while run.poll() is None and len(sent()) < aim:
+            time.sleep(0.01)
+        assert run.poll() is None, "ended before it was killed"
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        now = sent()
+        for key, times in frozen.items():
+            assert now[key] == times  # what was stored has not been sent again
+        stored = _stored(store, list(now))
+        assert set(frozen) <= stored  # nothing that was stored is lost
+        assert len(now) - len(stored) <= flush + in_flight
+        frozen = Counter({k: now[k] for k in stored})
+    assert _start(str(store), out, count, flush, url).wait(600) == 0
+    sends = sent()
+    assert all(sends[k] == n for k, n in frozen.items())
+    assert len(sends) == 2 * count and sends.total() <= 2 * count + kills * (flush + in_flight)
+    total = sends.total()
+    assert _start(str(store), out, count, flush, url).wait(600) == 0 and sent().total() == total  # a second run asks nothing
+    whole = folder / "whole"
+    assert _start("-", whole, count, flush, url).wait(600) == 0
+    for name in ("described.parquet", "texts.parquet"):
+        assert pq.read_table(out / name).equals(pq.read_table(whole / name))
 
 
 def test_killed_again_and_again_sends_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
-    whole = _start("", tmp_path / "whole")
-    assert whole.wait(120) == 0
-    store, out, dice = tmp_path / "answers", tmp_path / "killed", random.Random(3)
-    stored: set[str] = set()
-    out.mkdir()
-    kills = 0
-    for _ in range(3):
-        run = _start(str(store), out)
-        sent = out / "sent"
-        before = sent.stat().st_size if sent.exists() else 0
-        more = before + 33 * dice.randrange(40, 350)
-        while run.poll() is None and (sent.stat().st_size if sent.exists() else 0) < more:
-            time.sleep(0.005)
-        if run.poll() is None:
-            run.send_signal(signal.SIGKILL)
-            kills += 1
-        run.wait()
-        sends = Counter(sent.read_text().split())
-        found = set(
-            AnswerStore(store).look_up("describe", list(sends)) | AnswerStore(store).look_up("instruct", list(sends))
-        )
-        assert stored <= found  # nothing that was stored is lost
-        stored = found
-        frozen = {k: sends[k] for k in stored}
-        assert len(sends) - len(stored) <= FLUSH
-    assert kills >= 2
-    assert _start(str(store), out).wait(120) == 0
-    sends = Counter((out / "sent").read_text().split())
-    assert {k: sends[k] for k in frozen} == frozen  # what was stored was not sent again
-    assert len(sends) == 2 * COUNT and sends.total() <= 2 * COUNT + kills * FLUSH
-    for name in ("described.parquet", "texts.parquet"):
-        assert pq.read_table(out / name).equals(pq.read_table(tmp_path / "whole" / name))
+    log = tmp_path / "killed" / "sent"
+
+    def sent() -> Counter[str]:
+        return Counter(log.read_text().split() if log.exists() else ())
+
+    _killed_again_and_again(tmp_path, count=600, flush=60, url="-", kills=3, in_flight=0, sent=sent)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_20_000_requests_to_a_server_killed_five_times(tmp_path: Path) -> None:
+    count = 10_000
+    model, keys = load_annotator(killable.settings("http://any")), {}
+    for row in killable.pairs(count).to_pylist():
+        ids = (row["pair_id"], row["query_id"], row["target_id"])
+        seed = int(uniform("seed", 0, row["pair_id"], 0) * 2**31)
+        keys["describe", seed] = model.key(Request("describe", *ids))
+        keys["instruct", seed] = model.key(Request("instruct", *ids, description=DESCRIPTION))
+    seen: Counter[str] = Counter()
+
+    def log(body: dict, number: int) -> str:
+        answer = _answer(body)
+        seen[keys["describe" if answer == DESCRIPTION else "instruct", body["seed"]]] += 1
+        return answer
+
+    with RudeServer(log, keep=False) as server:
+        _killed_again_and_again(tmp_path, count, flush=2048, url=server.url, kills=5, in_flight=IN_FLIGHT,
+                                sent=lambda: Counter(dict(seen)))
