@@ -95,6 +95,7 @@ def serve(lake: Lake, port: int, host: str = "127.0.0.1", browser: bool = True, 
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # from here on a browser waits instead of being refused
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); give another --port, or 0 for any") from None
     address = f"http://{host}:{listener.getsockname()[1]}"

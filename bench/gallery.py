@@ -1,0 +1,192 @@
+"""The gallery over a synthetic lake of a million triplets: how long a person waits, and how much memory it takes.
+
+    python bench/gallery.py --lake DIR                      # makes the lake there first, if it is not there (about 0.7 GB)
+    python bench/gallery.py --lake DIR --triplets 100000
+    python bench/gallery.py --lake DIR --browser            # also in Chromium: from the address to the first pictures
+
+Counts are asserted before anything is timed. Each figure is the median of ``REPEATS`` calls after one that is not counted, wall clock;
+processor time of the process is given beside it, since other work may share the cores. The texts, scores and ids are drawn from a
+seed; pictures are a few hundred small PNGs under many ids.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import typer
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmret.gallery.app import site
+from mmret.gallery.browse import PAGE, Filters, choices, count, page
+from mmret.gallery.lineage import lineage
+from mmret.gallery.tables import free
+from mmret.ingest import image_table
+from mmret.lake import Lake
+from mmret.schemas import IMAGES, SIGNALS, TABLES
+
+REPEATS = 5
+_SHARD = 100_000  # triplets
+_WORDS = np.array("red blue green small large wooden stone old new open closed left right bird boat house tree person dog cat".split())
+
+
+def main(lake: Annotated[Path, typer.Option(help="folder; made where it is missing")],
+         triplets: Annotated[int, typer.Option(min=1000)] = 1_000_000,
+         browser: Annotated[bool, typer.Option("--browser")] = False) -> None:
+    store = Lake(lake)
+    if not store.partitions("triplets"):
+        make(store, triplets)
+    triplets = sum(store.facts("triplets", s).rows for s in store.partitions("triplets"))
+    started = time.perf_counter()
+    shared = site(store)
+    print(json.dumps({"triplets": triplets, "open_s": round(time.perf_counter() - started, 2)}))
+    tables = shared.tables
+    assert count(tables, Filters()) == triplets
+    middle = page(tables, Filters(), triplets // PAGE // 2)
+
+    def first(filters: Filters, number: int = 0) -> list[dict[str, Any]]:
+        rows = page(tables, filters, number)
+        shared.thumbnails.prepare([i for r in rows for i in (r["query_id"], r["target_id"])])
+        return rows
+
+    shard = store.partitions("triplets")[-1]
+    for name, work in {
+        "first page": lambda: first(Filters()),
+        "page in the middle": lambda: first(Filters(), triplets // PAGE // 2),
+        "count of all": lambda: count(tables, Filters()),
+        "choices of the filters": lambda: choices(tables),
+        "one shard, first page": lambda: first(Filters(shard=shard)),
+        "two score ranges, first page": lambda: first(Filters(scores={"caption": (0.9, 0.95), "dino_image": (0.8, 0.9)})),
+        "two score ranges, count": lambda: count(tables, Filters(scores={"caption": (0.9, 0.95), "dino_image": (0.8, 0.9)})),
+        "text, first page": lambda: first(Filters(text="wooden bird")),
+        "text, count": lambda: count(tables, Filters(text="wooden bird")),
+        "text that nothing has": lambda: first(Filters(text="submarine")),
+        "most alike by caption first": lambda: first(Filters(order="-caption")),
+        "lineage of one": lambda: lineage(tables, middle[0]["pair_id"]),
+        "free SQL, 10,000 pairs": lambda: free(tables, "SELECT pair_id FROM pairs WHERE caption_score > 0.9 LIMIT 10000", 200_000),
+    }.items():
+        report(name, work)
+    print(json.dumps({"peak_memory_mb": round(peak_mb())}))
+    if browser:
+        in_chromium(lake)
+
+
+def report(name: str, work: Callable[[], Any]) -> None:
+    """Median wall and processor seconds of ``work``."""
+    work()
+    wall, busy = [], []
+    for _ in range(REPEATS):
+        before, started = sum(psutil.Process().cpu_times()[:2]), time.perf_counter()
+        work()
+        wall.append(time.perf_counter() - started)
+        busy.append(sum(psutil.Process().cpu_times()[:2]) - before)
+    print(json.dumps({"what": name, "wall_s": round(statistics.median(wall), 3), "cpu_s": round(statistics.median(busy), 3)}), flush=True)
+
+
+def peak_mb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def make(lake: Lake, triplets: int) -> None:
+    """Tables and pictures, three triplets to a query picture, shards of ``_SHARD``."""
+    rng = np.random.default_rng(0)
+    pool = [_png(rng) for _ in range(300)]
+    table = lake.lance("images", IMAGES)
+    known: list[str] = []
+    for number, start in enumerate(range(0, triplets, _SHARD)):
+        rows = min(_SHARD, triplets - start)
+        shard, ids = f"shard-{number:05d}", [rng.bytes(16).hex() for _ in range(-(-rows // 3))]
+        known = (known + ids)[-2 * _SHARD:]
+        images = _images(rng, shard, ids)
+        for first in range(0, len(ids), 8192):
+            part = images.slice(first, 8192)
+            data = pa.array([pool[i] for i in rng.integers(len(pool), size=part.num_rows)], pa.large_binary())
+            table.add(part.append_column("data", data).cast(IMAGES))
+        lake.write("images", shard, images, "bench")
+        lake.write("corpus_manifest", shard, _filled("corpus_manifest", images, len(ids)), "bench")
+        for signal in SIGNALS:
+            lake.write(signal, shard, _filled(signal, images.append_column("model", pa.array(["bench"] * len(ids))), len(ids)), "bench")
+        for name, made in _annotations(rng, ids, known, rows).items():
+            lake.write(name, shard, made, "bench")
+        print(f"made {shard}", file=sys.stderr, flush=True)
+    image_table.index(table)
+    table.optimize()
+
+
+def _png(rng: np.random.Generator) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(rng.integers(256, size=(4, 4, 3), dtype=np.uint8)).resize((96, 96)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _texts(rng: np.random.Generator, n: int, words: int) -> list[str]:
+    return [" ".join(row) for row in _WORDS[rng.integers(len(_WORDS), size=(n, words))]]
+
+
+def _filled(table: str, given: pa.Table, n: int) -> pa.Table:
+    """``given`` with the columns of ``table``, null where it has none."""
+    schema = TABLES[table]
+    return pa.table([given[f.name].cast(f.type) if f.name in given.column_names else pa.nulls(n, f.type) for f in schema], schema=schema)
+
+
+def _images(rng: np.random.Generator, shard: str, ids: list[str]) -> pa.Table:
+    n = len(ids)
+    return _filled("images", pa.table({
+        "image_id": ids, "shard": [shard] * n, "position": list(range(n)), "path": [f"{i}.png" for i in ids], "root": ["bench"] * n,
+        "caption": _texts(rng, n, 8), "caption_words": [8] * n, "width": [96] * n, "height": [96] * n, "format": ["PNG"] * n,
+        "mode": ["RGB"] * n, "licence": ["CC0-1.0"] * n}), n)
+
+
+def _annotations(rng: np.random.Generator, ids: list[str], known: list[str], n: int) -> dict[str, pa.Table]:
+    query = np.repeat(np.array(ids), 3)[:n]
+    target = np.array(known)[rng.integers(len(known), size=n)]
+    negatives = np.array(known)[rng.integers(len(known), size=(n, 5))]
+    pairs = [rng.bytes(16).hex() for _ in range(n)]
+    texts = np.array(_texts(rng, 3 * n, 7)).reshape(n, 3)
+    columns = {"pair_id": pairs, "query_id": query, "target_id": target, "texts": list(texts), "signals": [["clip_image", "caption"]] * n,
+               "hard_negatives": [[q, *row] for q, row in zip(query, negatives, strict=True)], "split": ["train"] * n,
+               "query_path": query, "target_path": target, "licence": ["CC0-1.0"] * n, "text": _texts(rng, n, 30),
+               "model": ["bench"] * n, "prompt_version": ["1"] * n, "parser_version": ["1"] * n, "status": ["ok"] * n,
+               **{f"{s}_score": rng.uniform(0.5, 1, n).astype(np.float32) for s in SIGNALS}}
+    made = pa.table({k: pa.array([list(v) for v in values] if isinstance(values[0], np.ndarray | list) else values)
+                     for k, values in columns.items()})
+    return {name: _filled(name, made, n) for name in ("pairs", "descriptions", "instructions", "triplets")}
+
+
+def in_chromium(lake: Path) -> None:
+    """Seconds from the address to the first pictures, and from a key to the next page's, in a browser."""
+    from tests.browser import Watched, chromium
+    from tests.gallery.test_browser import served
+
+    shown = "[...document.querySelectorAll('.triplet img')].slice(0, 8).filter(i => i.naturalWidth > 0).length == 8"
+    with chromium() as browser, served(lake) as address:
+        for visit in range(3):
+            page_ = Watched(browser, address).page
+            started = time.perf_counter()
+            page_.goto(address)
+            page_.wait_for_function(shown, timeout=60_000)
+            arrived = time.perf_counter() - started
+            started = time.perf_counter()
+            page_.keyboard.press("n")
+            page_.get_by_text(f"{PAGE + 1} to {2 * PAGE}").wait_for(timeout=60_000)
+            page_.wait_for_function(shown, timeout=60_000)
+            print(json.dumps({"visit": visit + 1, "first_pictures_s": round(arrived, 2),
+                              "next_page_s": round(time.perf_counter() - started, 2), "load": round(os.getloadavg()[0], 1)}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
