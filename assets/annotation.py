@@ -48,9 +48,10 @@ def with_time_left(context: dg.AssetExecutionContext, lake: LakeResource, table:
     """``made``, whose last partition also shows how long the shards that are mined and not yet annotated will take."""
     from mmret.annotate.shards import seconds_left
 
-    left = seconds_left(lake.open(), table)
+    last = context.partition_keys[-1]
+    left = seconds_left(lake.open(), table, last)
     if left is not None:
-        context.add_asset_metadata({"seconds_left_for_mined_shards": left}, partition_key=context.partition_keys[-1])
+        context.add_asset_metadata({"seconds_left_for_mined_shards": left}, partition_key=last)
     return made
 
 

@@ -17,7 +17,8 @@ OWNERS = ["team:mmret"]
 HISTOGRAMS = {"pairs": [f"{signal}_score" for signal in SIGNALS]}
 _BINS, _BAR = 20, 24
 _PREVIEW_ROWS, _CELL = 5, 60
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", "\n": " ", **{c: f"\\{c}" for c in "\\|`[!*_"}})
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", **dict.fromkeys("\n\r\v\f\x85\u2028\u2029", " "),
+                         **{c: f"\\{c}" for c in "\\|`[!*_"}})
 
 
 def column_schema(table: str) -> dg.TableSchema:

@@ -98,14 +98,13 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     return lake.write("instructions", shard, rows, inputs, **_notes(rows, tally, settings, before)), pairs.num_rows
 
 
-def seconds_left(lake: Lake, table: str) -> float | None:
-    """Time that the mined shards without a partition of ``table`` will take, at the mean pace of those that have one.
-
-    None where no shard of it took measurable time.
-    """
-    done = [facts for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
-    worked = [(f.rows, f.notes["annotation_seconds"]) for f in done if f.notes.get("annotation_seconds") and not f.notes["retries"]]
-    rows, seconds = sum(r for r, _ in worked), sum(s for _, s in worked)
+def seconds_left(lake: Lake, table: str, like: str) -> float | None:
+    """Time that the mined shards without a partition of ``table`` will take, at the mean pace of those written by the model that
+    wrote shard ``like``. None where that cannot be told: it was written by an earlier version, or in no time."""
+    done = [facts.notes | {"rows": facts.rows} for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
+    model = lake.facts(table, like).notes.get("model")
+    worked = [n for n in done if model and n.get("model") == model and n["annotation_seconds"] and not n["retries"]]
+    rows, seconds = sum(n["rows"] for n in worked), sum(n["annotation_seconds"] for n in worked)
     waiting = set(lake.partitions("pairs")) - set(lake.partitions(table))
     left = sum(facts.rows for shard in waiting if (facts := lake.facts("pairs", shard)))
     return round(left * seconds / rows, 1) if rows else None

@@ -32,11 +32,10 @@ def search(lake: Annotated[Path, typer.Option(help="folder of the lake")],
         return
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
-    from mmret.cli.terminal import console
+    from mmret.cli.terminal import console, shown
 
     table = Table("", "score", "path", "caption", box=box.SIMPLE_HEAD)
     for rank, hit in enumerate(hits, 1):
-        table.add_row(str(rank), f"{hit['score']:.3f}", Text(hit["path"]), Text(hit["caption"][:200]))
+        table.add_row(str(rank), f"{hit['score']:.3f}", shown(hit["path"]), shown(hit["caption"][:200]))
     console().print(table)

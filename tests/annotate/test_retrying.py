@@ -3,65 +3,17 @@ and no others, and what is refused for good, or every time, is not sent for ever
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
 
-from assets.stage import current_or_compute
 from mmret import provenance, staleness
-from mmret.annotate.backends import load_annotator
 from mmret.annotate.retrying import retry_notes, unanswered, unfinished
-from mmret.annotate.shards import describe_shard, instruct_shard
-from mmret.choices import resolve
-from mmret.lake import Lake
 from mmret.schemas import DESCRIPTIONS
-from mmret.settings import Profile
-from tests.annotate.server import RudeServer, Status
+from tests.annotate.server import Status
+from tests.annotate.shelf import SHARD, Shelf
 from tests.annotate.test_openai_server import _answer, _nobody
-
-SHARD = "shard-00000"
-
-
-class Shelf:
-    """One shard of a lake whose texts a server writes; each run counts what the server was asked."""
-
-    def __init__(self, root: Path):
-        self.lake = Lake(root)
-        shutil.rmtree(root / "answers")
-        facts = self.lake.facts("pairs", SHARD)
-        self.lake.write("pairs", SHARD, self.lake.read("pairs", SHARD).slice(0, 60), facts.inputs, **facts.notes)
-
-    def profile(self, url: str, patience: float = 30.0, **more: Any) -> Profile:
-        vision = {"model": "m", "urls": [url], "tries": 1, "timeout_s": patience, "deadline_s": patience, "image_size": 32}
-        return resolve(self.lake, overrides={"annotate.backend": "openai", "annotate.vision": vision, "annotate.retries": 2,
-                                             **{f"annotate.{k}": v for k, v in more.items()}})[0]
-
-    def run(self, behave: Callable[[dict[str, Any], int], Any] = _answer) -> tuple[int, int]:
-        """What `mmret run` does with both stages of the shard. Returns (requests that the server got, rows worked on)."""
-        with RudeServer(behave) as server:
-            rows = self.annotate(self.profile(server.url))
-            return len(server.bodies), rows
-
-    def annotate(self, profile: Profile) -> int:
-        rows = 0
-        for table, make in (("descriptions", describe_shard), ("instructions", instruct_shard)):
-            def compute(lake: Lake, profile: Profile, shard: str, inputs: str, make: Any = make) -> Any:
-                return make(lake, shard, load_annotator(profile.annotate), profile.annotate, inputs)
-
-            rows += current_or_compute(self.lake, profile, table, SHARD, compute)[1]
-        return rows
-
-    def tables(self) -> tuple[pa.Table, pa.Table]:
-        return self.lake.read("descriptions", SHARD), self.lake.read("instructions", SHARD)
-
-
-@pytest.fixture
-def shelf(small_lake: tuple[Path, dict], tmp_path: Path) -> Shelf:
-    return Shelf(shutil.copytree(small_lake[0], tmp_path / "lake"))
 
 
 def _failing(act: Any, share: int = 10) -> Callable[[dict[str, Any], int], Any]:
@@ -69,8 +21,7 @@ def _failing(act: Any, share: int = 10) -> Callable[[dict[str, Any], int], Any]:
     return lambda body, number: act if body["seed"] % share == 0 else _answer(body)
 
 
-def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, small_lake: tuple[Path, dict], tmp_path: Path) -> None:
-    undisturbed = Shelf(shutil.copytree(small_lake[0], tmp_path / "undisturbed"))
+def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, undisturbed: Shelf) -> None:
     pairs = shelf.lake.facts("pairs", SHARD).rows
     assert undisturbed.run() == (2 * pairs, 2 * pairs)
     shelf.run(_failing(Status(500)))

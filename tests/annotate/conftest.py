@@ -1,0 +1,23 @@
+"""Lakes for the annotation tests: copies of the small one, with pairs and no answers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def shelf(small_lake: tuple[Path, dict], tmp_path: Path):
+    from tests.annotate.shelf import Shelf
+
+    return Shelf(shutil.copytree(small_lake[0], tmp_path / "lake"))
+
+
+@pytest.fixture
+def undisturbed(small_lake: tuple[Path, dict], tmp_path: Path):
+    """The same shard once more, to compare with."""
+    from tests.annotate.shelf import Shelf
+
+    return Shelf(shutil.copytree(small_lake[0], tmp_path / "undisturbed"))
