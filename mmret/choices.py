@@ -24,7 +24,8 @@ def source_name(source: str) -> str:
 
 
 def resolve(lake: Lake, profile: str | None = None, sources: Sequence[str] = (), shard_size: int | None = None,
-            overrides: dict[str, Any] | None = None, remove: Sequence[str] = ()) -> tuple[Profile, dict[str, Any]]:
+            overrides: dict[str, Any] | None = None, remove: Sequence[str] = (),
+            imports: Sequence[str] = ()) -> tuple[Profile, dict[str, Any]]:
     """Combine what the lake remembers with what is asked for now; returns the settings and what to remember.
 
     Raises UserError where the profile differs from the one the lake was made with: that would silently re-encode everything,
@@ -54,7 +55,11 @@ def resolve(lake: Lake, profile: str | None = None, sources: Sequence[str] = (),
         settings["corpus.sources"] = kept
     if choices["removed"]:
         settings["corpus.removed"] = choices["removed"]
+    if given := [*dict.fromkeys((*old.get("imports", []), *imports))]:
+        choices["imports"] = given  # released triplets: a lake of these alone has no sources, not the profile's
+        if not kept and not lake.shards():
+            settings["corpus.sources"] = []
     resolved = load_profile(name, settings)
-    if not resolved.corpus.sources:
+    if not resolved.corpus.sources and not given:
         raise UserError("no images: give --images with a folder, a manifest file or a WebDataset tar, or shapes:<n>")
     return resolved, choices

@@ -33,6 +33,8 @@ from mmret.schemas import TABLES
 _KEY = b"mmret"
 _UNIQUE = ("pair_id", "request_key")
 ROW_GROUP = 131_072
+IMPORTED = "import-"
+"""How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ class Lake:
         return sorted(p.stem for p in (self.root / table).glob("*.parquet") if not p.name.startswith("."))
 
     def shards(self) -> list[str]:
-        """All sealed shards, oldest first."""
-        return self.partitions("corpus_manifest")
+        """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
+        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORTED)]
 
     def facts(self, table: str, partition: str) -> Facts | None:
         """What is recorded of a partition, or None where it does not exist."""

@@ -19,7 +19,7 @@ from mmret.annotate.retrying import unfinished
 from mmret.decisions import fingerprint_of
 from mmret.encode import TOWERS_VERSION, VERSION
 from mmret.encode.revision import local_weights
-from mmret.lake import Facts, Lake, fingerprint
+from mmret.lake import IMPORTED, Facts, Lake, fingerprint
 from mmret.retriever.pairs import also_reads
 from mmret.schemas import SIGNALS
 from mmret.settings import HOW_A_RECIPE_RUNS, MineSettings, Profile
@@ -106,7 +106,9 @@ def _scoped(lake: Lake, table: str, scope: Scope, partition: str) -> Iterable[st
     if table in ("towers", "leaks"):
         return [UNPARTITIONED]
     shards = lake.shards()
-    return [s for s in shards if scope == "all" or (s <= partition if scope == "up_to" else s >= partition)]
+    if scope == "all":
+        return [*shards, *(p for p in lake.partitions(table) if p.startswith(IMPORTED))]
+    return [s for s in shards if (s <= partition if scope == "up_to" else s >= partition)]
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
     ids: list[str] = []
     parts: list[np.ndarray] = []
     for shard, shard_ids in wanted.items():
+        if not shard_ids:  # a shard of rejects, or imported triplets of pictures that others brought
+            continue
         path = kept / f"{shard}.parquet"
         rows = pq.read_table(path) if path.is_file() else None
         if rows is None or rows["image_id"].to_pylist() != shard_ids:
@@ -157,7 +159,7 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
         parts.append(rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(shard_ids), -1))
     if not ids:
         raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
-    return ids, np.concatenate([p for p in parts if p.size])
+    return ids, np.concatenate(parts)
 
 
 def _embed_shard(lake: Lake, shard: str, ids: list[str], retriever: Encoder, batch_size: int,

@@ -11,12 +11,13 @@ from mmret.cli.backfill import backfill
 from mmret.cli.bands import bands
 from mmret.cli.benchmark import benchmark
 from mmret.cli.card import card
-from mmret.cli.embed import embed
 from mmret.cli.compact import compact
+from mmret.cli.embed import embed
 from mmret.cli.evaluate import evaluate
 from mmret.cli.export import export
-from mmret.cli.gallery import gallery
 from mmret.cli.export_onnx import export_onnx
+from mmret.cli.gallery import gallery
+from mmret.cli.import_ import import_
 from mmret.cli.merge import merge
 from mmret.cli.quality import quality
 from mmret.cli.run import run
@@ -31,8 +32,8 @@ from mmret.errors import UserError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="From a folder of captioned images to a trained and evaluated universal multimodal retriever.")
 for command in (run, status, backfill, estimate, quality, sql, bands, search, evaluate, score, benchmark, study, train, merge, embed, export,
-                export_onnx, card, compact, gallery):
-    app.command()(command)
+                export_onnx, card, compact, import_, gallery):
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def compact(lake: Annotated[Path, typer.Option(help="folder of the lake")],
     from mmret.compact import summary
 
     store = Lake(lake)
-    if not store.shards():
+    if not store.partitions("corpus_manifest"):
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
     with exclusive(store) as unfinished:
         if unfinished:

@@ -25,7 +25,7 @@ def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
     from mmret.warehouse import open_catalogue
 
     store = Lake(lake)
-    if not store.shards():
+    if not store.partitions("corpus_manifest"):
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
     try:
         result = (open_catalogue(store) if as_of is None else _of_state(store, as_of)).execute(query)
@@ -39,13 +39,12 @@ def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
         return
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
-    from mmret.cli.terminal import console
+    from mmret.cli.terminal import console, shown
 
     table = Table(*names, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row))
+        table.add_row(*map(shown, row))
     console().print(table)
     console().print(f"{len(rows):,} rows", style="dim")
 

@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.pool import in_order
-from mmret.ingest.rows import Row, Source, clean_text
+from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed import COLUMNS, Sealed
 from mmret.ingest.selection import rows_taken
 from mmret.ingest.sources import open_sources
+from mmret.lake import IMPORTED
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
@@ -44,7 +45,8 @@ def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Ite
     """
     sources = open_sources(corpus.sources)
     left = None if corpus.images is None else max(0, corpus.images - rows_taken(known, corpus))
-    shard = 1 + max((int(name.rpartition("-")[2]) for name in known["shard"].unique().to_pylist()), default=-1)
+    names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORTED))
+    shard = 1 + max((int(name.rpartition("-")[2]) for name in names), default=-1)
     with Sealed(known) as sealed:
         rows = islice(_new_rows(sources, sealed, ingest), left)
         while chunk := list(islice(rows, corpus.shard_size)):
@@ -60,7 +62,7 @@ def _new_rows(sources: Iterable[Source], sealed: Sealed, ingest: IngestSettings)
     for source in sources:
         listed = (_screened(row, ingest) for row in source.rows())
         unsealed = (row for row in listed if not sealed.holds(source.root, row))
-        for row, (image_id, size, failure) in in_order(partial(_hashed, source), unsealed):
+        for row, (image_id, size, failure) in in_order(partial(hashed, source), unsealed):
             if failure is not None:
                 row = row.refused("unreadable", str(failure))
             if sealed.holds_content(source.root, row, image_id):
@@ -90,7 +92,7 @@ def _screened(row: Row, ingest: IngestSettings) -> Row:
     return row
 
 
-def _hashed(source: Source, row: Row) -> tuple[str | None, int | None, Unreadable | None]:
+def hashed(source: Reader, row: Row) -> tuple[str | None, int | None, Unreadable | None]:
     """Content id and size of the file of ``row``; neither is read where a reason other than the caption stands."""
     if row.reason not in (None, "no_caption"):
         return None, row.size, None

