@@ -1,0 +1,174 @@
+"""Training steps at the paper's sizes on one GPU: MMRet-CLIP base, and a LoRA step of an MLLM.
+
+    python bench/gpu_train.py [clip|mllm] [--tiny] [--steps 5] [--peak-tflops 989]
+
+``clip``: ViT-B/16, batch 2,048 x (1 query + 1 target + 4 hard negatives, the query image counted) at 224 px. ``mllm``: a model of
+Qwen2-VL-2B's shape, batch 144 with 3 hard negatives at 512 px, LoRA of rank 32 on vision and language. Both in bfloat16 with
+GradCache, by the project's own trainer; weights are random, for speed does not depend on them. Pictures lie in memory, decoded:
+what is measured is the step. Reported: samples/s, seconds a step, peak memory, and floating-point operations per second as
+counted by torch over one step (both forward passes of GradCache included), as a share of ``--peak-tflops`` (989: an H200's or
+H100's dense bfloat16 peak) where it runs on a GPU. ``--tiny`` shrinks everything: the same code in seconds on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from mmret.retriever.checkpoint import States  # noqa: E402
+from mmret.retriever.data import TrainingSet  # noqa: E402
+from mmret.retriever.embedder import embedders  # noqa: E402
+from mmret.retriever.log import peak_memory  # noqa: E402
+from mmret.retriever.parallel import ALONE  # noqa: E402
+from mmret.retriever.trainer import Trainer  # noqa: E402
+from mmret.schemas import TRIPLETS  # noqa: E402
+from mmret.settings import Recipe  # noqa: E402
+from tests.retriever.mllm_folders import QWEN_TOKENS, _qwen_ids, tokenizer  # noqa: E402
+
+WORDS = ("make it green", "a thing that is different in way", "find a picture with more dots and a darker tone")
+
+
+@dataclass(frozen=True)
+class Size:
+    """``negatives``: per query, the query image counted. ``model``: writes the base folder."""
+
+    batch: int
+    negatives: int
+    model: Callable[[Path], None]
+    recipe: dict[str, Any]
+
+
+def clip(folder: Path, width: int, layers: int, heads: int, text_width: int, side: int, patch: int) -> None:
+    """A CLIP of OpenAI's shape with random weights."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    words = CLIPTokenizer().train_new_from_iterator(WORDS * 3, vocab_size=600)
+    ends = {f"{end}_token_id": getattr(words, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    shape = {"num_hidden_layers": layers, "projection_dim": text_width}
+    CLIPModel(CLIPConfig(
+        text_config={**shape, **ends, "hidden_size": text_width, "intermediate_size": 4 * text_width, "vocab_size": 49_408,
+                     "num_attention_heads": text_width // 64, "max_position_embeddings": 77},
+        vision_config={**shape, "hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads,
+                       "image_size": side, "patch_size": patch}, projection_dim=text_width)).save_pretrained(folder)
+    pictures = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    CLIPProcessor(image_processor=pictures, tokenizer=words).save_pretrained(folder)
+
+
+def mllm(folder: Path, language: dict[str, Any], vision: dict[str, Any], side: int) -> None:
+    """A Qwen2-VL of the given shape with random weights; a picture of side x side pixels keeps its size."""
+    from transformers import (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    words = tokenizer(QWEN_TOKENS)
+    half = language["hidden_size"] // language["num_attention_heads"] // 2
+    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(
+        text_config={**language, "max_position_embeddings": 4096,
+                     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}},
+        vision_config={**vision, "hidden_size": language["hidden_size"]}, **_qwen_ids(words)))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    Qwen2VLProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=side * side), words,
+                     Qwen2VLVideoProcessor()).save_pretrained(folder)
+
+
+LANGUAGE_2B = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+               "num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True}
+LANGUAGE_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "num_key_value_heads": 2, "vocab_size": 600}
+LORA = {"kind": "mllm", "instruction": "find a picture", "lora": {"rank": 32}, "gradient_checkpointing": True}
+SIZES = {
+    ("clip", False): Size(2048, 4, lambda f: clip(f, 768, 12, 12, 512, 224, 16), {}),
+    ("clip", True): Size(16, 4, lambda f: clip(f, 64, 2, 2, 64, 32, 16), {"chunk_size": 8}),
+    ("mllm", False): Size(144, 3, lambda f: mllm(f, LANGUAGE_2B, {"depth": 32, "embed_dim": 1280, "num_heads": 16}, 512), LORA),
+    ("mllm", True): Size(4, 3, lambda f: mllm(f, LANGUAGE_TINY, {"depth": 2, "embed_dim": 32, "num_heads": 2}, 56),
+                         {**LORA, "chunk_size": 4}),
+}
+
+
+def rows(count: int, negatives: int) -> pa.Table:
+    """``count`` triplets; no image occurs twice but the query image as its own hard negative."""
+    per = negatives + 1
+    names = [f"{i:032x}" for i in range(count * per)]
+    empty = dict.fromkeys(TRIPLETS.names)
+    return pa.Table.from_pylist([{
+        **empty, "pair_id": f"{n:032x}", "query_id": names[n * per], "target_id": names[n * per + 1],
+        "texts": [f"{WORDS[n % 3]} {n}"], "hard_negatives": [names[n * per], *names[n * per + 2:(n + 1) * per]],
+        "signals": ["caption"], "split": "train"} for n in range(count)], TRIPLETS)
+
+
+def picture() -> bytes:
+    """A random picture of 512 x 512 pixels as a file; every image id stands for it: speed does not depend on what it shows."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def measure(kind: str, tiny: bool, steps: int, peak_tflops: float) -> dict[str, Any]:
+    size, file = SIZES[kind, tiny], picture()
+    recipe = Recipe.model_validate({
+        "batch_size": size.batch, "mined_negatives": size.negatives - 1, "steps": 10**6, "precision": "bfloat16", **size.recipe})
+    with tempfile.TemporaryDirectory() as work:
+        size.model(Path(work) / "base")
+        data = TrainingSet(rows(size.batch, size.negatives), recipe)
+        embedder = embedders()[kind].load(recipe, Path(work) / "base", ALONE)
+        trainer = Trainer(recipe, data, embedder, States(Path(work) / "states", "bench"))
+        embedder.open(data, lambda ids: dict.fromkeys(ids, file), Path(work))
+        embedder.model.train()
+        batch = data.batch(0)
+        read = embedder.read(batch)
+        with FlopCounterMode(display=False) as counter:
+            trainer.train_step(batch, read)
+        seconds = []
+        for _ in range(steps):
+            wait()
+            started = time.perf_counter()
+            trainer.train_step(batch, read)
+            wait()
+            seconds.append(time.perf_counter() - started)
+    a_step = statistics.median(seconds)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    flops = counter.get_total_flops()
+    return {"kind": kind, "tiny": tiny, "device": device, "batch": size.batch, "images": len(data.images),
+            "chunks": list(embedder.chunks), "seconds_per_step": round(a_step, 4),
+            "samples_per_second": round(size.batch / a_step, 1),
+            "peak_memory_gib": round(peak_memory() / 2**30, 2), "tflop_per_step": round(flops / 1e12, 4),
+            "share_of_peak": round(flops / a_step / (peak_tflops * 1e12), 3) if torch.cuda.is_available() else None}
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", nargs="?", choices=["clip", "mllm"], help="default: both")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--peak-tflops", type=float, default=989.0)
+    given = parser.parse_args()
+    for each in [given.kind] if given.kind else ["clip", "mllm"]:
+        print(json.dumps(measure(each, given.tiny, given.steps, given.peak_tflops)))

@@ -1,0 +1,72 @@
+"""Invariants: `mmret train` makes the checkpoint `mmret run` would make, which then only records it; a recipe of kind mllm trains
+on a lake and its checkpoint merges by command; unknown names are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import mmret
+from mmret import progress
+from mmret.choices import resolve
+from mmret.cli import app
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.retriever.recipes import base_folder, train_recipe
+from tests.retriever.mllm_folders import qwen2_vl
+from tests.retriever.runs import small
+
+
+@pytest.fixture
+def lake(small_lake, tmp_path) -> Lake:
+    """A copy of the small lake whose recipe has not been trained."""
+    shutil.copytree(small_lake[0], tmp_path / "lake", ignore=shutil.ignore_patterns(".dagster", "checkpoints", "evaluations"))
+    return Lake(tmp_path / "lake")
+
+
+def test_the_command_makes_the_checkpoint_that_a_run_then_records(lake, small_lake):
+    done = CliRunner().invoke(app, ["train", "--lake", str(lake.root), "--recipe", "demo"])
+    assert done.exit_code == 0, done.output
+    assert "step 10: loss" in done.output and "30 steps, loss" in done.output.splitlines()[-1]
+    ours, theirs = (json.loads((root / "checkpoints" / "demo" / "recipe.json").read_text())
+                    for root in (lake.root, small_lake[0]))
+    assert ours["identity"] == theirs["identity"]
+    assert ours["facts"]["loss"] == pytest.approx(theirs["facts"]["loss"], rel=1e-4)
+
+    def trains(*_):
+        raise AssertionError("trained again")
+
+    with progress.reporting(trains):
+        facts = train_recipe(lake, "demo", resolve(lake)[0].recipes["demo"], "x")
+    assert facts.rows == 1 and facts.notes["loss"] == ours["facts"]["loss"]
+
+
+def test_a_recipe_the_profile_lacks_is_refused(lake):
+    done = CliRunner().invoke(app, ["train", "--lake", str(lake.root), "--recipe", "none"])
+    assert isinstance(done.exception, UserError) and "profile demo has demo" in str(done.exception)
+
+
+def test_an_mllm_trains_on_a_lake_and_merges_by_command(lake, tmp_path):
+    pytest.importorskip("peft")
+    recipe = small("mllm", base=str(qwen2_vl(tmp_path / "qwen2_vl")), steps=2, batch_size=3)
+    facts = train_recipe(lake, "tiny", recipe, "x")
+    assert facts.rows == 1 and lake.read("checkpoints", "tiny")["folder"].to_pylist() == ["checkpoints/tiny"]
+    done = CliRunner().invoke(app, ["merge", "--lake", str(lake.root), "--recipe", "tiny", "--out", str(tmp_path / "whole")])
+    assert done.exit_code == 0, done.output
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    rows = [mmret.Retriever.load(folder, "cpu").encode([pixels], ["no hat"], instruction="find a picture")
+            for folder in (lake.root / "checkpoints" / "tiny", tmp_path / "whole")]
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
+    nothing = CliRunner().invoke(app, ["merge", "--out", str(tmp_path / "other")])
+    assert isinstance(nothing.exception, UserError) and "which adapter" in str(nothing.exception)
+
+
+def test_a_recipe_may_start_from_another_recipes_checkpoint(tmp_path):
+    lake = Lake(tmp_path)
+    assert base_folder(lake, "checkpoints/mllm") == tmp_path / "checkpoints" / "mllm"
+    assert base_folder(lake, "towers/clip") == tmp_path / "towers" / "clip"
+    assert base_folder(lake, "openai/clip-vit-base-patch16") == "openai/clip-vit-base-patch16"
