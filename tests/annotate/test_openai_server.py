@@ -7,7 +7,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from mmret.annotate.backends import load_annotator
 from mmret.errors import UserError
 from mmret.schemas import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
-from tests.annotate.server import HALF_BODY, HANG, HUGE, RESET, RudeServer, Status, completion
+from tests.annotate.server import HALF_BODY, HANG, HUGE, RESET, Behaviour, RudeServer, Status, completion
 
 DESCRIPTION = (
     "Both images show a mug on a table. However, the Source Image has a white mug with steam, whereas the Target "
@@ -174,9 +176,51 @@ def test_one_of_three_servers_out_of_order_costs_no_row(third: str) -> None:
         assert len(c.bodies) < 60 and min(a.answered, b.answered) > 50
 
 
-def test_rate_limited_server_is_asked_less_and_gives_every_row() -> None:
-    import time
+def _moody(seed: int) -> Behaviour:
+    """Two answers in five are trouble of every kind; a hang is rare, as it costs a time-out."""
+    acts = [Status(429, **{"Retry-After": "0.05"}), Status(500), RESET, HALF_BODY, Status(200, "{not json"), HUGE, {"wrong": []},
+            "no JSON at all", HANG]
+    dice = random.Random(seed)
 
+    def behave(body: dict[str, Any], number: int) -> Any:
+        act = dice.choice(acts) if dice.random() < 0.4 else None
+        return _answer(body) if act is None or act == HANG and dice.random() < 0.8 else act
+
+    return behave
+
+
+def test_everything_at_once_and_every_pair_is_a_row(tmp_path: Path) -> None:
+    with RudeServer(_moody(1)) as a, RudeServer(_moody(2)) as b:
+        settings = _settings(a.url, b.url, _nobody(), timeout_s=0.7, deadline_s=20.0, tries=12)
+        annotator, store, tally = _annotator(settings), AnswerStore(tmp_path), Tally()
+        described = describe(_pairs(80), {}, annotator, settings, store, tally)
+        texts = instruct(described, _pairs(80), {}, annotator, settings, store, tally)
+        answered = a.answered + b.answered
+    for rows in (described, texts):
+        assert rows["pair_id"].to_pylist() == sorted(_pairs(80)["pair_id"].to_pylist())
+        assert not [r for r in rows.to_pylist() if (r["status"] == "ok") != (r["reason"] is None)]
+    ok = [sum(s == "ok" for s in rows["status"].to_pylist()) for rows in (described, texts)]
+    assert min(ok) > 72, tally.reasons
+    kept = store.count("describe") + store.count("instruct")
+    assert tally.sent - sum(tally.reasons.values()) <= kept <= answered  # what was answered is kept
+    assert instruct(described, _pairs(80), {}, annotator, settings, store).num_rows == 80
+
+
+@pytest.mark.slow
+def test_a_dead_third_server_costs_the_healthy_ones_less_than_a_fifth_of_their_throughput() -> None:
+    def seconds(*urls: str) -> float:
+        began = time.monotonic()
+        rows = _describe(_settings(*urls, concurrency=8, timeout_s=2.0, deadline_s=20.0), 1500)
+        assert {r["status"] for r in rows} == {"ok"}
+        return time.monotonic() - began
+
+    with RudeServer(_answer, delay=0.05) as a, RudeServer(_answer, delay=0.05) as b, RudeServer(lambda body, n: HANG) as c:
+        healthy = min(seconds(a.url, b.url) for _ in range(2))
+        assert healthy / min(seconds(a.url, b.url, _nobody()) for _ in range(2)) > 0.8
+        assert healthy / min(seconds(a.url, b.url, c.url) for _ in range(2)) > 0.8
+
+
+def test_rate_limited_server_is_asked_less_and_gives_every_row() -> None:
     granted: list[float] = []
 
     def limited(body: dict[str, Any], number: int) -> Any:
