@@ -52,6 +52,7 @@ def curve(store: Lake, name: str) -> dg.MarkdownMetadataValue:
 def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Composed retrieval over the whole corpus, trained and untrained, on queries that were kept out of training."""
     from mmret.benchmarks.lake import evaluate_recipe
+    from mmret.export.model_card import with_model_card
 
-    return materialize(context, lake, profile, "evaluations", lambda store, settings, recipe, inputs:
-                       evaluate_recipe(store, recipe, settings.recipes[recipe], settings.evaluate, inputs))
+    return materialize(context, lake, profile, "evaluations", lambda store, settings, recipe, inputs: with_model_card(
+        store, recipe, evaluate_recipe(store, recipe, settings.recipes[recipe], settings.evaluate, inputs)))

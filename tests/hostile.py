@@ -25,7 +25,8 @@ def make_hostile(source: Path, folder: Path) -> Path:
             rows = lake.read(table, shard).to_pylist()
             for n, row in enumerate(rows):
                 bad = HOSTILE[n % len(HOSTILE)]
-                row.update({c: ([bad, *HOSTILE[:2]] if c == "texts" else "../" * 5 + bad if c.endswith("path") else bad) for c in columns})
+                row.update({c: "../" * 5 + bad if c.endswith("path") else bad for c in columns})
+                row.update({"texts": [bad, *HOSTILE[:2]]} if "texts" in columns else {})
             lake.write(table, shard, pa.Table.from_pylist(rows, schema), lake.facts(table, shard).inputs)
 
     rewrite("triplets", TRIPLETS, ("texts", "query_path", "target_path", "licence", "instruction_model"))

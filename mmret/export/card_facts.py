@@ -115,7 +115,8 @@ def _latest_evaluations(lake: Lake, profile: Profile) -> list[dict[str, Any]]:
 
 def settings_made_with(profile: Profile, choices: dict[str, Any]) -> list[tuple[str, str]]:
     """Settings of mining, annotation and the held-out slice as ``(dotted name, value)``; overrides of the lake among them."""
-    shown = {"mine": profile.mine.model_dump(mode="json", exclude={"tile", "device"}), "evaluate.held_out": profile.evaluate.held_out,
+    shown = {"mine": profile.mine.model_dump(mode="json", exclude={"tile", "device"}),
+             "evaluate.held_out": profile.evaluate.held_out,
              "annotate": profile.annotate.model_dump(mode="json", exclude={"vision", "language_model"})}
     flat: list[tuple[str, str]] = []
     for name, value in shown.items():

@@ -79,7 +79,8 @@ def data_card(lake: Lake, folder: str, export: ExportFacts | None = None) -> Car
     title = f"Composed-retrieval triplets: {lake.root.name}"
     pictures = {f"{folder}/histograms.png": histograms(facts)}
     sections = [f"# {plain(title)}", _summary(facts), *_export(export),
-                "## Contents", _counts(facts), "## Sources", _sources(facts), "## Licences", _licences(facts), "## Samples", _samples(facts, folder, pictures), "## Distributions",
+                "## Contents", _counts(facts), "## Sources", _sources(facts), "## Licences", _licences(facts),
+                "## Samples", _samples(facts, folder, pictures), "## Distributions",
                 picture(f"{folder}/histograms.png", "Histograms of scores, instruction lengths and picture sizes"),
                 "## How it was made", *_making(facts), *_review(facts), *_results(facts), "## Known limits",
                 "\n".join(f"- {line}" for line in limits(facts)), "## Method and citation", _citation()]
@@ -197,8 +198,8 @@ def evaluation_rows(evaluations: list[dict[str, Any]], metrics: tuple[str, ...] 
 
 def _citation() -> str:
     return ("The method is that of *MegaPairs: Massive Data Synthesis For Universal Multimodal Retrieval* "
-            f"([arXiv 2412.14475]({PAPER})); this data set is not the authors' release. Made with `mmret`; the same corpus and settings "
-            "give the same tables.")
+            f"([arXiv 2412.14475]({PAPER})); this data set is not the authors' release. Made with `mmret`; the same corpus and "
+            "settings give the same tables.")
 
 
 def _front_matter(facts: LakeFacts, export: ExportFacts, title: str) -> str:

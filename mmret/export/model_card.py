@@ -15,7 +15,7 @@ from mmret.export.card_facts import LakeFacts, gather
 from mmret.export.card_limits import limits
 from mmret.export.data_card import PAPER, Card, evaluation_rows, hub_licences, write_card
 from mmret.export.markdown import code, plain, table
-from mmret.lake import Lake
+from mmret.lake import Facts, Lake
 
 _METRICS = ("R@1", "R@5", "R@10", "R@50", "image R@1", "text R@1")
 _USE = """```python
@@ -25,17 +25,24 @@ retriever = mmret.Retriever.load("FOLDER")
 retriever.encode(images=["a.jpg"], texts=["the same at night"])   # a composed query, a unit vector
 retriever.encode(images=["b.jpg"])                                # what it is compared with
 ```"""
-_CLIP = """The files are those of a stock `transformers.CLIPModel` and of `sentence-transformers`: a composed query is the normalised
-sum of the picture's and the text's features."""
+_CLIP = """The files are those of a stock `transformers.CLIPModel` and of `sentence-transformers`: a composed query is the
+normalised sum of the picture's and the text's features."""
 
 
 def write_model_card(lake: Lake, recipe: str, out: Path | None = None) -> Path:
-    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder; UserError where there is none."""
+    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder. UserError: there is none."""
     rows = lake.read("checkpoints", recipe).to_pylist() if recipe in lake.partitions("checkpoints") else []
     if not rows:
         raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.root}: train it with `mmret run`")
     facts = gather(lake)
     return write_card(out or lake.root / rows[0]["folder"] / "README.md", lambda _: model_card(facts, rows[0]))
+
+
+def with_model_card(lake: Lake, recipe: str, evaluated: Facts) -> Facts:
+    """Write the card again after an evaluation, where there is a checkpoint to describe; returns ``evaluated``."""
+    if lake.read("checkpoints", recipe, ["recipe"]).num_rows:
+        write_model_card(lake, recipe)
+    return evaluated
 
 
 def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
@@ -45,8 +52,8 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
     title = f"MMRet {settings['kind']}: {recipe}"
     sections = [
         f"# {plain(title)}",
-        f"A universal multimodal retriever for composed queries (a picture and what should be different), trained with recipe {code(recipe)} "
-        f"on the {facts.splits.get('train', 0):,} training triplets of a lake, or a part of them, from {code(_base(settings['base']))}.",
+        "A universal multimodal retriever for composed queries (a picture and what should be different), trained with recipe "
+        f"{code(recipe)} on mined triplets, from {code(_base(settings['base']))}.",
         "## Use", _USE, _CLIP if settings["kind"] == "clip" else "",
         "## Results", _results(evaluations),
         "## Training", table(["what", "value"], _training(checkpoint)),
@@ -69,8 +76,8 @@ def _results(evaluations: list[dict[str, Any]]) -> str:
     if not rows:
         return "Not evaluated yet."
     return (table(["benchmark", "queries", "gallery", "model", *_METRICS], rows)
-            + "\n\nRecall in percent over the whole gallery, the reference removed; `image` and `text` are the query's parts alone, "
-            "and `untrained` is the model that the lake's first recipe starts from.")
+            + "\n\nRecall in percent over the whole gallery, the reference removed; `image` and `text` are the query's parts "
+            "alone, and `untrained` is the model that the lake's first recipe starts from.")
 
 
 def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
@@ -81,7 +88,8 @@ def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
 def _data(facts: LakeFacts) -> str:
     sources = ", ".join(f"{plain(row['root'])} ({row['images']:,} pictures)" for row in facts.sources)
     licences = ", ".join(f"{plain(licence.name, 80)} ({n:,} triplets)" for licence, n in list(facts.triplet_licences.items())[:12])
-    return f"Sources: {sources}.\n\nLicences of the pictures: {licences}.\n\nSplit `test` was kept out of training."
+    return (f"Split `train` of the lake has {facts.splits.get('train', 0):,} triplets; split `test` was kept out of training.\n\n"
+            f"Sources: {sources}.\n\nLicences of the pictures: {licences}.")
 
 
 def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evaluations: list[dict[str, Any]]) -> str:
@@ -93,7 +101,7 @@ def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evalu
                for row in evaluations if row["recipe"] == recipe and row["metric"] in _METRICS]
     licences = hub_licences(facts.triplet_licences)
     base = settings["base"]
-    hub = None if base.startswith("towers/") or Path(base).is_absolute() else base
+    hub = None if base.startswith(("towers/", "checkpoints/")) or Path(base).exists() else base
     data = ModelCardData(
         license=licences[0] if len(licences) == 1 else "other", library_name="transformers", pipeline_tag="feature-extraction",
         tags=["composed-image-retrieval", "multimodal-retrieval", "sentence-transformers", "megapairs", "mmret"],

@@ -30,7 +30,7 @@ class ExportSettings(Settings):
     licences: LicenceSettings = LicenceSettings()
     pictures: Literal["rows", "once"] = Field(
         "rows", description="huggingface: query and target pictures in every row, or each picture only once, in 'images'")
-    negatives: int = Field(3, ge=0, description="webdataset: mined negatives whose pictures are in a sample (paper: 4, the query's too)")
+    negatives: int = Field(3, ge=0, description="webdataset: mined negatives whose pictures are in a sample (paper: 3)")
     file_bytes: int = Field(400 * 2**20, ge=1, description="files are rolled over at about this size")
 
 

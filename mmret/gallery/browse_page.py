@@ -18,8 +18,8 @@ from mmret.gallery.lineage import lineage
 from mmret.gallery.lineage_panel import lineage_panel
 from mmret.gallery.parts import chip, empty, head, picture, score_chips
 
-KEYS = (("j  →", "next"), ("k  ←", "previous"), ("a", "accept"), ("r", "reject"), ("u", "take back"), ("n  p", "next, previous page"),
-        ("/", "look for a text"))
+KEYS = (("j →", "next"), ("k ←", "previous"), ("a", "accept"), ("r", "reject"), ("u", "take back"))
+"""Shown above the list; n and p turn the page, / goes to the text filter."""
 
 
 class BrowsePage:
@@ -45,14 +45,15 @@ class BrowsePage:
             with ui.column().classes("flex-1 min-w-0 gap-2"):
                 with ui.row().classes("w-full items-center gap-2"):
                     self.before = ui.button(icon="chevron_left", on_click=lambda: self.turn(-1)).props("flat dense round")
-                    self.where = ui.label().classes("text-sm").mark("where")
+                    self.where = ui.label().classes("text-sm")
                     self.after = ui.button(icon="chevron_right", on_click=lambda: self.turn(1)).props("flat dense round")
                     ui.space()
-                    for key, name in KEYS[:5]:
+                    for key, name in KEYS:
                         ui.label(key).classes("chip")
                         ui.label(name).classes("faint")
-                self.list = ui.column().classes("w-full gap-2").mark("list")
-            self.detail = ui.column().classes("gap-1 sticky top-16").style("width: 470px; max-height: calc(100vh - 80px); overflow-y: auto")
+                self.list = ui.column().classes("w-full gap-2")
+            self.detail = ui.column().classes("gap-1 sticky top-16")
+            self.detail.style("width: 470px; max-height: calc(100vh - 80px); overflow-y: auto")
         with self.list:
             ui.spinner(size="lg")
         ui.timer(0, self._begin, once=True)
@@ -134,7 +135,7 @@ class BrowsePage:
         from nicegui import ui
 
         card = ui.row().classes(f"triplet w-full no-wrap gap-3 items-center {row['decision'] or ''}")
-        card.classes("selected" if at == self.selected else "").on("click", lambda: self.select(at)).mark("triplet")
+        card.classes("selected" if at == self.selected else "").on("click", lambda: self.select(at))
         with card:
             picture(row["query_id"], row["query_caption"], 104)
             with ui.column().classes("flex-1 min-w-0 gap-1"):

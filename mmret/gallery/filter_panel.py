@@ -18,8 +18,8 @@ MOST_ROWS = 500
 
 _SPLITS = {"": "any split", "train": "train", "test": "test (held out)"}
 _DECISIONS = {"": "any decision", "undecided": "undecided", "accepted": "accepted", "rejected": "rejected"}
-_ORDERS = {"table": "order of the tables", **{f"{sign}{s}": f"{s}, {name} first" for s in SIGNALS
-                                              for sign, name in (("-", "most alike"), ("", "least alike"))}}
+_ORDERS = {"table": "order of the tables",
+           **{f"{sign}{s}": f"{s}, {name} first" for s in SIGNALS for sign, name in (("-", "most alike"), ("", "least alike"))}}
 EXAMPLE = "SELECT pair_id FROM triplets_wide\nWHERE query_width > 100 AND len(texts) > 3"
 
 
@@ -31,29 +31,29 @@ class FilterPanel:
 
         self.site, self.changed, self.choices = site, changed, choices
         self.chosen: tuple[str, ...] | None = None
-        self.text = ui.input("in instructions or captions").props("dense outlined clearable debounce=400").classes("w-full").mark("text")
-        self.shard = self._select({"": "any shard", **{s: s for s in choices["shards"]}}, "shard")
-        self.split = self._select(_SPLITS, "split")
-        self.signal = self._select({"": "found by any signal", **{s: f"found by {s}" for s in SIGNALS}}, "signal")
-        self.decision = self._select(_DECISIONS, "decision")
-        self.licence = self._select({"": "any licence", **{name: f"{name} ({n:,})" for name, (_, n) in choices["licences"].items()}},
-                                    "licence")
-        self.order = self._select(_ORDERS, "order")
+        self.text = ui.input("in instructions or captions").props("dense outlined clearable debounce=400").classes("w-full")
+        self.shard = self._select({"": "any shard", **{s: s for s in choices["shards"]}})
+        self.split = self._select(_SPLITS)
+        self.signal = self._select({"": "found by any signal", **{s: f"found by {s}" for s in SIGNALS}})
+        self.decision = self._select(_DECISIONS)
+        licences = {name: f"{name} ({n:,})" for name, (_, n) in choices["licences"].items()}
+        self.licence = self._select({"": "any licence", **licences})
+        self.order = self._select(_ORDERS)
         self.ranges = {signal: self._range(signal, *bounds) for signal, bounds in choices["scores"].items()}
         self.text.on_value_change(self.apply)
         ui.button("Show everything", on_click=self.reset).props("flat dense no-caps").classes("self-start")
         ui.separator()
         ui.label("Free SQL").classes("text-sm font-semibold")
-        self.sql = ui.textarea(placeholder=EXAMPLE).props("outlined dense autogrow input-style='font: 12px ui-monospace, monospace'")
-        self.sql.classes("w-full").mark("sql").on("keydown.ctrl.enter", self.run)
-        ui.button("Run", on_click=self.run).props("dense no-caps padding='2px 14px'").classes("self-start").mark("run")
+        self.sql = ui.textarea(placeholder=EXAMPLE).classes("w-full").on("keydown.ctrl.enter", self.run)
+        self.sql.props("outlined dense autogrow input-style='font: 12px ui-monospace, monospace'")
+        ui.button("Run", on_click=self.run).props("dense no-caps padding='2px 14px'").classes("self-start")
         self.said = ui.label("A query with a column pair_id chooses triplets; any other is shown as a table.").classes("faint text")
 
-    def _select(self, options: dict[str, str], mark: str) -> Any:
+    def _select(self, options: dict[str, str]) -> Any:
         from nicegui import ui
 
-        select = ui.select(options, value=next(iter(options)), on_change=self.apply).props("dense outlined options-dense").classes("w-full")
-        return select.mark(mark)
+        select = ui.select(options, value=next(iter(options)), on_change=self.apply)
+        return select.props("dense outlined options-dense").classes("w-full")
 
     def _range(self, signal: str, low: float, high: float) -> Any:
         from nicegui import ui
@@ -119,7 +119,7 @@ def _table(answer: Answer) -> None:
         rows = [{"id": at} | {f"c{n}": None if value is None else str(value)[:500] for n, value in enumerate(row)}
                 for at, row in enumerate(answer.rows[:MOST_ROWS])]
         if rows:
-            ui.table(columns=columns, rows=rows, row_key="id", pagination=20).props("flat dense").classes("max-h-[70vh]").mark("answer")
+            ui.table(columns=columns, rows=rows, row_key="id", pagination=20).props("flat dense").classes("max-h-[70vh]")
         else:
             ui.label("No rows.")
         if len(answer.rows) > MOST_ROWS:

@@ -22,11 +22,12 @@ def lineage_panel(found: dict[str, Any], decide: Callable[[str], Any]) -> None:
                 picture(triplet[f"{role}_id"], found[role].get("caption"), 210, SIDES[1]).style("width: 100%")
                 ui.label(f"{role}: {found[role].get('caption') or 'no caption'}").classes("faint text")
     with ui.row().classes("gap-2 items-center"):
-        ui.button("Accept", on_click=lambda: decide("accepted"), icon="check").props("dense color=positive no-caps padding='2px 10px'")
-        ui.button("Reject", on_click=lambda: decide("rejected"), icon="close").props("dense color=negative no-caps padding='2px 10px'")
+        small = "dense no-caps padding='2px 10px'"
+        ui.button("Accept", on_click=lambda: decide("accepted"), icon="check").props(f"{small} color=positive")
+        ui.button("Reject", on_click=lambda: decide("rejected"), icon="close").props(f"{small} color=negative")
         if triplet["decision"]:
-            ui.button("Take back", on_click=lambda: decide("withdrawn")).props("dense flat no-caps padding='2px 10px'")
-            ui.label(triplet["decision"]).classes("chip").mark("decision")
+            ui.button("Take back", on_click=lambda: decide("withdrawn")).props(f"{small} flat")
+            ui.label(triplet["decision"]).classes("chip")
         query = urlencode({"image": triplet["query_id"], "text": triplet["texts"][0] if triplet["texts"] else "",
                            "target": triplet["target_id"]})
         ui.link("search with it", f"/search?{query}").classes("text-sm")
@@ -61,8 +62,8 @@ def _facts(found: dict[str, Any]) -> None:
             ("pair", triplet["pair_id"]), ("shard, split", f"{triplet['shard']}, {triplet['split']}"),
             ("query picture", triplet["query_path"]), ("target picture", triplet["target_path"]),
             ("query source", found["query"].get("source")), ("target source", found["target"].get("source")),
-            ("licence", triplet["licence"] or "not given"), ("described by", _writer(description)), ("instructed by", _writer(instruction)),
-            ("tokens", _tokens(description, instruction))):
+            ("licence", triplet["licence"] or "not given"), ("described by", _writer(description)),
+            ("instructed by", _writer(instruction)), ("tokens", _tokens(description, instruction))):
         fact(name, value)
     for row in found["history"]:
         fact("decision", f"{row['decision']} by {row['reviewer']}, {row['decided_at'][:19].replace('T', ' ')} UTC"
@@ -70,7 +71,9 @@ def _facts(found: dict[str, Any]) -> None:
 
 
 def _writer(row: dict[str, Any]) -> str:
-    return f"{row['model']}, prompt {row['prompt_version']}, parser {row['parser_version']}, request {row['request_key']}" if row else ""
+    if not row:
+        return ""
+    return f"{row['model']}, prompt {row['prompt_version']}, parser {row['parser_version']}, request {row['request_key']}"
 
 
 def _tokens(*rows: dict[str, Any]) -> str:

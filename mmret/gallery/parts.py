@@ -8,8 +8,7 @@ from mmret.gallery.pictures import SIDES, url
 from mmret.schemas import SIGNALS
 
 STYLE = """
-.frame { object-fit: contain; background: repeating-conic-gradient(#f2f4f6 0 25%, #fff 0 50%) 0 0/16px 16px; border-radius: 6px;
-  border: 1px solid #e0e4e8; flex: none; }
+.frame { object-fit: contain; background: #f6f8fa; border-radius: 6px; border: 1px solid #e0e4e8; flex: none; }
 .triplet { border: 1px solid #e0e4e8; border-radius: 10px; padding: 10px 12px; cursor: pointer; background: #fff; }
 .triplet.selected { outline: 3px solid #4078c0; outline-offset: -1px; }
 .triplet.accepted { border-left: 6px solid #2da44e; }
@@ -19,7 +18,6 @@ STYLE = """
 .chip { font-size: .72rem; padding: 1px 8px; border-radius: 9px; background: #eef1f4; color: #424a53; white-space: nowrap; }
 .fact { display: grid; grid-template-columns: 9.5rem 1fr; gap: 2px 10px; font-size: .82rem; width: 100%; }
 .hit.target { outline: 3px solid #2da44e; border-radius: 8px; }
-kbd { font: .75rem ui-monospace, monospace; border: 1px solid #d0d7de; border-bottom-width: 2px; border-radius: 4px; padding: 0 5px; }
 """
 
 

@@ -1,4 +1,4 @@
-"""Pictures for the browser, from Lance by id: always decoded and encoded anew, so that a file that is not a picture is never served.
+"""Pictures for the browser, from Lance by id: decoded and encoded anew, so that a file that is not a picture is never served.
 
 A page's pictures are fetched in one look-up (about 30 ms for 500) and kept as thumbnails, the last ``KEPT`` of them.
 """

@@ -1,7 +1,7 @@
 """Search of the corpus for the page: any two checkpoints beside each other, each loaded once and kept.
 
-The first search with a checkpoint embeds the corpus if nobody has (the lake keeps the vectors); after that a query costs one forward
-pass and one product with the gallery. torch is imported by the first search, not before.
+The first search with a checkpoint embeds the corpus if nobody has (the lake keeps the vectors); after that a query costs one
+forward pass and one product with the gallery. torch is imported by the first search, not before.
 """
 
 from __future__ import annotations

@@ -35,13 +35,13 @@ class SearchPage:
         with ui.row().classes("w-full items-start gap-4"):
             self.shown = ui.column().classes("gap-1")
             with ui.column().classes("flex-1 gap-2 min-w-[20rem]"):
-                self.input = ui.input("what should be different, or what to find", value=self.text).props("outlined dense clearable")
-                self.input.classes("w-full").mark("query").on("keydown.enter", self.search)
+                self.input = ui.input("what should be different, or what to find", value=self.text)
+                self.input.props("outlined dense clearable").classes("w-full").on("keydown.enter", self.search)
                 with ui.row().classes("items-center gap-2"):
                     first, second = recipes[0], recipes[-1]
                     self.models = [ui.select(recipes, value=name, on_change=self.search).props("dense outlined options-dense")
                                    for name in (first, second)]
-                    ui.button("Search", on_click=self.search).props("dense no-caps padding='4px 14px'").mark("go")
+                    ui.button("Search", on_click=self.search).props("dense no-caps padding='4px 14px'")
             self.upload = ui.upload(label="a picture of your own", auto_upload=True, max_file_size=_LARGEST, on_upload=self.take,
                                     on_rejected=lambda: ui.notify("not taken: a picture of at most 32 MB, please"))
             self.upload.props("flat bordered accept=image/*").classes("w-64")
@@ -105,10 +105,10 @@ class SearchPage:
         if isinstance(found, str):
             return empty("No answer", found)
         rank = f", the triplet's target at {found['target_rank']:,}" if found["target_rank"] else ""
-        ui.label(f"{model}: {found['gallery']:,} pictures{rank}").classes("text-sm font-semibold").mark("answer")
+        ui.label(f"{model}: {found['gallery']:,} pictures{rank}").classes("text-sm font-semibold")
         with ui.row().classes("gap-2"):
             for hit in found["hits"]:
                 address = f"/search?{urlencode({'image': hit['image_id'], 'text': self.input.value or ''})}"
-                with ui.link(target=address).classes("no-underline hit").classes("target" if hit["image_id"] == self.target else ""):
+                with ui.link(target=address).classes("no-underline hit" + (" target" if hit["image_id"] == self.target else "")):
                     picture(hit["image_id"], hit.get("caption"), 112)
                     ui.label(f"{hit['rank']}. {hit['score']:.3f}").classes("faint")

@@ -120,8 +120,8 @@ def test_free_sql_chooses_pairs_in_its_own_order(tables):
 @pytest.mark.parametrize("sql", [
     "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM read_text('{lake}/../outside.txt')", "SELECT * FROM glob('/etc/*')",
     "SELECT * FROM '/etc/passwd'", "COPY (SELECT 1) TO '{lake}/x.csv'", "SELECT 1; SELECT 2", "SET memory_limit = '90GB'",
-    "SET enable_external_access = true", "ATTACH '{lake}/x.db'", "INSTALL httpfs", "CREATE TABLE t AS SELECT 1", "DROP VIEW triplets",
-    "SELECT * FROM tables", "SELECT nosuch FROM triplets", "", "SELECT * FROM read_parquet('https://127.0.0.1:1/x.parquet')"])
+    "SET enable_external_access = true", "ATTACH '{lake}/x.db'", "INSTALL httpfs", "CREATE TABLE t AS SELECT 1",
+    "DROP VIEW triplets", "SELECT * FROM tables", "SELECT nosuch FROM triplets", "", "SELECT * FROM read_parquet('https://127.0.0.1:1/x.parquet')"])
 def test_free_sql_reads_the_lake_and_nothing_else(own, tmp_path, sql):
     (tmp_path / "outside.txt").write_text("secret")
     before = sorted(p.name for p in own.lake.root.iterdir())
