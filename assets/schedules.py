@@ -53,7 +53,9 @@ def in_progress(instance: dg.DagsterInstance, tables: Iterable[str], shards: lis
     return found
 
 
-@dg.schedule(cron_schedule="*/15 * * * *", job=stale_shards, default_status=dg.DefaultScheduleStatus.STOPPED)
+@dg.schedule(cron_schedule="*/15 * * * *", job=stale_shards, default_status=dg.DefaultScheduleStatus.STOPPED,
+             description="Launches what is missing or stale up to triplets, and nothing else. The tag mmret/because of each run "
+                         "says why.")
 def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext,
                                lake: LakeResource) -> list[dg.RunRequest] | dg.SkipReason:
     """Launch what is missing or stale up to triplets, and nothing else; the tag `mmret/because` of each run says why."""

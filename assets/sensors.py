@@ -12,10 +12,14 @@ from assets.jobs import SHARD_STAGES, seal_corpus
 from assets.run import busy
 from mmret.choices import resolve
 from mmret.ingest.watch import signature, watched
+from mmret.lake import fingerprint
+from mmret.provenance import UNPARTITIONED
+from mmret.staleness import survey
 from resources.lake import LakeResource
 
 
-@dg.sensor(job=seal_corpus, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.STOPPED)
+@dg.sensor(job=seal_corpus, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.STOPPED,
+           description="Seals what appears in the lake's sources into new shards, once a source is quiet.")
 def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
     """Ask for new shards once a watched source has changed and is quiet again (setting `automation.settle_seconds`).
 
@@ -46,8 +50,26 @@ def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
                            cursor=json.dumps(seen))
 
 
+@dg.sensor(minimum_interval_seconds=120, default_status=dg.DefaultSensorStatus.RUNNING,
+           description="Notes on each stale partition why it is stale, as an observation. Launches nothing.")
+def stale_partitions(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+    """Show in the UI which partitions are stale and why, once per partition and reason."""
+    store = lake.open()
+    if busy(store) or not store.shards():
+        return dg.SkipReason(f"`mmret run` is working on {store.root}" if store.shards() else "no shard is sealed yet")
+    stale = {(s.table, s.partition): "; ".join(s.reasons) for s in survey(store, resolve(store)[0]) if s.state == "stale"}
+    said = set(json.loads(context.cursor or "[]"))
+    marks = {key: fingerprint(*key, why) for key, why in stale.items()}
+    fresh = [key for key, mark in marks.items() if mark not in said]
+    observed = [dg.AssetObservation(table, partition=None if partition == UNPARTITIONED else partition,
+                                    metadata={"stale because": stale[table, partition]}) for table, partition in fresh]
+    return dg.SensorResult(asset_events=observed, cursor=json.dumps(sorted(marks.values())),
+                           skip_reason=None if observed else dg.SkipReason(f"{len(stale)} partitions are stale, as noted"))
+
+
 SENSORS = [
     new_pictures,
+    stale_partitions,
     dg.AutomationConditionSensorDefinition(
         "missing_or_stale_shards", target=SHARD_STAGES | dg.AssetSelection.assets("towers", "leaks"), use_user_code_server=True,
         default_status=dg.DefaultSensorStatus.STOPPED, minimum_interval_seconds=30, run_tags={"dagster/priority": "-1"},

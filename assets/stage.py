@@ -16,10 +16,17 @@ from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 
 TRANSIENT = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For what may pass by itself: a server that restarts, a GPU that somebody filled. A UserError is never tried again."""
+"""For what may pass by itself; everything else fails at once (:func:`passing`)."""
+
+_PASSING = {"ConnectionError", "TimeoutError", "TransportError", "APIConnectionError", "InternalServerError", "OutOfMemoryError"}
 
 Compute = Callable[[Lake, Profile, str, str], Facts | tuple[Facts, int]]
 """(lake, settings, partition, fingerprint of its inputs) -> what was written, and the rows worked on where those are fewer."""
+
+
+def passing(error: Exception) -> bool:
+    """Whether the same step may succeed later: a server that restarts, a GPU that somebody filled. A mistake does not pass."""
+    return not isinstance(error, UserError) and not _PASSING.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
@@ -34,8 +41,10 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
     staleness.record(lake, inputs)
     try:
         made = compute(lake, profile, partition, inputs.fingerprint)
-    except UserError as error:  # a person has to mend something: trying again would not
-        raise dg.Failure(str(error), allow_retries=False) from error
+    except Exception as error:
+        if passing(error):
+            raise
+        raise dg.Failure(str(error), allow_retries=False) from error  # trying again would end the same way
     return made if isinstance(made, tuple) else (made, made.rows)
 
 

@@ -10,7 +10,7 @@ from assets.automation import _surveyed
 from assets.definitions import defs
 from assets.run import exclusive
 from assets.schedules import backfill_missing_and_stale, ranges
-from assets.sensors import new_pictures
+from assets.sensors import new_pictures, stale_partitions
 from mmret.choices import resolve
 from mmret.ingest.watch import signature
 from mmret.lake import Lake
@@ -125,6 +125,19 @@ def test_new_pictures_are_sealed_once_their_folder_is_quiet(lake, instance, tmp_
     cursor = json.loads(busy.cursor)
     cursor[str(folder)]["since"] -= 4000
     assert len(watch(instance, lake, json.dumps(cursor)).run_requests) == 1
+
+
+def test_the_ui_is_told_once_which_partitions_are_stale_and_why(lake, instance):
+    def look(cursor=None):
+        return stale_partitions(dg.build_sensor_context(
+            instance=instance, cursor=cursor, resources={"lake": LakeResource(folder=str(lake.root))}))
+
+    assert not look().asset_events
+    change(lake, mine__targets_per_query=2)
+    told = look()
+    assert {(e.asset_key.path[-1], e.partition) for e in told.asset_events} == {("pairs", s) for s in lake.shards()}
+    assert all(e.metadata["stale because"].value == "mine.targets_per_query: 3 → 2" for e in told.asset_events)
+    assert not look(told.cursor).asset_events
 
 
 @pytest.mark.parametrize("change_", ["added", "removed", "rewritten", "in a folder"])

@@ -1,0 +1,119 @@
+"""Dagster's own cost: `mmret run` over shards of the built-in corpus against the same stages called as plain functions.
+
+    python bench/orchestration.py [--shards 8] [--images 1000] [--rounds 2]
+
+Both sides start from copies of one lake that is sealed and has its towers, run in processes of their own, in turn, and end in equal
+tables (asserted). Both write every stage up to triplets; nothing is trained. Wall time and processor time of the whole process,
+imports included; the cost per step is the difference over the steps run. On shared cores look at the processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmret.lake import Lake  # noqa: E402
+from mmret.staleness import GROUPS  # noqa: E402
+
+TABLES = [t for group in GROUPS for t in group if t not in ("checkpoints", "evaluations")]
+PLAIN = """
+import sys
+from mmret import provenance
+from mmret.choices import resolve
+from mmret.lake import Lake
+from mmret.annotate.backends import load_annotator
+from mmret.annotate.shards import assemble_shard, describe_shard, instruct_shard
+from mmret.benchmarks.leak_check import write_leaks
+from mmret.encode.protocol import load_encoder
+from mmret.encode.vectors import encode_shard
+from mmret.ingest.images import ingest_shard
+from mmret.mine.shards import mine_candidates, mine_neighbours, mine_pairs
+from mmret.schemas import SIGNALS
+
+lake = Lake(sys.argv[1])
+settings = resolve(lake)[0]
+inputs = lambda table, shard: provenance.wanted(lake, settings, table, shard)
+shards = lake.shards()
+for s in shards:
+    ingest_shard(lake, s, settings.ingest, inputs("images", s))
+encoders = {g: load_encoder(settings.encoders[g], g, lake.root) for g in SIGNALS}
+for s in shards:
+    for g in SIGNALS:
+        encode_shard(lake, s, g, settings.encoders[g], inputs(g, s), encoders[g])
+    mine_candidates(lake, s, settings.mine, inputs("candidates", s))
+write_leaks(lake, settings, inputs("leaks", "all"))
+annotator = load_annotator(settings.annotate)
+for s in shards:
+    mine_neighbours(lake, s, settings.mine, inputs("neighbours", s))
+    mine_pairs(lake, s, settings.mine, inputs("pairs", s))
+    describe_shard(lake, s, annotator, settings.annotate, inputs("descriptions", s))
+    instruct_shard(lake, s, annotator, settings.annotate, inputs("instructions", s))
+    assemble_shard(lake, s, settings.evaluate, inputs("triplets", s))
+"""
+
+
+def prepare(lake: Path, shards: int, images: int) -> None:
+    """A lake with its shards sealed and its towers trained, and nothing else."""
+    command = [sys.executable, "-m", "mmret", "run", "--lake", str(lake), "--images", f"shapes:{shards * images}?seed=0",
+               "--shard-size", str(images), "--set", "train=[]", "--set", "towers.max_steps=50"]
+    subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+    for table in (*TABLES, "rejects", "inputs", "answers", "lance"):
+        if table != "towers":
+            shutil.rmtree(lake / table, ignore_errors=True)
+    shutil.rmtree(lake / ".dagster", ignore_errors=True)
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """(wall, processor) seconds of ``command``, its children included."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--images", type=int, default=1000, help="per shard")
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        prepare(base, options.shards, options.images)
+        sides = {"plain": lambda lake: [sys.executable, "-c", PLAIN, str(lake)],
+                 "dagster": lambda lake: [sys.executable, "-m", "mmret", "run", "--lake", str(lake)]}
+        times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+        for round_ in range(options.rounds):
+            for side in sorted(sides, reverse=bool(round_ % 2)):
+                lake = Path(folder) / side
+                shutil.rmtree(lake, ignore_errors=True)
+                shutil.copytree(base, lake)
+                times[side].append(timed(sides[side](lake)))
+                print(side, *(f"{t:.1f}" for t in times[side][-1]), flush=True)
+        for table in TABLES:
+            plain, run = (Lake(Path(folder) / side) for side in ("plain", "dagster"))
+            assert [plain.facts(table, p).digest for p in plain.partitions(table)] \
+                == [run.facts(table, p).digest for p in run.partitions(table)], table
+        wall, cpu = ([statistics.median(t[i] for t in times[side]) for side in ("plain", "dagster")] for i in (0, 1))
+        steps = len([t for t in TABLES if t not in ("towers", "leaks")]) * options.shards + 1
+        print(json.dumps({"wall_ratio": round(wall[1] / wall[0], 3), "cpu_ratio": round(cpu[1] / cpu[0], 3),
+                          "plain_wall_s": round(wall[0], 1), "dagster_wall_s": round(wall[1], 1),
+                          "plain_cpu_s": round(cpu[0], 1), "dagster_cpu_s": round(cpu[1], 1), "steps": steps,
+                          "cpu_ms_per_step": round(1000 * (cpu[1] - cpu[0]) / steps)}))
+
+
+if __name__ == "__main__":
+    main()
