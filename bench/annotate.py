@@ -1,0 +1,130 @@
+"""The annotation stages without a model: what our own side costs per request, and whether its memory stays flat.
+
+    python bench/annotate.py                    20,000 pairs in one shard: requests/s, first and second run
+    python bench/annotate.py --memory           peak memory at 10,000 and at 200,000 pairs, in shards of 10,000
+    python bench/annotate.py --servers          throughput of two healthy servers, alone and beside a third that is dead or hangs
+
+The first two use the back-end that costs nothing (captions), through all that a stage does on a lake: read pairs and captions, key,
+look up, answer, store, parse, write the partition. Each measurement is a process of its own. The last asks local servers that take
+50 ms an answer, so it is time spent waiting that is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from mmret.annotate.captions import CaptionsAnnotator
+from mmret.annotate.shards import describe_shard, instruct_shard
+from mmret.lake import Lake
+from mmret.schemas import IMAGES_INDEX, PAIRS, pair_id, uniform
+from mmret.settings import AnnotateSettings
+
+SHARD = 10_000
+WORDS = [["red", "blue", "green", "small", "old", "wooden", "bright", "striped"],
+         ["dog", "house", "bicycle", "woman", "cup", "tree", "boat", "child", "lamp", "horse", "mug", "bridge"],
+         ["standing", "lying", "running", "floating", "waiting", "turned"],
+         ["on a table", "in the snow", "beside a river", "under a bridge", "in front of a wall", "at night", "in a field"],
+         ["", " with a hat", " and a ball", " without wheels", " holding flowers", " in the rain"]]
+
+
+def caption(i: int) -> str:
+    """One of 24,192 captions, by hash."""
+    a, b, c, d, e = (words[int(uniform("caption", i, k) * len(words))] for k, words in enumerate(WORDS))
+    return f"A {a} {b} {c} {d}{e}."
+
+
+def build(root: Path, pairs: int, shard: int = SHARD) -> Lake:
+    """A lake that holds what the stages read: ``pairs`` pairs over as many images, in shards."""
+    lake = Lake(root)
+    for at, start in enumerate(range(0, pairs, shard)):
+        ids = [f"{i:032x}" for i in range(start, min(pairs, start + shard))]
+        name = f"shard-{at:05d}"
+        images = {"image_id": ids, "shard": [name] * len(ids), "caption": [caption(int(i, 16)) for i in ids]}
+        lake.write("images", name, _filled(images, IMAGES_INDEX), "bench")
+        targets = [ids[int(uniform("target", i) * len(ids))] for i in ids]
+        pairs_of = {"pair_id": list(map(pair_id, ids, targets)), "query_id": ids, "target_id": targets}
+        lake.write("pairs", name, _filled(pairs_of, PAIRS), "bench")
+    return lake
+
+
+def _filled(columns: dict[str, list], schema: pa.Schema) -> pa.Table:
+    rows = len(next(iter(columns.values())))
+    return pa.table({f.name: columns.get(f.name, pa.nulls(rows, f.type)) for f in schema}, schema=schema)
+
+
+def measure(root: str, turn: str) -> None:
+    """Both stages over every shard of the lake; prints what they took as JSON."""
+    lake, settings, annotator = Lake(root), AnnotateSettings(), CaptionsAnnotator()
+    found = {}
+    for table, stage in (("descriptions", describe_shard), ("instructions", instruct_shard)):
+        wall, processor = time.perf_counter(), time.process_time()
+        facts = [stage(lake, shard, annotator, settings, turn)[0] for shard in lake.partitions("pairs")]
+        rows = sum(f.rows for f in facts)
+        found[table] = {"requests": rows, "sent": sum(f.notes["requests_sent"] for f in facts),
+                        "per_second": round(rows / (time.perf_counter() - wall)),
+                        "per_processor_second": round(rows / (time.process_time() - processor))}
+    found["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(json.dumps(found))
+
+
+def run(root: Path, turn: str) -> dict:
+    done = subprocess.run([sys.executable, __file__, "--measure", str(root), turn], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def throughput(pairs: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder), pairs, pairs)
+        for turn in ("first run", "second run"):
+            print(turn, run(Path(folder), turn))
+
+
+def memory() -> None:
+    for pairs in (10_000, 200_000):
+        with tempfile.TemporaryDirectory() as folder:
+            build(Path(folder), pairs)
+            print(f"{pairs:,} pairs", run(Path(folder), "first run"))
+
+
+def servers(requests: int = 2000, rounds: int = 3) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tests.annotate.server import HANG, RudeServer
+    from tests.annotate.test_openai_server import _answer, _describe, _nobody, _settings
+
+    def rate(*urls: str) -> float:
+        began = time.perf_counter()
+        rows = _describe(_settings(*urls, concurrency=8, timeout_s=2.0, deadline_s=20.0), requests)
+        assert {r["status"] for r in rows} == {"ok"}
+        return requests / (time.perf_counter() - began)
+
+    with RudeServer(_answer, delay=0.05) as a, RudeServer(_answer, delay=0.05) as b, RudeServer(lambda body, n: HANG) as c:
+        for _ in range(rounds):
+            healthy, dead, hanging = rate(a.url, b.url), rate(a.url, b.url, _nobody()), rate(a.url, b.url, c.url)
+            print(f"two healthy servers {healthy:.0f} requests/s; with a third that is dead {dead / healthy:.0%}, "
+                  f"that hangs {hanging / healthy:.0%}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--servers", action="store_true")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        measure(*given.measure)
+    elif given.memory:
+        memory()
+    elif given.servers:
+        servers()
+    else:
+        throughput(given.pairs)
