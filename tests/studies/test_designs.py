@@ -9,7 +9,8 @@ from mmret.settings import Recipe, load_profile
 from mmret.studies.designs import designs, runs
 
 PROFILE = load_profile("studies")
-VARIED = {"negatives": {"negatives"}, "signals": {"signals"}, "scaling": {"pairs"}, "headline": {"pairs", "pair_source", "negatives"}}
+VARIED = {"negatives": {"negatives"}, "signals": {"signals"}, "scaling": {"pairs"},
+          "headline": {"pairs", "pair_source", "negatives"}}
 
 
 @pytest.mark.parametrize("study", designs(PROFILE.studies), ids=lambda s: s.name)
