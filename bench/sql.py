@@ -87,8 +87,8 @@ class Synthetic:
         licences = pa.array([LICENCES[i] for i in self.random.integers(0, len(LICENCES), n)])
         image = {"image_id": strings(own), "shard": shard, "path": strings(own), "root": "made",
                  "caption": self.pool(self.captions, n), "position": pa.array(np.arange(n)), "licence": licences,
-                 "source": "synthetic", "size": 100_000, "width": 256, "height": 256, "format": "JPEG", "mode": "RGB", "caption_words": 12,
-                 "model": "synthetic@1"}
+                 "source": "synthetic", "size": 100_000, "width": 256, "height": 256, "format": "JPEG", "mode": "RGB",
+                 "caption_words": 12, "model": "synthetic@1"}
         for table in ("corpus_manifest", "images", *SIGNALS):
             lake.write(table, shard, self._table(TABLES[table], n, **image), "made")
         lake.write("rejects", shard, TABLES["rejects"].empty_table(), "made")

@@ -23,6 +23,8 @@ from mmret.warehouse import refresh_catalogue
 
 FRAGMENT_BYTES = 2**30
 """Lance files are merged up to about this size: few enough to open, small enough to rewrite."""
+MANY_FRAGMENTS = 64
+"""A run merges a table's files by itself beyond so many; `mmret compact` and the job always do."""
 _DAY_NS = 86_400 * 10**9
 
 
@@ -154,6 +156,12 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
     report.lance_versions_dropped += cleaned.old_versions
     report.lance_files_dropped += cleaned.data_files_removed + cleaned.index_files_removed + cleaned.deletion_files_removed
     report.bytes_freed += cleaned.bytes_removed
+
+
+def scattered(lake: Lake) -> bool:
+    """Whether some Lance table lies in so many files that merging them is worth its time."""
+    tables = (p.stem for p in (lake.root / "lance").glob("*.lance"))
+    return any(len(lake.lance(t).to_lance().get_fragments()) > MANY_FRAGMENTS for t in tables if lake.has_lance(t))
 
 
 def _bytes(folder: str | Path) -> int:

@@ -41,6 +41,7 @@ def run(lake: Annotated[Path, typer.Option(help="folder of the lake; made where 
     started = time.time_ns()
     from assets.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
     from mmret.cli.summary import print_summary, summarise
+    from mmret.compact import compact, scattered
     from mmret.progress import reporting
     from mmret.warehouse import refresh_catalogue
 
@@ -56,6 +57,7 @@ def run(lake: Annotated[Path, typer.Option(help="folder of the lake; made where 
             return show(reckon(store, settings), as_json)
         if any(outcome.rows_computed.values()):
             history.note_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
+            compact(store, settings.history, time.time_ns(), lance=scattered(store))
         refresh_catalogue(store)
     summary = summarise(store, settings, outcome)
     print_summary(summary, live.console)
