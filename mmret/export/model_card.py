@@ -95,7 +95,7 @@ def _data(facts: LakeFacts) -> str:
 def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evaluations: list[dict[str, Any]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    results = [EvalResult(task_type="image-retrieval", task_name="Composed image retrieval", dataset_type="mmret",
+    results = [EvalResult(task_type="image-retrieval", task_name="Composed image retrieval", dataset_type=f"mmret-{row['benchmark'].replace(' ', '-')}",
                           dataset_name=row["benchmark"], metric_type=row["metric"], metric_name=row["metric"],
                           metric_value=round(row["value"], 3))
                for row in evaluations if row["recipe"] == recipe and row["metric"] in _METRICS]

@@ -73,9 +73,9 @@ def build(shared: Site, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::
     def browse() -> None:
         BrowsePage(shared).show()
 
-    @ui.page("/search", title=f"Search {shared.lake.root.name}", response_timeout=60)
-    async def search(image: str = "", text: str = "", target: str = "") -> None:
-        await SearchPage(shared, image, text, target).show()
+    @ui.page("/search", title=f"Search {shared.lake.root.name}")
+    def search(image: str = "", text: str = "", target: str = "") -> None:
+        SearchPage(shared, image, text, target).show()
 
     ui.run_with(app, title="MMRet gallery", favicon="🖼", show_welcome_message=False, reconnect_timeout=30)
     return app

@@ -26,32 +26,42 @@ class SearchPage:
         self.text = text
         self.uploaded: bytes | None = None
 
-    async def show(self) -> None:
-        """Build the page; a query of its address is asked once the browser is connected."""
-        from nicegui import run, ui
+    def show(self) -> None:
+        """Build the frame; checkpoints, and the answer to a query of the address, follow once the browser is connected."""
+        from nicegui import ui
 
         head(self.site.lake.root.name, "search", "Search")
-        recipes = await run.io_bound(self.site.searcher.recipes)
         with ui.row().classes("w-full items-start gap-4"):
             self.shown = ui.column().classes("gap-1")
             with ui.column().classes("flex-1 gap-2 min-w-[20rem]"):
                 self.input = ui.input("what should be different, or what to find", value=self.text)
                 self.input.props("outlined dense clearable").classes("w-full").on("keydown.enter", self.search)
                 with ui.row().classes("items-center gap-2"):
-                    first, second = recipes[0], recipes[-1]
-                    self.models = [ui.select(recipes, value=name, on_change=self.search).props("dense outlined options-dense")
-                                   for name in (first, second)]
-                    ui.button("Search", on_click=self.search).props("dense no-caps padding='4px 14px'")
+                    self.models = [ui.select([]).props("dense outlined options-dense").classes("w-40") for _ in range(2)]
+                    self.go = ui.button("Search", on_click=self.search).props("dense no-caps padding='4px 14px'")
+                    self.go.disable()
             self.upload = ui.upload(label="a picture of your own", auto_upload=True, max_file_size=_LARGEST, on_upload=self.take,
                                     on_rejected=lambda: ui.notify("not taken: a picture of at most 32 MB, please"))
             self.upload.props("flat bordered accept=image/*").classes("w-64")
         self._show_query()
         self.results = ui.row().classes("w-full no-wrap gap-6 items-start")
+        with self.results:
+            ui.spinner(size="lg")
+        ui.timer(0, self._begin, once=True)
+
+    async def _begin(self) -> None:
+        from nicegui import run
+
+        recipes = await run.io_bound(self.site.searcher.recipes)
+        for select, name in zip(self.models, (recipes[0], recipes[-1]), strict=True):
+            select.set_options(recipes, value=name)
+            select.on_value_change(self.search)
+        self.go.enable()
         if self.image_id or self.text:
-            ui.timer(0, self.search, once=True)
-        else:
-            with self.results:
-                empty("Nothing asked yet", "Give a text, a picture, or both: the picture, changed as the text says")
+            return await self.search()
+        self.results.clear()
+        with self.results:
+            empty("Nothing asked yet", "Give a text, a picture, or both: the picture, changed as the text says")
 
     def _show_query(self) -> None:
         from nicegui import ui
@@ -80,6 +90,8 @@ class SearchPage:
         """Ask both models and show their answers side by side."""
         from nicegui import run, ui
 
+        if not self.go.enabled:
+            return
         image = self.uploaded
         if image is None and self.image_id:
             image = (await run.io_bound(images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
