@@ -22,10 +22,11 @@ from mmret.settings import LicenceSettings, Recipe
 
 def data_state(lake: Lake, recipe: Recipe) -> str:
     """Id of the recorded state that ``recipe`` trains on: the lake as it is now, or what its ``as_of`` names."""
-    if recipe.as_of is not None:
-        return history.record(lake, history.as_of(lake, recipe.as_of))
-    tables = dict.fromkeys((*history.PINNED, *also_reads(recipe)))
-    return history.record(lake, history.pin(lake, tuple(tables)))
+    tables = tuple(dict.fromkeys((*history.PINNED, *also_reads(recipe))))
+    if recipe.as_of is None:
+        return history.record(lake, history.pin(lake, tables))
+    then = history.as_of(lake, recipe.as_of)
+    return history.record(lake, history.State(then.name, {t: then.files[t] for t in tables if t in then.files}))
 
 
 def write_data_state(lake: Lake, folder: Path, state: str) -> None:

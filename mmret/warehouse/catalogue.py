@@ -3,7 +3,7 @@
 A database that one process writes cannot be opened by another, so a catalogue is built aside and renamed into place after each run;
 a reader that has the old one open keeps seeing the whole state that it opened. Paths in it are absolute: it can be opened from
 anywhere, and is built again where the lake was moved. It is a few hundred KB, in the format of DuckDB 1.2, which later ones read.
-Cost: one small read per partition, about 0.5 s for 1,000.
+Cost: about 0.8 ms per partition the first time a process looks at it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 from mmret import history
 from mmret.lake import Lake, fingerprint, temporary
 from mmret.schemas import TABLES
-from mmret.warehouse.views import Files, all_views, quoted
+from mmret.warehouse.views import Files, all_views, footer, quoted
 
 FORMAT = "v1.2.0"
 """Oldest DuckDB that can open the file."""
@@ -51,14 +51,15 @@ def current_files(lake: Lake) -> Files:
     return {t: {p: history.link(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
 
 
-def _partitions(lake: Lake, files: Files) -> pa.Table:
+def _partitions(files: Files) -> pa.Table:
     rows = []
     for table, parts in files.items():
         for partition, path in parts.items():
-            facts, stat = lake.facts_of(path), path.stat()
-            rows.append({"table_name": table, "partition": partition, "rows": facts.rows, "bytes": stat.st_size,
+            found = footer(path)
+            facts = found.facts
+            rows.append({"table_name": table, "partition": partition, "rows": facts.rows, "bytes": found.size,
                          "digest": facts.digest, "inputs": facts.inputs, "notes": json.dumps(facts.notes),
-                         "written": (facts.written or stat.st_mtime_ns) // 1000})
+                         "written": (facts.written or found.changed) // 1000})
     return pa.Table.from_pylist(rows, PARTITIONS)
 
 
@@ -69,7 +70,7 @@ def _runs(lake: Lake) -> pa.Table:
 
 def _fill(connection: Any, lake: Lake, files: Files) -> None:
     """Tables ``partitions`` and ``runs``, and all views, in the current database of ``connection``."""
-    for name, rows in (("partitions", _partitions(lake, files)), ("runs", _runs(lake))):
+    for name, rows in (("partitions", _partitions(files)), ("runs", _runs(lake))):
         connection.register("arriving", rows)
         connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arriving")
         connection.unregister("arriving")

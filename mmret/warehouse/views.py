@@ -8,11 +8,14 @@ view with its columns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmret.lake import Facts, Lake
 from mmret.schemas import SIGNALS, TABLES
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
@@ -32,11 +35,32 @@ def quoted(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
+@dataclass(frozen=True)
+class Footer:
+    """What the views and the table ``partitions`` need of a file."""
+
+    facts: Facts
+    columns: tuple[str, ...]
+    size: int
+    changed: int  # ns since 1970
+
+
+def footer(path: Path) -> Footer:
+    """Of a partition's file; read once per process, since a version never changes."""
+    stat = path.stat()
+    return _footer(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=100_000)
+def _footer(path: Path, inode: int, changed: int, size: int) -> Footer:
+    return Footer(Lake.facts_of(path), tuple(pq.read_schema(path).names), size, changed)
+
+
 def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     """Files by the columns they have: those of before a column was added to the schema lack it."""
     found: dict[tuple[str, ...], list[Path]] = {}
     for path in files:
-        found.setdefault(tuple(pq.read_schema(path).names), []).append(path)
+        found.setdefault(footer(path).columns, []).append(path)
     return found
 
 
