@@ -140,7 +140,8 @@ def _check(lake: Lake, name: str, **limits: float) -> dg.AssetCheckEvaluation:
     ("texts_do_not_tell_the_source", "max_leakage", True),
     ("most_pairs_have_texts", "max_failed", True),
 ])
-def test_a_figure_beyond_its_limit_warns_and_blocks_nothing(lake: Lake, tmp_path: Path, name: str, limit: str, at_most: bool) -> None:
+def test_a_figure_beyond_its_limit_warns_and_blocks_nothing(lake: Lake, tmp_path: Path, name: str, limit: str,
+                                                            at_most: bool) -> None:
     planted = Lake(shutil.copytree(lake.root, tmp_path / "lake"))
     facts, rows = planted.facts("triplets", SHARD), planted.read("triplets", SHARD).slice(0, 70)
     figures = {"distinct_2": 0.3, "leakage": 0.3, "redundancy": {"text_alone": 0.3, "image_alone": 0.3}}
