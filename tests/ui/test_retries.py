@@ -36,7 +36,8 @@ def test_a_step_says_why_it_failed_and_is_run_as_often_as_it_makes_sense(lake, e
         current_or_compute(lake, resolve(lake)[0], "pairs", "shard-00000", compute)
         return dg.MaterializeResult()
 
-    result = dg.materialize([pairs], raise_on_error=False)
+    with dg.instance_for_test() as instance:
+        result = dg.materialize([pairs], raise_on_error=False, instance=instance)
     assert not result.success and len(calls) == tries and TRANSIENT.max_retries == 2
     (event,) = [e for e in result.all_events if e.is_step_failure]
     assert str(error) in str(event.step_failure_data.error)
