@@ -22,12 +22,13 @@ from mmret.encode.revision import local_weights
 from mmret.lake import IMPORTED, Facts, Lake, fingerprint
 from mmret.retriever.pairs import also_reads
 from mmret.schemas import SIGNALS
-from mmret.settings import HOW_A_RECIPE_RUNS, MineSettings, Profile
+from mmret.settings import HOW_A_RECIPE_RUNS, MineSettings, Profile, Recipe
 
 UNPARTITIONED = "all"
 """Partition name of a table that has only one."""
 
-Scope = Literal["same", "all", "up_to", "from"]
+Scope = Literal["same", "all", "up_to", "from"] | str
+"""Which partitions of an upstream table are read; ``only:<name>`` is that one."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ def _recipe(profile: Profile, name: str) -> Any:
     return settings | {"held_out": profile.evaluate.held_out} if recipe.pair_source == "naive" else settings
 
 
+def _also(recipe: Recipe) -> tuple[tuple[str, Scope], ...]:
+    """Tables some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
+    base = recipe.base.removeprefix("checkpoints/")
+    return (*((table, "all") for table in also_reads(recipe)), *([("checkpoints", f"only:{base}")] if base != recipe.base else []))
+
+
 STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("images", "1", lambda p, _: p.ingest.model_dump(), (("corpus_manifest", "same"),)),
     Stage("leaks", "1", lambda p, _: p.leaks.model_dump(), (("images", "all"), ("clip_image", "all"))),
@@ -93,7 +100,7 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
     Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
           (("pairs", "same"), ("descriptions", "same"), ("instructions", "same"))),
     Stage("checkpoints", "1", _recipe,
-          (("triplets", "all"), ("towers", "all")), also=lambda p, recipe: tuple((t, "all") for t in also_reads(p.recipes[recipe])),
+          (("triplets", "all"), ("towers", "all")), also=lambda p, recipe: _also(p.recipes[recipe]),
           people=lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions)),
     Stage("evaluations", "2", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
                                                                     ("triplets", "all"))),
@@ -103,6 +110,8 @@ STAGES: dict[str, Stage] = {s.table: s for s in [
 def _scoped(lake: Lake, table: str, scope: Scope, partition: str) -> Iterable[str]:
     if scope == "same":
         return [partition]
+    if scope.startswith("only:"):
+        return [scope.removeprefix("only:")]
     if table in ("towers", "leaks"):
         return [UNPARTITIONED]
     shards = lake.shards()

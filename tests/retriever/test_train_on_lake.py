@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mmret
-from mmret import progress
+from mmret import progress, provenance
 from mmret.choices import resolve
 from mmret.cli import app
 from mmret.errors import UserError
@@ -63,6 +63,13 @@ def test_an_mllm_trains_on_a_lake_and_merges_by_command(lake, tmp_path):
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
     nothing = CliRunner().invoke(app, ["merge", "--out", str(tmp_path / "other")])
     assert isinstance(nothing.exception, UserError) and "which adapter" in str(nothing.exception)
+
+
+def test_a_recipe_that_goes_on_from_another_is_computed_from_its_checkpoint(lake):
+    profile = resolve(lake, overrides={"recipes.next": {"base": "checkpoints/demo"}})[0]
+    assert ("checkpoints", "demo") in provenance.reads(lake, profile, "checkpoints", "next")
+    assert provenance.wanted(lake, profile, "checkpoints", "next") is None  # not trained yet
+    assert ("checkpoints", "demo") not in provenance.reads(lake, profile, "checkpoints", "demo")
 
 
 def test_a_recipe_may_start_from_another_recipes_checkpoint(tmp_path):
