@@ -14,7 +14,8 @@ import polars as pl
 
 from mmret.choices import resolve
 from mmret.decisions import latest
-from mmret.lake import Lake
+from mmret.errors import UserError
+from mmret.lake import Facts, Lake
 from mmret.licences import Licence, of_triplet, read_licence
 from mmret.schemas import SIGNALS, TABLES
 from mmret.settings import Profile
@@ -51,7 +52,7 @@ def gather(lake: Lake) -> LakeFacts:
     """Ask the lake. Raises UserError where it has no tables."""
     from mmret.warehouse import connect
 
-    connection = connect(lake)
+    connection = connect(lake, getattr(lake, "state", None))
 
     def ask(sql: str) -> list[dict[str, Any]]:
         found = connection.execute(sql)
@@ -62,11 +63,11 @@ def gather(lake: Lake) -> LakeFacts:
         return [tuple(row.values()) for row in ask(sql)]
 
     profile = resolve(lake)[0]
-    bands = [f.notes["bands"] for p in lake.partitions("candidates") if (f := lake.facts("candidates", p)) and f.notes.get("bands")]
+    bands = [f.notes["bands"] for f in _facts(lake, "candidates") if f.notes.get("bands")]
     decided = latest(lake)["decision"].value_counts().to_pylist()
     facts = LakeFacts(
         lake, profile,
-        counts={t: sum(f.rows for p in lake.partitions(t) if (f := lake.facts(t, p))) for t in TABLES},
+        counts={t: sum(f.rows for f in _facts(lake, t)) for t in TABLES},
         splits=dict(pairs("SELECT split, count(*) FROM triplets GROUP BY ALL ORDER BY split DESC")),
         sources=[{**row, "root": source_label(row["root"])} for row in ask(
             "SELECT root, count(*) images, min(caption_words) shortest, median(caption_words) median, max(caption_words) longest "
@@ -82,7 +83,7 @@ def gather(lake: Lake) -> LakeFacts:
         bands=bands[-1] if bands else {},
         decisions={row["values"]: row["counts"] for row in decided},
         leaks=dict(pairs("SELECT benchmark, count(DISTINCT image_id) FROM leaks GROUP BY ALL ORDER BY 1")),
-        evaluations=_latest_evaluations(lake, profile))
+        evaluations=_latest_evaluations(lake))
     for signal in SIGNALS:
         facts.scores[signal] = pairs(
             f"SELECT floor(p.{signal}_score * {SCORE_BINS}) / {SCORE_BINS} AS low, count(*) FROM triplets t JOIN pairs p "
@@ -107,8 +108,18 @@ def _by_licence(counts: list[tuple[str | None, int]], read: Any) -> dict[Licence
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0].name)))
 
 
-def _latest_evaluations(lake: Lake, profile: Profile) -> list[dict[str, Any]]:
-    """Rows of ``evaluations``, those that the profile trains first, one per recipe, benchmark and metric."""
+def _facts(lake: Lake, table: str) -> list[Facts]:
+    """Of every partition; none of a table that an earlier state of the lake does not keep."""
+    try:
+        return [facts for p in lake.partitions(table) if (facts := lake.facts(table, p))]
+    except UserError:
+        return []
+
+
+def _latest_evaluations(lake: Lake) -> list[dict[str, Any]]:
+    """Rows of ``evaluations``, the last of each recipe, benchmark and metric; of an earlier state none are kept."""
+    if not _facts(lake, "evaluations"):
+        return []
     rows = pl.from_arrow(lake.read("evaluations")).unique(["recipe", "benchmark", "metric"], keep="last", maintain_order=True)
     return rows.to_dicts()
 

@@ -95,10 +95,11 @@ def _data(facts: LakeFacts) -> str:
 def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evaluations: list[dict[str, Any]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    results = [EvalResult(task_type="image-retrieval", task_name="Composed image retrieval", dataset_type=f"mmret-{row['benchmark'].replace(' ', '-')}",
-                          dataset_name=row["benchmark"], metric_type=row["metric"], metric_name=row["metric"],
-                          metric_value=round(row["value"], 3))
-               for row in evaluations if row["recipe"] == recipe and row["metric"] in _METRICS]
+    results = [
+        EvalResult(task_type="image-retrieval", task_name="Composed image retrieval", dataset_name=row["benchmark"],
+                   dataset_type=f"mmret-{row['benchmark'].replace(' ', '-')}", metric_type=row["metric"], metric_name=row["metric"],
+                   metric_value=round(row["value"], 3))
+        for row in evaluations if row["recipe"] == recipe and row["metric"] in _METRICS]
     licences = hub_licences(facts.triplet_licences)
     base = settings["base"]
     hub = None if base.startswith(("towers/", "checkpoints/")) or Path(base).exists() else base

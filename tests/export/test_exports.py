@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from mmret.as_of import opened
 from mmret.cli import app
 from mmret.decisions import DecisionLog
 from mmret.errors import UserError
@@ -189,6 +190,18 @@ def test_licences_kept_apart_lie_apart_with_their_own_pictures(own_lake, tmp_pat
     apart = lines_of(tmp_path / "mp/share_alike/train.jsonl")
     pictures = tmp_path / "mp/share_alike/images"
     assert apart and all((pictures / name).is_file() for r in apart for name in (r["q_img"], r["t_img"], *r["hns"]))
+
+
+@pytest.mark.parametrize("format_", EXPORTS)
+def test_what_a_checkpoint_was_trained_on_is_exported_again(own_lake, tmp_path, format_):
+    before = rows_of(own_lake)
+    for shard in own_lake.partitions("triplets"):
+        own_lake.write("triplets", shard, own_lake.read("triplets", shard).slice(3), "changed")
+    made = EXPORTS[format_](opened(own_lake, "demo"), tmp_path / "then", SMALL)
+    now = EXPORTS[format_](own_lake, tmp_path / "now", SMALL)
+    assert sum(made.count(*key) for key in made.rows) == len(before) > sum(now.count(*key) for key in now.rows)
+    if format_ != "megapairs":
+        assert f"{len(before):,} triplets" in (tmp_path / "then" / "README.md").read_text()
 
 
 def test_the_command_says_what_it_wrote_and_what_is_wrong(own_lake, tmp_path):
