@@ -19,9 +19,9 @@ PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that speak of the server's state, not of the request."""
 REFUSING_STATUSES = frozenset({401, 403, 404, 405})
 """HTTP statuses of a server that takes no request at all as it is set up."""
-UNREACHABLE = frozenset({"unreachable", "no_answer"})
+UNREACHABLE = "unreachable"
 """Nobody was there to refuse the request."""
-PASSING = UNREACHABLE | {"timeout", "connection", "bad_response", "too_large", "engine_stopped"}
+PASSING = {UNREACHABLE, "no_answer", "timeout", "connection", "bad_response", "too_large"}
 PASSING |= {f"http_{status}" for status in PASSING_STATUSES | REFUSING_STATUSES}
 
 
@@ -40,7 +40,7 @@ def retry_notes(rows: pa.Table, before: Mapping[str, Any] | None) -> dict[str, i
     left = rows.filter(unanswered(rows))
     retries = 0
     if before is not None and left.num_rows and left.num_rows >= before.get("unanswered", 0):
-        nobody = pc.all(pc.is_in(left["reason"], pa.array(sorted(UNREACHABLE)))).as_py()
+        nobody = pc.all(pc.match_substring_regex(left["reason"], f"^(judge_)?{UNREACHABLE}$")).as_py()
         retries = before.get("retries", 0) + (not nobody)
     return {"unanswered": left.num_rows, "retries": retries}
 
