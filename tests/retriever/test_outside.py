@@ -1,23 +1,25 @@
 """Invariants: training outside the Dagster process gives the checkpoint of training inside it, byte for byte, with its log in
 the run's while it trains; what a person can mend arrives as such; no process outlives its parent."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
+import torch
 
-from assets.outside import command, environment
+from assets import training_process
+from assets.outside import command, environment, train_outside
 from assets.training import checkpoints
 from mmret.lake import Lake
+from mmret.settings import Recipe
 from resources.lake import LakeResource, ProfileResource
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,11 +63,27 @@ def test_training_outside_gives_the_same_checkpoint_and_its_log_in_the_run(lake)
     assert weights(lake) == expected  # how a recipe runs is no part of what it makes
 
 
-def test_what_a_person_can_mend_arrives_as_such(lake):
-    result, _ = materialise(lake, outside=True, base="towers/none")
-    assert not result.success
+def test_what_a_person_can_mend_is_written_down_by_the_child(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_process, "end_with", lambda parent: None)
+    monkeypatch.setattr(training_process, "reporter", lambda first: nullcontext())
+    training_process.work({"lake": str(tmp_path / "empty"), "name": "demo", "recipe": {}, "parent": 0,
+                           "threads": torch.get_num_threads(), "error": str(tmp_path / "error")})
+    assert "no triplets to train on" in (tmp_path / "error").read_text()
+
+
+@pytest.mark.parametrize("ends, error, said", [("Path(job['error']).write_text('mend it')", "UserError", "mend it"),
+                                               ("pass", "DagsterPipesExecutionError", "code 1")])
+def test_what_the_child_wrote_is_the_failure_and_else_that_it_died(tmp_path, monkeypatch, ends, error, said):
+    script = f"import json, sys; from pathlib import Path; job = json.loads(sys.argv[1]); {ends}; sys.exit(1)"
+    monkeypatch.setattr("assets.outside.command", lambda processes, job: [sys.executable, "-c", script, job])
+
+    @dg.asset
+    def trained(context: dg.AssetExecutionContext) -> None:
+        train_outside(context, Lake(tmp_path), "demo", Recipe(outside=True))
+
+    result = dg.materialize([trained], raise_on_error=False)
     failure, = (e.step_failure_data.error for e in result.all_events if e.is_step_failure)
-    assert "cannot load a CLIP model from" in failure.to_string()
+    assert failure.cause.cls_name == error and said in failure.cause.message
 
 
 LOOK = """
