@@ -170,14 +170,13 @@ def compare(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> di
 
 
 def growth(folder: Path, work: Path, batch: int, chunk: int) -> float:
-    """MiB that three steps add at their peak to a process that holds model, pictures and the gradients of a small step."""
+    """MiB that a step adds at its peak to a process that holds model, pictures and the gradients of a small step."""
     ours = Ours(folder, batch, chunk, 8, work)
     small = Ours(folder, 2 * chunk, chunk, 8, work / "small")  # the code is loaded, the allocator has its first blocks
     small.step(small.batch(0))
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = _status("VmRSS")
-    for number in range(3):
-        ours.step(ours.batch(number))
+    ours.step(ours.batch(0))
     return (_status("VmHWM") - before) / 1024
 
 
