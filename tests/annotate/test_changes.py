@@ -3,6 +3,7 @@ leaves the descriptions as they are, and what a run notes adds up."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mmret.settings import AnnotateSettings
 from tests.annotate.server import RudeServer
 from tests.annotate.shelf import SHARD, Shelf
 from tests.annotate.test_openai_server import _answer
+from tests.small_runs import command, run
 
 PAIRS = 60
 
@@ -90,3 +92,15 @@ def test_partitions_of_earlier_versions_count_as_they_are(shelf: Shelf) -> None:
     shelf.lake.write("descriptions", SHARD, shelf.lake.read("descriptions", SHARD), facts.inputs, **notes)
     assert provenance.current(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is not None
     assert seconds_left(shelf.lake, "descriptions", SHARD) is None
+
+
+def test_a_dry_run_stops_before_anything_is_sent(shelf: Shelf) -> None:
+    for table in ("descriptions", "instructions"):
+        shutil.rmtree(shelf.lake.root / table)
+    with RudeServer(_answer) as server:
+        found = run(command(shelf.lake.root, "--dry-run", "--set", "annotate.backend=openai", "--set",
+                            f"annotate.vision={{model: m, price_in: 0.5, urls: ['{server.url}']}}"))
+        assert not server.bodies
+    pairs = sum(shelf.lake.facts("pairs", s).rows for s in shelf.lake.shards())
+    assert [(k["kind"], k["to_send"]) for k in found["kinds"]] == [("describe", pairs), ("instruct", pairs)]
+    assert found["cost"] > 0 and found["seconds"] is None and not shelf.lake.partitions("descriptions")
