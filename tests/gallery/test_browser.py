@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmret.decisions import latest
+from mmret.ingest.images import images_by_id
 from mmret.lake import Lake
 from tests.browser import Watched, chromium
 from tests.hostile import HOSTILE, make_hostile
@@ -92,6 +93,8 @@ def test_review_by_keyboard_filters_and_sql(small_lake, tmp_path):
 
 def test_search_shows_two_models_side_by_side(small_lake, tmp_path):
     shutil.copytree(small_lake[0], tmp_path / "lake")
+    lake = Lake(tmp_path / "lake")
+    first = lake.read("images")["image_id"][0].as_py()
     with chromium() as browser, served(tmp_path / "lake") as address:
         watched = Watched(browser, address)
         page = watched.page
@@ -107,6 +110,13 @@ def test_search_shows_two_models_side_by_side(small_lake, tmp_path):
         page.get_by_label("what should be different").fill("a red circle")
         page.keyboard.press("Enter")
         page.get_by_text("demo: 180 pictures").wait_for(timeout=WAIT)
+        own = tmp_path / "<b>own.png"
+        own.write_bytes(images_by_id(lake, [first])[first])
+        page.locator("input[type=file]").set_input_files(own)
+        page.get_by_text("your picture").wait_for(timeout=WAIT)
+        page.get_by_text("untrained: 180 pictures").wait_for(timeout=WAIT)
+        page.get_by_role("button", name="Without picture").click()
+        page.get_by_text("your picture").wait_for(state="detached", timeout=WAIT)
         watched.unharmed()
 
 
