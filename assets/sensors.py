@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.jobs import SHARD_STAGES, seal_corpus
 from assets.run import busy
+from assets.upkeep import fresh_catalogue
 from mmret.choices import resolve
 from mmret.ingest.watch import signature, watched
 from mmret.lake import fingerprint
@@ -78,4 +79,5 @@ SENSORS = [
         "train_on_new_pairs", target=dg.AssetSelection.groups("training"), use_user_code_server=True,
         default_status=dg.DefaultSensorStatus.STOPPED, minimum_interval_seconds=60,
         description="Trains and evaluates the profile's recipes once automation.new_pairs triplets are new."),
+    fresh_catalogue,
 ]

@@ -35,6 +35,20 @@ def compact() -> None:
     compact_lake()
 
 
+@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING,
+           description="Makes catalogue.duckdb anew once runs have written; launches nothing.")
+def fresh_catalogue(lake: LakeResource) -> dg.SkipReason:
+    """Keep the file that SQL clients open up to date with runs of this instance. A tick costs a `stat` a partition."""
+    from mmret.warehouse import refresh_catalogue
+
+    store = lake.open()
+    if not store.partitions("corpus_manifest"):
+        return dg.SkipReason(f"{store.root} holds no lake yet")
+    if busy(store):
+        return dg.SkipReason("`mmret run` makes it anew at its end")
+    return dg.SkipReason("made anew" if refresh_catalogue(store) else "it is of the lake as it is")
+
+
 nightly = dg.ScheduleDefinition(name="compact_nightly", job=compact, cron_schedule="30 3 * * *",
                                 default_status=dg.DefaultScheduleStatus.STOPPED,
                                 description="Switch it on where runs go on for weeks.")

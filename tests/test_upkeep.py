@@ -7,8 +7,11 @@ import pyarrow as pa
 import pytest
 
 from assets.run import exclusive
-from assets.upkeep import compact
+from assets.upkeep import compact, fresh_catalogue
 from mmret.lake import Lake
+from mmret.schemas import CORPUS_MANIFEST, TRIPLETS
+from mmret.warehouse import catalogue_path
+from mmret.warehouse.catalogue import attach
 from resources.lake import LakeResource, ProfileResource
 
 
@@ -38,3 +41,19 @@ def test_the_job_compacts_and_waits_for_writers(lake):
         instance.delete_run(other.run_id)
         done = run(lake, instance)
     assert done["lance_files_merged"] >= 5 and lake.lance("t").count_rows() == 5
+
+
+def test_the_catalogue_follows_what_runs_write_and_waits_for_mmret_run(tmp_path):
+    lake = Lake(tmp_path / "lake")
+
+    def tick() -> str:
+        return fresh_catalogue(dg.build_sensor_context(resources={"lake": LakeResource(folder=str(lake.root))})).skip_message
+
+    assert "no lake" in tick() and not lake.root.exists()
+    lake.write("corpus_manifest", "shard-00000", CORPUS_MANIFEST.empty_table(), "x")
+    assert tick() == "made anew" and tick() == "it is of the lake as it is"
+    lake.write("triplets", "shard-00000", pa.Table.from_pylist([{"pair_id": "a"}], TRIPLETS), "x")
+    with exclusive(lake):
+        assert "mmret run" in tick()
+    assert tick() == "made anew"
+    assert attach(catalogue_path(lake)).execute("SELECT pair_id FROM triplets").fetchall() == [("a",)]
