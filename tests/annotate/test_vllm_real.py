@@ -38,6 +38,10 @@ REASONS = {"truncated", "not_json", "too_few", "duplicate", "empty", "too_long",
 """What may be wrong with the text of a model of chance; all else is the fault of the engine or ours."""
 
 
+FINE = Request("instruct", "fine", "q", "t", description="Both images show a colour.")
+TOO_LONG = Request("instruct", "long", "q", "t", description="鑰" * 6000)  # some 18,000 tokens of bytes
+
+
 def _pictures() -> dict[str, bytes]:
     from PIL import Image
 
@@ -112,9 +116,7 @@ def test_64_pairs_in_process(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     annotator = load_annotator(settings)
     _check(*_annotate(annotator, settings, tmp_path))
     # one prompt that is too long for the model is that pair's reason, and holds up none of the others
-    long = Request("instruct", "long", "q", "t", description="鑰" * 6000)
-    fine = Request("instruct", "fine", "q", "t", description="Both images show a colour.")
-    answers = dict(annotator.answers([fine, long._replace(pair_id="a"), fine._replace(pair_id="b")]))
+    answers = dict(annotator.answers([FINE, TOO_LONG, FINE._replace(pair_id="other")]))
     assert [answers[i].error for i in range(3)] == ["", "prompt_refused", ""] and answers[2].tokens_out > 0
 
 
@@ -160,9 +162,5 @@ def test_64_pairs_over_http(server: str, model: Path, tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_that_requests_reason(server: str, model: Path) -> None:
-    settings = _settings("openai", model, urls=(server,))
-    settings = settings.model_copy(update={"vision": settings.vision.model_copy(update={"max_tokens": MODEL_LENGTH})})
-    annotator = load_annotator(settings)
-    annotator.load_images = lambda ids: {i: PICTURES[i] for i in ids}
-    rows = describe(_pairs().slice(0, 2), {}, annotator, settings, None).to_pylist()
-    assert {(r["status"], r["reason"]) for r in rows} == {("failed", "http_400")}
+    answers = dict(load_annotator(_settings("openai", model, urls=(server,))).answers([FINE, TOO_LONG]))
+    assert (answers[0].error, answers[1].error) == ("", "http_400")
