@@ -22,6 +22,7 @@ from mmret.lake import Lake
 from mmret.provenance import UNPARTITIONED
 from mmret.settings import Profile
 from mmret.staleness import GROUPS
+from resources.models import kept
 
 OnStage = Callable[[list[str], str | None, int, int], None]
 """(stages, partition, how many like it are done, how many there are) as each launch begins."""
@@ -73,7 +74,7 @@ def busy(lake: Lake) -> bool:
 
 def dagster_instance(lake: Lake) -> Any:
     """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``."""
-    import dagster as dg
+    from assets.event_log import open_instance
 
     if not os.environ.get("DAGSTER_HOME"):
         home = lake.root / ".dagster"
@@ -81,7 +82,7 @@ def dagster_instance(lake: Lake) -> Any:
         if not (home / "dagster.yaml").exists():
             shutil.copy(Path(__file__).parents[1] / "dagster_home" / "dagster.yaml", home / "dagster.yaml")
         os.environ["DAGSTER_HOME"] = str(home)
-    return dg.DagsterInstance.get()
+    return open_instance(os.environ["DAGSTER_HOME"])
 
 
 class Runner:
@@ -97,6 +98,7 @@ class Runner:
         self.instance = dagster_instance(lake)
         self.job = defs.resolve_implicit_global_asset_job_def()
         self.checks = defs.resolve_job_def("verify")
+        self._jobs: dict[tuple[str, ...], Any] = {}
         self._fail_abandoned_runs()
 
     def _fail_abandoned_runs(self) -> None:
@@ -112,11 +114,12 @@ class Runner:
         """One Dagster run. Raises UserError with the cause where a step fails."""
         import dagster as dg
 
-        started = time.monotonic()
+        started, tables = time.monotonic(), tuple(tables)
         keys = {dg.AssetKey(t) for t in ((*tables, "rejects") if "images" in tables else tables)}
         # checks look at the whole lake: they run once at the end, not with every shard
-        subset = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
-        result = subset.execute_in_process(partition_key=partition, **self._how())
+        if tables not in self._jobs:
+            self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
+        result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how())
         spent = time.monotonic() - started
         took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
         for table in tables:
@@ -173,9 +176,10 @@ class Runner:
         for group in groups:
             keys = {"towers": [None], "leaks": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
             work = [(key, tables) for key in keys if (tables := self.stale(group, key or UNPARTITIONED))]
-            for done, (key, tables) in enumerate(work):
-                self.on_stage(tables, key, done, len(work))
-                self.launch(tables, key)
+            with kept():
+                for done, (key, tables) in enumerate(work):
+                    self.on_stage(tables, key, done, len(work))
+                    self.launch(tables, key)
         if until is None and any(self.outcome.rows_computed.values()):
             self.on_stage(["checks"], None, 0, 1)
             self.verify()

@@ -6,19 +6,18 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from mmret.settings import AnnotateSettings
+from resources.models import free, model
 
 
 class AnnotatorResource(dg.ConfigurableResource):
     """Builds the back-end that the settings name, once a run."""
 
-    _loaded: Any = PrivateAttr(default=None)
+    _loaded: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def get(self, settings: AnnotateSettings) -> Any:
         from mmret.annotate.backends import load_annotator
 
-        if self._loaded is None:
-            self._loaded = load_annotator(settings)
-        return self._loaded
+        return model(self._loaded, f"annotator:{settings.model_dump_json()}", lambda: load_annotator(settings))
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        self._loaded = None
+        free(self._loaded)

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from mmret.settings import EncoderSettings
+from resources.models import free, model
 
 
 class Encoders(dg.ConfigurableResource):
@@ -18,16 +19,8 @@ class Encoders(dg.ConfigurableResource):
         """The encoder of ``signal``; raises UserError where its weights cannot be found."""
         from mmret.encode.protocol import load_encoder
 
-        key = f"{signal}:{lake_root}:{settings.model_dump_json()}"
-        if key not in self._loaded:
-            self._loaded[key] = load_encoder(settings, signal, lake_root)
-        return self._loaded[key]
+        return model(self._loaded, f"{signal}:{lake_root}:{settings.model_dump_json()}",
+                     lambda: load_encoder(settings, signal, lake_root))
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        if not self._loaded:
-            return
-        self._loaded.clear()
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free(self._loaded)
