@@ -1,10 +1,11 @@
 """Encoding against the bare model and against the plain loop that everybody writes: same weights, same pictures.
 
-    python bench/encode.py [--rows 256] [--rounds 5] [--images FOLDER]
+    python bench/encode.py [--rows 256] [--rounds 5] [--width 500] [--images FOLDER]
 
 One process, the runs alternate, equality of the vectors is asserted first; reported is the median of the rounds'
 ratios. The model is open_clip's ViT-B/32 image tower with random weights, loaded from a folder as any other.
-``--images``: JPEG files to use in place of rendered ones (500 x 375, ImageNet's usual size).
+``--images``: JPEG files to use in place of rendered ones; these are ``--width`` pixels wide, 4 : 3 (500, ImageNet's usual
+size; camera pictures are 1,600 and more). The larger the files, the more there is to overlap.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-def rendered(n: int, folder: Path) -> list[Path]:
+def rendered(n: int, folder: Path, width: int) -> list[Path]:
     """Pictures with the statistics of photographs as far as a decoder cares: smooth areas, edges, some grain."""
-    rng = np.random.default_rng(0)
+    rng, size = np.random.default_rng(0), (width, width * 3 // 4)
     paths = []
     for i in range(n):
         patches = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
-        coarse = patches.resize((500, 375), Image.Resampling.BICUBIC)
-        grain = Image.fromarray(rng.integers(0, 256, (375, 500, 3), np.uint8)).filter(ImageFilter.BoxBlur(1))
+        coarse = patches.resize(size, Image.Resampling.BICUBIC)
+        grain = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).filter(ImageFilter.BoxBlur(1))
         path = folder / f"{i}.jpg"
         Image.blend(coarse, grain, 0.2).save(path, quality=85)
         paths.append(path)
@@ -74,12 +75,13 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=256)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--batch", type=int, default=None)
+    options.add_argument("--width", type=int, default=500)
     options.add_argument("--images", type=Path)
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = model_folder(Path(place))
         paths = sorted(chosen.images.rglob("*.jp*g"))[:chosen.rows] if chosen.images else \
-            rendered(chosen.rows, Path(place))
+            rendered(chosen.rows, Path(place), chosen.width)
         settings = EncoderSettings(kind="open_clip", model=str(folder), device="cpu", batch_size=chosen.batch)
         encoder = load_encoder(settings, "clip_image", folder)
         compare_with_model(encoder, paths, chosen.rounds)

@@ -31,6 +31,7 @@ from mmret.settings import BandSettings, IndexSettings, MineSettings
 
 QUERIES = 256      # searched at once
 UNINDEXED = 0.1    # share of rows outside the index, searched one by one, before they are added to it
+SLACK = 0.1        # below the band's low end by which a compressed score may still be asked for
 _ROUNDING = 1e-3   # of a float32 score; whatever comes so near to the band is scored exactly
 
 
@@ -96,7 +97,8 @@ class _Search:
 
     def _scored(self, queries: np.ndarray, rows: np.ndarray, nearest: float | None) -> tuple[np.ndarray, ...]:
         query = self.table.search(list(queries)).distance_type("dot").nprobes(self.settings.index.probes)
-        query = query.distance_range(nearest, None).limit(self._limit()).select(["image_id", "shard", "vector", "_distance"])
+        query = query.distance_range(nearest, 1 - float(self.low) + SLACK).limit(self._limit())
+        query = query.select(["image_id", "shard", "vector", "_distance"])
         if self.where:
             query = query.where(self.where, prefilter=True)
         hits = query.to_arrow().combine_chunks()
@@ -108,7 +110,7 @@ class _Search:
         scores = gathered(torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(vectors[keep]), at[keep],
                           np.arange(len(keep)))
         keep, scores = keep[scores > self.low], scores[scores > self.low]
-        names = [np.asarray(hits[column].to_pylist(), object)[keep] for column in ("image_id", "shard")]
+        names = [np.asarray(hits[column].take(pa.array(keep)).to_pylist(), object) for column in ("image_id", "shard")]
         return rows[at[keep]], *names, scores
 
 
