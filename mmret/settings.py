@@ -99,7 +99,7 @@ class MineSettings(Settings):
     k: int = Field(50, ge=1, description="neighbours kept per image and signal inside the band; not published")
     bands: dict[Signal, BandSettings | Literal["proposed"]] = Field(
         default_factory=lambda: {s: BandSettings() for s in SIGNALS},
-        description="'proposed': the band that the towers asset measured for its own spaces")
+        description="'proposed': for this encoder, from the lake's towers or its oldest shard")
     signals: tuple[Signal, ...] = SIGNALS
     targets_per_query: int = Field(3, ge=1, description="pairs per query image at most; not published (mean in the paper: 1.31)")
     hard_negatives: int = Field(5, ge=0, description="mined negatives kept per pair (paper: five, the query image counted)")
