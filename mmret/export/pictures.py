@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from mmret.errors import UserError
 from mmret.lake import Lake
 
-BATCH = 64
+BATCH = 128
 """Pictures held at once."""
 COLUMNS = ("image_id", "path", "caption", "width", "height", "format", "licence", "source")
 """What is told of a picture beside its file."""
