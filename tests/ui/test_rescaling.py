@@ -6,6 +6,8 @@ import pytest
 
 from bench.rescaling import STAGES, change, documented, run
 from mmret.choices import resolve
+from mmret.ingest.manifest import KNOWN, seal
+from mmret.ingest.selection import reselect
 from mmret.settings import parse_override
 from mmret.staleness import SHARDED, survey
 
@@ -29,6 +31,25 @@ def test_a_changed_setting_makes_stale_what_the_table_says(lake, arguments):
         touched[status.table] += status.state != "current"
     shards = len(lake.shards())
     assert {t: n * 4 // shards if t in SHARDED else n for t, n in touched.items()} == TABLE[arguments]
+
+
+@pytest.mark.parametrize(("arguments", "choice"), [
+    ('--images "shapes:250?seed=3"', {"sources": ["shapes:230?seed=3"]}),
+    ("--set corpus.images=150", {"overrides": {"corpus.images": 150}}),
+    ("--shard-size 500", {"shard_size": 500})])
+def test_a_corpus_that_grows_or_shrinks_makes_stale_what_the_table_says(lake, arguments, choice):
+    """The same without computing: one shard more or one shard cut short, of two instead of four."""
+    before = len(lake.shards())
+    settings = resolve(lake, **choice)[0]
+    for shard, rows in [*reselect(lake, settings.corpus),
+                        *seal(lake.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest)]:
+        lake.write("corpus_manifest", shard, rows, inputs="")
+    touched = dict.fromkeys(STAGES, 0)
+    for status in survey(lake, settings):
+        touched[status.table] += status.state != "current"
+    shards = len(lake.shards())
+    scaled = {t: 4 + shards - before if t in SHARDED and n == shards else n for t, n in touched.items()}
+    assert scaled == TABLE[arguments]
 
 
 @pytest.mark.slow
