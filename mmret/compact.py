@@ -108,9 +108,10 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
         for version, replaced in _droppable(lake, table, partition, before, (protected or {}).get((table, partition), set())):
             stat = version.path.stat()
             report.bytes_freed += stat.st_size if stat.st_nlink == 1 else 0
-            kind = "bulky" if bulky else "kept"
-            watermark[kind] = max(watermark[kind], replaced)
-            write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # before: a crash must not leave a gap unsaid
+            if table not in history.GROWING:  # of which a state at a time does not speak
+                kind = "bulky" if bulky else "kept"
+                watermark[kind] = max(watermark[kind], replaced)
+                write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # before: a crash must not leave a gap unsaid
             version.path.unlink()
             report.versions_dropped += 1
     kept = _kept_states(lake)

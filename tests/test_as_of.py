@@ -61,6 +61,14 @@ def test_the_exact_rows_of_a_checkpoint_outlive_changes_of_the_lake(lake):
     assert trained_on(lake, "demo").equals(rows)
 
 
+def test_a_run_s_name_is_the_state_it_left(lake):
+    before = lake.read("triplets", columns=["pair_id"]).sort_by("pair_id").to_pylist()
+    change(lake)
+    assert sql(lake, "SELECT run FROM runs") == [{"run": "run-1"}]
+    assert sql(lake, "SELECT pair_id FROM triplets ORDER BY pair_id", "--as-of", "run-1") == before
+    assert sql(lake, "SELECT count(*) > 0 AS some FROM neighbours", "--as-of", "run-1") == [{"some": True}]
+
+
 def test_export_as_of_a_checkpoint(lake, tmp_path):
     before = lake.read("triplets")
     change(lake)

@@ -85,6 +85,21 @@ def test_a_state_in_use_is_held_and_that_of_a_dead_process_is_not(tmp_path):
     assert kept(lake) == 1 and not list((history.folder(lake) / "states").iterdir())
 
 
+def test_decisions_are_kept_for_a_checkpoint_alone_and_do_not_end_time_travel(tmp_path):
+    from mmret.schemas import DECISIONS
+
+    lake = Lake(tmp_path)
+    write(lake, "a")
+    lake.write("decisions", "me", DECISIONS.empty_table(), "")
+    assert kept(lake, "decisions") == 0
+    history.pin(lake)
+    lake.write("decisions", "me", DECISIONS.empty_table(), "")
+    assert kept(lake, "decisions") == 1
+    now = time.time_ns()
+    assert compact(lake, SETTINGS, now + 100 * DAY).versions_dropped == 1
+    assert ids(history.at_time(lake, now, "then")) == ["a"]
+
+
 def test_a_reader_of_an_open_connection_is_not_disturbed(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "a")
