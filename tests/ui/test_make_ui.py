@@ -5,6 +5,8 @@ Some ten minutes on two cores, most of it the daemon's ticks and the start of ru
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,7 @@ def test_backfill_watched_folder_schedule_and_one_ctrl_c(tmp_path):
         backfill_all_stages(ui, store)
         new_shard_flows_by_itself(ui, store, folder)
         schedule_launches_only_what_is_missing(ui, store)
+        command_fills_a_gap(ui, store)
         assert ui.ctrl_c() in (0, 2, 130, -2), ui.log.read_text()[-2000:]
         assert until("every process is gone", lambda: not ui.left_over(), 20), ui.left_over()
     finally:
@@ -87,6 +90,14 @@ def schedule_launches_only_what_is_missing(ui: UI, store: Lake) -> None:
     assert ui.finish(ui.launch_job("stale_shards", {}, request["tags"], ["triplets"])) == "SUCCESS"
     assert store.facts("triplets", SHARDS[3]).digest == digest
     assert ui.tick_schedule("backfill_missing_and_stale") == []
+
+
+def command_fills_a_gap(ui: UI, store: Lake) -> None:
+    store.path("triplets", SHARDS[5]).unlink()
+    done = subprocess.run([sys.executable, "-m", "mmret", "backfill", "--lake", str(store.root), "--stage", "triplets", "--wait",
+                           "--url", ui.url], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and "1 of 1 partitions" in done.stderr, done.stderr
+    assert store.facts("triplets", SHARDS[5])
 
 
 def up_to_triplets(store: Lake) -> list:
