@@ -9,6 +9,7 @@ Cost: one Parquet footer per partition, once (0.2 ms), and hashing; the mining o
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,10 @@ _SETTINGS = {"images": "ingest", "leaks": "leaks", "towers": "towers", "candidat
 _SHOWN = 60  # characters of a setting's value
 
 
+RETRY_SECONDS = 3600
+"""How long schedules and sensors leave requests alone that got no answer; a person's `mmret run` sends them at once."""
+
+
 @dataclass(frozen=True)
 class Status:
     """One partition. ``follows``: current by what is there, to be looked at again once something before it is redone.
@@ -49,6 +54,8 @@ class Status:
     state: State
     reasons: tuple[str, ...] = ()
     waits_for: tuple[str, ...] = ()
+    rests: bool = False
+    """Only requests without an answer are to be sent again, and the last try was not long ago: nothing by itself tries so soon."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ def survey(lake: Lake, profile: Profile) -> list[Status]:
         for table in group:
             for partition in partitions_of(lake, profile, table):
                 status = _status(lake, profile, table, partition, group, unsettled)
-                if status.state != "current":
+                if status.state != "current" and not status.rests:
                     unsettled.add((table, partition))
                 found.append(status)
     return found
@@ -132,7 +139,9 @@ def _status(lake: Lake, profile: Profile, table: str, partition: str, group: tup
     if facts.inputs != inputs.fingerprint:
         return Status(table, partition, "stale", tuple(differences(recorded(lake, facts.inputs), inputs)), waits_for)
     if provenance.STAGES[table].unfinished(profile, facts):
-        return Status(table, partition, "stale", (f"{facts.notes['unanswered']:,} requests got no answer", *first), waits_for)
+        tried = time.time() - lake.path(table, partition).stat().st_mtime
+        why = f"{facts.notes['unanswered']:,} requests got no answer"
+        return Status(table, partition, "stale", (why, *first), waits_for, rests=not pending and tried < RETRY_SECONDS)
     if pending:
         return Status(table, partition, "follows", first, waits_for)
     return Status(table, partition, "current")
@@ -190,7 +199,7 @@ def due(statuses: Iterable[Status], *, together: bool = False) -> list[Work]:
             tables: list[str] = []
             for table in group:
                 status = at[(table, partition)]
-                if status.state == "current":
+                if status.state == "current" or status.rests:
                     continue
                 if [t for t in status.waits_for if not (together and t in group)]:
                     break

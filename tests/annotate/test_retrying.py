@@ -3,6 +3,7 @@ and no others, and what is refused for good, or every time, is not sent for ever
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,21 @@ def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, undisturbe
     assert rows == failed + pairs
     assert shelf.tables() == undisturbed.tables()
     assert shelf.run() == (0, 0)
+
+
+def test_nothing_by_itself_asks_again_so_soon(shelf: Shelf) -> None:
+    """A sensor looks every half minute: a server that is down for ten must not use up the attempts, nor fill the history."""
+    shelf.run(_failing(Status(500)))
+    profile = shelf.profile("http://any")
+
+    def work() -> list[str]:
+        return [t for w in staleness.due(staleness.survey(shelf.lake, profile)) if w.partition == SHARD for t in w.tables]
+
+    assert "descriptions" not in work() and "triplets" in work()  # what was written goes on
+    for table in ("descriptions", "instructions"):
+        path = shelf.lake.path(table, SHARD)
+        os.utime(path, (path.stat().st_mtime - staleness.RETRY_SECONDS,) * 2)
+    assert "descriptions" in work()
 
 
 def test_what_fails_every_time_is_left_after_so_many_runs(shelf: Shelf) -> None:
