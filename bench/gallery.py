@@ -46,8 +46,7 @@ def main(lake: Annotated[Path, typer.Option(help="folder; made where it is missi
          triplets: Annotated[int, typer.Option(min=1000)] = 1_000_000,
          browser: Annotated[bool, typer.Option("--browser")] = False) -> None:
     store = Lake(lake)
-    if not store.partitions("triplets"):
-        make(store, triplets)
+    make(store, triplets)
     triplets = sum(store.facts("triplets", s).rows for s in store.partitions("triplets"))
     started = time.perf_counter()
     shared = site(store)
@@ -103,15 +102,16 @@ def peak_mb() -> float:
 
 
 def make(lake: Lake, triplets: int) -> None:
-    """Tables and pictures, three triplets to a query picture, shards of ``_SHARD``."""
-    rng = np.random.default_rng(0)
-    pool = [_png(rng) for _ in range(300)]
+    """Tables and pictures, three triplets to a query picture, shards of ``_SHARD``; shards that are there are kept."""
+    pool = [_png(np.random.default_rng([1, n])) for n in range(300)]
     table = lake.lance("images", IMAGES)
     known: list[str] = []
     for number, start in enumerate(range(0, triplets, _SHARD)):
-        rows = min(_SHARD, triplets - start)
-        shard, ids = f"shard-{number:05d}", [rng.bytes(16).hex() for _ in range(-(-rows // 3))]
+        rows, shard, rng = min(_SHARD, triplets - start), f"shard-{number:05d}", np.random.default_rng([0, number])
+        ids = [rng.bytes(16).hex() for _ in range(-(-rows // 3))]
         known = (known + ids)[-2 * _SHARD:]
+        if shard in lake.partitions("triplets"):
+            continue
         images = _images(rng, shard, ids)
         for first in range(0, len(ids), 8192):
             part = images.slice(first, 8192)

@@ -92,10 +92,13 @@ def page(tables: Tables, filters: Filters, number: int = 0, size: int = PAGE) ->
     """Rows of page ``number`` (from 0): the columns of ``triplets``, ``shard``, the scores, both captions and ``decision``."""
     where, order, values = _query(filters)
     values |= {"size": size, "start": number * size}
-    found = tables.ask(f"SELECT t.* {where} {order} LIMIT $size OFFSET $start", values, **_relations(tables, filters))
-    if not found:
-        return []
-    return _with_details(tables, found)
+    # where rows are sorted or sifted, only their ids are carried through it
+    columns = "t.*" if filters.empty() else "t.shard, t.pair_id"
+    found = tables.ask(f"SELECT {columns} {where} {order} LIMIT $size OFFSET $start", values, **_relations(tables, filters))
+    if found and not filters.empty():
+        rows = {r["pair_id"]: r for r in tables.ask(f"SELECT * FROM triplets_by_shard WHERE {_at(found)}")}
+        found = [rows[r["pair_id"]] for r in found]
+    return _with_details(tables, found) if found else []
 
 
 def by_id(tables: Tables, pair_id: str) -> dict[str, Any] | None:
@@ -106,14 +109,18 @@ def by_id(tables: Tables, pair_id: str) -> dict[str, Any] | None:
 
 def _with_details(tables: Tables, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     scores = {r["pair_id"]: r for r in tables.ask(
-        f"SELECT pair_id, {', '.join(f'{s}_score' for s in SIGNALS)} FROM pairs_by_shard "
-        f"WHERE {listed('shard', sorted({r['shard'] for r in rows}))} AND {listed('pair_id', [r['pair_id'] for r in rows])}")}
+        f"SELECT pair_id, {', '.join(f'{s}_score' for s in SIGNALS)} FROM pairs_by_shard WHERE {_at(rows)}")}
     images = images_of(tables, [r[role] for r in rows for role in ("query_id", "target_id")])
     decided = decisions_of(tables, [r["pair_id"] for r in rows])
     return [{**r, **{f"{s}_score": scores.get(r["pair_id"], {}).get(f"{s}_score") for s in SIGNALS},
              "query_caption": images.get(r["query_id"], {}).get("caption"),
              "target_caption": images.get(r["target_id"], {}).get("caption"),
              "decision": decided.get(r["pair_id"])} for r in rows]
+
+
+def _at(rows: list[dict[str, Any]]) -> str:
+    """Where the rows of these pairs are in a table with a view by shard."""
+    return f"{listed('shard', sorted({r['shard'] for r in rows}))} AND {listed('pair_id', [r['pair_id'] for r in rows])}"
 
 
 def images_of(tables: Tables, ids: list[str]) -> dict[str, dict[str, Any]]:
