@@ -94,3 +94,34 @@ def test_the_lakes_report_is_that_of_its_neighbours(tmp_path):
     bands = dict.fromkeys(SIGNALS, BandSettings(low=0.5, high=0.9))
     assert whole == report([lake.read("neighbours")], bands, 600, 10) and json.dumps(whole)
     assert part["images"] == 300 and 0 < part["pairs"] < whole["pairs"]
+
+
+def mined_lake(root) -> tuple[Lake, MineSettings]:
+    lake, settings = grown(root), MineSettings(k=10, tile=64, bands={s: {"low": 0.5, "high": 0.9} for s in SIGNALS})
+    mine_candidates(lake, "shard-00000", settings, "x", no_encoder)
+    mine_neighbours(lake, "shard-00000", settings, "x")
+    return lake, settings
+
+
+def test_the_command_prints_the_report_and_draws_it(tmp_path, capsys):
+    from mmret.cli.bands import bands
+
+    lake, settings = mined_lake(tmp_path / "lake")
+    bands(lake.root, plot=tmp_path / "new" / "bands.png", propose=False, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["proposed"] == {} and printed["report"]["pairs"] == lake_report(lake, settings)["pairs"] > 0
+    assert (tmp_path / "new" / "bands.png").read_bytes().startswith(b"\x89PNG")
+    bands(lake.root, plot=None, propose=False, as_json=False)
+    text = capsys.readouterr().out
+    assert "found by clip_image and caption" in text and "0.5 to 0.9" in text
+    with pytest.raises(UserError, match="holds no lake yet"):
+        bands(tmp_path / "nothing", plot=None, propose=False, as_json=False)
+
+
+def test_the_ui_shows_the_picture_of_a_shard(tmp_path):
+    from assets.mining import band_picture
+    from resources.lake import ProfileResource
+
+    lake, _ = mined_lake(tmp_path)
+    shown = band_picture(lake, ProfileResource(), "shard-00000").md_str
+    assert shown.startswith("![") and "data:image/png;base64,iVBOR" in shown and len(shown) < 100_000
