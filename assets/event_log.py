@@ -6,6 +6,7 @@ the connection of each file, and lets the operating system write when it likes: 
 power may lose the last events of a history, never a table of the lake. Measured in docs/performance.md.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
 
 def open_instance(home: str) -> dg.DagsterInstance:
     """The instance of ``home``; with the kept log where it has Dagster's default one, else as its dagster.yaml says."""
-    plain = InstanceRef.from_dir(home)
+    plain = InstanceRef.from_dir(os.path.abspath(home))
     data = plain.event_storage_data
     if data is None or data.class_name != "SqliteEventLogStorage":
         return dg.DagsterInstance.from_ref(plain)
