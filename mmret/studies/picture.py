@@ -18,24 +18,25 @@ def draw_studies(found: dict[str, Any], path: Path) -> None:
     panels = figure.subplots(1, max(1, len(studies)), sharey=True, squeeze=False,
                              width_ratios=[len(s["variants"]) + 0.6 for s in studies] or None)[0]
     for panel, study in zip(panels, studies, strict=False):
-        variants = [v for v in study["variants"] if v["mean"]]
+        variants = study["variants"]
         places = range(len(variants))
-        panel.bar(places, [v["mean"][metric] for v in variants], width=0.62, color="#9db8d9", zorder=2)
+        panel.bar(places, [v["mean"].get(metric, 0) for v in variants], width=0.62, color="#9db8d9", zorder=2)
         for place, variant in zip(places, variants, strict=True):
+            if not variant["mean"]:
+                continue
             values = variant["values"][metric]
             panel.scatter([place] * len(values), values, s=14, color="#1f3b63", zorder=3)
             panel.annotate(f"{variant['mean'][metric]:.1f}", (place, max(values)), ha="center", va="bottom",
                            xytext=(0, 4), textcoords="offset points", fontsize=8.5)
         if found["untrained"]:
-            panel.axhline(found["untrained"][metric], color="gray", linestyle="--", linewidth=1, zorder=1)
-        panel.set_xticks(list(places), [v["label"].replace(" ", "\n") for v in variants], fontsize=8.5)
+            panel.axhline(found["untrained"][metric], color="gray", linestyle="--", linewidth=1, zorder=4)
+        panel.set_xticks(list(places), [v["label"].replace(" ", "\n").replace("+\n", "+ ") for v in variants], fontsize=8.5)
         panel.set_title(study["title"], fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(y=0.12)
     panels[0].set_ylabel(f"{metric}, percent")
     if found["untrained"]:
-        panels[0].annotate("untrained", (0, found["untrained"][metric]), xytext=(0, 3), textcoords="offset points",
-                           xycoords=panels[0].get_yaxis_transform(), fontsize=7.5, color="gray")
+        panels[0].text(-0.45, found["untrained"][metric], "untrained", fontsize=7.5, va="bottom", zorder=5)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = temporary(path)
     figure.savefig(aside, format="png")
