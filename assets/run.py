@@ -36,6 +36,7 @@ class Outcome:
     rows_computed: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     checks: dict[str, bool] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     total: float = 0.0
 
 
@@ -141,8 +142,14 @@ class Runner:
 
     def verify(self) -> None:
         """Run every asset check over the whole lake; what failed is part of the outcome, not an error."""
+        import dagster as dg
+
         for evaluation in self.checks.execute_in_process(**self._how()).get_asset_check_evaluations():
-            self.outcome.checks[f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"] = evaluation.passed
+            name = f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"
+            warned = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
+            self.outcome.checks[name] = evaluation.passed or warned
+            if warned:
+                self.outcome.warnings.append(name)
 
     @staticmethod
     def _cause(result: Any) -> UserError:

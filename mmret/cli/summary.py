@@ -43,6 +43,7 @@ def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
         "evaluations": nested(evaluations.to_dicts()),
         "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
+        "checks_warned": sorted(outcome.warnings),
         "total_seconds": round(outcome.total, 2),
     }
 
@@ -85,6 +86,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     say_annotation(summary, console)
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
+    for name in summary["checks_warned"]:
+        console.print(Text(f"check warns: {name} (`mmret quality` has the figures of the texts)"))
     _explain_pairs(summary, console)
     print_before_after(summary["evaluations"], console)
     for recipe in _told_by_text(summary["evaluations"]):
