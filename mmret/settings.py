@@ -164,7 +164,7 @@ class LoraSettings(Settings):
     target_modules: str | tuple[str, ...] = Field(
         "all-linear", description="names, or one regular expression; all-linear: every linear layer but the output head")
     exclude_modules: str | None = Field(
-        r".*(multi_modal_projector|merger).*", description="regular expression of what is left out: the paper names ViT and LLM only")
+        r".*(multi_modal_projector|merger).*", description="regular expression of what is left out: the paper names ViT, LLM")
 
 
 HOW_A_RECIPE_RUNS = frozenset({
@@ -193,7 +193,7 @@ class Recipe(Settings):
     negatives: Literal["none", "query", "query+mined"] = "query+mined"
     mined_negatives: int = Field(3, ge=0, description="per query, besides the query image (paper: 4 in all)")
     pair_source: Literal["mined", "naive"] = Field(
-        "mined", description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from the two "
+        "mined", description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from both "
                              "captions, without mined negatives (what the headline study compares mining with)")
     pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
     decisions: Literal["ignore", "without_rejected", "only_accepted"] = Field(
@@ -226,7 +226,7 @@ class Recipe(Settings):
         "instructions: ", description="of kind mllm: the task in every query (paper: its CIR instruction)")
     checkpoint_every: int = Field(200, ge=1, description="steps between the states a killed run continues from")
     log_every: int = Field(10, ge=1)
-    evaluate_every: int | None = Field(None, ge=1, description="steps between retrieval measurements on a held-out slice; None: none")
+    evaluate_every: int | None = Field(None, ge=1, description="steps between measurements on a held-out slice; None: none")
     held_out_queries: int = Field(200, ge=1, description="of that slice, at most; its images are the gallery")
     processes: int = Field(1, ge=1, description="one per GPU, started by torchrun; batch_size is that of all together")
     outside: bool = Field(False, description="train in a process of its own, whose memory is free when it ends")
@@ -299,7 +299,7 @@ class AutomationSettings(Settings):
 
 
 class HistorySettings(Settings):
-    """How long what was replaced is kept for readers and for `--as-of`. What a checkpoint was trained on is kept as long as it is."""
+    """How long what was replaced is kept for readers and for `--as-of`. What a checkpoint was trained on stays as long as it does."""
 
     days: float = Field(7, ge=0, description="replaced partitions; 0 is only safe where nobody reads")
     bulky_days: float = Field(1, ge=0, description="replaced candidates and neighbours, and old versions of the Lance tables")

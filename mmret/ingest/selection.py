@@ -1,7 +1,7 @@
 """Which sealed rows a corpus still takes, after a source was removed or ``corpus.images`` was lowered or raised again.
 
 Shards stay sealed: no row moves and none is lost. A row that is no longer taken is kept with the reason ``source_removed`` or
-``beyond_limit``, so it is listed among the rejects, and is taken again once it is asked for again. Where the removed row was the one of
+``beyond_limit``, so it is among the rejects, and is taken again once it is asked for again. Where the removed row was the one of
 several equal pictures that was taken, the next of them takes its place. Costs a look at one column while nothing changes;
 otherwise one pass over the manifest and some 150 bytes of memory per distinct picture.
 """
