@@ -299,7 +299,7 @@ class AutomationSettings(Settings):
 
 
 class HistorySettings(Settings):
-    """How long what was replaced is kept for readers and for `--as-of`. What a checkpoint was trained on stays as long as it does."""
+    """How long what was replaced is kept for readers and for `--as-of`. What a checkpoint was trained on stays with it."""
 
     days: float = Field(7, ge=0, description="replaced partitions; 0 is only safe where nobody reads")
     bulky_days: float = Field(1, ge=0, description="replaced candidates and neighbours, and old versions of the Lance tables")

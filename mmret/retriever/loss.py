@@ -3,14 +3,21 @@
 A batch has one pool of candidates: the targets of all its queries and every hard negative. Each query is scored
 against the whole pool, so the targets and negatives of the others are its in-batch negatives (paper, section 3.2),
 and queries may bring different numbers of negatives. What is a positive, what must not count as a negative, is a
-mask. Cost: one (queries, candidates) product and a handful of passes over it.
+mask. Cost: one (queries, candidates) product and a handful of passes over it; more queries than ``ROWS`` are scored
+block by block, so that memory grows with the candidates only, for a second product in the backward pass.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import repeat
+
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
+ROWS = 256
+"""Queries scored at a time."""
 NOTHING = -1e4
 """Logit of what is masked: exp(NOTHING) is 0 in every float type, and unlike -inf it has a gradient when a row has
 nothing else."""
@@ -26,6 +33,17 @@ def info_nce(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.T
     multiplies each negative's term by exp(a * s-), through which no gradient flows: hard negatives count for more
     (LLaVE, arXiv 2503.04812, eq. 5; 0: plain InfoNCE).
     """
+    score = partial(_losses, temperature=temperature, hardness=hardness)
+    if len(queries) <= ROWS:
+        return score(queries, candidates, positives, ignored).mean()
+    blocks = zip(queries.split(ROWS), positives.split(ROWS), repeat(None) if ignored is None else ignored.split(ROWS), strict=False)
+    return torch.cat([checkpoint(score, rows, candidates, positive, ignore, use_reentrant=False, preserve_rng_state=False)
+                      for rows, positive, ignore in blocks]).mean()
+
+
+def _losses(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor, ignored: torch.Tensor | None,
+            temperature: float, hardness: float) -> torch.Tensor:
+    """The loss of each query, (b,)."""
     cosines = queries @ candidates.T
     cosines = cosines.float() if cosines.dtype.itemsize < 4 else cosines
     logits = cosines / temperature
@@ -33,7 +51,7 @@ def info_nce(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.T
     weighted = logits + hardness * cosines.detach() if hardness else logits
     negatives = torch.logsumexp(weighted.masked_fill(neither, NOTHING), dim=1, keepdim=True)
     losses = (torch.logaddexp(logits, negatives) - logits).masked_fill(~positives, 0)
-    return (losses.sum(dim=1) / positives.sum(dim=1)).mean()
+    return losses.sum(dim=1) / positives.sum(dim=1)
 
 
 def masks(targets: np.ndarray, candidates: np.ndarray, groups: np.ndarray | None = None,

@@ -76,3 +76,20 @@ def test_half_precision_features_are_compared_in_float32():
     queries, features = unit(4, 9).to(torch.bfloat16), unit(6, 10).to(torch.bfloat16)
     positives, ignored = masks(np.arange(4), np.arange(6))
     assert info_nce(queries, features, positives, ignored).dtype == torch.float32
+
+
+@pytest.mark.parametrize("hardness", [0.0, 2.0])
+@pytest.mark.parametrize("ignore", [True, False])
+def test_a_loss_taken_in_blocks_of_queries_has_the_value_and_the_gradients_of_the_whole(monkeypatch, ignore, hardness):
+    targets, candidates = np.array([0, 1, 1, 2, 3, 4, 5]), np.array([0, 1, 1, 2, 3, 4, 5, 1, 0, 9])
+
+    def taken() -> tuple[torch.Tensor, ...]:
+        queries, features = unit(7, 3).requires_grad_(), unit(10, 4).requires_grad_()
+        positives, ignored = masks(targets, candidates)
+        loss = info_nce(queries, features, positives, ignored if ignore else None, 0.07, hardness)
+        return loss, *torch.autograd.grad(loss, [queries, features])
+
+    whole = taken()
+    monkeypatch.setattr("mmret.retriever.loss.ROWS", 3)
+    for one, other in zip(whole, taken(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
