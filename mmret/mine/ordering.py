@@ -21,17 +21,29 @@ def order(groups: np.ndarray, scores: np.ndarray, ids: Callable[[np.ndarray], pa
     groups: (n,) integers in [0, 2**31); scores: (n,) float32 above -4; ``ids(positions)`` returns the ids at positions.
     """
     distance = int(ordered(np.float32(4))) - ordered(scores)
-    key = (groups.astype(np.uint64) << np.uint64(33)) | distance.astype(np.uint64)
+    if len(distance):
+        distance -= distance.min()
+    bits = int(distance.max(initial=0)).bit_length()  # few where scores are alike, so that positions fit beside them
+    key = (groups.astype(np.uint64) << np.uint64(bits)) | distance.astype(np.uint64)
     return arrange(key, lambda at: alphabetical(ids(at)))
 
 
 def arrange(key: np.ndarray, ties: Callable[[np.ndarray], np.ndarray] = lambda positions: positions) -> np.ndarray:
     """Permutation that sorts ``key`` (n,) uint64; equal keys by ``ties(positions)``, unless given by position.
 
-    Three times as fast as a stable sort, and like one the same on every machine.
+    Like a stable sort the same on every machine. Numbers are sorted where key and position fit into 64 bits together, ten
+    times as fast as a stable sort; positions by key where not, three times as fast.
     """
-    permutation = np.argsort(key)
-    key = key[permutation]
+    bits = max(len(key) - 1, 0).bit_length()
+    low = key.min(initial=np.iinfo(np.uint64).max)
+    if len(key) and int(key.max() - low).bit_length() + bits <= 64:
+        packed = ((key - low) << np.uint64(bits)) | np.arange(len(key), dtype=np.uint64)
+        packed.sort()
+        permutation = (packed & np.uint64((1 << bits) - 1)).astype(np.int64)
+        key = packed >> np.uint64(bits)
+    else:
+        permutation = np.argsort(key)
+        key = key[permutation]
     equal = key[1:] == key[:-1]
     if equal.any():
         tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
@@ -64,6 +76,30 @@ class Texts:
         step = 8_000_000
         parts = [self.flat.take(pa.array(rows[at:at + step])).cast(pa.string()) for at in range(0, len(rows), step)]
         return pa.chunked_array(parts, pa.string())
+
+
+def of_one_width(parts: list[pa.Array]) -> list[pa.Array]:
+    """The same texts without offsets, as fixed-size binary and without a copy, where all have one width in bytes and none
+    is null: rows are then taken several times as fast. Elsewhere ``parts`` as they are."""
+    whole = [np.frombuffer(part.buffers()[1], np.int32)[part.offset:part.offset + len(part) + 1] if len(part) else _NO_TEXT
+             for part in parts]
+    width = next((int(offsets[1] - offsets[0]) for offsets in whole if len(offsets) > 1), 0)
+    if not width or any(part.null_count for part in parts) or not all((np.diff(offsets) == width).all() for offsets in whole):
+        return parts
+    return [pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(part), [None, part.buffers()[2].slice(int(offsets[0]))])
+            if len(part) else pa.array([], pa.binary(width)) for part, offsets in zip(parts, whole, strict=True)]
+
+
+_NO_TEXT = np.zeros(1, np.int32)
+
+
+def as_text(ids: pa.Array) -> pa.Array:
+    """Text of an array that :func:`of_one_width` gave or of rows taken from one; without a copy of the letters."""
+    if not pa.types.is_fixed_size_binary(ids.type):
+        return ids
+    width = ids.type.byte_width
+    offsets = np.arange(ids.offset * width, (ids.offset + len(ids) + 1) * width, width, np.int32)
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), ids.buffers()[1])
 
 
 def alphabetical(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
