@@ -169,15 +169,15 @@ def compare(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> di
             "samples_per_second_theirs": round(statistics.median(s for _, s in speeds), 1)}
 
 
-def growth(folder: Path, work: Path, batch: int, chunk: int) -> float:
-    """MiB that a step adds at its peak to a process that holds model, pictures and the gradients of a small step."""
+def growth(folder: Path, work: Path, batch: int, chunk: int) -> tuple[float, float]:
+    """MiB that a step adds at its peak to a process that holds model, pictures and the gradients of a small step; and the peak."""
     ours = Ours(folder, batch, chunk, 8, work)
     small = Ours(folder, 2 * chunk, chunk, 8, work / "small")  # the code is loaded, the allocator has its first blocks
     small.step(small.batch(0))
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = _status("VmRSS")
     ours.step(ours.batch(0))
-    return (_status("VmHWM") - before) / 1024
+    return (_status("VmHWM") - before) / 1024, _status("VmHWM") / 1024
 
 
 def _status(name: str) -> int:
@@ -195,14 +195,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, work = towers(Path(scratch) / "towers"), Path(scratch) / "work"
         if given.growth:
-            print(growth(folder, work, given.growth, given.chunk))
+            print(*growth(folder, work, given.growth, given.chunk))
             return
         if given.memory:
             found = {}
             for batch in (128, 1024):
                 line = [sys.executable, __file__, "--growth", str(batch), "--chunk", str(given.chunk)]
-                found[batch] = float(subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()[-1])
-            print(json.dumps({"chunk": given.chunk, "mib_added": {b: round(v, 1) for b, v in found.items()}}))
+                found[batch] = tuple(map(float, subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()[-2:]))
+            print(json.dumps({"chunk": given.chunk, "mib_added": {b: round(v, 1) for b, (v, _) in found.items()},
+                              "mib_peak": {b: round(v, 1) for b, (_, v) in found.items()}}))
             return
         print(json.dumps(compare(folder, work, given.batch, given.chunk, given.rounds)))
 

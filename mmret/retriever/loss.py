@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-ROWS = 256
+ROWS = 64
 """Queries scored at a time."""
 NOTHING = -1e4
 """Logit of what is masked: exp(NOTHING) is 0 in every float type, and unlike -inf it has a gradient when a row has
