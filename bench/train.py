@@ -201,7 +201,8 @@ def main() -> None:
             found = {}
             for batch in (128, 1024):
                 line = [sys.executable, __file__, "--growth", str(batch), "--chunk", str(given.chunk)]
-                found[batch] = tuple(map(float, subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()[-2:]))
+                printed = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+                found[batch] = tuple(map(float, printed.split()[-2:]))
             print(json.dumps({"chunk": given.chunk, "mib_added": {b: round(v, 1) for b, (v, _) in found.items()},
                               "mib_peak": {b: round(v, 1) for b, (_, v) in found.items()}}))
             return
