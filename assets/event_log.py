@@ -1,21 +1,27 @@
-"""The SQLite event log of `mmret run`, with its connections kept: what Dagster costs is mostly opening and closing them.
+"""The Dagster instance of `mmret run`: its SQLite event log with the connections kept, because what Dagster costs is mostly opening
+and closing them, and nothing between the steps and the terminal.
 
 Dagster's own opens a connection per statement (some hundred a step), and closing the last one of a file makes SQLite copy its
 write-ahead log into the file and wait for the disk. This one writes the same files, so a UI beside it reads them as ever, but keeps
 the connection of each file, and lets the operating system write when it likes: a killed process loses nothing, a machine that loses
-power may lose the last events of a history, never a table of the lake. Measured in docs/performance.md.
+power may lose the last events of a history, never a table of the lake.
+
+Dagster also copies what steps print into files for the UI, for which each run starts four processes and the terminal lags a second
+behind. `mmret run` has a terminal, so they print there; what a step logs is in its events as ever. Measured in docs/performance.md.
 """
 
 import os
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import dagster as dg
 import sqlalchemy as db
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.pool import StaticPool
 
@@ -28,6 +34,8 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None):
         self._kept: OrderedDict[str, db.Connection] = OrderedDict()
+        self._blank: bytes | None = None
+        self._tables: set[str] = set()
         super().__init__(base_dir, inst_data)
 
     @classmethod
@@ -46,7 +54,7 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
             engine = db.create_engine(self.conn_string_for_shard(shard), poolclass=StaticPool,
                                       connect_args={"timeout": _TIMEOUT, "check_same_thread": False})
             if shard not in self._initialized_dbs:
-                self._initdb(engine)
+                self._make(shard, engine)
                 self._initialized_dbs.add(shard)
             connection = engine.connect()
             connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
@@ -56,6 +64,26 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
         while len(self._kept) > _KEPT:
             self._close(self._kept.popitem(last=False)[1])
         return self._kept[shard]
+
+    def _make(self, shard: str, engine: db.Engine) -> None:
+        """The file of a run, with its tables: those of the first are made, the others are copies of it while it was empty."""
+        path = self.path_for_shard(shard)
+        if self._blank and not os.path.exists(path):
+            with open(f"{path}.new", "wb") as file:
+                file.write(self._blank)
+            os.replace(f"{path}.new", path)
+            return
+        new = not os.path.exists(path)
+        self._initdb(engine)
+        if new:
+            with closing(sqlite3.connect(path)) as connection:
+                self._blank = connection.serialize()
+
+    def has_table(self, table_name: str) -> bool:
+        """Asked before every look at the partitions; a table stays."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
 
     @staticmethod
     def _close(connection: db.Connection) -> None:
@@ -69,8 +97,13 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
 
 
 def open_instance(home: str) -> dg.DagsterInstance:
-    """The instance of ``home``; with the kept log where it has Dagster's default one, else as its dagster.yaml says."""
-    plain = InstanceRef.from_dir(os.path.abspath(home))
+    """The instance of ``home``; with the kept log, and nothing captured, where it has Dagster's defaults, else as its
+    dagster.yaml says."""
+    home = os.path.abspath(home)
+    plain = InstanceRef.from_dir(home)
+    if plain.compute_logs_data == InstanceRef.config_defaults(home)["compute_logs"]:
+        plain = plain._replace(compute_logs_data=ConfigurableClassData(NoOpComputeLogManager.__module__,
+                                                                       NoOpComputeLogManager.__name__, "{}"))
     data = plain.event_storage_data
     if data is None or data.class_name != "SqliteEventLogStorage":
         return dg.DagsterInstance.from_ref(plain)

@@ -34,6 +34,7 @@ from mmret import provenance
 from mmret.choices import resolve
 from mmret.lake import Lake
 from mmret.annotate.backends import load_annotator
+from mmret.annotate.measuring import measure_shard
 from mmret.annotate.shards import assemble_shard, describe_shard, instruct_shard
 from mmret.benchmarks.leak_check import write_leaks
 from mmret.encode.protocol import load_encoder
@@ -52,7 +53,7 @@ encoders = {g: load_encoder(settings.encoders[g], g, lake.root) for g in SIGNALS
 for s in shards:
     for g in SIGNALS:
         encode_shard(lake, s, g, settings.encoders[g], inputs(g, s), encoders[g])
-    mine_candidates(lake, s, settings.mine, inputs("candidates", s))
+    mine_candidates(lake, s, settings.mine, inputs("candidates", s), encoders.get)
 write_leaks(lake, settings, inputs("leaks", "all"))
 annotator = load_annotator(settings.annotate)
 for s in shards:
@@ -60,7 +61,8 @@ for s in shards:
     mine_pairs(lake, s, settings.mine, inputs("pairs", s))
     describe_shard(lake, s, annotator, settings.annotate, inputs("descriptions", s))
     instruct_shard(lake, s, annotator, settings.annotate, inputs("instructions", s))
-    assemble_shard(lake, s, settings.evaluate, inputs("triplets", s))
+    assemble_shard(lake, s, settings.evaluate, inputs("triplets", s),
+                   lambda rows: measure_shard(lake, s, rows, settings, lambda: encoders["caption"]))
 """
 
 

@@ -16,7 +16,8 @@ def quality_picture(quality: dict[str, Any], limits: dict[str, float]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 4.6), dpi=80, layout="constrained")
+    figure = Figure(figsize=(9.6, 4.6), dpi=80)  # margins by hand: having them worked out draws everything twice
+    figure.subplots_adjust(left=0.1, right=0.98, bottom=0.04, top=0.94, hspace=0.32, wspace=0.26)
     FigureCanvasAgg(figure)
     (instructions, descriptions), (found, variety) = figure.subplots(2, 2)
     for axes, key, name in ((instructions, "instruction_words", "words per instruction"),

@@ -93,19 +93,24 @@ def _sets(inside: pa.Table) -> np.ndarray:
 def plot(numbers: Mapping[str, Any]) -> bytes:
     """A PNG under 30 kB of a :func:`report`: per signal the scores and the band, then the agreement of the signals."""
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
     signals = numbers["signals"]
     with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(3.0 * (len(signals) + 1), 2.8), layout="constrained")
+        width = 3.0 * (len(signals) + 1)
+        figure = Figure(figsize=(width, 2.8), dpi=100)  # margins in inches: having them worked out draws everything twice
+        figure.subplots_adjust(left=0.6 / width, right=1 - 0.15 / width, bottom=0.27, top=0.88, wspace=0.42)
         axes = figure.subplots(1, len(signals) + 1, squeeze=False)[0]
         for axis, (signal, of) in zip(axes, signals.items(), strict=False):
             edges = np.array(of["edges"])
             axis.axvspan(of["low"], of["high"], color="#dbe9f6", zorder=0)
-            colours = np.where(edges[:-1] < of["high"] - 1e-6, "#3574b0", "#9aa5b1")
-            axis.bar(edges[:-1], of["counts"], np.diff(edges), align="edge", color=colours)
+            inside = edges[:-1] < of["high"] - 1e-6
+            for chosen, colour in ((inside, "#3574b0"), (~inside, "#9aa5b1")):
+                axis.stairs(np.where(chosen, of["counts"], 0), edges, fill=True, color=colour)
             axis.set(title=f"{signal}  ({of['low']:g}, {of['high']:g})", xlim=(edges[0], edges[-1]),
+                     ylim=(0, 1.05 * max(*of["counts"], 1)),
                      ylabel="neighbours" if axis is axes[0] else "",
                      xlabel="cosine similarity\n"
                             f"{of['images_with_neighbours']:.0%} of images have neighbours in the band\n"
@@ -118,8 +123,10 @@ def plot(numbers: Mapping[str, Any]) -> bytes:
         axes[-1].margins(x=0.2)
         axes[-1].set(title=f"found by ({numbers['pairs']:,} pairs)")
         axes[-1].ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
-        out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=100)
+        left, bottom, wide, high = axes[-1].get_position().bounds
+        axes[-1].set_position((left + 0.6 / width, bottom, wide - 0.6 / width, high))  # its labels are long
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
     small = io.BytesIO()
-    Image.open(out).convert("RGB").quantize(48).save(small, "PNG", optimize=True)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(48).save(small, "PNG", optimize=True)
     return small.getvalue()
