@@ -252,6 +252,8 @@ class StudySettings(Settings):
     change: dict[str, Any] = Field({}, description="settings of that recipe that differ in the studies, for example fewer steps")
     seeds: int = Field(3, ge=1, description="runs of each variant: order, texts, negatives and the subset of pairs are drawn anew")
     pairs: int = Field(ge=16, description="of the negatives study and the largest of the scaling study (paper: 1 M)")
+    volume: dict[str, Any] = Field({}, description="settings that differ in the scaling study and the headline too, such "
+                                                   "as more steps: a run has to see its pairs")
     shares: tuple[float, ...] = Field((1 / 16, 1 / 4, 1), description="of pairs, in the scaling study")
     signal_pairs: int = Field(ge=1, description="of every variant of the signals study, alone and together")
     headline_pairs: int = Field(ge=1, description="n mined triplets, against times * n naive pairs")

@@ -44,7 +44,7 @@ class Study:
 def designs(settings: StudySettings) -> tuple[Study, ...]:
     """The four studies of ``settings``."""
     full = {"pairs": settings.pairs}
-    naive = {"pair_source": "naive", "pairs": settings.times * settings.headline_pairs, "negatives": "query"}
+    naive = settings.volume | {"pair_source": "naive", "pairs": settings.times * settings.headline_pairs, "negatives": "query"}
     return (
         Study("negatives", "hard negatives", "rising", (
             Variant("none", full | {"negatives": "none"}),
@@ -54,10 +54,11 @@ def designs(settings: StudySettings) -> tuple[Study, ...]:
             *(Variant(SHORT[s], {"pairs": settings.signal_pairs, "signals": [s]}) for s in SIGNALS),
             Variant("I+D+T", {"pairs": settings.signal_pairs}))),
         Study("scaling", "mined pairs", "rising", tuple(
-            Variant(f"{n:,}", {"pairs": n}) for n in sorted(max(1, round(settings.pairs * share)) for share in settings.shares))),
+            Variant(f"{n:,}", settings.volume | {"pairs": n})
+            for n in sorted(max(1, round(settings.pairs * share)) for share in settings.shares))),
         Study("headline", "naive or mined", "rising", (
             Variant(f"{naive['pairs']:,} naive", naive),
-            Variant(f"{settings.headline_pairs:,} mined", {"pairs": settings.headline_pairs}))),
+            Variant(f"{settings.headline_pairs:,} mined", settings.volume | {"pairs": settings.headline_pairs}))),
     )
 
 

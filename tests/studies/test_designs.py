@@ -32,7 +32,7 @@ def test_a_run_that_studies_share_is_trained_once():
 
 
 def test_the_recipe_they_start_from_and_its_changes_are_settings():
-    profile = load_profile("studies", {"studies.change": {"steps": 7}, "studies.seeds": 2, "studies.times": 3,
+    profile = load_profile("studies", {"studies.change": {"steps": 7}, "studies.volume": {}, "studies.seeds": 2, "studies.times": 3,
                                        "studies.headline_pairs": 11})
     made = {n: r for n, r in profile.recipes.items() if n.startswith("study-")}
     assert {r.steps for r in made.values()} == {7} and {r.seed for r in made.values()} == {0, 1}

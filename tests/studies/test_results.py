@@ -42,7 +42,7 @@ def test_orders_that_hold_and_orders_that_do_not(tmp_path):
     assert (found["negatives"]["holds"], found["negatives"]["holds_in"], found["negatives"]["seeds"]) == (True, 2, 3)
     assert found["signals"]["holds"] and found["signals"]["holds_in"] == 3
     assert not found["headline"]["holds"] and found["headline"]["holds_in"] == 0
-    shared = [found[name]["variants"][-1]["recipes"] for name in ("negatives", "scaling")]
+    shared = [found[name]["variants"][place]["recipes"] for name, place in (("scaling", 1), ("headline", 1))]
     assert not found["scaling"]["holds"] and shared[0] == shared[1]
     variant = found["signals"]["variants"][1]
     assert variant["mean"]["R@10"] == 6.0 and variant["spread"]["R@10"] == 0.0 and variant["values"]["R@10"] == [6.0] * 3
