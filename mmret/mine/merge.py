@@ -121,8 +121,9 @@ def _sorted(lists: np.ndarray, scores: np.ndarray, targets: pa.Array, names: pa.
     rank = within_group(lists[by])
     keep = rank < k
     by, rank = by[keep], rank[keep]
-    queries, side = np.divmod(lists[by], 2 * len(SIGNALS))
-    signals, above = side >> 1, (side & 1).astype(bool)
+    lists = lists[by]
+    queries = lists // (2 * len(SIGNALS))
+    signals, above = lists // 2 - queries * len(SIGNALS), (lists & 1).astype(bool)
     return pa.record_batch({
         "query_id": as_text(names.take(pa.array(queries))),
         "signal": pa.array(SIGNALS).take(pa.array(signals)),

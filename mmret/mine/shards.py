@@ -22,6 +22,7 @@ from mmret.mine.choose import choose, pair_scores
 from mmret.mine.lake_bands import Load, bands_of
 from mmret.mine.merge import neighbours
 from mmret.mine.recall import exact_lists, in_band_recall, sample
+from mmret.provenance import STAGES, Inputs
 from mmret.schemas import SIGNALS
 from mmret.settings import BandSettings, MineSettings
 
@@ -105,11 +106,32 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
 
 
 def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
-    """Merge every file that speaks of ``shard``'s images: its own and those of all later shards."""
-    later = (lake.read("candidates", s, filters=pc.field("query_shard") == shard) for s in lake.shards() if s >= shard)
-    merged = neighbours(later, settings.k)
+    """Merge every file that speaks of ``shard``'s images: its own and those of all later shards.
+
+    Where the partition of before is the merge of the first of them as they are today, it stands for them: a corpus that
+    grew by a shard reads one new file.
+    """
+    files = [s for s in lake.shards() if s >= shard]
+    done = _merged_before(lake, shard, settings.k, files)
+    before = [lake.read("neighbours", shard)] if done else []
+    later = (lake.read("candidates", s, filters=pc.field("query_shard") == shard) for s in files[done:])
+    merged = neighbours(chain(before, later), settings.k)
     in_band = pc.sum(pc.invert(merged["above_band"])).as_py() or 0
     return lake.write("neighbours", shard, merged, inputs, in_band=in_band, above_band=merged.num_rows - in_band)
+
+
+def _merged_before(lake: Lake, shard: str, k: int, files: list[str]) -> int:
+    """How many of ``files``, from the first, the partition of before holds; 0 where its fingerprint does not prove it.
+
+    The fingerprint covers the stage's version, ``k`` and the content of every file, so nothing that changed is kept.
+    """
+    before = lake.facts("neighbours", shard)
+    seen = [("candidates", s, lake.facts("candidates", s)) for s in files]
+    if before is None or any(facts is None for *_, facts in seen):
+        return 0
+    version = STAGES["neighbours"].version
+    return next((count for count in range(len(files) - 1, 0, -1)
+                 if Inputs("neighbours", version, k, tuple(seen[:count])).fingerprint == before.inputs), 0)
 
 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
