@@ -182,11 +182,16 @@ class Runner:
             groups = [*groups[:last], groups[last][:groups[last].index(until) + 1]]
         for group in groups:
             keys = {"towers": [None], "leaks": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
-            work = [(key, tables) for key in keys if (tables := self.stale(group, key or UNPARTITIONED))]
+            first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
+            done = 0
             with kept():
-                for done, (key, tables) in enumerate(work):
-                    self.on_stage(tables, key, done, len(work))
-                    self.launch(tables, key)
+                for key in keys if first else ():
+                    # candidates read all earlier shards: one of these that changes, as when a source is removed, comes first
+                    tables = first.get(key) or (self.stale(group, key or UNPARTITIONED) if done else [])
+                    if tables:
+                        self.on_stage(tables, key, done, max(len(first), done + 1))
+                        self.launch(tables, key)
+                        done += 1
         if until is None and any(self.outcome.rows_computed.values()):
             self.on_stage(["checks"], None, 0, 1)
             self.verify()
