@@ -5,7 +5,7 @@ import base64
 import dagster as dg
 
 from assets.automation import fill_missing
-from assets.metadata import OWNERS, column_schema
+from assets.metadata import OWNERS, column_schema, drawn
 from assets.mining import pairs
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
 from assets.stage import TRANSIENT, materialize
@@ -71,8 +71,9 @@ def triplets(context: dg.AssetExecutionContext, lake: LakeResource, profile: Pro
     store = lake.open()
     limits = profile.of(store).quality.model_dump()
     for shard in context.partition_keys:
-        context.add_asset_metadata({"samples": samples(store, shard), "quality_picture": quality(store, shard, limits)},
-                                   partition_key=shard)
+        context.add_asset_metadata({"samples": samples(store, shard)}, partition_key=shard)
+        if drawn(store, shard):
+            context.add_asset_metadata({"quality_picture": quality(store, shard, limits)}, partition_key=shard)
     return made
 
 

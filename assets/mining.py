@@ -5,7 +5,7 @@ import base64
 import dagster as dg
 
 from assets.automation import fill_missing
-from assets.metadata import OWNERS, column_schema
+from assets.metadata import OWNERS, column_schema, drawn
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
 from assets.stage import materialize, materialize_whole
 from mmret.lake import Lake
@@ -38,7 +38,8 @@ def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
     made = materialize(context, lake, profile, "neighbours", lambda store, settings, shard, inputs:
                        mine_neighbours(store, shard, settings.mine, inputs))
     for shard in context.partition_keys:
-        context.add_asset_metadata({"bands": band_picture(lake.open(), profile, shard)}, partition_key=shard)
+        if drawn(lake.open(), shard):
+            context.add_asset_metadata({"bands": band_picture(lake.open(), profile, shard)}, partition_key=shard)
     return made
 
 
