@@ -1,6 +1,6 @@
 """`make ui` from a checkout, used through its GraphQL API as a browser would: backfill, a watched folder, a schedule, Ctrl-C.
 
-Some ten minutes on two cores, most of it the daemon's ticks and the start of runs.
+Ten to twenty minutes on two cores, most of it the daemon's ticks and the start of runs.
 """
 
 import os
