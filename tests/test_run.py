@@ -6,11 +6,14 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mmret.choices import resolve
 from mmret.lake import Lake
-from tests.small_runs import command, first, run
+from mmret.staleness import survey
+from tests.small_runs import TINY, command, first, run
 
 RESULT = {"images": ["image_id", "path"], "rejects": ["path", "reason"], "pairs": ["pair_id", "hard_negatives"],
           "descriptions": ["pair_id", "text"], "instructions": ["pair_id", "texts"], "triplets": ["pair_id", "split", "texts"],
@@ -79,6 +82,45 @@ def test_a_second_source_runs_its_own_shards_and_what_depends_on_them(small_lake
     assert {t: {s: Lake(lake).facts(t, s) for s in f} for t, f in sealed.items()} == sealed
     assert Lake(lake).facts("towers", "all") == towers and "towers" not in grown["computed"]
     assert grown["rows"]["images"] > 180 and "checkpoints" in grown["computed"]
+
+
+def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage():
+    """Candidates of a shard are current until an earlier shard's vectors have changed under them."""
+    from assets.run import Outcome, Runner
+
+    runner, launched = object.__new__(Runner), []
+    runner.lake = SimpleNamespace(shards=lambda: ["shard-00000", "shard-00001", "shard-00002"])
+    runner.instance = SimpleNamespace(add_dynamic_partitions=lambda *_: None)
+    runner.profile, runner.outcome, runner.on_stage = SimpleNamespace(train=[]), Outcome(), lambda *_: None
+    runner.launch = lambda tables, key: launched.append((tuple(tables), key))
+
+    def stale(tables, key):
+        if "candidates" not in tables:
+            return []
+        return {"shard-00001": ["clip_image"], "shard-00002": ["candidates"] if len(launched) > 1 else []}.get(key, [])
+
+    runner.stale = stale
+    runner.run(until="candidates")
+    assert launched[1:] == [(("clip_image",), "shard-00001"), (("candidates",), "shard-00002")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_removed_source_leaves_its_shard_empty_and_added_again_all_is_as_before(tmp_path):
+    """The first shard is the one that empties: every later one is compared with it."""
+    lake, store = tmp_path / "lake", Lake(tmp_path / "lake")
+    run(command(lake, "--images", "shapes:60?seed=3", "--shard-size", "60", "--set", "train=[]",
+                *(part for s in TINY[:2] for part in ("--set", s))))
+    run(command(lake, "--images", "shapes:60?seed=9"))
+    before = {t: store.read(t).sort_by("pair_id").select(RESULT[t]).to_pylist() for t in ("pairs", "triplets")}
+    gone = run(command(lake, "--remove", "shapes:60?seed=3"))
+    assert store.facts("images", "shard-00000").rows == 0 and 0 < gone["rows"]["images"] <= 60
+    assert gone["rows"]["corpus_manifest"] == 120 == gone["rows"]["images"] + gone["rows"]["rejects"]
+    left = set(store.read("images")["image_id"].to_pylist())
+    assert all({p["query_id"], p["target_id"], *p["hard_negatives"]} <= left for p in store.read("pairs").to_pylist())
+    assert all(s.state == "current" for s in survey(store, resolve(store)[0]))
+    run(command(lake, "--images", "shapes:60?seed=3"))
+    assert {t: store.read(t).sort_by("pair_id").select(RESULT[t]).to_pylist() for t in before} == before
 
 
 def test_one_run_at_a_time(tmp_path):
