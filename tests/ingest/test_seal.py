@@ -58,7 +58,7 @@ def test_a_second_seal_yields_nothing_and_hashes_nothing(tmp_path: Path, monkeyp
     known = grow(NOTHING, *sources)
     assert outcome(known)[:6] == [("1.png", None), ("2.png", "duplicate"), ("3.png", "zero_bytes"),
                                   ("unnamed.png", "no_caption"), ("1.png", "duplicate"), ("gone.png", "missing_file")]
-    monkeypatch.setattr(manifest, "_hashed", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(manifest, "hashed", lambda *_: pytest.fail("hashed again"))
     assert grow(known, *sources).equals(known)
 
 
