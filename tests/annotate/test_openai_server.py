@@ -151,7 +151,7 @@ def test_trouble_that_passes_is_tried_again(act: Any) -> None:
 def test_trouble_that_lasts_ends_with_every_pair_a_row(act: Any, reason: str, tmp_path: Path) -> None:
     with RudeServer(lambda body, number: act) as server:
         # only where the server hangs is the time-out what ends a try, however busy the machine
-        settings = _settings(server.url, timeout_s=0.2 if act is HANG else 3, deadline_s=0.8 if act is HANG else 12, tries=3)
+        settings = _settings(server.url, timeout_s=0.2 if act is HANG else 1.5, deadline_s=0.8 if act is HANG else 2, tries=3)
         rows = _describe(settings, 40, AnswerStore(tmp_path))
     assert len(rows) == 40 and {r["status"] for r in rows} == {"failed"}
     assert reason in {r["reason"] for r in rows} <= {reason, "unreachable", "timeout"}
