@@ -31,8 +31,8 @@ def completed(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
     """``asset`` with what the graph as a whole decides: the code version under which the lake itself would compute it again,
     and when it runs by itself."""
     def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
-        stage = STAGES.get("images" if spec.key.path[-1] == "rejects" else spec.key.path[-1])
         table = spec.key.path[-1]
+        stage = STAGES.get("images" if table == "rejects" else table)
         return spec.replace_attributes(code_version=stage.version if stage else spec.code_version,
                                        automation_condition=spec.automation_condition or CONDITIONS.get(table))
 

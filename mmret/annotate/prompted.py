@@ -8,6 +8,7 @@ by query image.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings
 
 
-class PromptedAnnotator:
+class PromptedAnnotator(ABC):
     """Base of the back-ends that ask a model."""
 
     name = "prompted"
@@ -45,8 +46,9 @@ class PromptedAnnotator:
         engine = engine_of(kind, self.settings)
         return (tokens_in * engine.price_in + tokens_out * engine.price_out) / 1e6
 
+    @abstractmethod
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        raise NotImplementedError
+        """See :class:`mmret.annotate.protocol.Annotator`."""
 
     def pictures(self, questions: Sequence[Question]) -> dict[str, bytes]:
         """The encoded files of all pictures that ``questions`` show; those that are gone are left out."""

@@ -7,6 +7,7 @@ every core works on a batch of its own, 1 to 16 rows: larger ones are no faster 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +30,7 @@ UNLIMITED = IngestSettings(max_pixels=2**62, max_bytes=2**62)
 SHARE, GPU_BATCHES, CPU_BATCHES = 1 / 3, (16, 1024), (1, 16)
 
 
-class TorchEncoder:
+class TorchEncoder(ABC):
     """Base of the encoders. A subclass sets what follows in ``__init__`` and implements the two ``_features``
     methods."""
 
@@ -78,8 +79,9 @@ class TorchEncoder:
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")
 
+    @abstractmethod
     def _image_features(self, pixels: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Un-normalised features (n, width) of normalised pixels (n, 3, height, width)."""
 
     def _text_features(self, texts: list[str]) -> Tensor:
         raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")

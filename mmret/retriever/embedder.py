@@ -28,12 +28,13 @@ Gather = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 class Embedder(Protocol):
     """A model under training. Parameters with ``requires_grad`` are those a state keeps.
 
-    ``truncated`` counts the texts that were cut; ``chunks`` are the rows in one forward pass, one number per part.
+    ``retriever`` encodes as at inference, and its ``truncated`` counts the texts that were cut;
+    ``chunks`` are the rows in one forward pass, one number per part.
     """
 
     model: torch.nn.Module
     chunks: tuple[int, ...]
-    truncated: int
+    retriever: Any
 
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group) -> Embedder:

@@ -47,14 +47,6 @@ class ClipEmbedder:
     def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> ClipEmbedder:
         return cls(recipe, ClipRetriever.load(base, home(group)), group)
 
-    @property
-    def truncated(self) -> int:
-        return self.retriever.truncated
-
-    @truncated.setter
-    def truncated(self, count: int) -> None:
-        self.retriever.truncated = count
-
     def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate),
                 (self.image, self.recipe.learning_rate)]
@@ -103,9 +95,9 @@ class ClipEmbedder:
         return self.tower.features(self.retriever.normalised(rows) if rows.dtype == torch.uint8 else rows)
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
-        cut = self.truncated
+        cut = self.retriever.truncated
         rows = self.retriever.encode(images, texts)
-        self.truncated = cut  # of training texts only
+        self.retriever.truncated = cut  # of training texts only
         return rows
 
     def save(self, folder: Path) -> None:

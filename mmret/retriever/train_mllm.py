@@ -64,14 +64,6 @@ class MllmEmbedder:
         retriever = MllmRetriever(model.to(home(group)), load_processor(base))
         return cls(recipe, retriever, adapted, group)
 
-    @property
-    def truncated(self) -> int:
-        return self.retriever.truncated
-
-    @truncated.setter
-    def truncated(self, count: int) -> None:
-        self.retriever.truncated = count
-
     def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [([p for p in self.model.parameters() if p.requires_grad], self.recipe.learning_rate)]
 
@@ -111,9 +103,9 @@ class MllmEmbedder:
         return self.retriever.hidden(self.retriever.inputs(*chunk))
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
-        cut, instruction = self.truncated, None if texts is None else self.recipe.instruction
+        cut, instruction = self.retriever.truncated, None if texts is None else self.recipe.instruction
         rows = self.retriever.encode(images, texts, batch_size=self.chunks[0], instruction=instruction)
-        self.truncated = cut  # of training texts only
+        self.retriever.truncated = cut  # of training texts only
         return rows
 
     def save(self, folder: Path) -> None:

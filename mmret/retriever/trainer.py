@@ -157,7 +157,7 @@ class Trainer:
 
     def keep(self) -> None:
         """Write the state a killed run continues from. All processes take part, the first one writes."""
-        rng, truncated = self.group.each(rng_state()), sum(self.group.each(self.embedder.truncated))
+        rng, truncated = self.group.each(rng_state()), sum(self.group.each(self.embedder.retriever.truncated))
         if self.group.first:
             self.states.save(self.step, self.state() | {"rng": rng, "truncated": truncated})
 
@@ -179,11 +179,11 @@ class Trainer:
             set_rng_state(state["rng"][self.group.rank])
         self.step, self.seconds, self.embedder.chunks = state["step"], state["seconds"], tuple(state["chunks"])
         self.log, self.recent = state["log"], [tuple(r) for r in state["recent"]]
-        self.embedder.truncated = state["truncated"] if self.group.first else 0
+        self.embedder.retriever.truncated = state["truncated"] if self.group.first else 0
 
     def facts(self) -> dict[str, Any]:
         """See :func:`mmret.retriever.train.train`. All processes take part."""
-        truncated = sum(self.group.each(self.embedder.truncated))
+        truncated = sum(self.group.each(self.embedder.retriever.truncated))
         last = self.log[-max(1, len(self.log) // 10):]
         seen, size, notes = self.step * self.data.batch_size, self.data.batch_size, []
         if size < self.recipe.batch_size:
