@@ -62,7 +62,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@touch $@
 
 lint: setup
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV) lakes .pytest_cache .ruff_cache .hypothesis build *.egg-info

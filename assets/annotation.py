@@ -15,36 +15,69 @@ from resources.annotator import AnnotatorResource
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
-SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "group_name": "annotation", "backfill_policy": SHARDS_PER_RUN,
-         "automation_condition": fill_missing(), "kinds": {"parquet"}}
+SHARD = {
+    "partitions_def": corpus_shards,
+    "owners": OWNERS,
+    "group_name": "annotation",
+    "backfill_policy": SHARDS_PER_RUN,
+    "automation_condition": fill_missing(),
+    "kinds": {"parquet"},
+}
 
 
-@dg.asset(**SHARD, deps=[pairs, dg.AssetDep("images", partition_mapping=every_shard)], pool="vlm", retry_policy=TRANSIENT,
-          metadata={"dagster/column_schema": column_schema("descriptions")})
-def descriptions(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
-                 annotator: AnnotatorResource) -> dg.MaterializeResult:
+@dg.asset(
+    **SHARD,
+    deps=[pairs, dg.AssetDep("images", partition_mapping=every_shard)],
+    pool="vlm",
+    retry_policy=TRANSIENT,
+    metadata={"dagster/column_schema": column_schema("descriptions")},
+)
+def descriptions(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, annotator: AnnotatorResource
+) -> dg.MaterializeResult:
     """What source and target share and where they differ, one text per pair (paper, section 3.2: the VLM's step)."""
     from mmret.annotate.shards import describe_shard
 
-    made = materialize(context, lake, profile, "descriptions", lambda store, settings, shard, inputs:
-                       describe_shard(store, shard, annotator.get(settings.annotate), settings.annotate, inputs))
+    made = materialize(
+        context,
+        lake,
+        profile,
+        "descriptions",
+        lambda store, settings, shard, inputs: describe_shard(
+            store, shard, annotator.get(settings.annotate), settings.annotate, inputs
+        ),
+    )
     return with_time_left(context, lake, "descriptions", made)
 
 
-@dg.asset(**SHARD, deps=[descriptions, pairs], pool="vlm", retry_policy=TRANSIENT,
-          metadata={"dagster/column_schema": column_schema("instructions")})
-def instructions(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
-                 annotator: AnnotatorResource) -> dg.MaterializeResult:
+@dg.asset(
+    **SHARD,
+    deps=[descriptions, pairs],
+    pool="vlm",
+    retry_policy=TRANSIENT,
+    metadata={"dagster/column_schema": column_schema("instructions")},
+)
+def instructions(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, annotator: AnnotatorResource
+) -> dg.MaterializeResult:
     """Three or more instructions that lead from source to target, one row per pair (paper, section 3.2: the LLM's step)."""
     from mmret.annotate.shards import instruct_shard
 
-    made = materialize(context, lake, profile, "instructions", lambda store, settings, shard, inputs:
-                       instruct_shard(store, shard, annotator.get(settings.annotate), settings.annotate, inputs))
+    made = materialize(
+        context,
+        lake,
+        profile,
+        "instructions",
+        lambda store, settings, shard, inputs: instruct_shard(
+            store, shard, annotator.get(settings.annotate), settings.annotate, inputs
+        ),
+    )
     return with_time_left(context, lake, "instructions", made)
 
 
-def with_time_left(context: dg.AssetExecutionContext, lake: LakeResource, table: str,
-                   made: dg.MaterializeResult) -> dg.MaterializeResult:
+def with_time_left(
+    context: dg.AssetExecutionContext, lake: LakeResource, table: str, made: dg.MaterializeResult
+) -> dg.MaterializeResult:
     """``made``, whose last partition also shows how long the shards that are mined and not yet annotated will take."""
     from mmret.annotate.shards import seconds_left
 
@@ -55,17 +88,26 @@ def with_time_left(context: dg.AssetExecutionContext, lake: LakeResource, table:
     return made
 
 
-@dg.asset(**SHARD, deps=[pairs, descriptions, instructions], pool="lake",
-          metadata={"dagster/column_schema": column_schema("triplets")})
-def triplets(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
-             encoders: Encoders) -> dg.MaterializeResult:
+@dg.asset(
+    **SHARD, deps=[pairs, descriptions, instructions], pool="lake", metadata={"dagster/column_schema": column_schema("triplets")}
+)
+def triplets(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
+) -> dg.MaterializeResult:
     """The training set: query, instructions, target, hard negatives (the query image first), and the lineage of each row."""
     from mmret.annotate.measuring import measure_shard
     from mmret.annotate.shards import assemble_shard
 
     def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> Facts:
-        return assemble_shard(store, shard, settings.evaluate, inputs, lambda rows: measure_shard(
-            store, shard, rows, settings, lambda: encoders.get(settings.encoders["caption"], "caption", store.root)))
+        return assemble_shard(
+            store,
+            shard,
+            settings.evaluate,
+            inputs,
+            lambda rows: measure_shard(
+                store, shard, rows, settings, lambda: encoders.get(settings.encoders["caption"], "caption", store.root)
+            ),
+        )
 
     made = materialize(context, lake, profile, "triplets", compute)
     store = lake.open()

@@ -77,11 +77,16 @@ class EnoughNewPairs(dg.AutomationCondition):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         lake = Snapshot(lake_folder())
-        settled = [s.partition for s in _surveyed(lake_folder(), context.evaluation_time)
-                   if s.table == "checkpoints" and s.state != "current" and not s.waits_for]
+        settled = [
+            s.partition
+            for s in _surveyed(lake_folder(), context.evaluation_time)
+            if s.table == "checkpoints" and s.state != "current" and not s.waits_for
+        ]
         profile = resolve(lake)[0] if settled else None
-        return _subset(context, {recipe for recipe in settled if recipe in profile.train
-                                 and new_pairs(lake, recipe) >= profile.automation.new_pairs})
+        return _subset(
+            context,
+            {recipe for recipe in settled if recipe in profile.train and new_pairs(lake, recipe) >= profile.automation.new_pairs},
+        )
 
 
 class NewCheckpoint(dg.AutomationCondition):

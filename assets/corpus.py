@@ -23,10 +23,16 @@ class CorpusPlan(dg.Config):
     shard_size: int | None = None
 
 
-@dg.asset(group_name="corpus", kinds={"parquet"}, owners=OWNERS, code_version="1",
-          metadata={"dagster/column_schema": column_schema("corpus_manifest")})
-def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake: LakeResource,
-                    profile: ProfileResource) -> dg.MaterializeResult:
+@dg.asset(
+    group_name="corpus",
+    kinds={"parquet"},
+    owners=OWNERS,
+    code_version="1",
+    metadata={"dagster/column_schema": column_schema("corpus_manifest")},
+)
+def corpus_manifest(
+    context: dg.AssetExecutionContext, config: CorpusPlan, lake: LakeResource, profile: ProfileResource
+) -> dg.MaterializeResult:
     """Every row of every source, sealed into fixed-size, append-only shards; registers the shards as partitions.
 
     A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason.
@@ -36,8 +42,9 @@ def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake:
 
     store = lake.open()
     overrides = profile.overrides | ({"corpus.images": config.images} if config.images else {})
-    settings, choices = resolve(store, sources=config.sources, shard_size=config.shard_size, overrides=overrides,
-                                remove=config.remove)
+    settings, choices = resolve(
+        store, sources=config.sources, shard_size=config.shard_size, overrides=overrides, remove=config.remove
+    )
     store.choose(choices)
     sealed = reselected = 0
     for shard, rows in reselect(store, settings.corpus):
@@ -52,22 +59,46 @@ def corpus_manifest(context: dg.AssetExecutionContext, config: CorpusPlan, lake:
     last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed) if shards else {}
     last.pop("dagster/partition_row_count", None)
     return dg.MaterializeResult(
-        metadata={**last, "dagster/row_count": rows, "rows_computed": sealed, "shards": len(shards),
-                  "shards_reselected": reselected,
-                  "sources": dg.MetadataValue.json(list(settings.corpus.sources))},
-        data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))))
+        metadata={
+            **last,
+            "dagster/row_count": rows,
+            "rows_computed": sealed,
+            "shards": len(shards),
+            "shards_reselected": reselected,
+            "sources": dg.MetadataValue.json(list(settings.corpus.sources)),
+        },
+        data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))),
+    )
 
 
 @dg.multi_asset(
     specs=[
-        dg.AssetSpec("images", deps=[corpus_manifest], group_name="corpus", kinds={"lancedb"}, owners=OWNERS, code_version="1",
-                     description="One row per distinct picture: the file as found, its caption, size, licence and source.",
-                     metadata={"dagster/column_schema": column_schema("images")}, automation_condition=fill_missing()),
-        dg.AssetSpec("rejects", deps=[corpus_manifest], group_name="corpus", kinds={"parquet"}, owners=OWNERS, code_version="1",
-                     description="Every row that could not be taken, and why.",
-                     metadata={"dagster/column_schema": column_schema("rejects")}, automation_condition=fill_missing()),
+        dg.AssetSpec(
+            "images",
+            deps=[corpus_manifest],
+            group_name="corpus",
+            kinds={"lancedb"},
+            owners=OWNERS,
+            code_version="1",
+            description="One row per distinct picture: the file as found, its caption, size, licence and source.",
+            metadata={"dagster/column_schema": column_schema("images")},
+            automation_condition=fill_missing(),
+        ),
+        dg.AssetSpec(
+            "rejects",
+            deps=[corpus_manifest],
+            group_name="corpus",
+            kinds={"parquet"},
+            owners=OWNERS,
+            code_version="1",
+            description="Every row that could not be taken, and why.",
+            metadata={"dagster/column_schema": column_schema("rejects")},
+            automation_condition=fill_missing(),
+        ),
     ],
-    partitions_def=corpus_shards, pool="lake", backfill_policy=SHARDS_PER_RUN,
+    partitions_def=corpus_shards,
+    pool="lake",
+    backfill_policy=SHARDS_PER_RUN,
 )
 def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> Iterator[dg.MaterializeResult]:
     """Read, check and store the pictures of a shard."""

@@ -20,10 +20,12 @@ EXECUTORS = {
     # one process a run: models are loaded once for all its steps, a step costs 0.2 s, and all memory is freed with the run
     "in_process": dg.in_process_executor,
     # one process a step: for machines on which two stages of a run may work side by side
-    "multiprocess": dg.multiprocess_executor.configured({
-        "max_concurrent": 2,
-        "start_method": {"forkserver": {"preload_modules": ["assets.definitions", "torch", "lancedb", "polars"]}},
-    }),
+    "multiprocess": dg.multiprocess_executor.configured(
+        {
+            "max_concurrent": 2,
+            "start_method": {"forkserver": {"preload_modules": ["assets.definitions", "torch", "lancedb", "polars"]}},
+        }
+    ),
 }
 
 defs = dg.Definitions(

@@ -12,8 +12,15 @@ from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
 
-@dg.asset(deps=[dg.AssetDep("images", partition_mapping=every_shard)], group_name="embeddings", kinds={"pytorch"}, owners=OWNERS,
-          pool="gpu", retry_policy=TRANSIENT, metadata={"dagster/column_schema": column_schema("towers")})
+@dg.asset(
+    deps=[dg.AssetDep("images", partition_mapping=every_shard)],
+    group_name="embeddings",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    pool="gpu",
+    retry_policy=TRANSIENT,
+    metadata={"dagster/column_schema": column_schema("towers")},
+)
 def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Tiny CLIP and DINOv2-shaped towers trained on the corpus itself (profile `demo`), with the band each space proposes.
 
@@ -21,19 +28,31 @@ def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
     """
     from mmret.encode.pinned import pin_towers
 
-    return materialize_whole(context, lake, profile, "towers", lambda store, settings, _, inputs:
-                             pin_towers(store, settings, inputs))
+    return materialize_whole(
+        context, lake, profile, "towers", lambda store, settings, _, inputs: pin_towers(store, settings, inputs)
+    )
 
 
 def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinition:
     """One vector table. The three differ by model and by what they look at."""
 
-    @dg.asset(name=signal, description=description, deps=[dg.AssetDep("images"), towers], partitions_def=corpus_shards,
-              group_name="embeddings", kinds={"lancedb", *kinds}, owners=OWNERS, pool="gpu",
-              backfill_policy=SHARDS_PER_RUN, retry_policy=TRANSIENT, automation_condition=fill_missing(),
-              metadata={"dagster/column_schema": column_schema(signal)})
-    def vectors(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
-                encoders: Encoders) -> dg.MaterializeResult:
+    @dg.asset(
+        name=signal,
+        description=description,
+        deps=[dg.AssetDep("images"), towers],
+        partitions_def=corpus_shards,
+        group_name="embeddings",
+        kinds={"lancedb", *kinds},
+        owners=OWNERS,
+        pool="gpu",
+        backfill_policy=SHARDS_PER_RUN,
+        retry_policy=TRANSIENT,
+        automation_condition=fill_missing(),
+        metadata={"dagster/column_schema": column_schema(signal)},
+    )
+    def vectors(
+        context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
+    ) -> dg.MaterializeResult:
         from mmret.encode.vectors import encode_shard
 
         def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> tuple[Facts, int]:
@@ -49,4 +68,3 @@ def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinit
 clip_image = _vectors("clip_image", "Visual-semantic vectors: the CLIP image tower.", {"pytorch"})
 dino_image = _vectors("dino_image", "Visual-pattern vectors: DINOv2.", {"pytorch"})
 caption = _vectors("caption", "Caption vectors: the CLIP text tower.", {"pytorch"})
-

@@ -51,8 +51,11 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
 
     def _connection(self, shard: str) -> db.Connection:
         if shard not in self._kept:
-            engine = db.create_engine(self.conn_string_for_shard(shard), poolclass=StaticPool,
-                                      connect_args={"timeout": _TIMEOUT, "check_same_thread": False})
+            engine = db.create_engine(
+                self.conn_string_for_shard(shard),
+                poolclass=StaticPool,
+                connect_args={"timeout": _TIMEOUT, "check_same_thread": False},
+            )
             if shard not in self._initialized_dbs:
                 self._make(shard, engine)
                 self._initialized_dbs.add(shard)
@@ -102,8 +105,9 @@ def open_instance(home: str) -> dg.DagsterInstance:
     home = os.path.abspath(home)
     plain = InstanceRef.from_dir(home)
     if plain.compute_logs_data == InstanceRef.config_defaults(home)["compute_logs"]:
-        plain = plain._replace(compute_logs_data=ConfigurableClassData(NoOpComputeLogManager.__module__,
-                                                                       NoOpComputeLogManager.__name__, "{}"))
+        plain = plain._replace(
+            compute_logs_data=ConfigurableClassData(NoOpComputeLogManager.__module__, NoOpComputeLogManager.__name__, "{}")
+        )
     data = plain.event_storage_data
     if data is None or data.class_name != "SqliteEventLogStorage":
         return dg.DagsterInstance.from_ref(plain)

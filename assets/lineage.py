@@ -18,27 +18,46 @@ _ENCODED = {"clip_image": "image_id", "dino_image": "image_id", "caption": "capt
 _MANIFEST = _same("corpus_manifest", "shard", "position", "root", "path", "image_id", "source")
 
 LINEAGE: dict[str, Columns] = {
-    "images": {**_MANIFEST, **_same("corpus_manifest", "caption", "licence", "extra"),
-               "caption_words": [("corpus_manifest", "caption")]},
+    "images": {
+        **_MANIFEST,
+        **_same("corpus_manifest", "caption", "licence", "extra"),
+        "caption_words": [("corpus_manifest", "caption")],
+    },
     "rejects": {**_MANIFEST, **_same("corpus_manifest", "reason", "detail")},
     **{signal: _same("images", "image_id", "shard") | {"model": [("images", _ENCODED[signal])]} for signal in SIGNALS},
     "leaks": {"image_id": [("images", "image_id")], "value": [("clip_image", "image_id")]},
-    "candidates": {"query_shard": [(s, "shard") for s in SIGNALS], "query_id": [(s, "image_id") for s in SIGNALS],
-                   "target_id": [(s, "image_id") for s in SIGNALS], "score": [(s, "model") for s in SIGNALS]},
-    "neighbours": {**_same("candidates", "query_id", "signal", "target_id", "score", "above_band"),
-                   "rank": [("candidates", "score")]},
-    "pairs": {**_same("neighbours", "query_id", "target_id"),
-              "pair_id": [("neighbours", "query_id"), ("neighbours", "target_id")],
-              "signals": [("neighbours", "signal")], "hard_negatives": [("neighbours", "target_id"), ("images", "caption")],
-              **{f"{s}_score": [("neighbours", "score")] for s in SIGNALS}},
+    "candidates": {
+        "query_shard": [(s, "shard") for s in SIGNALS],
+        "query_id": [(s, "image_id") for s in SIGNALS],
+        "target_id": [(s, "image_id") for s in SIGNALS],
+        "score": [(s, "model") for s in SIGNALS],
+    },
+    "neighbours": {
+        **_same("candidates", "query_id", "signal", "target_id", "score", "above_band"),
+        "rank": [("candidates", "score")],
+    },
+    "pairs": {
+        **_same("neighbours", "query_id", "target_id"),
+        "pair_id": [("neighbours", "query_id"), ("neighbours", "target_id")],
+        "signals": [("neighbours", "signal")],
+        "hard_negatives": [("neighbours", "target_id"), ("images", "caption")],
+        **{f"{s}_score": [("neighbours", "score")] for s in SIGNALS},
+    },
     "descriptions": {"pair_id": [("pairs", "pair_id")], "text": [("images", "image_id"), ("images", "caption")]},
     "instructions": {"pair_id": [("pairs", "pair_id")], "texts": [("descriptions", "text")]},
-    "triplets": {**_same("pairs", "pair_id", "query_id", "target_id", "hard_negatives", "signals"),
-                 "texts": [("instructions", "texts")], "split": [("pairs", "query_id")],
-                 "description_model": [("descriptions", "model")], "instruction_model": [("instructions", "model")]},
+    "triplets": {
+        **_same("pairs", "pair_id", "query_id", "target_id", "hard_negatives", "signals"),
+        "texts": [("instructions", "texts")],
+        "split": [("pairs", "query_id")],
+        "description_model": [("descriptions", "model")],
+        "instruction_model": [("instructions", "model")],
+    },
     "checkpoints": {"pairs": [("triplets", "pair_id")]},
-    "evaluations": {**_same("checkpoints", "recipe"), "value": [("checkpoints", "folder"), ("triplets", "texts")],
-                    "gallery": [("images", "image_id")]},
+    "evaluations": {
+        **_same("checkpoints", "recipe"),
+        "value": [("checkpoints", "folder"), ("triplets", "texts")],
+        "gallery": [("images", "image_id")],
+    },
 }
 
 
@@ -46,5 +65,9 @@ def column_lineage(table: str) -> dg.TableColumnLineage | None:
     """The lineage of ``table``'s columns as the UI draws it; None for a table that is not made from others."""
     if table not in LINEAGE:
         return None
-    return dg.TableColumnLineage({column: [dg.TableColumnDep(asset_key=upstream, column_name=name) for upstream, name in sources]
-                                  for column, sources in LINEAGE[table].items()})
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(asset_key=upstream, column_name=name) for upstream, name in sources]
+            for column, sources in LINEAGE[table].items()
+        }
+    )

@@ -18,8 +18,9 @@ HISTOGRAMS = {"pairs": [f"{signal}_score" for signal in SIGNALS]}
 _BINS, _BAR = 20, 24
 _DRAWN = 8
 _PREVIEW_ROWS, _CELL = 5, 60
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", **dict.fromkeys("\n\r\v\f\x85\u2028\u2029", " "),
-                         **{c: f"\\{c}" for c in "\\|`[!*_"}})
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", **dict.fromkeys("\n\r\v\f\x85\u2028\u2029", " "), **{c: f"\\{c}" for c in "\\|`[!*_"}}
+)
 
 
 def column_schema(table: str) -> dg.TableSchema:
@@ -30,11 +31,14 @@ def column_schema(table: str) -> dg.TableSchema:
 def completed(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
     """``asset`` with what the graph as a whole decides: the code version under which the lake itself would compute it again,
     and when it runs by itself."""
+
     def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
         table = spec.key.path[-1]
         stage = STAGES.get("images" if table == "rejects" else table)
-        return spec.replace_attributes(code_version=stage.version if stage else spec.code_version,
-                                       automation_condition=spec.automation_condition or CONDITIONS.get(table))
+        return spec.replace_attributes(
+            code_version=stage.version if stage else spec.code_version,
+            automation_condition=spec.automation_condition or CONDITIONS.get(table),
+        )
 
     return asset.map_asset_specs(complete)
 
@@ -59,6 +63,7 @@ def histogram(scores: pa.Table) -> str:
 
 def preview(rows: pa.Table) -> str:
     """The first rows as a Markdown table; captions are data, so markup in them is escaped."""
+
     def cell(value: Any) -> str:
         text = " · ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
         text = text if len(text) <= _CELL else text[: _CELL - 1] + "…"
@@ -78,8 +83,11 @@ def drawn(lake: Lake, shard: str) -> bool:
 
 def describe(lake: Lake, table: str, partition: str, facts: Facts, computed: int) -> dict[str, Any]:
     """Metadata of one materialised partition; ``computed`` is how many rows were worked on this time."""
-    notes = {k: v if isinstance(v, (int, float, str, bool)) else dg.MetadataValue.json(v) for k, v in facts.notes.items()
-             if v is not None}
+    notes = {
+        k: v if isinstance(v, (int, float, str, bool)) else dg.MetadataValue.json(v)
+        for k, v in facts.notes.items()
+        if v is not None
+    }
     if table in HISTOGRAMS:
         notes["scores"] = dg.MetadataValue.md(histogram(lake.read(table, partition, columns=HISTOGRAMS[table])))
     if lineage := column_lineage(table):

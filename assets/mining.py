@@ -13,30 +13,57 @@ from mmret.schemas import SIGNALS
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
-SHARD = {"partitions_def": corpus_shards, "owners": OWNERS, "group_name": "mining", "backfill_policy": SHARDS_PER_RUN,
-         "automation_condition": fill_missing()}
+SHARD = {
+    "partitions_def": corpus_shards,
+    "owners": OWNERS,
+    "group_name": "mining",
+    "backfill_policy": SHARDS_PER_RUN,
+    "automation_condition": fill_missing(),
+}
 
 
-@dg.asset(**SHARD, deps=[*(dg.AssetDep(s, partition_mapping=every_shard) for s in SIGNALS), "towers"], pool="gpu",
-          kinds={"pytorch", "parquet"}, metadata={"dagster/column_schema": column_schema("candidates")})
-def candidates(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource,
-               encoders: Encoders) -> dg.MaterializeResult:
+@dg.asset(
+    **SHARD,
+    deps=[*(dg.AssetDep(s, partition_mapping=every_shard) for s in SIGNALS), "towers"],
+    pool="gpu",
+    kinds={"pytorch", "parquet"},
+    metadata={"dagster/column_schema": column_schema("candidates")},
+)
+def candidates(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
+) -> dg.MaterializeResult:
     """Exact in-band edges between this shard and itself and every earlier one, for both sides: N x dN comparisons."""
     from mmret.mine.shards import mine_candidates
 
-    return materialize(context, lake, profile, "candidates", lambda store, settings, shard, inputs:
-                       mine_candidates(store, shard, settings.mine, inputs,
-                                       lambda signal: encoders.get(settings.encoders[signal], signal, store.root)))
+    return materialize(
+        context,
+        lake,
+        profile,
+        "candidates",
+        lambda store, settings, shard, inputs: mine_candidates(
+            store, shard, settings.mine, inputs, lambda signal: encoders.get(settings.encoders[signal], signal, store.root)
+        ),
+    )
 
 
-@dg.asset(**SHARD, deps=[dg.AssetDep(candidates, partition_mapping=every_shard)], kinds={"parquet"}, pool="lake",
-          metadata={"dagster/column_schema": column_schema("neighbours")})
+@dg.asset(
+    **SHARD,
+    deps=[dg.AssetDep(candidates, partition_mapping=every_shard)],
+    kinds={"parquet"},
+    pool="lake",
+    metadata={"dagster/column_schema": column_schema("neighbours")},
+)
 def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """The k nearest images inside the band for every image and signal, merged from all candidate files that speak of them."""
     from mmret.mine.shards import mine_neighbours
 
-    made = materialize(context, lake, profile, "neighbours", lambda store, settings, shard, inputs:
-                       mine_neighbours(store, shard, settings.mine, inputs))
+    made = materialize(
+        context,
+        lake,
+        profile,
+        "neighbours",
+        lambda store, settings, shard, inputs: mine_neighbours(store, shard, settings.mine, inputs),
+    )
     for shard in context.partition_keys:
         if drawn(lake.open(), shard):
             context.add_asset_metadata({"bands": band_picture(lake.open(), profile, shard)}, partition_key=shard)
@@ -52,22 +79,34 @@ def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.Markdo
     return dg.MetadataValue.md(f"![scores, bands and agreement of the signals](data:image/png;base64,{drawn})")
 
 
-@dg.asset(deps=[dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "clip_image")], group_name="mining",
-          kinds={"parquet"}, owners=OWNERS, pool="lake",
-          metadata={"dagster/column_schema": column_schema("leaks")})
+@dg.asset(
+    deps=[dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "clip_image")],
+    group_name="mining",
+    kinds={"parquet"},
+    owners=OWNERS,
+    pool="lake",
+    metadata={"dagster/column_schema": column_schema("leaks")},
+)
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
     from mmret.benchmarks.leak_check import write_leaks
 
-    return materialize_whole(context, lake, profile, "leaks", lambda store, settings, _, inputs:
-                             write_leaks(store, settings, inputs))
+    return materialize_whole(
+        context, lake, profile, "leaks", lambda store, settings, _, inputs: write_leaks(store, settings, inputs)
+    )
 
 
-@dg.asset(**SHARD, deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard), leaks], kinds={"parquet"}, pool="lake",
-          metadata={"dagster/column_schema": column_schema("pairs")})
+@dg.asset(
+    **SHARD,
+    deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard), leaks],
+    kinds={"parquet"},
+    pool="lake",
+    metadata={"dagster/column_schema": column_schema("pairs")},
+)
 def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""
     from mmret.mine.shards import mine_pairs
 
-    return materialize(context, lake, profile, "pairs", lambda store, settings, shard, inputs:
-                       mine_pairs(store, shard, settings.mine, inputs))
+    return materialize(
+        context, lake, profile, "pairs", lambda store, settings, shard, inputs: mine_pairs(store, shard, settings.mine, inputs)
+    )

@@ -32,13 +32,19 @@ def train_outside(context: dg.AssetExecutionContext, lake: Lake, name: str, reci
 
     folder = checkpoint_folder(lake, name)
     context.log.info(f"training {name} outside this process; TensorBoard meanwhile: {folder}.work/{EVENTS}")
-    job = {"lake": str(lake.root), "name": name, "recipe": recipe.model_dump(mode="json"), "parent": os.getpid(),
-           "threads": max(1, torch.get_num_threads() // recipe.processes)}
+    job = {
+        "lake": str(lake.root),
+        "name": name,
+        "recipe": recipe.model_dump(mode="json"),
+        "parent": os.getpid(),
+        "threads": max(1, torch.get_num_threads() // recipe.processes),
+    }
     with tempfile.TemporaryDirectory() as place:
         said = Path(place) / "error"
         try:
             dg.PipesSubprocessClient(cwd=str(CHECKOUT)).run(
-                context=context, command=command(recipe.processes, json.dumps({**job, "error": str(said)})), env=environment())
+                context=context, command=command(recipe.processes, json.dumps({**job, "error": str(said)})), env=environment()
+            )
         except Exception:  # Dagster's, of no public class: a process ended otherwise than well; why, it may have said
             if not said.is_file():
                 raise

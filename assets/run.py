@@ -106,8 +106,11 @@ class Runner:
         """A killed process leaves its run marked as started for ever; say what became of it."""
         import dagster as dg
 
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING],
-                                                        tags={"mmret/lake": str(self.lake.root)})):
+        for run in self.instance.get_runs(
+            dg.RunsFilter(
+                statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING], tags={"mmret/lake": str(self.lake.root)}
+            )
+        ):
             if not Path(f"/proc/{run.tags.get('mmret/pid', '')}").is_dir():
                 self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
 
@@ -136,9 +139,12 @@ class Runner:
             raise self._cause(result)
 
     def _how(self) -> dict[str, Any]:
-        return {"instance": self.instance, "raise_on_error": False,
-                "tags": {"mmret/lake": str(self.lake.root), "mmret/pid": str(os.getpid())},
-                "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}}
+        return {
+            "instance": self.instance,
+            "raise_on_error": False,
+            "tags": {"mmret/lake": str(self.lake.root), "mmret/pid": str(os.getpid())},
+            "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        }
 
     def verify(self) -> None:
         """Run every asset check over the whole lake; what failed is part of the outcome, not an error."""
@@ -179,7 +185,7 @@ class Runner:
         groups = list(GROUPS)
         if until is not None:
             last = next(i for i, group in enumerate(groups) if until in group)
-            groups = [*groups[:last], groups[last][:groups[last].index(until) + 1]]
+            groups = [*groups[:last], groups[last][: groups[last].index(until) + 1]]
         for group in groups:
             keys = {"towers": [None], "leaks": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
             first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}

@@ -53,22 +53,24 @@ def in_progress(instance: dg.DagsterInstance, tables: Iterable[str], shards: lis
     return found
 
 
-@dg.schedule(cron_schedule="*/15 * * * *", job=stale_shards, default_status=dg.DefaultScheduleStatus.STOPPED,
-             description="Launches what is missing or stale up to triplets, and nothing else. The tag mmret/because of each run "
-                         "says why.")
-def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext,
-                               lake: LakeResource) -> list[dg.RunRequest] | dg.SkipReason:
+@dg.schedule(
+    cron_schedule="*/15 * * * *",
+    job=stale_shards,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Launches what is missing or stale up to triplets, and nothing else. The tag mmret/because of each run says why.",
+)
+def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> list[dg.RunRequest] | dg.SkipReason:
     """Launch what is missing or stale up to triplets, and nothing else; the tag `mmret/because` of each run says why."""
     store = lake.open()
     if busy(store):
         return dg.SkipReason(f"`mmret run` is working on {store.root}")
     shards = context.instance.get_dynamic_partitions(corpus_shards.name)
-    work = [w for w in due(survey(store, resolve(store)[0]))
-            if w.partition in shards or w.partition == UNPARTITIONED]
+    work = [w for w in due(survey(store, resolve(store)[0])) if w.partition in shards or w.partition == UNPARTITIONED]
     running = in_progress(context.instance, {t for w in work for t in w.tables if w.partition != UNPARTITIONED}, shards)
     work = [w for w in work if not any((t, w.partition) in running for t in w.tables)]
-    if unfinished := context.instance.get_runs(dg.RunsFilter(statuses=[
-            dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
+    if unfinished := context.instance.get_runs(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+    ):
         whole = {k.path[-1] for run in unfinished for k in run.asset_selection or ()}
         work = [w for w in work if w.partition != UNPARTITIONED or not whole & set(w.tables)]
     return [request(run) for run in ranges(work, shards)] or dg.SkipReason("nothing is missing or stale")

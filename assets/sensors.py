@@ -19,8 +19,12 @@ from mmret.staleness import survey
 from resources.lake import LakeResource
 
 
-@dg.sensor(job=seal_corpus, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.STOPPED,
-           description="Seals what appears in the lake's sources into new shards, once a source is quiet.")
+@dg.sensor(
+    job=seal_corpus,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Seals what appears in the lake's sources into new shards, once a source is quiet.",
+)
 def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
     """Ask for new shards once a watched source has changed and is quiet again (setting `automation.settle_seconds`).
 
@@ -44,15 +48,23 @@ def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
         seen[source] = {"seen": found, "since": since, "sealed": sealed}
     if not ready:
         waiting = [s for s, v in seen.items() if v["seen"] != v["sealed"]]
-        return dg.SensorResult(cursor=json.dumps(seen), skip_reason=dg.SkipReason(
-            f"waiting for {', '.join(waiting)} to be quiet" if waiting else "no watched source has changed"))
+        return dg.SensorResult(
+            cursor=json.dumps(seen),
+            skip_reason=dg.SkipReason(
+                f"waiting for {', '.join(waiting)} to be quiet" if waiting else "no watched source has changed"
+            ),
+        )
     key = "|".join(f"{s}:{seen[s]['sealed']}" for s in ready)
-    return dg.SensorResult([dg.RunRequest(run_key=key, tags={"mmret/because": f"new in {', '.join(ready)}"[:250]})],
-                           cursor=json.dumps(seen))
+    return dg.SensorResult(
+        [dg.RunRequest(run_key=key, tags={"mmret/because": f"new in {', '.join(ready)}"[:250]})], cursor=json.dumps(seen)
+    )
 
 
-@dg.sensor(minimum_interval_seconds=120, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Notes on each stale partition why it is stale, as an observation. Launches nothing.")
+@dg.sensor(
+    minimum_interval_seconds=120,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Notes on each stale partition why it is stale, as an observation. Launches nothing.",
+)
 def stale_partitions(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
     """Show in the UI which partitions are stale and why, once per partition and reason."""
     store = lake.open()
@@ -62,22 +74,38 @@ def stale_partitions(context: dg.SensorEvaluationContext, lake: LakeResource) ->
     said = set(json.loads(context.cursor or "[]"))
     marks = {key: fingerprint(*key, why) for key, why in stale.items()}
     fresh = [key for key, mark in marks.items() if mark not in said]
-    observed = [dg.AssetObservation(table, partition=None if partition == UNPARTITIONED else partition,
-                                    metadata={"stale because": stale[table, partition]}) for table, partition in fresh]
-    return dg.SensorResult(asset_events=observed, cursor=json.dumps(sorted(marks.values())),
-                           skip_reason=None if observed else dg.SkipReason(f"{len(stale)} partitions are stale, as noted"))
+    observed = [
+        dg.AssetObservation(
+            table, partition=None if partition == UNPARTITIONED else partition, metadata={"stale because": stale[table, partition]}
+        )
+        for table, partition in fresh
+    ]
+    return dg.SensorResult(
+        asset_events=observed,
+        cursor=json.dumps(sorted(marks.values())),
+        skip_reason=None if observed else dg.SkipReason(f"{len(stale)} partitions are stale, as noted"),
+    )
 
 
 SENSORS = [
     new_pictures,
     stale_partitions,
     dg.AutomationConditionSensorDefinition(
-        "missing_or_stale_shards", target=SHARD_STAGES | dg.AssetSelection.assets("towers", "leaks"), use_user_code_server=True,
-        default_status=dg.DefaultSensorStatus.STOPPED, minimum_interval_seconds=30, run_tags={"dagster/priority": "-1"},
-        description="Carries new shards, and whatever a changed setting made stale, through every stage up to triplets."),
+        "missing_or_stale_shards",
+        target=SHARD_STAGES | dg.AssetSelection.assets("towers", "leaks"),
+        use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=30,
+        run_tags={"dagster/priority": "-1"},
+        description="Carries new shards, and whatever a changed setting made stale, through every stage up to triplets.",
+    ),
     dg.AutomationConditionSensorDefinition(
-        "train_on_new_pairs", target=dg.AssetSelection.groups("training"), use_user_code_server=True,
-        default_status=dg.DefaultSensorStatus.STOPPED, minimum_interval_seconds=60,
-        description="Trains and evaluates the profile's recipes once automation.new_pairs triplets are new."),
+        "train_on_new_pairs",
+        target=dg.AssetSelection.groups("training"),
+        use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=60,
+        description="Trains and evaluates the profile's recipes once automation.new_pairs triplets are new.",
+    ),
     fresh_catalogue,
 ]

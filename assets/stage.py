@@ -48,8 +48,9 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
     return made if isinstance(made, tuple) else (made, made.rows)
 
 
-def materialize(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, table: str,
-                compute: Compute) -> dg.MaterializeResult:
+def materialize(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, table: str, compute: Compute
+) -> dg.MaterializeResult:
     """Materialise the partitions of this run, one after the other, each with its own metadata."""
     store = lake.open()
     settings = profile.of(store)
@@ -63,12 +64,14 @@ def materialize(context: dg.AssetExecutionContext, lake: LakeResource, profile: 
     return dg.MaterializeResult(data_version=dg.DataVersion(version) if len(context.partition_keys) == 1 else None)
 
 
-def materialize_whole(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, table: str,
-                      compute: Compute) -> dg.MaterializeResult:
+def materialize_whole(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, table: str, compute: Compute
+) -> dg.MaterializeResult:
     """The same for a table that has one partition only."""
     store = lake.open()
     facts, computed = current_or_compute(store, profile.of(store), table, provenance.UNPARTITIONED, compute)
     context.log.info(f"{table}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
     shown = describe(store, table, provenance.UNPARTITIONED, facts, computed)
-    return dg.MaterializeResult(metadata={"dagster/row_count": shown.pop("dagster/partition_row_count"), **shown},
-                                data_version=dg.DataVersion(facts.digest))
+    return dg.MaterializeResult(
+        metadata={"dagster/row_count": shown.pop("dagster/partition_row_count"), **shown}, data_version=dg.DataVersion(facts.digest)
+    )

@@ -17,8 +17,12 @@ from resources.lake import LakeResource, ProfileResource
 RECIPE = {"partitions_def": recipes, "owners": OWNERS, "group_name": "training", "kinds": {"pytorch"}}
 
 
-@dg.asset(**RECIPE, deps=[dg.AssetDep("triplets", partition_mapping=every_shard), "towers"], pool="gpu",
-          metadata={"dagster/column_schema": column_schema("checkpoints")})
+@dg.asset(
+    **RECIPE,
+    deps=[dg.AssetDep("triplets", partition_mapping=every_shard), "towers"],
+    pool="gpu",
+    metadata={"dagster/column_schema": column_schema("checkpoints")},
+)
 def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """A trained retriever: a folder that stock transformers loads, with its training log and the recipe it came from."""
     from mmret.retriever.recipes import train_on_lake, train_recipe
@@ -46,13 +50,23 @@ def curve(store: Lake, name: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![loss and held-out recall](data:image/png;base64,{picture})")
 
 
-@dg.asset(**RECIPE, deps=[checkpoints, *(dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "triplets"))],
-          pool="gpu",
-          metadata={"dagster/column_schema": column_schema("evaluations")})
+@dg.asset(
+    **RECIPE,
+    deps=[checkpoints, *(dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "triplets"))],
+    pool="gpu",
+    metadata={"dagster/column_schema": column_schema("evaluations")},
+)
 def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Composed retrieval over the whole corpus, trained and untrained, on queries that were kept out of training."""
     from mmret.benchmarks.lake import evaluate_recipe
     from mmret.export.model_card import with_model_card
 
-    return materialize(context, lake, profile, "evaluations", lambda store, settings, recipe, inputs: with_model_card(
-        store, recipe, evaluate_recipe(store, recipe, settings.recipes[recipe], settings.evaluate, inputs)))
+    return materialize(
+        context,
+        lake,
+        profile,
+        "evaluations",
+        lambda store, settings, recipe, inputs: with_model_card(
+            store, recipe, evaluate_recipe(store, recipe, settings.recipes[recipe], settings.evaluate, inputs)
+        ),
+    )

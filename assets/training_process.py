@@ -27,6 +27,7 @@ LOOK_EVERY_S = 1.0
 def end_with(parent: int) -> None:
     """End this process, at once and without clean-up, within about a second of the end of ``parent``: states on disk are
     whole at every moment."""
+
     def watch() -> None:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(parent)

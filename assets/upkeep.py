@@ -35,8 +35,11 @@ def compact() -> None:
     compact_lake()
 
 
-@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Makes catalogue.duckdb anew once runs have written; launches nothing.")
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Makes catalogue.duckdb anew once runs have written; launches nothing.",
+)
 def fresh_catalogue(lake: LakeResource) -> dg.SkipReason:
     """Keep the file that SQL clients open up to date with runs of this instance. A tick costs a `stat` a partition."""
     from mmret.warehouse import refresh_catalogue
@@ -49,6 +52,10 @@ def fresh_catalogue(lake: LakeResource) -> dg.SkipReason:
     return dg.SkipReason("made anew" if refresh_catalogue(store) else "it is of the lake as it is")
 
 
-nightly = dg.ScheduleDefinition(name="compact_nightly", job=compact, cron_schedule="30 3 * * *",
-                                default_status=dg.DefaultScheduleStatus.STOPPED,
-                                description="Switch it on where runs go on for weeks.")
+nightly = dg.ScheduleDefinition(
+    name="compact_nightly",
+    job=compact,
+    cron_schedule="30 3 * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Switch it on where runs go on for weeks.",
+)

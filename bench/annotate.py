@@ -29,11 +29,13 @@ from mmret.schemas import IMAGES_INDEX, PAIRS, pair_id, uniform
 from mmret.settings import AnnotateSettings
 
 SHARD = 10_000
-WORDS = [["red", "blue", "green", "small", "old", "wooden", "bright", "striped"],
-         ["dog", "house", "bicycle", "woman", "cup", "tree", "boat", "child", "lamp", "horse", "mug", "bridge"],
-         ["standing", "lying", "running", "floating", "waiting", "turned"],
-         ["on a table", "in the snow", "beside a river", "under a bridge", "in front of a wall", "at night", "in a field"],
-         ["", " with a hat", " and a ball", " without wheels", " holding flowers", " in the rain"]]
+WORDS = [
+    ["red", "blue", "green", "small", "old", "wooden", "bright", "striped"],
+    ["dog", "house", "bicycle", "woman", "cup", "tree", "boat", "child", "lamp", "horse", "mug", "bridge"],
+    ["standing", "lying", "running", "floating", "waiting", "turned"],
+    ["on a table", "in the snow", "beside a river", "under a bridge", "in front of a wall", "at night", "in a field"],
+    ["", " with a hat", " and a ball", " without wheels", " holding flowers", " in the rain"],
+]
 
 
 def caption(i: int) -> str:
@@ -69,9 +71,12 @@ def measure(root: str, turn: str) -> None:
         wall, processor = time.perf_counter(), time.process_time()
         facts = [stage(lake, shard, annotator, settings, turn)[0] for shard in lake.partitions("pairs")]
         rows = sum(f.rows for f in facts)
-        found[table] = {"requests": rows, "sent": sum(f.notes["requests_sent"] for f in facts),
-                        "per_second": round(rows / (time.perf_counter() - wall)),
-                        "per_processor_second": round(rows / (time.process_time() - processor))}
+        found[table] = {
+            "requests": rows,
+            "sent": sum(f.notes["requests_sent"] for f in facts),
+            "per_second": round(rows / (time.perf_counter() - wall)),
+            "per_processor_second": round(rows / (time.process_time() - processor)),
+        }
     found["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps(found))
 
@@ -109,8 +114,10 @@ def servers(requests: int = 2000, rounds: int = 3) -> None:
     with RudeServer(_answer, delay=0.05) as a, RudeServer(_answer, delay=0.05) as b, RudeServer(lambda body, n: HANG) as c:
         for _ in range(rounds):
             healthy, dead, hanging = rate(a.url, b.url), rate(a.url, b.url, _nobody()), rate(a.url, b.url, c.url)
-            print(f"two healthy servers {healthy:.0f} requests/s; with a third that is dead {dead / healthy:.0%}, "
-                  f"that hangs {hanging / healthy:.0%}")
+            print(
+                f"two healthy servers {healthy:.0f} requests/s; with a third that is dead {dead / healthy:.0%}, "
+                f"that hangs {hanging / healthy:.0%}"
+            )
 
 
 if __name__ == "__main__":

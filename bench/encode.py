@@ -80,8 +80,11 @@ def main() -> None:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = model_folder(Path(place))
-        paths = sorted(chosen.images.rglob("*.jp*g"))[:chosen.rows] if chosen.images else \
-            rendered(chosen.rows, Path(place), chosen.width)
+        paths = (
+            sorted(chosen.images.rglob("*.jp*g"))[: chosen.rows]
+            if chosen.images
+            else rendered(chosen.rows, Path(place), chosen.width)
+        )
         settings = EncoderSettings(kind="open_clip", model=str(folder), device="cpu", batch_size=chosen.batch)
         encoder = load_encoder(settings, "clip_image", folder)
         compare_with_model(encoder, paths, chosen.rounds)
@@ -110,7 +113,7 @@ def compare_with_loop(encoder: object, folder: Path, paths: list[Path], rounds: 
 
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     model.eval()
-    chunks = [paths[at:at + encoder.batch_size] for at in range(0, len(paths), encoder.batch_size)]
+    chunks = [paths[at : at + encoder.batch_size] for at in range(0, len(paths), encoder.batch_size)]
 
     @torch.inference_mode()
     def loop() -> np.ndarray:
@@ -121,20 +124,28 @@ def compare_with_loop(encoder: object, folder: Path, paths: list[Path], rounds: 
         return torch.cat(found).numpy()
 
     def ours() -> np.ndarray:
-        batches = (pa.RecordBatch.from_pydict({"image_id": list(map(str, chunk)), "path": list(map(str, chunk)),
-                                               "data": [path.read_bytes() for path in chunk]}) for chunk in chunks)
+        batches = (
+            pa.RecordBatch.from_pydict(
+                {"image_id": list(map(str, chunk)), "path": list(map(str, chunk)), "data": [path.read_bytes() for path in chunk]}
+            )
+            for chunk in chunks
+        )
         return np.concatenate([values for _, values in image_vectors(encoder, batches)])
 
     assert np.abs(ours() - loop()).max() < 1e-5
     speed, own, theirs, cpu = ratios(ours, loop, rounds)
     sizes = sorted(Image.open(io.BytesIO(path.read_bytes())).size for path in paths)
-    report(f"JPEG files ({'x'.join(map(str, sizes[len(sizes) // 2]))}), against a plain loop", len(paths), speed, own,
-           theirs, cpu, 1.3)
+    report(
+        f"JPEG files ({'x'.join(map(str, sizes[len(sizes) // 2]))}), against a plain loop", len(paths), speed, own, theirs, cpu, 1.3
+    )
 
 
 def report(what: str, rows: int, speed: float, own: float, theirs: float, cpu: float, wanted: float) -> None:
-    print(f"{what}: {rows / own:.1f} images/s, peer {rows / theirs:.1f}; {speed:.2f} times (wanted {wanted}); "
-          f"by processor time {cpu:.2f}", flush=True)
+    print(
+        f"{what}: {rows / own:.1f} images/s, peer {rows / theirs:.1f}; {speed:.2f} times (wanted {wanted}); "
+        f"by processor time {cpu:.2f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

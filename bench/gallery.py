@@ -42,9 +42,11 @@ _SHARD = 100_000  # triplets
 _WORDS = np.array("red blue green small large wooden stone old new open closed left right bird boat house tree person dog".split())
 
 
-def main(lake: Annotated[Path, typer.Option(help="folder; made where it is missing")],
-         triplets: Annotated[int, typer.Option(min=1000)] = 1_000_000,
-         browser: Annotated[bool, typer.Option("--browser")] = False) -> None:
+def main(
+    lake: Annotated[Path, typer.Option(help="folder; made where it is missing")],
+    triplets: Annotated[int, typer.Option(min=1000)] = 1_000_000,
+    browser: Annotated[bool, typer.Option("--browser")] = False,
+) -> None:
     store = Lake(lake)
     make(store, triplets)
     triplets = sum(store.facts("triplets", s).rows for s in store.partitions("triplets"))
@@ -109,7 +111,7 @@ def make(lake: Lake, triplets: int) -> None:
     for number, start in enumerate(range(0, triplets, _SHARD)):
         rows, shard, rng = min(_SHARD, triplets - start), f"shard-{number:05d}", np.random.default_rng([0, number])
         ids = [rng.bytes(16).hex() for _ in range(-(-rows // 3))]
-        known = (known + ids)[-2 * _SHARD:]
+        known = (known + ids)[-2 * _SHARD :]
         if shard in lake.partitions("triplets"):
             continue
         images = _images(rng, shard, ids)
@@ -148,10 +150,26 @@ def _filled(table: str, given: pa.Table, n: int) -> pa.Table:
 
 def _images(rng: np.random.Generator, shard: str, ids: list[str]) -> pa.Table:
     n = len(ids)
-    return _filled("images", pa.table({
-        "image_id": ids, "shard": [shard] * n, "position": list(range(n)), "path": [f"{i}.png" for i in ids], "root": ["bench"] * n,
-        "caption": _texts(rng, n, 8), "caption_words": [8] * n, "width": [96] * n, "height": [96] * n, "format": ["PNG"] * n,
-        "mode": ["RGB"] * n, "licence": ["CC0-1.0"] * n}), n)
+    return _filled(
+        "images",
+        pa.table(
+            {
+                "image_id": ids,
+                "shard": [shard] * n,
+                "position": list(range(n)),
+                "path": [f"{i}.png" for i in ids],
+                "root": ["bench"] * n,
+                "caption": _texts(rng, n, 8),
+                "caption_words": [8] * n,
+                "width": [96] * n,
+                "height": [96] * n,
+                "format": ["PNG"] * n,
+                "mode": ["RGB"] * n,
+                "licence": ["CC0-1.0"] * n,
+            }
+        ),
+        n,
+    )
 
 
 def _annotations(rng: np.random.Generator, ids: list[str], known: list[str], n: int) -> dict[str, pa.Table]:
@@ -160,14 +178,30 @@ def _annotations(rng: np.random.Generator, ids: list[str], known: list[str], n: 
     negatives = np.array(known)[rng.integers(len(known), size=(n, 5))]
     pairs = [rng.bytes(16).hex() for _ in range(n)]
     texts = np.array(_texts(rng, 3 * n, 7)).reshape(n, 3)
-    columns = {"pair_id": pairs, "query_id": query, "target_id": target, "texts": list(texts),
-               "signals": [["clip_image", "caption"]] * n,
-               "hard_negatives": [[q, *row] for q, row in zip(query, negatives, strict=True)], "split": ["train"] * n,
-               "query_path": query, "target_path": target, "licence": ["CC0-1.0"] * n, "text": _texts(rng, n, 30),
-               "model": ["bench"] * n, "prompt_version": ["1"] * n, "parser_version": ["1"] * n, "status": ["ok"] * n,
-               **{f"{s}_score": rng.uniform(0.5, 1, n).astype(np.float32) for s in SIGNALS}}
-    made = pa.table({k: pa.array([list(v) for v in values] if isinstance(values[0], np.ndarray | list) else values)
-                     for k, values in columns.items()})
+    columns = {
+        "pair_id": pairs,
+        "query_id": query,
+        "target_id": target,
+        "texts": list(texts),
+        "signals": [["clip_image", "caption"]] * n,
+        "hard_negatives": [[q, *row] for q, row in zip(query, negatives, strict=True)],
+        "split": ["train"] * n,
+        "query_path": query,
+        "target_path": target,
+        "licence": ["CC0-1.0"] * n,
+        "text": _texts(rng, n, 30),
+        "model": ["bench"] * n,
+        "prompt_version": ["1"] * n,
+        "parser_version": ["1"] * n,
+        "status": ["ok"] * n,
+        **{f"{s}_score": rng.uniform(0.5, 1, n).astype(np.float32) for s in SIGNALS},
+    }
+    made = pa.table(
+        {
+            k: pa.array([list(v) for v in values] if isinstance(values[0], np.ndarray | list) else values)
+            for k, values in columns.items()
+        }
+    )
     return {name: _filled(name, made, n) for name in ("pairs", "descriptions", "instructions", "triplets")}
 
 
@@ -188,8 +222,16 @@ def in_chromium(lake: Path) -> None:
             page_.keyboard.press("n")
             page_.get_by_text(f"{PAGE + 1} to {2 * PAGE}").wait_for(timeout=60_000)
             page_.wait_for_function(shown, timeout=60_000)
-            print(json.dumps({"visit": visit + 1, "first_pictures_s": round(arrived, 2),
-                              "next_page_s": round(time.perf_counter() - started, 2), "load": round(os.getloadavg()[0], 1)}))
+            print(
+                json.dumps(
+                    {
+                        "visit": visit + 1,
+                        "first_pictures_s": round(arrived, 2),
+                        "next_page_s": round(time.perf_counter() - started, 2),
+                        "load": round(os.getloadavg()[0], 1),
+                    }
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -59,11 +59,28 @@ def clip(folder: Path, width: int, layers: int, heads: int, text_width: int, sid
     words = CLIPTokenizer().train_new_from_iterator(WORDS * 3, vocab_size=600)
     ends = {f"{end}_token_id": getattr(words, f"{end}_token_id") for end in ("bos", "eos", "pad")}
     shape = {"num_hidden_layers": layers, "projection_dim": text_width}
-    CLIPModel(CLIPConfig(
-        text_config={**shape, **ends, "hidden_size": text_width, "intermediate_size": 4 * text_width, "vocab_size": 49_408,
-                     "num_attention_heads": text_width // 64, "max_position_embeddings": 77},
-        vision_config={**shape, "hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads,
-                       "image_size": side, "patch_size": patch}, projection_dim=text_width)).save_pretrained(folder)
+    CLIPModel(
+        CLIPConfig(
+            text_config={
+                **shape,
+                **ends,
+                "hidden_size": text_width,
+                "intermediate_size": 4 * text_width,
+                "vocab_size": 49_408,
+                "num_attention_heads": text_width // 64,
+                "max_position_embeddings": 77,
+            },
+            vision_config={
+                **shape,
+                "hidden_size": width,
+                "intermediate_size": 4 * width,
+                "num_attention_heads": heads,
+                "image_size": side,
+                "patch_size": patch,
+            },
+            projection_dim=text_width,
+        )
+    ).save_pretrained(folder)
     pictures = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     CLIPProcessor(image_processor=pictures, tokenizer=words).save_pretrained(folder)
 
@@ -81,26 +98,48 @@ def mllm(folder: Path, language: dict[str, Any], vision: dict[str, Any], side: i
     words = tokenizer(QWEN_TOKENS)
     half = language["hidden_size"] // language["num_attention_heads"] // 2
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
-    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(
-        text_config={**language, "max_position_embeddings": 4096,
-                     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}},
-        vision_config={**vision, "hidden_size": language["hidden_size"]}, **_qwen_ids(words)))
+    model = Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(
+            text_config={
+                **language,
+                "max_position_embeddings": 4096,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+            },
+            vision_config={**vision, "hidden_size": language["hidden_size"]},
+            **_qwen_ids(words),
+        )
+    )
     model.to(torch.bfloat16).save_pretrained(folder)
-    Qwen2VLProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=side * side), words,
-                     Qwen2VLVideoProcessor()).save_pretrained(folder)
+    Qwen2VLProcessor(
+        Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=side * side), words, Qwen2VLVideoProcessor()
+    ).save_pretrained(folder)
 
 
-LANGUAGE_2B = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-               "num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True}
-LANGUAGE_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-                 "num_key_value_heads": 2, "vocab_size": 600}
+LANGUAGE_2B = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
+LANGUAGE_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 600,
+}
 LORA = {"kind": "mllm", "instruction": "find a picture", "lora": {"rank": 32}, "gradient_checkpointing": True}
 SIZES = {
     ("clip", False): Size(2048, 4, lambda f: clip(f, 768, 12, 12, 512, 224, 16), {}),
     ("clip", True): Size(16, 4, lambda f: clip(f, 64, 2, 2, 64, 32, 16), {"chunk_size": 8}),
     ("mllm", False): Size(144, 3, lambda f: mllm(f, LANGUAGE_2B, {"depth": 32, "embed_dim": 1280, "num_heads": 16}, 512), LORA),
-    ("mllm", True): Size(4, 3, lambda f: mllm(f, LANGUAGE_TINY, {"depth": 2, "embed_dim": 32, "num_heads": 2}, 56),
-                         {**LORA, "chunk_size": 4}),
+    ("mllm", True): Size(
+        4, 3, lambda f: mllm(f, LANGUAGE_TINY, {"depth": 2, "embed_dim": 32, "num_heads": 2}, 56), {**LORA, "chunk_size": 4}
+    ),
 }
 
 
@@ -109,10 +148,22 @@ def rows(count: int, negatives: int) -> pa.Table:
     per = negatives + 1
     names = [f"{i:032x}" for i in range(count * per)]
     empty = dict.fromkeys(TRIPLETS.names)
-    return pa.Table.from_pylist([{
-        **empty, "pair_id": f"{n:032x}", "query_id": names[n * per], "target_id": names[n * per + 1],
-        "texts": [f"{WORDS[n % 3]} {n}"], "hard_negatives": [names[n * per], *names[n * per + 2:(n + 1) * per]],
-        "signals": ["caption"], "split": "train"} for n in range(count)], TRIPLETS)
+    return pa.Table.from_pylist(
+        [
+            {
+                **empty,
+                "pair_id": f"{n:032x}",
+                "query_id": names[n * per],
+                "target_id": names[n * per + 1],
+                "texts": [f"{WORDS[n % 3]} {n}"],
+                "hard_negatives": [names[n * per], *names[n * per + 2 : (n + 1) * per]],
+                "signals": ["caption"],
+                "split": "train",
+            }
+            for n in range(count)
+        ],
+        TRIPLETS,
+    )
 
 
 def picture() -> bytes:
@@ -128,8 +179,9 @@ def picture() -> bytes:
 
 def measure(kind: str, tiny: bool, steps: int, peak_tflops: float) -> dict[str, Any]:
     size, file = SIZES[kind, tiny], picture()
-    recipe = Recipe.model_validate({
-        "batch_size": size.batch, "mined_negatives": size.negatives - 1, "steps": 10**6, "precision": "bfloat16", **size.recipe})
+    recipe = Recipe.model_validate(
+        {"batch_size": size.batch, "mined_negatives": size.negatives - 1, "steps": 10**6, "precision": "bfloat16", **size.recipe}
+    )
     with tempfile.TemporaryDirectory() as work:
         size.model(Path(work) / "base")
         data = TrainingSet(rows(size.batch, size.negatives), recipe)
@@ -151,11 +203,19 @@ def measure(kind: str, tiny: bool, steps: int, peak_tflops: float) -> dict[str, 
     a_step = statistics.median(seconds)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     flops = counter.get_total_flops()
-    return {"kind": kind, "tiny": tiny, "device": device, "batch": size.batch, "images": len(data.images),
-            "chunks": list(embedder.chunks), "seconds_per_step": round(a_step, 4),
-            "samples_per_second": round(size.batch / a_step, 1),
-            "peak_memory_gib": round(peak_memory() / 2**30, 2), "tflop_per_step": round(flops / 1e12, 4),
-            "share_of_peak": round(flops / a_step / (peak_tflops * 1e12), 3) if torch.cuda.is_available() else None}
+    return {
+        "kind": kind,
+        "tiny": tiny,
+        "device": device,
+        "batch": size.batch,
+        "images": len(data.images),
+        "chunks": list(embedder.chunks),
+        "seconds_per_step": round(a_step, 4),
+        "samples_per_second": round(size.batch / a_step, 1),
+        "peak_memory_gib": round(peak_memory() / 2**30, 2),
+        "tflop_per_step": round(flops / 1e12, 4),
+        "share_of_peak": round(flops / a_step / (peak_tflops * 1e12), 3) if torch.cuda.is_available() else None,
+    }
 
 
 def wait() -> None:

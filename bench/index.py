@@ -46,14 +46,16 @@ def timed(work: Callable[[], object]) -> tuple[float, float, object]:
     return time.perf_counter() - wall, time.process_time() - processor, result
 
 
-def main(n: Annotated[int, typer.Option(help="rows of the corpus")] = 20_000,
-         dim: Annotated[int, typer.Option(help="width of a vector")] = 512,
-         k: Annotated[int, typer.Option(help="neighbours kept in the band")] = 100,
-         grow: Annotated[int, typer.Option(help="rows of the new shard, of the n")] = 512,
-         partition_rows: Annotated[int, typer.Option(help="vectors in a partition of the index")] = 4096,
-         probes: Annotated[int, typer.Option(help="partitions a search looks into")] = 32,
-         pq: Annotated[bool, typer.Option("--pq", help="product quantisation too")] = False,
-         threads: Annotated[int, typer.Option(help="processor threads of exact mining")] = 2) -> None:
+def main(
+    n: Annotated[int, typer.Option(help="rows of the corpus")] = 20_000,
+    dim: Annotated[int, typer.Option(help="width of a vector")] = 512,
+    k: Annotated[int, typer.Option(help="neighbours kept in the band")] = 100,
+    grow: Annotated[int, typer.Option(help="rows of the new shard, of the n")] = 512,
+    partition_rows: Annotated[int, typer.Option(help="vectors in a partition of the index")] = 4096,
+    probes: Annotated[int, typer.Option(help="partitions a search looks into")] = 32,
+    pq: Annotated[bool, typer.Option("--pq", help="product quantisation too")] = False,
+    threads: Annotated[int, typer.Option(help="processor threads of exact mining")] = 2,
+) -> None:
     """Measure and print one JSON object per way of searching."""
     torch.set_num_threads(threads)
     made = vectors(n, dim, 0, max(1, n // CLUSTER))
@@ -67,18 +69,43 @@ def main(n: Annotated[int, typer.Option(help="rows of the corpus")] = 20_000,
         wall, processor, _ = timed(lambda: candidates(new, [old], settings, bands))
         queries = part(new, sample(new.ids, 256))
         truth = exact_lists(queries, [old, new], settings, bands)
-        print(json.dumps({"search": "exact", "rows": n, "new": grow, "wall_s": round(wall, 2), "processor_s": round(processor, 2),
-                          "recall": 1.0, "in_band_per_image": round(truth.num_rows / len(queries.ids), 1)}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "search": "exact",
+                    "rows": n,
+                    "new": grow,
+                    "wall_s": round(wall, 2),
+                    "processor_s": round(processor, 2),
+                    "recall": 1.0,
+                    "in_band_per_image": round(truth.num_rows / len(queries.ids), 1),
+                }
+            ),
+            flush=True,
+        )
         for kind, bits in (("ivf_rq", 1), ("ivf_rq", 4), ("ivf_rq", 8), *([("ivf_pq", 2)] if pq else [])):
             index = IndexSettings(kind=kind, bits=bits, from_rows=1, partition_rows=partition_rows, probes=probes)
             chosen = settings.model_copy(update={"index": index})
             train = timed(lambda i=index: build(vector_table(lake, "shard-00001", SIGNAL), i, dim))[:2]
             own_wall, own_processor, edges = timed(lambda c=chosen: index_candidates(lake, "shard-00001", c, bands))
-            print(json.dumps({"search": kind, "bits": bits, "rows": n, "new": grow, "wall_s": round(own_wall, 2),
-                              "processor_s": round(own_processor, 2), "train_wall_s": round(train[0], 2),
-                              "train_processor_s": round(train[1], 2),
-                              "partitions": max(1, n // partition_rows), "probes": probes,
-                              "recall": in_band_recall(edges, truth, [SIGNAL])[SIGNAL]}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "search": kind,
+                        "bits": bits,
+                        "rows": n,
+                        "new": grow,
+                        "wall_s": round(own_wall, 2),
+                        "processor_s": round(own_processor, 2),
+                        "train_wall_s": round(train[0], 2),
+                        "train_processor_s": round(train[1], 2),
+                        "partitions": max(1, n // partition_rows),
+                        "probes": probes,
+                        "recall": in_band_recall(edges, truth, [SIGNAL])[SIGNAL],
+                    }
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -63,8 +63,9 @@ def vectors(count: int, dim: int, seed: int, kinds: int) -> np.ndarray:
 
 def corpus(count: int, dim: int, signals: int) -> ShardVectors:
     ids = [f"{at:032x}" for at in range(count)]
-    return ShardVectors("shard-00000", ids, {s: vectors(count, dim, at, max(1, count // CLUSTER))
-                                             for at, s in enumerate(SIGNALS[:signals])})
+    return ShardVectors(
+        "shard-00000", ids, {s: vectors(count, dim, at, max(1, count // CLUSTER)) for at, s in enumerate(SIGNALS[:signals])}
+    )
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float, object]:
@@ -107,8 +108,11 @@ def assert_equal(table: pa.Table, peer: list[tuple[np.ndarray, np.ndarray]], k: 
         ours = ours_query * count + ours_target
 
         def certain(keys: np.ndarray, values: np.ndarray, last: np.ndarray = last, count: int = count) -> np.ndarray:
-            return keys[(np.abs(values - last[keys // count]) > ROUNDING) & (np.abs(values - BAND.low) > ROUNDING)
-                        & (np.abs(values - BAND.high) > ROUNDING)]
+            return keys[
+                (np.abs(values - last[keys // count]) > ROUNDING)
+                & (np.abs(values - BAND.low) > ROUNDING)
+                & (np.abs(values - BAND.high) > ROUNDING)
+            ]
 
         missed = np.setdiff1d(certain(theirs, scores[query, place]), ours)
         invented = np.setdiff1d(certain(ours, mine["score"].to_numpy()), theirs)
@@ -137,9 +141,15 @@ def against_faiss(n: int, dim: int, k: int, signals: int, rounds: int, threads: 
             processors.append((processor, peer_processor))
         ratio = [statistics.median(a / b for a, b in pairs) for pairs in (walls, processors)]
         report[f"{used} signal(s)"] = {
-            "rows": n, "in_band_per_image": round((table.num_rows - above.num_rows) / n / used, 1), "recall": recall,
-            "ours_s": round(statistics.median(w for w, _ in walls), 2), "faiss_s": round(statistics.median(w for _, w in walls), 2),
-            "ratio_wall": round(ratio[0], 3), "ratio_processor": round(ratio[1], 3), "target": 0.8 if used == 1 else 0.6}
+            "rows": n,
+            "in_band_per_image": round((table.num_rows - above.num_rows) / n / used, 1),
+            "recall": recall,
+            "ours_s": round(statistics.median(w for w, _ in walls), 2),
+            "faiss_s": round(statistics.median(w for _, w in walls), 2),
+            "ratio_wall": round(ratio[0], 3),
+            "ratio_processor": round(ratio[1], 3),
+            "target": 0.8 if used == 1 else 0.6,
+        }
         del found, table
     report["bare_products"] = bare_products(own, n, dim, device)
     return report
@@ -169,8 +179,10 @@ def growth(n: int, dim: int, k: int, signals: int, device: str) -> dict:
     """A tenth more images: the new shard's comparisons, and the merge, against mining and merging all again."""
     everything = corpus(n + n // 10, dim, signals)
     settings = MineSettings(k=k, signals=SIGNALS[:signals], device=device)
-    old, new = (ShardVectors(f"shard-0000{at}", everything.ids[part], {s: v[part] for s, v in everything.vectors.items()})
-                for at, part in enumerate((slice(n), slice(n, None))))
+    old, new = (
+        ShardVectors(f"shard-0000{at}", everything.ids[part], {s: v[part] for s, v in everything.vectors.items()})
+        for at, part in enumerate((slice(n), slice(n, None)))
+    )
     base = candidates(old, [], settings, BANDS)
     grown_s, grown_cpu, added = timed(lambda: candidates(new, [old], settings, BANDS))
     full_s, full_cpu, full = timed(lambda: candidates(everything, [], settings, BANDS))
@@ -182,12 +194,21 @@ def growth(n: int, dim: int, k: int, signals: int, device: str) -> dict:
         merges.append((merge_grown_s, merge_full_s, merge_grown_cpu, merge_full_cpu))
     first, *later = merges
     merge = [statistics.median(column) for column in zip(*later, strict=True)]
-    return {"rows": n, "added": n // 10, "identical": True, "growth_s": round(grown_s, 2), "full_s": round(full_s, 2),
-            "ratio_wall": round(grown_s / full_s, 3), "ratio_processor": round(grown_cpu / full_cpu, 3),
-            "edges": [base.num_rows, added.num_rows, full.num_rows],
-            "merge_s": [round(x, 2) for x in merge[:2]], "first_merge_s": [round(x, 2) for x in first[:2]],
-            "with_merge_wall": round((grown_s + merge[0]) / (full_s + merge[1]), 3),
-            "with_merge_processor": round((grown_cpu + merge[2]) / (full_cpu + merge[3]), 3), "target": 0.25}
+    return {
+        "rows": n,
+        "added": n // 10,
+        "identical": True,
+        "growth_s": round(grown_s, 2),
+        "full_s": round(full_s, 2),
+        "ratio_wall": round(grown_s / full_s, 3),
+        "ratio_processor": round(grown_cpu / full_cpu, 3),
+        "edges": [base.num_rows, added.num_rows, full.num_rows],
+        "merge_s": [round(x, 2) for x in merge[:2]],
+        "first_merge_s": [round(x, 2) for x in first[:2]],
+        "with_merge_wall": round((grown_s + merge[0]) / (full_s + merge[1]), 3),
+        "with_merge_processor": round((grown_cpu + merge[2]) / (full_cpu + merge[3]), 3),
+        "target": 0.25,
+    }
 
 
 def streamed(n: int, dim: int, k: int, shard: int, device: str, out: Path | None) -> Iterator[tuple[int, int]]:
@@ -197,8 +218,9 @@ def streamed(n: int, dim: int, k: int, shard: int, device: str, out: Path | None
 
     def made(at: int) -> ShardVectors:
         count = min(shard, n - at * shard)
-        return ShardVectors(f"shard-{at:05d}", [f"{at:016x}{i:016x}" for i in range(count)],
-                            {SIGNALS[0]: vectors(count, dim, 1000 + at, kinds)})
+        return ShardVectors(
+            f"shard-{at:05d}", [f"{at:016x}{i:016x}" for i in range(count)], {SIGNALS[0]: vectors(count, dim, 1000 + at, kinds)}
+        )
 
     edges = 0
     for at in range(-(-n // shard)):
@@ -215,46 +237,69 @@ def streamed(n: int, dim: int, k: int, shard: int, device: str, out: Path | None
 
 def peak_memory(n: int, dim: int, k: int, shard: int) -> int:
     """Bytes of resident memory beyond the start, of a run of its own."""
-    code = ("import sys, tempfile; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import neighbours as b\n"
-            "def peak():\n"
-            "    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) * 1024\n"
-            "n, dim, k, shard = map(int, sys.argv[2:])\n"
-            "b.torch.set_num_threads(2)\n"
-            "start = peak()\n"
-            "with tempfile.TemporaryDirectory() as folder:\n"
-            "    for _ in b.streamed(n, dim, k, shard, 'auto', Path(folder)): pass\n"
-            "print(peak() - start)\n")
+    code = (
+        "import sys, tempfile; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import neighbours as b\n"
+        "def peak():\n"
+        "    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) * 1024\n"
+        "n, dim, k, shard = map(int, sys.argv[2:])\n"
+        "b.torch.set_num_threads(2)\n"
+        "start = peak()\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    for _ in b.streamed(n, dim, k, shard, 'auto', Path(folder)): pass\n"
+        "print(peak() - start)\n"
+    )
     arguments = [str(Path(__file__).parent), *map(str, (n, dim, k, shard))]
     return int(subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout)
 
 
-def main(n: Annotated[int, typer.Option(help="rows per signal")] = 50_000,
-         dim: Annotated[int, typer.Option(help="width of a vector")] = 512,
-         k: Annotated[int, typer.Option(help="neighbours kept in the band")] = 100,
-         signals: Annotated[int, typer.Option(min=1, max=3)] = 3,
-         peer: Annotated[bool, typer.Option(help="compare with faiss")] = True,
-         growth_: Annotated[bool, typer.Option("--growth", help="a tenth more images against mining all again")] = False,
-         memory: Annotated[bool, typer.Option(help="peak memory at n and at 4 n")] = False,
-         million: Annotated[bool, typer.Option(help="1,000,000 rows, one signal, in shards")] = False,
-         shard: Annotated[int, typer.Option(help="rows per shard where the corpus is streamed")] = 25_000,
-         rounds: Annotated[int, typer.Option(help="alternating runs of ours and the peer")] = 3,
-         threads: Annotated[int, typer.Option(help="processor threads of both")] = 2,
-         device: Annotated[str, typer.Option(help="auto, cpu or cuda, for ours")] = "cpu") -> None:
+def main(
+    n: Annotated[int, typer.Option(help="rows per signal")] = 50_000,
+    dim: Annotated[int, typer.Option(help="width of a vector")] = 512,
+    k: Annotated[int, typer.Option(help="neighbours kept in the band")] = 100,
+    signals: Annotated[int, typer.Option(min=1, max=3)] = 3,
+    peer: Annotated[bool, typer.Option(help="compare with faiss")] = True,
+    growth_: Annotated[bool, typer.Option("--growth", help="a tenth more images against mining all again")] = False,
+    memory: Annotated[bool, typer.Option(help="peak memory at n and at 4 n")] = False,
+    million: Annotated[bool, typer.Option(help="1,000,000 rows, one signal, in shards")] = False,
+    shard: Annotated[int, typer.Option(help="rows per shard where the corpus is streamed")] = 25_000,
+    rounds: Annotated[int, typer.Option(help="alternating runs of ours and the peer")] = 3,
+    threads: Annotated[int, typer.Option(help="processor threads of both")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for ours")] = "cpu",
+) -> None:
     """Measure and print one JSON object per question."""
     torch.set_num_threads(threads)
     if million:
         start, processor = time.perf_counter(), time.process_time()
         for done, edges in streamed(1_000_000, dim, k, shard, device, None):
             seconds = time.perf_counter() - start
-            print(json.dumps({"rows": done, "edges": edges, "seconds": round(seconds, 1),
-                              "processor_s": round(time.process_time() - processor, 1),
-                              "projected_s": round(seconds * (1_000_000 / done) ** 2, 1)}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "rows": done,
+                        "edges": edges,
+                        "seconds": round(seconds, 1),
+                        "processor_s": round(time.process_time() - processor, 1),
+                        "projected_s": round(seconds * (1_000_000 / done) ** 2, 1),
+                    }
+                ),
+                flush=True,
+            )
         print(json.dumps({"million": {"seconds": round(seconds, 1), "rows_per_s": round(1_000_000 / seconds, 1)}}))
         return
     if memory:
         small, large = (peak_memory(m, dim, k, shard) for m in (n, 4 * n))
-        print(json.dumps({"memory": {"rows": [n, 4 * n], "peak_mb": [small >> 20, large >> 20], "ratio": round(large / small, 3),
-                                     "target": 1.2}}))
+        print(
+            json.dumps(
+                {
+                    "memory": {
+                        "rows": [n, 4 * n],
+                        "peak_mb": [small >> 20, large >> 20],
+                        "ratio": round(large / small, 3),
+                        "target": 1.2,
+                    }
+                }
+            )
+        )
         return
     if growth_:
         print(json.dumps({"growth": growth(n, dim, k, signals, device)}))

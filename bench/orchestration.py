@@ -67,14 +67,29 @@ for s in shards:
 
 
 ENV = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "DAGSTER_HOME", "MMRET_LAKE")} | {
-    "PYTHONPYCACHEPREFIX": os.path.join(tempfile.gettempdir(), "mmret-bench-pyc")}
+    "PYTHONPYCACHEPREFIX": os.path.join(tempfile.gettempdir(), "mmret-bench-pyc")
+}
 """Compiled modules are kept, as in a user's shell, whatever the shell this runs in; the first run of all fills them."""
 
 
 def prepare(lake: Path, shards: int, images: int) -> None:
     """A lake with its shards sealed and its towers trained, and nothing else."""
-    command = [sys.executable, "-m", "mmret", "run", "--lake", str(lake), "--images", f"shapes:{shards * images}?seed=0",
-               "--shard-size", str(images), "--set", "train=[]", "--set", "towers.max_steps=50"]
+    command = [
+        sys.executable,
+        "-m",
+        "mmret",
+        "run",
+        "--lake",
+        str(lake),
+        "--images",
+        f"shapes:{shards * images}?seed=0",
+        "--shard-size",
+        str(images),
+        "--set",
+        "train=[]",
+        "--set",
+        "towers.max_steps=50",
+    ]
     subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL, env=ENV)
     for table in (*TABLES, "rejects", "inputs", "answers", "lance"):
         if table != "towers":
@@ -101,8 +116,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         prepare(base, options.shards, options.images)
-        sides = {"plain": lambda lake: [sys.executable, "-c", PLAIN, str(lake)],
-                 "dagster": lambda lake: [sys.executable, "-m", "mmret", "run", "--lake", str(lake)]}
+        sides = {
+            "plain": lambda lake: [sys.executable, "-c", PLAIN, str(lake)],
+            "dagster": lambda lake: [sys.executable, "-m", "mmret", "run", "--lake", str(lake)],
+        }
         times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         for round_ in range(options.rounds):
             for side in sorted(sides, reverse=bool(round_ % 2)):
@@ -113,14 +130,25 @@ def main() -> None:
                 print(side, *(f"{t:.1f}" for t in times[side][-1]), flush=True)
         for table in TABLES:
             plain, run = (Lake(Path(folder) / side) for side in ("plain", "dagster"))
-            assert [plain.facts(table, p).digest for p in plain.partitions(table)] \
-                == [run.facts(table, p).digest for p in run.partitions(table)], table
+            assert [plain.facts(table, p).digest for p in plain.partitions(table)] == [
+                run.facts(table, p).digest for p in run.partitions(table)
+            ], table
         wall, cpu = ([statistics.median(t[i] for t in times[side]) for side in ("plain", "dagster")] for i in (0, 1))
         steps = len([t for t in TABLES if t not in ("towers", "leaks")]) * options.shards + 1
-        print(json.dumps({"wall_ratio": round(wall[1] / wall[0], 3), "cpu_ratio": round(cpu[1] / cpu[0], 3),
-                          "plain_wall_s": round(wall[0], 1), "dagster_wall_s": round(wall[1], 1),
-                          "plain_cpu_s": round(cpu[0], 1), "dagster_cpu_s": round(cpu[1], 1), "steps": steps,
-                          "cpu_ms_per_step": round(1000 * (cpu[1] - cpu[0]) / steps)}))
+        print(
+            json.dumps(
+                {
+                    "wall_ratio": round(wall[1] / wall[0], 3),
+                    "cpu_ratio": round(cpu[1] / cpu[0], 3),
+                    "plain_wall_s": round(wall[0], 1),
+                    "dagster_wall_s": round(wall[1], 1),
+                    "plain_cpu_s": round(cpu[0], 1),
+                    "dagster_cpu_s": round(cpu[1], 1),
+                    "steps": steps,
+                    "cpu_ms_per_step": round(1000 * (cpu[1] - cpu[0]) / steps),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

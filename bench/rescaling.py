@@ -27,24 +27,34 @@ STAGES = tuple(table for group in GROUPS for table in group)
 
 def documented() -> tuple[str, dict[str, dict[str, int]]]:
     """The arguments that make the lake, and per change the partitions of each stage, as docs/rescaling.md has them."""
-    lines = [[cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
-             for line in DOC.read_text().splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        for line in DOC.read_text().splitlines()
+        if line.startswith("|")
+    ]
     head = next(i for i, cells in enumerate(lines) if cells[0] == "change")
     columns = lines[head]
     table = {}
-    for cells in lines[head + 2:]:
+    for cells in lines[head + 2 :]:
         if len(cells) != len(columns):
             break
         table[cells[0]] = {name: int(n or 0) for name, n in zip(columns, cells, strict=True) if name in STAGES}
-    first = next(line.strip().removeprefix("mmret run --lake L ") for line in DOC.read_text().splitlines()
-                 if line.strip().startswith("mmret run --lake L "))
+    first = next(
+        line.strip().removeprefix("mmret run --lake L ")
+        for line in DOC.read_text().splitlines()
+        if line.strip().startswith("mmret run --lake L ")
+    )
     return first, table
 
 
 def run(lake: Path, arguments: str) -> dict:
     """The summary of `mmret run`."""
-    done = subprocess.run([sys.executable, "-m", "mmret", "run", "--lake", str(lake), "--json", *shlex.split(arguments)],
-                          capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmret", "run", "--lake", str(lake), "--json", *shlex.split(arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -79,8 +89,11 @@ def main() -> None:
         print(f"first run {whole:.1f} s")
         for arguments, said in table.items():
             found, summary = change(base, Path(folder), arguments)
-            print(f"{arguments}: {summary['total_seconds']:.1f} s, {summary['total_seconds'] / whole:.2f} of the first run; "
-                  f"{json.dumps({k: n for k, n in found.items() if n})}{'' if found == said else ' (docs differ)'}", flush=True)
+            print(
+                f"{arguments}: {summary['total_seconds']:.1f} s, {summary['total_seconds'] / whole:.2f} of the first run; "
+                f"{json.dumps({k: n for k, n in found.items() if n})}{'' if found == said else ' (docs differ)'}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

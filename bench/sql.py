@@ -29,8 +29,10 @@ WHOLE_JOIN = """SELECT query.licence, target.licence, count(*) FROM triplets t J
 JOIN images target ON target.image_id = t.target_id GROUP BY ALL"""
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "sql.md"
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
-WORDS = ("red blue green small large circle square dog street at night with two people under a bright sky beside an old wooden "
-         "table the same but without rain snow and more trees").split()
+WORDS = (
+    "red blue green small large circle square dog street at night with two people under a bright sky beside an old wooden "
+    "table the same but without rain snow and more trees"
+).split()
 LICENCES = ["CC BY 2.0", "CC0", "CC BY-SA 4.0", None]
 
 
@@ -86,12 +88,25 @@ class Synthetic:
     def write(self, lake: Lake, number: int) -> None:
         """All tables of one shard."""
         shard, n = f"shard-{number:05d}", len(self.images) // self.shards
-        own = self.images[number * n:(number + 1) * n]
+        own = self.images[number * n : (number + 1) * n]
         licences = pa.array([LICENCES[i] for i in self.random.integers(0, len(LICENCES), n)])
-        image = {"image_id": strings(own), "shard": shard, "path": strings(own), "root": "made",
-                 "caption": self.pool(self.captions, n), "position": pa.array(np.arange(n)), "licence": licences,
-                 "source": "synthetic", "size": 100_000, "width": 256, "height": 256, "format": "JPEG", "mode": "RGB",
-                 "caption_words": 12, "model": "synthetic@1"}
+        image = {
+            "image_id": strings(own),
+            "shard": shard,
+            "path": strings(own),
+            "root": "made",
+            "caption": self.pool(self.captions, n),
+            "position": pa.array(np.arange(n)),
+            "licence": licences,
+            "source": "synthetic",
+            "size": 100_000,
+            "width": 256,
+            "height": 256,
+            "format": "JPEG",
+            "mode": "RGB",
+            "caption_words": 12,
+            "model": "synthetic@1",
+        }
         for table in ("corpus_manifest", "images", *SIGNALS):
             lake.write(table, shard, self._table(TABLES[table], n, **image), "made")
         lake.write("rejects", shard, TABLES["rejects"].empty_table(), "made")
@@ -100,20 +115,46 @@ class Synthetic:
         pair = ids(self.random, rows)[self.random.permutation(rows)]
         negatives = strings(self.images[self.random.integers(0, len(self.images), rows * 5)])
         sets = pa.array([[s for at, s in enumerate(SIGNALS) if bit >> at & 1] for bit in range(1, 8)])
-        key = {"pair_id": strings(pair), "query_id": strings(query), "target_id": strings(target),
-               "signals": sets.take(pa.array(self.random.integers(0, 7, rows))), "hard_negatives": lists(negatives, 5),
-               **{f"{s}_score": pa.array(self.random.uniform(0.5, 0.96, rows).astype(np.float32)) for s in SIGNALS}}
+        key = {
+            "pair_id": strings(pair),
+            "query_id": strings(query),
+            "target_id": strings(target),
+            "signals": sets.take(pa.array(self.random.integers(0, 7, rows))),
+            "hard_negatives": lists(negatives, 5),
+            **{f"{s}_score": pa.array(self.random.uniform(0.5, 0.96, rows).astype(np.float32)) for s in SIGNALS},
+        }
         asked = lists(self.pool(self.asked, rows * 3), 3)
-        said = {"request_key": strings(pair[::-1]), "model": "a-model@1", "prompt_version": "3", "parser_version": "2",
-                "status": "ok", "tokens_in": 800, "tokens_out": 90}
+        said = {
+            "request_key": strings(pair[::-1]),
+            "model": "a-model@1",
+            "prompt_version": "3",
+            "parser_version": "2",
+            "status": "ok",
+            "tokens_in": 800,
+            "tokens_out": 90,
+        }
         lake.write("pairs", shard, self._table(PAIRS, rows, **key), "made")
         described = self._table(DESCRIPTIONS, rows, **key, **said, text=self.pool(self.described, rows))
         lake.write("descriptions", shard, described, "made")
         lake.write("instructions", shard, self._table(INSTRUCTIONS, rows, **key, **said, texts=asked), "made")
         split = pa.array(["test" if t else "train" for t in np.repeat(self.random.random(n) < 0.03, self.each)])
-        lake.write("triplets", shard, self._table(
-            TRIPLETS, rows, **key, texts=asked, split=split, query_path=strings(query), target_path=strings(target),
-            description_model="a-model@1", instruction_model="a-model@1", licence="CC BY 2.0 | CC BY-SA 4.0"), "made")
+        lake.write(
+            "triplets",
+            shard,
+            self._table(
+                TRIPLETS,
+                rows,
+                **key,
+                texts=asked,
+                split=split,
+                query_path=strings(query),
+                target_path=strings(target),
+                description_model="a-model@1",
+                instruction_model="a-model@1",
+                licence="CC BY 2.0 | CC BY-SA 4.0",
+            ),
+            "made",
+        )
 
 
 def measure(catalogue: str, threads: int, rounds: int) -> None:
@@ -158,8 +199,18 @@ def main() -> None:
     started = time.perf_counter()
     build_catalogue(lake)
     built = time.perf_counter() - started
-    line = [sys.executable, __file__, "--lake", given.lake, "--measure", str(catalogue_path(lake)), "--threads", str(given.threads),
-            "--rounds", str(given.rounds)]
+    line = [
+        sys.executable,
+        __file__,
+        "--lake",
+        given.lake,
+        "--measure",
+        str(catalogue_path(lake)),
+        "--threads",
+        str(given.threads),
+        "--rounds",
+        str(given.rounds),
+    ]
     found = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
     assert found["counted"] == {"images": given.images, "pairs": given.pairs, "triplets": given.pairs}, found["counted"]
     print(f"catalogue built in {built:.2f} s; peak memory of the client {found['peak_gib']} GiB")

@@ -39,27 +39,37 @@ def whole(lake: Lake) -> ShardVectors:
 
 def cut(corpus: ShardVectors, order: np.ndarray, cuts: list[int]) -> list[ShardVectors]:
     """The images in ``order``, cut into shards at ``cuts``."""
-    return [ShardVectors(f"shard-{at:05d}", [corpus.ids[i] for i in order[a:b]],
-                         {signal: v[order[a:b]] for signal, v in corpus.vectors.items()})
-            for at, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))]
+    return [
+        ShardVectors(
+            f"shard-{at:05d}", [corpus.ids[i] for i in order[a:b]], {signal: v[order[a:b]] for signal, v in corpus.vectors.items()}
+        )
+        for at, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))
+    ]
 
 
-def chosen(parts: list[ShardVectors], captions: dict[str, str], settings: MineSettings, bands: dict[str, BandSettings],
-           sealed: bool) -> dict[str, tuple[str, ...]]:
+def chosen(
+    parts: list[ShardVectors], captions: dict[str, str], settings: MineSettings, bands: dict[str, BandSettings], sealed: bool
+) -> dict[str, tuple[str, ...]]:
     """Pair ids with their hard negatives; ``sealed``: whether choosing knows which shard an image is of."""
     found = neighbours([candidates(p, parts[:at], settings, bands) for at, p in enumerate(parts)], settings.k)
     rows = [(i, captions[i], p.shard) for p in parts for i in p.ids]
     images = pa.table(dict(zip(("image_id", "caption", "shard"), map(list, zip(*rows, strict=True)), strict=True)))
     scoreless = {f"{s}_score": pa.float32() for s in SIGNALS}
-    pairs, _ = choose(found, images if sealed else images.drop_columns("shard"),
-                      lambda p: pa.table({n: pa.nulls(p.num_rows, t) for n, t in scoreless.items()}), settings)
+    pairs, _ = choose(
+        found,
+        images if sealed else images.drop_columns("shard"),
+        lambda p: pa.table({n: pa.nulls(p.num_rows, t) for n, t in scoreless.items()}),
+        settings,
+    )
     return dict(zip(pairs["pair_id"].to_pylist(), map(tuple, pairs["hard_negatives"].to_pylist()), strict=True))
 
 
-def main(lake: Annotated[Path, typer.Option(help="folder of a lake that has been mined")],
-         grow: Annotated[float, typer.Option(help="images that arrive, as a share of those that were there")] = 0.1,
-         draws: Annotated[int, typer.Option(help="random draws of what arrives")] = 5,
-         shards: Annotated[int, typer.Option(help="equal shards of the old corpus")] = 2) -> None:
+def main(
+    lake: Annotated[Path, typer.Option(help="folder of a lake that has been mined")],
+    grow: Annotated[float, typer.Option(help="images that arrive, as a share of those that were there")] = 0.1,
+    draws: Annotated[int, typer.Option(help="random draws of what arrives")] = 5,
+    shards: Annotated[int, typer.Option(help="equal shards of the old corpus")] = 2,
+) -> None:
     """Measure and print one JSON object per draw."""
     store = Lake(lake)
     settings = resolve(store)[0].mine
@@ -70,8 +80,10 @@ def main(lake: Annotated[Path, typer.Option(help="folder of a lake that has been
     corpus = whole(store)
     count = len(corpus.ids)
     old = round(count / (1 + grow))
-    orders = [("last sealed", np.arange(count)),
-              *((f"draw {n}", np.random.default_rng(n).permutation(count)) for n in range(draws))]
+    orders = [
+        ("last sealed", np.arange(count)),
+        *((f"draw {n}", np.random.default_rng(n).permutation(count)) for n in range(draws)),
+    ]
     for name, order in orders:
         cuts = [*np.linspace(0, old, shards + 1, dtype=int), count]
         parts = cut(corpus, order, cuts)
@@ -82,8 +94,11 @@ def main(lake: Annotated[Path, typer.Option(help="folder of a lake that has been
             shares["pairs kept" if sealed else "kept without regard to shards"] = round(len(kept) / len(before), 4)
             if sealed:
                 same = sum(before[pair] == after[pair] for pair in kept)
-                shares |= {"with the same hard negatives": round(same / len(before), 4), "old pairs": len(before),
-                           "pairs": len(after)}
+                shares |= {
+                    "with the same hard negatives": round(same / len(before), 4),
+                    "old pairs": len(before),
+                    "pairs": len(after),
+                }
         print(json.dumps({"arriving": name, "images": [old, count - old], **shares}), flush=True)
 
 

@@ -53,8 +53,13 @@ def towers(folder: Path) -> Path:
     tokenizer = CLIPTokenizer().train_new_from_iterator([caption(scene(0, i)) for i in range(2000)], vocab_size=1000)
     size = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4, "projection_dim": 64}
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
-    model = CLIPModel(CLIPConfig(text_config={**size, **ends, "vocab_size": len(tokenizer)},
-                                 vision_config={**size, "image_size": SIDE, "patch_size": 8}, projection_dim=64))
+    model = CLIPModel(
+        CLIPConfig(
+            text_config={**size, **ends, "vocab_size": len(tokenizer)},
+            vision_config={**size, "image_size": SIDE, "patch_size": 8},
+            projection_dim=64,
+        )
+    )
     model.save_pretrained(folder)
     pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     CLIPProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(folder)
@@ -66,21 +71,42 @@ def rows(count: int) -> pa.Table:
     per = NEGATIVES + 1
     names = [f"{i:032x}" for i in range(count * per)]
     empty = dict.fromkeys(TRIPLETS.names)
-    return pa.Table.from_pylist([{
-        **empty, "pair_id": f"{n:032x}", "query_id": names[n * per], "target_id": names[n * per + 1],
-        "texts": [caption(scene(1, n))], "hard_negatives": [names[n * per], *names[n * per + 2:(n + 1) * per]],
-        "signals": ["caption"], "split": "train"} for n in range(count)], TRIPLETS)
+    return pa.Table.from_pylist(
+        [
+            {
+                **empty,
+                "pair_id": f"{n:032x}",
+                "query_id": names[n * per],
+                "target_id": names[n * per + 1],
+                "texts": [caption(scene(1, n))],
+                "hard_negatives": [names[n * per], *names[n * per + 2 : (n + 1) * per]],
+                "signals": ["caption"],
+                "split": "train",
+            }
+            for n in range(count)
+        ],
+        TRIPLETS,
+    )
 
 
 class Ours:
     """The project's own trainer, its pictures read from an array."""
 
     def __init__(self, folder: Path, batch: int, chunk: int, steps: int, work: Path):
-        recipe = Recipe(negatives="query+mined", mined_negatives=NEGATIVES - 1, batch_size=batch, chunk_size=chunk, steps=steps,
-                        learning_rate=RATE, temperature=TEMPERATURE, max_grad_norm=None)
+        recipe = Recipe(
+            negatives="query+mined",
+            mined_negatives=NEGATIVES - 1,
+            batch_size=batch,
+            chunk_size=chunk,
+            steps=steps,
+            learning_rate=RATE,
+            temperature=TEMPERATURE,
+            max_grad_norm=None,
+        )
         self.data = TrainingSet(rows(batch), recipe)
-        self.pixels = torch.from_numpy(np.random.default_rng(0).integers(
-            0, 256, (len(self.data.images), 3, SIDE, SIDE), dtype=np.uint8))
+        self.pixels = torch.from_numpy(
+            np.random.default_rng(0).integers(0, 256, (len(self.data.images), 3, SIDE, SIDE), dtype=np.uint8)
+        )
         embedder = ClipEmbedder(recipe, ClipRetriever.load(folder, "cpu"))
         embedder.rows = lambda numbers: self.pixels[torch.from_numpy(numbers)]
         self.trainer = Trainer(recipe, self.data, embedder, States(work, "bench"))
@@ -125,7 +151,7 @@ class Theirs:
         """Anchor (image, text), positive, and the negatives column by column."""
         retriever, count = self.ours.trainer.embedder.retriever, len(batch.queries)
         tokens = retriever.processor.tokenizer(batch.texts, padding=True, truncation=True, return_tensors="pt")
-        mined = batch.candidates[2 * count:].reshape(count, NEGATIVES - 1)
+        mined = batch.candidates[2 * count :].reshape(count, NEGATIVES - 1)
         images = [batch.queries, batch.targets, batch.queries, *mined.T]
         pixels = [retriever.normalised(self.ours.pixels[torch.from_numpy(np.ascontiguousarray(i))]).contiguous() for i in images]
         return [{"pixel_values": p} | (dict(tokens) if n == 0 else {}) for n, p in enumerate(pixels)]
@@ -163,10 +189,17 @@ def compare(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> di
             ratios.append(other[1] / mine[1])
             processor.append(other[2] / mine[2])
             speeds.append((batch / mine[1], batch / other[1]))
-    return {"batch": batch, "chunk": chunk, "hard_negatives": NEGATIVES, "rounds": rounds, "loss": round(mine[0], 4),
-            "speed_up": round(statistics.median(ratios), 3), "speed_up_processor": round(statistics.median(processor), 3),
-            "samples_per_second": round(statistics.median(s for s, _ in speeds), 1),
-            "samples_per_second_theirs": round(statistics.median(s for _, s in speeds), 1)}
+    return {
+        "batch": batch,
+        "chunk": chunk,
+        "hard_negatives": NEGATIVES,
+        "rounds": rounds,
+        "loss": round(mine[0], 4),
+        "speed_up": round(statistics.median(ratios), 3),
+        "speed_up_processor": round(statistics.median(processor), 3),
+        "samples_per_second": round(statistics.median(s for s, _ in speeds), 1),
+        "samples_per_second_theirs": round(statistics.median(s for _, s in speeds), 1),
+    }
 
 
 def growth(folder: Path, work: Path, batch: int, chunk: int) -> tuple[float, float]:
@@ -203,8 +236,15 @@ def main() -> None:
                 line = [sys.executable, __file__, "--growth", str(batch), "--chunk", str(given.chunk)]
                 printed = subprocess.run(line, capture_output=True, text=True, check=True).stdout
                 found[batch] = tuple(map(float, printed.split()[-2:]))
-            print(json.dumps({"chunk": given.chunk, "mib_added": {b: round(v, 1) for b, (v, _) in found.items()},
-                              "mib_peak": {b: round(v, 1) for b, (_, v) in found.items()}}))
+            print(
+                json.dumps(
+                    {
+                        "chunk": given.chunk,
+                        "mib_added": {b: round(v, 1) for b, (v, _) in found.items()},
+                        "mib_peak": {b: round(v, 1) for b, (_, v) in found.items()},
+                    }
+                )
+            )
             return
         print(json.dumps(compare(folder, work, given.batch, given.chunk, given.rounds)))
 

@@ -19,8 +19,9 @@ def split_of(query_id: str, settings: EvaluateSettings) -> str:
     return "test" if uniform("held-out", query_id) < settings.held_out else "train"
 
 
-def assemble(pairs: pa.Table, descriptions: pa.Table, instructions: pa.Table, images: pa.Table,
-             settings: EvaluateSettings) -> tuple[pa.Table, dict[str, int]]:
+def assemble(
+    pairs: pa.Table, descriptions: pa.Table, instructions: pa.Table, images: pa.Table, settings: EvaluateSettings
+) -> tuple[pa.Table, dict[str, int]]:
     """Join one shard's tables into TRIPLETS, sorted by (query_id, pair_id).
 
     ``images`` must hold ``image_id, path, licence`` of every query and target. Returns the triplets and, for the pairs that
@@ -28,7 +29,8 @@ def assemble(pairs: pa.Table, descriptions: pa.Table, instructions: pa.Table, im
     """
     described = pl.from_arrow(descriptions).select("pair_id", description_model="model", described=pl.col("status") == "ok")
     instructed = pl.from_arrow(instructions).select(
-        "pair_id", "texts", instruction_model="model", instructed=pl.col("status") == "ok")
+        "pair_id", "texts", instruction_model="model", instructed=pl.col("status") == "ok"
+    )
     image = pl.from_arrow(images).select("image_id", "path", "licence")
     rows = (
         pl.from_arrow(pairs)
@@ -37,18 +39,28 @@ def assemble(pairs: pa.Table, descriptions: pa.Table, instructions: pa.Table, im
         .join(_of("query", image), on="query_id", how="left")
         .join(_of("target", image), on="target_id", how="left")
         .with_columns(
-            pl.when(~pl.col("described").fill_null(False)).then(pl.lit("no_description"))
-            .when(~pl.col("instructed").fill_null(False)).then(pl.lit("no_instructions"))
-            .when(pl.col("query_path").is_null() | pl.col("target_path").is_null()).then(pl.lit("unknown_image"))
-            .alias("left_out"))
+            pl.when(~pl.col("described").fill_null(False))
+            .then(pl.lit("no_description"))
+            .when(~pl.col("instructed").fill_null(False))
+            .then(pl.lit("no_instructions"))
+            .when(pl.col("query_path").is_null() | pl.col("target_path").is_null())
+            .then(pl.lit("unknown_image"))
+            .alias("left_out")
+        )
     )
     left_out = dict(rows.drop_nulls("left_out").group_by("left_out").len().sort("left_out").iter_rows())
     query, target = pl.col("query_licence"), pl.col("target_licence")
-    kept = rows.filter(pl.col("left_out").is_null()).sort("query_id", "pair_id").with_columns(
-        hard_negatives=pl.concat_list("query_id", "hard_negatives"),
-        split=pl.col("query_id").map_elements(lambda i: split_of(i, settings), return_dtype=pl.String),
-        licence=pl.when(query.eq_missing(target)).then(query)
-        .otherwise(pl.concat_str(query.fill_null("unknown"), target.fill_null("unknown"), separator=" | ")))
+    kept = (
+        rows.filter(pl.col("left_out").is_null())
+        .sort("query_id", "pair_id")
+        .with_columns(
+            hard_negatives=pl.concat_list("query_id", "hard_negatives"),
+            split=pl.col("query_id").map_elements(lambda i: split_of(i, settings), return_dtype=pl.String),
+            licence=pl.when(query.eq_missing(target))
+            .then(query)
+            .otherwise(pl.concat_str(query.fill_null("unknown"), target.fill_null("unknown"), separator=" | ")),
+        )
+    )
     return kept.select(TRIPLETS.names).to_arrow().cast(TRIPLETS), left_out
 
 

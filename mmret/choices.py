@@ -23,9 +23,15 @@ def source_name(source: str) -> str:
     return source if re.match(r"^shapes:", source) else str(Path(source).expanduser().resolve())
 
 
-def resolve(lake: Lake, profile: str | None = None, sources: Sequence[str] = (), shard_size: int | None = None,
-            overrides: dict[str, Any] | None = None, remove: Sequence[str] = (),
-            imports: Sequence[str] = ()) -> tuple[Profile, dict[str, Any]]:
+def resolve(
+    lake: Lake,
+    profile: str | None = None,
+    sources: Sequence[str] = (),
+    shard_size: int | None = None,
+    overrides: dict[str, Any] | None = None,
+    remove: Sequence[str] = (),
+    imports: Sequence[str] = (),
+) -> tuple[Profile, dict[str, Any]]:
     """Combine what the lake remembers with what is asked for now; returns the settings and what to remember.
 
     Raises UserError where the profile differs from the one the lake was made with: that would silently re-encode everything,
@@ -34,8 +40,10 @@ def resolve(lake: Lake, profile: str | None = None, sources: Sequence[str] = (),
     old = lake.choices()
     name = profile or old.get("profile") or DEFAULT_PROFILE
     if old and name != old["profile"]:
-        raise UserError(f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
-                        f"or change 'profile' in {lake.choices_path} yourself to have its stages computed again.")
+        raise UserError(
+            f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
+            f"or change 'profile' in {lake.choices_path} yourself to have its stages computed again."
+        )
     kept = [*old.get("sources", [])]
     kept += [s for s in map(source_name, sources) if s not in kept]
     choices = {"profile": name, "sources": kept, "overrides": {**old.get("overrides", {}), **(overrides or {})}}

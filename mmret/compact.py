@@ -152,8 +152,11 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
         report.lance_files_merged += made.files_removed
         report.lance_files_made += made.files_added
     # versions that someone tagged are theirs; unverified files may be another process's append
-    cleaned = lake.lance(name).to_lance().cleanup_old_versions(
-        older_than=timedelta(days=settings.bulky_days), error_if_tagged_old_versions=False)
+    cleaned = (
+        lake.lance(name)
+        .to_lance()
+        .cleanup_old_versions(older_than=timedelta(days=settings.bulky_days), error_if_tagged_old_versions=False)
+    )
     report.lance_versions_dropped += cleaned.old_versions
     report.lance_files_dropped += cleaned.data_files_removed + cleaned.index_files_removed + cleaned.deletion_files_removed
     report.bytes_freed += cleaned.bytes_removed

@@ -29,8 +29,11 @@ def contact_sheet(triplets: Sequence[Mapping[str, Any]], load_images: Callable[[
             picture.thumbnail((_SIDE, _SIDE))
             sheet.paste(picture, (left + (_SIDE - picture.width) // 2, top + (_SIDE - picture.height) // 2))
             draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), outline="#cccccc")
-        lines = [line for text in triplet["texts"][:3]
-                 for line in textwrap.wrap(text, _WORDS, max_lines=2, initial_indent="- ", subsequent_indent="  ")]
+        lines = [
+            line
+            for text in triplet["texts"][:3]
+            for line in textwrap.wrap(text, _WORDS, max_lines=2, initial_indent="- ", subsequent_indent="  ")
+        ]
         draw.multiline_text((_SIDE + 2 * _GAP, top), "\n".join(lines[:6]), fill="#222222", font=font, spacing=3)
     out = io.BytesIO()
     sheet.save(out, "JPEG", quality=70)

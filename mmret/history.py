@@ -213,8 +213,10 @@ def at_time(lake: Lake, when: int, name: str) -> State:
     """The lake as it was at ``when`` (ns since 1970), bulky tables where still kept. Raises UserError where it is not known."""
     gone = cleaned(lake)
     if when < gone["kept"]:
-        raise UserError(f"--as-of {name}: versions replaced before {shown(gone['kept'])} have been dropped; what a checkpoint was "
-                        "trained on is kept, `mmret sql \"SELECT * FROM checkpoints\"` lists them")
+        raise UserError(
+            f"--as-of {name}: versions replaced before {shown(gone['kept'])} have been dropped; what a checkpoint was "
+            'trained on is kept, `mmret sql "SELECT * FROM checkpoints"` lists them'
+        )
     tables = [t for t in TABLES if t not in GROWING and (t not in BULKY or when >= gone["bulky"])]
     files: dict[str, dict[str, Path]] = {t: {} for t in tables}
     for table in tables:
@@ -269,8 +271,10 @@ def as_of(lake: Lake, text: str) -> State:
         when = datetime.fromisoformat(text)
     except ValueError:
         known = ", ".join([*lake.partitions("checkpoints"), *(r["run"] for r in runs(lake)[-3:])]) or "none yet"
-        raise UserError(f"--as-of {text}: neither a checkpoint nor a run of this lake (there are {known}), nor a time such as "
-                        f"{datetime.now().isoformat(timespec='seconds')}") from None
+        raise UserError(
+            f"--as-of {text}: neither a checkpoint nor a run of this lake (there are {known}), nor a time such as "
+            f"{datetime.now().isoformat(timespec='seconds')}"
+        ) from None
     return at_time(lake, int(when.timestamp() * 1e9), text)
 
 

@@ -106,9 +106,11 @@ def _encoding(rows: pa.Table) -> dict[str, Any]:
     """
     ids = [f.name for f in rows.schema if f.name.endswith("_id")] if rows.num_rows >= 1000 else []
     named = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in rows.schema if f.name not in _UNIQUE]
-    return {"use_dictionary": named,
-            "dictionary_pagesize_limit": 8 * 2**20,
-            "bloom_filter_options": {name: {"ndv": min(rows.num_rows, ROW_GROUP), "fpp": 0.01} for name in ids} or None}
+    return {
+        "use_dictionary": named,
+        "dictionary_pagesize_limit": 8 * 2**20,
+        "bloom_filter_options": {name: {"ndv": min(rows.num_rows, ROW_GROUP), "fpp": 0.01} for name in ids} or None,
+    }
 
 
 def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
@@ -116,8 +118,9 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    parts = [pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
-             for path in files]
+    parts = [
+        pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None) for path in files
+    ]
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
@@ -157,11 +160,13 @@ class Lake:
         except pa.ArrowInvalid as error:
             raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
         noted = json.loads((meta.metadata or {}).get(_KEY, b"{}"))
-        return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}),
-                     noted.get("written", 0))
+        return Facts(
+            meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0)
+        )
 
-    def read(self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None,
-             filters: Any = None) -> pa.Table:
+    def read(
+        self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None, filters: Any = None
+    ) -> pa.Table:
         """Rows of the given partitions (None: all), in partition order; an empty table where there are none."""
         if partitions is None:
             partitions = self.partitions(table)
@@ -185,8 +190,13 @@ class Lake:
         path = self.path(table, partition)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = temporary(path)
-        pq.write_table(rows.replace_schema_metadata({_KEY: record.encode()}), aside, compression="zstd",
-                       row_group_size=ROW_GROUP, **_encoding(rows))
+        pq.write_table(
+            rows.replace_schema_metadata({_KEY: record.encode()}),
+            aside,
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+            **_encoding(rows),
+        )
         with history.kept(self, table, partition, facts, aside):
             os.replace(aside, path)
         return facts
@@ -257,7 +267,10 @@ class Lake:
                 shutil.rmtree(path)
                 removed += 1
                 continue
-            stats = self._lance.open_table(path.stem).to_lance().cleanup_old_versions(
-                older_than=timedelta(days=36500), delete_unverified=True)
+            stats = (
+                self._lance.open_table(path.stem)
+                .to_lance()
+                .cleanup_old_versions(older_than=timedelta(days=36500), delete_unverified=True)
+            )
             removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
         return removed

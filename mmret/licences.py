@@ -30,15 +30,26 @@ _CC_URL = re.compile(r"creativecommons\.org/licen[cs]es/(?P<terms>by(?:-(?:nc|nd
 _ZERO = re.compile(r"\bcc[\s_-]*(?:0|zero)\b|creativecommons\.org/publicdomain/zero")
 _PUBLIC = re.compile(r"\bpublic[\s_-]*domain\b|creativecommons\.org/publicdomain/mark|\bpdm\b|\bno known copyright")
 _WORDS = (("attribution", "by"), ("non[\\s-]?commercial", "nc"), ("no[\\s-]?deriv(?:ative)?s?", "nd"), ("share[\\s-]?alike", "sa"))
-_CLOSED = re.compile(r"\b(?:not (?:stated|specified|given|known)|unknown|unclear|unspecified|none|n/?a|all rights reserved|various"
-                     r"|mixed|copyright(?:ed)? by)\b")
+_CLOSED = re.compile(
+    r"\b(?:not (?:stated|specified|given|known)|unknown|unclear|unspecified|none|n/?a|all rights reserved|various"
+    r"|mixed|copyright(?:ed)? by)\b"
+)
 _OTHERS = (
-    (r"\bapache\b.*\b2(?:\.0)?\b", "Apache-2.0"), (r"^(?:the )?mit(?: licen[cs]e)?$", "MIT"), (r"\bbsd\b.*\b3\b", "BSD-3-Clause"),
-    (r"\b(?:ofl|open font)\b", "OFL-1.1"), (r"\bodbl\b|open database licen", "ODbL-1.0"), (r"\bagpl\b", "AGPL-3.0-only"),
-    (r"\blgpl\b", "LGPL-3.0-only"), (r"\bgpl", "GPL-3.0-only"), (r"\bgfdl\b|free documentation licen", "GFDL-1.3-only"))
+    (r"\bapache\b.*\b2(?:\.0)?\b", "Apache-2.0"),
+    (r"^(?:the )?mit(?: licen[cs]e)?$", "MIT"),
+    (r"\bbsd\b.*\b3\b", "BSD-3-Clause"),
+    (r"\b(?:ofl|open font)\b", "OFL-1.1"),
+    (r"\bodbl\b|open database licen", "ODbL-1.0"),
+    (r"\bagpl\b", "AGPL-3.0-only"),
+    (r"\blgpl\b", "LGPL-3.0-only"),
+    (r"\bgpl", "GPL-3.0-only"),
+    (r"\bgfdl\b|free documentation licen", "GFDL-1.3-only"),
+)
 _SHARE_ALIKE = re.compile(r"(?i)\b(?:CC-BY-(?:NC-)?SA|A?GPL|LGPL|GFDL|MPL|EPL|EUPL|OSL|CECILL|OFL|ODbL|CDLA-Sharing|CAL|FreeImage)")
-_PERMISSIVE = re.compile(r"(?i)^(?:LicenseRef-)?(?:MIT|Apache|BSD|ISC|0BSD|Zlib|Unlicense|CC0|CC-BY|CC-PDM|CC-PDDC|PDDL|ODC-By"
-                         r"|WTFPL|X11|NCSA|PSF|Python|Artistic|BSL|MS-PL|UPL|CDLA-Permissive|OGL|Public-Domain|etalab|NLOD|DL-DE)")
+_PERMISSIVE = re.compile(
+    r"(?i)^(?:LicenseRef-)?(?:MIT|Apache|BSD|ISC|0BSD|Zlib|Unlicense|CC0|CC-BY|CC-PDM|CC-PDDC|PDDL|ODC-By"
+    r"|WTFPL|X11|NCSA|PSF|Python|Artistic|BSL|MS-PL|UPL|CDLA-Permissive|OGL|Public-Domain|etalab|NLOD|DL-DE)"
+)
 
 
 @dataclass(frozen=True)
@@ -172,8 +183,10 @@ def _sets_of_images(images: pa.Table, settings: LicenceSettings) -> Mapping[str,
 
 def _allowed_negatives(rows: pa.Table, own: Mapping[str, str | None], name: str) -> tuple[pa.Table, int]:
     before = pc.sum(pc.list_value_length(rows["hard_negatives"])).as_py() or 0
-    kept = [[i for at, i in enumerate(ids or []) if at == 0 or own.get(i, MAIN) in (MAIN, name)]
-            for ids in rows["hard_negatives"].to_pylist()]
+    kept = [
+        [i for at, i in enumerate(ids or []) if at == 0 or own.get(i, MAIN) in (MAIN, name)]
+        for ids in rows["hard_negatives"].to_pylist()
+    ]
     place = rows.column_names.index("hard_negatives")
     column = pa.array(kept, rows.schema.field("hard_negatives").type)
     return rows.set_column(place, rows.schema.field(place), column), before - sum(map(len, kept))

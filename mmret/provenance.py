@@ -83,28 +83,53 @@ def _also(recipe: Recipe) -> tuple[tuple[str, Scope], ...]:
     return (*((table, "all") for table in also_reads(recipe)), *([("checkpoints", f"only:{base}")] if base != recipe.base else []))
 
 
-STAGES: dict[str, Stage] = {s.table: s for s in [
-    Stage("images", "1", lambda p, _: p.ingest.model_dump(), (("corpus_manifest", "same"),)),
-    Stage("leaks", "1", lambda p, _: p.leaks.model_dump(), (("images", "all"), ("clip_image", "all"))),
-    Stage("towers", TOWERS_VERSION, lambda p, _: p.towers.model_dump() if p.towers else None),
-    *map(_encoder, SIGNALS),
-    Stage("candidates", "1",
-          lambda p, _: _searched(p.mine), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
-    Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
-    Stage("pairs", "1", lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands", "index"}),
-          (("neighbours", "same"), ("leaks", "all"))),
-    Stage("descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),),
-          unfinished=_unanswered),
-    Stage("instructions", "1", lambda p, _: depends_on(p.annotate, "instructions"), (("descriptions", "same"), ("pairs", "same")),
-          unfinished=_unanswered),
-    Stage("triplets", "1", lambda p, _: p.evaluate.held_out,
-          (("pairs", "same"), ("descriptions", "same"), ("instructions", "same"))),
-    Stage("checkpoints", "1", _recipe,
-          (("triplets", "all"), ("towers", "all")), also=lambda p, recipe: _also(p.recipes[recipe]),
-          people=lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions)),
-    Stage("evaluations", "2", lambda p, _: p.evaluate.model_dump(), (("checkpoints", "same"), ("images", "all"),
-                                                                    ("triplets", "all"))),
-]}
+STAGES: dict[str, Stage] = {
+    s.table: s
+    for s in [
+        Stage("images", "1", lambda p, _: p.ingest.model_dump(), (("corpus_manifest", "same"),)),
+        Stage("leaks", "1", lambda p, _: p.leaks.model_dump(), (("images", "all"), ("clip_image", "all"))),
+        Stage("towers", TOWERS_VERSION, lambda p, _: p.towers.model_dump() if p.towers else None),
+        *map(_encoder, SIGNALS),
+        Stage("candidates", "1", lambda p, _: _searched(p.mine), (*((s, "up_to") for s in SIGNALS), ("towers", "all"))),
+        Stage("neighbours", "1", lambda p, _: p.mine.k, (("candidates", "from"),)),
+        Stage(
+            "pairs",
+            "1",
+            lambda p, _: p.mine.model_dump(exclude={"tile", "device", "bands", "index"}),
+            (("neighbours", "same"), ("leaks", "all")),
+        ),
+        Stage(
+            "descriptions", "1", lambda p, _: depends_on(p.annotate, "descriptions"), (("pairs", "same"),), unfinished=_unanswered
+        ),
+        Stage(
+            "instructions",
+            "1",
+            lambda p, _: depends_on(p.annotate, "instructions"),
+            (("descriptions", "same"), ("pairs", "same")),
+            unfinished=_unanswered,
+        ),
+        Stage(
+            "triplets",
+            "1",
+            lambda p, _: p.evaluate.held_out,
+            (("pairs", "same"), ("descriptions", "same"), ("instructions", "same")),
+        ),
+        Stage(
+            "checkpoints",
+            "1",
+            _recipe,
+            (("triplets", "all"), ("towers", "all")),
+            also=lambda p, recipe: _also(p.recipes[recipe]),
+            people=lambda lake, p, recipe: fingerprint_of(lake, p.recipes[recipe].decisions),
+        ),
+        Stage(
+            "evaluations",
+            "2",
+            lambda p, _: p.evaluate.model_dump(),
+            (("checkpoints", "same"), ("images", "all"), ("triplets", "all")),
+        ),
+    ]
+}
 
 
 def _scoped(lake: Lake, table: str, scope: Scope, partition: str) -> Iterable[str]:
@@ -141,8 +166,11 @@ class Inputs:
 def reads(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
     """(table, partition) of everything that ``partition`` of ``table`` is computed from, there or not."""
     stage = STAGES[table]
-    return [(upstream, part) for upstream, scope in (*stage.upstream, *stage.also(profile, partition))
-            for part in _scoped(lake, upstream, scope, partition)]
+    return [
+        (upstream, part)
+        for upstream, scope in (*stage.upstream, *stage.also(profile, partition))
+        for part in _scoped(lake, upstream, scope, partition)
+    ]
 
 
 def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> Inputs | None:

@@ -19,57 +19,65 @@ SIGNALS = ("clip_image", "dino_image", "caption")
 
 _text, _strings = pa.string(), pa.list_(pa.string())
 
-CORPUS_MANIFEST = pa.schema([
-    ("shard", _text),
-    ("position", pa.int32()),  # order inside the shard
-    ("root", _text),           # the source as given: a folder, a tar, or "shapes:<n>?seed=<s>"
-    ("path", _text),           # as the source's own manifest writes it; the name users refer to an image by
-    ("image_id", _text),       # null where the file could not be read
-    ("size", pa.int64()),      # bytes
-    ("mtime_ns", pa.int64()),  # with size: whether the file must be hashed again
-    ("caption", _text),
-    ("licence", _text),
-    ("source", _text),
-    ("extra", _text),          # every other column of the source's manifest, as one JSON object
-    ("reason", _text),         # null, or why the row cannot become an image (duplicate, missing_file, unsafe_path, ...)
-    ("detail", _text),
-])
+CORPUS_MANIFEST = pa.schema(
+    [
+        ("shard", _text),
+        ("position", pa.int32()),  # order inside the shard
+        ("root", _text),  # the source as given: a folder, a tar, or "shapes:<n>?seed=<s>"
+        ("path", _text),  # as the source's own manifest writes it; the name users refer to an image by
+        ("image_id", _text),  # null where the file could not be read
+        ("size", pa.int64()),  # bytes
+        ("mtime_ns", pa.int64()),  # with size: whether the file must be hashed again
+        ("caption", _text),
+        ("licence", _text),
+        ("source", _text),
+        ("extra", _text),  # every other column of the source's manifest, as one JSON object
+        ("reason", _text),  # null, or why the row cannot become an image (duplicate, missing_file, unsafe_path, ...)
+        ("detail", _text),
+    ]
+)
 
-IMAGES_INDEX = pa.schema([
-    ("image_id", _text),
-    ("shard", _text),
-    ("position", pa.int32()),
-    ("path", _text),
-    ("root", _text),
-    ("caption", _text),
-    ("caption_words", pa.int32()),
-    ("width", pa.int32()),     # pixels, after EXIF rotation
-    ("height", pa.int32()),
-    ("format", _text),         # PNG, JPEG, ...
-    ("mode", _text),           # Pillow mode of the file: RGB, CMYK, I;16, ...
-    ("licence", _text),
-    ("source", _text),
-    ("extra", _text),
-])
+IMAGES_INDEX = pa.schema(
+    [
+        ("image_id", _text),
+        ("shard", _text),
+        ("position", pa.int32()),
+        ("path", _text),
+        ("root", _text),
+        ("caption", _text),
+        ("caption_words", pa.int32()),
+        ("width", pa.int32()),  # pixels, after EXIF rotation
+        ("height", pa.int32()),
+        ("format", _text),  # PNG, JPEG, ...
+        ("mode", _text),  # Pillow mode of the file: RGB, CMYK, I;16, ...
+        ("licence", _text),
+        ("source", _text),
+        ("extra", _text),
+    ]
+)
 IMAGES = IMAGES_INDEX.append(pa.field("data", pa.large_binary()))  # the file as it was found
 
-REJECTS = pa.schema([
-    ("shard", _text),
-    ("position", pa.int32()),
-    ("root", _text),
-    ("path", _text),
-    ("image_id", _text),
-    ("source", _text),
-    ("reason", _text),
-    ("detail", _text),
-])
+REJECTS = pa.schema(
+    [
+        ("shard", _text),
+        ("position", pa.int32()),
+        ("root", _text),
+        ("path", _text),
+        ("image_id", _text),
+        ("source", _text),
+        ("reason", _text),
+        ("detail", _text),
+    ]
+)
 
-VECTORS_INDEX = pa.schema([
-    ("image_id", _text),
-    ("shard", _text),
-    ("model", _text),          # name, revision and preprocessing in one string: a change of any is a change of model
-    ("truncated", pa.bool_()), # the caption was longer than the tower's limit
-])
+VECTORS_INDEX = pa.schema(
+    [
+        ("image_id", _text),
+        ("shard", _text),
+        ("model", _text),  # name, revision and preprocessing in one string: a change of any is a change of model
+        ("truncated", pa.bool_()),  # the caption was longer than the tower's limit
+    ]
+)
 
 
 def vectors(width: int) -> pa.Schema:
@@ -77,120 +85,142 @@ def vectors(width: int) -> pa.Schema:
     return VECTORS_INDEX.append(pa.field("vector", pa.list_(pa.float16(), width)))
 
 
-LEAKS = pa.schema([
-    ("image_id", _text),
-    ("benchmark", _text),
-    ("benchmark_image", _text),
-    ("how", _text),            # content | perceptual | embedding
-    ("value", pa.float32()),   # 1, bits that differ, or cosine
-])
+LEAKS = pa.schema(
+    [
+        ("image_id", _text),
+        ("benchmark", _text),
+        ("benchmark_image", _text),
+        ("how", _text),  # content | perceptual | embedding
+        ("value", pa.float32()),  # 1, bits that differ, or cosine
+    ]
+)
 
-TOWERS = pa.schema([
-    ("signal", _text),
-    ("model", _text),          # towers/<name>@<digest of the weights>
-    ("images", pa.int32()),    # the lake's images it was trained on
-    ("steps", pa.int32()),
-    ("band_low", pa.float64()),  # the band proposed for the signal in this model's own space
-    ("band_high", pa.float64()),
-])
+TOWERS = pa.schema(
+    [
+        ("signal", _text),
+        ("model", _text),  # towers/<name>@<digest of the weights>
+        ("images", pa.int32()),  # the lake's images it was trained on
+        ("steps", pa.int32()),
+        ("band_low", pa.float64()),  # the band proposed for the signal in this model's own space
+        ("band_high", pa.float64()),
+    ]
+)
 
-CANDIDATES = pa.schema([
-    ("query_shard", _text),
-    ("query_id", _text),
-    ("signal", _text),
-    ("target_id", _text),
-    ("score", pa.float32()),
-    ("above_band", pa.bool_()),  # a near-duplicate in this signal: never a target, kept so that groups can be formed
-])
+CANDIDATES = pa.schema(
+    [
+        ("query_shard", _text),
+        ("query_id", _text),
+        ("signal", _text),
+        ("target_id", _text),
+        ("score", pa.float32()),
+        ("above_band", pa.bool_()),  # a near-duplicate in this signal: never a target, kept so that groups can be formed
+    ]
+)
 
-NEIGHBOURS = pa.schema([
-    ("query_id", _text),
-    ("signal", _text),
-    ("target_id", _text),
-    ("score", pa.float32()),
-    ("rank", pa.int32()),        # 0 is the nearest inside the band; null above the band
-    ("above_band", pa.bool_()),
-])
+NEIGHBOURS = pa.schema(
+    [
+        ("query_id", _text),
+        ("signal", _text),
+        ("target_id", _text),
+        ("score", pa.float32()),
+        ("rank", pa.int32()),  # 0 is the nearest inside the band; null above the band
+        ("above_band", pa.bool_()),
+    ]
+)
 
-PAIRS = pa.schema([
-    ("pair_id", _text),
-    ("query_id", _text),
-    ("target_id", _text),
-    ("signals", _strings),       # those that found the pair inside their band
-    ("clip_image_score", pa.float32()),
-    ("dino_image_score", pa.float32()),
-    ("caption_score", pa.float32()),
-    ("hard_negatives", _strings),  # other retrieved images of the query, without the query image itself
-])
+PAIRS = pa.schema(
+    [
+        ("pair_id", _text),
+        ("query_id", _text),
+        ("target_id", _text),
+        ("signals", _strings),  # those that found the pair inside their band
+        ("clip_image_score", pa.float32()),
+        ("dino_image_score", pa.float32()),
+        ("caption_score", pa.float32()),
+        ("hard_negatives", _strings),  # other retrieved images of the query, without the query image itself
+    ]
+)
 
-DESCRIPTIONS = pa.schema([
-    ("pair_id", _text),
-    ("request_key", _text),
-    ("text", _text),
-    ("model", _text),
-    ("prompt_version", _text),
-    ("parser_version", _text),
-    ("status", _text),           # ok | failed | rejected
-    ("reason", _text),
-    ("tokens_in", pa.int32()),
-    ("tokens_out", pa.int32()),
-])
+DESCRIPTIONS = pa.schema(
+    [
+        ("pair_id", _text),
+        ("request_key", _text),
+        ("text", _text),
+        ("model", _text),
+        ("prompt_version", _text),
+        ("parser_version", _text),
+        ("status", _text),  # ok | failed | rejected
+        ("reason", _text),
+        ("tokens_in", pa.int32()),
+        ("tokens_out", pa.int32()),
+    ]
+)
 
-INSTRUCTIONS = pa.schema([
-    ("pair_id", _text),
-    ("request_key", _text),
-    ("texts", _strings),         # three or more where status is ok
-    ("model", _text),
-    ("prompt_version", _text),
-    ("parser_version", _text),
-    ("status", _text),
-    ("reason", _text),
-    ("tokens_in", pa.int32()),
-    ("tokens_out", pa.int32()),
-])
+INSTRUCTIONS = pa.schema(
+    [
+        ("pair_id", _text),
+        ("request_key", _text),
+        ("texts", _strings),  # three or more where status is ok
+        ("model", _text),
+        ("prompt_version", _text),
+        ("parser_version", _text),
+        ("status", _text),
+        ("reason", _text),
+        ("tokens_in", pa.int32()),
+        ("tokens_out", pa.int32()),
+    ]
+)
 
-TRIPLETS = pa.schema([
-    ("pair_id", _text),
-    ("query_id", _text),
-    ("target_id", _text),
-    ("texts", _strings),
-    ("hard_negatives", _strings),  # [0] is the query image itself, as MegaPairs requires
-    ("signals", _strings),
-    ("split", _text),            # train, or test: the query image was drawn for the held-out slice
-    ("query_path", _text),
-    ("target_path", _text),
-    ("description_model", _text),
-    ("instruction_model", _text),
-    ("licence", _text),          # of both pictures, joined with " | " where they differ
-])
+TRIPLETS = pa.schema(
+    [
+        ("pair_id", _text),
+        ("query_id", _text),
+        ("target_id", _text),
+        ("texts", _strings),
+        ("hard_negatives", _strings),  # [0] is the query image itself, as MegaPairs requires
+        ("signals", _strings),
+        ("split", _text),  # train, or test: the query image was drawn for the held-out slice
+        ("query_path", _text),
+        ("target_path", _text),
+        ("description_model", _text),
+        ("instruction_model", _text),
+        ("licence", _text),  # of both pictures, joined with " | " where they differ
+    ]
+)
 
-EVALUATIONS = pa.schema([
-    ("recipe", _text),
-    ("benchmark", _text),
-    ("metric", _text),
-    ("value", pa.float64()),     # percent
-    ("queries", pa.int32()),
-    ("gallery", pa.int32()),
-    ("inputs", _text),           # digest of the checkpoint and of the query set
-])
+EVALUATIONS = pa.schema(
+    [
+        ("recipe", _text),
+        ("benchmark", _text),
+        ("metric", _text),
+        ("value", pa.float64()),  # percent
+        ("queries", pa.int32()),
+        ("gallery", pa.int32()),
+        ("inputs", _text),  # digest of the checkpoint and of the query set
+    ]
+)
 
-CHECKPOINTS = pa.schema([
-    ("recipe", _text),
-    ("folder", _text),           # relative to the lake
-    ("step", pa.int32()),
-    ("loss", pa.float64()),
-    ("pairs", pa.int64()),       # training pairs it saw
-    ("seconds", pa.float64()),
-    ("settings", _text),         # the resolved recipe, JSON
-])
+CHECKPOINTS = pa.schema(
+    [
+        ("recipe", _text),
+        ("folder", _text),  # relative to the lake
+        ("step", pa.int32()),
+        ("loss", pa.float64()),
+        ("pairs", pa.int64()),  # training pairs it saw
+        ("seconds", pa.float64()),
+        ("settings", _text),  # the resolved recipe, JSON
+    ]
+)
 
-DECISIONS = pa.schema([
-    ("pair_id", _text),
-    ("decision", _text),         # accepted | rejected | withdrawn; the last one on a pair counts
-    ("note", _text),
-    ("reviewer", _text),
-    ("decided_at", _text),       # UTC, ISO 8601 with microseconds: sorts as text
-])
+DECISIONS = pa.schema(
+    [
+        ("pair_id", _text),
+        ("decision", _text),  # accepted | rejected | withdrawn; the last one on a pair counts
+        ("note", _text),
+        ("reviewer", _text),
+        ("decided_at", _text),  # UTC, ISO 8601 with microseconds: sorts as text
+    ]
+)
 
 TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,

@@ -99,7 +99,8 @@ class MineSettings(Settings):
     k: int = Field(50, ge=1, description="neighbours kept per image and signal inside the band; not published")
     bands: dict[Signal, BandSettings | Literal["proposed"]] = Field(
         default_factory=lambda: {s: BandSettings() for s in SIGNALS},
-        description="'proposed': for this encoder, from the lake's towers or its oldest shard")
+        description="'proposed': for this encoder, from the lake's towers or its oldest shard",
+    )
     signals: tuple[Signal, ...] = SIGNALS
     targets_per_query: int = Field(3, ge=1, description="pairs per query image at most; not published (mean in the paper: 1.31)")
     hard_negatives: int = Field(5, ge=0, description="mined negatives kept per pair (paper: five, the query image counted)")
@@ -137,8 +138,7 @@ class AnnotateSettings(Settings):
     instructions_per_pair: int = Field(3, ge=3, le=10, description="at least; paper: at least three")
     seed: int = 0
     vision: EngineSettings | None = Field(None, description="the VLM that describes (paper: InternVL2-26B)")
-    language_model: EngineSettings | None = Field(
-        None, description="the LLM that instructs (paper: Llama-3-8B); None: the VLM")
+    language_model: EngineSettings | None = Field(None, description="the LLM that instructs (paper: Llama-3-8B); None: the VLM")
     one_step: bool = Field(False, description="one VLM call writes both texts")
     language: str = Field("English", description="of the texts that a model writes")
     words: tuple[int, int] = Field((60, 100), description="bounds of WORD_NUM, drawn per pair (paper)")
@@ -162,13 +162,16 @@ class LoraSettings(Settings):
     alpha: float = Field(64, gt=0, description="updates are scaled by alpha / rank; not published")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the adapters; not published")
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="names, or one regular expression; all-linear: every linear layer but the output head")
+        "all-linear", description="names, or one regular expression; all-linear: every linear layer but the output head"
+    )
     exclude_modules: str | None = Field(
-        r".*(multi_modal_projector|merger).*", description="regular expression of what is left out: the paper names ViT, LLM")
+        r".*(multi_modal_projector|merger).*", description="regular expression of what is left out: the paper names ViT, LLM"
+    )
 
 
-HOW_A_RECIPE_RUNS = frozenset({
-    "as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"})
+HOW_A_RECIPE_RUNS = frozenset(
+    {"as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"}
+)
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
 
 
@@ -193,16 +196,21 @@ class Recipe(Settings):
     negatives: Literal["none", "query", "query+mined"] = "query+mined"
     mined_negatives: int = Field(3, ge=0, description="per query, besides the query image (paper: 4 in all)")
     pair_source: Literal["mined", "naive"] = Field(
-        "mined", description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from both "
-                             "captions, without mined negatives (what the headline study compares mining with)")
+        "mined",
+        description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from both "
+        "captions, without mined negatives (what the headline study compares mining with)",
+    )
     pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
     decisions: Literal["ignore", "without_rejected", "only_accepted"] = Field(
-        "ignore", description="whether triplets that people rejected are left out, or all that nobody accepted")
+        "ignore", description="whether triplets that people rejected are left out, or all that nobody accepted"
+    )
     licence_set: Literal["main", "unknown", "no_derivatives", "non_commercial", "share_alike"] = Field(
-        "main", description="which of the sets that `licences` keeps apart is trained on")
+        "main", description="which of the sets that `licences` keeps apart is trained on"
+    )
     as_of: str | None = Field(None, description="train on the lake as it was: a checkpoint, a run or a time; None: as it is")
     trainable: Literal["all", "text+blocks", "text+projection", "text"] = Field(
-        "all", description="what of the image tower is trained with the text tower; the rest is computed once per image")
+        "all", description="what of the image tower is trained with the text tower; the rest is computed once per image"
+    )
     image_blocks: int = Field(1, ge=1, description="of text+blocks: how many blocks at the end of the image tower")
     steps: int = Field(15_000, ge=1)
     batch_size: int = Field(2048, ge=2)
@@ -215,15 +223,21 @@ class Recipe(Settings):
     temperature: float = Field(0.02, gt=0)
     mask_false_negatives: bool = Field(True, description="another row's copy of a query's target is no negative of it")
     several_positives: bool = Field(True, description="rows of one query image and one text share their targets as positives")
-    hardness: float = Field(0.0, ge=0, description="weight negatives by exp(hardness * cosine), without a gradient through it "
-                                                   "(LLaVE, arXiv 2503.04812, which takes 9); 0: off, as in the paper")
+    hardness: float = Field(
+        0.0,
+        ge=0,
+        description="weight negatives by exp(hardness * cosine), without a gradient through it "
+        "(LLaVE, arXiv 2503.04812, which takes 9); 0: off, as in the paper",
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: mixed, weights under training stay float32")
     gradient_checkpointing: bool = Field(False, description="recompute each layer's activations: less memory, a third more time")
     compile: Literal["inductor", "aot_eager", "eager"] | None = Field(None, description="back-end of torch.compile; None: off")
     lora: LoraSettings = Field(LoraSettings(), description="of kind mllm")
     instruction: str = Field(
         "Retrieve the target image that best meets the combined criteria by using both the provided image and the image retrieval "
-        "instructions: ", description="of kind mllm: the task in every query (paper: its CIR instruction)")
+        "instructions: ",
+        description="of kind mllm: the task in every query (paper: its CIR instruction)",
+    )
     checkpoint_every: int = Field(200, ge=1, description="steps between the states a killed run continues from")
     log_every: int = Field(10, ge=1)
     evaluate_every: int | None = Field(None, ge=1, description="steps between measurements on a held-out slice; None: none")
@@ -252,8 +266,11 @@ class StudySettings(Settings):
     change: dict[str, Any] = Field({}, description="settings of that recipe that differ in the studies, for example fewer steps")
     seeds: int = Field(3, ge=1, description="runs of each variant: order, texts, negatives and the subset of pairs are drawn anew")
     pairs: int = Field(ge=16, description="of the negatives study and the largest of the scaling study (paper: 1 M)")
-    volume: dict[str, Any] = Field({}, description="settings that differ in the scaling study and the headline too, such "
-                                                   "as more steps: a run has to see its pairs")
+    volume: dict[str, Any] = Field(
+        {},
+        description="settings that differ in the scaling study and the headline too, such "
+        "as more steps: a run has to see its pairs",
+    )
     shares: tuple[float, ...] = Field((1 / 16, 1 / 4, 1), description="of pairs, in the scaling study")
     signal_pairs: int = Field(ge=1, description="of every variant of the signals study, alone and together")
     headline_pairs: int = Field(ge=1, description="n mined triplets, against times * n naive pairs")
@@ -271,8 +288,11 @@ class EvaluateSettings(Settings):
 class LeakSettings(Settings):
     """Pictures that must not be trained on, because a benchmark is measured with them."""
 
-    benchmarks: dict[str, str] = Field({}, description="benchmark name to the folder of its pictures; what the corpus shares "
-                                                       "with them is listed in table leaks and kept out of pairs")
+    benchmarks: dict[str, str] = Field(
+        {},
+        description="benchmark name to the folder of its pictures; what the corpus shares "
+        "with them is listed in table leaks and kept out of pairs",
+    )
 
 
 class LicenceSettings(Settings):
@@ -296,8 +316,11 @@ class AutomationSettings(Settings):
     """What the sensors of the Dagster UI wait for; `mmret run` waits for nothing."""
 
     settle_seconds: int = Field(60, ge=0, description="a watched source is sealed once it has not changed for so long")
-    new_pairs: int = Field(10_000, ge=1, description="training starts by itself once there are so many triplets that the last "
-                                                     "checkpoint of the recipe has not seen")
+    new_pairs: int = Field(
+        10_000,
+        ge=1,
+        description="training starts by itself once there are so many triplets that the last checkpoint of the recipe has not seen",
+    )
 
 
 class HistorySettings(Settings):

@@ -23,8 +23,13 @@ from mmret.schemas import SIGNALS
 from mmret.settings import Profile
 
 GROUPS: tuple[tuple[str, ...], ...] = (
-    ("images",), ("towers",), (*SIGNALS, "candidates"), ("leaks",),
-    ("neighbours", "pairs", "descriptions", "instructions", "triplets"), ("checkpoints", "evaluations"))
+    ("images",),
+    ("towers",),
+    (*SIGNALS, "candidates"),
+    ("leaks",),
+    ("neighbours", "pairs", "descriptions", "instructions", "triplets"),
+    ("checkpoints", "evaluations"),
+)
 """Stages that run together, partition by partition; what a group has to do is known once the groups before it are done."""
 
 SHARDED = tuple(t for group in GROUPS for t in group if t not in ("towers", "leaks", "checkpoints", "evaluations"))
@@ -32,9 +37,19 @@ SHARDED = tuple(t for group in GROUPS for t in group if t not in ("towers", "lea
 
 State = Literal["current", "follows", "stale", "missing"]
 
-_SETTINGS = {"images": "ingest", "leaks": "leaks", "towers": "towers", "candidates": "mine", "neighbours": "mine.k",
-             "pairs": "mine", "descriptions": "annotate", "instructions": "annotate", "triplets": "evaluate.held_out",
-             "evaluations": "evaluate", **{s: f"encoders.{s}" for s in SIGNALS}}
+_SETTINGS = {
+    "images": "ingest",
+    "leaks": "leaks",
+    "towers": "towers",
+    "candidates": "mine",
+    "neighbours": "mine.k",
+    "pairs": "mine",
+    "descriptions": "annotate",
+    "instructions": "annotate",
+    "triplets": "evaluate.held_out",
+    "evaluations": "evaluate",
+    **{s: f"encoders.{s}" for s in SIGNALS},
+}
 _SHOWN = 60  # characters of a setting's value
 
 
@@ -84,8 +99,14 @@ def record(lake: Lake, inputs: Inputs) -> None:
     upstream: dict[str, dict[str, list[Any]]] = {}
     for table, partition, facts in inputs.upstream:
         upstream.setdefault(table, {})[partition] = [facts.digest, facts.rows]
-    write_text(path, json.dumps({"table": inputs.table, "version": inputs.version, "settings": inputs.settings,
-                                 "upstream": upstream}, default=str, separators=(",", ":")))
+    write_text(
+        path,
+        json.dumps(
+            {"table": inputs.table, "version": inputs.version, "settings": inputs.settings, "upstream": upstream},
+            default=str,
+            separators=(",", ":"),
+        ),
+    )
 
 
 def recorded(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
@@ -125,8 +146,9 @@ def survey(lake: Lake, profile: Profile) -> list[Status]:
     return found
 
 
-def _status(lake: Lake, profile: Profile, table: str, partition: str, group: tuple[str, ...],
-            unsettled: set[tuple[str, str]]) -> Status:
+def _status(
+    lake: Lake, profile: Profile, table: str, partition: str, group: tuple[str, ...], unsettled: set[tuple[str, str]]
+) -> Status:
     reads = provenance.reads(lake, profile, table, partition)
     pending = [r for r in reads if r in unsettled]
     waits_for = tuple(dict.fromkeys(t for t, p in pending if not (t in group and p == partition)))
@@ -180,8 +202,9 @@ def _changed(name: str, old: Any, new: Any) -> list[str]:
         return [line for key in keys for line in _changed(f"{name}.{key}", old.get(key), new.get(key))]
     if old == new:
         return []
-    before, after = (text if len(text := json.dumps(v, ensure_ascii=False)) <= _SHOWN else text[:_SHOWN - 1] + "…"
-                     for v in (old, new))
+    before, after = (
+        text if len(text := json.dumps(v, ensure_ascii=False)) <= _SHOWN else text[: _SHOWN - 1] + "…" for v in (old, new)
+    )
     return [f"{name}: {before} → {after}"]
 
 

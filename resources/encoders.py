@@ -19,8 +19,9 @@ class Encoders(dg.ConfigurableResource):
         """The encoder of ``signal``; raises UserError where its weights cannot be found."""
         from mmret.encode.protocol import load_encoder
 
-        return model(self._loaded, f"{signal}:{lake_root}:{settings.model_dump_json()}",
-                     lambda: load_encoder(settings, signal, lake_root))
+        return model(
+            self._loaded, f"{signal}:{lake_root}:{settings.model_dump_json()}", lambda: load_encoder(settings, signal, lake_root)
+        )
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         free(self._loaded)

@@ -32,8 +32,14 @@ class Watched:
         self.page.on("dialog", lambda dialog: (self.faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         self.page.on("console", lambda said: self.faults.append(f"console: {said.text}") if said.type == "error" else None)
-        self.page.on("request", lambda sent: self.faults.append(f"request: {sent.url}") if not sent.url.startswith(
-            (address, address.replace("http", "ws"), "data:", "blob:", "file:")) else None)
+        self.page.on(
+            "request",
+            lambda sent: (
+                self.faults.append(f"request: {sent.url}")
+                if not sent.url.startswith((address, address.replace("http", "ws"), "data:", "blob:", "file:"))
+                else None
+            ),
+        )
 
     def unharmed(self) -> None:
         """Nothing of the data ran and nothing went wrong."""

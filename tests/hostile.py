@@ -8,11 +8,20 @@ import pyarrow as pa
 from mmret.lake import Lake
 from mmret.schemas import DESCRIPTIONS, IMAGES_INDEX, TRIPLETS
 
-HOSTILE = ["<script>window.hacked = 1</script>", "<img src=x onerror=\"window.hacked = 2\">",
-           "](javascript:alert(1)) ![x](http://evil.invalid/x.png)", "| a | b |\n---\n# heading\n\n```\ncode",
-           "../../../etc/passwd", "line one\u2028line two\x85three", "{{window.hacked = 3}} ${7*7} {% raw %}",
-           "\u202etxet lacitnedi", "---\nlicense: mit\n---", "&lt;b&gt; &amp; <b>", "\"' onload='window.hacked = 4' x=\"",
-           "</textarea></script><svg onload=\"window.hacked = 5\">"]
+HOSTILE = [
+    "<script>window.hacked = 1</script>",
+    '<img src=x onerror="window.hacked = 2">',
+    "](javascript:alert(1)) ![x](http://evil.invalid/x.png)",
+    "| a | b |\n---\n# heading\n\n```\ncode",
+    "../../../etc/passwd",
+    "line one\u2028line two\x85three",
+    "{{window.hacked = 3}} ${7*7} {% raw %}",
+    "\u202etxet lacitnedi",
+    "---\nlicense: mit\n---",
+    "&lt;b&gt; &amp; <b>",
+    "\"' onload='window.hacked = 4' x=\"",
+    '</textarea></script><svg onload="window.hacked = 5">',
+]
 
 
 def make_hostile(source: Path, folder: Path) -> Path:

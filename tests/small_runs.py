@@ -5,10 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-TINY = ["mine.k=10",
-        "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64,"
-        " min_steps: 10, vocabulary: 600}",
-        "recipes.demo.steps=30", "recipes.demo.batch_size=32", "recipes.demo.checkpoint_every=10", "evaluate.edits=30"]
+TINY = [
+    "mine.k=10",
+    "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64,"
+    " min_steps: 10, vocabulary: 600}",
+    "recipes.demo.steps=30",
+    "recipes.demo.batch_size=32",
+    "recipes.demo.checkpoint_every=10",
+    "evaluate.edits=30",
+]
 
 
 def command(lake: Path, *more: str) -> list[str]:

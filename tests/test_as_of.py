@@ -72,8 +72,11 @@ def test_a_run_s_name_is_the_state_it_left(lake):
 def test_export_as_of_a_checkpoint(lake, tmp_path):
     before = lake.read("triplets")
     change(lake)
-    CliRunner().invoke(app, ["export", "--lake", str(lake.root), "--format", "megapairs", "--as-of", "demo", "--out",
-                             str(tmp_path / "out")], catch_exceptions=False)
+    CliRunner().invoke(
+        app,
+        ["export", "--lake", str(lake.root), "--format", "megapairs", "--as-of", "demo", "--out", str(tmp_path / "out")],
+        catch_exceptions=False,
+    )
     lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     train = [r for r in before.to_pylist() if r["split"] == "train"]
     assert sorted(r["q_text"] for r in lines) == sorted(r["texts"] for r in train)
@@ -97,8 +100,10 @@ def test_licences_kept_apart_are_not_trained_on_together(lake, monkeypatch):
     lake.write("triplets", "shard-00000", rows.set_column(rows.column_names.index("licence"), "licence", licences), "x")
     recipe, apart = Recipe(), LicenceSettings(share_alike="apart")
     every = {r["pair_id"] for r in lake.read("triplets").to_pylist()}
-    found = {s: {r["pair_id"] for r in training_rows(lake, recipe.model_copy(update={"licence_set": s}), apart).to_pylist()}
-             for s in ("main", "share_alike", "unknown")}
+    found = {
+        s: {r["pair_id"] for r in training_rows(lake, recipe.model_copy(update={"licence_set": s}), apart).to_pylist()}
+        for s in ("main", "share_alike", "unknown")
+    }
     assert found["main"] | found["share_alike"] == every and not found["main"] & found["share_alike"] and not found["unknown"]
     assert len(found["share_alike"]) == -(-rows.num_rows // 3)
 

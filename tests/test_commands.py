@@ -65,8 +65,9 @@ def test_search_leaves_out_the_query_image_and_takes_image_text_or_both(lake):
 def test_evaluate_reports_the_recipe_beside_the_untrained_model(lake, tmp_path):
     triplets = Lake(lake).read("triplets").to_pylist()[:20]
     file = tmp_path / "triplets.jsonl"
-    file.write_text("\n".join(json.dumps({"reference": t["query_path"], "text": t["texts"][0], "target": t["target_path"]})
-                              for t in triplets))
+    file.write_text(
+        "\n".join(json.dumps({"reference": t["query_path"], "text": t["texts"][0], "target": t["target_path"]}) for t in triplets)
+    )
     found = json.loads(call("evaluate", "--lake", lake, "--triplets", file, "--json").stdout)
     assert found["recipe"] == "demo" and found["queries"] == 20 and found["gallery"] == 180
     assert {"R@1", "R@5", "R@10", "R@50"} <= found.keys() and {"R@1", "R@10"} <= found["untrained"].keys()
@@ -77,10 +78,15 @@ def test_evaluate_reports_the_recipe_beside_the_untrained_model(lake, tmp_path):
     assert untrained["R@10"] == untrained["untrained"]["R@10"] == found["untrained"]["R@10"]
 
 
-@pytest.mark.parametrize(("row", "said"), [
-    ({"reference": "nosuch.png", "text": "red", "target": "x.png"}, "nosuch.png"), ({"reference": "a"}, "row 1"),
-    ("[1, 2", "not JSON"),
-    ({"reference": "", "text": " ", "target": ""}, "empty")])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"reference": "nosuch.png", "text": "red", "target": "x.png"}, "nosuch.png"),
+        ({"reference": "a"}, "row 1"),
+        ("[1, 2", "not JSON"),
+        ({"reference": "", "text": " ", "target": ""}, "empty"),
+    ],
+)
 def test_a_triplet_that_cannot_be_read_is_named(lake, tmp_path, row, said):
     file = tmp_path / "t.jsonl"
     file.write_text(row if isinstance(row, str) else json.dumps(row))

@@ -12,23 +12,37 @@ from mmret.settings import LicenceSettings
 APART = LicenceSettings(share_alike="apart", unknown="apart")
 
 
-@pytest.mark.parametrize(("text", "name", "terms"), [
-    ("CC BY-SA 4.0", "CC-BY-SA-4.0", {"share_alike"}), ("cc-by-sa-4.0", "CC-BY-SA-4.0", {"share_alike"}),
-    ("https://creativecommons.org/licenses/by-sa/3.0/de/", "CC-BY-SA-3.0", {"share_alike"}),
-    ("CC BY-SA", "CC-BY-SA", {"share_alike"}),
-    ("Creative Commons Attribution-ShareAlike 4.0 International", "CC-BY-SA-4.0", {"share_alike"}),
-    ("CC BY 2.0.", "CC-BY-2.0", set()), ("CC BY 2.0 DEED", "CC-BY-2.0", set()), ("CC-BY 3.0", "CC-BY-3.0", set()),
-    ("CC BY 2.0. Photo courtesy: USIP", "CC-BY-2.0", set()), ("CC0", "CC0-1.0", set()), ("cc0-1.0", "CC0-1.0", set()),
-    ("http://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0", set()), ("Public Domain", "LicenseRef-Public-Domain", set()),
-    ("CC BY-NC-ND 4.0", "CC-BY-NC-ND-4.0", {"non_commercial", "no_derivatives"}),
-    ("CC BY-NC-SA 2.0", "CC-BY-NC-SA-2.0", {"non_commercial", "share_alike"}),
-    ("Attribution-NonCommercial 4.0", "CC-BY-NC-4.0", {"non_commercial"}),
-    ("apache 2.0", "Apache-2.0", set()), ("MIT", "MIT", set()),
-    ("GPL-3.0-or-later", "GPL-3.0-or-later", {"share_alike"}), ("MIT OR GPL-3.0-only", "MIT OR GPL-3.0-only", set()),
-    ("Unsplash License", "Unsplash License", {"unknown"}),
-    (None, "unknown", {"unknown"}), ("", "unknown", {"unknown"}), ("All Rights Reserved", "unknown", {"unknown"}),
-    ("as published by OpenStax under CC BY 4.0 (item licence not stated)", "unknown", {"unknown"}),
-    ("ask Bob", "ask Bob", {"unknown"})])
+@pytest.mark.parametrize(
+    ("text", "name", "terms"),
+    [
+        ("CC BY-SA 4.0", "CC-BY-SA-4.0", {"share_alike"}),
+        ("cc-by-sa-4.0", "CC-BY-SA-4.0", {"share_alike"}),
+        ("https://creativecommons.org/licenses/by-sa/3.0/de/", "CC-BY-SA-3.0", {"share_alike"}),
+        ("CC BY-SA", "CC-BY-SA", {"share_alike"}),
+        ("Creative Commons Attribution-ShareAlike 4.0 International", "CC-BY-SA-4.0", {"share_alike"}),
+        ("CC BY 2.0.", "CC-BY-2.0", set()),
+        ("CC BY 2.0 DEED", "CC-BY-2.0", set()),
+        ("CC-BY 3.0", "CC-BY-3.0", set()),
+        ("CC BY 2.0. Photo courtesy: USIP", "CC-BY-2.0", set()),
+        ("CC0", "CC0-1.0", set()),
+        ("cc0-1.0", "CC0-1.0", set()),
+        ("http://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0", set()),
+        ("Public Domain", "LicenseRef-Public-Domain", set()),
+        ("CC BY-NC-ND 4.0", "CC-BY-NC-ND-4.0", {"non_commercial", "no_derivatives"}),
+        ("CC BY-NC-SA 2.0", "CC-BY-NC-SA-2.0", {"non_commercial", "share_alike"}),
+        ("Attribution-NonCommercial 4.0", "CC-BY-NC-4.0", {"non_commercial"}),
+        ("apache 2.0", "Apache-2.0", set()),
+        ("MIT", "MIT", set()),
+        ("GPL-3.0-or-later", "GPL-3.0-or-later", {"share_alike"}),
+        ("MIT OR GPL-3.0-only", "MIT OR GPL-3.0-only", set()),
+        ("Unsplash License", "Unsplash License", {"unknown"}),
+        (None, "unknown", {"unknown"}),
+        ("", "unknown", {"unknown"}),
+        ("All Rights Reserved", "unknown", {"unknown"}),
+        ("as published by OpenStax under CC BY 4.0 (item licence not stated)", "unknown", {"unknown"}),
+        ("ask Bob", "ask Bob", {"unknown"}),
+    ],
+)
 def test_spellings(text, name, terms):
     licence = read_licence(text)
     assert (licence.name, set(licence.terms)) == (name, terms)
@@ -44,15 +58,19 @@ def test_a_triplet_has_the_terms_of_both_pictures():
 
 
 def rows(*licences, negatives=()):
-    return pa.Table.from_pylist([{"pair_id": str(i), "licence": text, "hard_negatives": ["q", *negatives]}
-                                 for i, text in enumerate(licences)], TRIPLETS)
+    return pa.Table.from_pylist(
+        [{"pair_id": str(i), "licence": text, "hard_negatives": ["q", *negatives]} for i, text in enumerate(licences)], TRIPLETS
+    )
 
 
 def test_the_sets_part_the_rows_and_nothing_is_lost():
     table = rows("CC0", "CC BY-SA 4.0", None, "CC BY-NC 4.0", "CC BY 4.0 | CC BY-SA 3.0", "MIT")
     found = licence_sets(table, LicenceSettings(share_alike="apart", unknown="apart", non_commercial="exclude"))
     assert {name: t["pair_id"].to_pylist() for name, t in found.sets.items()} == {
-        MAIN: ["0", "5"], "share_alike": ["1", "4"], "unknown": ["2"]}
+        MAIN: ["0", "5"],
+        "share_alike": ["1", "4"],
+        "unknown": ["2"],
+    }
     assert found.excluded == {"CC BY-NC 4.0": 1}
     assert set(found.sets) <= {MAIN, *TERMS} and sum(t.num_rows for t in found.sets.values()) + 1 == table.num_rows
 

@@ -15,9 +15,16 @@ from mmret.lake import Lake
 from mmret.staleness import survey
 from tests.small_runs import TINY, command, first, run
 
-RESULT = {"images": ["image_id", "path"], "rejects": ["path", "reason"], "pairs": ["pair_id", "hard_negatives"],
-          "descriptions": ["pair_id", "text"], "instructions": ["pair_id", "texts"], "triplets": ["pair_id", "split", "texts"],
-          "neighbours": ["query_id", "signal", "target_id", "score"], "evaluations": ["recipe", "benchmark", "metric", "value"]}
+RESULT = {
+    "images": ["image_id", "path"],
+    "rejects": ["path", "reason"],
+    "pairs": ["pair_id", "hard_negatives"],
+    "descriptions": ["pair_id", "text"],
+    "instructions": ["pair_id", "texts"],
+    "triplets": ["pair_id", "split", "texts"],
+    "neighbours": ["query_id", "signal", "target_id", "score"],
+    "evaluations": ["recipe", "benchmark", "metric", "value"],
+}
 
 
 def tables(lake: Path) -> dict[str, list]:
@@ -109,8 +116,18 @@ def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage()
 def test_a_removed_source_leaves_its_shard_empty_and_added_again_all_is_as_before(tmp_path):
     """The first shard is the one that empties: every later one is compared with it."""
     lake, store = tmp_path / "lake", Lake(tmp_path / "lake")
-    run(command(lake, "--images", "shapes:60?seed=3", "--shard-size", "60", "--set", "train=[]",
-                *(part for s in TINY[:2] for part in ("--set", s))))
+    run(
+        command(
+            lake,
+            "--images",
+            "shapes:60?seed=3",
+            "--shard-size",
+            "60",
+            "--set",
+            "train=[]",
+            *(part for s in TINY[:2] for part in ("--set", s)),
+        )
+    )
     run(command(lake, "--images", "shapes:60?seed=9"))
     before = {t: store.read(t).sort_by("pair_id").select(RESULT[t]).to_pylist() for t in ("pairs", "triplets")}
     gone = run(command(lake, "--remove", "shapes:60?seed=3"))
@@ -135,8 +152,10 @@ def test_one_run_at_a_time(tmp_path):
         assert not unfinished
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--images", "no/such/folder"], "no/such/folder"), (["--set", "mine.k"], "key=value"), (["--profile", "dmeo"], "dmeo")])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--images", "no/such/folder"], "no/such/folder"), (["--set", "mine.k"], "key=value"), (["--profile", "dmeo"], "dmeo")],
+)
 def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, arguments, said):
     done = subprocess.run(command(tmp_path / "lake", *arguments), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr

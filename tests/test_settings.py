@@ -22,9 +22,16 @@ def test_paper_values_are_the_defaults():
     assert 1 + base.mined_negatives == 4  # the query image counted
 
 
-@pytest.mark.parametrize(("override", "named"), [
-    ("mine.neighbors=3", "mine.neighbors"), ("mine.k=0", "mine.k"), ("recipes.demo.steps=many", "recipes.demo.steps"),
-    ("mine.bands.caption={low: 0.9, high: 0.2}", "mine.bands"), ("train=[nobody]", "nobody")])
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("mine.neighbors=3", "mine.neighbors"),
+        ("mine.k=0", "mine.k"),
+        ("recipes.demo.steps=many", "recipes.demo.steps"),
+        ("mine.bands.caption={low: 0.9, high: 0.2}", "mine.bands"),
+        ("train=[nobody]", "nobody"),
+    ],
+)
 def test_a_setting_that_does_not_fit_is_named(override, named):
     with pytest.raises(UserError, match=named.replace(".", r"\.")):
         load_profile("demo", dict([parse_override(override)]))
@@ -48,11 +55,21 @@ def test_a_lake_remembers_sources_and_overrides_and_adds_new_ones(tmp_path):
         resolve(lake, profile="paper")
 
 
-@pytest.mark.parametrize(("setting", "first"), [
-    ({"mine.signals": ["caption"]}, "candidates"), ({"mine.k": 9}, "candidates"), ({"mine.targets_per_query": 9}, "pairs"),
-    ({"annotate.instructions_per_pair": 5}, "instructions"), ({"annotate.seed": 5}, "descriptions"),
-    ({"evaluate.held_out": 0.5}, "triplets"), ({"recipes.demo.steps": 7}, "checkpoints"), ({"towers.seed": 7}, "towers"),
-    ({"ingest.animated": "reject"}, "images"), ({"mine.tile": 512, "corpus.shard_size": 7}, None)])
+@pytest.mark.parametrize(
+    ("setting", "first"),
+    [
+        ({"mine.signals": ["caption"]}, "candidates"),
+        ({"mine.k": 9}, "candidates"),
+        ({"mine.targets_per_query": 9}, "pairs"),
+        ({"annotate.instructions_per_pair": 5}, "instructions"),
+        ({"annotate.seed": 5}, "descriptions"),
+        ({"evaluate.held_out": 0.5}, "triplets"),
+        ({"recipes.demo.steps": 7}, "checkpoints"),
+        ({"towers.seed": 7}, "towers"),
+        ({"ingest.animated": "reject"}, "images"),
+        ({"mine.tile": 512, "corpus.shard_size": 7}, None),
+    ],
+)
 def test_a_setting_touches_the_stages_that_read_it_and_no_earlier_one(setting, first):
     from mmret.provenance import STAGES
 

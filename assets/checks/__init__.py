@@ -14,5 +14,7 @@ def load() -> list[dg.AssetChecksDefinition]:
     """Every check of the modules: those written as a question run as one step per asset, the others as they are."""
     asked = [c for module in MODULES for c in vars(module).values() if isinstance(c, Check)]
     asked.sort(key=lambda c: (c.asset, c.name))
-    return [*(together(asset, checks) for asset, checks in groupby(asked, key=lambda c: c.asset)),
-            *dg.load_asset_checks_from_modules(MODULES)]
+    return [
+        *(together(asset, checks) for asset, checks in groupby(asked, key=lambda c: c.asset)),
+        *dg.load_asset_checks_from_modules(MODULES),
+    ]

@@ -12,22 +12,33 @@ from mmret.settings import QualitySettings
 from resources.lake import LakeResource, ProfileResource
 
 three_instructions_and_the_query_first = sql_check(
-    "triplets", "three_instructions_and_the_query_first",
-    "Paper, section 3.2: three or more texts; the query image is the first negative.", """
+    "triplets",
+    "three_instructions_and_the_query_first",
+    "Paper, section 3.2: three or more texts; the query image is the first negative.",
+    """
     SELECT pair_id, len(texts) AS texts FROM triplets
-    WHERE len(list_distinct(texts)) < 3 OR hard_negatives[1] <> query_id""", blocking=True)
+    WHERE len(list_distinct(texts)) < 3 OR hard_negatives[1] <> query_id""",
+    blocking=True,
+)
 
 every_pair_is_a_row = sql_check(
-    "instructions", "every_pair_is_a_row",
-    "No pair is lost: it has a row with a status in both annotation tables.", """
+    "instructions",
+    "every_pair_is_a_row",
+    "No pair is lost: it has a row with a status in both annotation tables.",
+    """
     SELECT p.pair_id FROM pairs p LEFT JOIN descriptions d USING (pair_id) LEFT JOIN instructions i USING (pair_id)
     JOIN images q ON q.image_id = p.query_id
     WHERE (d.status IS NULL OR i.status IS NULL)
-      AND q.shard IN (SELECT q.shard FROM instructions JOIN pairs USING (pair_id) JOIN images q ON q.image_id = query_id)""")
+      AND q.shard IN (SELECT q.shard FROM instructions JOIN pairs USING (pair_id) JOIN images q ON q.image_id = query_id)""",
+)
 
 
-def quality_check(name: str, description: str, measured: Callable[[Facts], dict[str, float | None]],
-                  within: Callable[[float, QualitySettings], bool]) -> dg.AssetChecksDefinition:
+def quality_check(
+    name: str,
+    description: str,
+    measured: Callable[[Facts], dict[str, float | None]],
+    within: Callable[[float, QualitySettings], bool],
+) -> dg.AssetChecksDefinition:
     """A check of ``triplets`` that warns where a figure of ``measured`` (None: not measured) is not ``within`` the limits."""
 
     @dg.asset_check(asset="triplets", name=name, description=description)
@@ -37,9 +48,14 @@ def quality_check(name: str, description: str, measured: Callable[[Facts], dict[
         shards = {s: measured(store.facts("triplets", s)) for s in store.partitions("triplets")}
         beyond = {s: found for s, found in shards.items() if any(v is not None and not within(v, limits) for v in found.values())}
         return dg.AssetCheckResult(
-            passed=not beyond, severity=dg.AssetCheckSeverity.WARN,
-            metadata={"beyond the limit": dg.MetadataValue.json(beyond), "shards": dg.MetadataValue.json(shards),
-                      "not measured": sum(None in found.values() for found in shards.values())})
+            passed=not beyond,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                "beyond the limit": dg.MetadataValue.json(beyond),
+                "shards": dg.MetadataValue.json(shards),
+                "not measured": sum(None in found.values() for found in shards.values()),
+            },
+        )
 
     return check
 
@@ -55,27 +71,37 @@ def _redundancy(facts: Facts, which: str) -> dict[str, float | None]:
 texts_do_not_tell_the_target = quality_check(
     "texts_do_not_tell_the_target",
     "Share of targets ranked first by the instruction alone is at most quality.max_text_alone.",
-    lambda facts: _redundancy(facts, "text_alone"), lambda share, limits: share <= limits.max_text_alone)
+    lambda facts: _redundancy(facts, "text_alone"),
+    lambda share, limits: share <= limits.max_text_alone,
+)
 
 images_do_not_tell_the_target = quality_check(
     "images_do_not_tell_the_target",
     "Share of targets ranked first by the query image alone is at most quality.max_image_alone.",
-    lambda facts: _redundancy(facts, "image_alone"), lambda share, limits: share <= limits.max_image_alone)
+    lambda facts: _redundancy(facts, "image_alone"),
+    lambda share, limits: share <= limits.max_image_alone,
+)
 
 texts_are_varied = quality_check(
     "texts_are_varied",
     "distinct-2 of the instructions (different word pairs over all, on a sample) is at least quality.min_distinct_2.",
-    lambda facts: {"distinct_2": _quality(facts).get("distinct_2")}, lambda share, limits: share >= limits.min_distinct_2)
+    lambda facts: {"distinct_2": _quality(facts).get("distinct_2")},
+    lambda share, limits: share >= limits.min_distinct_2,
+)
 
 texts_do_not_tell_the_source = quality_check(
     "texts_do_not_tell_the_source",
     "Share of instructions that name what only the source has, and not to change it, is at most quality.max_leakage.",
-    lambda facts: {"leakage": _quality(facts).get("leakage")}, lambda share, limits: share <= limits.max_leakage)
+    lambda facts: {"leakage": _quality(facts).get("leakage")},
+    lambda share, limits: share <= limits.max_leakage,
+)
 
 most_pairs_have_texts = quality_check(
     "most_pairs_have_texts",
     "Share of pairs that did not become triplets is at most quality.max_failed.",
-    lambda facts: {"failed": _failed(facts)}, lambda share, limits: share <= limits.max_failed)
+    lambda facts: {"failed": _failed(facts)},
+    lambda share, limits: share <= limits.max_failed,
+)
 
 
 def _failed(facts: Facts) -> float | None:

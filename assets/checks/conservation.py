@@ -17,6 +17,7 @@ Expected = Callable[[dict[str, Facts]], int]
 
 def _conserved(asset: str, upstream: str, rule: str, expected: Expected, *, blocking: bool = False, also: str = "") -> Check:
     """``expected`` gives, from the facts of the shard's tables, the rows that ``upstream`` must have."""
+
     def violations(lake: Lake, _: Any) -> Iterator[tuple[str, int, int]]:
         store = Snapshot(lake.root)
         for shard in store.partitions(asset):
@@ -26,8 +27,13 @@ def _conserved(asset: str, upstream: str, rule: str, expected: Expected, *, bloc
             if facts[upstream].rows != (want := expected(facts)):
                 yield shard, facts[upstream].rows, want
 
-    return Check(asset, f"rows_of_{upstream}_are_conserved", f"{rule}, shard by shard. Shown: shard, rows of {upstream}, expected.",
-                 lambda lake, connection: list(violations(lake, connection)), blocking)
+    return Check(
+        asset,
+        f"rows_of_{upstream}_are_conserved",
+        f"{rule}, shard by shard. Shown: shard, rows of {upstream}, expected.",
+        lambda lake, connection: list(violations(lake, connection)),
+        blocking,
+    )
 
 
 def _made_from(lake: Lake, facts: Facts, upstream: str, shard: str) -> bool:
@@ -39,21 +45,39 @@ def _made_from(lake: Lake, facts: Facts, upstream: str, shard: str) -> bool:
     return seen is None or (now is not None and seen[0] == now.digest)
 
 
-manifest_into_images = _conserved("images", "corpus_manifest", "Manifest rows = images + rejects",
-                                  lambda f: f["images"].rows + f["rejects"].rows, blocking=True, also="rejects")
+manifest_into_images = _conserved(
+    "images",
+    "corpus_manifest",
+    "Manifest rows = images + rejects",
+    lambda f: f["images"].rows + f["rejects"].rows,
+    blocking=True,
+    also="rejects",
+)
 images_into_clip_image, images_into_dino_image, images_into_caption = (
-    _conserved(s, "images", f"Every image has one {s} vector", lambda f, s=s: f[s].rows, blocking=True) for s in SIGNALS)
-pairs_into_descriptions = _conserved("descriptions", "pairs", "Every pair is a row with a status",
-                                     lambda f: f["descriptions"].rows, blocking=True)
-descriptions_into_instructions = _conserved("instructions", "descriptions", "Every description is a row with a status",
-                                            lambda f: f["instructions"].rows, blocking=True)
-pairs_into_triplets = _conserved("triplets", "pairs", "Pairs = triplets + pairs left out with a reason",
-                                 lambda f: f["triplets"].rows + sum(f["triplets"].notes.get("left_out", {}).values()))
+    _conserved(s, "images", f"Every image has one {s} vector", lambda f, s=s: f[s].rows, blocking=True) for s in SIGNALS
+)
+pairs_into_descriptions = _conserved(
+    "descriptions", "pairs", "Every pair is a row with a status", lambda f: f["descriptions"].rows, blocking=True
+)
+descriptions_into_instructions = _conserved(
+    "instructions", "descriptions", "Every description is a row with a status", lambda f: f["instructions"].rows, blocking=True
+)
+pairs_into_triplets = _conserved(
+    "triplets",
+    "pairs",
+    "Pairs = triplets + pairs left out with a reason",
+    lambda f: f["triplets"].rows + sum(f["triplets"].notes.get("left_out", {}).values()),
+)
 
 
 def _unique(table: str, key: str, what: str) -> Check:
-    return sql_check(table, f"{key}s_are_unique", what,
-                     f"SELECT {key}, count(*) AS n FROM {table} GROUP BY {key} HAVING count(*) > 1", blocking=True)
+    return sql_check(
+        table,
+        f"{key}s_are_unique",
+        what,
+        f"SELECT {key}, count(*) AS n FROM {table} GROUP BY {key} HAVING count(*) > 1",
+        blocking=True,
+    )
 
 
 clip_image_ids, dino_image_ids, caption_ids = (_unique(s, "image_id", "An image has one vector.") for s in SIGNALS)
@@ -63,23 +87,41 @@ instruction_ids = _unique("instructions", "pair_id", "A pair has its instruction
 triplet_ids = _unique("triplets", "pair_id", "A pair is one triplet.")
 
 neighbours_are_images = sql_check(
-    "neighbours", "neighbours_are_images", "Both ends of a neighbourhood are images of the corpus.", """
+    "neighbours",
+    "neighbours_are_images",
+    "Both ends of a neighbourhood are images of the corpus.",
+    """
     SELECT id FROM (SELECT DISTINCT query_id AS id FROM neighbours UNION SELECT DISTINCT target_id FROM neighbours) ids
-    ANTI JOIN images ON images.image_id = ids.id""")
+    ANTI JOIN images ON images.image_id = ids.id""",
+)
 
 triplets_are_images = sql_check(
-    "triplets", "triplets_are_images", "Queries, targets and hard negatives of the training set are images of the corpus.", """
+    "triplets",
+    "triplets_are_images",
+    "Queries, targets and hard negatives of the training set are images of the corpus.",
+    """
     SELECT id FROM (SELECT query_id AS id FROM triplets UNION SELECT target_id FROM triplets
                     UNION SELECT unnest(hard_negatives) FROM triplets) ids
-    ANTI JOIN images ON images.image_id = ids.id""", blocking=True)
+    ANTI JOIN images ON images.image_id = ids.id""",
+    blocking=True,
+)
 
 triplets_are_pairs = sql_check(
-    "triplets", "triplets_are_pairs", "A triplet has the pictures of the pair it was made from.", """
+    "triplets",
+    "triplets_are_pairs",
+    "A triplet has the pictures of the pair it was made from.",
+    """
     SELECT t.pair_id FROM triplets t LEFT JOIN pairs p USING (pair_id)
-    WHERE p.query_id IS DISTINCT FROM t.query_id OR p.target_id IS DISTINCT FROM t.target_id""", blocking=True)
+    WHERE p.query_id IS DISTINCT FROM t.query_id OR p.target_id IS DISTINCT FROM t.target_id""",
+    blocking=True,
+)
 
 sources_are_mostly_taken = sql_check(
-    "rejects", "sources_are_mostly_taken", "A source of which more than a tenth of the rows was rejected deserves a look.", """
+    "rejects",
+    "sources_are_mostly_taken",
+    "A source of which more than a tenth of the rows was rejected deserves a look.",
+    """
     SELECT m.root, count(*) AS n, sum((m.reason IS NOT NULL)::INT) AS refused FROM corpus_manifest m
     WHERE m.reason IS DISTINCT FROM 'duplicate' GROUP BY m.root HAVING sum((m.reason IS NOT NULL)::INT) > 0.1 * count(*)""",
-    warn=True)
+    warn=True,
+)

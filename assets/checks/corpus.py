@@ -3,6 +3,9 @@
 from assets.checks.sql import sql_check
 
 image_ids_are_unique = sql_check(
-    "images", "image_ids_are_unique",
+    "images",
+    "image_ids_are_unique",
     "The same picture twice is one row.",
-    "SELECT image_id, count(*) AS n FROM images GROUP BY image_id HAVING count(*) > 1", blocking=True)
+    "SELECT image_id, count(*) AS n FROM images GROUP BY image_id HAVING count(*) > 1",
+    blocking=True,
+)

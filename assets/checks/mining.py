@@ -6,8 +6,11 @@ from assets.checks.sql import sql_check
 from resources.lake import LakeResource, ProfileResource
 
 
-@dg.asset_check(asset="neighbours", description="Where an index searched (setting mine.index), enough of the exact in-band "
-                                                "neighbours of a sample of images were found; exact mining has them all.")
+@dg.asset_check(
+    asset="neighbours",
+    description="Where an index searched (setting mine.index), enough of the exact in-band "
+    "neighbours of a sample of images were found; exact mining has them all.",
+)
 def in_band_recall(lake: LakeResource, profile: ProfileResource) -> dg.AssetCheckResult:
     from mmret.mine.shards import lake_recall
 
@@ -16,25 +19,37 @@ def in_band_recall(lake: LakeResource, profile: ProfileResource) -> dg.AssetChec
     recall = lake_recall(store, mine)
     if recall is None:
         return dg.AssetCheckResult(passed=True, metadata={"search": "exact"})
-    return dg.AssetCheckResult(passed=min(recall.values()) >= mine.index.recall_floor,
-                               metadata={"floor": mine.index.recall_floor, "images_checked": mine.index.checked, **recall})
+    return dg.AssetCheckResult(
+        passed=min(recall.values()) >= mine.index.recall_floor,
+        metadata={"floor": mine.index.recall_floor, "images_checked": mine.index.checked, **recall},
+    )
 
 
 no_orphan_ids = sql_check(
-    "pairs", "no_orphan_ids",
-    "Queries, targets and hard negatives are images of the corpus.", """
+    "pairs",
+    "no_orphan_ids",
+    "Queries, targets and hard negatives are images of the corpus.",
+    """
     SELECT id FROM (SELECT query_id AS id FROM pairs UNION SELECT target_id FROM pairs
                     UNION SELECT unnest(hard_negatives) FROM pairs)
-    WHERE id NOT IN (SELECT image_id FROM images)""")
+    WHERE id NOT IN (SELECT image_id FROM images)""",
+)
 
 target_is_not_a_negative = sql_check(
-    "pairs", "target_is_not_a_negative",
+    "pairs",
+    "target_is_not_a_negative",
     "A target is never among its pair's hard negatives, nor a query its own target.",
-    "SELECT pair_id FROM pairs WHERE list_contains(hard_negatives, target_id) OR query_id = target_id", blocking=True)
+    "SELECT pair_id FROM pairs WHERE list_contains(hard_negatives, target_id) OR query_id = target_id",
+    blocking=True,
+)
 
 no_benchmark_picture = sql_check(
-    "pairs", "no_benchmark_picture",
-    "What a benchmark is measured with is not trained on (setting leaks.benchmarks).", """
+    "pairs",
+    "no_benchmark_picture",
+    "What a benchmark is measured with is not trained on (setting leaks.benchmarks).",
+    """
     SELECT l.benchmark, l.image_id, l.how FROM leaks l
     WHERE l.image_id IN (SELECT query_id FROM pairs UNION SELECT target_id FROM pairs
-                         UNION SELECT unnest(hard_negatives) FROM pairs)""", blocking=True)
+                         UNION SELECT unnest(hard_negatives) FROM pairs)""",
+    blocking=True,
+)

@@ -43,12 +43,18 @@ class Check:
     def result(self, lake: Lake, connection: Any) -> dg.AssetCheckResult:
         found = [list(map(str, row)) for row in self.violations(lake, connection)]
         severity = dg.AssetCheckSeverity.WARN if self.warn else dg.AssetCheckSeverity.ERROR
-        return dg.AssetCheckResult(passed=not found, asset_key=self.asset, check_name=self.name, severity=severity,
-                                   metadata={"violations": dg.MetadataValue.json(found[:_SHOWN])})
+        return dg.AssetCheckResult(
+            passed=not found,
+            asset_key=self.asset,
+            check_name=self.name,
+            severity=severity,
+            metadata={"violations": dg.MetadataValue.json(found[:_SHOWN])},
+        )
 
 
 def sql_check(asset: str, name: str, description: str, sql: str, *, blocking: bool = False, warn: bool = False) -> Check:
     """A check that passes where ``sql`` returns no row; the first rows it returns are shown."""
+
     def violations(_: Lake, connection: Any) -> list[Any]:
         return connection.execute(f"SELECT * FROM ({sql}) LIMIT {_SHOWN}").fetchall()
 
@@ -73,8 +79,9 @@ def together(asset: str, checks: Iterable[Check]) -> dg.AssetChecksDefinition:
     by_name = {check.name: check for check in checks}
 
     @dg.multi_asset_check(name=f"{asset}_checks", specs=[check.spec for check in by_name.values()], can_subset=True)
-    def step(context: dg.AssetCheckExecutionContext, lake: LakeResource, profile: ProfileResource,
-             warehouse: Warehouse) -> Iterator[dg.AssetCheckResult]:
+    def step(
+        context: dg.AssetCheckExecutionContext, lake: LakeResource, profile: ProfileResource, warehouse: Warehouse
+    ) -> Iterator[dg.AssetCheckResult]:
         store, connection = lake.open(), warehouse.connect()
         only_current(connection, store, profile.of(store), asset)
         for key in sorted(context.selected_asset_check_keys):

@@ -36,7 +36,14 @@ def _not_fallen(lake: Lake, _: Any) -> list[tuple[str, float, float]]:
     return found
 
 
-loss_is_finite = Check("checkpoints", "loss_is_finite", "No row of a training log has a loss that is no number. "
-                       "Shown: recipe, rows.", _not_finite)
-loss_fell = Check("checkpoints", "loss_fell", "The loss at the end of training, a mean over the last tenth of the log, is below "
-                  "that at its beginning. Shown: recipe, first, last.", _not_fallen, warn=True)
+loss_is_finite = Check(
+    "checkpoints", "loss_is_finite", "No row of a training log has a loss that is no number. Shown: recipe, rows.", _not_finite
+)
+loss_fell = Check(
+    "checkpoints",
+    "loss_fell",
+    "The loss at the end of training, a mean over the last tenth of the log, is below "
+    "that at its beginning. Shown: recipe, first, last.",
+    _not_fallen,
+    warn=True,
+)

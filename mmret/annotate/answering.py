@@ -35,9 +35,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def ask(
-    requests: Sequence[Request], annotator: Annotator, store: AnswerStore | None, tally: Tally
-) -> list[tuple[str, Answer]]:
+def ask(requests: Sequence[Request], annotator: Annotator, store: AnswerStore | None, tally: Tally) -> list[tuple[str, Answer]]:
     """Key and answer of each request, in order. ``store`` None: nothing is looked up or kept."""
     keys = [annotator.key(r) for r in requests]
     kind = requests[0].kind

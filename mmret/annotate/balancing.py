@@ -110,6 +110,4 @@ class Balancer:
                     continue
 
     def _has_place(self, server: Server, now: float) -> bool:
-        return (
-            not server.out and server.rests_until <= now and server.busy < (1 if server.failures else int(server.limit))
-        )
+        return not server.out and server.rests_until <= now and server.busy < (1 if server.failures else int(server.limit))

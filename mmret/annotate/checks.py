@@ -52,9 +52,7 @@ _STOPWORDS = {
 }
 _STOPS = {name: frozenset(words.split()) for name, words in _STOPWORDS.items()}
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-_SIDES = re.compile(
-    r"source image\b(.*?)\b(?:whereas|while|but|and)?\s*(?:the )?target image\b(.*)", re.IGNORECASE | re.DOTALL
-)
+_SIDES = re.compile(r"source image\b(.*?)\b(?:whereas|while|but|and)?\s*(?:the )?target image\b(.*)", re.IGNORECASE | re.DOTALL)
 _COPY_WORDS = 6
 """A text shorter than this is no copy, however alike it is to a caption."""
 
@@ -134,16 +132,18 @@ def names_only_source(instruction: str, source: str, target: str) -> bool:
 @lru_cache(maxsize=1)
 def _plain() -> frozenset[str]:
     """Words that tell nothing of a picture."""
-    return frozenset({
-        *_STOPS["english"],
-        *lexicon.AUXILIARIES,
-        *lexicon.LOCATIVE,
-        *lexicon.GERUNDS,
-        *lexicon.VERBS,
-        *lexicon.NUMBERS,
-        *"all any some both each every only more most other than very so also into onto out up down off be".split(),
-        *"image has shows its their which that".split(),
-    })
+    return frozenset(
+        {
+            *_STOPS["english"],
+            *lexicon.AUXILIARIES,
+            *lexicon.LOCATIVE,
+            *lexicon.GERUNDS,
+            *lexicon.VERBS,
+            *lexicon.NUMBERS,
+            *"all any some both each every only more most other than very so also into onto out up down off be".split(),
+            *"image has shows its their which that".split(),
+        }
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -80,8 +80,7 @@ def _demonstrations(count: int, draw: tuple[object, ...]) -> str:
     pool = prompts.demonstrations()
     chosen = heapq.nsmallest(count, range(len(pool)), key=lambda i: uniform("demonstration", i, *draw))
     return "\n\n".join(
-        f"Description: {_data(pool[i].description)}\nAnswer: {_data({'instructions': list(pool[i].instructions)})}"
-        for i in chosen
+        f"Description: {_data(pool[i].description)}\nAnswer: {_data({'instructions': list(pool[i].instructions)})}" for i in chosen
     )
 
 

@@ -64,11 +64,14 @@ def estimate_lake(lake: Lake, settings: AnnotateSettings) -> list[Estimate]:
     ready = lake.partitions("pairs")
     total = sum(facts.rows for shard in ready if (facts := lake.facts("pairs", shard)))
     if not total:
-        raise UserError(f"{lake.root} has no pairs yet, and what they cost to annotate depends on them: run "
-                        f"`mmret run --lake {lake.root} --dry-run` first, which mines and sends nothing")
+        raise UserError(
+            f"{lake.root} has no pairs yet, and what they cost to annotate depends on them: run "
+            f"`mmret run --lake {lake.root} --dry-run` first, which mines and sends nothing"
+        )
     share = min(1.0, PAIRS / total)
-    pairs = pa.concat_tables([_some(lake.read("pairs", shard, columns=["pair_id", "query_id", "target_id"]), share)
-                              for shard in ready])
+    pairs = pa.concat_tables(
+        [_some(lake.read("pairs", shard, columns=["pair_id", "query_id", "target_id"]), share) for shard in ready]
+    )
     named = pa.array(sorted({i for side in ("query_id", "target_id") for i in pairs[side].to_pylist()}), pa.string())
     images = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(named))
     captions = dict(zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True))

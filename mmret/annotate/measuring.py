@@ -33,8 +33,9 @@ _SHARDS = 8
 """Shards that the gallery is drawn from, the measured one and others evenly spread."""
 
 
-def measure_shard(lake: Lake, shard: str, triplets: pa.Table, profile: Profile,
-                  load: Callable[[], Encoder] | None = None) -> dict[str, Any]:
+def measure_shard(
+    lake: Lake, shard: str, triplets: pa.Table, profile: Profile, load: Callable[[], Encoder] | None = None
+) -> dict[str, Any]:
     """:func:`measure` with the lake's own settings. ``load``: gives the encoder of captions, else it is loaded here.
 
     A model that is not to be had any more (its vectors are in the lake, its weights elsewhere) leaves the redundancy unmeasured.
@@ -47,8 +48,9 @@ def measure_shard(lake: Lake, shard: str, triplets: pa.Table, profile: Profile,
     return measure(lake, shard, triplets, profile.quality, language, encoder)
 
 
-def measure(lake: Lake, shard: str, triplets: pa.Table, settings: QualitySettings, language: str,
-            encoder: Encoder | None) -> dict[str, Any]:
+def measure(
+    lake: Lake, shard: str, triplets: pa.Table, settings: QualitySettings, language: str, encoder: Encoder | None
+) -> dict[str, Any]:
     """The quality of ``triplets``, a shard's rows of TRIPLETS, as plain JSON values; shares are 0 to 1, None where not measured.
 
     ``encoder``: of the signal ``caption``; None leaves the redundancy out. Reads descriptions, images and vectors of the lake.
@@ -67,8 +69,12 @@ def measure(lake: Lake, shard: str, triplets: pa.Table, settings: QualitySetting
         "texts": len(texts),
         **{f"distinct_{n}": quality.distinct(words, n) for n in (1, 2, 3)},
         "repeated": quality.repeated(texts),
-        "leakage": quality.leakage(texts, [captions.get(r["query_id"], "") for r, _ in asked],
-                           [captions.get(r["target_id"], "") for r, _ in asked], language),
+        "leakage": quality.leakage(
+            texts,
+            [captions.get(r["query_id"], "") for r, _ in asked],
+            [captions.get(r["target_id"], "") for r, _ in asked],
+            language,
+        ),
         "rejected_as_leaking": _share(own, "leaked_source"),
         "instruction_words": quality.lengths(_words(triplets.select(["texts"]), "texts"), quality.INSTRUCTION_BINS),
         "description_words": quality.lengths(described, quality.DESCRIPTION_BINS),
@@ -78,7 +84,7 @@ def measure(lake: Lake, shard: str, triplets: pa.Table, settings: QualitySetting
 
 def _sample(triplets: pa.Table, settings: QualitySettings) -> list[dict[str, Any]]:
     ids = triplets["pair_id"].to_pylist()
-    chosen = sorted(range(len(ids)), key=lambda i: uniform("quality", ids[i]))[:settings.sample]
+    chosen = sorted(range(len(ids)), key=lambda i: uniform("quality", ids[i]))[: settings.sample]
     return triplets.take(pa.array(sorted(chosen), pa.int64())).to_pylist()
 
 
@@ -100,8 +106,9 @@ def _share(rows: pa.Table, reason: str) -> float | None:
     return (pc.sum(pc.equal(rows["reason"], reason)).as_py() or 0) / rows.num_rows if rows.num_rows else None
 
 
-def _redundancy(lake: Lake, shard: str, rows: Sequence[Mapping[str, Any]], settings: QualitySettings,
-                encoder: Encoder) -> dict[str, float | int] | None:
+def _redundancy(
+    lake: Lake, shard: str, rows: Sequence[Mapping[str, Any]], settings: QualitySettings, encoder: Encoder
+) -> dict[str, float | int] | None:
     gallery = _gallery(lake, shard, settings.gallery)
     negatives = [[i for i in row["hard_negatives"] if i not in (row["query_id"], row["target_id"])] for row in rows]
     needed = {*gallery, *(row["query_id"] for row in rows), *(row["target_id"] for row in rows), *(i for n in negatives for i in n)}
@@ -121,8 +128,9 @@ def _redundancy(lake: Lake, shard: str, rows: Sequence[Mapping[str, Any]], setti
         def stacked(ids: Sequence[str]) -> np.ndarray:
             return np.array([vectors[i] for i in ids if i in vectors], np.float32).reshape(-1, queries.shape[1])
 
-        return quality.found_first(queries, stacked([row["target_id"] for row in rows]), stacked(gallery), excluded,
-                                   [stacked(n) for n in negatives])
+        return quality.found_first(
+            queries, stacked([row["target_id"] for row in rows]), stacked(gallery), excluded, [stacked(n) for n in negatives]
+        )
 
     by_image = search(np.stack([image[row["query_id"]] for row in rows]), image)
     return quality.redundancy(search(encoder.encode_texts(texts), caption), by_image, len(gallery))
@@ -132,7 +140,7 @@ def _gallery(lake: Lake, shard: str, count: int) -> list[str]:
     """``count`` image ids at most, the lowest by hash of the measured shard and of up to seven others."""
     ready = [s for s in lake.partitions("clip_image") if s in set(lake.partitions("caption"))]
     step = max(1, len(ready) // (_SHARDS - 1))
-    chosen = sorted({shard, *ready[::step][:_SHARDS - 1]})
+    chosen = sorted({shard, *ready[::step][: _SHARDS - 1]})
     ids = [i for s in chosen for i in lake.read("images", s, columns=["image_id"])["image_id"].to_pylist()]
     return sorted(ids, key=lambda i: uniform("quality gallery", i))[:count]
 
@@ -142,9 +150,14 @@ def _vectors(lake: Lake, shard: str, signal: str, ids: Sequence[str]) -> dict[st
     table, model = vector_table(lake, shard, signal), lake.facts(signal, shard).notes["model"].replace("'", "''")
     found: dict[str, np.ndarray] = {}
     for start in range(0, len(ids), _LOOKUP):
-        listed = ", ".join(f"'{i}'" for i in ids[start:start + _LOOKUP])
-        rows = table.search().where(f"image_id IN ({listed}) AND model = '{model}'").select(["image_id", "vector"]).limit(
-            None).to_arrow()
+        listed = ", ".join(f"'{i}'" for i in ids[start : start + _LOOKUP])
+        rows = (
+            table.search()
+            .where(f"image_id IN ({listed}) AND model = '{model}'")
+            .select(["image_id", "vector"])
+            .limit(None)
+            .to_arrow()
+        )
         values = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         found.update(zip(rows["image_id"].to_pylist(), values.reshape(rows.num_rows, -1), strict=True))
     return found

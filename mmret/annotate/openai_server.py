@@ -82,18 +82,14 @@ class OpenAIAnnotator(PromptedAnnotator):
                 except queue.Empty:
                     continue
 
-    def _work(
-        self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event
-    ) -> None:
+    def _work(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event) -> None:
         try:
             asyncio.run(self._all(requests, engine, results, stop))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             results.put(error)
         results.put(None)
 
-    async def _all(
-        self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event
-    ) -> None:
+    async def _all(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event) -> None:
         patience = max(engine.deadline_s, 2 * engine.timeout_s)
         if engine.model in self._hopeless:
             patience = min(patience, _HOPELESS_S)
@@ -140,8 +136,7 @@ class OpenAIAnnotator(PromptedAnnotator):
         self._hopeless = self._hopeless - {engine.model} if balancer.answered else self._hopeless | {engine.model}
         if balancer.all_out:
             raise UserError(
-                f"no server of model {engine.model} takes requests: "
-                + "; ".join(f"{s.url}: {s.out}" for s in balancer.servers)
+                f"no server of model {engine.model} takes requests: " + "; ".join(f"{s.url}: {s.out}" for s in balancer.servers)
             )
 
     async def _one(
@@ -161,9 +156,7 @@ class OpenAIAnnotator(PromptedAnnotator):
 
         try:
             body = await asyncio.to_thread(self._body, engine, question, pictures)
-            async for attempt in AsyncRetrying(
-                stop=stop, wait=_BACKOFF, reraise=True, retry=retry_if_exception_type(Passing)
-            ):
+            async for attempt in AsyncRetrying(stop=stop, wait=_BACKOFF, reraise=True, retry=retry_if_exception_type(Passing)):
                 with attempt:
                     async with balancer.place() as server:
                         began = time.monotonic()
@@ -227,9 +220,7 @@ class OpenAIAnnotator(PromptedAnnotator):
         balancer.succeeded(server)
         return answer
 
-    async def _post(
-        self, client: httpx.AsyncClient, server: Server, engine: EngineSettings, body: dict[str, Any]
-    ) -> Answer:
+    async def _post(self, client: httpx.AsyncClient, server: Server, engine: EngineSettings, body: dict[str, Any]) -> Answer:
         async with client.stream("POST", f"{server.url}/chat/completions", json=body) as response:
             data = bytearray()
             async for chunk in response.aiter_bytes():
@@ -258,9 +249,7 @@ def messages(question: Question, pictures: Sequence[str]) -> list[dict[str, Any]
         before, _, after = question.user.partition(IMAGES)
         parts = [{"type": "text", "text": "Source Image:"}, {"type": "text", "text": "Target Image:"}]
         shown = [
-            p
-            for label, url in zip(parts, pictures, strict=True)
-            for p in (label, {"type": "image_url", "image_url": {"url": url}})
+            p for label, url in zip(parts, pictures, strict=True) for p in (label, {"type": "image_url", "image_url": {"url": url}})
         ]
         content = [{"type": "text", "text": before.strip()}, *shown, {"type": "text", "text": after.strip()}]
     return [{"role": "system", "content": question.system}, {"role": "user", "content": content}]
@@ -301,8 +290,7 @@ def read_completion(data: bytes) -> Answer:
 
 def _tokens(usage: dict[str, Any]) -> tuple[int, int]:
     return tuple(
-        n if isinstance(n := usage.get(name), int) and 0 <= n < 2**31 else 0
-        for name in ("prompt_tokens", "completion_tokens")
+        n if isinstance(n := usage.get(name), int) and 0 <= n < 2**31 else 0 for name in ("prompt_tokens", "completion_tokens")
     )  # type: ignore[return-value]
 
 

@@ -59,8 +59,9 @@ def leakage(texts: Sequence[str], sources: Sequence[str], targets: Sequence[str]
     return sum(names_only_source(*row) for row in rows) / len(rows) if rows else None
 
 
-def found_first(queries: np.ndarray, targets: np.ndarray, gallery: np.ndarray, excluded: np.ndarray,
-                others: Sequence[np.ndarray]) -> np.ndarray:
+def found_first(
+    queries: np.ndarray, targets: np.ndarray, gallery: np.ndarray, excluded: np.ndarray, others: Sequence[np.ndarray]
+) -> np.ndarray:
     """Whether each query's target is nearer to it than every other candidate: (n,) bool.
 
     ``queries``, ``targets``: (n, d) unit vectors. ``gallery``: (m, d), the candidates that all share; ``excluded``: (n, m) bool,
@@ -75,6 +76,11 @@ def found_first(queries: np.ndarray, targets: np.ndarray, gallery: np.ndarray, e
 
 def redundancy(by_text: np.ndarray, by_image: np.ndarray, candidates: int) -> dict[str, float | int]:
     """Shares of the sample found by the text alone, by the image alone, by either and by neither."""
-    return {"sample": len(by_text), "candidates": candidates, "text_alone": float(by_text.mean()),
-            "image_alone": float(by_image.mean()), "either": float((by_text | by_image).mean()),
-            "neither": float((~by_text & ~by_image).mean())}
+    return {
+        "sample": len(by_text),
+        "candidates": candidates,
+        "text_alone": float(by_text.mean()),
+        "image_alone": float(by_image.mean()),
+        "either": float((by_text | by_image).mean()),
+        "neither": float((~by_text & ~by_image).mean()),
+    }

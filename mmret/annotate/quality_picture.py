@@ -20,8 +20,10 @@ def quality_picture(quality: dict[str, Any], limits: dict[str, float]) -> bytes:
     figure.subplots_adjust(left=0.1, right=0.98, bottom=0.04, top=0.94, hspace=0.32, wspace=0.26)
     FigureCanvasAgg(figure)
     (instructions, descriptions), (found, variety) = figure.subplots(2, 2)
-    for axes, key, name in ((instructions, "instruction_words", "words per instruction"),
-                            (descriptions, "description_words", "words per description")):
+    for axes, key, name in (
+        (instructions, "instruction_words", "words per instruction"),
+        (descriptions, "description_words", "words per description"),
+    ):
         histogram = quality[key]
         width = histogram["bins"][1] - histogram["bins"][0]
         axes.bar([b + width / 2 for b in histogram["bins"]], histogram["counts"], width * 0.92, color=_BAR)
@@ -29,14 +31,26 @@ def quality_picture(quality: dict[str, Any], limits: dict[str, float]) -> bytes:
         axes.set_title(name + middle, fontsize=9, color=_INK)
         axes.set_yticks([])
     redundancy = quality["redundancy"] or {}
-    _shares(found, f"targets ranked first among {redundancy.get('candidates', 0):,} images and the negatives",
-            [("text alone", redundancy.get("text_alone"), limits["max_text_alone"]),
-             ("image alone", redundancy.get("image_alone"), limits["max_image_alone"]),
-             ("neither", redundancy.get("neither"), None)])
-    _shares(variety, f"variety of {quality['texts']:,} texts, and what they tell of the source",
-            [("distinct-1", quality["distinct_1"], None), ("distinct-2", quality["distinct_2"], limits["min_distinct_2"]),
-             ("distinct-3", quality["distinct_3"], None), ("repeated", quality["repeated"], None),
-             ("leakage", quality["leakage"], limits["max_leakage"])])
+    _shares(
+        found,
+        f"targets ranked first among {redundancy.get('candidates', 0):,} images and the negatives",
+        [
+            ("text alone", redundancy.get("text_alone"), limits["max_text_alone"]),
+            ("image alone", redundancy.get("image_alone"), limits["max_image_alone"]),
+            ("neither", redundancy.get("neither"), None),
+        ],
+    )
+    _shares(
+        variety,
+        f"variety of {quality['texts']:,} texts, and what they tell of the source",
+        [
+            ("distinct-1", quality["distinct_1"], None),
+            ("distinct-2", quality["distinct_2"], limits["min_distinct_2"]),
+            ("distinct-3", quality["distinct_3"], None),
+            ("repeated", quality["repeated"], None),
+            ("leakage", quality["leakage"], limits["max_leakage"]),
+        ],
+    )
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

@@ -110,8 +110,9 @@ def seconds_left(lake: Lake, table: str, like: str) -> float | None:
     return round(left * seconds / rows, 1) if rows else None
 
 
-def assemble_shard(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str,
-                   measure: Callable[[pa.Table], dict[str, Any]] | None = None) -> Facts:
+def assemble_shard(
+    lake: Lake, shard: str, settings: EvaluateSettings, inputs: str, measure: Callable[[pa.Table], dict[str, Any]] | None = None
+) -> Facts:
     """Write ``triplets`` of a shard; what ``measure`` says of them is noted as their ``quality``."""
     pairs = lake.read("pairs", shard)
     rows, left_out = assemble(

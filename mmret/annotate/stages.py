@@ -176,18 +176,14 @@ def _answers(stage: _Stage, requests: list[Request], want: Want | None = None) -
     language = stage.settings.language if stage.annotator.sampled else None
     got = [
         (key, answer, parse(request, answer, want, language))
-        for request, (key, answer) in zip(
-            requests, ask(requests, stage.annotator, stage.store, stage.tally), strict=True
-        )
+        for request, (key, answer) in zip(requests, ask(requests, stage.annotator, stage.store, stage.tally), strict=True)
     ]
     for attempt in range(1, stage.settings.attempts if stage.annotator.sampled else 1):
         bad = [i for i, (_, _, parsed) in enumerate(got) if parsed.reason in ASK_ANEW]
         if not bad:
             break
         again = [requests[i]._replace(attempt=attempt) for i in bad]
-        for i, request, (key, answer) in zip(
-            bad, again, ask(again, stage.annotator, stage.store, stage.tally), strict=True
-        ):
+        for i, request, (key, answer) in zip(bad, again, ask(again, stage.annotator, stage.store, stage.tally), strict=True):
             before = got[i][1]
             answer = answer._replace(
                 tokens_in=before.tokens_in + answer.tokens_in, tokens_out=before.tokens_out + answer.tokens_out
@@ -202,8 +198,6 @@ def _judged(stage: _Stage, requests: list[Request | None], rows: list[tuple]) ->
     for i, (_, answer, parsed) in zip(good, _answers(stage, questions, "scores"), strict=True):
         pair_id, key, texts, _, _, before = rows[i]
         status, reason = verdict(parsed, stage.settings)
-        tokens = before._replace(
-            tokens_in=before.tokens_in + answer.tokens_in, tokens_out=before.tokens_out + answer.tokens_out
-        )
+        tokens = before._replace(tokens_in=before.tokens_in + answer.tokens_in, tokens_out=before.tokens_out + answer.tokens_out)
         rows[i] = pair_id, key, texts, status, reason, tokens
     return rows

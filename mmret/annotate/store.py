@@ -125,9 +125,7 @@ class AnswerStore:
             tables = [t for p in ripe if (t := _open(p)) is not None]
             if len(tables) < len(ripe):
                 return  # another process merged them between our listing and our turn
-            merged = (
-                pa.concat_tables(tables).sort_by([("key", "ascending"), ("written", "descending")]).combine_chunks()
-            )
+            merged = pa.concat_tables(tables).sort_by([("key", "ascending"), ("written", "descending")]).combine_chunks()
             keys = _keys(merged)
             first = np.concatenate([[True], keys[1:] != keys[:-1]])
             self._write(kind, merged.filter(pa.array(first)) if not first.all() else merged)
@@ -155,9 +153,7 @@ def _open(path: Path) -> pa.Table | None:
     except FileNotFoundError:
         return None
     except pa.ArrowInvalid as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it: the answers it held will be asked for again"
-        ) from None
+        raise UserError(f"{path} is damaged ({error}); delete it: the answers it held will be asked for again") from None
 
 
 def _keys(table: pa.Table) -> np.ndarray:

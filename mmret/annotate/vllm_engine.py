@@ -55,8 +55,7 @@ class VLLMAnnotator(PromptedAnnotator):
                 from vllm import LLM
             except ImportError:
                 raise UserError(
-                    "back-end vllm needs the package vllm: pip install 'mmret[vllm]', or use annotate.backend=openai "
-                    "with a server"
+                    "back-end vllm needs the package vllm: pip install 'mmret[vllm]', or use annotate.backend=openai with a server"
                 ) from None
             limits = {} if engine is not self.settings.vision else {"limit_mm_per_prompt": {"image": 2}}
             self._loaded = (
@@ -87,11 +86,17 @@ def _generated(model: Any, chats: list[Any], sampling: list[Any]) -> list[Answer
         half = len(chats) // 2
         return _generated(model, chats[:half], sampling[:half]) + _generated(model, chats[half:], sampling[half:])
     except Exception as error:
-        raise UserError(f"the vLLM engine stopped ({type(error).__name__}: {error}); its own log above says why. "
-                        "What was answered is stored: run again to go on") from error
+        raise UserError(
+            f"the vLLM engine stopped ({type(error).__name__}: {error}); its own log above says why. "
+            "What was answered is stored: run again to go on"
+        ) from error
     return [
-        Answer(output.outputs[0].text, output.outputs[0].finish_reason or "stop", len(output.prompt_token_ids or ()),
-               len(output.outputs[0].token_ids))
+        Answer(
+            output.outputs[0].text,
+            output.outputs[0].finish_reason or "stop",
+            len(output.prompt_token_ids or ()),
+            len(output.outputs[0].token_ids),
+        )
         for output in outputs
     ]
 

@@ -108,9 +108,7 @@ def load(path: Path) -> Annotations:
             raise UserError(f"{file}: query {q.id} has a target but no gt_img_ids")
     if len({q.id for q in queries}) < len(queries):
         raise UserError(f"{file}: a query id occurs twice")
-    return Annotations(
-        file, queries, gallery_beside(file.parent) or gallery_beside(file.parent.parent) or _corpus(file)
-    )
+    return Annotations(file, queries, gallery_beside(file.parent) or gallery_beside(file.parent.parent) or _corpus(file))
 
 
 def gallery_beside(folder: Path) -> tuple[int, ...] | None:
@@ -170,9 +168,7 @@ def metrics(queries: Sequence[Query], rankings: Mapping[int, Sequence[int]]) -> 
     queries = [q for q in queries if q.id in rankings]
     precision = {k: [average_precision(rankings[q.id], q.ground_truths, k) for q in queries] for k in RANKS}
     recall = {k: [100.0 * (q.target in rankings[q.id][:k]) for q in queries] for k in RANKS}
-    semantic = {
-        aspect: [ap for q, ap in zip(queries, precision[10], strict=True) if aspect in q.aspects] for aspect in ASPECTS
-    }
+    semantic = {aspect: [ap for q, ap in zip(queries, precision[10], strict=True) if aspect in q.aspects] for aspect in ASPECTS}
     return {
         "mAP": {str(k): mean(precision[k]) for k in RANKS},
         "Recall": {str(k): mean(recall[k]) for k in RANKS},

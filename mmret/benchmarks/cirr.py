@@ -121,9 +121,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     return Scores("cirr", values, len(rankings), tuple(notes))
 
 
-def read_predictions(
-    truth: Annotations, path: Path, metric: str, partial: bool = False
-) -> tuple[dict[int, list[str]], list[str]]:
+def read_predictions(truth: Annotations, path: Path, metric: str, partial: bool = False) -> tuple[dict[int, list[str]], list[str]]:
     """Rankings by pairid without the reference, and notes. Raises UserError with every problem found."""
     data = dict(predictions_object(path, read_json(path), f'a CIRR submission with "metric": "{metric}"'))
     _check_header(path, data, metric)
@@ -140,9 +138,7 @@ def read_predictions(
     notes = list(findings.finish())
     if listed := sum(queries[key].reference in ranking for key, ranking in data.items()):
         notes.append(f"{listed} {metric} lists contain the query's own reference image; it was removed before scoring")
-    rankings = {
-        queries[key].id: [name for name in ranking if name != queries[key].reference] for key, ranking in data.items()
-    }
+    rankings = {queries[key].id: [name for name in ranking if name != queries[key].reference] for key, ranking in data.items()}
     references = {q.reference for q in truth.queries}
     if metric == "recall" and len(references) < len(gallery) and all(map(references.issuperset, rankings.values())):
         notes.append(
@@ -189,11 +185,7 @@ def soft_metrics(
 
     def best(lists: Mapping[int, Sequence[str]], k: int) -> float | None:
         return mean(
-            [
-                100.0 * max([0.0, *(q.soft_targets.get(name, 0.0) for name in lists[q.id][:k])])
-                for q in queries
-                if q.id in lists
-            ]
+            [100.0 * max([0.0, *(q.soft_targets.get(name, 0.0) for name in lists[q.id][:k])]) for q in queries if q.id in lists]
         )
 
     deepest = min(map(len, rankings.values()), default=0)

@@ -30,12 +30,18 @@ _PHRASES: dict[str, tuple[str, ...]] = {
     "other": ("{value}",),
 }
 _VALUES: dict[tuple[str, str], str] = {
-    ("size", "large"): "larger", ("size", "small"): "smaller",
-    ("pattern", "plain"): "without any pattern", ("pattern", "striped"): "with stripes",
+    ("size", "large"): "larger",
+    ("size", "small"): "smaller",
+    ("pattern", "plain"): "without any pattern",
+    ("pattern", "striped"): "with stripes",
     ("pattern", "dotted"): "with dots",
-    ("background", "white"): "a white background", ("background", "black"): "a black background",
-    ("background", "sky blue"): "a light blue background", ("background", "striped"): "a striped background",
-    ("position", "centre"): "to the middle", ("position", "left"): "to the left", ("position", "right"): "to the right",
+    ("background", "white"): "a white background",
+    ("background", "black"): "a black background",
+    ("background", "sky blue"): "a light blue background",
+    ("background", "striped"): "a striped background",
+    ("position", "centre"): "to the middle",
+    ("position", "left"): "to the left",
+    ("position", "right"): "to the right",
     ("other", "none"): "take the second object away",
 }
 
@@ -62,8 +68,9 @@ def edits(extras: Sequence[tuple[str, Mapping[str, Any]]], n: int, seed: int = 0
         before = scenes[reference]
         after = next((scene for scene in _changed(before, values, (seed, reference)) if scene in having), None)
         if after is not None:
-            made.append({"reference": reference, "text": _instruction(before, after, (seed, reference)),
-                         "targets": sorted(having[after])})
+            made.append(
+                {"reference": reference, "text": _instruction(before, after, (seed, reference)), "targets": sorted(having[after])}
+            )
     return made
 
 
@@ -75,7 +82,7 @@ def _changed(before: tuple[str, ...], values: list[list[str]], key: tuple[int, s
         for places in sorted(group, key=lambda places: uniform("places", *key, *places)):
             options = [before]
             for k in places:
-                options = [(*o[:k], value, *o[k + 1:]) for o in options for value in values[k] if value != before[k]]
+                options = [(*o[:k], value, *o[k + 1 :]) for o in options for value in values[k] if value != before[k]]
             yield from sorted(options, key=lambda scene: uniform("values", *key, *scene))
 
 

@@ -97,9 +97,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     Raises UserError for malformed files. A file with fewer than three categories is scored, and the notes say so.
     """
     truth = load(annotations)
-    data = predictions_object(
-        predictions, read_json(predictions), 'FashionIQ predictions {"dress": [[50 ASINs], ...], ...}'
-    )
+    data = predictions_object(predictions, read_json(predictions), 'FashionIQ predictions {"dress": [[50 ASINs], ...], ...}')
     if unknown := [name for name in data if name not in CATEGORIES]:
         raise UserError(
             f"{predictions}: {unknown[0]!r} is no FashionIQ category ({', '.join(CATEGORIES)}); "
@@ -125,9 +123,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     return Scores("fashioniq", values, scored, tuple(notes))
 
 
-def read_predictions(
-    category: Category, lists: Any, path: Path, options: ScoreOptions
-) -> tuple[list[list[str]], list[str]]:
+def read_predictions(category: Category, lists: Any, path: Path, options: ScoreOptions) -> tuple[list[list[str]], list[str]]:
     """Checked rankings of one category in file order, and notes. An empty list stands for a query without
     predictions.
     """
@@ -150,9 +146,7 @@ def read_predictions(
     return rankings, notes + more
 
 
-def _reduce(
-    category: Category, lists: Sequence[Sequence[str]], options: ScoreOptions
-) -> tuple[list[list[str]], list[str]]:
+def _reduce(category: Category, lists: Sequence[Sequence[str]], options: ScoreOptions) -> tuple[list[list[str]], list[str]]:
     """Apply the choices of gallery and reference removal."""
     union, notes = category.union, []
     rankings = [list(ranking) for ranking in lists]
@@ -182,8 +176,7 @@ def _reduce(
 def metrics(queries: Sequence[Query], rankings: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """Hit rates in percent over the queries that have a ranking (all of them unless a partial file was allowed)."""
     return {
-        f"R@{k}": mean([100.0 * (q.target in ranking[:k]) for q, ranking in zip(queries, rankings, strict=False)])
-        for k in RANKS
+        f"R@{k}": mean([100.0 * (q.target in ranking[:k]) for q, ranking in zip(queries, rankings, strict=False)]) for k in RANKS
     }
 
 

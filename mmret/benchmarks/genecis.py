@@ -120,8 +120,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     )
     if unknown := [name for name in data if name not in TASKS]:
         raise UserError(
-            f"{predictions}: {unknown[0]!r} is no GeneCIS task ({', '.join(TASKS)}); "
-            f"the file looks like {recognise(data)}"
+            f"{predictions}: {unknown[0]!r} is no GeneCIS task ({', '.join(TASKS)}); the file looks like {recognise(data)}"
         )
     values: dict[str, Any] = {}
     notes: list[str] = []

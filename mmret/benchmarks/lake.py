@@ -66,17 +66,26 @@ def evaluate_queries(lake: Lake, recipe: str, queries: Sequence[Query]) -> dict[
 
     folder = checkpoint_folder(lake, recipe)
     ids, vectors = gallery(lake, folder)
-    found = evaluate_composed(Retriever.load(folder), ids, vectors, [(q.reference, q.text, q.targets) for q in queries],
-                              lambda wanted: images_by_id(lake, wanted), KS, **query_options(folder))
+    found = evaluate_composed(
+        Retriever.load(folder),
+        ids,
+        vectors,
+        [(q.reference, q.text, q.targets) for q in queries],
+        lambda wanted: images_by_id(lake, wanted),
+        KS,
+        **query_options(folder),
+    )
     return found | {"gallery": len(ids)}
 
 
 def held_out_triplets(lake: Lake, settings: EvaluateSettings) -> list[Query]:
     """Queries of split ``test``: a text of each triplet, drawn by hash; at most ``max_queries``, those of lowest hash."""
     table = lake.read("triplets", columns=["pair_id", "query_id", "target_id", "texts"], filters=pc.field("split") == "test")
-    rows = sorted(table.to_pylist(), key=lambda r: uniform("evaluate", r["pair_id"]))[:settings.max_queries]
-    return [Query(r["query_id"], r["texts"][int(uniform("evaluate text", r["pair_id"]) * len(r["texts"]))],
-                  frozenset([r["target_id"]])) for r in rows]
+    rows = sorted(table.to_pylist(), key=lambda r: uniform("evaluate", r["pair_id"]))[: settings.max_queries]
+    return [
+        Query(r["query_id"], r["texts"][int(uniform("evaluate text", r["pair_id"]) * len(r["texts"]))], frozenset([r["target_id"]]))
+        for r in rows
+    ]
 
 
 def held_out_edits(lake: Lake, settings: EvaluateSettings) -> list[Query]:
@@ -126,8 +135,18 @@ def _known(lake: Lake, recipe: str, benchmark: str, measured: str) -> list[dict[
 def _measure(lake: Lake, recipe: str, benchmark: str, queries: Sequence[Query], measured: str) -> list[dict[str, Any]]:
     found = evaluate_queries(lake, recipe, queries)
     size = int(found.pop("gallery"))
-    return [{"recipe": recipe, "benchmark": benchmark, "metric": metric, "value": value, "queries": len(queries),
-             "gallery": size, "inputs": measured} for metric, value in found.items()]
+    return [
+        {
+            "recipe": recipe,
+            "benchmark": benchmark,
+            "metric": metric,
+            "value": value,
+            "queries": len(queries),
+            "gallery": size,
+            "inputs": measured,
+        }
+        for metric, value in found.items()
+    ]
 
 
 def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None, k: int) -> list[dict[str, Any]]:
@@ -149,8 +168,11 @@ def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None,
     own = {ids.index(i) for i in ([content_id(data)] if data else []) if i in ids}
     best = [p for p in rank(query, vectors, k, [own])[0] if p >= 0]
     scores = vectors[best] @ query[0].astype(np.float32)
-    shown = lake.read("images", columns=["image_id", "path", "root", "caption", "licence"],
-                      filters=pc.field("image_id").isin([ids[p] for p in best])).to_pylist()
+    shown = lake.read(
+        "images",
+        columns=["image_id", "path", "root", "caption", "licence"],
+        filters=pc.field("image_id").isin([ids[p] for p in best]),
+    ).to_pylist()
     by_id = {row["image_id"]: row for row in shown}
     return [{"score": round(float(s), 4), **by_id[ids[p]]} for p, s in zip(best, scores, strict=True)]
 
@@ -158,5 +180,5 @@ def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None,
 def _of_corpus(lake: Lake, image: Path) -> bytes:
     image_id = Names(lake).resolve(str(image), "--image")
     if image_id is None:
-        raise UserError(f"--image {image}: rejected at ingest, see `mmret sql \"SELECT * FROM rejects\"`; give the file itself")
+        raise UserError(f'--image {image}: rejected at ingest, see `mmret sql "SELECT * FROM rejects"`; give the file itself')
     return images_by_id(lake, [image_id])[image_id]

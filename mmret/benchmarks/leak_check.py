@@ -29,8 +29,9 @@ ALGORITHM = "dhash128-1"
 _KEY = b"mmret.made_from"
 
 
-def lake_leaks(lake: Lake, benchmarks: Mapping[str, str | Path], limits: LeakLimits | None = None,
-               encoder: EncoderSettings | None = None) -> pa.Table:
+def lake_leaks(
+    lake: Lake, benchmarks: Mapping[str, str | Path], limits: LeakLimits | None = None, encoder: EncoderSettings | None = None
+) -> pa.Table:
     """Table ``LEAKS`` of the lake's images that show a picture of the ``benchmarks`` (name -> folder of pictures).
 
     With ``encoder``, the model of the lake's ``clip_image`` vectors, pictures are compared by embedding as well; a pass of
@@ -70,7 +71,7 @@ def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
     pictures = np.flatnonzero(table["hash"].is_valid().to_numpy(zero_copy_only=False))
     names = table["name"].to_pylist()
     for start in range(0, len(pictures), model.batch_size):
-        rows = pictures[start:start + model.batch_size]
+        rows = pictures[start : start + model.batch_size]
         vectors[rows] = model.encode_images([open_rgb((folder / names[row]).read_bytes()) for row in rows])
     return _appended(table, vectors)
 

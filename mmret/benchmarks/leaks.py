@@ -182,9 +182,7 @@ def _near(left: np.ndarray, right: np.ndarray, bits: int) -> Iterator[tuple[int,
             b = order[np.repeat(first[part], repeats) + offset]
             distance = np.bitwise_count(left[a] ^ right[b]).sum(axis=1)
             close = distance <= bits
-            found.update(
-                zip(zip(a[close].tolist(), b[close].tolist(), strict=True), distance[close].tolist(), strict=True)
-            )
+            found.update(zip(zip(a[close].tolist(), b[close].tolist(), strict=True), distance[close].tolist(), strict=True))
     yield from ((a, b, d) for (a, b), d in sorted(found.items()))
 
 
@@ -204,9 +202,7 @@ def _close(corpus: pa.Table, table: pa.Table, cosine: float) -> Pairs:
         return
     left, right = _vectors(corpus), _vectors(table)
     if left.shape[1] != right.shape[1]:
-        raise UserError(
-            f"leak check: vectors of {left.shape[1]} and {right.shape[1]} dimensions are not from one model"
-        )
+        raise UserError(f"leak check: vectors of {left.shape[1]} and {right.shape[1]} dimensions are not from one model")
     block = max(1, 32_000_000 // max(1, len(right)))
     for start in range(0, len(left), block):
         scores = left[start : start + block] @ right.T

@@ -45,9 +45,7 @@ class Encoder(Protocol):
 
     dim: int
 
-    def encode(
-        self, images: Sequence[Any] | None = None, texts: Sequence[str] | None = None, batch_size: int = 64
-    ) -> np.ndarray:
+    def encode(self, images: Sequence[Any] | None = None, texts: Sequence[str] | None = None, batch_size: int = 64) -> np.ndarray:
         """Unit vectors (n, d) float32."""
 
 
@@ -169,13 +167,9 @@ class Embedder:
 
     def _encode(self, images: Sequence[Any] | None, texts: Sequence[str] | None, instruction: str | None) -> np.ndarray:
         extra = {"instruction": instruction} if instruction and self.takes_instruction else {}
-        rows = np.asarray(
-            self.encoder.encode(images=images, texts=texts, batch_size=self.batch_size, **extra), np.float32
-        )
+        rows = np.asarray(self.encoder.encode(images=images, texts=texts, batch_size=self.batch_size, **extra), np.float32)
         if broken := int((~np.isfinite(rows)).any(axis=1).sum()):
-            raise UserError(
-                f"{broken} of {len(rows)} embeddings are not finite: the checkpoint is broken, nothing is scored"
-            )
+            raise UserError(f"{broken} of {len(rows)} embeddings are not finite: the checkpoint is broken, nothing is scored")
         return rows
 
     def _chunk(self, shots: Sequence[Shot], span: range, keys: list[str], unreadable: dict[int, str]) -> None:
@@ -216,9 +210,7 @@ class Embedder:
     def _keep(self, names: list[tuple[str, str, int, int, str]], rows: np.ndarray) -> None:
         columns = list(zip(*names, strict=True))
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
-        table = pa.table(
-            [*map(pa.array, columns), vectors], names=["picture", "path", "size", "mtime_ns", "box", "vector"]
-        )
+        table = pa.table([*map(pa.array, columns), vectors], names=["picture", "path", "size", "mtime_ns", "box", "vector"])
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{fingerprint(columns[0])}.parquet"
@@ -256,6 +248,4 @@ def _refuse_constant(rows: np.ndarray, good: Sequence[int], keys: Sequence[str])
     if not good or len({keys[i] for i in good}) == 1:
         return
     if all(np.array_equal(rows[i], rows[good[0]]) for i in good):  # ends at the first that differs
-        raise UserError(
-            f"all {len(good)} pictures have the same embedding: the checkpoint has collapsed, nothing is scored"
-        )
+        raise UserError(f"all {len(good)} pictures have the same embedding: the checkpoint has collapsed, nothing is scored")

@@ -69,10 +69,7 @@ class Ranker:
     def rankings(self, vectors: np.ndarray, depth: int = DEPTH) -> dict[Any, list[Any]]:
         """The ``depth`` best names of the whole gallery, best first, by question key."""
         group, members = self.gallery.group, self.gallery.members
-        alone = [
-            {g} if self.remove_reference and len(members[g := group[q.reference]]) == 1 else set()
-            for q in self.questions
-        ]
+        alone = [{g} if self.remove_reference and len(members[g := group[q.reference]]) == 1 else set() for q in self.questions]
         behind = [{group[t] for t in q.targets if t in group} for q in self.questions]
         found = {}
         for start in range(0, len(self.questions), QUERY_BLOCK):

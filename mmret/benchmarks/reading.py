@@ -116,9 +116,7 @@ def read_as(path: Path, kind: Any, what: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "as a whole"
-        raise UserError(
-            f"{path} is not {what} (at {place}: {first['msg']}); is it another benchmark's or split's file?"
-        ) from None
+        raise UserError(f"{path} is not {what} (at {place}: {first['msg']}); is it another benchmark's or split's file?") from None
 
 
 def recognise(data: Any) -> str:

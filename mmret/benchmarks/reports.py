@@ -47,9 +47,7 @@ def comparison(runs: Mapping[str, BenchmarkRun]) -> tuple[list[str], Rows]:
             label = f"{name}, {variant.name} ({run.split}{', partial' if run.partial else ''})"
             rows.append((label, [values.get(m) for m in metrics]))
     published = _published()[benchmark]
-    rows += [
-        (f"{model}, published ({published['split']})", list(values)) for model, values in published["rows"].items()
-    ]
+    rows += [(f"{model}, published ({published['split']})", list(values)) for model, values in published["rows"].items()]
     return metrics, rows
 
 
@@ -71,10 +69,7 @@ def remarks(run: BenchmarkRun) -> list[str]:
     """What must be read with the numbers: what is missing first, then protocol and comparability."""
     published = _published()[run.benchmark]["split"]
     found = [run.partial] if run.partial else []
-    found.append(
-        f"protocol {run.protocol}; {run.split} split; {run.queries:,} queries, gallery {run.gallery:,}; "
-        f"model {run.model}"
-    )
+    found.append(f"protocol {run.protocol}; {run.split} split; {run.queries:,} queries, gallery {run.gallery:,}; model {run.model}")
     if published != run.split:
         found.append(f"published rows are of the {published} split: not comparable with {run.split}")
     if not any(v.values for v in run.variants):

@@ -30,8 +30,13 @@ BLOCK_BYTES = 256 * 2**20
 """Scores held at once."""
 
 
-def rank(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: Sequence[Collection[int]] | None = None,
-         behind: Sequence[Collection[int]] | None = None) -> np.ndarray:
+def rank(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    exclude: Sequence[Collection[int]] | None = None,
+    behind: Sequence[Collection[int]] | None = None,
+) -> np.ndarray:
     """Positions in ``gallery`` (n, d) of the ``k`` highest scores for each of ``queries`` (q, d): (q, k) int64, best
     first.
 
@@ -48,12 +53,13 @@ def rank(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: Sequence[Col
                 allowed = allowed[score[allowed] >= worst]  # with all that tie with the last
             last = np.isin(allowed, list(behind[first + row])) if behind is not None else np.zeros(len(allowed), bool)
             best = allowed[np.lexsort((allowed, last, -score[allowed]))][:k]
-            found[first + row, :len(best)] = best
+            found[first + row, : len(best)] = best
     return found
 
 
-def target_ranks(queries: np.ndarray, gallery: np.ndarray, targets: Sequence[Collection[int]],
-                 exclude: Sequence[Collection[int]] | None = None) -> np.ndarray:
+def target_ranks(
+    queries: np.ndarray, gallery: np.ndarray, targets: Sequence[Collection[int]], exclude: Sequence[Collection[int]] | None = None
+) -> np.ndarray:
     """Rank (q,) int64, from 1, of the best target of each query: 1 and how many that are no target score as high or
     higher."""
     ranks = np.empty(len(queries), dtype=np.int64)
@@ -71,10 +77,15 @@ def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[str, float]:
     return {f"R@{k}": 100.0 * float(np.mean(ranks <= k)) if len(ranks) else 0.0 for k in ks}
 
 
-def evaluate_composed(retriever: Encoder, gallery_ids: Sequence[str], gallery_vectors: np.ndarray,
-                      queries: Sequence[tuple[str, str, Collection[str]]],
-                      load_images: Callable[[Sequence[str]], Mapping[str, bytes]],
-                      ks: Sequence[int] = (1, 5, 10, 50), **query: str) -> dict[str, float]:
+def evaluate_composed(
+    retriever: Encoder,
+    gallery_ids: Sequence[str],
+    gallery_vectors: np.ndarray,
+    queries: Sequence[tuple[str, str, Collection[str]]],
+    load_images: Callable[[Sequence[str]], Mapping[str, bytes]],
+    ks: Sequence[int] = (1, 5, 10, 50),
+    **query: str,
+) -> dict[str, float]:
     """Recall in percent over the whole gallery without the reference, for queries ``(reference_id, text, target_ids)``.
 
     ``R@k`` is of the composed query; ``image R@k`` and ``text R@k`` of its parts alone, what a retriever has to beat;
@@ -91,39 +102,48 @@ def evaluate_composed(retriever: Encoder, gallery_ids: Sequence[str], gallery_ve
     references = [position[reference] for reference, _, _ in queries]
     texts = [text for _, text, _ in queries]
     targets = [[position[t] for t in targets if t != reference] for reference, _, targets in queries]
-    vectors = {"": _composed(retriever, queries, load_images, query), "image ": gallery_vectors[references],
-               "text ": retriever.encode(texts=texts, **query)}
+    vectors = {
+        "": _composed(retriever, queries, load_images, query),
+        "image ": gallery_vectors[references],
+        "text ": retriever.encode(texts=texts, **query),
+    }
     exclude = [{r} for r in references]
     ranks = {part: target_ranks(rows, gallery_vectors, targets, exclude) for part, rows in vectors.items()}
     ranks["kept "] = target_ranks(vectors[""], gallery_vectors, targets)
     return {f"{part}{name}": value for part, rows in ranks.items() for name, value in recall_at(rows, ks).items()}
 
 
-def _composed(retriever: Encoder, queries: Sequence[tuple[str, str, Collection[str]]],
-              load_images: Callable[[Sequence[str]], Mapping[str, bytes]], options: Mapping[str, str],
-              block: int = 256) -> np.ndarray:
+def _composed(
+    retriever: Encoder,
+    queries: Sequence[tuple[str, str, Collection[str]]],
+    load_images: Callable[[Sequence[str]], Mapping[str, bytes]],
+    options: Mapping[str, str],
+    block: int = 256,
+) -> np.ndarray:
     parts = [np.empty((0, retriever.dim), np.float32)]
     for start in range(0, len(queries), block):
-        part = queries[start:start + block]
+        part = queries[start : start + block]
         files = load_images([reference for reference, _, _ in part])
-        parts.append(retriever.encode([files[reference] for reference, _, _ in part], [text for _, text, _ in part],
-                                      **options))
+        parts.append(retriever.encode([files[reference] for reference, _, _ in part], [text for _, text, _ in part], **options))
     return np.concatenate(parts)
 
 
-def _score_blocks(queries: np.ndarray, gallery: np.ndarray,
-                  exclude: Sequence[Collection[int]] | None) -> Iterator[tuple[int, np.ndarray]]:
+def _score_blocks(
+    queries: np.ndarray, gallery: np.ndarray, exclude: Sequence[Collection[int]] | None
+) -> Iterator[tuple[int, np.ndarray]]:
     """First query and scores (b, n) float32 of each block, the excluded at -inf."""
     for name, vectors in (("queries", queries), ("gallery", gallery)):
         if not np.isfinite(vectors).all():
             broken = int((~np.isfinite(vectors)).any(axis=1).sum())
-            raise UserError(f"{broken} vectors of the {name} are not finite: the model is broken (a training run that "
-                            "diverged?); train it again with a lower learning rate")
+            raise UserError(
+                f"{broken} vectors of the {name} are not finite: the model is broken (a training run that "
+                "diverged?); train it again with a lower learning rate"
+            )
     block = max(1, BLOCK_BYTES // (4 * max(1, len(gallery))))
     for first in range(0, len(queries), block):
-        scores = queries[first:first + block] @ gallery.T
+        scores = queries[first : first + block] @ gallery.T
         if exclude is not None:
-            for row, positions in enumerate(exclude[first:first + block]):
+            for row, positions in enumerate(exclude[first : first + block]):
                 scores[row, list(positions)] = -np.inf
         yield first, scores
 
@@ -162,8 +182,9 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
     return ids, np.concatenate(parts)
 
 
-def _embed_shard(lake: Lake, shard: str, ids: list[str], retriever: Encoder, batch_size: int,
-                 progress: tuple[int, int]) -> pa.Table:
+def _embed_shard(
+    lake: Lake, shard: str, ids: list[str], retriever: Encoder, batch_size: int, progress: tuple[int, int]
+) -> pa.Table:
     """Rows ``image_id, vector`` in the order of ``ids``; ``progress``: images done before this shard, images in all."""
     done, total = progress
     vectors = np.full((len(ids), retriever.dim), np.nan, dtype=np.float32)
@@ -175,8 +196,10 @@ def _embed_shard(lake: Lake, shard: str, ids: list[str], retriever: Encoder, bat
         advance("gallery", done, total)
     if np.isnan(vectors).any():
         missing = int(np.isnan(vectors).any(axis=1).sum())
-        raise UserError(f"{missing} images of {shard} have no vector: they are missing from the lake, or the "
-                        "checkpoint is broken; run `mmret run` again")
+        raise UserError(
+            f"{missing} images of {shard} have no vector: they are missing from the lake, or the "
+            "checkpoint is broken; run `mmret run` again"
+        )
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), retriever.dim)
     return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})
 

@@ -31,9 +31,7 @@ def run_circo(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
         ids = tuple(sorted({int(p.stem) for base in folder.bases for p in base.glob("*.jpg") if p.stem.isdecimal()}))
         notes.append(f"no {circo.INFO} was found: the gallery is the {len(ids)} pictures that are there")
     if len(ids) != CIRCO_GALLERY:
-        notes.append(
-            f"gallery of {len(ids)} images, not CIRCO's {CIRCO_GALLERY}: not comparable with published numbers"
-        )
+        notes.append(f"gallery of {len(ids)} images, not CIRCO's {CIRCO_GALLERY}: not comparable with published numbers")
     questions = [
         Question(
             q.id,
@@ -43,9 +41,7 @@ def run_circo(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
         )
         for q in truth.queries
     ]
-    ranker, partial = prepare(
-        embedder, {i: folder.find(f"{i:012d}.jpg") for i in ids}, questions, protocol, options, False
-    )
+    ranker, partial = prepare(embedder, {i: folder.find(f"{i:012d}.jpg") for i in ids}, questions, protocol, options, False)
 
     def variant(name: str, template: Template | None, image: bool) -> Variant:
         rankings = ranker.rankings(ranker.vectors(template, image))
@@ -77,12 +73,9 @@ def run_cirr(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     protocol = load_protocol("cirr", options.template)
     folder = ImageFolder(options.images, ("img_raw",))
     paths = {
-        name: folder.find((path or f"./{name.split('-')[0]}/{name}.png").removeprefix("./"))
-        for name, path in truth.gallery.items()
+        name: folder.find((path or f"./{name.split('-')[0]}/{name}.png").removeprefix("./")) for name, path in truth.gallery.items()
     }
-    questions = [
-        Question(q.id, q.reference, {"caption": q.caption}, (q.target,) if q.target else ()) for q in truth.queries
-    ]
+    questions = [Question(q.id, q.reference, {"caption": q.caption}, (q.target,) if q.target else ()) for q in truth.queries]
     ranker, partial = prepare(embedder, paths, questions, protocol, options, remove_reference=True)
     by_id = {q.id: q for q in truth.queries}
     answered = [by_id[q.key] for q in ranker.questions]
@@ -106,9 +99,7 @@ def run_cirr(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     submissions = {}
     if truth.hidden and not partial and len(truth.gallery) > DEPTH:
         for metric in cirr.METRICS:
-            submissions[f"cirr_test1_{metric}.json"] = cirr_submission(
-                variants[0].predictions[f"{metric}.json"], metric, truth
-            )
+            submissions[f"cirr_test1_{metric}.json"] = cirr_submission(variants[0].predictions[f"{metric}.json"], metric, truth)
     split = truth.path.name.split(".")[2]
     return BenchmarkRun(
         "cirr",
@@ -131,9 +122,7 @@ def run_fashioniq(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     """
     categories = fashioniq.load(options.annotations)
     protocol = load_protocol("fashioniq", options.template)
-    folder = ImageFolder(
-        options.images, ("images", *(f"images/{c}" for c in categories), *categories), (".jpg", ".png", ".jpeg")
-    )
+    folder = ImageFolder(options.images, ("images", *(f"images/{c}" for c in categories), *categories), (".jpg", ".png", ".jpeg"))
     rankers: dict[str, Ranker] = {}
     partials, notes = [], []
     for name, category in categories.items():
@@ -148,14 +137,10 @@ def run_fashioniq(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
             Question(i, q.reference, {"first": q.captions[0], "second": q.captions[1]}, (q.target,))
             for i, q in enumerate(category.queries)
         ]
-        rankers[name], partial = prepare(
-            embedder, {n: folder.find(n) for n in names or ()}, questions, protocol, options, False
-        )
+        rankers[name], partial = prepare(embedder, {n: folder.find(n) for n in names or ()}, questions, protocol, options, False)
         partials += [f"{name}: {partial}"] if partial else []
     if options.gallery == "union":
-        notes.append(
-            "gallery: references and targets only, not the original split; compare only with papers that say so"
-        )
+        notes.append("gallery: references and targets only, not the original split; compare only with papers that say so")
     if missing := [c for c in fashioniq.CATEGORIES if c not in categories]:
         partials.append(f"PARTIAL: no annotations of {', '.join(missing)}; the mean is over {', '.join(categories)}")
 

@@ -114,8 +114,7 @@ def run_mmeb(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
             "means are over these only"
         )
     variants = tuple(
-        Variant(way, {"sets": sets, **mmeb.aggregate(sets)}, {"predictions.json": lists[way]})
-        for way, sets in scores.items()
+        Variant(way, {"sets": sets, **mmeb.aggregate(sets)}, {"predictions.json": lists[way]}) for way, sets in scores.items()
     )
     return BenchmarkRun(
         "mmeb",
@@ -132,9 +131,7 @@ def run_mmeb(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
 class _MmebSet:
     """One data set: its queries, and its distinct candidates embedded."""
 
-    def __init__(
-        self, embedder: Embedder, options: RunOptions, folder: ImageFolder, name: str, instructions: Instructions
-    ):
+    def __init__(self, embedder: Embedder, options: RunOptions, folder: ImageFolder, name: str, instructions: Instructions):
         self.embedder = embedder
         rows = list(_rows(options.annotations / name))
         self.queries = [
@@ -156,9 +153,7 @@ class _MmebSet:
         self.partial = None
         if missing.reasons:
             keep = [
-                i
-                for i, row in enumerate(self.candidates)
-                if all(s.path not in missing.reasons for s in (self.queries[i], *row))
+                i for i, row in enumerate(self.candidates) if all(s.path not in missing.reasons for s in (self.queries[i], *row))
             ]
             self.partial = (
                 f"PARTIAL: {name}: {len(missing.reasons)} pictures are missing, {len(rows) - len(keep)} of {len(rows)} "
@@ -225,12 +220,8 @@ def _rows(folder: Path) -> Iterable[Mapping[str, Any]]:
     for file in sorted(folder.glob("*.parquet")):
         table = pq.read_table(file)
         if missing := {"qry_text", "qry_img_path", "tgt_text", "tgt_img_path"} - set(table.column_names):
-            raise UserError(
-                f"{file} has no column {', '.join(sorted(missing))}; MMEB-eval's v1 parquet layout is expected"
-            )
+            raise UserError(f"{file} has no column {', '.join(sorted(missing))}; MMEB-eval's v1 parquet layout is expected")
         for row in table.to_pylist():
             if len(row["tgt_text"]) != len(row["tgt_img_path"]) or not row["tgt_text"]:
-                raise UserError(
-                    f"{file}: a row has {len(row['tgt_text'])} candidate texts and {len(row['tgt_img_path'])} paths"
-                )
+                raise UserError(f"{file}: a row has {len(row['tgt_text'])} candidate texts and {len(row['tgt_img_path'])} paths")
             yield row

@@ -45,6 +45,4 @@ def run_checkpoint(
     import mmret
     from mmret.retriever.loading import embedding_digest
 
-    return run_benchmark(
-        benchmark, mmret.Retriever.load(checkpoint), embedding_digest(checkpoint), options, lake, batch_size
-    )
+    return run_benchmark(benchmark, mmret.Retriever.load(checkpoint), embedding_digest(checkpoint), options, lake, batch_size)

@@ -18,9 +18,7 @@ SCORERS: dict[str, Callable[[Path, Path, ScoreOptions], Scores]] = {
 }
 
 
-def score_file(
-    benchmark: str, annotations: str | Path, predictions: str | Path, options: ScoreOptions | None = None
-) -> Scores:
+def score_file(benchmark: str, annotations: str | Path, predictions: str | Path, options: ScoreOptions | None = None) -> Scores:
     """Score a prediction file by the benchmark's official rules.
 
     ``annotations``: the benchmark's annotation file or a folder in its official layout. Raises UserError for an unknown

@@ -84,8 +84,10 @@ class Names:
             raise UserError(f"{where}: {name} names {len(found)} images of different sources; write the absolute path")
         if name in self._refused:
             return None
-        raise UserError(f"{where}: no image of the corpus is called {name!r}; paths are written as in the corpus manifest "
-                        "(see `mmret sql \"SELECT path FROM images\"`)")
+        raise UserError(
+            f"{where}: no image of the corpus is called {name!r}; paths are written as in the corpus manifest "
+            '(see `mmret sql "SELECT path FROM images"`)'
+        )
 
 
 def _rows(file: Path) -> list[tuple[int, Any]]:

@@ -29,10 +29,35 @@ from mmret.cli.study import study
 from mmret.cli.train import train
 from mmret.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-                  help="From a folder of captioned images to a trained and evaluated universal multimodal retriever.")
-for command in (run, status, backfill, estimate, quality, sql, bands, search, evaluate, score, benchmark, study, train,
-                merge, embed, export, export_onnx, card, compact, import_, gallery):
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="From a folder of captioned images to a trained and evaluated universal multimodal retriever.",
+)
+for command in (
+    run,
+    status,
+    backfill,
+    estimate,
+    quality,
+    sql,
+    bands,
+    search,
+    evaluate,
+    score,
+    benchmark,
+    study,
+    train,
+    merge,
+    embed,
+    export,
+    export_onnx,
+    card,
+    compact,
+    import_,
+    gallery,
+):
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
 

@@ -14,12 +14,15 @@ from mmret.lake import Lake
 from mmret.settings import Profile, parse_override
 
 
-def estimate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-             set_: Annotated[list[str] | None, typer.Option(
-                 "--set", metavar="KEY=VALUE", help="a setting for this estimate, for example annotate.backend=openai")] = None,
-             rate: Annotated[float | None, typer.Option(
-                 min=0.001, help="requests/s to reckon with; else that of earlier runs")] = None,
-             as_json: Annotated[bool, typer.Option("--json", help="print the estimate as JSON")] = False) -> None:
+def estimate(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a setting for this estimate, for example annotate.backend=openai"),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="requests/s to reckon with; else that of earlier runs")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the estimate as JSON")] = False,
+) -> None:
     """Requests, tokens, money and time that annotating the mined pairs would still take. Nothing is sent."""
     store = Lake(lake)
     profile, _ = resolve(store, overrides=dict(parse_override(text) for text in set_ or []))
@@ -45,14 +48,31 @@ def reckon(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str,
     for each in estimate_lake(lake, profile.annotate):
         model = annotator.model_for(each.kind)
         speed = rate or known_rate(lake, each.kind, model)
-        kinds.append({"kind": each.kind, "model": model, "requests": each.requests, "answered": each.stored,
-                      "to_send": each.requests - each.stored, "tokens_in": each.tokens_in, "tokens_out": each.tokens_out,
-                      "cost": round(each.cost, 4), "tokens_measured": each.measured, "requests_per_second": speed,
-                      "seconds": 0.0 if each.requests == each.stored else round(each.seconds(speed), 1) if speed else None})
+        kinds.append(
+            {
+                "kind": each.kind,
+                "model": model,
+                "requests": each.requests,
+                "answered": each.stored,
+                "to_send": each.requests - each.stored,
+                "tokens_in": each.tokens_in,
+                "tokens_out": each.tokens_out,
+                "cost": round(each.cost, 4),
+                "tokens_measured": each.measured,
+                "requests_per_second": speed,
+                "seconds": 0.0 if each.requests == each.stored else round(each.seconds(speed), 1) if speed else None,
+            }
+        )
     seconds = [k["seconds"] for k in kinds]
     rejects = _rejects(lake)
-    return {"kinds": kinds, "to_send": sum(k["to_send"] for k in kinds), "cost": round(sum(k["cost"] for k in kinds), 4),
-            "seconds": None if None in seconds else round(sum(seconds), 1), "pairs_annotated": rejects[0], "rejects": rejects[1]}
+    return {
+        "kinds": kinds,
+        "to_send": sum(k["to_send"] for k in kinds),
+        "cost": round(sum(k["cost"] for k in kinds), 4),
+        "seconds": None if None in seconds else round(sum(seconds), 1),
+        "pairs_annotated": rejects[0],
+        "rejects": rejects[1],
+    }
 
 
 def _rejects(lake: Lake) -> tuple[int, dict[str, int]]:
@@ -76,15 +96,23 @@ def print_estimate(found: dict[str, Any]) -> None:
     from mmret.cli.live import clock
     from mmret.cli.terminal import console
 
-    table = Table("request", "model", "in all", "to send", "tokens in", "tokens out", "cost", "requests/s", "time",
-                  box=box.SIMPLE_HEAD)
+    table = Table(
+        "request", "model", "in all", "to send", "tokens in", "tokens out", "cost", "requests/s", "time", box=box.SIMPLE_HEAD
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     for k in found["kinds"]:
-        table.add_row(k["kind"], Text(k["model"]), f"{k['requests']:,}", f"{k['to_send']:,}", f"{k['tokens_in']:,}",
-                      f"{k['tokens_out']:,}", f"{k['cost']:,.2f}",
-                      f"{k['requests_per_second']:,.1f}" if k["requests_per_second"] else "unknown",
-                      "unknown" if k["seconds"] is None else clock(k["seconds"]))
+        table.add_row(
+            k["kind"],
+            Text(k["model"]),
+            f"{k['requests']:,}",
+            f"{k['to_send']:,}",
+            f"{k['tokens_in']:,}",
+            f"{k['tokens_out']:,}",
+            f"{k['cost']:,.2f}",
+            f"{k['requests_per_second']:,.1f}" if k["requests_per_second"] else "unknown",
+            "unknown" if k["seconds"] is None else clock(k["seconds"]),
+        )
     console().print(table)
     time = "unknown: give --rate, or annotate one shard first" if found["seconds"] is None else clock(found["seconds"])
     console().print(Text(f"{found['to_send']:,} requests, cost {found['cost']:,.2f} at the prices of the settings, time {time}"))

@@ -20,7 +20,8 @@ def annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) -> dict[st
         seconds = sum(n.get("annotation_seconds", 0) for n in now)
         sent = sum(n.get("requests_sent", 0) for n in now)
         found[table] = {
-            "requests_sent": sent, "answers_reused": sum(n.get("answers_reused", 0) for n in now),
+            "requests_sent": sent,
+            "answers_reused": sum(n.get("answers_reused", 0) for n in now),
             "tokens_in": sum(n.get("sent_tokens_in", 0) for n in now),
             "tokens_out": sum(n.get("sent_tokens_out", 0) for n in now),
             "cost": round(sum(n.get("cost", 0) for n in now), 4),
@@ -46,13 +47,25 @@ def say_annotation(summary: dict[str, Any], console: Console) -> None:
     for table in WRITTEN:
         done = summary["annotation"][table]
         if done["tokens_in"]:
-            console.print(Text(f"{table}: {done['requests_sent']:,} requests sent, {done['answers_reused']:,} answers reused, "
-                               f"{done['tokens_in']:,} tokens in, {done['tokens_out']:,} out, cost {done['cost']:,.2f}, "
-                               f"{done['requests_per_second']:,.1f} requests/s"))
+            console.print(
+                Text(
+                    f"{table}: {done['requests_sent']:,} requests sent, {done['answers_reused']:,} answers reused, "
+                    f"{done['tokens_in']:,} tokens in, {done['tokens_out']:,} out, cost {done['cost']:,.2f}, "
+                    f"{done['requests_per_second']:,.1f} requests/s"
+                )
+            )
     if waiting := summary["annotation"]["unanswered"]:
-        console.print(Text(f"{waiting:,} requests got no answer. Run again: they alone are sent, as many runs in a row as "
-                           "annotate.retries says"))
+        console.print(
+            Text(
+                f"{waiting:,} requests got no answer. Run again: they alone are sent, as many runs in a row as "
+                "annotate.retries says"
+            )
+        )
     found = summary["quality"]
     if "text_alone" in found and not summary["up_to_date"]:
-        console.print(Text(f"texts: {found['text_alone']:.0%} of targets are found by the instruction alone, "
-                           f"{found['image_alone']:.0%} by the query image alone, {found['neither']:.0%} by neither"))
+        console.print(
+            Text(
+                f"texts: {found['text_alone']:.0%} of targets are found by the instruction alone, "
+                f"{found['image_alone']:.0%} by the query image alone, {found['neither']:.0%} by neither"
+            )
+        )

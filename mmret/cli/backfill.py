@@ -45,8 +45,10 @@ def post(url: str, query: str, **variables: Any) -> dict[str, Any]:
         answer.raise_for_status()
         body = answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise UserError(f"no Dagster UI answers at {url} ({error or type(error).__name__}): start one with `make ui LAKE=...`, "
-                        "or name another with --url") from None
+        raise UserError(
+            f"no Dagster UI answers at {url} ({error or type(error).__name__}): start one with `make ui LAKE=...`, "
+            "or name another with --url"
+        ) from None
     if body.get("errors"):
         raise UserError(f"Dagster at {url} refused the request: {body['errors'][0]['message']}")
     return body["data"]
@@ -68,8 +70,9 @@ def needed(lake: Lake, stages: Iterable[str], named: Iterable[str]) -> Selection
             if status.table in wanted and status.state != "current":
                 found.setdefault(status.table, []).append(status.partition)
         return found
-    existing = {t: list(profile.recipes) if t in ("checkpoints", "evaluations") else partitions_of(lake, profile, t)
-                for t in wanted}
+    existing = {
+        t: list(profile.recipes) if t in ("checkpoints", "evaluations") else partitions_of(lake, profile, t) for t in wanted
+    }
     if unknown := [p for p in named if not any(p in have for have in existing.values())]:
         raise UserError(f"no partition {', '.join(unknown)} of {', '.join(wanted)}; shards: {', '.join(lake.shards())}")
     return {t: chosen for t, have in existing.items() if (chosen := [p for p in have if p in named])}
@@ -78,15 +81,22 @@ def needed(lake: Lake, stages: Iterable[str], named: Iterable[str]) -> Selection
 def selectors(selection: Selection) -> list[dict[str, Any]]:
     """``selection`` as GraphQL's ``partitionsByAssets``; ``rejects`` is written with ``images``."""
     chosen = {**selection, "rejects": selection["images"]} if "images" in selection else selection
-    return [{"assetKey": {"path": [table]},
-             "partitions": None if parts == [UNPARTITIONED] else {"ranges": [{"start": p, "end": p} for p in parts]}}
-            for table, parts in chosen.items()]
+    return [
+        {
+            "assetKey": {"path": [table]},
+            "partitions": None if parts == [UNPARTITIONED] else {"ranges": [{"start": p, "end": p} for p in parts]},
+        }
+        for table, parts in chosen.items()
+    ]
 
 
 def launch(url: str, selection: Selection, title: str) -> str:
     """Start the backfill; its id. Raises UserError with the server's reason where it refuses."""
-    params = {"partitionsByAssets": selectors(selection), "title": title[:100],
-              "tags": [{"key": "mmret/launched_by", "value": "mmret backfill"}]}
+    params = {
+        "partitionsByAssets": selectors(selection),
+        "title": title[:100],
+        "tags": [{"key": "mmret/launched_by", "value": "mmret backfill"}],
+    }
     result = post(url, LAUNCH, params=params)["launchPartitionBackfill"]
     if "backfillId" not in result:
         raise UserError(f"Dagster did not take the backfill: {result.get('message') or result['__typename']}")
@@ -110,25 +120,30 @@ def _same_lake(url: str, lake: Lake) -> None:
     if "partitionKeys" not in node:
         raise UserError(f"the Dagster at {url} does not serve this project: start it with `make ui LAKE={lake.root}`")
     if absent := [s for s in lake.shards() if s not in node["partitionKeys"]]:
-        raise UserError(f"the Dagster at {url} does not know {absent[0]} of {lake.root}: is it serving another lake? If not, "
-                        "materialize corpus_manifest there, which registers the shards")
+        raise UserError(
+            f"the Dagster at {url} does not know {absent[0]} of {lake.root}: is it serving another lake? If not, "
+            "materialize corpus_manifest there, which registers the shards"
+        )
 
 
-def backfill(lake: Annotated[Path, typer.Option(help="folder of the lake that the UI serves")],
-             stage: Annotated[list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets")]
-             = None,
-             partition: Annotated[list[str] | None, typer.Option(help="this shard or recipe, current or not; again for more. "
-                                                                      "Default: what is missing or stale")] = None,
-             url: Annotated[str, typer.Option(help="of the running Dagster UI")] = "http://127.0.0.1:3000",
-             wait: Annotated[bool, typer.Option("--wait", help="until it has ended, with progress; exit code 1 if it failed")]
-             = False,
-             dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be launched, and launch nothing")] = False,
-             ) -> None:
+def backfill(
+    lake: Annotated[Path, typer.Option(help="folder of the lake that the UI serves")],
+    stage: Annotated[list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets")] = None,
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(help="this shard or recipe, current or not; again for more. Default: what is missing or stale"),
+    ] = None,
+    url: Annotated[str, typer.Option(help="of the running Dagster UI")] = "http://127.0.0.1:3000",
+    wait: Annotated[bool, typer.Option("--wait", help="until it has ended, with progress; exit code 1 if it failed")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be launched, and launch nothing")] = False,
+) -> None:
     """Launch a backfill of what is missing or stale in a running Dagster UI (`make ui`)."""
     store = Lake(lake)
     if not store.shards():
-        raise UserError(f"{store.root} has no shards yet: seal its corpus first, with `mmret run --lake {lake}` or by "
-                        "materializing corpus_manifest in the UI")
+        raise UserError(
+            f"{store.root} has no shards yet: seal its corpus first, with `mmret run --lake {lake}` or by "
+            "materializing corpus_manifest in the UI"
+        )
     selection = needed(store, stage or [], partition or [])
     for table, parts in selection.items():
         typer.echo(f"{table:<14}{len(parts):>6}  {parts[0]}{f' … {parts[-1]}' if len(parts) > 1 else ''}", err=True)

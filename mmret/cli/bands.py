@@ -16,11 +16,14 @@ from mmret.lake import Lake, temporary
 from mmret.settings import Profile
 
 
-def bands(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-          plot: Annotated[Path | None, typer.Option(help="write the histograms and the overlap of the signals as a PNG")] = None,
-          propose: Annotated[bool, typer.Option(help="also propose a band for each signal from the oldest shard; loads the "
-                                                     "encoders")] = False,
-          as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON")] = False) -> None:
+def bands(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    plot: Annotated[Path | None, typer.Option(help="write the histograms and the overlap of the signals as a PNG")] = None,
+    propose: Annotated[
+        bool, typer.Option(help="also propose a band for each signal from the oldest shard; loads the encoders")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON")] = False,
+) -> None:
     """Per signal: scores of the neighbours, share in the band, overlap with the other signals, and a proposed band."""
     from mmret.mine.lake_bands import lake_report
 
@@ -52,8 +55,11 @@ def _proposals(store: Lake, settings: Profile) -> dict[str, dict[str, float]]:
     from mmret.encode.protocol import load_encoder
     from mmret.mine.lake_bands import proposed
 
-    return {signal: proposed(store, signal, lambda s: load_encoder(settings.encoders[s], s, store.root)).model_dump()
-            for signal in settings.mine.signals if store.facts(signal, store.shards()[0])}
+    return {
+        signal: proposed(store, signal, lambda s: load_encoder(settings.encoders[s], s, store.root)).model_dump()
+        for signal in settings.mine.signals
+        if store.facts(signal, store.shards()[0])
+    }
 
 
 def _sources(store: Lake) -> dict[str, str]:
@@ -68,12 +74,20 @@ def _show(found: dict[str, Any], sources: dict[str, str]) -> None:
 
     from mmret.cli.terminal import console
 
-    table = Table("signal", "band", "from", "in band", "above", "images with neighbours", "median", "full lists",
-                  box=box.SIMPLE_HEAD)
+    table = Table(
+        "signal", "band", "from", "in band", "above", "images with neighbours", "median", "full lists", box=box.SIMPLE_HEAD
+    )
     for signal, of in found["signals"].items():
-        table.add_row(signal, f"{of['low']:g} to {of['high']:g}", sources.get(signal, ""), f"{of['in_band']:,}",
-                      f"{of['above_band']:,}", f"{of['images_with_neighbours']:.1%}", f"{of['median']:g}",
-                      f"{of['full_lists']:.1%}")
+        table.add_row(
+            signal,
+            f"{of['low']:g} to {of['high']:g}",
+            sources.get(signal, ""),
+            f"{of['in_band']:,}",
+            f"{of['above_band']:,}",
+            f"{of['images_with_neighbours']:.1%}",
+            f"{of['median']:g}",
+            f"{of['full_lists']:.1%}",
+        )
     console().print(table)
     for signals, count in found["overlap"].items():
         console().print(f"{count / max(1, found['pairs']):6.1%}  found by {signals.replace('+', ' and ')}")

@@ -17,16 +17,10 @@ def benchmark(
     annotations: Annotated[Path, typer.Option(help="its annotations: a file, or a folder in the official layout")],
     checkpoint: Annotated[Path, typer.Option(help="a checkpoint of ours, a BGE-VL folder, or any CLIP folder")],
     lake: Annotated[Path | None, typer.Option(help="keep embeddings and rows of `evaluations` here")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="write predictions, submission files, tables and a picture here")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="name of the model in tables; default: the checkpoint's folder")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="write predictions, submission files, tables and a picture here")] = None,
+    recipe: Annotated[str | None, typer.Option(help="name of the model in tables; default: the checkpoint's folder")] = None,
     template: Annotated[str | None, typer.Option(help="how queries are worded; default: the pinned one")] = None,
-    gallery: Annotated[
-        Gallery, typer.Option(help="fashioniq: union = references and targets only; easier")
-    ] = Gallery.original,
+    gallery: Annotated[Gallery, typer.Option(help="fashioniq: union = references and targets only; easier")] = Gallery.original,
     allow_missing: Annotated[bool, typer.Option(help="score without missing pictures; every table says so")] = False,
     paraphrases: Annotated[bool, typer.Option(help="also the spread over other wordings of the queries")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="pictures per forward pass")] = 64,

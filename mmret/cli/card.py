@@ -11,9 +11,11 @@ from mmret.errors import UserError
 from mmret.lake import Lake
 
 
-def card(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-         out: Annotated[Path | None, typer.Option(help="file to write, .md or .html; default of a model: its README.md")] = None,
-         recipe: Annotated[str | None, typer.Option(help="the model card of this recipe's checkpoint instead")] = None) -> None:
+def card(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    out: Annotated[Path | None, typer.Option(help="file to write, .md or .html; default of a model: its README.md")] = None,
+    recipe: Annotated[str | None, typer.Option(help="the model card of this recipe's checkpoint instead")] = None,
+) -> None:
     """Describe the data set, or with --recipe a trained model, from what the lake's tables say."""
     from mmret.export.data_card import write_data_card
     from mmret.export.model_card import write_model_card

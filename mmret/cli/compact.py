@@ -13,8 +13,10 @@ from mmret.errors import UserError
 from mmret.lake import Lake
 
 
-def compact(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-            as_json: Annotated[bool, typer.Option("--json", help="print what was done as JSON")] = False) -> None:
+def compact(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    as_json: Annotated[bool, typer.Option("--json", help="print what was done as JSON")] = False,
+) -> None:
     """Keep a lake small and fast: merge small files, drop old versions that no reader, checkpoint or `--as-of` needs any more.
 
     How long they are kept: settings history.days and history.bulky_days. Readers may be at work, a `mmret run` may not.

@@ -23,19 +23,23 @@ class Format(StrEnum):
     lance = "lance"
 
 
-def embed(sources: Annotated[list[str], typer.Argument(help="folders, manifests, WebDataset tars, or Parquet files that hold "
-                                                            "pictures or texts; shapes:<n>")],
-          out: Annotated[Path, typer.Option(help="folder (parquet) or data set (lance) to write; must not exist yet")],
-          lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint embeds")] = None,
-          recipe: Annotated[str | None, typer.Option(help="of the lake, or 'untrained'; default: its first")] = None,
-          checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name of any kind")] = None,
-          what: Annotated[What, typer.Option(help="of each row: its image, its text, or both as one query")] = What.image,
-          format_: Annotated[Format, typer.Option("--format")] = Format.parquet,
-          query: Annotated[bool, typer.Option("--query", help="as queries: an MLLM gets its task instruction")] = False,
-          device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-          dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's")] = None,
-          batch_size: Annotated[int, typer.Option(min=1)] = 64,
-          as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False) -> None:
+def embed(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="folders, manifests, WebDataset tars, or Parquet files that hold pictures or texts; shapes:<n>"),
+    ],
+    out: Annotated[Path, typer.Option(help="folder (parquet) or data set (lance) to write; must not exist yet")],
+    lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint embeds")] = None,
+    recipe: Annotated[str | None, typer.Option(help="of the lake, or 'untrained'; default: its first")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name of any kind")] = None,
+    what: Annotated[What, typer.Option(help="of each row: its image, its text, or both as one query")] = What.image,
+    format_: Annotated[Format, typer.Option("--format")] = Format.parquet,
+    query: Annotated[bool, typer.Option("--query", help="as queries: an MLLM gets its task instruction")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
+) -> None:
     """Embed every row. Begun again after a crash, it goes on with the part it was at."""
     from mmret.cli.terminal import reporter
     from mmret.progress import reporting

@@ -14,10 +14,18 @@ from mmret.lake import Lake
 from mmret.settings import Profile
 
 _PER_UNIT = {  # stage: (seconds a unit, unit)
-    "images": (0.0005, "new image"), "towers": (0.0014, "picture trained on"), "clip_image": (0.0004, "new image"),
-    "dino_image": (0.0004, "new image"), "caption": (0.0003, "new image"), "candidates": (3e-8, "image pair"),
-    "neighbours": (0.0001, "image"), "pairs": (0.0001, "image"), "descriptions": (0.0004, "image"),
-    "instructions": (0.0003, "image"), "triplets": (0.0001, "image"), "checkpoints": (0.16, "step"),
+    "images": (0.0005, "new image"),
+    "towers": (0.0014, "picture trained on"),
+    "clip_image": (0.0004, "new image"),
+    "dino_image": (0.0004, "new image"),
+    "caption": (0.0003, "new image"),
+    "candidates": (3e-8, "image pair"),
+    "neighbours": (0.0001, "image"),
+    "pairs": (0.0001, "image"),
+    "descriptions": (0.0004, "image"),
+    "instructions": (0.0003, "image"),
+    "triplets": (0.0001, "image"),
+    "checkpoints": (0.16, "step"),
     "evaluations": (0.0014, "image"),
 }
 _MEASURED = 10.0  # seconds of finished stages before they rescale the rest
@@ -41,8 +49,13 @@ class Estimate:
         every = sum(rows.values())
         new = every - sum(n for shard, n in rows.items() if lake.facts("candidates", shard))
         steps = sum(self._profile.recipes[r].steps for r in self._profile.train)
-        units = {"new image": new, "image": every, "image pair": new * (every - new / 2),
-                 "picture trained on": self._tower_work(lake), "step": steps}
+        units = {
+            "new image": new,
+            "image": every,
+            "image pair": new * (every - new / 2),
+            "picture trained on": self._tower_work(lake),
+            "step": steps,
+        }
         self._expected = {s: seconds * units[unit] for s, (seconds, unit) in _PER_UNIT.items()}
 
     def _tower_work(self, lake: Lake) -> float:
@@ -54,7 +67,7 @@ class Estimate:
         from mmret.encode.towers import steps
 
         captions = [c for c in lake.read("corpus_manifest", columns=["caption"])["caption"].to_pylist() if c]
-        images, words = min(len(captions), settings.max_images), distinct_words(captions[:settings.max_images])
+        images, words = min(len(captions), settings.max_images), distinct_words(captions[: settings.max_images])
         passes = (settings.epochs, settings.dino_epochs)
         return settings.batch_size * sum(steps(epochs, images, words, settings) for epochs in passes)
 

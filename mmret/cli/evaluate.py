@@ -12,11 +12,17 @@ import typer
 from mmret.lake import Lake
 
 
-def evaluate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-             triplets: Annotated[Path, typer.Option(help='JSON lines or an array of {"reference", "text", "target"}; paths as in '
-                                                         "the corpus manifest, or image ids")],
-             recipe: Annotated[str | None, typer.Option(help="checkpoint to measure, or 'untrained'; default: the first")] = None,
-             as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False) -> None:
+def evaluate(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    triplets: Annotated[
+        Path,
+        typer.Option(
+            help='JSON lines or an array of {"reference", "text", "target"}; paths as in the corpus manifest, or image ids'
+        ),
+    ],
+    recipe: Annotated[str | None, typer.Option(help="checkpoint to measure, or 'untrained'; default: the first")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
     """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model."""
     from mmret.benchmarks.lake import UNTRAINED, evaluate_queries, pick_recipe
     from mmret.benchmarks.triplets import read_triplets
@@ -30,8 +36,17 @@ def evaluate(lake: Annotated[Path, typer.Option(help="folder of the lake")],
     gallery = results[name].pop("gallery")
     results.get(UNTRAINED, {}).pop("gallery", None)
     if as_json:
-        json.dump({"recipe": name, "queries": len(queries), "skipped": skipped, "gallery": gallery, **results[name],
-                   UNTRAINED: results[UNTRAINED]}, sys.stdout)
+        json.dump(
+            {
+                "recipe": name,
+                "queries": len(queries),
+                "skipped": skipped,
+                "gallery": gallery,
+                **results[name],
+                UNTRAINED: results[UNTRAINED],
+            },
+            sys.stdout,
+        )
         print()
         return
     from rich.console import Console

@@ -25,22 +25,40 @@ class Pictures(StrEnum):
     once = "once"
 
 
-def export(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-           out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
-           format_: Annotated[Format, typer.Option("--format", help="megapairs: JSON lines and images as the authors' release; "
-                                                   "huggingface: Parquet for datasets.load_dataset; webdataset: tars")],
-           split: Annotated[str | None, typer.Option(help="train or test; default: both")] = None,
-           without_rejected: Annotated[bool, typer.Option("--without-rejected", help="leave out what people rejected")] = False,
-           only_accepted: Annotated[bool, typer.Option("--only-accepted", help="leave out what nobody accepted")] = False,
-           licence: Annotated[list[str] | None, typer.Option(
-               help="TERM=RULE for unknown, no_derivatives, non_commercial, share_alike: keep, apart or exclude; "
-                    "default: the lake's settings")] = None,
-           pictures: Annotated[Pictures, typer.Option(help="huggingface: query and target pictures in the rows, or only once each")]
-           = Pictures.rows,
-           negatives: Annotated[int, typer.Option(min=0, help="webdataset: mined negatives with pictures in a sample")] = 3,
-           as_of: Annotated[str | None, typer.Option(help="the triplets as they were: what a checkpoint was trained on (recipe or "
-                                                          "folder), a run, or a time such as 2026-01-31T12:00")] = None,
-           as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False) -> None:
+def export(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
+    format_: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="megapairs: JSON lines and images as the authors' release; "
+            "huggingface: Parquet for datasets.load_dataset; webdataset: tars",
+        ),
+    ],
+    split: Annotated[str | None, typer.Option(help="train or test; default: both")] = None,
+    without_rejected: Annotated[bool, typer.Option("--without-rejected", help="leave out what people rejected")] = False,
+    only_accepted: Annotated[bool, typer.Option("--only-accepted", help="leave out what nobody accepted")] = False,
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TERM=RULE for unknown, no_derivatives, non_commercial, share_alike: keep, apart or exclude; "
+            "default: the lake's settings"
+        ),
+    ] = None,
+    pictures: Annotated[
+        Pictures, typer.Option(help="huggingface: query and target pictures in the rows, or only once each")
+    ] = Pictures.rows,
+    negatives: Annotated[int, typer.Option(min=0, help="webdataset: mined negatives with pictures in a sample")] = 3,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="the triplets as they were: what a checkpoint was trained on (recipe or "
+            "folder), a run, or a time such as 2026-01-31T12:00"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
+) -> None:
     """Write the data set to a folder, whole or not at all; begun again, it continues where it stopped."""
     import importlib
 
@@ -54,7 +72,10 @@ def export(lake: Annotated[Path, typer.Option(help="folder of the lake")],
     settings = ExportSettings(
         splits=(split,) if split else ("train", "test"),
         decisions="only_accepted" if only_accepted else "without_rejected" if without_rejected else "ignore",
-        licences=_licences(store, licence or []), pictures=pictures.value, negatives=negatives)
+        licences=_licences(store, licence or []),
+        pictures=pictures.value,
+        negatives=negatives,
+    )
     write = getattr(importlib.import_module(f"mmret.export.{format_.value}"), f"export_{format_.value}")
     made = write(store, out, settings)
     counts = {name: {**{s: made.count(name, s) for s in settings.splits}, "images": len(made.images[name])} for name in made.sets()}
@@ -82,5 +103,7 @@ def _licences(lake: Lake, rules: list[str]):
         return LicenceSettings.model_validate(chosen)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"--licence {' '.join(rules)}: {'.'.join(map(str, first['loc']))}: {first['msg']}; give TERM=RULE, for "
-                        "example share_alike=exclude") from None
+        raise UserError(
+            f"--licence {' '.join(rules)}: {'.'.join(map(str, first['loc']))}: {first['msg']}; give TERM=RULE, for "
+            "example share_alike=exclude"
+        ) from None

@@ -12,11 +12,13 @@ from mmret.errors import UserError
 from mmret.lake import Lake
 
 
-def export_onnx(out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
-                lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint is exported")] = None,
-                recipe: Annotated[str | None, typer.Option(help="of the lake; default: its first")] = None,
-                checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name")] = None,
-                as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False) -> None:
+def export_onnx(
+    out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
+    lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint is exported")] = None,
+    recipe: Annotated[str | None, typer.Option(help="of the lake; default: its first")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
+) -> None:
     """Write image.onnx and text.onnx with the processor's files; needs the extra 'onnx'."""
     from mmret.retriever.onnx import export_onnx as write
 
@@ -24,8 +26,10 @@ def export_onnx(out: Annotated[Path, typer.Option(help="folder to write; must no
     if as_json:
         print(json.dumps({"out": str(out), **made}))
     else:
-        print(f"{out}: image.onnx and text.onnx of {made['dim']} dimensions, {made['largest_difference']:.1e} from torch at most "
-              f"(allowed: {made['tolerance']:g})")
+        print(
+            f"{out}: image.onnx and text.onnx of {made['dim']} dimensions, {made['largest_difference']:.1e} from torch at most "
+            f"(allowed: {made['tolerance']:g})"
+        )
 
 
 def chosen_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | None) -> str | Path:

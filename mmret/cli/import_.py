@@ -17,14 +17,16 @@ class Release(StrEnum):
     megapairs = "megapairs"
 
 
-def import_(what: Annotated[Release, typer.Argument(help="megapairs: JSON lines q_img, q_text, t_img, hns")],
-            lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
-            annotations: Annotated[list[Path], typer.Option(help="a .jsonl file of the release; again for more")],
-            images: Annotated[Path, typer.Option(help="folder that the paths in the annotations start from")],
-            profile: Annotated[str | None, typer.Option(help="of a new lake: demo, local, paper or a YAML file")] = None,
-            name: Annotated[str, typer.Option(help="recorded as source and model of every row")] = "MegaPairs release",
-            licence: Annotated[str | None, typer.Option(help="of the pictures; none: unknown")] = None,
-            as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False) -> None:
+def import_(
+    what: Annotated[Release, typer.Argument(help="megapairs: JSON lines q_img, q_text, t_img, hns")],
+    lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
+    annotations: Annotated[list[Path], typer.Option(help="a .jsonl file of the release; again for more")],
+    images: Annotated[Path, typer.Option(help="folder that the paths in the annotations start from")],
+    profile: Annotated[str | None, typer.Option(help="of a new lake: demo, local, paper or a YAML file")] = None,
+    name: Annotated[str, typer.Option(help="recorded as source and model of every row")] = "MegaPairs release",
+    licence: Annotated[str | None, typer.Option(help="of the pictures; none: unknown")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
+) -> None:
     """Import released triplets, to train on them beside the lake's own. Begun again, it continues where it stopped."""
     from assets.run import exclusive
     from mmret.choices import resolve
@@ -39,8 +41,10 @@ def import_(what: Annotated[Release, typer.Argument(help="megapairs: JSON lines 
     releases = [Files(path.expanduser().absolute(), images.expanduser().absolute(), name, licence) for path in annotations]
     settings, choices = resolve(store, profile, imports=[str(release.annotations) for release in releases])
     if settings.towers is not None and not store.shards():
-        raise UserError(f"profile {settings.name} trains its towers on captions, which the release does not have: give --profile "
-                        "local, whose encoders are published, or make the lake of your own pictures first")
+        raise UserError(
+            f"profile {settings.name} trains its towers on captions, which the release does not have: give --profile "
+            "local, whose encoders are published, or make the lake of your own pictures first"
+        )
     live = Live(store, settings)
     with exclusive(store) as unfinished:
         store.choose(choices)

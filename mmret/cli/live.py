@@ -38,9 +38,15 @@ class Live:
         self.started = time.monotonic()
         self._stage, self._said = "", 0.0
         self._bars: dict[str, Any] = {}
-        self._progress = Progress(TextColumn("{task.description:<14}"), BarColumn(bar_width=28), MofNCompleteColumn(),
-                                  TimeElapsedColumn(), TextColumn("{task.fields[note]}", style="dim"),
-                                  console=self.console, disable=not self.console.is_terminal)
+        self._progress = Progress(
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
 
     def __enter__(self) -> Live:
         self._progress.start()

@@ -15,13 +15,17 @@ from mmret.lake import Lake
 from mmret.settings import parse_override
 
 
-def quality(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-            shard: Annotated[list[str] | None, typer.Option(help="only this shard; again for more")] = None,
-            anew: Annotated[bool, typer.Option(help="measure now, also where a run has noted its measurement")] = False,
-            pictures: Annotated[Path | None, typer.Option(help="folder for a picture per shard")] = None,
-            set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting for this time, for "
-                                                                                       "example quality.sample=1000")] = None,
-            as_json: Annotated[bool, typer.Option("--json", help="print the measurements as JSON")] = False) -> None:
+def quality(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    shard: Annotated[list[str] | None, typer.Option(help="only this shard; again for more")] = None,
+    anew: Annotated[bool, typer.Option(help="measure now, also where a run has noted its measurement")] = False,
+    pictures: Annotated[Path | None, typer.Option(help="folder for a picture per shard")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a setting for this time, for example quality.sample=1000"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the measurements as JSON")] = False,
+) -> None:
     """How varied the instructions are, how long, what they leak, and whether half a query finds its target."""
     from mmret.annotate.measuring import measure_shard
 
@@ -64,8 +68,12 @@ ROWS = {
     "words per instruction, median": "instruction_words.p50",
     "words per description, median": "description_words.p50",
 }
-LIMITS = {"redundancy.text_alone": "max_text_alone", "redundancy.image_alone": "max_image_alone", "distinct_2": "min_distinct_2",
-          "leakage": "max_leakage"}
+LIMITS = {
+    "redundancy.text_alone": "max_text_alone",
+    "redundancy.image_alone": "max_image_alone",
+    "distinct_2": "min_distinct_2",
+    "leakage": "max_leakage",
+}
 
 
 def _print(found: dict[str, dict[str, Any]], limits: dict[str, float]) -> None:
@@ -81,8 +89,11 @@ def _print(found: dict[str, dict[str, Any]], limits: dict[str, float]) -> None:
         values = [_at(measured, path) for measured in found.values()]
         limit = LIMITS.get(path)
         told = "" if limit is None else f"{'at most' if limit.startswith('max') else 'at least'} {limits[limit]:.0%}"
-        table.add_row(name, *("-" if v is None else f"{v:.1%}" if isinstance(v, float) and "words" not in path else f"{v:,.0f}"
-                              for v in values), told)
+        table.add_row(
+            name,
+            *("-" if v is None else f"{v:.1%}" if isinstance(v, float) and "words" not in path else f"{v:,.0f}" for v in values),
+            told,
+        )
     console().print(table)
 
 

@@ -16,17 +16,24 @@ from mmret.lake import Lake
 from mmret.settings import parse_override
 
 
-def run(lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
-        images: Annotated[list[str] | None, typer.Option(help="folder, manifest file or WebDataset tar; again for more; added to "
-                                                              "what the lake already has. Also shapes:<n>?seed=<s>")] = None,
-        remove: Annotated[list[str] | None, typer.Option(help="take this source out again; its rows stay, among the "
-                                                              "rejects")] = None,
-        profile: Annotated[str | None, typer.Option(help="demo, local, paper or a YAML file; kept with the lake")] = None,
-        shard_size: Annotated[int | None, typer.Option(min=1, help="rows per shard, for shards yet to be sealed")] = None,
-        set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting, for example mine.k=20; "
-                                                                                          "kept with the lake")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="mine, then say what annotation would cost; send nothing")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="print a JSON summary last, on stdout")] = False) -> None:
+def run(
+    lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="folder, manifest file or WebDataset tar; again for more; added to "
+            "what the lake already has. Also shapes:<n>?seed=<s>"
+        ),
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="take this source out again; its rows stay, among the rejects")] = None,
+    profile: Annotated[str | None, typer.Option(help="demo, local, paper or a YAML file; kept with the lake")] = None,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="rows per shard, for shards yet to be sealed")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting, for example mine.k=20; kept with the lake")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="mine, then say what annotation would cost; send nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON summary last, on stdout")] = False,
+) -> None:
     """Register new shards and materialise what is missing or stale. Run again, it does nothing."""
     store = Lake(lake)
     overrides = dict(parse_override(text) for text in set_ or [])

@@ -32,9 +32,7 @@ def score(
     partial: Annotated[bool, typer.Option(help="score incomplete files over what they hold, and say so")] = False,
     soft: Annotated[bool, typer.Option(help="cirr: also by the authors' soft targets")] = False,
     remove_reference: Annotated[bool, typer.Option(help="circo, fashioniq: drop the query's own image first")] = False,
-    gallery: Annotated[
-        Gallery, typer.Option(help="fashioniq: union = references and targets only; easier")
-    ] = Gallery.original,
+    gallery: Annotated[Gallery, typer.Option(help="fashioniq: union = references and targets only; easier")] = Gallery.original,
 ) -> None:
     """Score a prediction file by the benchmark's official rules; all figures in percent."""
     from rich.console import Console

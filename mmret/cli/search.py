@@ -13,12 +13,14 @@ from mmret.errors import UserError
 from mmret.lake import Lake
 
 
-def search(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-           recipe: Annotated[str | None, typer.Option(help="checkpoint to use, or 'untrained'; default: the lake's first")] = None,
-           image: Annotated[Path | None, typer.Option(help="query image: a file, or a path of the corpus manifest")] = None,
-           text: Annotated[str | None, typer.Option(help="query text, or with --image the change wanted")] = None,
-           k: Annotated[int, typer.Option("-k", min=1, help="how many images")] = 10,
-           as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False) -> None:
+def search(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    recipe: Annotated[str | None, typer.Option(help="checkpoint to use, or 'untrained'; default: the lake's first")] = None,
+    image: Annotated[Path | None, typer.Option(help="query image: a file, or a path of the corpus manifest")] = None,
+    text: Annotated[str | None, typer.Option(help="query text, or with --image the change wanted")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="how many images")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False,
+) -> None:
     """Find images of the corpus. The query image itself, where it is in the corpus, is left out."""
     from mmret.benchmarks.lake import pick_recipe, search_corpus
 

@@ -13,12 +13,24 @@ from mmret.errors import UserError
 from mmret.lake import Lake
 
 
-def sql(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-        query: Annotated[str, typer.Argument(help="a SELECT over images, rejects, embeddings, neighbours, pairs, descriptions, "
-                                                  "instructions, triplets, checkpoints, evaluations, ...")],
-        as_of: Annotated[str | None, typer.Option(help="the tables as they were: what a checkpoint was trained on (recipe or "
-                                                       "folder), a run, or a time such as 2026-01-31T12:00")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="print the rows as a JSON array of objects")] = False) -> None:
+def sql(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    query: Annotated[
+        str,
+        typer.Argument(
+            help="a SELECT over images, rejects, embeddings, neighbours, pairs, descriptions, "
+            "instructions, triplets, checkpoints, evaluations, ..."
+        ),
+    ],
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="the tables as they were: what a checkpoint was trained on (recipe or "
+            "folder), a run, or a time such as 2026-01-31T12:00"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as a JSON array of objects")] = False,
+) -> None:
     """Ask SQL of the lake's tables; docs/sql.md has worked queries."""
     import duckdb
 

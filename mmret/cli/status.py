@@ -28,9 +28,10 @@ def summarise(statuses: list[Status]) -> dict[str, dict[str, Any]]:
     return {table: {**stage, "why": dict(stage["why"].most_common())} for table, stage in stages.items()}
 
 
-def status(lake: Annotated[Path, typer.Option(help="folder of the lake")],
-           as_json: Annotated[bool, typer.Option("--json", help="print it as one JSON object, every partition included")] = False,
-           ) -> None:
+def status(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    as_json: Annotated[bool, typer.Option("--json", help="print it as one JSON object, every partition included")] = False,
+) -> None:
     """Say per stage how many partitions are current, stale or missing, and why. Computes nothing."""
     store = Lake(lake)
     if not store.shards():
@@ -59,5 +60,7 @@ def status(lake: Annotated[Path, typer.Option(help="folder of the lake")],
         table.add_row(name, *counts, Text("\n".join(why)))
     console().print(table)
     todo = sum(stage["stale"] + stage["missing"] for stage in stages.values())
-    console().print(f"{todo} partitions to compute; `follows`: only if what they read turns out different" if todo
-                    else "everything is current", style="dim")
+    console().print(
+        f"{todo} partitions to compute; `follows`: only if what they read turns out different" if todo else "everything is current",
+        style="dim",
+    )

@@ -18,14 +18,16 @@ PROFILE = "studies"
 """Of a lake that is made for them."""
 
 
-def study(lake: Annotated[Path, typer.Option(help="folder of the lake; made, of rendered scenes, where it does not exist")],
-          images: Annotated[list[str] | None, typer.Option(help="as of mmret run: other images for a new lake")] = None,
-          profile: Annotated[str | None, typer.Option(help="profile of a new lake; it must have a section 'studies'")] = None,
-          seeds: Annotated[int | None, typer.Option(min=1, help="runs of each variant; kept with the lake")] = None,
-          set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting; kept with it")] = None,
-          picture: Annotated[Path | None, typer.Option(help="where the picture goes; default: studies.png in the lake")] = None,
-          only_show: Annotated[bool, typer.Option("--show", help="train nothing, show what there is")] = False,
-          as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON, last, on stdout")] = False) -> None:
+def study(
+    lake: Annotated[Path, typer.Option(help="folder of the lake; made, of rendered scenes, where it does not exist")],
+    images: Annotated[list[str] | None, typer.Option(help="as of mmret run: other images for a new lake")] = None,
+    profile: Annotated[str | None, typer.Option(help="profile of a new lake; it must have a section 'studies'")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="runs of each variant; kept with the lake")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting; kept with it")] = None,
+    picture: Annotated[Path | None, typer.Option(help="where the picture goes; default: studies.png in the lake")] = None,
+    only_show: Annotated[bool, typer.Option("--show", help="train nothing, show what there is")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON, last, on stdout")] = False,
+) -> None:
     """Train and evaluate what is missing of the studies, seed after seed, and compare."""
     store = Lake(lake)
     overrides: dict[str, Any] = dict(parse_override(text) for text in set_ or [])
@@ -33,8 +35,10 @@ def study(lake: Annotated[Path, typer.Option(help="folder of the lake; made, of 
         overrides["studies.seeds"] = seeds
     settings, choices = resolve(store, profile or (None if store.choices() else PROFILE), images or [], overrides=overrides)
     if settings.studies is None:
-        raise UserError(f"profile '{settings.name}' of {store.root} has no section 'studies': use another --lake, which gets the "
-                        f"profile '{PROFILE}', or add one to a profile of your own")
+        raise UserError(
+            f"profile '{settings.name}' of {store.root} has no section 'studies': use another --lake, which gets the "
+            f"profile '{PROFILE}', or add one to a profile of your own"
+        )
     if not only_show:
         _run(store, settings, choices)
 
@@ -90,11 +94,18 @@ def print_studies(found: dict[str, Any], console: Any) -> None:
             cells = [_cell(v["mean"].get(m), v["spread"].get(m)) for m in metrics]
             table.add_row(study["title"] if not n else "", v["label"], str(len(v["seeds"])), *cells)
         said = {"rising": "each above the one before", "last": "the last as good as each other"}[study["claim"]]
-        verdict = "not measured yet" if study["holds"] is None else (
-            f"{'holds' if study['holds'] else 'DOES NOT HOLD'} on the means, in {study['holds_in']} of {study['seeds']} seeds")
+        verdict = (
+            "not measured yet"
+            if study["holds"] is None
+            else (
+                f"{'holds' if study['holds'] else 'DOES NOT HOLD'} on the means, in {study['holds_in']} of {study['seeds']} seeds"
+            )
+        )
         table.add_row("", f"[dim]{said}: {verdict}[/dim]", "", *[""] * len(metrics), end_section=True)
-    console.print(f"{found['benchmark']}: {found['queries']:,} queries over {found['gallery']:,} images, percent; "
-                  "mean and standard deviation over the seeds")
+    console.print(
+        f"{found['benchmark']}: {found['queries']:,} queries over {found['gallery']:,} images, percent; "
+        "mean and standard deviation over the seeds"
+    )
     console.print(table)
 
 

@@ -22,8 +22,11 @@ def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
     facts = {t: [f for p in lake.partitions(t) if (f := lake.facts(t, p))] for t in TABLES}
     rejects = lake.read("rejects", columns=["reason"])["reason"].value_counts().to_pylist()
     pairs, described = facts["pairs"], facts["descriptions"]
-    evaluations = pl.from_arrow(lake.read("evaluations")).filter(pl.col("recipe").is_in([*profile.train, "untrained"])).unique(
-        ["recipe", "benchmark", "metric"], keep="last", maintain_order=True)
+    evaluations = (
+        pl.from_arrow(lake.read("evaluations"))
+        .filter(pl.col("recipe").is_in([*profile.train, "untrained"]))
+        .unique(["recipe", "benchmark", "metric"], keep="last", maintain_order=True)
+    )
     return {
         "lake": str(lake.root),
         "profile": profile.name,
@@ -91,21 +94,30 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     _explain_pairs(summary, console)
     print_before_after(summary["evaluations"], console)
     for recipe in _told_by_text(summary["evaluations"]):
-        console.print(Text(f"{recipe}: most held-out targets are found by the instruction alone. Its pairs share little, so an "
-                           "instruction has to retell its target; a denser corpus, or narrower mine.bands, gives better ones."))
+        console.print(
+            Text(
+                f"{recipe}: most held-out targets are found by the instruction alone. Its pairs share little, so an "
+                "instruction has to retell its target; a denser corpus, or narrower mine.bands, gives better ones."
+            )
+        )
     lake = summary["lake"]
-    console.print(Text(f"""Next:
+    console.print(
+        Text(f"""Next:
   mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"
   mmret search --lake {lake} --image FILE --text "the same in red"
   mmret export --lake {lake} --format megapairs --out DIR
-  make ui                     the graph, its partitions and their history"""))
+  make ui                     the graph, its partitions and their history""")
+    )
 
 
 def _told_by_text(evaluations: dict[str, Any], share: float = 0.7) -> list[str]:
     """Recipes whose text alone finds at least ``share`` of what the composed query finds first, on triplets of the lake."""
     found = evaluations.get("held-out triplets", {})
-    return [recipe for recipe, values in found.items()
-            if isinstance(values, dict) and recipe != "untrained" and values["text R@1"] >= share * max(values["R@1"], 1)]
+    return [
+        recipe
+        for recipe, values in found.items()
+        if isinstance(values, dict) and recipe != "untrained" and values["text R@1"] >= share * max(values["R@1"], 1)
+    ]
 
 
 def _explain_pairs(summary: dict[str, Any], console: Console) -> None:
@@ -116,8 +128,10 @@ def _explain_pairs(summary: dict[str, Any], console: Console) -> None:
     bands = ", ".join(f"{s} {low:.3f} to {high:.3f}" for s, (low, high) in summary["bands"].items())
     text = f"pairs: {summary['rows']['pairs']:,} for {queries:,} of {images:,} images ({share:.0%}); bands {bands}"
     if share < 0.5:
-        text += ("\n  Few images have a neighbour that is alike yet different: this corpus is sparse in the three spaces. "
-                 "A larger corpus, or wider bands (--set mine.bands.clip_image={low: ..., high: ...}), gives more.")
+        text += (
+            "\n  Few images have a neighbour that is alike yet different: this corpus is sparse in the three spaces. "
+            "A larger corpus, or wider bands (--set mine.bands.clip_image={low: ..., high: ...}), gives more."
+        )
     console.print(Text(text))
 
 

@@ -31,13 +31,17 @@ def train(
     with Group.join() as group:
         facts = train_on_lake(store, recipe, profile.recipes[recipe], lambda row: typer.echo(said(row)), group)
         if group.first:
-            typer.echo(f"{checkpoint_folder(store, recipe)}: {facts['step']} steps, loss {facts['loss']:.3f}, "
-                       f"{facts['samples_per_second']:,} samples/s")
+            typer.echo(
+                f"{checkpoint_folder(store, recipe)}: {facts['step']} steps, loss {facts['loss']:.3f}, "
+                f"{facts['samples_per_second']:,} samples/s"
+            )
 
 
 def said(row: dict) -> str:
     """A row of the training log in one line."""
     recall = "".join(f", held-out R@{k} {row[f'recall_{k}']:.1f}" for k in (1, 5, 10) if row.get(f"recall_{k}") is not None)
-    return (f"step {row['step']}: loss {row['loss']:.3f}, learning rate {row['learning_rate']:.2e}, gradient norm "
-            f"{row['gradient_norm']:.2f}, {row['samples_per_second']:,.0f} samples/s, "
-            f"{row['memory_bytes'] / 2**30:.1f} GiB{recall}")
+    return (
+        f"step {row['step']}: loss {row['loss']:.3f}, learning rate {row['learning_rate']:.2e}, gradient norm "
+        f"{row['gradient_norm']:.2f}, {row['samples_per_second']:,.0f} samples/s, "
+        f"{row['memory_bytes'] / 2**30:.1f} GiB{recall}"
+    )

@@ -36,8 +36,15 @@ class TorchEncoder(ABC):
 
     has_text: ClassVar[bool] = False
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, location: Location, settings: EncoderSettings,
-                 width: int, activation_bytes: int):
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        location: Location,
+        settings: EncoderSettings,
+        width: int,
+        activation_bytes: int,
+    ):
         self.device = _device(settings.device)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.preprocessing = preprocessing
@@ -49,8 +56,7 @@ class TorchEncoder(ABC):
     def check(cls, settings: EncoderSettings, signal: str) -> None:
         """Raise UserError where ``signal`` is about texts and this kind of model has no text tower."""
         if signal == "caption" and not cls.has_text:
-            raise UserError(f"encoders.caption.kind is '{settings.kind}', which has no text tower: "
-                            "use clip or open_clip")
+            raise UserError(f"encoders.caption.kind is '{settings.kind}', which has no text tower: use clip or open_clip")
 
     @property
     def on_cpu(self) -> bool:
@@ -70,8 +76,9 @@ class TorchEncoder(ABC):
             if not len(images):
                 return np.empty((0, self.width), np.float32)
             images = torch.stack([self.preprocessing.pixels(image.convert("RGB")) for image in images])
-        return self._encoded(images, lambda part: self._image_features(
-            self.preprocessing.normalised(part.to(self.device, non_blocking=True))))
+        return self._encoded(
+            images, lambda part: self._image_features(self.preprocessing.normalised(part.to(self.device, non_blocking=True)))
+        )
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         return self._encoded(list(texts), self._text_features)
@@ -91,7 +98,7 @@ class TorchEncoder(ABC):
         parts, at, size = [np.empty((0, self.width), np.float32)], 0, self.batch_size
         while at < len(inputs):
             try:
-                vectors = normalize(features(inputs[at:at + size]).float())
+                vectors = normalize(features(inputs[at : at + size]).float())
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise

@@ -25,13 +25,24 @@ class ClipEncoder(TorchEncoder):
 
     has_text = True
 
-    def __init__(self, network: CLIPModel, tokenizer: AutoTokenizer, processor: CLIPImageProcessor, location: Location,
-                 settings: EncoderSettings):
+    def __init__(
+        self,
+        network: CLIPModel,
+        tokenizer: AutoTokenizer,
+        processor: CLIPImageProcessor,
+        location: Location,
+        settings: EncoderSettings,
+    ):
         vision = network.config.vision_config
         tokens = (vision.image_size // vision.patch_size) ** 2 + 1
-        super().__init__(network, from_image_processor(processor.to_dict()), location, settings,
-                         width=network.config.projection_dim,
-                         activation_bytes=transformer_bytes(tokens, vision.hidden_size, vision.image_size**2))
+        super().__init__(
+            network,
+            from_image_processor(processor.to_dict()),
+            location,
+            settings,
+            width=network.config.projection_dim,
+            activation_bytes=transformer_bytes(tokens, vision.hidden_size, vision.image_size**2),
+        )
         self.tokenizer = tokenizer
         self.positions = network.config.text_config.max_position_embeddings
         self._one_at_a_time = Lock()  # the tokenizer's padding and truncation are its state
@@ -43,8 +54,13 @@ class ClipEncoder(TorchEncoder):
             location = from_hub(location, FILES, WEIGHTS)
         try:
             with silence():
-                return cls(CLIPModel.from_pretrained(location.path), AutoTokenizer.from_pretrained(location.path),
-                           CLIPImageProcessor.from_pretrained(location.path), location, settings)
+                return cls(
+                    CLIPModel.from_pretrained(location.path),
+                    AutoTokenizer.from_pretrained(location.path),
+                    CLIPImageProcessor.from_pretrained(location.path),
+                    location,
+                    settings,
+                )
         except (OSError, ValueError, json.JSONDecodeError) as error:
             raise unavailable(str(location.path), error) from error
 
@@ -53,8 +69,7 @@ class ClipEncoder(TorchEncoder):
 
     def _text_features(self, texts: list[str]) -> Tensor:
         with self._one_at_a_time:
-            tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.positions,
-                                    return_tensors="pt")
+            tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.positions, return_tensors="pt")
         return self.network.get_text_features(**tokens.to(self.device)).pooler_output
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:

@@ -30,15 +30,26 @@ MAX_LOGIT_SCALE = math.log(100)
 
 def new_clip(settings: TowerSettings, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Untrained towers of the size in ``settings``, initialised by its seed."""
-    shared = {"hidden_size": settings.width, "intermediate_size": 4 * settings.width, "hidden_act": "gelu",
-              "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads,
-              "projection_dim": settings.projection}
+    shared = {
+        "hidden_size": settings.width,
+        "intermediate_size": 4 * settings.width,
+        "hidden_act": "gelu",
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "projection_dim": settings.projection,
+    }
     config = CLIPConfig(
         projection_dim=settings.projection,
         vision_config={**shared, "image_size": settings.image_size, "patch_size": settings.patch_size},
-        text_config={**shared, "vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS,
-                     "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-                     "pad_token_id": tokenizer.pad_token_id})
+        text_config={
+            **shared,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": POSITIONS,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )
     torch.manual_seed(settings.seed)
     return CLIPModel(config)
 
@@ -63,8 +74,9 @@ def token_table(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, 
     return encoded.input_ids, encoded.attention_mask.sum(dim=1)
 
 
-def caption_loss(model: CLIPModel, corpus: TowerCorpus, tokens: tuple[Tensor, Tensor], preprocessing: Preprocessing,
-                 settings: TowerSettings) -> Callable[[int], Tensor]:
+def caption_loss(
+    model: CLIPModel, corpus: TowerCorpus, tokens: tuple[Tensor, Tensor], preprocessing: Preprocessing, settings: TowerSettings
+) -> Callable[[int], Tensor]:
     """The loss of a step, for :func:`mmret.encode.pretrain.fit`."""
     ids, lengths = tokens
     numbers = {caption: i for i, caption in enumerate(dict.fromkeys(corpus.captions))}
@@ -74,10 +86,11 @@ def caption_loss(model: CLIPModel, corpus: TowerCorpus, tokens: tuple[Tensor, Te
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "clip")]
         pictures = views(corpus.pixels[rows], CAPTIONED, seeded(settings.seed, "clip", step))
         image = model.get_image_features(preprocessing.normalised(pictures)).pooler_output
-        text = model.get_text_features(ids[rows, :int(lengths[rows].max())]).pooler_output
+        text = model.get_text_features(ids[rows, : int(lengths[rows].max())]).pooler_output
         same = caption_number[rows]
-        return contrastive(normalize(image), normalize(text), model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp(),
-                           same[:, None] == same[None])
+        return contrastive(
+            normalize(image), normalize(text), model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp(), same[:, None] == same[None]
+        )
 
     return loss
 

@@ -56,8 +56,7 @@ def sampled(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Capt
     wanted = set(chosen)
     for shard in lake.partitions("images"):
         for batch in read_images(lake, shard, batch_rows, wanted):
-            yield from zip(batch["image_id"].to_pylist(), batch["data"].to_pylist(), batch["caption"].to_pylist(),
-                           strict=True)
+            yield from zip(batch["image_id"].to_pylist(), batch["data"].to_pylist(), batch["caption"].to_pylist(), strict=True)
 
 
 def decoded(images: Iterable[Captioned], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
@@ -65,16 +64,18 @@ def decoded(images: Iterable[Captioned], preprocessing: Preprocessing, max_image
 
     About 4 % of them, at most 400, are held out by a coin of (seed, id). Raises UserError for fewer than two pictures.
     """
+
     def small(image: Captioned) -> tuple[str, Tensor, str]:
         return image[0], preprocessing.pixels(open_rgb(image[1])), image[2] or ""
 
     with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
         rows = sorted(in_order(pool, small, images), key=lambda row: row[0])[:max_images]
     if len(rows) < 2:
-        raise UserError(f"towers are trained on the corpus itself, which has {len(rows)} usable images: add images, "
-                        "or use a profile with ready-made encoders (--profile local)")
+        raise UserError(
+            f"towers are trained on the corpus itself, which has {len(rows)} usable images: add images, "
+            "or use a profile with ready-made encoders (--profile local)"
+        )
     ids, pixels, captions = zip(*rows, strict=True)
     share = min(0.04, 400 / len(ids)) if len(ids) >= 100 else 0.0
     out = torch.tensor([uniform(seed, "held_out", image_id) < share for image_id in ids])
-    return TowerCorpus(list(ids), torch.stack(pixels), list(captions),
-                       torch.nonzero(~out).flatten(), torch.nonzero(out).flatten())
+    return TowerCorpus(list(ids), torch.stack(pixels), list(captions), torch.nonzero(~out).flatten(), torch.nonzero(out).flatten())

@@ -27,8 +27,13 @@ TEMPERATURE = 0.1
 
 def new_dino(settings: TowerSettings) -> Dinov2Model:
     """An untrained tower of the size in ``settings``, initialised by its seed."""
-    config = Dinov2Config(hidden_size=settings.width, num_hidden_layers=settings.layers, patch_size=settings.patch_size,
-                          num_attention_heads=settings.heads, image_size=settings.image_size)
+    config = Dinov2Config(
+        hidden_size=settings.width,
+        num_hidden_layers=settings.layers,
+        patch_size=settings.patch_size,
+        num_attention_heads=settings.heads,
+        image_size=settings.image_size,
+    )
     torch.manual_seed(settings.seed + 1)
     return Dinov2Model(config)
 
@@ -36,8 +41,12 @@ def new_dino(settings: TowerSettings) -> Dinov2Model:
 def image_processor(settings: TowerSettings) -> BitImageProcessor:
     """DINOv2's own preprocessing at the tower's size; the whole picture is seen, not its centre."""
     side = settings.image_size
-    return BitImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side},
-                             image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
+    return BitImageProcessor(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
 
 
 def save_dino(model: Dinov2Model, settings: TowerSettings, folder: Path) -> None:
@@ -46,9 +55,11 @@ def save_dino(model: Dinov2Model, settings: TowerSettings, folder: Path) -> None
     image_processor(settings).save_pretrained(folder)
 
 
-def pattern_loss(model: Dinov2Model, corpus: TowerCorpus, preprocessing: Preprocessing,
-                 settings: TowerSettings) -> Callable[[int], Tensor]:
+def pattern_loss(
+    model: Dinov2Model, corpus: TowerCorpus, preprocessing: Preprocessing, settings: TowerSettings
+) -> Callable[[int], Tensor]:
     """The loss of a step, for :func:`mmret.encode.pretrain.fit`."""
+
     def loss(step: int) -> Tensor:
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "dino")]
         generator = seeded(settings.seed, "dino", step)

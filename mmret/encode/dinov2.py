@@ -19,8 +19,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 class Dinov2Encoder(TorchEncoder):
     """The visual-pattern signal. Pictures only."""
 
-    def __init__(self, network: Dinov2Model, processor: AutoImageProcessor, location: Location,
-                 settings: EncoderSettings):
+    def __init__(self, network: Dinov2Model, processor: AutoImageProcessor, location: Location, settings: EncoderSettings):
         config = network.config
         preprocessing = from_image_processor(processor.to_dict())
         side = processor.to_dict().get("crop_size", {}).get("height") or config.image_size
@@ -35,8 +34,12 @@ class Dinov2Encoder(TorchEncoder):
             location = from_hub(location, FILES, WEIGHTS)
         try:
             with silence():
-                return cls(Dinov2Model.from_pretrained(location.path),
-                           AutoImageProcessor.from_pretrained(location.path), location, settings)
+                return cls(
+                    Dinov2Model.from_pretrained(location.path),
+                    AutoImageProcessor.from_pretrained(location.path),
+                    location,
+                    settings,
+                )
         except (OSError, ValueError) as error:
             raise unavailable(str(location.path), error) from error
 

@@ -33,8 +33,10 @@ def locate(settings: EncoderSettings, lake_root: Path) -> Location:
     if settings.model.startswith("towers/"):
         if inside.is_dir():
             return Location(settings.model, inside, None)
-        raise UserError(f"the lake {lake_root} has no {settings.model} yet: `mmret run --lake {lake_root}` trains it "
-                        "(profile demo), or name another model in encoders.*.model")
+        raise UserError(
+            f"the lake {lake_root} has no {settings.model} yet: `mmret run --lake {lake_root}` trains it "
+            "(profile demo), or name another model in encoders.*.model"
+        )
     path = Path(settings.model).expanduser()
     if path.exists():
         return Location(path.name, path, None)
@@ -72,4 +74,5 @@ def unavailable(name: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
         f"the model '{name}' could not be loaded ({type(error).__name__}: {reason[:200]}). Without a network, give the "
-        "path of a local folder as encoders.*.model; with a filled cache, set HF_HOME to it and HF_HUB_OFFLINE=1")
+        "path of a local folder as encoders.*.model; with a filled cache, set HF_HOME to it and HF_HUB_OFFLINE=1"
+    )

@@ -38,8 +38,14 @@ class OpenClipEncoder(TorchEncoder):
         config = open_clip.get_model_preprocess_cfg(network)
         side = max(config["size"]) if isinstance(config["size"], (tuple, list)) else config["size"]
         transform = image_transform_v2(PreprocessCfg(**config), is_train=False)
-        super().__init__(network, from_open_clip(transform, config), location, settings, width=_width(network, side),
-                         activation_bytes=transformer_bytes((side // 14) ** 2 + 1, _WIDEST, side**2))
+        super().__init__(
+            network,
+            from_open_clip(transform, config),
+            location,
+            settings,
+            width=_width(network, side),
+            activation_bytes=transformer_bytes((side // 14) ** 2 + 1, _WIDEST, side**2),
+        )
         self.tokenizer = tokenizer
         self._one_at_a_time = Lock()
 
@@ -74,18 +80,23 @@ class OpenClipEncoder(TorchEncoder):
 def _known(location: Location) -> Location:
     """A named architecture with a pretrained tag or a checkpoint file, whose digest is then the revision."""
     if location.name not in open_clip.list_models():
-        raise UserError(f"open_clip has no model '{location.name}', and there is no such folder: "
-                        "see open_clip.list_models(), or give hf-hub:organisation/repository, or a folder with "
-                        "open_clip_config.json")
+        raise UserError(
+            f"open_clip has no model '{location.name}', and there is no such folder: "
+            "see open_clip.list_models(), or give hf-hub:organisation/repository, or a folder with "
+            "open_clip_config.json"
+        )
     tags = open_clip.list_pretrained_tags_by_model(location.name)
     if location.revision is None:
-        raise UserError(f"encoders.*.revision is missing: which weights of {location.name}? "
-                        f"One of {', '.join(tags)}, or a checkpoint file")
+        raise UserError(
+            f"encoders.*.revision is missing: which weights of {location.name}? One of {', '.join(tags)}, or a checkpoint file"
+        )
     if location.revision in tags:
         return location
     if not Path(location.revision).is_file():
-        raise UserError(f"{location.name} has no weights '{location.revision}': there are {', '.join(tags)}, "
-                        "or give the path of a checkpoint file")
+        raise UserError(
+            f"{location.name} has no weights '{location.revision}': there are {', '.join(tags)}, "
+            "or give the path of a checkpoint file"
+        )
     return Location(location.name, None, folder_revision(Path(location.revision)))
 
 

@@ -86,14 +86,18 @@ def from_image_processor(config: Mapping[str, Any]) -> Preprocessing:
     size = config.get("size") if config.get("do_resize", True) else {}
     size = {"shortest_edge": size} if isinstance(size, int) else dict(size or {})
     if unknown := [key for key, value in size.items() if value and key not in ("shortest_edge", "height", "width")]:
-        raise UserError(f"an image processor that resizes by {', '.join(unknown)} cannot be used here: "
-                        "choose a model that resizes by shortest_edge, or by height and width")
+        raise UserError(
+            f"an image processor that resizes by {', '.join(unknown)} cannot be used here: "
+            "choose a model that resizes by shortest_edge, or by height and width"
+        )
     crop = config.get("crop_size") if config.get("do_center_crop", False) else None
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    geometry = ResizeCrop(shortest=size.get("shortest_edge"),
-                          exact=(size["width"], size["height"]) if size.get("height") else None,
-                          crop=(crop["width"], crop["height"]) if crop else None,
-                          resample=Image.Resampling(config.get("resample", Image.Resampling.BICUBIC)))
+    geometry = ResizeCrop(
+        shortest=size.get("shortest_edge"),
+        exact=(size["width"], size["height"]) if size.get("height") else None,
+        crop=(crop["width"], crop["height"]) if crop else None,
+        resample=Image.Resampling(config.get("resample", Image.Resampling.BICUBIC)),
+    )
     plain = not config.get("do_normalize", True)
     mean = (0.0, 0.0, 0.0) if plain else tuple(config["image_mean"])
     std = (1.0, 1.0, 1.0) if plain else tuple(config["image_std"])

@@ -49,11 +49,12 @@ def batch_rows(n: int, batch: int, step: int, seed: int, task: str) -> Tensor:
     batch = min(batch, n)
     epoch, at = divmod(step, n // batch)
     order = torch.randperm(n, generator=seeded(seed, task, "epoch", epoch))
-    return order[at * batch:(at + 1) * batch]
+    return order[at * batch : (at + 1) * batch]
 
 
-def fit(model: nn.Module, loss: Callable[[int], Tensor], plan: Plan, checkpoint: Path,
-        report: Callable[[int], None] = lambda step: None) -> list[float]:
+def fit(
+    model: nn.Module, loss: Callable[[int], Tensor], plan: Plan, checkpoint: Path, report: Callable[[int], None] = lambda step: None
+) -> list[float]:
     """Minimise ``loss(step)`` over ``plan.steps`` steps of AdamW; returns the loss of every step.
 
     ``checkpoint`` is a file beside the result; the run starts from it where its key fits. It is left in place at the
@@ -98,10 +99,8 @@ def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, chec
     return state["losses"]
 
 
-def _save(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, checkpoint: Path,
-          losses: list[float]) -> None:
+def _save(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, checkpoint: Path, losses: list[float]) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     aside = temporary(checkpoint)
-    torch.save({"key": plan.key, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses},
-               aside)
+    torch.save({"key": plan.key, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}, aside)
     os.replace(aside, checkpoint)

@@ -39,8 +39,7 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
         return
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        for rows, pixels in in_order(pool, lambda rows: (rows, _decoded(encoder, rows).pin_memory()), batches,
-                                     _AHEAD * workers):
+        for rows, pixels in in_order(pool, lambda rows: (rows, _decoded(encoder, rows).pin_memory()), batches, _AHEAD * workers):
             yield rows, encoder.encode_images(pixels)
 
 
@@ -59,8 +58,10 @@ def _decoded(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
         try:
             pixels.append(encoder.preprocess(data.as_py()))
         except Unreadable as error:
-            raise UserError(f"image {image_id} ({path}) is stored but cannot be decoded: {error}; "
-                            "the table `images` is damaged: delete its shard's file and run again") from error
+            raise UserError(
+                f"image {image_id} ({path}) is stored but cannot be decoded: {error}; "
+                "the table `images` is damaged: delete its shard's file and run again"
+            ) from error
     return torch.stack(pixels)
 
 

@@ -47,8 +47,14 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int, positions: int = 7
     if room < 0:
         raise ValueError(f"a byte-level vocabulary needs at least {len(symbols) + 2} entries, got {vocabulary}")
     # equally frequent pairs merge in the order of their ids; endings that are not given here would get theirs by hash
-    trainer = BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, special_tokens=endings,
-                         end_of_word_suffix=WORD_END, show_progress=False, min_frequency=2)
+    trainer = BpeTrainer(
+        vocab_size=vocabulary,
+        initial_alphabet=alphabet,
+        special_tokens=endings,
+        end_of_word_suffix=WORD_END,
+        show_progress=False,
+        min_frequency=2,
+    )
     texts = list(captions)
     learner.train_from_iterator(texts + [EDIT_VOCABULARY] * max(2, len(texts) // _CAPTIONS_PER_REPEAT), trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]][:room]

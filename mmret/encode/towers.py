@@ -78,8 +78,10 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
     key = fingerprint(wish, corpus.key)
     trained = len(corpus.train)
     words = distinct_words(corpus.captions)
-    plans = {name: Plan(f"{key}-{name}", steps(epochs, trained, words, settings), settings.learning_rate)
-             for name, epochs in (("clip", settings.epochs), ("dino", settings.dino_epochs))}
+    plans = {
+        name: Plan(f"{key}-{name}", steps(epochs, trained, words, settings), settings.learning_rate)
+        for name, epochs in (("clip", settings.epochs), ("dino", settings.dino_epochs))
+    }
     total = sum(plan.steps for plan in plans.values())
 
     def report(offset: int, name: str) -> Callable[[int], None]:
@@ -88,40 +90,71 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
     tokenizer = train_tokenizer(corpus.captions, settings.vocabulary, clip_tower.POSITIONS)
     tokens = clip_tower.token_table(tokenizer, corpus.captions)
     clip = clip_tower.new_clip(settings, tokenizer)
-    clip_losses = fit(clip, clip_tower.caption_loss(clip, corpus, tokens, pixels, settings), plans["clip"],
-                      work / "clip.pt", report(0, "image and caption"))
+    clip_losses = fit(
+        clip,
+        clip_tower.caption_loss(clip, corpus, tokens, pixels, settings),
+        plans["clip"],
+        work / "clip.pt",
+        report(0, "image and caption"),
+    )
     dino = dino_tower.new_dino(settings)
     dino_pixels = from_image_processor(dino_tower.image_processor(settings).to_dict())
-    dino_losses = fit(dino, dino_tower.pattern_loss(dino, corpus, dino_pixels, settings), plans["dino"],
-                      work / "dino.pt", report(plans["clip"].steps, "picture alone"))
+    dino_losses = fit(
+        dino,
+        dino_tower.pattern_loss(dino, corpus, dino_pixels, settings),
+        plans["dino"],
+        work / "dino.pt",
+        report(plans["clip"].steps, "picture alone"),
+    )
 
     _replace(folder / "clip", lambda path: clip_tower.save_clip(clip, tokenizer, settings, path))
     _replace(folder / "dino", lambda path: dino_tower.save_dino(dino, settings, path))
     models = {name: f"towers/{name}@{folder_revision(folder / name)}" for name in ("clip", "dino")}
 
     def see(name: str) -> Callable[[Tensor], Tensor]:
-        forward = {"clip": lambda x: clip.get_image_features(pixels.normalised(x)).pooler_output,
-                   "dino": lambda x: dino(dino_pixels.normalised(x)).pooler_output}[name]
+        forward = {
+            "clip": lambda x: clip.get_image_features(pixels.normalised(x)).pooler_output,
+            "dino": lambda x: dino(dino_pixels.normalised(x)).pooler_output,
+        }[name]
         return lambda x: _embedded(forward, x, settings.batch_size)
 
-    text = _embedded(lambda rows: clip.get_text_features(tokens[0][rows, :int(tokens[1][rows].max())]).pooler_output,
-                     torch.arange(len(corpus.ids)), settings.batch_size)
-    spaces = {"clip_image": (models["clip"], *_self_similarity(see("clip"), corpus, settings)),
-              "dino_image": (models["dino"], *_self_similarity(see("dino"), corpus, settings)),
-              "caption": (models["clip"], text, torch.ones(len(text)))}
+    text = _embedded(
+        lambda rows: clip.get_text_features(tokens[0][rows, : int(tokens[1][rows].max())]).pooler_output,
+        torch.arange(len(corpus.ids)),
+        settings.batch_size,
+    )
+    spaces = {
+        "clip_image": (models["clip"], *_self_similarity(see("clip"), corpus, settings)),
+        "dino_image": (models["dino"], *_self_similarity(see("dino"), corpus, settings)),
+        "caption": (models["clip"], text, torch.ones(len(text))),
+    }
     rows = []
     for signal, (model, vectors, alike) in spaces.items():
         band = propose(vectors.numpy(), alike.numpy()) if len(vectors) > 2 else BandSettings()
-        rows.append({"signal": signal, "model": model, "images": trained, "band_low": band.low, "band_high": band.high,
-                     "steps": plans["dino" if signal == "dino_image" else "clip"].steps})
+        rows.append(
+            {
+                "signal": signal,
+                "model": model,
+                "images": trained,
+                "band_low": band.low,
+                "band_high": band.high,
+                "steps": plans["dino" if signal == "dino_image" else "clip"].steps,
+            }
+        )
     out = corpus.held_out
     made = {
-        "wish": wish, "rows": rows, "images": trained, "held_out": len(out), "distinct_words": words,
+        "wish": wish,
+        "rows": rows,
+        "images": trained,
+        "held_out": len(out),
+        "distinct_words": words,
         "steps": {name: plan.steps for name, plan in plans.items()},
         "losses": {"clip": _thinned(clip_losses), "dino": _thinned(dino_losses)},
         "retrieval": clip_tower.recalls(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])
-        if len(out) else {},
-        "seconds": round(time.perf_counter() - started, 1), "settings": settings.model_dump(),
+        if len(out)
+        else {},
+        "seconds": round(time.perf_counter() - started, 1),
+        "settings": settings.model_dump(),
     }
     write_text(record, json.dumps(made, indent=1))
     shutil.rmtree(work, ignore_errors=True)
@@ -134,8 +167,7 @@ def _embedded(forward: Callable[[Tensor], Tensor], inputs: Tensor, batch: int) -
     return torch.cat([normalize(forward(part)) for part in inputs.split(batch)])
 
 
-def _self_similarity(see: Callable[[Tensor], Tensor], corpus: TowerCorpus,
-                     settings: TowerSettings) -> tuple[Tensor, Tensor]:
+def _self_similarity(see: Callable[[Tensor], Tensor], corpus: TowerCorpus, settings: TowerSettings) -> tuple[Tensor, Tensor]:
     """All image vectors, and for a sample the cosine between a picture and a nearly identical copy of it."""
     vectors = see(corpus.pixels)
     sample = torch.randperm(len(vectors), generator=seeded(settings.seed, "near"))[:NEAR_DUPLICATES]

@@ -25,8 +25,9 @@ _UNIT = 1e-3
 """Largest accepted distance of a float32 vector's length from 1."""
 
 
-def encode_shard(lake: Lake, shard: str, signal: str, settings: EncoderSettings, inputs: str,
-                 encoder: Encoder | None = None) -> dict[str, int | str]:
+def encode_shard(
+    lake: Lake, shard: str, signal: str, settings: EncoderSettings, inputs: str, encoder: Encoder | None = None
+) -> dict[str, int | str]:
     """Complete the vectors of ``signal`` for a shard and write its Parquet file, which lists the images in their order.
 
     Returns ``rows``, ``computed`` (the rest was there), ``truncated`` captions and ``model``. ``encoder``: a loaded
@@ -39,8 +40,15 @@ def encode_shard(lake: Lake, shard: str, signal: str, settings: EncoderSettings,
     have = dict(zip(*_stored(table, shard, encoder.model), strict=True))
     missing = [image_id for image_id in ids if image_id not in have]
     have |= _compute(lake, shard, signal, encoder, table, images, missing) if missing else {}
-    rows = pa.table({"image_id": ids, "shard": [shard] * len(ids), "model": [encoder.model] * len(ids),
-                     "truncated": [have[image_id] for image_id in ids]}, VECTORS_INDEX)
+    rows = pa.table(
+        {
+            "image_id": ids,
+            "shard": [shard] * len(ids),
+            "model": [encoder.model] * len(ids),
+            "truncated": [have[image_id] for image_id in ids],
+        },
+        VECTORS_INDEX,
+    )
     cut = sum(have[image_id] for image_id in ids)
     lake.write(signal, shard, rows, inputs, model=encoder.model, width=encoder.width, truncated=cut)
     return {"rows": len(ids), "computed": len(missing), "truncated": cut, "model": encoder.model}
@@ -61,8 +69,10 @@ def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.nda
     found = table.search().where(_of(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
     where = {image_id: row for row, image_id in enumerate(found["image_id"].to_pylist())}
     if gone := [image_id for image_id in ids if image_id not in where]:
-        raise UserError(f"{len(gone)} of {len(ids)} vectors of {signal}, {shard} are gone from the lake "
-                        f"({gone[0]}, ...): delete {lake.path(signal, shard)} and run again")
+        raise UserError(
+            f"{len(gone)} of {len(ids)} vectors of {signal}, {shard} are gone from the lake "
+            f"({gone[0]}, ...): delete {lake.path(signal, shard)} and run again"
+        )
     values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     return ids, values[[where[image_id] for image_id in ids]]
 
@@ -94,8 +104,9 @@ def _stored(table: object, shard: str, model: str) -> tuple[list[str], list[bool
     return rows["image_id"].to_pylist(), rows["truncated"].to_pylist()
 
 
-def _compute(lake: Lake, shard: str, signal: str, encoder: Encoder, table: object, images: pa.Table,
-             missing: list[str]) -> dict[str, bool]:
+def _compute(
+    lake: Lake, shard: str, signal: str, encoder: Encoder, table: object, images: pa.Table, missing: list[str]
+) -> dict[str, bool]:
     """Store the vectors of ``missing`` and return which of their captions were cut."""
     source = _captions if signal == "caption" else _pictures
     cut: dict[str, bool] = {}
@@ -129,9 +140,12 @@ def _pictures(lake: Lake, shard: str, encoder: Encoder, images: pa.Table, missin
 def _captions(lake: Lake, shard: str, encoder: Encoder, images: pa.Table, missing: set[str]) -> Iterator[Batch]:
     from mmret.encode.stream import text_vectors
 
-    rows = [(image_id, caption or "") for image_id, caption in
-            zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True) if image_id in missing]
-    batches = [rows[at:at + encoder.batch_size] for at in range(0, len(rows), encoder.batch_size)]
+    rows = [
+        (image_id, caption or "")
+        for image_id, caption in zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True)
+        if image_id in missing
+    ]
+    batches = [rows[at : at + encoder.batch_size] for at in range(0, len(rows), encoder.batch_size)]
     texts = ([caption for _, caption in batch] for batch in batches)
     for batch, (captions, values) in zip(batches, text_vectors(encoder, texts), strict=True):
         yield [image_id for image_id, _ in batch], encoder.truncated(captions), values
@@ -140,8 +154,10 @@ def _captions(lake: Lake, shard: str, encoder: Encoder, images: pa.Table, missin
 def _rows(ids: list[str], shard: str, encoder: Encoder, truncated: list[bool], values: np.ndarray) -> pa.Table:
     schema = vectors(encoder.width)
     flat = pa.array(values.astype(np.float16).ravel())
-    return pa.table([ids, [shard] * len(ids), [encoder.model] * len(ids), truncated,
-                     pa.FixedSizeListArray.from_arrays(flat, encoder.width)], schema=schema)
+    return pa.table(
+        [ids, [shard] * len(ids), [encoder.model] * len(ids), truncated, pa.FixedSizeListArray.from_arrays(flat, encoder.width)],
+        schema=schema,
+    )
 
 
 def _refuse(ids: Iterable[str], values: np.ndarray, signal: str, model: str) -> None:
@@ -149,5 +165,6 @@ def _refuse(ids: Iterable[str], values: np.ndarray, signal: str, model: str) -> 
         off = ~(np.abs(np.linalg.norm(values, axis=1) - 1) < _UNIT)  # true for not-a-number too
     for image_id, vector in zip(np.asarray(ids)[off], values[off], strict=True):
         kind = "a vector of zeros" if not vector.any() else "a vector that is not a unit vector of finite numbers"
-        raise UserError(f"{model} gave image {image_id} {kind} for {signal}: its weights are damaged or untrained; "
-                        "download or train them anew")
+        raise UserError(
+            f"{model} gave image {image_id} {kind} for {signal}: its weights are damaged or untrained; download or train them anew"
+        )

@@ -66,30 +66,40 @@ def gather(lake: Lake) -> LakeFacts:
     bands = [f.notes["bands"] for f in _facts(lake, "candidates") if f.notes.get("bands")]
     decided = latest(lake)["decision"].value_counts().to_pylist()
     facts = LakeFacts(
-        lake, profile,
+        lake,
+        profile,
         counts={t: sum(f.rows for f in _facts(lake, t)) for t in TABLES},
         splits=dict(pairs("SELECT split, count(*) FROM triplets GROUP BY ALL ORDER BY split DESC")),
-        sources=[{**row, "root": source_label(row["root"])} for row in ask(
-            "SELECT root, count(*) images, min(caption_words) shortest, median(caption_words) median, max(caption_words) longest "
-            "FROM images GROUP BY root ORDER BY images DESC")],
+        sources=[
+            {**row, "root": source_label(row["root"])}
+            for row in ask(
+                "SELECT root, count(*) images, min(caption_words) shortest, median(caption_words) median, max(caption_words) longest "
+                "FROM images GROUP BY root ORDER BY images DESC"
+            )
+        ],
         rejects=dict(pairs("SELECT reason, count(*) FROM rejects GROUP BY ALL ORDER BY 2 DESC, 1")),
         image_licences=_by_licence(pairs("SELECT licence, count(*) FROM images GROUP BY ALL"), lambda text: (read_licence(text),)),
         triplet_licences=_by_licence(pairs("SELECT licence, count(*) FROM triplets GROUP BY ALL"), of_triplet),
         annotators=ask(
             "SELECT d.model AS description_model, d.prompt_version AS description_prompt, i.model AS instruction_model, "
             "i.prompt_version AS instruction_prompt, count(*) AS triplets FROM triplets t JOIN descriptions d USING (pair_id) "
-            "JOIN instructions i USING (pair_id) GROUP BY ALL ORDER BY triplets DESC, 1, 2, 3, 4"),
+            "JOIN instructions i USING (pair_id) GROUP BY ALL ORDER BY triplets DESC, 1, 2, 3, 4"
+        ),
         encoders={s: ", ".join(m for m, _ in pairs(f"SELECT model, count(*) FROM {s} GROUP BY ALL ORDER BY 1")) for s in SIGNALS},
         bands=bands[-1] if bands else {},
         decisions={row["values"]: row["counts"] for row in decided},
         leaks=dict(pairs("SELECT benchmark, count(DISTINCT image_id) FROM leaks GROUP BY ALL ORDER BY 1")),
-        evaluations=_latest_evaluations(lake))
+        evaluations=_latest_evaluations(lake),
+    )
     for signal in SIGNALS:
         facts.scores[signal] = pairs(
             f"SELECT floor(p.{signal}_score * {SCORE_BINS}) / {SCORE_BINS} AS low, count(*) FROM triplets t JOIN pairs p "
-            f"USING (pair_id) WHERE list_contains(t.signals, '{signal}') AND p.{signal}_score IS NOT NULL GROUP BY ALL ORDER BY 1")
-    facts.words = pairs("SELECT len(string_split(trim(text), ' ')) AS words, count(*) "
-                        "FROM (SELECT unnest(texts) AS text FROM triplets) GROUP BY ALL ORDER BY 1")
+            f"USING (pair_id) WHERE list_contains(t.signals, '{signal}') AND p.{signal}_score IS NOT NULL GROUP BY ALL ORDER BY 1"
+        )
+    facts.words = pairs(
+        "SELECT len(string_split(trim(text), ' ')) AS words, count(*) "
+        "FROM (SELECT unnest(texts) AS text FROM triplets) GROUP BY ALL ORDER BY 1"
+    )
     facts.sides = pairs("SELECT greatest(width, height) AS side, count(*) FROM images GROUP BY ALL ORDER BY 1")
     facts.texts, facts.queries = pairs("SELECT coalesce(sum(len(texts)), 0)::BIGINT, count(DISTINCT query_id) FROM triplets")[0]
     return facts
@@ -126,14 +136,17 @@ def _latest_evaluations(lake: Lake) -> list[dict[str, Any]]:
 
 def settings_made_with(profile: Profile, choices: dict[str, Any]) -> list[tuple[str, str]]:
     """Settings of mining, annotation and the held-out slice as ``(dotted name, value)``; overrides of the lake among them."""
-    shown = {"mine": profile.mine.model_dump(mode="json", exclude={"tile", "device"}),
-             "evaluate.held_out": profile.evaluate.held_out,
-             "annotate": profile.annotate.model_dump(mode="json", exclude={"vision", "language_model"})}
+    shown = {
+        "mine": profile.mine.model_dump(mode="json", exclude={"tile", "device"}),
+        "evaluate.held_out": profile.evaluate.held_out,
+        "annotate": profile.annotate.model_dump(mode="json", exclude={"vision", "language_model"}),
+    }
     flat: list[tuple[str, str]] = []
     for name, value in shown.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         flat += [(f"{name}.{key}".rstrip("."), json.dumps(part, ensure_ascii=False)) for key, part in parts]
     done = {name for name, _ in flat}
-    flat += [(name, json.dumps(value, ensure_ascii=False)) for name, value in choices.get("overrides", {}).items()
-             if name not in done]
+    flat += [
+        (name, json.dumps(value, ensure_ascii=False)) for name, value in choices.get("overrides", {}).items() if name not in done
+    ]
     return flat

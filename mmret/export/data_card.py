@@ -78,12 +78,29 @@ def data_card(lake: Lake, folder: str, export: ExportFacts | None = None) -> Car
     facts = gather(lake)
     title = f"Composed-retrieval triplets: {lake.root.name}"
     pictures = {f"{folder}/histograms.png": histograms(facts)}
-    sections = [f"# {plain(title)}", _summary(facts), *_export(export),
-                "## Contents", _counts(facts), "## Sources", _sources(facts), "## Licences", _licences(facts),
-                "## Samples", _samples(facts, folder, pictures), "## Distributions",
-                picture(f"{folder}/histograms.png", "Histograms of scores, instruction lengths and picture sizes"),
-                "## How it was made", *_making(facts), *_review(facts), *_results(facts), "## Known limits",
-                "\n".join(f"- {line}" for line in limits(facts)), "## Method and citation", _citation()]
+    sections = [
+        f"# {plain(title)}",
+        _summary(facts),
+        *_export(export),
+        "## Contents",
+        _counts(facts),
+        "## Sources",
+        _sources(facts),
+        "## Licences",
+        _licences(facts),
+        "## Samples",
+        _samples(facts, folder, pictures),
+        "## Distributions",
+        picture(f"{folder}/histograms.png", "Histograms of scores, instruction lengths and picture sizes"),
+        "## How it was made",
+        *_making(facts),
+        *_review(facts),
+        *_results(facts),
+        "## Known limits",
+        "\n".join(f"- {line}" for line in limits(facts)),
+        "## Method and citation",
+        _citation(),
+    ]
     text = "\n\n".join(s for s in sections if s) + "\n"
     if export is not None:
         text = f"---\n{_front_matter(facts, export, title)}\n---\n{text}"
@@ -92,17 +109,22 @@ def data_card(lake: Lake, folder: str, export: ExportFacts | None = None) -> Car
 
 def _summary(facts: LakeFacts) -> str:
     n = facts.counts
-    return (f"{n['triplets']:,} triplets (picture, instruction, target picture) over {n['images']:,} pictures, with "
-            f"{facts.texts:,} instructions and hard negatives. Pairs were mined from a captioned corpus by three similarities, "
-            f"described, and turned into instructions, as in [MegaPairs]({PAPER}).")
+    return (
+        f"{n['triplets']:,} triplets (picture, instruction, target picture) over {n['images']:,} pictures, with "
+        f"{facts.texts:,} instructions and hard negatives. Pairs were mined from a captioned corpus by three similarities, "
+        f"described, and turned into instructions, as in [MegaPairs]({PAPER})."
+    )
 
 
 def _export(export: ExportFacts | None) -> Iterator[str]:
     if export is None:
         return
     plan = export.plan
-    rows = [[plain(name), split, f"{plan.count(name, split):,}", f"{len(plan.images[name]):,}"]
-            for name in plan.sets() for split in plan.settings.splits]
+    rows = [
+        [plain(name), split, f"{plan.count(name, split):,}", f"{len(plan.images[name]):,}"]
+        for name in plan.sets()
+        for split in plan.settings.splits
+    ]
     yield "## This export"
     yield f"Format: {export.format}."
     yield table(["set", "split", "triplets", "pictures of the set"], rows)
@@ -114,17 +136,29 @@ def _export(export: ExportFacts | None) -> Iterator[str]:
 
 def _counts(facts: LakeFacts) -> str:
     n, splits = facts.counts, facts.splits
-    rows = [("pictures", n["images"]), ("files rejected at ingest", n["rejects"]), ("pairs", n["pairs"]),
-            ("triplets", n["triplets"]), *((f"of split {split}", count) for split, count in splits.items()),
-            ("query pictures with a triplet", facts.queries), ("instructions", facts.texts),
-            *((f"pictures shared with benchmark {name}, kept out of pairs", count) for name, count in facts.leaks.items())]
+    rows = [
+        ("pictures", n["images"]),
+        ("files rejected at ingest", n["rejects"]),
+        ("pairs", n["pairs"]),
+        ("triplets", n["triplets"]),
+        *((f"of split {split}", count) for split, count in splits.items()),
+        ("query pictures with a triplet", facts.queries),
+        ("instructions", facts.texts),
+        *((f"pictures shared with benchmark {name}, kept out of pairs", count) for name, count in facts.leaks.items()),
+    ]
     return table(["what", "count"], [[plain(name), f"{count:,}"] for name, count in rows])
 
 
 def _sources(facts: LakeFacts) -> str:
-    parts = [table(["source", "pictures", "words per caption: least, median, most"],
-                   [[plain(row["root"]), f"{row['images']:,}", f"{row['shortest']}, {row['median']:g}, {row['longest']}"]
-                    for row in facts.sources])]
+    parts = [
+        table(
+            ["source", "pictures", "words per caption: least, median, most"],
+            [
+                [plain(row["root"]), f"{row['images']:,}", f"{row['shortest']}, {row['median']:g}, {row['longest']}"]
+                for row in facts.sources
+            ],
+        )
+    ]
     if facts.rejects:
         parts.append("Rejected: " + ", ".join(f"{plain(r.replace('_', ' '))} {n:,}" for r, n in facts.rejects.items()) + ".")
     return "\n\n".join(parts)
@@ -136,8 +170,15 @@ def _licences(facts: LakeFacts) -> str:
         for licence, n in counts.items():
             both.setdefault(licence, [0, 0])[column] += n
     first = sorted(both.items(), key=lambda item: -item[1][0])[:25]
-    rows = [[plain(licence.name, 80), ", ".join(sorted(t.replace("_", " ") for t in licence.terms)) or "attribution at most",
-             f"{images:,}", f"{triplets:,}"] for licence, (images, triplets) in first]
+    rows = [
+        [
+            plain(licence.name, 80),
+            ", ".join(sorted(t.replace("_", " ") for t in licence.terms)) or "attribution at most",
+            f"{images:,}",
+            f"{triplets:,}",
+        ]
+        for licence, (images, triplets) in first
+    ]
     more = f"\n\n{len(both) - 25:,} further licence texts." if len(both) > 25 else ""
     return table(["licence", "asks for", "pictures", "triplets that show one"], rows) + more
 
@@ -150,21 +191,41 @@ def _samples(facts: LakeFacts, folder: str, pictures: dict[str, bytes]) -> str:
     found = images_by_id(facts.lake, ids)
     for image_id in ids:
         pictures[f"{folder}/{image_id}.png"] = thumbnail(found[image_id])
-    return table(["query", "instruction", "target"],
-                 [[picture(f"{folder}/{row['query_id']}.png", "query"), " · ".join(plain(t, 160) for t in row["texts"][:3]),
-                   picture(f"{folder}/{row['target_id']}.png", "target")] for row in chosen])
+    return table(
+        ["query", "instruction", "target"],
+        [
+            [
+                picture(f"{folder}/{row['query_id']}.png", "query"),
+                " · ".join(plain(t, 160) for t in row["texts"][:3]),
+                picture(f"{folder}/{row['target_id']}.png", "target"),
+            ]
+            for row in chosen
+        ],
+    )
 
 
 def _making(facts: LakeFacts) -> Iterator[str]:
-    yield table(["signal", "model", "band of similarity"],
-                [[code(signal), plain(model) or "none", _band(facts.bands.get(signal))]
-                 for signal, model in facts.encoders.items()])
-    yield table(["descriptions by", "prompt", "instructions by", "prompt", "triplets"],
-                [[plain(row["description_model"]), plain(row["description_prompt"]), plain(row["instruction_model"]),
-                  plain(row["instruction_prompt"]), f"{row['triplets']:,}"] for row in facts.annotators])
+    yield table(
+        ["signal", "model", "band of similarity"],
+        [[code(signal), plain(model) or "none", _band(facts.bands.get(signal))] for signal, model in facts.encoders.items()],
+    )
+    yield table(
+        ["descriptions by", "prompt", "instructions by", "prompt", "triplets"],
+        [
+            [
+                plain(row["description_model"]),
+                plain(row["description_prompt"]),
+                plain(row["instruction_model"]),
+                plain(row["instruction_prompt"]),
+                f"{row['triplets']:,}",
+            ]
+            for row in facts.annotators
+        ],
+    )
     yield f"Settings of profile {code(facts.profile.name)}:"
-    yield table(["setting", "value"],
-                [[code(name), code(value)] for name, value in settings_made_with(facts.profile, facts.lake.choices())])
+    yield table(
+        ["setting", "value"], [[code(name), code(value)] for name, value in settings_made_with(facts.profile, facts.lake.choices())]
+    )
 
 
 def _band(band: list[float] | None) -> str:
@@ -174,8 +235,10 @@ def _band(band: list[float] | None) -> str:
 def _review(facts: LakeFacts) -> Iterator[str]:
     if facts.decisions:
         yield "## Review by people"
-        yield ", ".join(f"{n:,} triplets {name}" for name, n in sorted(facts.decisions.items())) + \
-            f", of {facts.counts['triplets']:,}; the others were not looked at one by one."
+        yield (
+            ", ".join(f"{n:,} triplets {name}" for name, n in sorted(facts.decisions.items()))
+            + f", of {facts.counts['triplets']:,}; the others were not looked at one by one."
+        )
 
 
 def _results(facts: LakeFacts) -> Iterator[str]:
@@ -192,14 +255,24 @@ def evaluation_rows(evaluations: list[dict[str, Any]], metrics: tuple[str, ...] 
         line = found.setdefault((row["benchmark"], row["recipe"]), {"queries": row["queries"], "gallery": row["gallery"]})
         line[row["metric"]] = row["value"]
     order = sorted(found, key=lambda key: (key[0], key[1] != "untrained", key[1]))
-    return [[plain(key[0]), f"{found[key]['queries']:,}", f"{found[key]['gallery']:,}", plain(key[1]),
-             *(f"{found[key][m]:.1f}" if m in found[key] else "" for m in metrics)] for key in order]
+    return [
+        [
+            plain(key[0]),
+            f"{found[key]['queries']:,}",
+            f"{found[key]['gallery']:,}",
+            plain(key[1]),
+            *(f"{found[key][m]:.1f}" if m in found[key] else "" for m in metrics),
+        ]
+        for key in order
+    ]
 
 
 def _citation() -> str:
-    return ("The method is that of *MegaPairs: Massive Data Synthesis For Universal Multimodal Retrieval* "
-            f"([arXiv 2412.14475]({PAPER})); this data set is not the authors' release. Made with `mmret`; the same corpus and "
-            "settings give the same tables.")
+    return (
+        "The method is that of *MegaPairs: Massive Data Synthesis For Universal Multimodal Retrieval* "
+        f"([arXiv 2412.14475]({PAPER})); this data set is not the authors' release. Made with `mmret`; the same corpus and "
+        "settings give the same tables."
+    )
 
 
 def _front_matter(facts: LakeFacts, export: ExportFacts, title: str) -> str:
@@ -207,11 +280,16 @@ def _front_matter(facts: LakeFacts, export: ExportFacts, title: str) -> str:
 
     rows = sum(export.plan.count(*key) for key in export.plan.rows)
     data = DatasetCardData(
-        pretty_name=title, license=hub_licences(facts.triplet_licences), size_categories=[size_category(rows)],
-        task_categories=["image-feature-extraction"], annotations_creators=["machine-generated"],
-        source_datasets=["original"], tags=["composed-image-retrieval", "megapairs", "triplets", "mmret"],
+        pretty_name=title,
+        license=hub_licences(facts.triplet_licences),
+        size_categories=[size_category(rows)],
+        task_categories=["image-feature-extraction"],
+        annotations_creators=["machine-generated"],
+        source_datasets=["original"],
+        tags=["composed-image-retrieval", "megapairs", "triplets", "mmret"],
         **({"language": ["en"]} if facts.profile.annotate.language == "English" else {}),
-        **({"configs": export.configs} if export.configs else {}))
+        **({"configs": export.configs} if export.configs else {}),
+    )
     return data.to_yaml()
 
 
@@ -223,6 +301,12 @@ def hub_licences(licences: dict[Licence, int]) -> list[str]:
 
 def size_category(rows: int) -> str:
     """Hugging Face's size class of a data set."""
-    steps = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
-             (10**8, "10M<n<100M")]
+    steps = [
+        (10**3, "n<1K"),
+        (10**4, "1K<n<10K"),
+        (10**5, "10K<n<100K"),
+        (10**6, "100K<n<1M"),
+        (10**7, "1M<n<10M"),
+        (10**8, "10M<n<100M"),
+    ]
     return next((name for limit, name in steps if rows < limit), "100M<n<1B")

@@ -28,11 +28,20 @@ GROUP_BYTES = 32 * 2**20
 """Of pictures in a row group, about."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-IMAGES = pa.schema([("image_id", pa.string()), ("image", _IMAGE), ("path", pa.string()), ("caption", pa.string()),
-                    ("width", pa.int32()), ("height", pa.int32()), ("format", pa.string()), ("licence", pa.string()),
-                    ("source", pa.string())])
-ROWS = {"once": TRIPLETS,
-        "rows": pa.schema([pa.field("query_image", _IMAGE), pa.field("target_image", _IMAGE), *TRIPLETS])}
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", _IMAGE),
+        ("path", pa.string()),
+        ("caption", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("licence", pa.string()),
+        ("source", pa.string()),
+    ]
+)
+ROWS = {"once": TRIPLETS, "rows": pa.schema([pa.field("query_image", _IMAGE), pa.field("target_image", _IMAGE), *TRIPLETS])}
 
 
 def export_huggingface(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
@@ -91,8 +100,10 @@ def _images(lake: Lake, work: Work, name: str, ids: pa.Array, per_file: int) -> 
             yield pa.Table.from_pylist([{**row, "image": _image(row)} for row in rows], schema=IMAGES)
 
     for number, start in enumerate(range(0, len(ids), per_file)):
-        work.file(f"{folder_of(name)}images/images-{number:05d}.parquet",
-                  lambda path, some=ids.slice(start, per_file): _write(path, IMAGES, tables(some)))
+        work.file(
+            f"{folder_of(name)}images/images-{number:05d}.parquet",
+            lambda path, some=ids.slice(start, per_file): _write(path, IMAGES, tables(some)),
+        )
         progress.advance("export pictures", min(start + per_file, len(ids)), len(ids))
 
 

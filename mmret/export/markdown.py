@@ -40,7 +40,7 @@ def plain(text: Any, limit: int = 300) -> str:
     """``text`` as Markdown that shows it as it is, on one line, cut at ``limit`` characters."""
     line = " ".join("".join(_visible(c) for c in ("" if text is None else str(text))).split())
     if len(line) > limit:
-        line = line[:limit - 1].rstrip() + "…"
+        line = line[: limit - 1].rstrip() + "…"
     escaped = _MARKUP.sub(lambda found: "\\" + found[0], line)
     escaped = _WWW.sub(r"\1\.", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -87,7 +87,9 @@ def to_html(text: str, title: str, pictures: Mapping[str, bytes]) -> str:
         kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
         token.attrs["src"] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     body = reader.renderer.render(tokens, reader.options, {})
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-            f"<body>\n{body}</body></html>\n")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
+        f"<body>\n{body}</body></html>\n"
+    )

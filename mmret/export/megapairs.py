@@ -50,18 +50,24 @@ def _lines(lake: Lake, made: Plan, path: Path, key: tuple[str, str], names: Name
     with open(path, "w", encoding="utf-8") as lines:
         for shard, count in made.rows.get(key, {}).items():
             rows = triplets(lake, shard, made.settings)[key].to_pylist() if count else []
-            name = {i: f"{i[:2]}/{n}" for i, n in names.of([i for r in rows for i in (r["query_id"], r["target_id"],
-                                                                                      *r["hard_negatives"])]).items()}
+            name = {
+                i: f"{i[:2]}/{n}"
+                for i, n in names.of([i for r in rows for i in (r["query_id"], r["target_id"], *r["hard_negatives"])]).items()
+            }
             for row in rows:
-                record = {"q_img": name[row["query_id"]], "q_text": row["texts"], "t_img": name[row["target_id"]],
-                          "hns": [name[i] for i in row["hard_negatives"]]}
+                record = {
+                    "q_img": name[row["query_id"]],
+                    "q_text": row["texts"],
+                    "t_img": name[row["target_id"]],
+                    "hns": [name[i] for i in row["hard_negatives"]],
+                }
                 lines.write(json_line(record) + "\n")
 
 
 def _pictures(lake: Lake, work: Work, made: Plan, name: str, names: Names) -> None:
     wanted, done = made.images[name], 0
     for start in range(0, len(wanted), 1024):
-        paths = {i: f"{folder_of(name)}images/{i[:2]}/{n}" for i, n in names.of(wanted[start:start + 1024]).items()}
+        paths = {i: f"{folder_of(name)}images/{i[:2]}/{n}" for i, n in names.of(wanted[start : start + 1024]).items()}
         missing = [i for i, path in paths.items() if not (work.folder / path).is_file()]
         for rows in batches(lake, missing):
             for row in rows:

@@ -54,14 +54,21 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         f"# {plain(title)}",
         "A universal multimodal retriever for composed queries (a picture and what should be different), trained with recipe "
         f"{code(recipe)} on mined triplets, from {code(_base(settings['base']))}.",
-        "## Use", _USE, _CLIP if settings["kind"] == "clip" else "",
-        "## Results", _results(evaluations),
-        "## Training", table(["what", "value"], _training(checkpoint)),
+        "## Use",
+        _USE,
+        _CLIP if settings["kind"] == "clip" else "",
+        "## Results",
+        _results(evaluations),
+        "## Training",
+        table(["what", "value"], _training(checkpoint)),
         table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),
-        "## Training data", _data(facts),
-        "## Known limits", "\n".join(f"- {line}" for line in limits(facts)),
+        "## Training data",
+        _data(facts),
+        "## Known limits",
+        "\n".join(f"- {line}" for line in limits(facts)),
         "## Method and citation",
-        f"The method is that of MegaPairs ([arXiv 2412.14475]({PAPER})); these are not the authors' weights. Made with `mmret`."]
+        f"The method is that of MegaPairs ([arXiv 2412.14475]({PAPER})); these are not the authors' weights. Made with `mmret`.",
+    ]
     text = "\n\n".join(s for s in sections if s) + "\n"
     return Card(title, f"---\n{_front_matter(facts, recipe, settings, evaluations)}\n---\n{text}", {})
 
@@ -75,36 +82,57 @@ def _results(evaluations: list[dict[str, Any]]) -> str:
     rows = evaluation_rows(evaluations, _METRICS)
     if not rows:
         return "Not evaluated yet."
-    return (table(["benchmark", "queries", "gallery", "model", *_METRICS], rows)
-            + "\n\nRecall in percent over the whole gallery, the reference removed; `image` and `text` are the query's parts "
-            "alone, and `untrained` is the model that the lake's first recipe starts from.")
+    return (
+        table(["benchmark", "queries", "gallery", "model", *_METRICS], rows)
+        + "\n\nRecall in percent over the whole gallery, the reference removed; `image` and `text` are the query's parts "
+        "alone, and `untrained` is the model that the lake's first recipe starts from."
+    )
 
 
 def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
-    return [["steps", f"{checkpoint['step']:,}"], ["pairs seen", f"{checkpoint['pairs']:,}"],
-            ["last loss", f"{checkpoint['loss']:.4f}"], ["seconds", f"{checkpoint['seconds']:,.0f}"]]
+    return [
+        ["steps", f"{checkpoint['step']:,}"],
+        ["pairs seen", f"{checkpoint['pairs']:,}"],
+        ["last loss", f"{checkpoint['loss']:.4f}"],
+        ["seconds", f"{checkpoint['seconds']:,.0f}"],
+    ]
 
 
 def _data(facts: LakeFacts) -> str:
     sources = ", ".join(f"{plain(row['root'])} ({row['images']:,} pictures)" for row in facts.sources)
     licences = ", ".join(f"{plain(licence.name, 80)} ({n:,} triplets)" for licence, n in list(facts.triplet_licences.items())[:12])
-    return (f"Split `train` of the lake has {facts.splits.get('train', 0):,} triplets; split `test` was kept out of training.\n\n"
-            f"Sources: {sources}.\n\nLicences of the pictures: {licences}.")
+    return (
+        f"Split `train` of the lake has {facts.splits.get('train', 0):,} triplets; split `test` was kept out of training.\n\n"
+        f"Sources: {sources}.\n\nLicences of the pictures: {licences}."
+    )
 
 
 def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evaluations: list[dict[str, Any]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
-        EvalResult(task_type="image-retrieval", task_name="Composed image retrieval", dataset_name=row["benchmark"],
-                   dataset_type=f"mmret-{row['benchmark'].replace(' ', '-')}", metric_type=row["metric"], metric_name=row["metric"],
-                   metric_value=round(row["value"], 3))
-        for row in evaluations if row["recipe"] == recipe and row["metric"] in _METRICS]
+        EvalResult(
+            task_type="image-retrieval",
+            task_name="Composed image retrieval",
+            dataset_name=row["benchmark"],
+            dataset_type=f"mmret-{row['benchmark'].replace(' ', '-')}",
+            metric_type=row["metric"],
+            metric_name=row["metric"],
+            metric_value=round(row["value"], 3),
+        )
+        for row in evaluations
+        if row["recipe"] == recipe and row["metric"] in _METRICS
+    ]
     licences = hub_licences(facts.triplet_licences)
     base = settings["base"]
     hub = None if base.startswith(("towers/", "checkpoints/")) or Path(base).exists() else base
     data = ModelCardData(
-        license=licences[0] if len(licences) == 1 else "other", library_name="transformers", pipeline_tag="feature-extraction",
+        license=licences[0] if len(licences) == 1 else "other",
+        library_name="transformers",
+        pipeline_tag="feature-extraction",
         tags=["composed-image-retrieval", "multimodal-retrieval", "sentence-transformers", "megapairs", "mmret"],
-        model_name=f"mmret-{settings['kind']}-{recipe}", eval_results=results or None, base_model=hub)
+        model_name=f"mmret-{settings['kind']}-{recipe}",
+        eval_results=results or None,
+        base_model=hub,
+    )
     return data.to_yaml()

@@ -56,7 +56,7 @@ def pictures(lake: Lake, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     table = lake.lance("images")
     for start in range(0, len(wanted), BATCH):
-        listed = ", ".join(f"'{i}'" for i in wanted[start:start + BATCH] if i.isalnum())
+        listed = ", ".join(f"'{i}'" for i in wanted[start : start + BATCH] if i.isalnum())
         rows = table.search().where(f"image_id IN ({listed})").select([*COLUMNS, "data"]).to_arrow()
         found.update((row["image_id"], row) for row in rows.select([*COLUMNS, "data"]).to_pylist())
     if missing := [i for i in wanted if i not in found]:
@@ -67,7 +67,7 @@ def pictures(lake: Lake, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
 def batches(lake: Lake, ids: Sequence[str] | pa.Array) -> Iterator[list[dict[str, Any]]]:
     """Rows of ``ids`` in their order, ``BATCH`` at a time."""
     for start in range(0, len(ids), BATCH):
-        some = ids[start:start + BATCH]
+        some = ids[start : start + BATCH]
         wanted = some.to_pylist() if isinstance(some, pa.Array) else list(some)
         rows = pictures(lake, wanted)
         yield [rows[i] for i in wanted]

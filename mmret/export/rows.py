@@ -29,7 +29,8 @@ class ExportSettings(Settings):
     decisions: Literal["ignore", "without_rejected", "only_accepted"] = "ignore"
     licences: LicenceSettings = LicenceSettings()
     pictures: Literal["rows", "once"] = Field(
-        "rows", description="huggingface: query and target pictures in every row, or each picture only once, in 'images'")
+        "rows", description="huggingface: query and target pictures in every row, or each picture only once, in 'images'"
+    )
     negatives: int = Field(3, ge=0, description="webdataset: mined negatives whose pictures are in a sample (paper: 3)")
     file_bytes: int = Field(400 * 2**20, ge=1, description="files are rolled over at about this size")
 
@@ -121,4 +122,3 @@ def _left_out(lake: Lake, settings: ExportSettings, total: int, written: int) ->
     decided = heeded(lake, wanted, settings.decisions).num_rows
     counts = {"other split": total - wanted.num_rows, "decision": wanted.num_rows - decided, "licence": decided - written}
     return {reason: n for reason, n in counts.items() if n}
-

@@ -58,8 +58,10 @@ def _query(filters: Filters) -> tuple[str, str, dict[str, Any]]:
     if filters.text:
         values["text"] = filters.text
         captioned = "(SELECT image_id FROM images WHERE contains(lower(caption), lower($text)))"
-        where.append(f"(contains(lower(array_to_string(t.texts, chr(10))), lower($text)) OR t.query_id IN {captioned} "
-                     f"OR t.target_id IN {captioned})")
+        where.append(
+            f"(contains(lower(array_to_string(t.texts, chr(10))), lower($text)) OR t.query_id IN {captioned} "
+            f"OR t.target_id IN {captioned})"
+        )
     if filters.decision == "undecided":
         where.append("t.pair_id NOT IN (SELECT pair_id FROM decided)")
     elif filters.decision:
@@ -108,14 +110,22 @@ def by_id(tables: Tables, pair_id: str) -> dict[str, Any] | None:
 
 
 def _with_details(tables: Tables, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    scores = {r["pair_id"]: r for r in tables.ask(
-        f"SELECT pair_id, {', '.join(f'{s}_score' for s in SIGNALS)} FROM pairs_by_shard WHERE {_at(rows)}")}
+    scores = {
+        r["pair_id"]: r
+        for r in tables.ask(f"SELECT pair_id, {', '.join(f'{s}_score' for s in SIGNALS)} FROM pairs_by_shard WHERE {_at(rows)}")
+    }
     images = images_of(tables, [r[role] for r in rows for role in ("query_id", "target_id")])
     decided = decisions_of(tables, [r["pair_id"] for r in rows])
-    return [{**r, **{f"{s}_score": scores.get(r["pair_id"], {}).get(f"{s}_score") for s in SIGNALS},
-             "query_caption": images.get(r["query_id"], {}).get("caption"),
-             "target_caption": images.get(r["target_id"], {}).get("caption"),
-             "decision": decided.get(r["pair_id"])} for r in rows]
+    return [
+        {
+            **r,
+            **{f"{s}_score": scores.get(r["pair_id"], {}).get(f"{s}_score") for s in SIGNALS},
+            "query_caption": images.get(r["query_id"], {}).get("caption"),
+            "target_caption": images.get(r["target_id"], {}).get("caption"),
+            "decision": decided.get(r["pair_id"]),
+        }
+        for r in rows
+    ]
 
 
 def _at(rows: list[dict[str, Any]]) -> str:
@@ -146,13 +156,16 @@ def listed(column: str, ids: list[str]) -> str:
 def choices(tables: Tables) -> dict[str, Any]:
     """What the filters can be set to: ``shards``, ``licences`` (a licence's name to its texts in the tables and the number of its
     triplets, most first) and ``scores`` (least and most of each)."""
-    ranges = tables.ask("SELECT " + ", ".join(f"min({s}_score) AS {s}_low, max({s}_score) AS {s}_high" for s in SIGNALS)
-                        + " FROM pairs")[0]
+    ranges = tables.ask(
+        "SELECT " + ", ".join(f"min({s}_score) AS {s}_low, max({s}_score) AS {s}_high" for s in SIGNALS) + " FROM pairs"
+    )[0]
     licences: dict[str, tuple[tuple[str, ...], int]] = {}
     for row in tables.ask("SELECT coalesce(licence, '') AS text, count(*) AS n FROM triplets GROUP BY ALL ORDER BY n DESC, 1"):
         for licence in of_triplet(row["text"]):
             texts, n = licences.get(licence.name, ((), 0))
             licences[licence.name] = ((*texts, row["text"]), n + row["n"])
-    return {"shards": tables.lake.partitions("triplets"),
-            "licences": dict(sorted(licences.items(), key=lambda item: (-item[1][1], item[0]))),
-            "scores": {s: (ranges[f"{s}_low"], ranges[f"{s}_high"]) for s in SIGNALS if ranges[f"{s}_low"] is not None}}
+    return {
+        "shards": tables.lake.partitions("triplets"),
+        "licences": dict(sorted(licences.items(), key=lambda item: (-item[1][1], item[0]))),
+        "scores": {s: (ranges[f"{s}_low"], ranges[f"{s}_high"]) for s in SIGNALS if ranges[f"{s}_low"] is not None},
+    }

@@ -18,8 +18,10 @@ MOST_ROWS = 500
 
 _SPLITS = {"": "any split", "train": "train", "test": "test (held out)"}
 _DECISIONS = {"": "any decision", "undecided": "undecided", "accepted": "accepted", "rejected": "rejected"}
-_ORDERS = {"table": "order of the tables",
-           **{f"{sign}{s}": f"{s}, {name} first" for s in SIGNALS for sign, name in (("-", "most alike"), ("", "least alike"))}}
+_ORDERS = {
+    "table": "order of the tables",
+    **{f"{sign}{s}": f"{s}, {name} first" for s in SIGNALS for sign, name in (("-", "most alike"), ("", "least alike"))},
+}
 EXAMPLE = "SELECT pair_id FROM triplets_wide\nWHERE query_width > 100 AND len(texts) > 3"
 
 
@@ -67,12 +69,23 @@ class FilterPanel:
 
     def filters(self) -> Filters:
         """What the elements say."""
-        scores = {signal: (element.value["min"], element.value["max"]) for signal, element in self.ranges.items()
-                  if (element.value["min"], element.value["max"]) != (element.props["min"], element.props["max"])}
+        scores = {
+            signal: (element.value["min"], element.value["max"])
+            for signal, element in self.ranges.items()
+            if (element.value["min"], element.value["max"]) != (element.props["min"], element.props["max"])
+        }
         licences = self.choices["licences"].get(self.licence.value)
-        return Filters(shard=self.shard.value or None, split=self.split.value or None, signal=self.signal.value or None,
-                       decision=self.decision.value or None, licences=licences[0] if licences and self.licence.value else None,
-                       text=(self.text.value or "").strip(), order=self.order.value, scores=scores, chosen=self.chosen)
+        return Filters(
+            shard=self.shard.value or None,
+            split=self.split.value or None,
+            signal=self.signal.value or None,
+            decision=self.decision.value or None,
+            licences=licences[0] if licences and self.licence.value else None,
+            text=(self.text.value or "").strip(),
+            order=self.order.value,
+            scores=scores,
+            chosen=self.chosen,
+        )
 
     async def apply(self) -> None:
         await self.changed(self.filters())
@@ -116,8 +129,10 @@ def _table(answer: Answer) -> None:
 
     with ui.dialog(value=True) as dialog, ui.card().classes("max-w-[90vw] gap-2"):
         columns = [{"name": f"c{at}", "label": name, "field": f"c{at}", "align": "left"} for at, name in enumerate(answer.names)]
-        rows = [{"id": at} | {f"c{n}": None if value is None else str(value)[:500] for n, value in enumerate(row)}
-                for at, row in enumerate(answer.rows[:MOST_ROWS])]
+        rows = [
+            {"id": at} | {f"c{n}": None if value is None else str(value)[:500] for n, value in enumerate(row)}
+            for at, row in enumerate(answer.rows[:MOST_ROWS])
+        ]
         if rows:
             ui.table(columns=columns, rows=rows, row_key="id", pagination=20).props("flat dense").classes("max-h-[70vh]")
         else:

@@ -28,10 +28,17 @@ def lineage(tables: Tables, pair_id: str) -> dict[str, Any] | None:
     for table in ("descriptions", "instructions"):
         rows = tables.ask(f"SELECT * FROM {table}_by_shard WHERE {at}")
         annotations[table[:-1]] = {k: rows[0][k] for k in _ANNOTATION if k in rows[0]} if rows else {}
-    encoders = tables.ask("SELECT signal, any_value(model) AS model FROM embeddings WHERE "
-                          f"{listed('image_id', [triplet['query_id']])} GROUP BY signal")
+    encoders = tables.ask(
+        "SELECT signal, any_value(model) AS model FROM embeddings WHERE "
+        f"{listed('image_id', [triplet['query_id']])} GROUP BY signal"
+    )
     mined = [i for i in triplet["hard_negatives"] if i != triplet["query_id"]]
-    return {"triplet": triplet, "query": images.get(triplet["query_id"], {}), "target": images.get(triplet["target_id"], {}),
-            "negatives": [images.get(i, {"image_id": i}) for i in mined], **annotations,
-            "encoders": {r["signal"]: r["model"] for r in encoders},
-            "history": tables.ask(f"SELECT * FROM decisions WHERE {listed('pair_id', [pair_id])} ORDER BY decided_at")}
+    return {
+        "triplet": triplet,
+        "query": images.get(triplet["query_id"], {}),
+        "target": images.get(triplet["target_id"], {}),
+        "negatives": [images.get(i, {"image_id": i}) for i in mined],
+        **annotations,
+        "encoders": {r["signal"]: r["model"] for r in encoders},
+        "history": tables.ask(f"SELECT * FROM decisions WHERE {listed('pair_id', [pair_id])} ORDER BY decided_at"),
+    }

@@ -28,8 +28,9 @@ def lineage_panel(found: dict[str, Any], decide: Callable[[str], Any]) -> None:
         if triplet["decision"]:
             ui.button("Take back", on_click=lambda: decide("withdrawn")).props(f"{small} flat")
             ui.label(triplet["decision"]).classes("chip")
-        query = urlencode({"image": triplet["query_id"], "text": triplet["texts"][0] if triplet["texts"] else "",
-                           "target": triplet["target_id"]})
+        query = urlencode(
+            {"image": triplet["query_id"], "text": triplet["texts"][0] if triplet["texts"] else "", "target": triplet["target_id"]}
+        )
         ui.link("search with it", f"/search?{query}").classes("text-sm")
     _heading("Instructions")
     for text in triplet["texts"]:
@@ -59,15 +60,24 @@ def _heading(text: str) -> None:
 def _facts(found: dict[str, Any]) -> None:
     triplet, description, instruction = found["triplet"], found["description"], found["instruction"]
     for name, value in (
-            ("pair", triplet["pair_id"]), ("shard, split", f"{triplet['shard']}, {triplet['split']}"),
-            ("query picture", triplet["query_path"]), ("target picture", triplet["target_path"]),
-            ("query source", found["query"].get("source")), ("target source", found["target"].get("source")),
-            ("licence", triplet["licence"] or "not given"), ("described by", _writer(description)),
-            ("instructed by", _writer(instruction)), ("tokens", _tokens(description, instruction))):
+        ("pair", triplet["pair_id"]),
+        ("shard, split", f"{triplet['shard']}, {triplet['split']}"),
+        ("query picture", triplet["query_path"]),
+        ("target picture", triplet["target_path"]),
+        ("query source", found["query"].get("source")),
+        ("target source", found["target"].get("source")),
+        ("licence", triplet["licence"] or "not given"),
+        ("described by", _writer(description)),
+        ("instructed by", _writer(instruction)),
+        ("tokens", _tokens(description, instruction)),
+    ):
         fact(name, value)
     for row in found["history"]:
-        fact("decision", f"{row['decision']} by {row['reviewer']}, {row['decided_at'][:19].replace('T', ' ')} UTC"
-             + (f": {row['note']}" if row["note"] else ""))
+        fact(
+            "decision",
+            f"{row['decision']} by {row['reviewer']}, {row['decided_at'][:19].replace('T', ' ')} UTC"
+            + (f": {row['note']}" if row["note"] else ""),
+        )
 
 
 def _writer(row: dict[str, Any]) -> str:

@@ -56,17 +56,24 @@ class Searcher:
         with self._lock:
             retriever, options, ids, vectors = self._load(recipe)
             text = query.text.strip()
-            vector = retriever.encode(None if query.image is None else [query.image], [text] if text else None,
-                                      **(options(query.image is not None) if text else {}))
+            vector = retriever.encode(
+                None if query.image is None else [query.image],
+                [text] if text else None,
+                **(options(query.image is not None) if text else {}),
+            )
         at = {image_id: place for place, image_id in enumerate(ids)}
         own = [at[i] for i in ([content_id(query.image)] if query.image else []) if i in at]
         best = [int(p) for p in rank(vector, vectors, k, [own])[0] if p >= 0]
         scores = vectors @ vector[0].astype(np.float32)
         rows = images_of(self.tables, [ids[p] for p in best])
         target = at.get(query.target or "")
-        return {"hits": [{**rows.get(ids[p], {"image_id": ids[p]}), "score": float(scores[p]), "rank": n}
-                         for n, p in enumerate(best, 1)],
-                "target_rank": None if target is None else _rank(scores, target, own), "gallery": len(ids)}
+        return {
+            "hits": [
+                {**rows.get(ids[p], {"image_id": ids[p]}), "score": float(scores[p]), "rank": n} for n, p in enumerate(best, 1)
+            ],
+            "target_rank": None if target is None else _rank(scores, target, own),
+            "gallery": len(ids),
+        }
 
     def _load(self, recipe: str) -> tuple[Any, Any, list[str], np.ndarray]:
         from mmret.benchmarks.lake import checkpoint_folder

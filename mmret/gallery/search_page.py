@@ -40,8 +40,13 @@ class SearchPage:
                     self.models = [ui.select([]).props("dense outlined options-dense").classes("w-40") for _ in range(2)]
                     self.go = ui.button("Search", on_click=self.search).props("dense no-caps padding='4px 14px'")
                     self.go.disable()
-            self.upload = ui.upload(label="a picture of your own", auto_upload=True, max_file_size=_LARGEST, on_upload=self.take,
-                                    on_rejected=lambda: ui.notify("not taken: a picture of at most 32 MB, please"))
+            self.upload = ui.upload(
+                label="a picture of your own",
+                auto_upload=True,
+                max_file_size=_LARGEST,
+                on_upload=self.take,
+                on_rejected=lambda: ui.notify("not taken: a picture of at most 32 MB, please"),
+            )
             self.upload.props("flat bordered accept=image/*").classes("w-64")
         self._show_query()
         self.results = ui.row().classes("w-full no-wrap gap-6 items-start")

@@ -96,9 +96,16 @@ class Tables:
 
 def lock(connection: Any, lake: Lake) -> None:
     """Confine a connection in memory to reading the lake; cannot be undone on it."""
-    for setting in (f"allowed_directories = [{quoted(lake.root)}]", f"memory_limit = '{MEMORY}'", "temp_directory = ''",
-                    "autoinstall_known_extensions = false", "autoload_known_extensions = false",
-                    "python_enable_replacements = false", "enable_external_access = false", "lock_configuration = true"):
+    for setting in (
+        f"allowed_directories = [{quoted(lake.root)}]",
+        f"memory_limit = '{MEMORY}'",
+        "temp_directory = ''",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "python_enable_replacements = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
         connection.execute(f"SET {setting}")
 
 

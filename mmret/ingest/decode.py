@@ -26,8 +26,12 @@ ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
 
@@ -54,8 +58,7 @@ class Inspected:
     mode: str
 
 
-def open_rgb(data: bytes, settings: IngestSettings | None = None, *,
-             draft: tuple[int, int] | None = None) -> Image.Image:
+def open_rgb(data: bytes, settings: IngestSettings | None = None, *, draft: tuple[int, int] | None = None) -> Image.Image:
     """Decode ``data`` into an 8-bit RGB picture: upright, first frame, transparency on white, 16 bits scaled to 8.
 
     ``draft`` = (width, height): a JPEG may be decoded smaller, at no less than this size on either side.
@@ -74,8 +77,7 @@ def inspect(data: bytes, settings: IngestSettings | None = None) -> Inspected:
     return Inspected(*picture.size, *header)
 
 
-def _decode(data: bytes, settings: IngestSettings,
-            draft: tuple[int, int] | None) -> tuple[tuple[str, str], Image.Image]:
+def _decode(data: bytes, settings: IngestSettings, draft: tuple[int, int] | None) -> tuple[tuple[str, str], Image.Image]:
     if not data:
         raise Unreadable("zero_bytes", "the file is empty")
     if len(data) > settings.max_bytes:
@@ -101,8 +103,12 @@ def _decode(data: bytes, settings: IngestSettings,
         raise Unreadable("not_an_image", f"{len(data)} bytes that begin with {data[:16]!r}") from None
     except Exception as error:  # Pillow's plugins raise almost anything on hostile bytes
         text = str(error) or type(error).__name__
-        short = (isinstance(error, EOFError) or any(w in text.lower() for w in ("truncated", "unexpected end", "eof"))
-                 or data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data))
+        short = (
+            isinstance(error, EOFError)
+            or any(w in text.lower() for w in ("truncated", "unexpected end", "eof"))
+            or data[:4] == b"RIFF"
+            and int.from_bytes(data[4:8], "little") + 8 > len(data)
+        )
         raise Unreadable("truncated" if short else "damaged", text[:300]) from None
 
 

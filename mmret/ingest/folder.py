@@ -37,8 +37,8 @@ class Folder:
 
     def open(self, path: str) -> tuple[BinaryIO, int]:
         for end in re.finditer(r"\.tar/", path, re.IGNORECASE):
-            if tar := self._found(path[:end.end() - 1]):
-                return self._tar(tar).open(path[end.end():])
+            if tar := self._found(path[: end.end() - 1]):
+                return self._tar(tar).open(path[end.end() :])
         real, found = self.locate(path)
         try:
             return open(real, "rb"), found.st_size

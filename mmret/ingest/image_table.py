@@ -15,15 +15,14 @@ import pyarrow.compute as pc
 
 from mmret.schemas import IMAGES, IMAGES_INDEX
 
-_SCANNED = 16_384    # ids looked at at once
-_DESCRIBED = 4096    # rows described at once
+_SCANNED = 16_384  # ids looked at at once
+_DESCRIBED = 4096  # rows described at once
 _UNINDEXED = 20_000  # rows without an entry in the scalar index before it is built again
 
 log = logging.getLogger(__name__)
 
 
-def stored(table: Any, shard: str, wanted: Mapping[str, Any],
-           elsewhere: Callable[[list[str]], set[str]]) -> dict[str, int]:
+def stored(table: Any, shard: str, wanted: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]) -> dict[str, int]:
     """Row ids of those images of ``wanted`` that the table holds.
 
     Rows of this shard that are not wanted, and second copies of one image, are deleted: a shard whose manifest or
@@ -89,4 +88,4 @@ def index(table: Any) -> None:
 
 
 def _pieces(items: list[Any]) -> Iterable[list[Any]]:
-    return (items[at:at + _DESCRIBED] for at in range(0, len(items), _DESCRIBED))
+    return (items[at : at + _DESCRIBED] for at in range(0, len(items), _DESCRIBED))

@@ -28,8 +28,7 @@ BATCH_BYTES = 64 * 2**20
 """Encoded pictures held at once by one reader or writer; a single larger file still passes, alone."""
 BATCH_ROWS = 1000
 
-STREAMED = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("path", pa.string()),
-                      ("data", pa.large_binary())])
+STREAMED = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("path", pa.string()), ("data", pa.large_binary())])
 _LOOKUP = 500  # ids in one filter
 
 Row = dict[str, Any]
@@ -63,8 +62,12 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     index = [images[image_id] for image_id in wanted if image_id in images]
     lake.write("rejects", shard, pa.Table.from_pylist(rejects, schema=REJECTS), inputs)
     lake.write("images", shard, pa.Table.from_pylist(index, schema=IMAGES_INDEX), inputs)
-    return {"images": len(index), "rejects": len(rejects), "computed": len(missing),
-            "by_reason": dict(sorted(Counter(row["reason"] for row in rejects).items()))}
+    return {
+        "images": len(index),
+        "rejects": len(rejects),
+        "computed": len(missing),
+        "by_reason": dict(sorted(Counter(row["reason"] for row in rejects).items())),
+    }
 
 
 def _wanted_by_any(lake: Lake, image_ids: list[str]) -> set[str]:
@@ -72,8 +75,9 @@ def _wanted_by_any(lake: Lake, image_ids: list[str]) -> set[str]:
     return set(lake.read("corpus_manifest", columns=["image_id"], filters=listed)["image_id"].to_pylist())
 
 
-def _store(table: Any, rows: list[Row], row_ids: dict[str, int], settings: IngestSettings,
-           images: dict[str, Row]) -> dict[str, tuple[str, str]]:
+def _store(
+    table: Any, rows: list[Row], row_ids: dict[str, int], settings: IngestSettings, images: dict[str, Row]
+) -> dict[str, tuple[str, str]]:
     """Read, decode and append ``rows``, adding their index rows to ``images``; reason and detail of those refused."""
     readers = {root: open_reader(root) for root in {row["root"] for row in rows}}
 
@@ -126,10 +130,22 @@ def _unchanged(reader: Any, row: Row) -> bytes:
 
 
 def _index_row(row: Row, inspected: Inspected) -> Row:
-    return {"image_id": row["image_id"], "shard": row["shard"], "position": row["position"], "path": row["path"],
-            "root": row["root"], "caption": row["caption"], "caption_words": len(row["caption"].split()),
-            "width": inspected.width, "height": inspected.height, "format": inspected.format, "mode": inspected.mode,
-            "licence": row["licence"], "source": row["source"], "extra": row["extra"]}
+    return {
+        "image_id": row["image_id"],
+        "shard": row["shard"],
+        "position": row["position"],
+        "path": row["path"],
+        "root": row["root"],
+        "caption": row["caption"],
+        "caption_words": len(row["caption"].split()),
+        "width": inspected.width,
+        "height": inspected.height,
+        "format": inspected.format,
+        "mode": inspected.mode,
+        "licence": row["licence"],
+        "source": row["source"],
+        "extra": row["extra"],
+    }
 
 
 def _inspected(row: Row) -> Inspected:
@@ -138,17 +154,27 @@ def _inspected(row: Row) -> Inspected:
 
 def _still_fits(row: Row, found: Row, settings: IngestSettings) -> bool:
     """Whether a stored picture needs no second look under these settings."""
-    return (found["width"] * found["height"] <= settings.max_pixels and row["size"] <= settings.max_bytes
-            and not (settings.animated == "reject" and found["format"] in ANIMATED))
+    return (
+        found["width"] * found["height"] <= settings.max_pixels
+        and row["size"] <= settings.max_bytes
+        and not (settings.animated == "reject" and found["format"] in ANIMATED)
+    )
 
 
 def _reject(row: Row, reason: str, detail: str) -> Row:
-    return {"shard": row["shard"], "position": row["position"], "root": row["root"], "path": row["path"],
-            "image_id": row["image_id"], "source": row["source"], "reason": reason, "detail": detail}
+    return {
+        "shard": row["shard"],
+        "position": row["position"],
+        "root": row["root"],
+        "path": row["path"],
+        "image_id": row["image_id"],
+        "source": row["source"],
+        "reason": reason,
+        "detail": detail,
+    }
 
 
-def read_images(lake: Lake, shard: str, batch_rows: int = 256,
-                ids: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_images(lake: Lake, shard: str, batch_rows: int = 256, ids: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Stream a shard in position order as batches of ``STREAMED``: image_id, caption, path, data.
 
     A batch holds at most ``batch_rows`` rows and about ``BATCH_BYTES`` of pictures, whichever is reached first; ``ids``
@@ -184,7 +210,7 @@ def images_by_id(lake: Lake, ids: Sequence[str]) -> dict[str, bytes]:
     unique = list(dict.fromkeys(ids))
     found: dict[str, bytes] = {}
     for start in range(0, len(unique), _LOOKUP):
-        listed = ", ".join(f"'{i}'" for i in unique[start:start + _LOOKUP] if i.isalnum())
+        listed = ", ".join(f"'{i}'" for i in unique[start : start + _LOOKUP] if i.isalnum())
         if listed:
             rows = table.search().where(f"image_id IN ({listed})").select(["image_id", "data"]).to_arrow()
             found.update(zip(rows["image_id"].to_pylist(), rows["data"].to_pylist(), strict=True))

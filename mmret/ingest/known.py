@@ -19,8 +19,11 @@ class Known:
 
     def __init__(self) -> None:
         self._database = temporary_database()
-        for table in ("content (id BLOB PRIMARY KEY, licence TEXT)", "paths (key BLOB PRIMARY KEY, id BLOB)",
-                      "pairs (id BLOB PRIMARY KEY)"):
+        for table in (
+            "content (id BLOB PRIMARY KEY, licence TEXT)",
+            "paths (key BLOB PRIMARY KEY, id BLOB)",
+            "pairs (id BLOB PRIMARY KEY)",
+        ):
             self._database.execute(f"CREATE TABLE {table} WITHOUT ROWID")
 
     def learn(self, lake: Lake, partition: str, root: str) -> None:
@@ -35,13 +38,16 @@ class Known:
 
     def add_pictures(self, pictures: Iterable[tuple[str, str | None]]) -> None:
         """(image_id, licence) of pictures that the lake holds."""
-        self._database.executemany("INSERT OR IGNORE INTO content VALUES (?, ?)",
-                                   ((bytes.fromhex(i), text) for i, text in pictures))
+        self._database.executemany(
+            "INSERT OR IGNORE INTO content VALUES (?, ?)", ((bytes.fromhex(i), text) for i, text in pictures)
+        )
 
     def add_paths(self, root: str, paths: Iterable[tuple[str, str | None]]) -> None:
         """(path, image_id, None where it could not be read) of files looked at."""
-        self._database.executemany("INSERT OR REPLACE INTO paths VALUES (?, ?)",
-                                   ((_key(root, path), image_id and bytes.fromhex(image_id)) for path, image_id in paths))
+        self._database.executemany(
+            "INSERT OR REPLACE INTO paths VALUES (?, ?)",
+            ((_key(root, path), image_id and bytes.fromhex(image_id)) for path, image_id in paths),
+        )
 
     def add_pair(self, pair_id: str) -> bool:
         """Whether the pair is new."""
@@ -56,8 +62,9 @@ class Known:
 
     def picture(self, root: str, path: str) -> tuple[str, str | None] | None:
         """Id and licence of the picture that a path names, None where the lake does not hold it."""
-        found = self._database.execute("SELECT content.id, licence FROM paths JOIN content ON content.id = paths.id WHERE key = ?",
-                                       (_key(root, path),)).fetchone()
+        found = self._database.execute(
+            "SELECT content.id, licence FROM paths JOIN content ON content.id = paths.id WHERE key = ?", (_key(root, path),)
+        ).fetchone()
         return found and (found[0].hex(), found[1])
 
     def __enter__(self) -> Self:

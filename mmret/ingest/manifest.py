@@ -115,6 +115,16 @@ def hashed(source: Reader, row: Row) -> tuple[str | None, int | None, Unreadable
 
 def _record(root: str, row: Row, image_id: str | None, size: int | None) -> dict[str, Any]:
     detail = row.detail and row.detail.encode("utf-8", "backslashreplace").decode()
-    return {"root": root, "path": row.path, "image_id": image_id, "size": size, "mtime_ns": row.mtime_ns,
-            "caption": row.caption, "licence": row.licence, "source": row.source, "extra": row.extra,
-            "reason": row.reason, "detail": detail}
+    return {
+        "root": root,
+        "path": row.path,
+        "image_id": image_id,
+        "size": size,
+        "mtime_ns": row.mtime_ns,
+        "caption": row.caption,
+        "licence": row.licence,
+        "source": row.source,
+        "extra": row.extra,
+        "reason": row.reason,
+        "detail": detail,
+    }

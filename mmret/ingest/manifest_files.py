@@ -20,7 +20,7 @@ NAMES = ("captions", "manifest", "metadata")
 """Stems looked for first, in this order; ``metadata`` is what Hugging Face's imagefolder writes."""
 
 _LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
-_PEEKED = 100       # records looked at to learn the columns of a JSON-lines file
+_PEEKED = 100  # records looked at to learn the columns of a JSON-lines file
 
 _NOT_PATHS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_nested)
 
@@ -30,27 +30,29 @@ Record = tuple[int, dict[str, Any] | str]
 
 def find_manifest(folder: Path) -> Path | None:
     """The manifest at the top of ``folder``, or None. Raises UserError where several could be meant."""
-    found = sorted(p for p in folder.iterdir()
-                   if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
     for stem in NAMES:
         for suffix in SUFFIXES:
             if named := [p for p in found if p.name.lower() == stem + suffix]:
                 return named[0]
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:8])
-        raise UserError(f"{folder} has several files that could be its manifest ({names}): call one of them "
-                        f"captions{found[0].suffix}, or give its path instead of the folder's")
+        raise UserError(
+            f"{folder} has several files that could be its manifest ({names}): call one of them "
+            f"captions{found[0].suffix}, or give its path instead of the folder's"
+        )
     return found[0] if found else None
 
 
 def read_manifest(path: Path) -> Iterator[Record]:
     """Records of a manifest, one at a time. Raises UserError where the file as a whole cannot be read."""
-    readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _separated, ".tsv": _separated,
-               ".parquet": _parquet}
+    readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _separated, ".tsv": _separated, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise UserError(f"{path} is not a manifest that can be read: write JSON lines, CSV or Parquet "
-                        f"({', '.join(SUFFIXES)}) with a column {IMAGE_COLUMNS[0]} and a column {CAPTION_COLUMNS[0]}")
+        raise UserError(
+            f"{path} is not a manifest that can be read: write JSON lines, CSV or Parquet "
+            f"({', '.join(SUFFIXES)}) with a column {IMAGE_COLUMNS[0]} and a column {CAPTION_COLUMNS[0]}"
+        )
     return reader(path)
 
 
@@ -62,8 +64,7 @@ def check_columns(path: Path) -> None:
             columns.update(dict.fromkeys(map(str, record)))
     for kind, names in (("image", IMAGE_COLUMNS), ("caption", CAPTION_COLUMNS)):
         if columns and not any(name in columns for name in names):
-            raise UserError(f"{path} has no {kind} column: found {', '.join(columns)}; "
-                            f"expected one called {' or '.join(names)}")
+            raise UserError(f"{path} has no {kind} column: found {', '.join(columns)}; expected one called {' or '.join(names)}")
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
@@ -128,8 +129,10 @@ def _parquet(path: Path) -> Iterator[Record]:
     with file:
         for field in file.schema_arrow:
             if field.name in IMAGE_COLUMNS and any(test(field.type) for test in _NOT_PATHS):
-                raise UserError(f"{path}: column {field.name} holds {field.type}, not paths; write the pictures to "
-                                "files beside the manifest and their paths into the column")
+                raise UserError(
+                    f"{path}: column {field.name} holds {field.type}, not paths; write the pictures to "
+                    "files beside the manifest and their paths into the column"
+                )
         number = 0
         for batch in file.iter_batches(batch_size=1024):
             for record in batch.to_pylist():

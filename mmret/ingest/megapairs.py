@@ -80,8 +80,10 @@ def _look(release: Release) -> None:
                 return
             missing.append(row.query)
     if missing:
-        raise UserError(f"{release.images}: none of the first {len(missing)} pictures that {release.annotations.name} names can be "
-                        f"read, beginning with {missing[0]}; give the folder that these paths start from")
+        raise UserError(
+            f"{release.images}: none of the first {len(missing)} pictures that {release.annotations.name} names can be "
+            f"read, beginning with {missing[0]}; give the folder that these paths start from"
+        )
 
 
 class _Import:
@@ -94,8 +96,16 @@ class _Import:
 
     def run(self) -> Counter[str]:
         stat = self.release.annotations.stat()
-        about = fingerprint("megapairs", VERSION, stat.st_size, stat.st_mtime_ns, self.release.name, self.release.licence,
-                            self.profile.ingest.model_dump(), self.profile.evaluate.held_out)
+        about = fingerprint(
+            "megapairs",
+            VERSION,
+            stat.st_size,
+            stat.st_mtime_ns,
+            self.release.name,
+            self.release.licence,
+            self.profile.ingest.model_dump(),
+            self.profile.evaluate.held_out,
+        )
         for partition in self.lake.partitions("triplets"):
             if self._complete(partition, about):
                 self.known.learn(self.lake, partition, self.root)
@@ -123,8 +133,12 @@ class _Import:
         self.known.add_paths(self.root, ((r["path"], r["image_id"]) for r in pictures))
         accepted, refused, dropped = self._resolve(chunk)
         if refused:
-            lines = [self._manifest_row(partition, len(pictures) + at, f"{self.release.annotations.name}:{r.line}",
-                                        reason=r.reason, detail=r.detail) for at, r in enumerate(refused)]
+            lines = [
+                self._manifest_row(
+                    partition, len(pictures) + at, f"{self.release.annotations.name}:{r.line}", reason=r.reason, detail=r.detail
+                )
+                for at, r in enumerate(refused)
+            ]
             self.lake.write("corpus_manifest", partition, _table([*pictures, *lines], CORPUS_MANIFEST), about)
             ingest_shard(self.lake, partition, self.profile.ingest, about)  # decodes nothing again: the pictures are stored
         self.lake.write("pairs", partition, _table(accepted, PAIRS), about)
@@ -133,15 +147,35 @@ class _Import:
         self.lake.write("descriptions", partition, _table(described, DESCRIPTIONS), about)
         instructed = [{"pair_id": r["pair_id"], "texts": r["texts"], **said} for r in accepted]
         self.lake.write("instructions", partition, _table(instructed, INSTRUCTIONS), about)
-        triplets = [{**r, "hard_negatives": [r["query_id"], *r["hard_negatives"]], "description_model": self.release.name,
-                     "instruction_model": self.release.name, "split": split_of(r["query_id"], self.profile.evaluate)}
-                    for r in accepted]
+        triplets = [
+            {
+                **r,
+                "hard_negatives": [r["query_id"], *r["hard_negatives"]],
+                "description_model": self.release.name,
+                "instruction_model": self.release.name,
+                "split": split_of(r["query_id"], self.profile.evaluate),
+            }
+            for r in accepted
+        ]
         triplets.sort(key=lambda r: (r["query_id"], r["pair_id"]))
         train = sum(r["split"] == "train" for r in triplets)
-        counts = {"lines": len(chunk), "triplets": len(triplets), "pictures": taken.num_rows, "negatives_missing": dropped,
-                  **Counter(f"refused: {r.reason}" for r in refused)}
-        self.lake.write("triplets", partition, _table(triplets, TRIPLETS), about, train=train, test=len(triplets) - train,
-                        left_out={}, counts=counts)
+        counts = {
+            "lines": len(chunk),
+            "triplets": len(triplets),
+            "pictures": taken.num_rows,
+            "negatives_missing": dropped,
+            **Counter(f"refused: {r.reason}" for r in refused),
+        }
+        self.lake.write(
+            "triplets",
+            partition,
+            _table(triplets, TRIPLETS),
+            about,
+            train=train,
+            test=len(triplets) - train,
+            left_out={},
+            counts=counts,
+        )
 
     def _pictures(self, partition: str, chunk: list[Annotation | Refused]) -> list[dict[str, Any]]:
         """Rows of CORPUS_MANIFEST of the files that this partition names first."""
@@ -157,13 +191,30 @@ class _Import:
                 reason, detail = "duplicate", f"same content as {first[image_id]}"
             elif image_id is not None:
                 first[image_id] = row.path
-            rows.append(self._manifest_row(partition, len(rows), row.path, image_id=image_id, size=size, reason=reason,
-                                           detail=detail, licence=self.release.licence))
+            rows.append(
+                self._manifest_row(
+                    partition,
+                    len(rows),
+                    row.path,
+                    image_id=image_id,
+                    size=size,
+                    reason=reason,
+                    detail=detail,
+                    licence=self.release.licence,
+                )
+            )
         return rows
 
     def _manifest_row(self, partition: str, position: int, path: str, **more: Any) -> dict[str, Any]:
-        return {"shard": partition, "position": position, "root": self.root, "path": path, "caption": "",
-                "source": self.release.name, **more}
+        return {
+            "shard": partition,
+            "position": position,
+            "root": self.root,
+            "path": path,
+            "caption": "",
+            "source": self.release.name,
+            **more,
+        }
 
     def _resolve(self, chunk: list[Annotation | Refused]) -> tuple[list[dict[str, Any]], list[Refused], int]:
         """Rows with ids in place of paths, the lines that have none, and how many negatives had no picture."""
@@ -194,8 +245,16 @@ class _Import:
             return Refused(row.line, "duplicate_pair", "the lake has a triplet of these two pictures already")
         licences = list(dict.fromkeys((query[1], target[1])))
         licence = licences[0] if len(licences) == 1 else SEPARATOR.join(text or "unknown" for text in licences)
-        return {"pair_id": key, "query_id": query[0], "target_id": target[0], "texts": list(row.texts), "signals": list(SIGNALS),
-                "query_path": row.query, "target_path": row.target, "licence": licence}
+        return {
+            "pair_id": key,
+            "query_id": query[0],
+            "target_id": target[0],
+            "texts": list(row.texts),
+            "signals": list(SIGNALS),
+            "query_path": row.query,
+            "target_path": row.target,
+            "licence": licence,
+        }
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -14,8 +14,9 @@ Result = TypeVar("Result")
 WORKERS = max(2, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2))
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item],
-             weight: Callable[[Item], int] | None = None, limit: int = 0) -> Iterator[tuple[Item, Result]]:
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], weight: Callable[[Item], int] | None = None, limit: int = 0
+) -> Iterator[tuple[Item, Result]]:
     """(item, function(item)) in the order of ``items``, read at most ``4 * WORKERS`` items ahead.
 
     With ``weight``, also at most ``limit`` of weight ahead, so that a few large results do not fill the memory; an item

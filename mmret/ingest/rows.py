@@ -11,8 +11,29 @@ from typing import Any, BinaryIO, Protocol
 
 from mmret.ingest.decode import Unreadable
 
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff",
-                  ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".heic", ".heif")
+IMAGE_SUFFIXES = (
+    ".png",
+    ".apng",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".gif",
+    ".webp",
+    ".avif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".jp2",
+    ".j2k",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".ico",
+    ".heic",
+    ".heif",
+)
 """Names taken for pictures where no manifest says so. HEIC cannot be decoded: it ends as a reject, not unseen."""
 
 IMAGE_COLUMNS = ("image", "file_name", "path", "image_path")
@@ -88,8 +109,12 @@ def described(columns: Mapping[str, Any], image: str | None = None) -> dict[str,
     if isinstance(text, dict | bytes):
         raise Unreadable("bad_manifest_row", f"{caption} is not a text but a {type(text).__name__}")
     rest = {str(name): value for name, value in columns.items() if name not in used}
-    return {"caption": None if text is None else str(text), "extra": to_json(rest) if rest else None,
-            "licence": _as_text(columns, licence), "source": _as_text(columns, source)}
+    return {
+        "caption": None if text is None else str(text),
+        "extra": to_json(rest) if rest else None,
+        "licence": _as_text(columns, licence),
+        "source": _as_text(columns, source),
+    }
 
 
 def clean_text(text: str | None) -> str | None:

@@ -34,7 +34,8 @@ class Sealed:
         """Whether this mention of the row is sealed; a manifest may name one file several times, each is a row."""
         known, seen = self._database.execute(
             "INSERT INTO listed VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET seen = seen + 1 RETURNING known, seen",
-            (_listed(root, row.path, row.size, row.mtime_ns, row.reason),)).fetchone()
+            (_listed(root, row.path, row.size, row.mtime_ns, row.reason),),
+        ).fetchone()
         return seen > 1 or known > 0 if _drawn(root) else seen <= known
 
     def holds_content(self, root: str, row: Row, image_id: str | None) -> bool:
@@ -47,8 +48,7 @@ class Sealed:
 
     def accept(self, image_id: str, path: str) -> str | None:
         """Take ``path`` as the image of this content; the path of the one that was taken before, if any."""
-        first = self._database.execute("SELECT path FROM accepted WHERE image_id = ?",
-                                       (bytes.fromhex(image_id),)).fetchone()
+        first = self._database.execute("SELECT path FROM accepted WHERE image_id = ?", (bytes.fromhex(image_id),)).fetchone()
         if first is None:
             self._database.execute("INSERT INTO accepted VALUES (?, ?)", (bytes.fromhex(image_id), path))
         return first and first[0]
@@ -56,18 +56,18 @@ class Sealed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._database.close()
 
     def _load(self, rows: list[dict]) -> None:
         self._database.executemany(
             "INSERT INTO listed VALUES (?, 1, 0) ON CONFLICT DO UPDATE SET known = known + 1",
-            ((_listed(r["root"], r["path"], r["size"], r["mtime_ns"], r["reason"]),) for r in rows
-             if r["reason"] != "unreadable"))  # tried again, but sealed again only if it can be read now
+            ((_listed(r["root"], r["path"], r["size"], r["mtime_ns"], r["reason"]),) for r in rows if r["reason"] != "unreadable"),
+        )  # tried again, but sealed again only if it can be read now
         self._database.executemany(
             "INSERT OR IGNORE INTO content VALUES (?)",
-            ((_content(r["root"], r["path"], r["image_id"], r["reason"]),) for r in rows))
+            ((_content(r["root"], r["path"], r["image_id"], r["reason"]),) for r in rows),
+        )
         self._database.executemany("INSERT OR IGNORE INTO accepted VALUES (?, ?)", _accepted(rows))
 
 

@@ -25,6 +25,7 @@ _DECIDED_HERE = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
 
 def removed(corpus: CorpusSettings) -> Callable[[str], bool]:
     """Whether a row with this ``root`` belongs to a source that was removed."""
+
     def seeds(sources: tuple[str, ...]) -> set[int]:
         return {parse_source(s)[1] for s in sources if s.startswith("shapes:")}
 

@@ -30,17 +30,22 @@ ATTRIBUTES: dict[str, dict[str, float]] = {
 
 _OPENINGS = ("{object}", "A picture of {object}", "{object}", "There is {object}", "A drawing of {object}")
 _WORDS = {
-    "large": ("large", "big", "large"), "small": ("small", "little", "small"),
-    "moon": ("crescent moon", "moon", "crescent"), "circle": ("circle", "disc", "circle"),
-    "ring": ("ring", "ring", "hoop"), "cross": ("cross", "plus sign", "cross"),
+    "large": ("large", "big", "large"),
+    "small": ("small", "little", "small"),
+    "moon": ("crescent moon", "moon", "crescent"),
+    "circle": ("circle", "disc", "circle"),
+    "ring": ("ring", "ring", "hoop"),
+    "cross": ("cross", "plus sign", "cross"),
 }
 _GROUNDS = {
-    "white": ("a white background", "white"), "black": ("a black background", "black"),
+    "white": ("a white background", "white"),
+    "black": ("a black background", "black"),
     "sky blue": ("a sky blue background", "a pale blue background"),
     "striped": ("a striped background", "a background of grey stripes"),
 }
 _PLACES = {
-    "left": ("on the left", "at the left edge"), "right": ("on the right", "at the right edge"),
+    "left": ("on the left", "at the left edge"),
+    "right": ("on the right", "at the right edge"),
     "centre": ("in the centre", "in the middle", "", ""),
 }
 _SECOND = (", with a {other} beside it", ", next to a {other}", ", and a {other}")

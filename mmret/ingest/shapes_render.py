@@ -17,10 +17,16 @@ from mmret.ingest.shapes import Scene
 
 SIDE = 64
 _BIG = 2 * SIDE  # everything below is in pixels of the doubled canvas
-_SPARE = 32      # patterns are drawn larger than the canvas and shifted by the jitter
+_SPARE = 32  # patterns are drawn larger than the canvas and shifted by the jitter
 
-_HUES = {"red": (0.99, 0.85, 0.88), "orange": (0.075, 0.95, 1.0), "yellow": (0.15, 0.9, 0.98),
-         "green": (0.36, 0.8, 0.62), "blue": (0.62, 0.85, 0.85), "purple": (0.78, 0.7, 0.7)}  # hue, saturation, value
+_HUES = {
+    "red": (0.99, 0.85, 0.88),
+    "orange": (0.075, 0.95, 1.0),
+    "yellow": (0.15, 0.9, 0.98),
+    "green": (0.36, 0.8, 0.62),
+    "blue": (0.62, 0.85, 0.85),
+    "purple": (0.78, 0.7, 0.7),
+}  # hue, saturation, value
 _FLAT = {"white": (252, 252, 252), "black": (12, 12, 12), "sky blue": (150, 210, 245)}
 _INK = (25, 25, 25)
 _RADII = {"large": 40, "small": 22}
@@ -68,8 +74,14 @@ def _mask(shape: str, middle: tuple[float, float], radius: float, angle: float, 
     return mask
 
 
-def _polygon(draw: ImageDraw.ImageDraw, outline: list[tuple[float, float]], middle: tuple[float, float],
-             radius: float, angle: float, fill: object) -> None:
+def _polygon(
+    draw: ImageDraw.ImageDraw,
+    outline: list[tuple[float, float]],
+    middle: tuple[float, float],
+    radius: float,
+    angle: float,
+    fill: object,
+) -> None:
     c, s = radius * math.cos(angle), radius * math.sin(angle)
     draw.polygon([(middle[0] + c * x - s * y, middle[1] + s * x + c * y) for x, y in outline], fill=fill)
 
@@ -81,17 +93,33 @@ def _turned(corners: int, start: float = -math.pi / 2) -> list[tuple[float, floa
 
 def _heart() -> list[tuple[float, float]]:
     around = [2 * math.pi * k / 36 for k in range(36)]
-    return [(math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16)
-            for t in around]
+    return [
+        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16) for t in around
+    ]
 
 
 _OUTLINES: dict[str, list[tuple[float, float]]] = {
-    "circle": _turned(40), "ring": _turned(40), "moon": _turned(40), "triangle": _turned(3),
+    "circle": _turned(40),
+    "ring": _turned(40),
+    "moon": _turned(40),
+    "triangle": _turned(3),
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "star": [(x * (0.42 if k % 2 else 1.05), y * (0.42 if k % 2 else 1.05)) for k, (x, y) in enumerate(_turned(10))],
     "heart": _heart(),
-    "cross": [(-.33, -1), (.33, -1), (.33, -.33), (1, -.33), (1, .33), (.33, .33),
-              (.33, 1), (-.33, 1), (-.33, .33), (-1, .33), (-1, -.33), (-.33, -.33)],
+    "cross": [
+        (-0.33, -1),
+        (0.33, -1),
+        (0.33, -0.33),
+        (1, -0.33),
+        (1, 0.33),
+        (0.33, 0.33),
+        (0.33, 1),
+        (-0.33, 1),
+        (-0.33, 0.33),
+        (-1, 0.33),
+        (-1, -0.33),
+        (-0.33, -0.33),
+    ],
 }
 
 

@@ -19,9 +19,11 @@ from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
 from mmret.ingest.webdataset import TarSource
 
-ACCEPTED = ("a folder of pictures with a manifest (captions.jsonl, metadata.csv, ...: a column image and a column "
-            "caption) or with a .txt caption beside each picture, a manifest file (JSON lines, CSV or Parquet), "
-            "a WebDataset .tar or a folder of them, or shapes:<n>?seed=<s>")
+ACCEPTED = (
+    "a folder of pictures with a manifest (captions.jsonl, metadata.csv, ...: a column image and a column "
+    "caption) or with a .txt caption beside each picture, a manifest file (JSON lines, CSV or Parquet), "
+    "a WebDataset .tar or a folder of them, or shapes:<n>?seed=<s>"
+)
 _PEEKED = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
 
 
@@ -104,5 +106,7 @@ def _refuse_empty(path: Path, first: list[Row]) -> None:
     if first[0].reason == "damaged_tar" and path.is_file():
         raise UserError(f"{path} is not an uncompressed tar: {first[0].detail}")
     if all(row.reason == "missing_file" for row in first):
-        raise UserError(f"{path}: none of the first {len(first)} pictures its manifest names exists, beginning with "
-                        f"{first[0].path}; paths count from the manifest's folder")
+        raise UserError(
+            f"{path}: none of the first {len(first)} pictures its manifest names exists, beginning with "
+            f"{first[0].path}; paths count from the manifest's folder"
+        )

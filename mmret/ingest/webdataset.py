@@ -25,10 +25,10 @@ _CAPTION_BYTES = 2**20
 
 @dataclass
 class _Index:
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)   # image name: offset, size
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # image name: offset, size
     captions: dict[str, tuple[int, int]] = field(default_factory=dict)  # key + ".txt" or ".json": offset, size
     refused: dict[int, tuple[str, str, str]] = field(default_factory=dict)  # place in order: name, reason, detail
-    order: list[str | None] = field(default_factory=list)              # image names; None: see refused
+    order: list[str | None] = field(default_factory=list)  # image names; None: see refused
 
 
 class TarSource:

@@ -29,10 +29,10 @@ from mmret.mine.toplists import edges_of_band
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, IndexSettings, MineSettings
 
-QUERIES = 256      # searched at once
-UNINDEXED = 0.1    # share of rows outside the index, searched one by one, before they are added to it
-SLACK = 0.1        # below the band's low end by which a compressed score may still be asked for
-_ROUNDING = 1e-3   # of a float32 score; whatever comes so near to the band is scored exactly
+QUERIES = 256  # searched at once
+UNINDEXED = 0.1  # share of rows outside the index, searched one by one, before they are added to it
+SLACK = 0.1  # below the band's low end by which a compressed score may still be asked for
+_ROUNDING = 1e-3  # of a float32 score; whatever comes so near to the band is scored exactly
 
 
 def uses_index(rows: int, index: IndexSettings) -> bool:
@@ -42,8 +42,9 @@ def uses_index(rows: int, index: IndexSettings) -> bool:
 
 def index_candidates(lake: Lake, shard: str, settings: MineSettings, bands: dict[str, BandSettings]) -> pa.Table:
     """What :func:`mmret.mine.candidates.candidates` gives for ``shard`` and the earlier ones, as far as the index finds it."""
-    return pa.concat_tables([CANDIDATES.empty_table(),
-                             *(_of_signal(lake, shard, signal, settings, bands[signal]) for signal in settings.signals)])
+    return pa.concat_tables(
+        [CANDIDATES.empty_table(), *(_of_signal(lake, shard, signal, settings, bands[signal]) for signal in settings.signals)]
+    )
 
 
 def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band: BandSettings) -> pa.Table:
@@ -56,15 +57,21 @@ def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band
     def edges() -> Iterator[pa.Table]:
         for start in range(0, len(ids), QUERIES):
             progress.advance(f"neighbours {signal} {shard}", start, len(ids))
-            rows, targets, shards, scores = search.of(vectors[start:start + QUERIES])
+            rows, targets, shards, scores = search.of(vectors[start : start + QUERIES])
             shard_of.update(zip(targets, shards, strict=True))
             queries = np.asarray(ids, object)[rows + start]
             other = queries != targets
             one, two = queries[other], targets[other]
             for query, target in ((one, two), (two, one)):
-                yield pa.table({"query_id": pa.array(query, pa.string()), "signal": pa.repeat(signal, len(query)),
-                                "target_id": pa.array(target, pa.string()), "score": pa.array(scores[other], pa.float32()),
-                                "above_band": pa.array(scores[other] >= edges_of_band(band)[1])})
+                yield pa.table(
+                    {
+                        "query_id": pa.array(query, pa.string()),
+                        "signal": pa.repeat(signal, len(query)),
+                        "target_id": pa.array(target, pa.string()),
+                        "score": pa.array(scores[other], pa.float32()),
+                        "above_band": pa.array(scores[other] >= edges_of_band(band)[1]),
+                    }
+                )
 
     found = neighbours(edges(), settings.k)
     names = pa.array(shard_of.keys(), pa.string())
@@ -107,8 +114,9 @@ class _Search:
         vectors = hits["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
         rough = np.einsum("nd,nd->n", queries.astype(np.float32)[at], vectors.astype(np.float32))
         keep = np.flatnonzero(rough > self.low - _ROUNDING)
-        scores = gathered(torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(vectors[keep]), at[keep],
-                          np.arange(len(keep)))
+        scores = gathered(
+            torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(vectors[keep]), at[keep], np.arange(len(keep))
+        )
         keep, scores = keep[scores > self.low], scores[scores > self.low]
         names = [np.asarray(hits[column].take(pa.array(keep)).to_pylist(), object) for column in ("image_id", "shard")]
         return rows[at[keep]], *names, scores
@@ -130,9 +138,12 @@ def build(table: Any, index: IndexSettings, width: int) -> None:
             table.to_lance().optimize.optimize_indices()
         return
     progress.advance("index", 0, None, f"{index.kind} of {rows:,} vectors")
-    kinds = {"ivf_rq": lambda: IvfRq(distance_type="dot", num_partitions=partitions, num_bits=index.bits, max_iterations=20),
-             "ivf_pq": lambda: IvfPq(distance_type="dot", num_partitions=partitions, max_iterations=20,
-                                     num_sub_vectors=_sub_vectors(width, index.bits))}
+    kinds = {
+        "ivf_rq": lambda: IvfRq(distance_type="dot", num_partitions=partitions, num_bits=index.bits, max_iterations=20),
+        "ivf_pq": lambda: IvfPq(
+            distance_type="dot", num_partitions=partitions, max_iterations=20, num_sub_vectors=_sub_vectors(width, index.bits)
+        ),
+    }
     table.create_index("vector", config=kinds[index.kind](), name=f"{stem}{partitions}", replace=True)
     for name in built.keys() - {f"{stem}{partitions}"}:
         table.drop_index(name)

@@ -37,10 +37,18 @@ def report(neighbours: Iterable[pa.Table], bands: Mapping[str, BandSettings], im
         for signal, counts in tally.items():
             counts.add(table.filter(pc.equal(table["signal"], signal)))
         sets += _sets(inside)
-    names = {"+".join(s for at, s in enumerate(SIGNALS) if bits >> at & 1): int(sets[bits])
-             for size in range(1, len(tally) + 1) for bits in _masks(tally, size)}
-    return {"images": images, "k": k, "pairs": int(sets.sum()), "overlap": names,
-            "signals": {signal: counts.numbers(images, k) for signal, counts in tally.items()}}
+    names = {
+        "+".join(s for at, s in enumerate(SIGNALS) if bits >> at & 1): int(sets[bits])
+        for size in range(1, len(tally) + 1)
+        for bits in _masks(tally, size)
+    }
+    return {
+        "images": images,
+        "k": k,
+        "pairs": int(sets.sum()),
+        "overlap": names,
+        "signals": {signal: counts.numbers(images, k) for signal, counts in tally.items()},
+    }
 
 
 def _masks(tally: Mapping[str, object], size: int) -> list[int]:
@@ -68,12 +76,17 @@ class _Tally:
         inside = int(per_image.sum())
         everyone = np.append(per_image, np.zeros(max(0, images - len(per_image)), np.int64))
         return {
-            "low": self.band.low, "high": self.band.high,
-            "edges": self.edges.round(5).tolist(), "counts": self.counts.tolist(),
-            "in_band": inside, "above_band": self.above, "share_in_band": inside / max(1, inside + self.above),
+            "low": self.band.low,
+            "high": self.band.high,
+            "edges": self.edges.round(5).tolist(),
+            "counts": self.counts.tolist(),
+            "in_band": inside,
+            "above_band": self.above,
+            "share_in_band": inside / max(1, inside + self.above),
             "images_with_neighbours": len(per_image) / max(1, images),
             "full_lists": float((per_image >= k).sum() / max(1, images)),
-            "median": float(np.median(everyone)) if len(everyone) else 0.0, "mean": inside / max(1, images),
+            "median": float(np.median(everyone)) if len(everyone) else 0.0,
+            "mean": inside / max(1, images),
         }
 
 
@@ -109,12 +122,15 @@ def plot(numbers: Mapping[str, Any]) -> bytes:
             inside = edges[:-1] < of["high"] - 1e-6
             for chosen, colour in ((inside, "#3574b0"), (~inside, "#9aa5b1")):
                 axis.stairs(np.where(chosen, of["counts"], 0), edges, fill=True, color=colour)
-            axis.set(title=f"{signal}  ({of['low']:g}, {of['high']:g})", xlim=(edges[0], edges[-1]),
-                     ylim=(0, 1.05 * max(*of["counts"], 1)),
-                     ylabel="neighbours" if axis is axes[0] else "",
-                     xlabel="cosine similarity\n"
-                            f"{of['images_with_neighbours']:.0%} of images have neighbours in the band\n"
-                            f"median {of['median']:g} (at most {numbers['k']}), {of['above_band']:,} above it")
+            axis.set(
+                title=f"{signal}  ({of['low']:g}, {of['high']:g})",
+                xlim=(edges[0], edges[-1]),
+                ylim=(0, 1.05 * max(*of["counts"], 1)),
+                ylabel="neighbours" if axis is axes[0] else "",
+                xlabel="cosine similarity\n"
+                f"{of['images_with_neighbours']:.0%} of images have neighbours in the band\n"
+                f"median {of['median']:g} (at most {numbers['k']}), {of['above_band']:,} above it",
+            )
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
         overlap = {name.replace("_image", "").replace("+", " + "): count for name, count in numbers["overlap"].items()}
         bars = axes[-1].barh(list(overlap), list(overlap.values()), color="#d9822b")

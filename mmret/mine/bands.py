@@ -15,16 +15,15 @@ import numpy as np
 from mmret.errors import UserError
 from mmret.settings import BandSettings
 
-QUERIES = 2_000            # images that stand for the corpus
-MISSED_DUPLICATES = 0.05   # share of the known near-duplicates that may fall into the band
+QUERIES = 2_000  # images that stand for the corpus
+MISSED_DUPLICATES = 0.05  # share of the known near-duplicates that may fall into the band
 DUPLICATES_ASSUMED = 0.02  # share of images taken to have a near-duplicate where none are known
-BACKGROUND = 3.0           # deviations that low stays above the median score of random pairs
-FEWEST = 10                # neighbours that the median image keeps even where the background is wide
-NARROWEST = 0.002          # width that is left of a band at least: float16 blurs scores by up to 0.001
+BACKGROUND = 3.0  # deviations that low stays above the median score of random pairs
+FEWEST = 10  # neighbours that the median image keeps even where the background is wide
+NARROWEST = 0.002  # width that is left of a band at least: float16 blurs scores by up to 0.001
 
 
-def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, wanted: int = 30,
-            seed: int = 0) -> BandSettings:
+def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, wanted: int = 30, seed: int = 0) -> BandSettings:
     """Band for one signal.
 
     vectors: (n, d) unit vectors of the corpus or of a sample of it, any float; near_duplicates: (m,) cosines of pairs
@@ -62,10 +61,10 @@ def _scores(vectors: np.ndarray, seed: int, kept: int = 512) -> tuple[np.ndarray
     kept = min(kept, count - 1)
     best = np.empty((len(queries), kept), np.float32)
     for start in range(0, len(queries), 64):
-        chosen = queries[start:start + 64]
+        chosen = queries[start : start + 64]
         scores = vectors[chosen] @ vectors.T
         scores[np.arange(len(chosen)), chosen] = -np.inf
-        best[start:start + 64] = -np.sort(-np.partition(scores, count - kept, axis=1)[:, count - kept:], axis=1)
+        best[start : start + 64] = -np.sort(-np.partition(scores, count - kept, axis=1)[:, count - kept :], axis=1)
     one, other = rng.integers(count, size=(2, 100_000))
     one, other = one[one != other], other[one != other]
     return best, np.einsum("nd,nd->n", vectors[one], vectors[other])

@@ -36,8 +36,9 @@ class ShardVectors:
     vectors: Mapping[Signal, np.ndarray]
 
 
-def candidates(own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings,
-               bands: Mapping[Signal, BandSettings]) -> pa.Table:
+def candidates(
+    own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
+) -> pa.Table:
     """All candidate edges that shard ``own`` is responsible for, schema ``CANDIDATES``.
 
     ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table
@@ -47,8 +48,9 @@ def candidates(own: ShardVectors, earlier: Iterable[ShardVectors], settings: Min
     return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(own, earlier, settings, bands)])
 
 
-def candidate_tables(own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings,
-                     bands: Mapping[Signal, BandSettings]) -> Iterator[pa.Table]:
+def candidate_tables(
+    own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
+) -> Iterator[pa.Table]:
     """The rows of :func:`candidates`, one table per earlier shard (its side) and ``own``'s last."""
     for signal in settings.signals:
         if signal not in bands:
@@ -109,8 +111,10 @@ class _OwnLists:
         """Take what ``theirs`` offers to the own lists; return the candidates of its side."""
         matrix = theirs.matrix(self.signal)
         if matrix.width != self.matrix.width:
-            raise UserError(f"{self.signal}: vectors of {self.mine.shard.shard} have {self.matrix.width} components, "
-                            f"those of {theirs.shard.shard} {matrix.width}: encode both shards with the same model")
+            raise UserError(
+                f"{self.signal}: vectors of {self.mine.shard.shard} have {self.matrix.width} components, "
+                f"those of {theirs.shard.shard} {matrix.width}: encode both shards with the same model"
+            )
         lists = self._lists(len(theirs.ids))
         their_lists = TopLists(len(theirs.ids), len(self.mine.ids), self.k, self.band, theirs.tile)
         between(self.matrix, lists, matrix, their_lists, self._tick(theirs.shard.shard))
@@ -168,11 +172,14 @@ class _OwnLists:
 
 def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, targets: Texts, band: BandSettings) -> pa.Table:
     count = len(edges.rows)
-    return pa.table({
-        "query_shard": pa.repeat(pa.scalar(shard, pa.string()), count),
-        "query_id": Texts(ids).take(edges.rows),
-        "signal": pa.repeat(pa.scalar(signal, pa.string()), count),
-        "target_id": targets.take(edges.targets),
-        "score": pa.array(edges.scores, pa.float32()),
-        "above_band": pa.array(edges.scores >= edges_of_band(band)[1]),
-    }, schema=CANDIDATES)
+    return pa.table(
+        {
+            "query_shard": pa.repeat(pa.scalar(shard, pa.string()), count),
+            "query_id": Texts(ids).take(edges.rows),
+            "signal": pa.repeat(pa.scalar(signal, pa.string()), count),
+            "target_id": targets.take(edges.targets),
+            "score": pa.array(edges.scores, pa.float32()),
+            "above_band": pa.array(edges.scores >= edges_of_band(band)[1]),
+        },
+        schema=CANDIDATES,
+    )

@@ -37,16 +37,20 @@ from mmret.settings import MineSettings
 
 __all__ = ["REASONS", "choose", "pair_scores"]
 
-REASONS = ("chosen", "near_duplicate", "near_identical_caption", "identical_caption", "not_near",
-           "beyond_targets_per_query")
+REASONS = ("chosen", "near_duplicate", "near_identical_caption", "identical_caption", "not_near", "beyond_targets_per_query")
 """What becomes of a retrieved (query, target), each exactly one of these."""
 
 _CHOSEN, _DUPLICATE, _CAPTION_ABOVE, _SAME_CAPTION, _FAR, _BEYOND = range(len(REASONS))
 _ROWS = 1_000_000  # neighbour rows worked on at a time
 
 
-def choose(neighbours: pa.Table, captions: Mapping[str, str] | pa.Table, score: Callable[[pa.Table], pa.Table],
-           settings: MineSettings, near_duplicates: pa.Table | None = None) -> tuple[pa.Table, dict[str, int]]:
+def choose(
+    neighbours: pa.Table,
+    captions: Mapping[str, str] | pa.Table,
+    score: Callable[[pa.Table], pa.Table],
+    settings: MineSettings,
+    near_duplicates: pa.Table | None = None,
+) -> tuple[pa.Table, dict[str, int]]:
     """Pairs of the queries in ``neighbours`` (schema ``NEIGHBOURS``, any row order), schema ``PAIRS``, and counts.
 
     captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` choices are stable under
@@ -65,8 +69,11 @@ def choose(neighbours: pa.Table, captions: Mapping[str, str] | pa.Table, score: 
     table = _table(slices, images, score)
     fates = np.bincount(np.concatenate([s.fates for s in slices]), minlength=len(REASONS)).tolist()
     queries = sum(s.number for s in slices)
-    return table, {**dict(zip(REASONS, fates, strict=True)), "retrieved": sum(fates),
-                   "queries_without_candidates": queries - pc.count_distinct(table["query_id"]).as_py()}
+    return table, {
+        **dict(zip(REASONS, fates, strict=True)),
+        "retrieved": sum(fates),
+        "queries_without_candidates": queries - pc.count_distinct(table["query_id"]).as_py(),
+    }
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class _Chosen:
     negatives: np.ndarray
     counts: np.ndarray
     fates: np.ndarray  # of all retrieved, places in REASONS
-    number: int        # queries seen
+    number: int  # queries seen
 
 
 def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Chosen:
@@ -127,8 +134,15 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Chose
 
     of_images = np.isin(rows.signals, [SIGNALS.index("clip_image"), SIGNALS.index("dino_image")])
     fates = np.select(
-        [any_row(rows.above & of_images), any_row(rows.above), images.same_caption(queries, targets),
-         ~any_row(_near(rows, images, settings))], [_DUPLICATE, _CAPTION_ABOVE, _SAME_CAPTION, _FAR], _BEYOND)
+        [
+            any_row(rows.above & of_images),
+            any_row(rows.above),
+            images.same_caption(queries, targets),
+            ~any_row(_near(rows, images, settings)),
+        ],
+        [_DUPLICATE, _CAPTION_ABOVE, _SAME_CAPTION, _FAR],
+        _BEYOND,
+    )
 
     ready = np.flatnonzero(fates == _BEYOND)
     priority = drawn(images.words[queries[ready]], images.words[targets[ready]], word(f"{settings.seed} target"))
@@ -158,8 +172,9 @@ def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
     return near
 
 
-def _negatives(queries: np.ndarray, targets: np.ndarray, pool_queries: np.ndarray, pool: np.ndarray, images: Images,
-               settings: MineSettings) -> tuple[np.ndarray, np.ndarray]:
+def _negatives(
+    queries: np.ndarray, targets: np.ndarray, pool_queries: np.ndarray, pool: np.ndarray, images: Images, settings: MineSettings
+) -> tuple[np.ndarray, np.ndarray]:
     """Hard negatives of each pair from its query's pool: numbers of images, and how many of them each pair has."""
     first = np.searchsorted(pool_queries, queries)
     sizes = np.searchsorted(pool_queries, queries, side="right") - first
@@ -177,21 +192,24 @@ def _negatives(queries: np.ndarray, targets: np.ndarray, pool_queries: np.ndarra
 
 def _table(slices: list[_Chosen], images: Images, score: Callable[[pa.Table], pa.Table]) -> pa.Table:
     queries, targets, bits, negatives, counts = (
-        np.concatenate([getattr(s, name) for s in slices])
-        for name in ("queries", "targets", "signals", "negatives", "counts"))
-    pairs = pa.table({"query_id": images.names.take(pa.array(queries)),
-                      "target_id": images.names.take(pa.array(targets))})
+        np.concatenate([getattr(s, name) for s in slices]) for name in ("queries", "targets", "signals", "negatives", "counts")
+    )
+    pairs = pa.table({"query_id": images.names.take(pa.array(queries)), "target_id": images.names.take(pa.array(targets))})
     scores = score(pairs)
     if scores.num_rows != pairs.num_rows:
         raise ValueError(f"score() returned {scores.num_rows} rows for {pairs.num_rows} pairs")
-    sets = pa.array([[s for at, s in enumerate(SIGNALS) if bit >> at & 1] for bit in range(1 << len(SIGNALS))],
-                    pa.list_(pa.string()))
+    sets = pa.array(
+        [[s for at, s in enumerate(SIGNALS) if bit >> at & 1] for bit in range(1 << len(SIGNALS))], pa.list_(pa.string())
+    )
     starts = pa.array(np.append(0, np.cumsum(counts)), pa.int32())
     names = zip(pairs["query_id"].to_pylist(), pairs["target_id"].to_pylist(), strict=True)
-    return pa.table({
-        "pair_id": pa.array([pair_id(query, target) for query, target in names], pa.string()),
-        **{name: pairs[name] for name in ("query_id", "target_id")},
-        "signals": sets.take(pa.array(bits)),
-        **{name: scores[name] for name in SCORES},
-        "hard_negatives": pa.ListArray.from_arrays(starts, images.names.take(pa.array(negatives))),
-    }, schema=PAIRS)
+    return pa.table(
+        {
+            "pair_id": pa.array([pair_id(query, target) for query, target in names], pa.string()),
+            **{name: pairs[name] for name in ("query_id", "target_id")},
+            "signals": sets.take(pa.array(bits)),
+            **{name: scores[name] for name in SCORES},
+            "hard_negatives": pa.ListArray.from_arrays(starts, images.names.take(pa.array(negatives))),
+        },
+        schema=PAIRS,
+    )

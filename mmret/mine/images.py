@@ -40,12 +40,12 @@ class Images:
 
     def _describe(self, captions: Mapping[str, str] | pa.Table) -> None:
         if not isinstance(captions, pa.Table):
-            captions = pa.table({"image_id": pa.array(captions.keys(), pa.string()),
-                                 "caption": pa.array(captions.values(), pa.string())})
+            captions = pa.table(
+                {"image_id": pa.array(captions.keys(), pa.string()), "caption": pa.array(captions.values(), pa.string())}
+            )
         at = pc.index_in(self.names, value_set=captions["image_id"].combine_chunks())
         texts: dict[str, int] = {"": -1}
-        self.captions = np.array([texts.setdefault(plain(text), len(texts))
-                                  for text in captions["caption"].take(at).to_pylist()])
+        self.captions = np.array([texts.setdefault(plain(text), len(texts)) for text in captions["caption"].take(at).to_pylist()])
         self.shards = np.zeros(len(self.names), np.int64)
         if "shard" in captions.column_names:
             shards = captions["shard"].take(at)

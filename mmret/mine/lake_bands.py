@@ -52,8 +52,10 @@ def _proposal(lake: Lake, signal: str, load: Load) -> LakeBand:
     oldest = lake.shards()[0]
     facts = lake.facts(signal, oldest)
     if facts is None:
-        raise UserError(f"mine.bands.{signal} is 'proposed', which needs the vectors of {oldest}, the oldest shard: encode it "
-                        "first, or set low and high, for example {low: 0.8, high: 0.96}")
+        raise UserError(
+            f"mine.bands.{signal} is 'proposed', which needs the vectors of {oldest}, the oldest shard: encode it "
+            "first, or set low and high, for example {low: 0.8, high: 0.96}"
+        )
     model = facts.notes["model"]
     for row in lake.read("towers").to_pylist():
         if row["signal"] == signal and model.startswith(f"{row['model']}+"):

@@ -22,7 +22,7 @@ from mmret.mine.ordering import arrange, as_text, numbered, of_one_width, order,
 from mmret.schemas import NEIGHBOURS, SIGNALS
 
 ROWS_HELD = 8_000_000  # edges that may wait beyond twice the merged lists or the first file, however many files there are
-BLOCK = 65_536         # edges sorted at once; a list is never split
+BLOCK = 65_536  # edges sorted at once; a list is never split
 _COLUMNS = ["query_id", "signal", "target_id", "score", "above_band"]
 
 
@@ -108,7 +108,7 @@ def _cut(batches: list[pa.RecordBatch], k: int) -> Iterator[pa.RecordBatch]:
         lists = np.repeat(pieces.lists[block][inputs], lengths)
         rows = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(len(lists))
         bounds = np.searchsorted(rows, offsets)
-        spans = [(at, rows[bounds[at]:bounds[at + 1]] - offsets[at]) for at in np.flatnonzero(np.diff(bounds))]
+        spans = [(at, rows[bounds[at] : bounds[at + 1]] - offsets[at]) for at in np.flatnonzero(np.diff(bounds))]
         scores = np.concatenate([all_scores[at][own] for at, own in spans])
         targets = pa.concat_arrays([all_targets[at].take(pa.array(own)) for at, own in spans])
         yield _sorted(lists, scores, targets, names, k)
@@ -124,14 +124,17 @@ def _sorted(lists: np.ndarray, scores: np.ndarray, targets: pa.Array, names: pa.
     lists = lists[by]
     queries = lists // (2 * len(SIGNALS))
     signals, above = lists // 2 - queries * len(SIGNALS), (lists & 1).astype(bool)
-    return pa.record_batch({
-        "query_id": as_text(names.take(pa.array(queries))),
-        "signal": pa.array(SIGNALS).take(pa.array(signals)),
-        "target_id": as_text(targets.take(pa.array(by))),
-        "score": pa.array(scores[by]),
-        "rank": pa.array(rank, pa.int32(), mask=above),
-        "above_band": pa.array(above),
-    }, schema=NEIGHBOURS)
+    return pa.record_batch(
+        {
+            "query_id": as_text(names.take(pa.array(queries))),
+            "signal": pa.array(SIGNALS).take(pa.array(signals)),
+            "target_id": as_text(targets.take(pa.array(by))),
+            "score": pa.array(scores[by]),
+            "rank": pa.array(rank, pa.int32(), mask=above),
+            "above_band": pa.array(above),
+        },
+        schema=NEIGHBOURS,
+    )
 
 
 def _repeated(lists: np.ndarray, scores: np.ndarray, by: np.ndarray, targets: pa.Array) -> np.ndarray:

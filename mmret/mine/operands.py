@@ -31,8 +31,8 @@ GROUP = 32
 """A sketch is padded with zeros to a multiple of so many rows, so that tiles fall into whole groups of columns."""
 
 _CHUNK = 65_536  # pairs gathered at a time on a GPU
-_ROTATION = 64   # width of the Hadamard block
-_SLACK = 2e-4    # float32 error of the rotation, both sides, with room
+_ROTATION = 64  # width of the Hadamard block
+_SLACK = 2e-4  # float32 error of the rotation, both sides, with room
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class Matrix:
     Raises UserError, naming signal, id and what to do, for a vector that is not finite, zero or not of unit length.
     """
 
-    def __init__(self, vectors: np.ndarray, ids: Sequence[str], signal: str, tile: int, device: torch.device,
-                 int8: bool | None = None):
+    def __init__(
+        self, vectors: np.ndarray, ids: Sequence[str], signal: str, tile: int, device: torch.device, int8: bool | None = None
+    ):
         if vectors.ndim != 2 or vectors.dtype != np.float16:
             raise UserError(f"{signal}: expected float16 vectors (n, d), got {vectors.dtype} {vectors.shape}")
         if len(vectors) != len(ids):
@@ -77,9 +78,9 @@ class Matrix:
         sketch = _int8_block if self.int8 else _float_block
         self.blocks = []
         for start in range(0, self.rows, tile):
-            part = torch.from_numpy(np.require(vectors[start:start + tile], requirements=["C", "W"])).to(device)
+            part = torch.from_numpy(np.require(vectors[start : start + tile], requirements=["C", "W"])).to(device)
             wide = part.float()
-            _check(wide, ids[start:start + tile], signal)
+            _check(wide, ids[start : start + tile], signal)
             self.blocks.append(Block(start, start + len(part), *sketch(wide), part))
 
 
@@ -89,10 +90,17 @@ def _check(vectors: torch.Tensor, ids: Sequence[str], signal: str) -> None:
     bad = (~((norms - 1).abs() <= NORM_TOLERANCE)).nonzero().flatten()
     if len(bad):
         norm = float(norms[bad[0]])
-        what = ("has a value that is not finite" if not np.isfinite(norm) else "is zero" if norm == 0
-                else f"has length {norm:.4g}, not 1")
-        raise UserError(f"{signal}: the vector of image {ids[int(bad[0])]} {what} ({len(bad)} such rows in its tile): "
-                        f"encode the image again, or normalise the vectors before they are stored")
+        what = (
+            "has a value that is not finite"
+            if not np.isfinite(norm)
+            else "is zero"
+            if norm == 0
+            else f"has length {norm:.4g}, not 1"
+        )
+        raise UserError(
+            f"{signal}: the vector of image {ids[int(bad[0])]} {what} ({len(bad)} such rows in its tile): "
+            f"encode the image again, or normalise the vectors before they are stored"
+        )
 
 
 def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -113,14 +121,15 @@ def gathered(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> 
     """:func:`exact` for few pairs of many rows, ``i`` in any order: little memory, ten times the time a pair."""
     left, right = (torch.from_numpy(np.require(x, np.int64, ["C", "W"])).to(a.device) for x in (i, j))
     step = 2048 if a.device.type == "cpu" else _CHUNK
-    parts = [(a[left[s:s + step]].double() * b[right[s:s + step]].double()).sum(1) for s in range(0, len(i), step)]
+    parts = [(a[left[s : s + step]].double() * b[right[s : s + step]].double()).sum(1) for s in range(0, len(i), step)]
     return torch.cat([torch.zeros(0, device=a.device), *parts]).to(torch.float32).cpu().numpy()
 
 
 def _sampled(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> torch.Tensor:
     starts = torch.from_numpy(np.searchsorted(i, np.arange(len(a) + 1)))
-    wanted = torch.sparse_csr_tensor(starts, torch.from_numpy(j), torch.zeros(len(j), dtype=a.dtype),
-                                     (len(a), len(b)), check_invariants=False)
+    wanted = torch.sparse_csr_tensor(
+        starts, torch.from_numpy(j), torch.zeros(len(j), dtype=a.dtype), (len(a), len(b)), check_invariants=False
+    )
     return torch.sparse.sampled_addmm(wanted, a, b.T, beta=0.0).values()
 
 

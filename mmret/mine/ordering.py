@@ -74,20 +74,26 @@ class Texts:
     def take(self, rows: np.ndarray) -> pa.ChunkedArray:
         """Texts of ``rows``, in chunks of limited size."""
         step = 8_000_000
-        parts = [self.flat.take(pa.array(rows[at:at + step])).cast(pa.string()) for at in range(0, len(rows), step)]
+        parts = [self.flat.take(pa.array(rows[at : at + step])).cast(pa.string()) for at in range(0, len(rows), step)]
         return pa.chunked_array(parts, pa.string())
 
 
 def of_one_width(parts: list[pa.Array]) -> list[pa.Array]:
     """The same texts without offsets, as fixed-size binary and without a copy, where all have one width in bytes and none
     is null: rows are then taken several times as fast. Elsewhere ``parts`` as they are."""
-    whole = [np.frombuffer(part.buffers()[1], np.int32)[part.offset:part.offset + len(part) + 1] if len(part) else _NO_TEXT
-             for part in parts]
+    whole = [
+        np.frombuffer(part.buffers()[1], np.int32)[part.offset : part.offset + len(part) + 1] if len(part) else _NO_TEXT
+        for part in parts
+    ]
     width = next((int(offsets[1] - offsets[0]) for offsets in whole if len(offsets) > 1), 0)
     if not width or any(part.null_count for part in parts) or not all((np.diff(offsets) == width).all() for offsets in whole):
         return parts
-    return [pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(part), [None, part.buffers()[2].slice(int(offsets[0]))])
-            if len(part) else pa.array([], pa.binary(width)) for part, offsets in zip(parts, whole, strict=True)]
+    return [
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(part), [None, part.buffers()[2].slice(int(offsets[0]))])
+        if len(part)
+        else pa.array([], pa.binary(width))
+        for part, offsets in zip(parts, whole, strict=True)
+    ]
 
 
 _NO_TEXT = np.zeros(1, np.int32)
@@ -111,7 +117,7 @@ def distinct(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Like ``np.unique(key, return_inverse=True)`` for (n,) non-negative int64, several times as fast."""
     by = arrange(key.astype(np.uint64))
     ordered_key = key[by]
-    first = np.append(True, ordered_key[1:] != ordered_key[:-1])[:len(key)]
+    first = np.append(True, ordered_key[1:] != ordered_key[:-1])[: len(key)]
     place = np.empty(len(key), np.int64)
     place[by] = np.cumsum(first) - 1
     return ordered_key[first], place

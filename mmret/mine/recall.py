@@ -23,8 +23,9 @@ def sample(ids: Iterable[str], count: int) -> list[str]:
     return sorted(sorted(ids, key=lambda image_id: uniform("recall", image_id))[:count])
 
 
-def exact_lists(queries: ShardVectors, shards: Iterable[ShardVectors], settings: MineSettings,
-                bands: Mapping[str, BandSettings]) -> pa.Table:
+def exact_lists(
+    queries: ShardVectors, shards: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[str, BandSettings]
+) -> pa.Table:
     """The best ``k`` neighbours in the band of each query among ``shards`` (which may hold the queries too), exactly.
 
     Columns query_id, signal, target_id.

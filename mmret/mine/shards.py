@@ -41,8 +41,10 @@ def one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None
         if len(set(models.values())) > 1:
             (one, first), *others = models.items()
             other, second = next((s, m) for s, m in others if m != first)
-            raise UserError(f"{signal}: {one} was encoded by {first}, {other} by {second}; the weights were changed in place: "
-                            f"delete {lake.path(signal, one).parent} and run again, and every shard is encoded by today's")
+            raise UserError(
+                f"{signal}: {one} was encoded by {first}, {other} by {second}; the weights were changed in place: "
+                f"delete {lake.path(signal, one).parent} and run again, and every shard is encoded by today's"
+            )
 
 
 def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
@@ -61,8 +63,11 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
 
     chosen = bands_of(lake, settings, load)
     bands = {signal: of.band for signal, of in chosen.items()}
-    notes = {"compared_with": len(earlier) + 1, "bands": {signal: [band.low, band.high] for signal, band in bands.items()},
-             "band_sources": {signal: of.source for signal, of in chosen.items()}}
+    notes = {
+        "compared_with": len(earlier) + 1,
+        "bands": {signal: [band.low, band.high] for signal, band in bands.items()},
+        "band_sources": {signal: of.source for signal, of in chosen.items()},
+    }
     own = shard_vectors(lake, shard, settings.signals)
     if uses_index(sum(lake.facts("images", s).rows for s in [*earlier, shard]), settings.index):
         edges = index_candidates(lake, shard, settings, bands)
@@ -96,10 +101,15 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
     for shard in shards:
         own = shard_vectors(lake, shard, settings.signals)
         parts.append(part(own, sorted(wanted & set(own.ids))))
-    queries = ShardVectors("sample", [name for p in parts for name in p.ids],
-                           {s: np.concatenate([p.vectors[s] for p in parts]) for s in settings.signals})
-    bands = {signal: BandSettings(low=low, high=high) for signal, (low, high) in
-             lake.facts("candidates", shards[0]).notes["bands"].items()}
+    queries = ShardVectors(
+        "sample",
+        [name for p in parts for name in p.ids],
+        {s: np.concatenate([p.vectors[s] for p in parts]) for s in settings.signals},
+    )
+    bands = {
+        signal: BandSettings(low=low, high=high)
+        for signal, (low, high) in lake.facts("candidates", shards[0]).notes["bands"].items()
+    }
     exact = exact_lists(queries, (shard_vectors(lake, s, settings.signals) for s in shards), settings, bands)
     found = lake.read("neighbours", shards, filters=pc.field("query_id").isin(queries.ids))
     return in_band_recall(found, exact, settings.signals)
@@ -130,8 +140,14 @@ def _merged_before(lake: Lake, shard: str, k: int, files: list[str]) -> int:
     if before is None or any(facts is None for *_, facts in seen):
         return 0
     version = STAGES["neighbours"].version
-    return next((count for count in range(len(files) - 1, 0, -1)
-                 if Inputs("neighbours", version, k, tuple(seen[:count])).fingerprint == before.inputs), 0)
+    return next(
+        (
+            count
+            for count in range(len(files) - 1, 0, -1)
+            if Inputs("neighbours", version, k, tuple(seen[:count])).fingerprint == before.inputs
+        ),
+        0,
+    )
 
 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
@@ -152,5 +168,6 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
     if dropped := retrieved.num_rows - found.num_rows:
         reasons["benchmark_picture"] = dropped
     images = lake.facts("images", shard).rows
-    return lake.write("pairs", shard, chosen, inputs, queries=pc.count_distinct(chosen["query_id"]).as_py(), images=images,
-                      reasons=reasons)
+    return lake.write(
+        "pairs", shard, chosen, inputs, queries=pc.count_distinct(chosen["query_id"]).as_py(), images=images, reasons=reasons
+    )

@@ -41,11 +41,18 @@ def within(matrix: Matrix, lists: TopLists, tick: Callable[[], None] = lambda: N
     _scan(matrix, [[(left, a, lists, right, b, lists) for b, right in blocks[a:]] for a, left in blocks], tick)
 
 
-def between(left: Matrix, left_lists: TopLists, right: Matrix, right_lists: TopLists,
-            tick: Callable[[], None] = lambda: None) -> None:
+def between(
+    left: Matrix, left_lists: TopLists, right: Matrix, right_lists: TopLists, tick: Callable[[], None] = lambda: None
+) -> None:
     """Compare every row of one shard with every row of another."""
-    _scan(left, [[(one, a, left_lists, other, b, right_lists) for b, other in enumerate(right.blocks)]
-                 for a, one in enumerate(left.blocks)], tick)
+    _scan(
+        left,
+        [
+            [(one, a, left_lists, other, b, right_lists) for b, other in enumerate(right.blocks)]
+            for a, one in enumerate(left.blocks)
+        ],
+        tick,
+    )
 
 
 _Tile = tuple[Block, int, TopLists, Block, int, TopLists]
@@ -94,16 +101,15 @@ class _Scan:
     def tile(self, left: Block, a: int, left_lists: TopLists, right: Block, b: int, right_lists: TopLists) -> None:
         """Offer to both sides' lists whatever in this tile may belong there."""
         unit = left.unit * right.unit
-        need_left = left_lists.floor[left.start:left.stop] - left.error - right.error.max()
-        need_right = right_lists.floor[right.start:right.stop] - right.error - left.error.max()
+        need_left = left_lists.floor[left.start : left.stop] - left.error - right.error.max()
+        need_right = right_lists.floor[right.start : right.stop] - right.error - left.error.max()
         i, j, products = self._reaching(self._product(left, right), need_left / unit, need_right / unit)
         if left is right:
             upper = j > i
             i, j, products = i[upper], j[upper], products[upper]
         rows, columns = i + left.start, j + right.start
         score, error = products * np.float32(unit), left.error[i] + right.error[j] + np.float32(1e-6)
-        maybe = (left_lists.wanted(rows, score + error, score - error)
-                 | right_lists.wanted(columns, score + error, score - error))
+        maybe = left_lists.wanted(rows, score + error, score - error) | right_lists.wanted(columns, score + error, score - error)
         if not maybe.any():
             return
         i, j, rows, columns = i[maybe], j[maybe], rows[maybe], columns[maybe]
@@ -117,11 +123,10 @@ class _Scan:
         kind = torch.int32 if self.int8 else torch.float32
         if self._products.numel() < shape[0] * shape[1] or self._products.dtype != kind:
             self._products = torch.empty(shape[0] * shape[1], dtype=kind, device=self.device)
-        out = self._products[:shape[0] * shape[1]].view(shape)
+        out = self._products[: shape[0] * shape[1]].view(shape)
         return (torch._int_mm if self.int8 else torch.mm)(left.rows, right.columns, out=out)
 
-    def _reaching(self, products: torch.Tensor, rows: np.ndarray,
-                  columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _reaching(self, products: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Places, row by row, where a product reaches what its row or its column needs, and the products there.
 
         The greatest product of each group of columns is tested first: most groups hold none.
@@ -133,7 +138,7 @@ class _Scan:
         width, never = len(columns), np.iinfo(np.int32).max if self.int8 else np.inf
         columns = np.pad(columns, (0, products.shape[1] - width), constant_values=never)
         rows, columns = (torch.from_numpy(x).to(self.device) for x in (rows, columns.reshape(-1, GROUP)))
-        products = products[:len(rows)].unflatten(1, (-1, GROUP))
+        products = products[: len(rows)].unflatten(1, (-1, GROUP))
         i, group = (products.amax(2) >= torch.minimum(rows[:, None], columns.amin(1))).nonzero(as_tuple=True)
         near = products[i, group]
         at = ((near >= rows[i, None]) | (near >= columns[group])).flatten().nonzero().flatten()

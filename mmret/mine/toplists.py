@@ -17,7 +17,7 @@ from mmret.errors import UserError
 from mmret.settings import BandSettings
 
 _TOP = np.float32(1.05)  # above any product of two vectors whose length is one to within a hundredth
-_BATCH = 65_536          # entries that may wait in a block whatever k
+_BATCH = 65_536  # entries that may wait in a block whatever k
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,16 @@ class TopLists:
     ``floor`` and ``above_floor`` (rows,) float32: an entry whose score is lower cannot enter its list any more.
     """
 
-    def __init__(self, rows: int, targets: int, k: int, band: BandSettings, tile: int,
-                 floor: np.ndarray | None = None, above_floor: np.ndarray | None = None):
+    def __init__(
+        self,
+        rows: int,
+        targets: int,
+        k: int,
+        band: BandSettings,
+        tile: int,
+        floor: np.ndarray | None = None,
+        above_floor: np.ndarray | None = None,
+    ):
         self.k, self.tile = k, tile
         self.low, self.high = edges_of_band(band)
         self.floor = np.full(rows, self.low) if floor is None else floor.copy()
@@ -107,8 +115,7 @@ class TopLists:
         position = np.arange(len(keys)) - np.repeat(starts[:-1], counts)
         rank = np.where(above, position, position - np.repeat(above_counts, counts))
         full = np.flatnonzero(counts - above_counts >= self.k)
-        self.floor[first + full] = unordered(
-            ordered(_TOP) - codes[starts[full] + above_counts[full] + self.k - 1])
+        self.floor[first + full] = unordered(ordered(_TOP) - codes[starts[full] + above_counts[full] + self.k - 1])
         full = np.flatnonzero(above_counts >= self.k)
         self.above_floor[first + full] = unordered(ordered(_TOP) - codes[starts[full] + self.k - 1])
         self._cut[block] = keys[rank < self.k]

@@ -42,7 +42,9 @@ SENTENCE_TRANSFORMERS = {
         "module_output_name": "sentence_embedding",
     },
     "config_sentence_transformers.json": {
-        "model_type": "SentenceTransformer", "prompts": {"query": "", "document": ""}, "default_prompt_name": None,
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     },
 }
@@ -102,8 +104,9 @@ class ClipRetriever:
     def device(self) -> torch.device:
         return self.model.device
 
-    def encode(self, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None,
-               batch_size: int = 64) -> np.ndarray:
+    def encode(
+        self, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None, batch_size: int = 64
+    ) -> np.ndarray:
         """Unit vectors (n, dim) float32, in the order given.
 
         ``images``: paths, file contents as bytes, PIL images or uint8 arrays (h, w), (h, w, 3) or (h, w, 4). With
@@ -112,8 +115,10 @@ class ClipRetriever:
         """
         given = [_listed(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
-            raise UserError("encode needs images, texts, or as many of one as of the other; got "
-                            + ("neither" if not given else " and ".join(str(len(part)) for part in given)))
+            raise UserError(
+                "encode needs images, texts, or as many of one as of the other; got "
+                + ("neither" if not given else " and ".join(str(len(part)) for part in given))
+            )
         rows = [np.empty((0, self.dim), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(given[0]), batch_size):
@@ -130,14 +135,15 @@ class ClipRetriever:
 
     def raw_pixels(self, images: Sequence[Picture]) -> torch.Tensor:
         """Decoded and resized pictures (n, 3, h, w) uint8: :meth:`pixels` in a quarter of the memory."""
-        return self.processor.image_processor(images=decoded(images), return_tensors="pt", do_rescale=False,
-                                              do_normalize=False)["pixel_values"].to(torch.uint8)
+        return self.processor.image_processor(images=decoded(images), return_tensors="pt", do_rescale=False, do_normalize=False)[
+            "pixel_values"
+        ].to(torch.uint8)
 
     def normalised(self, raw: torch.Tensor) -> torch.Tensor:
         """:meth:`pixels` (n, 3, h, w) float32 of :meth:`raw_pixels`, on the model's device."""
         steps = self.processor.image_processor
         scale = 1 / steps.rescale_factor if steps.do_rescale else 1.0
-        mean, deviation = ((steps.image_mean, steps.image_std) if steps.do_normalize else ([0.0] * 3, [1.0] * 3))
+        mean, deviation = (steps.image_mean, steps.image_std) if steps.do_normalize else ([0.0] * 3, [1.0] * 3)
         mean, deviation = (torch.tensor(x, device=self.device).view(3, 1, 1) * scale for x in (mean, deviation))
         return (raw.to(self.device).float() - mean) / deviation
 
@@ -147,7 +153,7 @@ class ClipRetriever:
         with quiet():  # else a warning for every text over the limit
             ids = tokenizer(list(texts))["input_ids"] if len(texts) else []
         self.truncated += sum(len(row) > limit for row in ids)
-        return [row if len(row) <= limit else [*row[:limit - 1], tokenizer.eos_token_id] for row in ids]
+        return [row if len(row) <= limit else [*row[: limit - 1], tokenizer.eos_token_id] for row in ids]
 
     def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Un-normalised projections (n, dim) of ``pixels`` (n, 3, h, w)."""
@@ -206,8 +212,7 @@ def to_rgb(picture: Picture) -> Image.Image:
             return flat(picture)
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:
-                raise UserError("an image array must be uint8, (h, w) or (h, w, channels); "
-                                f"got {picture.dtype} {picture.shape}")
+                raise UserError(f"an image array must be uint8, (h, w) or (h, w, channels); got {picture.dtype} {picture.shape}")
             return flat(Image.fromarray(picture))
         if isinstance(picture, str | Path):
             return open_rgb(Path(picture).read_bytes())

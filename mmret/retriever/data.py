@@ -32,13 +32,13 @@ class Batch:
 
     @property
     def targets(self) -> np.ndarray:
-        return self.candidates[:len(self.queries)]
+        return self.candidates[: len(self.queries)]
 
     def images(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The distinct images of the batch, and where in them the queries and the candidates are: each is embedded
         once."""
         distinct, where = np.unique(np.concatenate([self.queries, self.candidates]), return_inverse=True)
-        return distinct, where[:len(self.queries)], where[len(self.queries):]
+        return distinct, where[: len(self.queries)], where[len(self.queries) :]
 
     def distinct_texts(self) -> tuple[list[str], np.ndarray]:
         """The distinct texts, and for every query which of them is its own."""
@@ -65,7 +65,7 @@ class TrainingSet:
         rows = _trainable(triplets, recipe).sort_by("pair_id").combine_chunks()
         keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
         if recipe.pairs is not None and recipe.pairs < rows.num_rows:
-            subset = np.sort(np.argsort(draw(keys, recipe.seed, "pairs"), kind="stable")[:recipe.pairs])
+            subset = np.sort(np.argsort(draw(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
             rows, keys = rows.take(pa.array(subset)), keys[subset]
         self.keys = keys
         self.texts, self.text_starts = _ragged(rows["texts"])
@@ -95,7 +95,7 @@ class TrainingSet:
     def batch(self, step: int) -> Batch:
         """Rows of ``step``. An epoch is as many whole batches as there are; its remainder is another one each epoch."""
         epoch, number = divmod(step, len(self) // self.batch_size)
-        rows = self.order(epoch)[number * self.batch_size:(number + 1) * self.batch_size]
+        rows = self.order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
         choices = np.diff(self.text_starts)[rows].astype(np.uint64)
         drawn = draw(self.keys[rows], self.recipe.seed, "text", epoch) % choices
         texts = self.text_starts[rows] + drawn.astype(np.int64)
@@ -118,8 +118,7 @@ class TrainingSet:
 
 
 def _trainable(triplets: pa.Table, recipe: Recipe) -> pa.Table:
-    """Rows of split ``train`` with a text, found by one of the recipe's signals; raises UserError where there are none.
-    """
+    """Rows of split ``train`` with a text, found by one of the recipe's signals; raises UserError where there are none."""
     train = triplets.filter(pc.equal(triplets["split"], "train"))
     texted = train.filter(pc.greater(pc.list_value_length(train["texts"]), 0))
     if recipe.pair_source == "naive" and texted.num_rows:  # no signal found them
@@ -132,7 +131,8 @@ def _trainable(triplets: pa.Table, recipe: Recipe) -> pa.Table:
             f"no triplets to train on: {triplets.num_rows} in all, {train.num_rows} of split 'train', "
             f"{texted.num_rows} with texts, 0 found by the recipe's signals ({', '.join(recipe.signals)}). Widen "
             "mine.bands, raise mine.k or add images that have near neighbours; `mmret sql` on neighbours, pairs and "
-            "instructions shows where they were lost")
+            "instructions shows where they were lost"
+        )
     return kept
 
 

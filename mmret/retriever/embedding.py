@@ -99,8 +99,11 @@ def _of_rows(path: Path, rows: Sequence[Record]) -> pa.Table | None:
         table = pq.read_table(path, columns=["source", "path", "caption", "reason"])
     except (FileNotFoundError, pa.ArrowInvalid, OSError):
         return None
-    same = (table["source"].to_pylist() == [r.source for r in rows] and table["path"].to_pylist() == [r.path for r in rows]
-            and table["caption"].to_pylist() == [r.caption for r in rows])
+    same = (
+        table["source"].to_pylist() == [r.source for r in rows]
+        and table["path"].to_pylist() == [r.path for r in rows]
+        and table["caption"].to_pylist() == [r.caption for r in rows]
+    )
     return table if same else None
 
 
@@ -122,9 +125,15 @@ def _part(rows: Sequence[Record], retriever: Any, options: EmbedOptions, keyword
             advance("embed", done + min(start + options.batch_size, len(rows)), None)
     there = np.array([reason is None for reason in reasons])
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), retriever.dim, mask=pa.array(~there))
-    return pa.table({"source": [r.source for r in rows], "path": pa.array([r.path for r in rows], pa.string()),
-                     "caption": pa.array([r.caption for r in rows], pa.string()), "reason": pa.array(reasons, pa.string()),
-                     "vector": flat})
+    return pa.table(
+        {
+            "source": [r.source for r in rows],
+            "path": pa.array([r.path for r in rows], pa.string()),
+            "caption": pa.array([r.caption for r in rows], pa.string()),
+            "reason": pa.array(reasons, pa.string()),
+            "vector": flat,
+        }
+    )
 
 
 def _opened(row: Record) -> tuple[Any, str | None]:

@@ -59,8 +59,10 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
     after = rng_state()
     features = [group.whole(rows.detach(), part.total).requires_grad_() for part, rows in zip(parts, made, strict=True)]
     loss = loss_of(*features)
-    gradients = [torch.zeros_like(rows) if gradient is None else gradient for rows, gradient in zip(
-        features, torch.autograd.grad(loss, features, allow_unused=True), strict=True)]
+    gradients = [
+        torch.zeros_like(rows) if gradient is None else gradient
+        for rows, gradient in zip(features, torch.autograd.grad(loss, features, allow_unused=True), strict=True)
+    ]
     group.sum(gradients)
     replay = iter(states)
     for part, rows, gradient in zip(parts, made, gradients, strict=True):
@@ -71,7 +73,7 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
                 set_rng_state(next(replay))
                 rows = part.encode(chunk)
             if rows.requires_grad:
-                rows.backward(own[start:start + len(rows)])
+                rows.backward(own[start : start + len(rows)])
             start += len(rows)
     set_rng_state(after)
     return loss.detach()

@@ -25,7 +25,7 @@ class HeldOut:
     def __init__(self, triplets: pa.Table, recipe: Recipe, load_images: LoadImages):
         test = triplets.filter(pc.equal(triplets["split"], "test"))
         rows = [row for row in test.to_pylist() if row["texts"]]
-        rows = sorted(rows, key=lambda row: uniform("held out", row["pair_id"]))[:recipe.held_out_queries]
+        rows = sorted(rows, key=lambda row: uniform("held out", row["pair_id"]))[: recipe.held_out_queries]
         ids = sorted({i for row in rows for i in (row["query_id"], row["target_id"], *(row["hard_negatives"] or []))})
         place = {image: number for number, image in enumerate(ids)}
         self.pictures = Pictures(pa.array(ids, pa.string()), load_images)
@@ -43,10 +43,18 @@ class HeldOut:
             return {}
         training = embedder.model.training
         embedder.model.eval()
-        gallery = np.concatenate([embedder.encode(self.pictures(np.arange(start, min(start + block, len(self.pictures)))))
-                                  for start in range(0, len(self.pictures), block)])
-        asked = np.concatenate([embedder.encode(self.pictures(self.query[start:start + block]), self.texts[start:start + block])
-                                for start in range(0, len(self), block)])
+        gallery = np.concatenate(
+            [
+                embedder.encode(self.pictures(np.arange(start, min(start + block, len(self.pictures)))))
+                for start in range(0, len(self.pictures), block)
+            ]
+        )
+        asked = np.concatenate(
+            [
+                embedder.encode(self.pictures(self.query[start : start + block]), self.texts[start : start + block])
+                for start in range(0, len(self), block)
+            ]
+        )
         embedder.model.train(training)
         scores = asked @ gallery.T
         row = np.arange(len(self))

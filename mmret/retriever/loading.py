@@ -1,7 +1,7 @@
 """One way to load any retriever: the kind is that of the checkpoint, said by the ``model_type`` of its config.json.
 
-    retriever = mmret.Retriever.load(folder)
-    retriever.encode(images=[...], texts=[...])
+retriever = mmret.Retriever.load(folder)
+retriever.encode(images=[...], texts=[...])
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from mmret.retriever.mllm import MllmRetriever, adapter_base
 from mmret.retriever.mllm_prompts import prompt_of, prompts
 from mmret.settings import Recipe
 
-KINDS: dict[str, type[ClipRetriever] | type[MllmRetriever]] = {
-    "clip": ClipRetriever, **dict.fromkeys(prompts(), MllmRetriever)}
+KINDS: dict[str, type[ClipRetriever] | type[MllmRetriever]] = {"clip": ClipRetriever, **dict.fromkeys(prompts(), MllmRetriever)}
 """The retriever of each ``model_type``."""
 DTYPES = ("float32", "bfloat16", "float16")
 RECORD = "recipe.json"

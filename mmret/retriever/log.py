@@ -20,21 +20,30 @@ LOG = "training_log.parquet"
 EVENTS = "tensorboard"
 """Folder of TensorBoard's event files, inside the checkpoint's; while a run lasts, inside its working folder."""
 
-SCHEMA = pa.schema([
-    ("step", pa.int64()),               # steps done
-    ("loss", pa.float64()),             # mean since the last row
-    ("learning_rate", pa.float64()),    # of the last step
-    ("gradient_norm", pa.float64()),    # before clipping, mean since the last row
-    ("seconds", pa.float64()),          # of training, over all resumptions, without measuring
-    ("samples_per_second", pa.float64()),
-    ("memory_bytes", pa.int64()),       # peak so far: of the GPU where there is one, else of the process
-    ("recall_1", pa.float64()),         # percent on the held-out slice; null in a row that did not measure
-    ("recall_5", pa.float64()),
-    ("recall_10", pa.float64()),
-])
-TAGS = {"loss": "train/loss", "learning_rate": "train/learning_rate", "gradient_norm": "train/gradient_norm",
-        "samples_per_second": "train/samples_per_second", "memory_bytes": "train/memory_bytes",
-        "recall_1": "held_out/recall_1", "recall_5": "held_out/recall_5", "recall_10": "held_out/recall_10"}
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),  # steps done
+        ("loss", pa.float64()),  # mean since the last row
+        ("learning_rate", pa.float64()),  # of the last step
+        ("gradient_norm", pa.float64()),  # before clipping, mean since the last row
+        ("seconds", pa.float64()),  # of training, over all resumptions, without measuring
+        ("samples_per_second", pa.float64()),
+        ("memory_bytes", pa.int64()),  # peak so far: of the GPU where there is one, else of the process
+        ("recall_1", pa.float64()),  # percent on the held-out slice; null in a row that did not measure
+        ("recall_5", pa.float64()),
+        ("recall_10", pa.float64()),
+    ]
+)
+TAGS = {
+    "loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "gradient_norm": "train/gradient_norm",
+    "samples_per_second": "train/samples_per_second",
+    "memory_bytes": "train/memory_bytes",
+    "recall_1": "held_out/recall_1",
+    "recall_5": "held_out/recall_5",
+    "recall_10": "held_out/recall_10",
+}
 """Columns as TensorBoard names them."""
 
 
@@ -81,8 +90,9 @@ def write_log(rows: Sequence[dict[str, Any]], folder: Path) -> None:
 def read_log(path: Path) -> pa.Table:
     """The log in a checkpoint's folder, or the Parquet file itself; columns that an older log lacks are null."""
     table = pq.read_table(path / LOG if path.is_dir() else path)
-    return pa.table({f.name: table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in SCHEMA},
-                    SCHEMA)
+    return pa.table(
+        {f.name: table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in SCHEMA}, SCHEMA
+    )
 
 
 def peak_memory() -> int:
@@ -109,8 +119,16 @@ def plot_log(path: Path) -> bytes:
     right.spines[["top"]].set_visible(False)
     if len(measured):
         for k, style in ((1, "-"), (10, "--")):
-            right.plot(measured["step"], measured[f"recall_{k}"], color="tab:orange", linestyle=style, marker="o",
-                       markersize=3, linewidth=1, label=f"R@{k}")
+            right.plot(
+                measured["step"],
+                measured[f"recall_{k}"],
+                color="tab:orange",
+                linestyle=style,
+                marker="o",
+                markersize=3,
+                linewidth=1,
+                label=f"R@{k}",
+            )
         right.set(ylabel="held-out recall, percent", ylim=(0, 100))
     else:
         right.plot(log["step"], log["learning_rate"], color="tab:gray", linestyle="--", linewidth=1, label="learning rate")

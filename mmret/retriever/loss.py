@@ -23,8 +23,14 @@ NOTHING = -1e4
 nothing else."""
 
 
-def info_nce(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor,
-             ignored: torch.Tensor | None = None, temperature: float = 0.02, hardness: float = 0.0) -> torch.Tensor:
+def info_nce(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    positives: torch.Tensor,
+    ignored: torch.Tensor | None = None,
+    temperature: float = 0.02,
+    hardness: float = 0.0,
+) -> torch.Tensor:
     """Mean over queries of ``-log(exp(s+/T) / (exp(s+/T) + sum over negatives of exp(s-/T)))``, a scalar.
 
     ``queries`` (b, d) and ``candidates`` (m, d) are unit vectors; ``positives`` and ``ignored`` (b, m) are boolean. A
@@ -37,12 +43,22 @@ def info_nce(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.T
     if len(queries) <= ROWS:
         return score(queries, candidates, positives, ignored).mean()
     blocks = zip(queries.split(ROWS), positives.split(ROWS), repeat(None) if ignored is None else ignored.split(ROWS), strict=False)
-    return torch.cat([checkpoint(score, rows, candidates, positive, ignore, use_reentrant=False, preserve_rng_state=False)
-                      for rows, positive, ignore in blocks]).mean()
+    return torch.cat(
+        [
+            checkpoint(score, rows, candidates, positive, ignore, use_reentrant=False, preserve_rng_state=False)
+            for rows, positive, ignore in blocks
+        ]
+    ).mean()
 
 
-def _losses(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor, ignored: torch.Tensor | None,
-            temperature: float, hardness: float) -> torch.Tensor:
+def _losses(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    positives: torch.Tensor,
+    ignored: torch.Tensor | None,
+    temperature: float,
+    hardness: float,
+) -> torch.Tensor:
     """The loss of each query, (b,)."""
     cosines = queries @ candidates.T
     cosines = cosines.float() if cosines.dtype.itemsize < 4 else cosines
@@ -54,8 +70,13 @@ def _losses(queries: torch.Tensor, candidates: torch.Tensor, positives: torch.Te
     return losses.sum(dim=1) / positives.sum(dim=1)
 
 
-def masks(targets: np.ndarray, candidates: np.ndarray, groups: np.ndarray | None = None,
-          mask_false_negatives: bool = True, queries: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def masks(
+    targets: np.ndarray,
+    candidates: np.ndarray,
+    groups: np.ndarray | None = None,
+    mask_false_negatives: bool = True,
+    queries: np.ndarray | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """``positives`` and ``ignored`` (b, m) for :func:`info_nce` where candidate i is the target of query i for i < b.
 
     ``targets`` (b,) and ``candidates`` (m,) are image ids as integers. Where ``queries`` (b,) is given, rows of one

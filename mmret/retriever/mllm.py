@@ -48,8 +48,7 @@ class MllmRetriever:
         align_processor(processor, model.config)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto", dtype: str = "auto",
-             max_text_tokens: int = 1024) -> MllmRetriever:
+    def load(cls, folder: str | Path, device: str = "auto", dtype: str = "auto", max_text_tokens: int = 1024) -> MllmRetriever:
         """Load a folder (or hub name) of stock files, or a peft adapter, which is merged into its base model.
 
         ``device`` ``auto`` takes a GPU where there is one; ``dtype`` ``auto`` the checkpoint's own. Upstream cuts no
@@ -62,7 +61,8 @@ class MllmRetriever:
         try:
             with quiet():
                 model = AutoModelForImageTextToText.from_pretrained(
-                    base or str(folder), dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+                    base or str(folder), dtype=dtype if dtype == "auto" else getattr(torch, dtype)
+                )
                 processor = load_processor(folder)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {base or folder}: {error}") from None
@@ -78,8 +78,13 @@ class MllmRetriever:
     def device(self) -> torch.device:
         return self.model.device
 
-    def encode(self, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None,
-               batch_size: int = 64, instruction: str | None = None) -> np.ndarray:
+    def encode(
+        self,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        batch_size: int = 64,
+        instruction: str | None = None,
+    ) -> np.ndarray:
         """Unit vectors (n, dim) float32, in the order given.
 
         ``images``: paths, file contents as bytes, PIL images or uint8 arrays (h, w), (h, w, 3) or (h, w, 4); row i of
@@ -89,14 +94,16 @@ class MllmRetriever:
         """
         given = [_listed(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
-            raise UserError("encode needs images, texts, or as many of one as of the other; got "
-                            + ("neither" if not given else " and ".join(str(len(part)) for part in given)))
+            raise UserError(
+                "encode needs images, texts, or as many of one as of the other; got "
+                + ("neither" if not given else " and ".join(str(len(part)) for part in given))
+            )
         count = len(given[0])
         texts = [None] * count if texts is None else self.cut(texts, images is not None, instruction)
         rows = np.empty((count, self.dim), np.float32)
         order = sorted(range(count), key=lambda i: len(texts[i] or ""))
         for start in range(0, count, batch_size):
-            batch = order[start:start + batch_size]
+            batch = order[start : start + batch_size]
             asked = [self.prompt.fill(texts[i], images is not None, instruction) for i in batch]
             shown = None if images is None else self.pictures([images[i] for i in batch])
             rows[batch] = self._embed(asked, shown)
@@ -111,13 +118,13 @@ class MllmRetriever:
     def inputs(self, prompts: Sequence[str], pictures: Sequence[Any] | None) -> dict[str, torch.Tensor]:
         """What the model takes, padded on the left: tokens (n, longest) with their mask, and the pictures' pixels."""
         with quiet():
-            return self.processor(text=list(prompts), images=pictures, padding=True, padding_side="left",
-                                  return_tensors="pt")
+            return self.processor(text=list(prompts), images=pictures, padding=True, padding_side="left", return_tensors="pt")
 
     def hidden(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Un-normalised embeddings (n, dim) of :meth:`inputs`, in the model's dtype and with its gradients."""
-        here = {name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
-                for name, value in inputs.items()}
+        here = {
+            name: value.to(self.device, self.model.dtype if value.is_floating_point() else None) for name, value in inputs.items()
+        }
         return self.model.model(**here, use_cache=False).last_hidden_state[:, -1]
 
     def cut(self, texts: Sequence[str], image: bool, instruction: str | None) -> list[str]:
@@ -136,7 +143,7 @@ class MllmRetriever:
             with quiet():
                 ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             if len(ends) > limit:
-                return text[:ends[limit - 1][1]], True
+                return text[: ends[limit - 1][1]], True
         return text, False
 
     def overhead(self, image: bool, instruction: str | None) -> int:
@@ -151,8 +158,9 @@ class MllmRetriever:
         """Tokens of the context that prompt and picture leave to the text. Raises UserError where none is left."""
         taken, context = self.overhead(image, instruction), self.model.config.get_text_config().max_position_embeddings
         if (room := context - taken) < 1:
-            raise UserError(f"instruction and picture take {taken} tokens of the model's {context}: no room for a text; "
-                            "shorten the instruction")
+            raise UserError(
+                f"instruction and picture take {taken} tokens of the model's {context}: no room for a text; shorten the instruction"
+            )
         return room
 
     def _embed(self, prompts: Sequence[str], pictures: Sequence[Any] | None) -> np.ndarray:

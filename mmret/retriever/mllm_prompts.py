@@ -48,6 +48,7 @@ def prompts() -> dict[str, Prompt]:
 def prompt_of(model_type: str) -> Prompt:
     """The prompt of a family; raises UserError for one without."""
     if model_type not in prompts():
-        raise UserError(f"no MLLM prompt for models of type '{model_type}': there are {', '.join(prompts())}; "
-                        f"add one to {FILE.name}")
+        raise UserError(
+            f"no MLLM prompt for models of type '{model_type}': there are {', '.join(prompts())}; add one to {FILE.name}"
+        )
     return prompts()[model_type]

@@ -64,12 +64,20 @@ def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
         raise UserError(f"{out} exists already: give --out another folder, or delete it")
     retriever = Retriever.load(folder, "cpu", "float32")
     if not isinstance(retriever, ClipRetriever):
-        raise UserError(f"{folder} is no CLIP checkpoint: only that kind is exported to ONNX; an MLLM is served by vLLM and others "
-                        "from its own files")
+        raise UserError(
+            f"{folder} is no CLIP checkpoint: only that kind is exported to ONNX; an MLLM is served by vLLM and others "
+            "from its own files"
+        )
     side = retriever.model.config.vision_config.image_size
     limit = retriever.model.config.text_config.max_position_embeddings
-    info = {"dim": retriever.dim, "image_size": side, "max_tokens": limit, "opset": OPSET, "tolerance": TOLERANCE,
-            "embedding": "normalise(image + text) for a composed query, or of either alone"}
+    info = {
+        "dim": retriever.dim,
+        "image_size": side,
+        "max_tokens": limit,
+        "opset": OPSET,
+        "tolerance": TOLERANCE,
+        "embedding": "normalise(image + text) for a composed query, or of either alone",
+    }
 
     def fill(aside: Path) -> None:
         retriever.model.set_attn_implementation("eager")  # plain matrix products: every runtime has them
@@ -79,14 +87,28 @@ def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
         ids[:, 1:-1] = 1
         graphs = {
             "image": (_Image(retriever.model), (torch.zeros(2, 3, side, side),), ["pixel_values"], {"pixel_values": {0: batch}}),
-            "text": (_Text(retriever.model), (ids, torch.ones_like(ids)), ["input_ids", "attention_mask"],
-                     {name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")})}
+            "text": (
+                _Text(retriever.model),
+                (ids, torch.ones_like(ids)),
+                ["input_ids", "attention_mask"],
+                {name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")},
+            ),
+        }
         for name, (module, example, inputs, shapes) in graphs.items():
             with torch.no_grad(), quiet(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the exporter about its own parts
-                torch.onnx.export(module.eval(), example, str(aside / f"{name}.onnx"), dynamo=True, opset_version=OPSET,
-                                  input_names=inputs, output_names=["features"], dynamic_shapes=shapes,
-                                  external_data=_large(module), verbose=False)
+                torch.onnx.export(
+                    module.eval(),
+                    example,
+                    str(aside / f"{name}.onnx"),
+                    dynamo=True,
+                    opset_version=OPSET,
+                    input_names=inputs,
+                    output_names=["features"],
+                    dynamic_shapes=shapes,
+                    external_data=_large(module),
+                    verbose=False,
+                )
         with quiet():
             retriever.processor.save_pretrained(aside)
             retriever.processor.image_processor.save_pretrained(aside)
@@ -139,13 +161,16 @@ class OnnxRetriever:
         self.truncated = 0
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._sessions = {name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=list(providers))
-                          for name in ("image", "text")}
+        self._sessions = {
+            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=list(providers))
+            for name in ("image", "text")
+        }
         with quiet():
             self.processor = CLIPProcessor.from_pretrained(str(folder))
 
-    def encode(self, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None,
-               batch_size: int = 64) -> np.ndarray:
+    def encode(
+        self, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None, batch_size: int = 64
+    ) -> np.ndarray:
         """Unit vectors (n, dim) float32; see :meth:`ClipRetriever.encode`."""
         given = [part for part in (images, texts) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
@@ -171,7 +196,7 @@ class OnnxRetriever:
         with quiet():
             ids = tokenizer(list(texts))["input_ids"]
         self.truncated += sum(len(row) > self.max_tokens for row in ids)
-        ids = [row if len(row) <= self.max_tokens else [*row[:self.max_tokens - 1], tokenizer.eos_token_id] for row in ids]
+        ids = [row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], tokenizer.eos_token_id] for row in ids]
         with quiet():
             padded = tokenizer.pad({"input_ids": ids}, return_tensors="np")
         return {name: padded[name].astype(np.int64) for name in ("input_ids", "attention_mask")}

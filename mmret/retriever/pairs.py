@@ -63,10 +63,17 @@ def of_signals(triplets: pa.Table, found: pa.Table) -> pa.Table:
     negatives = rows.select("row", "query_id", target_id="hard_negatives").explode("target_id").with_row_index("place")
     own = pl.col("query_id") == pl.col("target_id")
     theirs = negatives.filter(~own).join(pl.from_arrow(found), on=["query_id", "target_id"], how="semi")
-    kept = pl.concat([negatives.filter(own), theirs]).sort("place").group_by("row", maintain_order=True).agg(
-        hard_negatives="target_id")
-    joined = rows.drop("hard_negatives").join(kept, on="row", how="left", maintain_order="left").with_columns(
-        pl.col("hard_negatives").fill_null([]))
+    kept = (
+        pl.concat([negatives.filter(own), theirs])
+        .sort("place")
+        .group_by("row", maintain_order=True)
+        .agg(hard_negatives="target_id")
+    )
+    joined = (
+        rows.drop("hard_negatives")
+        .join(kept, on="row", how="left", maintain_order="left")
+        .with_columns(pl.col("hard_negatives").fill_null([]))
+    )
     return joined.select(triplets.column_names).to_arrow().cast(pa.schema([TRIPLETS.field(c) for c in triplets.column_names]))
 
 

@@ -76,7 +76,7 @@ class Group:
             dist.all_reduce(flat)
             start = 0
             for tensor in bucket:
-                tensor.copy_(flat[start:start + tensor.numel()].view_as(tensor))
+                tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
                 start += tensor.numel()
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:

@@ -42,8 +42,15 @@ def checkpoint_folder(lake: Lake, name: str) -> Path:
 def train_on_lake(lake: Lake, name: str, recipe: Recipe, on_row: OnRow | None = None, group: Group = ALONE) -> dict[str, Any]:
     """Train ``recipe`` on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.train`."""
     rows = training_rows(opened(lake, recipe.as_of), recipe)
-    return train(recipe, rows, lambda ids: images_by_id(lake, ids), base_folder(lake, recipe.base),
-                 checkpoint_folder(lake, name), on_row, group)
+    return train(
+        recipe,
+        rows,
+        lambda ids: images_by_id(lake, ids),
+        base_folder(lake, recipe.base),
+        checkpoint_folder(lake, name),
+        on_row,
+        group,
+    )
 
 
 def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str, train_on: TrainOn = train_on_lake) -> Facts:
@@ -60,8 +67,18 @@ def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str, train_on: T
         made = train_on(lake, name, recipe)
     folder = checkpoint_folder(lake, name).relative_to(lake.root)
     write_data_state(lake, lake.root / folder, state)
-    row = {"recipe": name, "folder": str(folder), "settings": recipe.model_dump_json(),
-           **{k: made[k] for k in ("step", "loss", "pairs", "seconds")}}
-    return lake.write("checkpoints", name, pa.Table.from_pylist([row], CHECKPOINTS), inputs,
-                      state=state, licences=resolve(lake)[0].licences.model_dump(),
-                      **{k: v for k, v in made.items() if k not in ("pairs", "step")})
+    row = {
+        "recipe": name,
+        "folder": str(folder),
+        "settings": recipe.model_dump_json(),
+        **{k: made[k] for k in ("step", "loss", "pairs", "seconds")},
+    }
+    return lake.write(
+        "checkpoints",
+        name,
+        pa.Table.from_pylist([row], CHECKPOINTS),
+        inputs,
+        state=state,
+        licences=resolve(lake)[0].licences.model_dump(),
+        **{k: v for k, v in made.items() if k not in ("pairs", "step")},
+    )

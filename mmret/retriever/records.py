@@ -105,6 +105,11 @@ def _held(path: Path, column: str) -> Iterator[Record]:
                 name = value.get("path") if isinstance(value, dict) else None
                 name = name or next((row[n] for n in ("path", "file_name", "image_id", "id") if isinstance(row.get(n), str)), None)
                 text, reason = _text(row)
-                yield Record(str(path.resolve()), name or f"row {number}", text, partial(bytes, data or b""),
-                             reason if data else "no_picture")
+                yield Record(
+                    str(path.resolve()),
+                    name or f"row {number}",
+                    text,
+                    partial(bytes, data or b""),
+                    reason if data else "no_picture",
+                )
                 number += 1

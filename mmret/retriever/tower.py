@@ -39,7 +39,7 @@ class ImageTower:
         self.model = model
         self.trainable = recipe.trainable
         layers = model.vision_model.encoder.layers
-        self.blocks = list(layers)[max(0, len(layers) - recipe.image_blocks):]
+        self.blocks = list(layers)[max(0, len(layers) - recipe.image_blocks) :]
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What is trained: the parameters above the cut."""
@@ -64,7 +64,7 @@ class ImageTower:
         if self.trainable == "text+projection":
             return vision(pixel_values=pixels).pooler_output
         hidden = vision.pre_layrnorm(vision.embeddings(pixels))
-        for block in list(vision.encoder.layers)[:-len(self.blocks)]:
+        for block in list(vision.encoder.layers)[: -len(self.blocks)]:
             hidden = block(hidden, None)
         return hidden
 
@@ -92,8 +92,9 @@ def _first_token(block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         return x.view(x.shape[0], x.shape[1], -1, attention.head_dim).transpose(1, 2)
 
     query, key, value = attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed)
-    mixed = scaled_dot_product_attention(heads(query), heads(key), heads(value), scale=attention.scale,
-                                         dropout_p=attention.dropout * block.training)
+    mixed = scaled_dot_product_attention(
+        heads(query), heads(key), heads(value), scale=attention.scale, dropout_p=attention.dropout * block.training
+    )
     first = hidden[:, 0] + attention.out_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
     return first + block.mlp(block.layer_norm2(first))
 
@@ -112,13 +113,16 @@ class Pictures:
         ids = self.images.take(pa.array(numbers, pa.int64())).to_pylist()
         loaded = self.load_images(ids) if ids else {}
         if missing := [i for i in ids if i not in loaded]:
-            raise UserError(f"{len(missing)} images of the triplets are not in the lake (the first: {missing[0]}); "
-                            "run `mmret run` so that triplets and images agree again")
+            raise UserError(
+                f"{len(missing)} images of the triplets are not in the lake (the first: {missing[0]}); "
+                "run `mmret run` so that triplets and images agree again"
+            )
         return [loaded[i] for i in ids]
 
 
-def frozen_features(tower: ImageTower, retriever: ClipRetriever, pictures: Pictures, path: Path,
-                    report: Callable[[int], None], chunk: int = 256) -> np.ndarray:
+def frozen_features(
+    tower: ImageTower, retriever: ClipRetriever, pictures: Pictures, path: Path, report: Callable[[int], None], chunk: int = 256
+) -> np.ndarray:
     """Output of ``tower.frozen`` for every picture as a memory-mapped .npy file at ``path``, computed where it is
     missing.
 

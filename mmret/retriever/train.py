@@ -32,8 +32,15 @@ FACTS = "recipe.json"
 """In a checkpoint's folder: the resolved recipe, the digest of all it was trained from, and the facts of the run."""
 
 
-def train(recipe: Recipe, triplets: pa.Table, load_images: LoadImages, base: Path | str, out: Path,
-          on_row: OnRow | None = None, group: Group = ALONE) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    triplets: pa.Table,
+    load_images: LoadImages,
+    base: Path | str,
+    out: Path,
+    on_row: OnRow | None = None,
+    group: Group = ALONE,
+) -> dict[str, Any]:
     """Train ``base`` on ``triplets`` (schema TRIPLETS) and put the checkpoint into folder ``out``; returns the facts
     of the run.
 
@@ -51,8 +58,10 @@ def train(recipe: Recipe, triplets: pa.Table, load_images: LoadImages, base: Pat
         return done
     data = TrainingSet(triplets, recipe)
     if data.batch_size < group.size:
-        raise UserError(f"{group.size} processes cannot share a batch of {data.batch_size}: "
-                        f"there are {len(data)} triplets to train on; lower the recipe's processes")
+        raise UserError(
+            f"{group.size} processes cannot share a batch of {data.batch_size}: "
+            f"there are {len(data)} triplets to train on; lower the recipe's processes"
+        )
     work = out.with_name(f"{out.name}.work")
     if group.first:
         States(work, identity)  # throws away what another run left there, before anybody looks

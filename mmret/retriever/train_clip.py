@@ -48,8 +48,7 @@ class ClipEmbedder:
         return cls(recipe, ClipRetriever.load(base, home(group)), group)
 
     def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
-        return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate),
-                (self.image, self.recipe.learning_rate)]
+        return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""
@@ -60,8 +59,13 @@ class ClipEmbedder:
         path, total = work / "frozen.npy", len(pictures)
         if self.group.first:
             self.model.eval()
-            frozen_features(self.tower, self.retriever, pictures, path, lambda done: advance(
-                "checkpoints", 0, self.recipe.steps, f"image features {done:,} of {total:,}"))
+            frozen_features(
+                self.tower,
+                self.retriever,
+                pictures,
+                path,
+                lambda done: advance("checkpoints", 0, self.recipe.steps, f"image features {done:,} of {total:,}"),
+            )
         self.group.wait()
         frozen = np.load(path, mmap_mode="r")
         self.rows = lambda numbers: torch.from_numpy(frozen[numbers])
@@ -80,8 +84,10 @@ class ClipEmbedder:
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=self.model.dtype)
         parts = [
             Part(self.image_features, [] if read is None else read.split(image_chunk), len(distinct), empty),
-            Part(self.retriever.token_features, [own[i:i + text_chunk] for i in range(0, len(own), text_chunk)],
-                 len(texts), empty)]
+            Part(
+                self.retriever.token_features, [own[i : i + text_chunk] for i in range(0, len(own), text_chunk)], len(texts), empty
+            ),
+        ]
 
         def gather(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             # index_select, because its backward pass on the CPU adds in a fixed order; that of images[query] does not
@@ -109,10 +115,14 @@ class ClipEmbedder:
         vision, text = self.model.config.vision_config, self.model.config.text_config
         patches = (vision.image_size // vision.patch_size) ** 2
         trained = {"all": vision.num_hidden_layers, "text+blocks": min(self.recipe.image_blocks, vision.num_hidden_layers)}
-        kept = ((vision, patches + 1, trained.get(self.recipe.trainable, 1)),
-                (text, text.max_position_embeddings, text.num_hidden_layers))
+        kept = (
+            (vision, patches + 1, trained.get(self.recipe.trainable, 1)),
+            (text, text.max_position_embeddings, text.num_hidden_layers),
+        )
         images, texts = (
-            fitting_chunk(self.model.device, self.model.dtype.itemsize,
-                          [(tokens, config.hidden_size, config.num_attention_heads)] * layers)
-            for config, tokens, layers in kept)
+            fitting_chunk(
+                self.model.device, self.model.dtype.itemsize, [(tokens, config.hidden_size, config.num_attention_heads)] * layers
+            )
+            for config, tokens, layers in kept
+        )
         return images, texts

@@ -54,8 +54,7 @@ class MllmEmbedder:
         adapter = adapter_base(base)
         try:
             with quiet():
-                model = AutoModelForImageTextToText.from_pretrained(
-                    adapter or str(base), dtype=getattr(torch, recipe.precision))
+                model = AutoModelForImageTextToText.from_pretrained(adapter or str(base), dtype=getattr(torch, recipe.precision))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
         torch.manual_seed(recipe.seed)  # of the adapters
@@ -89,8 +88,10 @@ class MllmEmbedder:
         offered = [(prompt.fill(image=True), shown) for _, shown in read[1]]
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=dtype)
-        parts = [Part(self.features, _chunks(rows, size), total, empty) for rows, size, total in zip(
-            (asked, offered), self.chunks, (len(queries), len(candidates)), strict=True)]
+        parts = [
+            Part(self.features, _chunks(rows, size), total, empty)
+            for rows, size, total in zip((asked, offered), self.chunks, (len(queries), len(candidates)), strict=True)
+        ]
 
         def gather(asked: torch.Tensor, offered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             asked, offered = normalize(asked, dim=-1), normalize(offered, dim=-1)
@@ -124,16 +125,23 @@ class MllmEmbedder:
 
 
 def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:
-    return [tuple(map(list, zip(*rows[i:i + size], strict=True))) for i in range(0, len(rows), size)]
+    return [tuple(map(list, zip(*rows[i : i + size], strict=True))) for i in range(0, len(rows), size)]
 
 
 def _adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
     peft = _peft()
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     try:
-        return peft.get_peft_model(model, peft.LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets,
-            exclude_modules=lora.exclude_modules))
+        return peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=targets,
+                exclude_modules=lora.exclude_modules,
+            ),
+        )
     except ValueError as error:
         raise UserError(f"LoRA does not fit the model: {error}; see the recipe's lora.target_modules") from None
 

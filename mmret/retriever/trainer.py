@@ -37,7 +37,8 @@ class Trainer:
         torch.manual_seed(recipe.seed + group.rank)
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters, "peak": rate, "lr": rate} for parameters, rate in embedder.rates() if parameters],
-            weight_decay=recipe.weight_decay)
+            weight_decay=recipe.weight_decay,
+        )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
@@ -99,9 +100,15 @@ class Trainer:
         parts, gather = self.embedder.parts(batch, rows)
         parts = [replace(part, encode=self.in_precision(part.encode)) for part in parts]
         own, count = self.group.share(len(batch.queries)), len(batch.queries)
-        positives, ignored = (m[own].to(self.parameters[0].device) for m in masks(
-            batch.targets, batch.candidates, mask_false_negatives=self.recipe.mask_false_negatives,
-            queries=batch.distinct_queries()[1] if self.recipe.several_positives else None))
+        positives, ignored = (
+            m[own].to(self.parameters[0].device)
+            for m in masks(
+                batch.targets,
+                batch.candidates,
+                mask_false_negatives=self.recipe.mask_false_negatives,
+                queries=batch.distinct_queries()[1] if self.recipe.several_positives else None,
+            )
+        )
 
         def loss_of(*features: torch.Tensor) -> torch.Tensor:
             queries, candidates = gather(*features)
@@ -135,9 +142,14 @@ class Trainer:
         losses, norms = zip(*self.recent, strict=True)
         before = self.log[-1]["seconds"] if self.log else 0.0
         row = {
-            "step": self.step, "loss": sum(losses) / len(losses), "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "gradient_norm": sum(norms) / len(norms), "seconds": self.seconds, "memory_bytes": peak_memory(),
-            "samples_per_second": len(losses) * self.data.batch_size / max(1e-9, self.seconds - before)}
+            "step": self.step,
+            "loss": sum(losses) / len(losses),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": sum(norms) / len(norms),
+            "seconds": self.seconds,
+            "memory_bytes": peak_memory(),
+            "samples_per_second": len(losses) * self.data.batch_size / max(1e-9, self.seconds - before),
+        }
         if self.held_out is not None and self.due(self.recipe.evaluate_every):
             row |= self.held_out.recall_at(self.embedder)
         self.log.append(row)
@@ -152,8 +164,10 @@ class Trainer:
 
     def advice(self, what: str) -> str:
         rate, temperature = self.recipe.learning_rate, self.recipe.temperature
-        return (f"training stopped at step {self.step}: the loss {what}. Lower the recipe's learning_rate "
-                f"(now {rate:g}), give it warmup_steps, or raise temperature (now {temperature:g})")
+        return (
+            f"training stopped at step {self.step}: the loss {what}. Lower the recipe's learning_rate "
+            f"(now {rate:g}), give it warmup_steps, or raise temperature (now {temperature:g})"
+        )
 
     def keep(self) -> None:
         """Write the state a killed run continues from. All processes take part, the first one writes."""
@@ -164,9 +178,15 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All the next step depends on that is not a function of its number."""
         trained = {name: p.detach() for name, p in self.embedder.model.named_parameters() if p.requires_grad}
-        return {"step": self.step, "trained": trained, "optimizer": self.optimizer.state_dict(),
-                "chunks": list(self.embedder.chunks), "log": self.log, "recent": [list(r) for r in self.recent],
-                "seconds": self.seconds}
+        return {
+            "step": self.step,
+            "trained": trained,
+            "optimizer": self.optimizer.state_dict(),
+            "chunks": list(self.embedder.chunks),
+            "log": self.log,
+            "recent": [list(r) for r in self.recent],
+            "seconds": self.seconds,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up ``state``. RNG streams are per process, so another number of processes draws other dropout masks."""
@@ -184,16 +204,23 @@ class Trainer:
     def facts(self) -> dict[str, Any]:
         """See :func:`mmret.retriever.train.train`. All processes take part."""
         truncated = sum(self.group.each(self.embedder.retriever.truncated))
-        last = self.log[-max(1, len(self.log) // 10):]
+        last = self.log[-max(1, len(self.log) // 10) :]
         seen, size, notes = self.step * self.data.batch_size, self.data.batch_size, []
         if size < self.recipe.batch_size:
             notes.append(f"only {len(self.data)} triplets: the batch is {size}, not {self.recipe.batch_size}")
         if truncated:
             notes.append(f"{truncated} texts were longer than the model's limit and were cut")
         return {
-            "step": self.step, "loss": sum(row["loss"] for row in last) / len(last), "pairs": seen,
-            "seconds": round(self.seconds, 3), "triplets": len(self.data), "images": len(self.data.images),
-            "batch_size": size, "trainable": self.recipe.trainable,
+            "step": self.step,
+            "loss": sum(row["loss"] for row in last) / len(last),
+            "pairs": seen,
+            "seconds": round(self.seconds, 3),
+            "triplets": len(self.data),
+            "images": len(self.data.images),
+            "batch_size": size,
+            "trainable": self.recipe.trainable,
             "samples_per_second": round(seen / max(1e-9, self.seconds), 1),
             **{name: value for name, value in self.log[-1].items() if name.startswith("recall_")},
-            "truncated_texts": truncated, "notes": notes}
+            "truncated_texts": truncated,
+            "notes": notes,
+        }

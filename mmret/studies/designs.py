@@ -46,19 +46,43 @@ def designs(settings: StudySettings) -> tuple[Study, ...]:
     full = {"pairs": settings.pairs}
     naive = settings.volume | {"pair_source": "naive", "pairs": settings.times * settings.headline_pairs, "negatives": "query"}
     return (
-        Study("negatives", "hard negatives", "rising", (
-            Variant("none", full | {"negatives": "none"}),
-            Variant("+ query image", full | {"negatives": "query"}),
-            Variant("+ mined", full))),
-        Study("signals", f"signals, {settings.signal_pairs:,} pairs each", "last", (
-            *(Variant(SHORT[s], {"pairs": settings.signal_pairs, "signals": [s]}) for s in SIGNALS),
-            Variant("I+D+T", {"pairs": settings.signal_pairs}))),
-        Study("scaling", "mined pairs", "rising", tuple(
-            Variant(f"{n:,}", settings.volume | {"pairs": n})
-            for n in sorted(max(1, round(settings.pairs * share)) for share in settings.shares))),
-        Study("headline", "naive or mined", "rising", (
-            Variant(f"{naive['pairs']:,} naive", naive),
-            Variant(f"{settings.headline_pairs:,} mined", settings.volume | {"pairs": settings.headline_pairs}))),
+        Study(
+            "negatives",
+            "hard negatives",
+            "rising",
+            (
+                Variant("none", full | {"negatives": "none"}),
+                Variant("+ query image", full | {"negatives": "query"}),
+                Variant("+ mined", full),
+            ),
+        ),
+        Study(
+            "signals",
+            f"signals, {settings.signal_pairs:,} pairs each",
+            "last",
+            (
+                *(Variant(SHORT[s], {"pairs": settings.signal_pairs, "signals": [s]}) for s in SIGNALS),
+                Variant("I+D+T", {"pairs": settings.signal_pairs}),
+            ),
+        ),
+        Study(
+            "scaling",
+            "mined pairs",
+            "rising",
+            tuple(
+                Variant(f"{n:,}", settings.volume | {"pairs": n})
+                for n in sorted(max(1, round(settings.pairs * share)) for share in settings.shares)
+            ),
+        ),
+        Study(
+            "headline",
+            "naive or mined",
+            "rising",
+            (
+                Variant(f"{naive['pairs']:,} naive", naive),
+                Variant(f"{settings.headline_pairs:,} mined", settings.volume | {"pairs": settings.headline_pairs}),
+            ),
+        ),
     )
 
 
@@ -94,4 +118,3 @@ def with_recipes(data: dict[str, Any]) -> dict[str, Any]:
     start = start if isinstance(start, dict) else start.model_dump()
     added = {name: {**start, **settings.change, **variant.change, "seed": seed} for _, variant, seed, name in runs(settings)}
     return {**data, "recipes": {**recipes, **added}}
-

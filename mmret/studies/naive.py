@@ -86,15 +86,22 @@ class _Deck:
         return unique[np.argsort(first)]
 
 
-def _written(pairs: np.ndarray, ids: list[str], captions: dict[str, str], rows: pa.Table,
-             evaluate: EvaluateSettings) -> pa.Table:
+def _written(pairs: np.ndarray, ids: list[str], captions: dict[str, str], rows: pa.Table, evaluate: EvaluateSettings) -> pa.Table:
     """Triplets of ``pairs`` that got instructions."""
     queries, targets = ([ids[i] for i in part.tolist()] for part in np.divmod(pairs, len(ids)))
     keys = [pair_id(q, t) for q, t in zip(queries, targets, strict=True)]
     nothing = pa.array([None] * len(keys), pa.float32())
-    table = pa.table({"pair_id": keys, "query_id": queries, "target_id": targets, "signals": [[]] * len(keys),
-                      **{f"{signal}_score": nothing for signal in SIGNALS}, "hard_negatives": [[]] * len(keys)}, PAIRS)
-    described = pa.Table.from_pylist(
-        [{"pair_id": key, "text": "", "model": "none", "status": "ok"} for key in keys], DESCRIPTIONS)
+    table = pa.table(
+        {
+            "pair_id": keys,
+            "query_id": queries,
+            "target_id": targets,
+            "signals": [[]] * len(keys),
+            **{f"{signal}_score": nothing for signal in SIGNALS},
+            "hard_negatives": [[]] * len(keys),
+        },
+        PAIRS,
+    )
+    described = pa.Table.from_pylist([{"pair_id": key, "text": "", "model": "none", "status": "ok"} for key in keys], DESCRIPTIONS)
     written = instruct(described, table, captions, CaptionsAnnotator(), AnnotateSettings(), None)
     return assemble(table, described, written, rows, evaluate)[0]

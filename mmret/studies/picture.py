@@ -15,8 +15,9 @@ def draw_studies(found: dict[str, Any], path: Path) -> None:
     metric = found["metric"]
     studies = [s for s in found["studies"] if any(v["mean"] for v in s["variants"])]
     figure = Figure(figsize=(2.3 + 2.5 * len(studies), 3.3), dpi=130, layout="constrained")
-    panels = figure.subplots(1, max(1, len(studies)), sharey=True, squeeze=False,
-                             width_ratios=[len(s["variants"]) + 0.6 for s in studies] or None)[0]
+    panels = figure.subplots(
+        1, max(1, len(studies)), sharey=True, squeeze=False, width_ratios=[len(s["variants"]) + 0.6 for s in studies] or None
+    )[0]
     for panel, study in zip(panels, studies, strict=False):
         variants = study["variants"]
         places = range(len(variants))
@@ -26,8 +27,15 @@ def draw_studies(found: dict[str, Any], path: Path) -> None:
                 continue
             values = variant["values"][metric]
             panel.scatter([place] * len(values), values, s=14, color="#1f3b63", zorder=3)
-            panel.annotate(f"{variant['mean'][metric]:.1f}", (place, max(values)), ha="center", va="bottom",
-                           xytext=(0, 4), textcoords="offset points", fontsize=8.5)
+            panel.annotate(
+                f"{variant['mean'][metric]:.1f}",
+                (place, max(values)),
+                ha="center",
+                va="bottom",
+                xytext=(0, 4),
+                textcoords="offset points",
+                fontsize=8.5,
+            )
         if found["untrained"]:
             panel.axhline(found["untrained"][metric], color="gray", linestyle="--", linewidth=1, zorder=4)
         panel.set_xticks(list(places), [v["label"].replace(" ", "\n").replace("+\n", "+ ") for v in variants], fontsize=8.5)

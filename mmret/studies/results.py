@@ -40,16 +40,33 @@ def results(lake: Lake, settings: StudySettings) -> dict[str, Any]:
         for variant in study.variants:
             own = names[study.name, variant.label]
             there = [(seed, name) for seed, name in own if name in rows]
-            values = {metric: [rows[name][metric] for _, name in there]
-                      for metric in (rows[there[0][1]] if there else ())}
-            variants.append({"label": variant.label, "recipes": [name for _, name in own], "seeds": [seed for seed, _ in there],
-                             "mean": {m: round(statistics.fmean(v), 3) for m, v in values.items()},
-                             "spread": {m: round(statistics.stdev(v), 3) if len(v) > 1 else None for m, v in values.items()},
-                             "values": {m: [round(x, 3) for x in v] for m, v in values.items()}})
-        told.append({"name": study.name, "title": study.title, "claim": study.claim, **_judged(study, variants, settings.metric),
-                     "variants": variants})
-    return {"benchmark": settings.benchmark, "metric": settings.metric, **sizes,
-            "untrained": {m: round(v, 3) for m, v in rows.get(UNTRAINED, {}).items()}, "studies": told}
+            values = {metric: [rows[name][metric] for _, name in there] for metric in (rows[there[0][1]] if there else ())}
+            variants.append(
+                {
+                    "label": variant.label,
+                    "recipes": [name for _, name in own],
+                    "seeds": [seed for seed, _ in there],
+                    "mean": {m: round(statistics.fmean(v), 3) for m, v in values.items()},
+                    "spread": {m: round(statistics.stdev(v), 3) if len(v) > 1 else None for m, v in values.items()},
+                    "values": {m: [round(x, 3) for x in v] for m, v in values.items()},
+                }
+            )
+        told.append(
+            {
+                "name": study.name,
+                "title": study.title,
+                "claim": study.claim,
+                **_judged(study, variants, settings.metric),
+                "variants": variants,
+            }
+        )
+    return {
+        "benchmark": settings.benchmark,
+        "metric": settings.metric,
+        **sizes,
+        "untrained": {m: round(v, 3) for m, v in rows.get(UNTRAINED, {}).items()},
+        "studies": told,
+    }
 
 
 def _judged(study: Study, variants: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
@@ -57,8 +74,11 @@ def _judged(study: Study, variants: Sequence[dict[str, Any]], metric: str) -> di
     if not shared:
         return {"holds": None, "holds_in": 0, "seeds": 0}
     by_seed = [[v["values"][metric][v["seeds"].index(seed)] for v in variants] for seed in shared]
-    return {"holds": in_order(study.claim, [v["mean"][metric] for v in variants]),
-            "holds_in": sum(in_order(study.claim, values) for values in by_seed), "seeds": len(shared)}
+    return {
+        "holds": in_order(study.claim, [v["mean"][metric] for v in variants]),
+        "holds_in": sum(in_order(study.claim, values) for values in by_seed),
+        "seeds": len(shared),
+    }
 
 
 def in_order(claim: str, values: Sequence[float]) -> bool:

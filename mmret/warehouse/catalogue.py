@@ -24,22 +24,26 @@ FORMAT = "v1.2.0"
 """Oldest DuckDB that can open the file."""
 _MADE_BY = "2"  # raised when the views change, so that catalogues of before are built again
 
-PARTITIONS = pa.schema([
-    ("table_name", pa.string()),
-    ("partition", pa.string()),
-    ("rows", pa.int64()),
-    ("bytes", pa.int64()),
-    ("digest", pa.string()),    # of the content
-    ("inputs", pa.string()),    # fingerprint of what it was computed from
-    ("written", pa.timestamp("us", "UTC")),
-    ("notes", pa.string()),     # JSON
-])
-RUNS = pa.schema([
-    ("run", pa.string()),
-    ("started", pa.timestamp("us", "UTC")),
-    ("ended", pa.timestamp("us", "UTC")),
-    ("computed", pa.string()),  # rows by table, JSON
-])
+PARTITIONS = pa.schema(
+    [
+        ("table_name", pa.string()),
+        ("partition", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("digest", pa.string()),  # of the content
+        ("inputs", pa.string()),  # fingerprint of what it was computed from
+        ("written", pa.timestamp("us", "UTC")),
+        ("notes", pa.string()),  # JSON
+    ]
+)
+RUNS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("started", pa.timestamp("us", "UTC")),
+        ("ended", pa.timestamp("us", "UTC")),
+        ("computed", pa.string()),  # rows by table, JSON
+    ]
+)
 
 
 def catalogue_path(lake: Lake) -> Path:
@@ -57,15 +61,29 @@ def _partitions(files: Files) -> pa.Table:
         for partition, path in parts.items():
             found = footer(path)
             facts = found.facts
-            rows.append({"table_name": table, "partition": partition, "rows": facts.rows, "bytes": found.size,
-                         "digest": facts.digest, "inputs": facts.inputs, "notes": json.dumps(facts.notes),
-                         "written": (facts.written or found.changed) // 1000})
+            rows.append(
+                {
+                    "table_name": table,
+                    "partition": partition,
+                    "rows": facts.rows,
+                    "bytes": found.size,
+                    "digest": facts.digest,
+                    "inputs": facts.inputs,
+                    "notes": json.dumps(facts.notes),
+                    "written": (facts.written or found.changed) // 1000,
+                }
+            )
     return pa.Table.from_pylist(rows, PARTITIONS)
 
 
 def _runs(lake: Lake) -> pa.Table:
-    return pa.Table.from_pylist([{"run": r["run"], "started": r["started"] // 1000, "ended": r["ended"] // 1000,
-                                  "computed": json.dumps(r["computed"])} for r in history.runs(lake)], RUNS)
+    return pa.Table.from_pylist(
+        [
+            {"run": r["run"], "started": r["started"] // 1000, "ended": r["ended"] // 1000, "computed": json.dumps(r["computed"])}
+            for r in history.runs(lake)
+        ],
+        RUNS,
+    )
 
 
 def _fill(connection: Any, lake: Lake, files: Files) -> None:

@@ -66,16 +66,20 @@ def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
 
 def table_view(table: str, files: Sequence[Path]) -> str:
     """``CREATE VIEW`` of ``table`` over ``files``; a column that a file does not have is null in its rows."""
+
     def columns(names: Sequence[str]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
 
-    parts = [f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(quoted, paths))}])"
-             for names, paths in _by_columns(files).items()] or [f"SELECT {columns(())} WHERE false"]
+    parts = [
+        f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(quoted, paths))}])"
+        for names, paths in _by_columns(files).items()
+    ] or [f"SELECT {columns(())} WHERE false"]
     return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'
 
 
 EMBEDDINGS = "CREATE OR REPLACE VIEW embeddings AS " + " UNION ALL ".join(
-    f"SELECT '{s}' AS signal, * FROM \"{s}\"" for s in SIGNALS)
+    f"SELECT '{s}' AS signal, * FROM \"{s}\"" for s in SIGNALS
+)
 
 _SIDE = ("caption", "licence", "source", "width", "height", "extra")
 

@@ -32,8 +32,15 @@ class Shelf:
 
     def profile(self, url: str, patience: float = 30.0, **more: Any) -> Profile:
         vision = {"model": "m", "urls": [url], "tries": 1, "timeout_s": patience, "deadline_s": patience, "image_size": 32}
-        return resolve(self.lake, overrides={"annotate.backend": "openai", "annotate.vision": vision, "annotate.retries": 2,
-                                             **{f"annotate.{k}": v for k, v in more.items()}})[0]
+        return resolve(
+            self.lake,
+            overrides={
+                "annotate.backend": "openai",
+                "annotate.vision": vision,
+                "annotate.retries": 2,
+                **{f"annotate.{k}": v for k, v in more.items()},
+            },
+        )[0]
 
     def run(self, behave: Callable[[dict[str, Any], int], Any] = _answer) -> tuple[int, int]:
         """What `mmret run` does with both stages of the shard. Returns (requests that the server got, rows worked on)."""
@@ -44,6 +51,7 @@ class Shelf:
     def annotate(self, profile: Profile) -> int:
         rows = 0
         for table, make in (("descriptions", describe_shard), ("instructions", instruct_shard)):
+
             def compute(lake: Lake, profile: Profile, shard: str, inputs: str, make: Any = make) -> Any:
                 return make(lake, shard, load_annotator(profile.annotate), profile.annotate, inputs)
 

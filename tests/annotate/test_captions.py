@@ -24,10 +24,7 @@ SMALL = {*"a an the of and or to in on at with for is are it its as by they them
 
 def _words(text: str) -> set[str]:
     return (
-        {
-            GERUNDS.get(w) or (gerund(w) if w in VERBS else w)
-            for w in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", text.casefold())
-        }
+        {GERUNDS.get(w) or (gerund(w) if w in VERBS else w) for w in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", text.casefold())}
         - SMALL
         - {gerund(w) for w in FRAME.split()}
     )
@@ -169,9 +166,7 @@ def test_as_many_distinct_instructions_as_asked_for(count: int) -> None:
         assert len({t.casefold() for t in texts}) == count, texts
 
 
-@pytest.mark.parametrize(
-    "a, b", [("A dog.", "a dog"), ("“Stop” sign", "stop sign"), ("x", "X"), ("", ""), ("...", "!!")]
-)
+@pytest.mark.parametrize("a, b", [("A dog.", "a dog"), ("“Stop” sign", "stop sign"), ("x", "X"), ("", ""), ("...", "!!")])
 def test_identical_captions_have_no_instruction(a: str, b: str) -> None:
     assert instructions(a, b, 3, "k") is None
     assert description(a, b) is None
@@ -226,9 +221,7 @@ def test_any_text_is_only_data(odd: str) -> None:
             assert len({t.casefold() for t in texts}) == 3 and all(t.strip() and "\n" not in t for t in texts)
             assert len(text.split()) <= 100
             assert (
-                text.startswith("Both images ")
-                and "However, the Source Image " in text
-                and ", whereas the Target Image " in text
+                text.startswith("Both images ") and "However, the Source Image " in text and ", whereas the Target Image " in text
             )
 
 
@@ -237,9 +230,7 @@ def test_descriptions_keep_the_frame_and_the_length() -> None:
         for source, target in _near_pairs(name, 150):
             text = description(source, target)
             if text is not None:
-                assert re.fullmatch(
-                    r"Both images .+\. However, the Source Image .+, whereas the Target Image .+\.", text
-                )
+                assert re.fullmatch(r"Both images .+\. However, the Source Image .+, whereas the Target Image .+\.", text)
                 assert len(text.split()) <= 100, text
 
 

@@ -58,8 +58,13 @@ def test_what_was_sent_is_noted_and_the_rest_is_estimated(shelf: Shelf) -> None:
     assert notes["requests_sent"] == PAIRS and notes["sent_tokens_in"] == notes["tokens_in"] == 7 * PAIRS
     assert notes["sent_per_second"] > 0 and notes["model"] == "m"
     priced = shelf.profile("http://any").model_copy()
-    priced = priced.model_copy(update={"annotate": priced.annotate.model_copy(update={
-        "vision": priced.annotate.vision.model_copy(update={"price_in": 1e6, "price_out": 0.0})})})
+    priced = priced.model_copy(
+        update={
+            "annotate": priced.annotate.model_copy(
+                update={"vision": priced.annotate.vision.model_copy(update={"price_in": 1e6, "price_out": 0.0})}
+            )
+        }
+    )
     found = reckon(shelf.lake, priced)
     left = shelf.lake.facts("pairs", "shard-00001").rows
     assert [k["to_send"] for k in found["kinds"]] == [left, left]
@@ -98,8 +103,16 @@ def test_a_dry_run_stops_before_anything_is_sent(shelf: Shelf) -> None:
     for table in ("descriptions", "instructions"):
         shutil.rmtree(shelf.lake.root / table)
     with RudeServer(_answer) as server:
-        found = run(command(shelf.lake.root, "--dry-run", "--set", "annotate.backend=openai", "--set",
-                            f"annotate.vision={{model: m, price_in: 0.5, urls: ['{server.url}']}}"))
+        found = run(
+            command(
+                shelf.lake.root,
+                "--dry-run",
+                "--set",
+                "annotate.backend=openai",
+                "--set",
+                f"annotate.vision={{model: m, price_in: 0.5, urls: ['{server.url}']}}",
+            )
+        )
         assert not server.bodies
     pairs = sum(shelf.lake.facts("pairs", s).rows for s in shelf.lake.shards())
     assert [(k["kind"], k["to_send"]) for k in found["kinds"]] == [("describe", pairs), ("instruct", pairs)]

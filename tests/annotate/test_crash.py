@@ -39,8 +39,9 @@ def _stored(store: Path, keys: list[str]) -> set[str]:
     return set(answers.look_up("describe", keys)) | set(answers.look_up("instruct", keys))
 
 
-def _killed_again_and_again(folder: Path, count: int, flush: int, url: str, kills: int, in_flight: int,
-                            sent: Callable[[], Counter[str]]) -> None:
+def _killed_again_and_again(
+    folder: Path, count: int, flush: int, url: str, kills: int, in_flight: int, sent: Callable[[], Counter[str]]
+) -> None:
     """Kill a run of ``2 * count`` requests ``kills`` times, let it finish, and compare it with one that was let be. ``sent``: how
     often each key has been sent so far; ``in_flight``: requests that may be lost besides those not yet flushed."""
     store, out, dice = folder / "answers", folder / "killed", random.Random(3)
@@ -99,5 +100,6 @@ def test_20_000_requests_to_a_server_killed_five_times(tmp_path: Path) -> None:
         return answer
 
     with RudeServer(log, keep=False) as server:
-        _killed_again_and_again(tmp_path, count, flush=2048, url=server.url, kills=5, in_flight=IN_FLIGHT,
-                                sent=lambda: Counter(dict(seen)))
+        _killed_again_and_again(
+            tmp_path, count, flush=2048, url=server.url, kills=5, in_flight=IN_FLIGHT, sent=lambda: Counter(dict(seen))
+        )

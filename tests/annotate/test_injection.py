@@ -42,14 +42,15 @@ def test_a_prompt_holds_it_as_one_json_string_at_the_one_place(text: str) -> Non
     assert asked.system == plain.system
     before, after = plain.user.split('"PLACE"')
     assert asked.user.startswith(before) and asked.user.endswith(after)
-    inside = asked.user[len(before):len(asked.user) - len(after)]
+    inside = asked.user[len(before) : len(asked.user) - len(after)]
     assert json.loads(inside).replace("{ {images} }", IMAGES) == text and "\n" not in inside and IMAGES not in inside
 
 
 @pytest.mark.parametrize("kind", ["instruct", "judge"])
 def test_the_prompt_says_that_what_it_quotes_is_data(kind: str) -> None:
-    prompt = prompts.prompt(kind).fill(**dict.fromkeys(
-        ("images", "language", "count", "words", "description", "instructions", "demonstrations"), "x"))
+    prompt = prompts.prompt(kind).fill(
+        **dict.fromkeys(("images", "language", "count", "words", "description", "instructions", "demonstrations"), "x")
+    )
     assert "data" in " ".join(prompt).lower()
 
 

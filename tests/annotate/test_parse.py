@@ -108,15 +108,11 @@ def test_descriptions(text: str, reason: str) -> None:
 
 
 def test_other_languages_are_taken_where_they_are_asked_for() -> None:
-    assert (
-        _reason(CHINESE, language="Chinese") == "" and _reason(json.dumps(GOOD), language="Chinese") == "wrong_language"
-    )
+    assert _reason(CHINESE, language="Chinese") == "" and _reason(json.dumps(GOOD), language="Chinese") == "wrong_language"
     assert _reason(CHINESE, language="Klingon") == ""  # not known here: not judged
 
 
-@pytest.mark.parametrize(
-    "text", ["make it blue", "no steam", "with a spoon", "OK", "12 34", "un café à emporter", "Qipao"]
-)
+@pytest.mark.parametrize("text", ["make it blue", "no steam", "with a spoon", "OK", "12 34", "un café à emporter", "Qipao"])
 def test_short_english_is_never_called_foreign(text: str) -> None:
     assert not in_wrong_language(text, "English")
 

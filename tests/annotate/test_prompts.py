@@ -16,9 +16,7 @@ SETTINGS = AnnotateSettings(backend="openai", vision=ENGINE)
 
 
 def _ask(kind: Kind, pair: str = "p1", **changes: object) -> Request:
-    return Request(
-        kind, pair, "a" * 32, "b" * 32, description="Both images show x.", instructions=("be blue",)
-    )._replace(**changes)
+    return Request(kind, pair, "a" * 32, "b" * 32, description="Both images show x.", instructions=("be blue",))._replace(**changes)
 
 
 def test_fifty_demonstrations_in_the_frame_each_with_three_concise_and_different_queries() -> None:
@@ -28,9 +26,7 @@ def test_fifty_demonstrations_in_the_frame_each_with_three_concise_and_different
         assert d.description.startswith("Both images ") and "However, the Source Image " in d.description
         assert ", whereas the Target Image " in d.description and 20 <= len(d.description.split()) <= 100
         assert len({t.casefold() for t in d.instructions}) == len(d.instructions) == 3
-        assert all(
-            2 <= len(t.split()) <= 25 and t[0].islower() or t.startswith("Brandenburg") for t in d.instructions
-        ), d
+        assert all(2 <= len(t.split()) <= 25 and t[0].islower() or t.startswith("Brandenburg") for t in d.instructions), d
     assert len({t for d in pool for t in d.instructions}) == 150
 
 

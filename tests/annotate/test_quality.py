@@ -36,12 +36,15 @@ def test_histograms_count_every_text_and_the_last_bin_is_open() -> None:
     assert quality.lengths([], (0, 2))["counts"] == [0, 0]
 
 
-@pytest.mark.parametrize("text, leaks", [
-    ("the white mug with steam", True),
-    ("make it blue instead of white", False),  # an edit may name what it changes
-    ("a blue one on the table", False),
-    ("without the steam", False),
-])
+@pytest.mark.parametrize(
+    "text, leaks",
+    [
+        ("the white mug with steam", True),
+        ("make it blue instead of white", False),  # an edit may name what it changes
+        ("a blue one on the table", False),
+        ("without the steam", False),
+    ],
+)
 def test_a_leak_names_what_only_the_source_has_and_does_not_change_it(text: str, leaks: bool) -> None:
     source, target = "A white mug with steam on a table", "A blue mug on a table"
     assert quality.leakage([text], [source], [target], "English") == float(leaks)
@@ -127,21 +130,30 @@ def _check(lake: Lake, name: str, **limits: float) -> dg.AssetCheckEvaluation:
     from assets.definitions import defs
 
     job = defs.resolve_implicit_global_asset_job_def().get_subset(
-        asset_selection=set(), asset_check_selection={dg.AssetCheckKey(dg.AssetKey("triplets"), name)})
-    config = {"resources": {"lake": {"config": {"folder": str(lake.root)}},
-                            "profile": {"config": {"overrides": {f"quality.{k}": v for k, v in limits.items()}}}}}
+        asset_selection=set(), asset_check_selection={dg.AssetCheckKey(dg.AssetKey("triplets"), name)}
+    )
+    config = {
+        "resources": {
+            "lake": {"config": {"folder": str(lake.root)}},
+            "profile": {"config": {"overrides": {f"quality.{k}": v for k, v in limits.items()}}},
+        }
+    }
     return job.execute_in_process(run_config=config).get_asset_check_evaluations()[0]
 
 
-@pytest.mark.parametrize("name, limit, at_most", [
-    ("texts_do_not_tell_the_target", "max_text_alone", True),
-    ("images_do_not_tell_the_target", "max_image_alone", True),
-    ("texts_are_varied", "min_distinct_2", False),
-    ("texts_do_not_tell_the_source", "max_leakage", True),
-    ("most_pairs_have_texts", "max_failed", True),
-])
-def test_a_figure_beyond_its_limit_warns_and_blocks_nothing(lake: Lake, tmp_path: Path, name: str, limit: str,
-                                                            at_most: bool) -> None:
+@pytest.mark.parametrize(
+    "name, limit, at_most",
+    [
+        ("texts_do_not_tell_the_target", "max_text_alone", True),
+        ("images_do_not_tell_the_target", "max_image_alone", True),
+        ("texts_are_varied", "min_distinct_2", False),
+        ("texts_do_not_tell_the_source", "max_leakage", True),
+        ("most_pairs_have_texts", "max_failed", True),
+    ],
+)
+def test_a_figure_beyond_its_limit_warns_and_blocks_nothing(
+    lake: Lake, tmp_path: Path, name: str, limit: str, at_most: bool
+) -> None:
     planted = Lake(shutil.copytree(lake.root, tmp_path / "lake"))
     facts, rows = planted.facts("triplets", SHARD), planted.read("triplets", SHARD).slice(0, 70)
     figures = {"distinct_2": 0.3, "leakage": 0.3, "redundancy": {"text_alone": 0.3, "image_alone": 0.3}}
@@ -149,6 +161,7 @@ def test_a_figure_beyond_its_limit_warns_and_blocks_nothing(lake: Lake, tmp_path
     within, beyond = (0.4, 0.2) if at_most else (0.2, 0.4)
     fine, warned = (_check(planted, name, **{limit: value}) for value in (within, beyond))
     assert SHARD not in fine.metadata["beyond the limit"].value
-    assert not warned.passed and warned.metadata["beyond the limit"].value[SHARD] == pytest.approx({
-        next(iter(warned.metadata["shards"].value[SHARD])): 0.3})
+    assert not warned.passed and warned.metadata["beyond the limit"].value[SHARD] == pytest.approx(
+        {next(iter(warned.metadata["shards"].value[SHARD])): 0.3}
+    )
     assert fine.severity == warned.severity == dg.AssetCheckSeverity.WARN

@@ -53,9 +53,7 @@ class Counting(CaptionsAnnotator):
             yield i, answer
 
 
-def _run(
-    annotator: CaptionsAnnotator, store: AnswerStore | None, pairs: pa.Table | None = None
-) -> tuple[pa.Table, pa.Table]:
+def _run(annotator: CaptionsAnnotator, store: AnswerStore | None, pairs: pa.Table | None = None) -> tuple[pa.Table, pa.Table]:
     pairs = _pairs() if pairs is None else pairs
     described = describe(pairs, CAPTIONS, annotator, SETTINGS, store)
     return described, instruct(described, pairs, CAPTIONS, annotator, SETTINGS, store)
@@ -71,9 +69,7 @@ def test_every_pair_is_a_row_with_a_status(tmp_path: Path) -> None:
         assert reasons[pair_id("0" * 32, "e" * 32)] == reasons[pair_id("0" * 32, "f" * 32)] == ("failed", "no_caption")
         assert reasons[pair_id("0" * 32, f"{1:032x}")] == ("ok", None)
     assert all(
-        len(t) == 3
-        for t, s in zip(instructed["texts"].to_pylist(), instructed["status"].to_pylist(), strict=True)
-        if s == "ok"
+        len(t) == 3 for t, s in zip(instructed["texts"].to_pylist(), instructed["status"].to_pylist(), strict=True) if s == "ok"
     )
 
 

@@ -33,8 +33,18 @@ MODEL_LENGTH = 8192
 GRAMMAR = {"backend": "xgrammar", "disable_any_whitespace": True}  # else a model of chance writes spaces for ever
 WHOLE_PROMPTS = {"enable_chunked_prefill": False, "max_num_batched_tokens": MODEL_LENGTH}
 """On a CPU, vLLM 0.32 dies of a request that has a seed and whose prompt is taken in parts."""
-REASONS = {"truncated", "not_json", "too_few", "duplicate", "empty", "too_long", "wrong_language", "refusal", "copied_caption",
-           "leaked_source"}
+REASONS = {
+    "truncated",
+    "not_json",
+    "too_few",
+    "duplicate",
+    "empty",
+    "too_long",
+    "wrong_language",
+    "refusal",
+    "copied_caption",
+    "leaked_source",
+}
 """What may be wrong with the text of a model of chance; all else is the fault of the engine or ours."""
 
 
@@ -68,13 +78,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.annotate.tiny_vlm import make
 
     folder = Path(prompts.__file__).parent
-    return make(tmp_path_factory.mktemp("tiny") / "qwen2-vl",
-                [p.read_text() for p in sorted(folder.iterdir()) if p.suffix in (".md", ".jsonl")])
+    return make(
+        tmp_path_factory.mktemp("tiny") / "qwen2-vl",
+        [p.read_text() for p in sorted(folder.iterdir()) if p.suffix in (".md", ".jsonl")],
+    )
 
 
 def _settings(backend: str, model: Path, **more: Any) -> AnnotateSettings:
-    engine = EngineSettings(model=str(model), temperature=1.0, top_p=1.0, max_tokens=400, image_size=84, timeout_s=300,
-                            deadline_s=600, concurrency=64, **more)
+    engine = EngineSettings(
+        model=str(model),
+        temperature=1.0,
+        top_p=1.0,
+        max_tokens=400,
+        image_size=84,
+        timeout_s=300,
+        deadline_s=600,
+        concurrency=64,
+        **more,
+    )
     return AnnotateSettings(backend=backend, vision=engine, demonstrations=1, attempts=1)
 
 
@@ -84,7 +105,8 @@ def _annotate(annotator: Any, settings: AnnotateSettings, folder: Path) -> tuple
     described = describe(_pairs(), {}, annotator, settings, store, tally)
     # the instructions are asked of every pair, also where chance wrote no description
     told = described.set_column(2, "text", pa.array(["Both images show a colour."] * PAIRS)).set_column(
-        6, "status", pa.array(["ok"] * PAIRS))
+        6, "status", pa.array(["ok"] * PAIRS)
+    )
     texts = instruct(told, _pairs(), {}, annotator, settings, store, tally)
     assert tally.sent == 2 * PAIRS
     again = Tally()
@@ -110,8 +132,13 @@ def _check(described: list[dict[str, Any]], texts: list[dict[str, Any]]) -> None
 
 def test_64_pairs_in_process(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    engine = {"max_model_len": MODEL_LENGTH, "enforce_eager": True, "max_num_seqs": PAIRS, "structured_outputs_config": GRAMMAR,
-              **WHOLE_PROMPTS}
+    engine = {
+        "max_model_len": MODEL_LENGTH,
+        "enforce_eager": True,
+        "max_num_seqs": PAIRS,
+        "structured_outputs_config": GRAMMAR,
+        **WHOLE_PROMPTS,
+    }
     settings = _settings("vllm", model, engine=engine)
     annotator = load_annotator(settings)
     _check(*_annotate(annotator, settings, tmp_path))
@@ -127,11 +154,29 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host", "127.0.0.1",
-               "--port", str(port), "--enforce-eager", "--max-model-len", str(MODEL_LENGTH), "--max-num-seqs", str(PAIRS),
-               "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(MODEL_LENGTH),
-               "--limit-mm-per-prompt", '{"image": 2}',
-               "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--enforce-eager",
+        "--max-model-len",
+        str(MODEL_LENGTH),
+        "--max-num-seqs",
+        str(PAIRS),
+        "--no-enable-chunked-prefill",
+        "--max-num-batched-tokens",
+        str(MODEL_LENGTH),
+        "--limit-mm-per-prompt",
+        '{"image": 2}',
+        "--structured-outputs-config",
+        '{"backend": "xgrammar", "disable_any_whitespace": true}',
+    ]
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"})
         try:

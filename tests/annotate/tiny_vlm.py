@@ -27,8 +27,12 @@ def tokenizer(texts: list[str]) -> object:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    inner.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=800, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    inner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=800, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        ),
+    )
     made = Qwen2TokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
     return made
@@ -44,15 +48,25 @@ def make(folder: Path, texts: list[str]) -> Path:
     ids = {name: words.convert_tokens_to_ids(name) for name in SPECIAL}
     config = Qwen2VLConfig(
         text_config={
-            "vocab_size": len(words), "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 8192, "tie_word_embeddings": False,
+            "vocab_size": len(words),
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": False,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [8, 12, 12]},
-            "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
         },
         vision_config={"depth": 1, "embed_dim": HEAD, "hidden_size": HIDDEN, "num_heads": 1, "mlp_ratio": 2, "patch_size": 14},
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=False)
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
     torch.manual_seed(0)
     model = Qwen2VLForConditionalGeneration(config).eval()
     with torch.no_grad():  # a direction that every hidden state shares, and an output layer that reads it
@@ -64,5 +78,6 @@ def make(folder: Path, texts: list[str]) -> Path:
     model.save_pretrained(folder)
     pixels = {"min_pixels": 28 * 28, "max_pixels": 112 * 112}
     Qwen2VLProcessor(Qwen2VLImageProcessor(**pixels), words, Qwen2VLVideoProcessor(**pixels), chat_template=CHAT).save_pretrained(
-        folder)
+        folder
+    )
     return folder

@@ -79,9 +79,7 @@ def fashioniq(root: Path, categories: tuple[str, ...] = ("dress", "shirt", "topt
     return root
 
 
-def fashioniq_predictions(
-    categories: tuple[str, ...] = ("dress", "shirt", "toptee"), queries: int = 4
-) -> dict[str, Any]:
+def fashioniq_predictions(categories: tuple[str, ...] = ("dress", "shirt", "toptee"), queries: int = 4) -> dict[str, Any]:
     return {name: [ASINS[:50] for _ in range(queries)] for name in categories}
 
 
@@ -108,9 +106,7 @@ def genecis(root: Path, tasks: tuple[str, ...] = ("focus_attribute", "change_obj
     return root
 
 
-def genecis_predictions(
-    tasks: tuple[str, ...] = ("focus_attribute", "change_object"), templates: int = 4
-) -> dict[str, Any]:
+def genecis_predictions(tasks: tuple[str, ...] = ("focus_attribute", "change_object"), templates: int = 4) -> dict[str, Any]:
     return {task: [[1, 0, 2, 3, 4] for _ in range(templates)] for task in tasks}
 
 

@@ -16,9 +16,7 @@ def same(given, expected):
 def test_circo_equals_the_official_evaluation(golden, call, case, folder):
     expected = load(golden / "circo" / "expected.json")[case]
     annotations = golden / "circo" if folder else golden / "circo" / "val.json"
-    values = call(
-        "circo", "--annotations", annotations, "--predictions", golden / "circo" / expected["file"], "--json"
-    ).json
+    values = call("circo", "--annotations", annotations, "--predictions", golden / "circo" / expected["file"], "--json").json
     assert list(values) == ["mAP", "Recall", "semantic_mAP@10"]
     same(values["mAP"], expected["mAP"])
     same(values["Recall"], expected["recall"])
@@ -99,9 +97,7 @@ def test_mmeb_aggregates_of_the_paper_table_come_out(golden, call, tmp_path, mod
     assert list(values) == ["sets", "meta", "IND", "OOD", "overall"]
     assert len(values["sets"]) == 36
     same(values["sets"], table["per_dataset"][model])
-    given = {name.lower(): v for name, v in values["meta"].items()} | {
-        k.lower(): values[k] for k in ("IND", "OOD", "overall")
-    }
+    given = {name.lower(): v for name, v in values["meta"].items()} | {k.lower(): values[k] for k in ("IND", "OOD", "overall")}
     assert given == pytest.approx({k.lower(): v for k, v in recomputed.items()}, abs=6e-5)
 
 

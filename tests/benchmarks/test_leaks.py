@@ -75,8 +75,7 @@ def test_an_embedding_finds_what_the_hashes_do_not(files):
 def test_vectors_of_two_models_are_refused():
     table = fingerprints([("a", b"x")])
     one, two = (
-        table.append_column("vector", pa.FixedSizeListArray.from_arrays(pa.array(np.ones(d, np.float32)), d))
-        for d in (2, 3)
+        table.append_column("vector", pa.FixedSizeListArray.from_arrays(pa.array(np.ones(d, np.float32)), d)) for d in (2, 3)
     )
     with pytest.raises(UserError, match="not from one model"):
         leaks(one, {"circo": two})

@@ -308,9 +308,7 @@ def test_the_test_splits_are_validated_but_never_scored(golden, call):
     assert cirr_answer.code == 2 and "well-formed" in cirr_answer.err
 
 
-@pytest.mark.parametrize(
-    "option, benchmark", [("--soft", "circo"), ("--remove-reference", "cirr"), ("--gallery=union", "genecis")]
-)
+@pytest.mark.parametrize("option, benchmark", [("--soft", "circo"), ("--remove-reference", "cirr"), ("--gallery=union", "genecis")])
 def test_an_option_of_another_benchmark_is_refused(score, option, benchmark):
     answer = score(benchmark, LAYOUTS[benchmark][1](), option)
     assert answer.code == 2 and "only" in answer.err

@@ -37,9 +37,7 @@ def test_circo_ap_divides_by_the_smaller_of_ground_truths_and_k():
 
 def test_circo_recall_counts_only_the_target_not_the_other_ground_truths(call, tmp_path):
     rankings = {str(i): [120 + i, *(x for x in CIRCO_IDS if x not in (110 + i, 120 + i))][:50] for i in range(4)}
-    values = call(
-        "circo", "--annotations", circo(tmp_path), "--predictions", dump(tmp_path / "p.json", rankings), "--json"
-    ).json
+    values = call("circo", "--annotations", circo(tmp_path), "--predictions", dump(tmp_path / "p.json", rankings), "--json").json
     assert values["Recall"] == {"5": 0, "10": 0, "25": 0, "50": 0}
     assert values["mAP"]["5"] == pytest.approx(50)
 
@@ -47,9 +45,7 @@ def test_circo_recall_counts_only_the_target_not_the_other_ground_truths(call, t
 def test_circo_a_query_counts_for_each_of_its_aspects_and_an_aspect_without_query_is_null(call, tmp_path):
     rankings = circo_predictions()
     rankings["0"] = [110, 120, *(x for x in CIRCO_IDS if x not in (110, 120))][:50]
-    values = call(
-        "circo", "--annotations", circo(tmp_path), "--predictions", dump(tmp_path / "p.json", rankings), "--json"
-    ).json
+    values = call("circo", "--annotations", circo(tmp_path), "--predictions", dump(tmp_path / "p.json", rankings), "--json").json
     semantic = values["semantic_mAP@10"]
     assert list(semantic) == list(circo_benchmark.ASPECTS)
     assert semantic["negation"] == pytest.approx(100)
@@ -58,9 +54,7 @@ def test_circo_a_query_counts_for_each_of_its_aspects_and_an_aspect_without_quer
 
 
 def test_circo_the_reference_stays_in_the_ranking_unless_asked(call, tmp_path):
-    rankings = {
-        str(i): [100 + i, 110 + i, *(x for x in CIRCO_IDS if x not in (100 + i, 110 + i))][:50] for i in range(4)
-    }
+    rankings = {str(i): [100 + i, 110 + i, *(x for x in CIRCO_IDS if x not in (100 + i, 110 + i))][:50] for i in range(4)}
     arguments = (
         "circo",
         "--annotations",
@@ -112,9 +106,7 @@ def test_circo_annotations_are_what_was_counted(golden):
     queries = circo_benchmark.load(golden / "circo" / "val.json").queries
     assert len(queries) == stats["val"]["queries"]
     assert sum(len(q.ground_truths) for q in queries) == stats["val"]["gt_total"]
-    assert {a: sum(a in q.aspects for q in queries) for a in circo_benchmark.ASPECTS} == stats["val"][
-        "semantic_aspect_counts"
-    ]
+    assert {a: sum(a in q.aspects for q in queries) for a in circo_benchmark.ASPECTS} == stats["val"]["semantic_aspect_counts"]
     assert not any(q.reference in q.ground_truths for q in queries)
     gallery = circo_benchmark.load(golden / "circo" / "val.json").gallery
     assert len(gallery) == stats["gallery"]["images"] and list(gallery[:5]) == stats["gallery"]["first_ids"]
@@ -206,9 +198,7 @@ def test_fashioniq_mean_is_unweighted_over_categories(call, tmp_path):
     for i, ranking in enumerate(lists["shirt"]):
         ranking.remove(ASINS[10 + i])
         lists["shirt"][i] = [ASINS[10 + i], *ranking]
-    values = call(
-        "fashioniq", "--annotations", annotations, "--predictions", dump(tmp_path / "p.json", lists), "--json"
-    ).json
+    values = call("fashioniq", "--annotations", annotations, "--predictions", dump(tmp_path / "p.json", lists), "--json").json
     assert [values[c]["R@10"] for c in ("dress", "shirt", "toptee")] == [0, 100, 0]
     assert values["mean"]["R@10"] == pytest.approx(100 / 3)
     assert values["mean"]["R@50"] == pytest.approx(100)
@@ -230,9 +220,7 @@ def test_fashioniq_the_smaller_gallery_is_an_explicit_choice_and_easier(golden, 
 def test_fashioniq_union_gallery_reranks_complete_lists_and_says_so(call, tmp_path):
     union = [*ASINS[:4], *ASINS[10:14]]
     rest = [a for a in ASINS if a not in union]
-    lists = {
-        "dress": [[*rest[:30], ASINS[10 + i], *rest[30:], *(a for a in union if a != ASINS[10 + i])] for i in range(4)]
-    }
+    lists = {"dress": [[*rest[:30], ASINS[10 + i], *rest[30:], *(a for a in union if a != ASINS[10 + i])] for i in range(4)]}
     arguments = (
         "fashioniq",
         "--annotations",
@@ -283,9 +271,7 @@ def test_fashioniq_a_target_is_matched_whole_not_as_a_substring(call, tmp_path):
     )
     dump(tmp_path / "image_splits" / "split.dress.val.json", [*ASINS, "B00000001"])
     lists = {"dress": [ASINS[1:51]]}  # B000000010 and others contain the target's name
-    values = call(
-        "fashioniq", "--annotations", annotations, "--predictions", dump(tmp_path / "p.json", lists), "--json"
-    ).json
+    values = call("fashioniq", "--annotations", annotations, "--predictions", dump(tmp_path / "p.json", lists), "--json").json
     assert values["dress"]["R@50"] == 0
 
 
@@ -298,9 +284,7 @@ def test_fashioniq_a_single_caption_file_finds_its_split(call, tmp_path):
 def test_fashioniq_split_of_another_category_is_refused(call, tmp_path):
     annotations = fashioniq(tmp_path)
     dump(tmp_path / "image_splits" / "split.dress.val.json", [f"X{a}" for a in ASINS])
-    answer = call(
-        "fashioniq", "--annotations", annotations, "--predictions", dump(tmp_path / "p.json", fashioniq_predictions())
-    )
+    answer = call("fashioniq", "--annotations", annotations, "--predictions", dump(tmp_path / "p.json", fashioniq_predictions()))
     assert answer.code == 2 and "do not belong together" in answer.err
 
 
@@ -310,9 +294,7 @@ def test_fashioniq_split_of_another_category_is_refused(call, tmp_path):
 def test_genecis_mean_over_tasks_and_ranks(call, tmp_path):
     lists = genecis_predictions()
     lists["change_object"] = [[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [1, 2, 0, 3, 4], [1, 2, 3, 0, 4]]
-    values = call(
-        "genecis", "--annotations", genecis(tmp_path), "--predictions", dump(tmp_path / "p.json", lists), "--json"
-    ).json
+    values = call("genecis", "--annotations", genecis(tmp_path), "--predictions", dump(tmp_path / "p.json", lists), "--json").json
     assert values["focus_attribute"] == {"R@1": 0, "R@2": 100, "R@3": 100}
     assert values["change_object"] == {"R@1": 25, "R@2": 50, "R@3": 75}
     assert values["mean"] == {"R@1": 12.5, "R@2": 75, "R@3": 87.5}

@@ -33,9 +33,7 @@ def test_circo_query_texts_equal_the_authors_files(golden, split, template, key)
     expected = load(golden / "circo" / "expected_query_texts.json")[split]
     queries = circo.load(golden / "circo" / f"{split}.json").queries
     chosen = load_protocol("circo", template).template
-    texts = [
-        chosen.texts({"shared_concept": q.shared_concept, "relative_caption": q.relative_caption})[0] for q in queries
-    ]
+    texts = [chosen.texts({"shared_concept": q.shared_concept, "relative_caption": q.relative_caption})[0] for q in queries]
     assert len(texts) == expected["n"] and sha(texts) == expected[key]
 
 

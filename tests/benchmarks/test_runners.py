@@ -69,18 +69,14 @@ def test_written_predictions_score_to_the_same_numbers(tmp_path, benchmark):
     for variant in run.variants:
         folder = tmp_path / "out" / variant.name.replace(", ", "-").replace(" ", "-")
         if benchmark == "cirr":
-            scores = score_file(
-                "cirr", annotations, folder / "recall.json", ScoreOptions(folder / "recall_subset.json")
-            )
+            scores = score_file("cirr", annotations, folder / "recall.json", ScoreOptions(folder / "recall_subset.json"))
         else:
             scores = score_file(benchmark, annotations, folder / "predictions.json")
         assert scores.values == json.loads(json.dumps(variant.values))
 
 
 @pytest.mark.parametrize("benchmark", WORLDS)
-def test_clip_checkpoint_through_the_real_loading_path_on_real_pictures(
-    tmp_path, checkpoint, photos, one_thread, benchmark
-):
+def test_clip_checkpoint_through_the_real_loading_path_on_real_pictures(tmp_path, checkpoint, photos, one_thread, benchmark):
     lake = Lake(tmp_path / "lake")
     images, annotations = WORLDS[benchmark](tmp_path)
     real = sorted((photos / "images").glob("*.jpg"))

@@ -84,8 +84,7 @@ def mmeb(root: Path) -> tuple[Path, Path]:
 
     cirr_rows = [
         {
-            "qry_text": "<|image_1|>\nGiven an image, find a similar everyday image with the described changes: "
-            f"{colour(i + 8)}\n",
+            "qry_text": f"<|image_1|>\nGiven an image, find a similar everyday image with the described changes: {colour(i + 8)}\n",
             "qry_img_path": pictures[i],
             "tgt_text": ["<|image_1|>\nRepresent the given image.\n"] * 5,
             "tgt_img_path": [pictures[i + 8], *(pictures[(i + j) % 8] for j in range(1, 5))],

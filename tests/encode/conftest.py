@@ -43,9 +43,22 @@ def fill(lake: Lake, pictures: Sequence[tuple[bytes, str]], shard: str = SHARD) 
     rows = []
     for position, (data, caption) in enumerate(pictures):
         seen = inspect(data)
-        rows.append({"image_id": content_id(data), "shard": shard, "position": position, "path": f"p{position}.png",
-                     "root": "test", "caption": caption, "caption_words": len(caption.split()), "width": seen.width,
-                     "height": seen.height, "format": seen.format, "mode": seen.mode, "data": data})
+        rows.append(
+            {
+                "image_id": content_id(data),
+                "shard": shard,
+                "position": position,
+                "path": f"p{position}.png",
+                "root": "test",
+                "caption": caption,
+                "caption_words": len(caption.split()),
+                "width": seen.width,
+                "height": seen.height,
+                "format": seen.format,
+                "mode": seen.mode,
+                "data": data,
+            }
+        )
     table = pa.Table.from_pylist(rows, IMAGES)
     lake.lance("images", IMAGES).add(table)
     lake.write("images", shard, table.select(IMAGES_INDEX.names), "test")
@@ -95,8 +108,9 @@ def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("dino") / "tiny-dino"
     torch.manual_seed(1)
-    Dinov2Model(Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
-                ).save_pretrained(folder)
+    Dinov2Model(
+        Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    ).save_pretrained(folder)
     BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
@@ -109,10 +123,12 @@ def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("open_clip") / "tiny-open-clip"
     folder.mkdir()
-    config = {"embed_dim": 40, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
-              "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}}
-    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic",
-                  "resize_mode": "shortest"}
+    config = {
+        "embed_dim": 40,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     torch.manual_seed(2)
     model = open_clip.create_model(f"local-dir:{folder}")

@@ -123,8 +123,7 @@ def test_long_texts_are_cut_and_told(clip_folder: Path, open_clip_folder: Path) 
         assert np.allclose(vectors[1], encoder.encode_texts([words[:6000]])[0], atol=1e-6), kind
 
 
-def test_the_name_changes_with_weights_and_preprocessing_but_not_with_the_place(clip_folder: Path,
-                                                                                tmp_path: Path) -> None:
+def test_the_name_changes_with_weights_and_preprocessing_but_not_with_the_place(clip_folder: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(clip_folder, tmp_path / "elsewhere" / clip_folder.name)
     name = load("clip", clip_folder).model
     assert name.startswith("tiny-clip@") and "+short32" in name
@@ -154,16 +153,19 @@ def test_a_batch_that_does_not_fit_is_halved(clip_folder: Path) -> None:
     assert encoder.batch_size == 2
 
 
-@pytest.mark.parametrize(("kind", "model", "revision", "says"), [
-    ("clip", "towers/clip", None, "mmret run --lake"),
-    ("clip", "/no/such/folder", None, "no model folder"),
-    ("clip", "somebody/absent-model", None, "HF_HUB_OFFLINE=1"),
-    ("dinov2", "somebody/absent-model", None, "HF_HUB_OFFLINE=1"),
-    ("open_clip", "hf-hub:somebody/absent-model", None, "HF_HUB_OFFLINE=1"),
-    ("open_clip", "NoSuchNet", None, "open_clip has no model"),
-    ("open_clip", "EVA02-B-16", None, "merged2b_s8b_b131k"),
-    ("open_clip", "EVA02-B-16", "no-such-tag", "merged2b_s8b_b131k"),
-])
+@pytest.mark.parametrize(
+    ("kind", "model", "revision", "says"),
+    [
+        ("clip", "towers/clip", None, "mmret run --lake"),
+        ("clip", "/no/such/folder", None, "no model folder"),
+        ("clip", "somebody/absent-model", None, "HF_HUB_OFFLINE=1"),
+        ("dinov2", "somebody/absent-model", None, "HF_HUB_OFFLINE=1"),
+        ("open_clip", "hf-hub:somebody/absent-model", None, "HF_HUB_OFFLINE=1"),
+        ("open_clip", "NoSuchNet", None, "open_clip has no model"),
+        ("open_clip", "EVA02-B-16", None, "merged2b_s8b_b131k"),
+        ("open_clip", "EVA02-B-16", "no-such-tag", "merged2b_s8b_b131k"),
+    ],
+)
 def test_a_model_that_is_not_there_says_what_to_do(kind: str, model: str, revision: str | None, says: str) -> None:
     with pytest.raises(UserError, match=says):
         load_encoder(EncoderSettings(kind=kind, model=model, revision=revision), "clip_image", Path("/nowhere"))

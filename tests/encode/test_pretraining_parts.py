@@ -30,8 +30,10 @@ def test_identical_captions_are_not_each_others_negatives() -> None:
     rows = [[0, 1, 3], [0, 1, 2, 3], [1, 2, 3], [0, 1, 2, 3]]  # what each row is compared with
     expected = sum(torch.logsumexp(m[i, rows[i]], 0) - m[i, i] for m in (logits, logits.T) for i in range(4)) / 8
     assert torch.allclose(value, expected)
-    assert torch.allclose(contrastive(image, text, scale, torch.eye(4, dtype=torch.bool)),
-                          (cross_entropy(logits, torch.arange(4)) + cross_entropy(logits.T, torch.arange(4))) / 2)
+    assert torch.allclose(
+        contrastive(image, text, scale, torch.eye(4, dtype=torch.bool)),
+        (cross_entropy(logits, torch.arange(4)) + cross_entropy(logits.T, torch.arange(4))) / 2,
+    )
 
 
 def test_captions_all_alike_leave_a_loss_of_zero() -> None:

@@ -23,8 +23,7 @@ from mmret.schemas import SIGNALS, TOWERS, content_id
 from mmret.settings import TowerSettings
 from tests.encode.conftest import CHECKOUT, corpus, encoded, noise
 
-TINY = TowerSettings(image_size=16, width=16, layers=1, heads=2, projection=8, vocabulary=540, batch_size=8,
-                     max_steps=5)
+TINY = TowerSettings(image_size=16, width=16, layers=1, heads=2, projection=8, vocabulary=540, batch_size=8, max_steps=5)
 
 
 def images(n: int) -> list[Captioned]:
@@ -72,8 +71,9 @@ def test_training_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 6, 9])
-def test_interrupted_training_ends_with_the_same_bits(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      stop_at: int) -> None:
+def test_interrupted_training_ends_with_the_same_bits(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
     monkeypatch.setattr(pretrain, "CHECKPOINT_SECONDS", 0.0)
 
     def stopping(task: str, done: int, total: int | None, note: str = "") -> None:
@@ -93,12 +93,17 @@ def test_interrupted_training_ends_with_the_same_bits(reference: Path, tmp_path:
 
 
 def test_kill_9_ends_with_the_same_bits(reference: Path, tmp_path: Path) -> None:
-    program = ("import sys, time; from pathlib import Path; from mmret.encode import pretrain, towers; "
-               "from tests.encode.test_towers import TINY, images; pretrain.CHECKPOINT_SECONDS = 0.0; "
-               "towers.progress.advance = lambda task, done, *rest: time.sleep(60 if done == 3 else 0); "
-               "towers.train(images(30), TINY, Path(sys.argv[1]))")
-    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "towers")], cwd=CHECKOUT,
-                             env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    program = (
+        "import sys, time; from pathlib import Path; from mmret.encode import pretrain, towers; "
+        "from tests.encode.test_towers import TINY, images; pretrain.CHECKPOINT_SECONDS = 0.0; "
+        "towers.progress.advance = lambda task, done, *rest: time.sleep(60 if done == 3 else 0); "
+        "towers.train(images(30), TINY, Path(sys.argv[1]))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "towers")],
+        cwd=CHECKOUT,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
     checkpoint = tmp_path / "towers.work" / "clip.pt"
     deadline = time.monotonic() + 200
     while not checkpoint.exists() and child.poll() is None and time.monotonic() < deadline:

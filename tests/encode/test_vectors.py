@@ -21,8 +21,11 @@ from tests.encode.conftest import SHARD, corpus, encoded, fill, noise
 @pytest.fixture
 def specs(clip_folder: Path, dino_folder: Path) -> dict[str, EncoderSettings]:
     clip = EncoderSettings(kind="clip", model=str(clip_folder), device="cpu", batch_size=4)
-    return {"clip_image": clip, "caption": clip,
-            "dino_image": EncoderSettings(kind="dinov2", model=str(dino_folder), device="cpu", batch_size=4)}
+    return {
+        "clip_image": clip,
+        "caption": clip,
+        "dino_image": EncoderSettings(kind="dinov2", model=str(dino_folder), device="cpu", batch_size=4),
+    }
 
 
 def test_a_shards_vectors_are_the_encoders_own_in_position_order(make_lake: Callable[..., Lake], specs: dict) -> None:
@@ -46,8 +49,9 @@ def test_a_shards_vectors_are_the_encoders_own_in_position_order(make_lake: Call
 
 
 @pytest.mark.parametrize("signal", ["clip_image", "caption"])
-def test_interrupted_equals_uninterrupted(make_lake: Callable[..., Lake], specs: dict, monkeypatch: pytest.MonkeyPatch,
-                                          signal: str) -> None:
+def test_interrupted_equals_uninterrupted(
+    make_lake: Callable[..., Lake], specs: dict, monkeypatch: pytest.MonkeyPatch, signal: str
+) -> None:
     monkeypatch.setattr(vectors, "FLUSH_ROWS", 4)
     whole, broken = make_lake(corpus(22), "whole"), make_lake(corpus(22), "broken")
     encode_shard(whole, SHARD, signal, specs[signal], "i")
@@ -74,8 +78,9 @@ def test_interrupted_equals_uninterrupted(make_lake: Callable[..., Lake], specs:
     assert broken.facts(signal, SHARD).digest == whole.facts(signal, SHARD).digest
 
 
-def test_a_changed_model_recomputes_and_never_mixes(make_lake: Callable[..., Lake], specs: dict, clip_folder: Path,
-                                                    tmp_path: Path) -> None:
+def test_a_changed_model_recomputes_and_never_mixes(
+    make_lake: Callable[..., Lake], specs: dict, clip_folder: Path, tmp_path: Path
+) -> None:
     import torch
     from transformers import CLIPModel
 
@@ -99,8 +104,9 @@ def test_a_changed_model_recomputes_and_never_mixes(make_lake: Callable[..., Lak
     assert np.array_equal(read_vectors(lake, SHARD, "clip_image")[1], before)
 
 
-def test_a_model_of_another_width_gets_a_table_of_its_own(make_lake: Callable[..., Lake], specs: dict,
-                                                          open_clip_folder: Path) -> None:
+def test_a_model_of_another_width_gets_a_table_of_its_own(
+    make_lake: Callable[..., Lake], specs: dict, open_clip_folder: Path
+) -> None:
     lake = make_lake(corpus(5))
     encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "a")
     assert vector_table(lake, SHARD, "clip_image").name == "clip_image"
@@ -121,8 +127,7 @@ def test_long_captions_are_flagged_and_counted(make_lake: Callable[..., Lake], s
 
 
 @pytest.mark.parametrize(("bad", "says"), [(0.0, "of zeros"), (np.nan, "finite numbers"), (np.inf, "finite numbers")])
-def test_a_vector_that_is_none_is_refused_by_name(make_lake: Callable[..., Lake], specs: dict, bad: float,
-                                                  says: str) -> None:
+def test_a_vector_that_is_none_is_refused_by_name(make_lake: Callable[..., Lake], specs: dict, bad: float, says: str) -> None:
     lake = make_lake(corpus(6))
     victim = lake.read("images", SHARD)["image_id"][4].as_py()
     encoder = load_encoder(specs["caption"], "caption", lake.root)
@@ -183,8 +188,9 @@ def test_two_shards_are_apart(make_lake: Callable[..., Lake], specs: dict) -> No
         assert len(read_vectors(lake, shard, "clip_image")[0]) == rows
 
 
-def test_a_raised_version_of_the_code_makes_a_new_model_of_the_same_weights(make_lake: Callable[..., Lake], specs: dict,
-                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_raised_version_of_the_code_makes_a_new_model_of_the_same_weights(
+    make_lake: Callable[..., Lake], specs: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lake = make_lake(corpus(5))
     before = encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "a")["model"]
     monkeypatch.setattr("mmret.encode.VERSION", "2")
@@ -199,8 +205,9 @@ def test_weights_changed_in_place_make_the_stage_stale(clip_folder: Path, tmp_pa
     from mmret.settings import load_profile
 
     copy = Path(shutil.copytree(clip_folder, tmp_path / "copy"))
-    profiles = [load_profile("local", {"encoders.clip_image": {"kind": "clip", "model": str(path)}})
-                for path in (clip_folder, copy)]
+    profiles = [
+        load_profile("local", {"encoders.clip_image": {"kind": "clip", "model": str(path)}}) for path in (clip_folder, copy)
+    ]
     one, other = (STAGES["clip_image"].settings(p, SHARD)["weights"] for p in profiles)
     assert one == other
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")

@@ -39,8 +39,9 @@ def rendered(text: str) -> list:
 MARKUP = {"html_inline", "html_block", "link_open", "image", "em_open", "strong_open", "s_open", "heading_open", "fence", "hr"}
 
 
-@pytest.mark.parametrize("bad", [*HOSTILE, "a\\", "`x`", "``` ```", "http://evil.invalid www.evil.invalid", "x" * 900,
-                                 "*a* _b_ ~~c~~ $d$"])
+@pytest.mark.parametrize(
+    "bad", [*HOSTILE, "a\\", "`x`", "``` ```", "http://evil.invalid www.evil.invalid", "x" * 900, "*a* _b_ ~~c~~ $d$"]
+)
 def test_no_text_is_markup_in_a_cell(bad):
     cells = rendered(table(["a", "b"], [[plain(bad), code(bad)]]))
     kinds = {t.type for t in cells}

@@ -110,8 +110,15 @@ def test_megapairs_reads_the_tables_and_the_pictures(lake, tmp_path):
     for split in ("train", "test"):
         rows = lines_of(tmp_path / f"out/{split}.jsonl")
         path = {i: f"{i[:2]}/{i}.png" for i in files}
-        expected = [{"q_img": path[r["query_id"]], "q_text": r["texts"], "t_img": path[r["target_id"]],
-                     "hns": [path[i] for i in r["hard_negatives"]]} for r in rows_of(lake, split)]
+        expected = [
+            {
+                "q_img": path[r["query_id"]],
+                "q_text": r["texts"],
+                "t_img": path[r["target_id"]],
+                "hns": [path[i] for i in r["hard_negatives"]],
+            }
+            for r in rows_of(lake, split)
+        ]
         key = lambda r: (r["q_img"], r["t_img"])  # noqa: E731
         assert sorted(rows, key=key) == sorted(expected, key=key)
     found = {p.stem: p.read_bytes() for p in (tmp_path / "out/images").rglob("*.png")}
@@ -236,4 +243,5 @@ def test_text_stays_data_in_every_export(hostile_lake, tmp_path, format_):
     if format_ == "megapairs":
         lines = (tmp_path / "out/train.jsonl").read_text().splitlines()
         assert sorted(t for line in lines for t in json.loads(line)["q_text"]) == sorted(
-            t for r in rows_of(lake, "train") for t in r["texts"])
+            t for r in rows_of(lake, "train") for t in r["texts"]
+        )

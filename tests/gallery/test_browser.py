@@ -28,8 +28,9 @@ WAIT = 60_000  # ms, for a busy machine
 def served(lake: Path) -> Iterator[str]:
     """Address of `mmret gallery` on a free port; it must end on one interrupt."""
     line = [sys.executable, "-m", "mmret", "gallery", "--lake", str(lake), "--port", "0", "--no-browser", "--reviewer", "tester"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     try:
         for said in process.stdout:
             if found := re.search(r"http://\S+", said):
@@ -132,7 +133,7 @@ def test_texts_of_the_corpus_stay_texts(small_lake, tmp_path):
         for _ in range(len(HOSTILE)):
             page.keyboard.press("j")
             page.wait_for_timeout(150)
-        page.locator("textarea").fill("SELECT caption, path, '<img src=x onerror=\"window.hacked=9\">' AS \"<b>x</b>\" FROM images")
+        page.locator("textarea").fill('SELECT caption, path, \'<img src=x onerror="window.hacked=9">\' AS "<b>x</b>" FROM images')
         page.get_by_role("button", name="Run").click()
         page.locator(".q-table").wait_for(timeout=WAIT)
         page.keyboard.press("Escape")

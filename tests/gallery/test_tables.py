@@ -46,16 +46,25 @@ def test_the_pages_together_are_the_table_in_its_order(tables):
         assert all(row[f"{s}_score"] == scores[row["pair_id"]][f"{s}_score"] for s in SIGNALS)
 
 
-@pytest.mark.parametrize(("filters", "holds"), [
-    (Filters(split="test"), lambda r: r["split"] == "test"),
-    (Filters(shard="shard-00001"), lambda r: r["shard"] == "shard-00001"),
-    (Filters(signal="caption"), lambda r: "caption" in r["signals"]),
-    (Filters(text="CIRCLE"), lambda r: any("circle" in t.lower() for t in (*r["texts"], r["query_caption"], r["target_caption"]))),
-    (Filters(text="100%' OR 1=1 --"), lambda r: False),
-    (Filters(scores={"caption": (0.5, 0.9)}, signal="dino_image"),
-     lambda r: "dino_image" in r["signals"] and r["caption_score"] is not None and 0.5 <= r["caption_score"] <= 0.9),
-    (Filters(licences=("none such",)), lambda r: False),
-    (Filters(decision="undecided"), lambda r: True)])
+@pytest.mark.parametrize(
+    ("filters", "holds"),
+    [
+        (Filters(split="test"), lambda r: r["split"] == "test"),
+        (Filters(shard="shard-00001"), lambda r: r["shard"] == "shard-00001"),
+        (Filters(signal="caption"), lambda r: "caption" in r["signals"]),
+        (
+            Filters(text="CIRCLE"),
+            lambda r: any("circle" in t.lower() for t in (*r["texts"], r["query_caption"], r["target_caption"])),
+        ),
+        (Filters(text="100%' OR 1=1 --"), lambda r: False),
+        (
+            Filters(scores={"caption": (0.5, 0.9)}, signal="dino_image"),
+            lambda r: "dino_image" in r["signals"] and r["caption_score"] is not None and 0.5 <= r["caption_score"] <= 0.9,
+        ),
+        (Filters(licences=("none such",)), lambda r: False),
+        (Filters(decision="undecided"), lambda r: True),
+    ],
+)
 def test_a_filter_shows_exactly_what_fits(tables, filters, holds):
     wanted = [r["pair_id"] for r in everything(tables, Filters()) if holds(r)]
     assert [r["pair_id"] for r in everything(tables, filters)] == wanted and count(tables, filters) == len(wanted)
@@ -104,8 +113,10 @@ def test_choices_are_what_the_filters_can_find(tables):
     for texts, n in found["licences"].values():
         assert count(tables, Filters(licences=texts)) == n
     for signal, bounds in found["scores"].items():
-        assert count(tables, Filters(scores={signal: bounds})) == tables.ask(
-            f"SELECT count(*) AS n FROM triplets JOIN pairs USING (pair_id) WHERE {signal}_score IS NOT NULL")[0]["n"]
+        assert (
+            count(tables, Filters(scores={signal: bounds}))
+            == tables.ask(f"SELECT count(*) AS n FROM triplets JOIN pairs USING (pair_id) WHERE {signal}_score IS NOT NULL")[0]["n"]
+        )
 
 
 def test_free_sql_chooses_pairs_in_its_own_order(tables):
@@ -117,11 +128,27 @@ def test_free_sql_chooses_pairs_in_its_own_order(tables):
     assert free(tables, "SELECT count(*) AS n FROM images", 5).pair_ids() is None
 
 
-@pytest.mark.parametrize("sql", [
-    "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM read_text('{lake}/../outside.txt')", "SELECT * FROM glob('/etc/*')",
-    "SELECT * FROM '/etc/passwd'", "COPY (SELECT 1) TO '{lake}/x.csv'", "SELECT 1; SELECT 2", "SET memory_limit = '90GB'",
-    "SET enable_external_access = true", "ATTACH '{lake}/x.db'", "INSTALL httpfs", "CREATE TABLE t AS SELECT 1",
-    "DROP VIEW triplets", "SELECT * FROM tables", "SELECT nosuch FROM triplets", "", "SELECT * FROM read_parquet('https://127.0.0.1:1/x.parquet')"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('{lake}/../outside.txt')",
+        "SELECT * FROM glob('/etc/*')",
+        "SELECT * FROM '/etc/passwd'",
+        "COPY (SELECT 1) TO '{lake}/x.csv'",
+        "SELECT 1; SELECT 2",
+        "SET memory_limit = '90GB'",
+        "SET enable_external_access = true",
+        "ATTACH '{lake}/x.db'",
+        "INSTALL httpfs",
+        "CREATE TABLE t AS SELECT 1",
+        "DROP VIEW triplets",
+        "SELECT * FROM tables",
+        "SELECT nosuch FROM triplets",
+        "",
+        "SELECT * FROM read_parquet('https://127.0.0.1:1/x.parquet')",
+    ],
+)
 def test_free_sql_reads_the_lake_and_nothing_else(own, tmp_path, sql):
     (tmp_path / "outside.txt").write_text("secret")
     before = sorted(p.name for p in own.lake.root.iterdir())

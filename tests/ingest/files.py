@@ -37,12 +37,12 @@ def jpeg(seed: int = 0, size: tuple[int, int] = (24, 16), **options: object) -> 
 
 def bomb_png(side: int = 60_000) -> bytes:
     """A PNG of a few bytes whose header promises ``side`` x ``side`` pixels."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
-            + chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
 def animated(kind: str) -> bytes:

@@ -31,13 +31,21 @@ def reason(data: bytes, choices: IngestSettings | None = None) -> str:
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.95])
-@pytest.mark.parametrize("data", [png(), jpeg(), encoded(picture(), "JPEG", progressive=True),
-                                  encoded(picture(), "GIF"), encoded(picture(), "BMP"),
-                                  encoded(picture(), "WEBP", lossless=True)],
-                         ids=["png", "jpeg", "progressive", "gif", "bmp", "webp"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(),
+        jpeg(),
+        encoded(picture(), "JPEG", progressive=True),
+        encoded(picture(), "GIF"),
+        encoded(picture(), "BMP"),
+        encoded(picture(), "WEBP", lossless=True),
+    ],
+    ids=["png", "jpeg", "progressive", "gif", "bmp", "webp"],
+)
 def test_a_cut_file_is_truncated(data: bytes, cut: float):
     inspect(data)
-    assert reason(data[:int(len(data) * cut)]) == "truncated"
+    assert reason(data[: int(len(data) * cut)]) == "truncated"
 
 
 def test_what_is_no_picture_says_so():
@@ -154,8 +162,12 @@ def test_one_pixel_is_a_picture():
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([png(), jpeg(), rotated_jpeg(), animated("GIF"), animated("WEBP"), encoded(picture(), "TIFF"),
-                        encoded(picture(), "ICO")]), st.data())
+@given(
+    st.sampled_from(
+        [png(), jpeg(), rotated_jpeg(), animated("GIF"), animated("WEBP"), encoded(picture(), "TIFF"), encoded(picture(), "ICO")]
+    ),
+    st.data(),
+)
 def test_no_bytes_crash_the_decoder(data: bytes, draw: st.DataObject):
     broken = bytearray(data)
     for _ in range(draw.draw(st.integers(1, 6))):

@@ -72,26 +72,43 @@ def contents(lake: Lake) -> dict[str, list]:
 
 
 def test_every_nasty_file_is_taken_rightly_or_rejected_with_its_reason(tmp_path: Path):
-    good = {"png.png": png(1), "jpeg.jpg": jpeg(2), "gif.gif": animated("GIF"), "webp.webp": animated("WEBP"),
-            "apng.png": animated("PNG"), "cmyk.jpg": encoded(picture(3).convert("CMYK"), "JPEG"),
-            "deep.png": encoded(picture(4).convert("I;16")), "alpha.png": encoded(picture(5).convert("RGBA")),
-            "turned.jpg": rotated_jpeg(), "one.png": png(6, (1, 1)), "wrong_suffix.jpg": png(7), "no_suffix": png(8)}
-    bad = {"cut.jpg": (jpeg(20)[:-300], "truncated"), "cut.png": (png(21)[:-300], "truncated"),
-           "empty.png": (b"", "zero_bytes"), "text.png": (b"only words", "not_an_image"),
-           "bomb.png": (bomb_png(), "too_many_pixels"), "copy.png": (png(1), "duplicate"),
-           "copy_of_text.png": (b"only words", "duplicate")}
+    good = {
+        "png.png": png(1),
+        "jpeg.jpg": jpeg(2),
+        "gif.gif": animated("GIF"),
+        "webp.webp": animated("WEBP"),
+        "apng.png": animated("PNG"),
+        "cmyk.jpg": encoded(picture(3).convert("CMYK"), "JPEG"),
+        "deep.png": encoded(picture(4).convert("I;16")),
+        "alpha.png": encoded(picture(5).convert("RGBA")),
+        "turned.jpg": rotated_jpeg(),
+        "one.png": png(6, (1, 1)),
+        "wrong_suffix.jpg": png(7),
+        "no_suffix": png(8),
+    }
+    bad = {
+        "cut.jpg": (jpeg(20)[:-300], "truncated"),
+        "cut.png": (png(21)[:-300], "truncated"),
+        "empty.png": (b"", "zero_bytes"),
+        "text.png": (b"only words", "not_an_image"),
+        "bomb.png": (bomb_png(), "too_many_pixels"),
+        "copy.png": (png(1), "duplicate"),
+        "copy_of_text.png": (b"only words", "duplicate"),
+    }
     captioned(tmp_path / "c", good | {name: data for name, (data, _) in bad.items()})
     lake = Lake(tmp_path / "lake")
-    counts, = ingest(lake, tmp_path / "c")
+    (counts,) = ingest(lake, tmp_path / "c")
     taken = {row["path"]: row for row in lake.read("images").to_pylist()}
-    assert {row["path"]: row["reason"] for row in lake.read("rejects").to_pylist()} == {
-        name: why for name, (_, why) in bad.items()}
+    assert {row["path"]: row["reason"] for row in lake.read("rejects").to_pylist()} == {name: why for name, (_, why) in bad.items()}
     assert taken.keys() == good.keys()
     assert (taken["turned.jpg"]["width"], taken["turned.jpg"]["height"]) == (20, 40)
     assert (taken["cmyk.jpg"]["mode"], taken["deep.png"]["mode"], taken["one.png"]["width"]) == ("CMYK", "I;16", 1)
-    assert counts == {"images": len(good), "rejects": len(bad), "computed": len(good) + 4,
-                      "by_reason": {"duplicate": 2, "not_an_image": 1, "too_many_pixels": 1, "truncated": 2,
-                                    "zero_bytes": 1}}
+    assert counts == {
+        "images": len(good),
+        "rejects": len(bad),
+        "computed": len(good) + 4,
+        "by_reason": {"duplicate": 2, "not_an_image": 1, "too_many_pixels": 1, "truncated": 2, "zero_bytes": 1},
+    }
     for data in images_by_id(lake, [row["image_id"] for row in taken.values()]).values():
         open_rgb(data, LIMITS)
 
@@ -105,10 +122,10 @@ def test_pictures_come_back_as_they_were_in_order_and_at_random(tmp_path: Path):
     assert [b.num_rows for b in batches] == [5, 5, 5, 1]
     rows = pa.Table.from_batches(batches).to_pylist()
     assert [(r["path"], r["caption"], r["data"]) for r in rows] == [
-        (f"{i}.png", f"a picture called {i}.png", png(i)) for i in range(16)]
+        (f"{i}.png", f"a picture called {i}.png", png(i)) for i in range(16)
+    ]
     some = [content_id(png(i)) for i in (9, 2, 12)]
-    assert [r["path"] for b in read_images(lake, "shard-00000", ids=some) for r in b.to_pylist()] == [
-        "2.png", "9.png", "12.png"]
+    assert [r["path"] for b in read_images(lake, "shard-00000", ids=some) for r in b.to_pylist()] == ["2.png", "9.png", "12.png"]
     assert list(read_images(lake, "shard-00000", ids=[])) == []
     found = images_by_id(lake, [*some, content_id(png(50)), some[0], "0" * 32, "x' OR '1'='1"])
     assert found == {content_id(png(i)): png(i) for i in (9, 2, 12, 50)}
@@ -126,8 +143,9 @@ def test_batches_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 @pytest.mark.parametrize("stored", [False, True])
-def test_a_killed_run_repeated_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int,
-                                                           stored: bool):
+def test_a_killed_run_repeated_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, stored: bool
+):
     captioned(tmp_path / "c", {f"{i}.png": png(i) if i % 4 else b"broken" * i for i in range(11)})
     monkeypatch.setattr(images, "BATCH_ROWS", 3)
     whole, lake = Lake(tmp_path / "whole"), Lake(tmp_path / "killed")
@@ -147,7 +165,7 @@ def test_a_killed_run_repeated_equals_an_uninterrupted_one(tmp_path: Path, monke
             patch.setattr(Lake, "write", lambda self, table, *_: dying_write(self, table))
         ingest(lake, tmp_path / "c")
     assert lake.facts("images", "shard-00000") is None
-    counts, = ingest(lake, tmp_path / "c")
+    (counts,) = ingest(lake, tmp_path / "c")
     assert contents(lake) == contents(whole)
     assert counts["computed"] < 11 or (after == 0 and not stored)
 
@@ -206,7 +224,10 @@ def test_files_that_changed_or_went_after_sealing_are_rejected(tmp_path: Path):
     ingest_shard(lake, "shard-00000", LIMITS, "inputs")
     check_conservation(lake)
     assert {r["path"]: r["reason"] for r in lake.read("rejects").to_pylist()} == {
-        "a.png": "changed_on_disk", "b.png": "changed_on_disk", "c.png": "missing_file"}
+        "a.png": "changed_on_disk",
+        "b.png": "changed_on_disk",
+        "c.png": "missing_file",
+    }
 
 
 def test_lance_rows_that_no_manifest_wants_are_removed(tmp_path: Path):
@@ -242,11 +263,18 @@ def test_progress_counts_every_picture_once(tmp_path: Path):
 
 
 def test_columns_of_the_manifest_are_carried_along(tmp_path: Path):
-    write(tmp_path / "c", {"a.png": png(1), "captions.jsonl": jsonl(
-        {"image": "a.png", "caption": "two words", "item_licence": "CC BY", "source": "s", "book": "B"})})
+    write(
+        tmp_path / "c",
+        {
+            "a.png": png(1),
+            "captions.jsonl": jsonl(
+                {"image": "a.png", "caption": "two words", "item_licence": "CC BY", "source": "s", "book": "B"}
+            ),
+        },
+    )
     lake = Lake(tmp_path / "lake")
     ingest(lake, tmp_path / "c")
-    row, = lake.read("images").to_pylist()
+    (row,) = lake.read("images").to_pylist()
     assert (row["caption_words"], row["licence"], row["source"]) == (2, "CC BY", "s")
     assert json.loads(row["extra"]) == {"book": "B"} and row["root"] == str(tmp_path / "c")
 

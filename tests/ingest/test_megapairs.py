@@ -106,16 +106,31 @@ def test_every_line_is_a_triplet_or_a_reject_with_its_reason(exported, profile, 
     shutil.copytree(exported / "images", pictures)
     broken = pictures / lines[5]["t_img"]
     broken.write_bytes(b"no picture")
-    bad = [{**good, "t_img": "no/such.png"}, {**good, "q_img": "../../etc/passwd"}, {**good, "q_text": []}, {**good, "q_text": 7},
-           {**good, "t_img": good["q_img"]}, {k: v for k, v in good.items() if k != "t_img"}, good, {**lines[1], "hns": "x.png"},
-           {**lines[2], "q_texts": lines[2]["q_text"], "q_text": None}, {**lines[5]}, {**lines[3], "hns": [good["q_img"], 3]}]
+    bad = [
+        {**good, "t_img": "no/such.png"},
+        {**good, "q_img": "../../etc/passwd"},
+        {**good, "q_text": []},
+        {**good, "q_text": 7},
+        {**good, "t_img": good["q_img"]},
+        {k: v for k, v in good.items() if k != "t_img"},
+        good,
+        {**lines[1], "hns": "x.png"},
+        {**lines[2], "q_texts": lines[2]["q_text"], "q_text": None},
+        {**lines[5]},
+        {**lines[3], "hns": [good["q_img"], 3]},
+    ]
     file = tmp_path / "train.jsonl"
     file.write_text("\n".join([json.dumps(good), *map(json.dumps, bad), "{not json", ""]))
     lake = Lake(tmp_path / "lake")
     counts = import_release(lake, [Release(file, pictures)], settings(lake, profile))
     said = [r for r in lake.read("rejects").to_pylist() if ":" in r["path"]]
-    assert Counter(r["reason"] for r in said) == {"picture_missing": 3, "no_text": 1, "bad_annotation": 4, "target_is_the_query": 1,
-                                                  "duplicate_pair": 1}
+    assert Counter(r["reason"] for r in said) == {
+        "picture_missing": 3,
+        "no_text": 1,
+        "bad_annotation": 4,
+        "target_is_the_query": 1,
+        "duplicate_pair": 1,
+    }
     assert counts["lines"] == 13 == counts["triplets"] + len(said) and counts["negatives_missing"] >= 1
     assert {r["path"] for r in said} >= {"train.jsonl:2", "train.jsonl:13"}
     manifest = lake.read("corpus_manifest").num_rows
@@ -144,8 +159,21 @@ def test_pictures_and_pairs_that_the_lake_has_are_not_taken_twice(small_lake, ex
 
 def test_a_run_trains_on_what_was_imported_and_then_has_nothing_to_do(exported, profile, tmp_path):
     lake = tmp_path / "lake"
-    arguments = ["import", "megapairs", "--lake", str(lake), "--profile", str(profile), "--images", str(exported / "images"),
-                 "--json", "--annotations", str(exported / "train.jsonl"), "--annotations", str(exported / "test.jsonl")]
+    arguments = [
+        "import",
+        "megapairs",
+        "--lake",
+        str(lake),
+        "--profile",
+        str(profile),
+        "--images",
+        str(exported / "images"),
+        "--json",
+        "--annotations",
+        str(exported / "train.jsonl"),
+        "--annotations",
+        str(exported / "test.jsonl"),
+    ]
     counts = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout.splitlines()[-1])
     first = run(command(lake))
     assert first["rows"]["checkpoints"] == 1 and first["rows"]["triplets"] == counts["triplets"] and first["shards"] == 0
@@ -162,8 +190,20 @@ def test_a_wrong_folder_and_a_profile_without_base_are_said_at_once(exported, pr
     with pytest.raises(UserError, match="no annotation file"):
         import_release(lake, [Release(exported / "nothing.jsonl", exported)], settings(lake, profile))
     with pytest.raises(UserError, match="--profile local"):
-        CliRunner().invoke(app, ["import", "megapairs", "--lake", str(lake.root), "--images", str(exported / "images"),
-                                 "--annotations", str(exported / "train.jsonl")], catch_exceptions=False)
+        CliRunner().invoke(
+            app,
+            [
+                "import",
+                "megapairs",
+                "--lake",
+                str(lake.root),
+                "--images",
+                str(exported / "images"),
+                "--annotations",
+                str(exported / "train.jsonl"),
+            ],
+            catch_exceptions=False,
+        )
     assert not lake.partitions("images")
 
 

@@ -41,10 +41,21 @@ def test_shards_are_full_in_order_and_carry_every_column(tmp_path: Path):
     assert [rows["position"].to_pylist() for _, rows in shards] == [[0, 1], [0, 1], [0]]
     row = shards[1][1].to_pylist()[1]
     file = (tmp_path / "3.png").stat()
-    assert row == {"shard": "shard-00001", "position": 1, "root": str(tmp_path), "path": "3.png",
-                   "image_id": content_id(png(3)), "size": file.st_size, "mtime_ns": file.st_mtime_ns,
-                   "caption": "picture of 3.png", "licence": None, "source": None, "extra": None, "reason": None,
-                   "detail": None}
+    assert row == {
+        "shard": "shard-00001",
+        "position": 1,
+        "root": str(tmp_path),
+        "path": "3.png",
+        "image_id": content_id(png(3)),
+        "size": file.st_size,
+        "mtime_ns": file.st_mtime_ns,
+        "caption": "picture of 3.png",
+        "licence": None,
+        "source": None,
+        "extra": None,
+        "reason": None,
+        "detail": None,
+    }
     assert shards[0][1].schema == CORPUS_MANIFEST
 
 
@@ -56,8 +67,14 @@ def test_a_second_seal_yields_nothing_and_hashes_nothing(tmp_path: Path, monkeyp
     tar(tmp_path / "c" / "0.tar", {"1.png": png(8), "1.txt": "one", "2.png": png(9)})
     sources = (tmp_path / "a", tmp_path / "b", tmp_path / "c", "shapes:4")
     known = grow(NOTHING, *sources)
-    assert outcome(known)[:6] == [("1.png", None), ("2.png", "duplicate"), ("3.png", "zero_bytes"),
-                                  ("unnamed.png", "no_caption"), ("1.png", "duplicate"), ("gone.png", "missing_file")]
+    assert outcome(known)[:6] == [
+        ("1.png", None),
+        ("2.png", "duplicate"),
+        ("3.png", "zero_bytes"),
+        ("unnamed.png", "no_caption"),
+        ("1.png", "duplicate"),
+        ("gone.png", "missing_file"),
+    ]
     monkeypatch.setattr(manifest, "hashed", lambda *_: pytest.fail("hashed again"))
     assert grow(known, *sources).equals(known)
 
@@ -95,24 +112,38 @@ def test_the_number_of_rows_is_limited_in_total(tmp_path: Path):
 def test_of_equal_pictures_the_first_with_a_caption_is_the_image(tmp_path: Path):
     names = ["none.png", "blank.png", "first.png", "second.png"]
     write(tmp_path / "a", {name: png(1) for name in names})
-    write(tmp_path / "a", {"captions.jsonl": jsonl({"image": names[0]}, {"image": names[1], "caption": " \n\u200b"},
-                                                   {"image": names[2], "caption": "c"},
-                                                   {"image": names[3], "caption": "d"})})
+    write(
+        tmp_path / "a",
+        {
+            "captions.jsonl": jsonl(
+                {"image": names[0]},
+                {"image": names[1], "caption": " \n\u200b"},
+                {"image": names[2], "caption": "c"},
+                {"image": names[3], "caption": "d"},
+            )
+        },
+    )
     captioned(tmp_path / "b", {"other.png": png(1)})
     known = grow(NOTHING, tmp_path / "a", tmp_path / "b")
-    assert outcome(known) == [("none.png", "no_caption"), ("blank.png", "no_caption"), ("first.png", None),
-                              ("second.png", "duplicate"), ("other.png", "duplicate")]
+    assert outcome(known) == [
+        ("none.png", "no_caption"),
+        ("blank.png", "no_caption"),
+        ("first.png", None),
+        ("second.png", "duplicate"),
+        ("other.png", "duplicate"),
+    ]
     assert set(known["image_id"].to_pylist()) == {content_id(png(1))}
     assert known["detail"].to_pylist()[3:] == ["same content as first.png"] * 2
 
 
 def test_a_caption_that_came_later_makes_a_new_row(tmp_path: Path):
-    write(tmp_path, {"a.png": png(1), "captions.jsonl": jsonl({"image": "a.png", "caption": None},
-                                                              {"image": "b.png", "caption": "b"})})
+    write(
+        tmp_path,
+        {"a.png": png(1), "captions.jsonl": jsonl({"image": "a.png", "caption": None}, {"image": "b.png", "caption": "b"})},
+    )
     known = grow(NOTHING, tmp_path)
     captioned(tmp_path, {"a.png": png(1), "b.png": png(2)})
-    assert outcome(grow(known, tmp_path)) == [("a.png", "no_caption"), ("b.png", "missing_file"), ("a.png", None),
-                                              ("b.png", None)]
+    assert outcome(grow(known, tmp_path)) == [("a.png", "no_caption"), ("b.png", "missing_file"), ("a.png", None), ("b.png", None)]
 
 
 def test_changed_content_is_a_new_row_and_a_new_time_is_not(tmp_path: Path):
@@ -136,8 +167,7 @@ def test_a_file_named_several_times_is_as_many_rows(tmp_path: Path):
     assert outcome(grow(known, tmp_path))[2:] == [("a.png", "duplicate")]
 
 
-def test_a_file_that_cannot_be_read_is_tried_again_but_not_sealed_again(tmp_path: Path,
-                                                                        monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_cannot_be_read_is_tried_again_but_not_sealed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     captioned(tmp_path, {"a.png": png(1)})
 
     def closed(self: Folder, path: str) -> None:
@@ -155,20 +185,33 @@ def test_too_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
     captioned(tmp_path, {"a.png": png(1)})
     monkeypatch.setattr(Folder, "open", lambda *_: pytest.fail("opened"))
     settings = CorpusSettings(sources=(str(tmp_path),))
-    (_, rows), = seal(NOTHING, settings, IngestSettings(max_bytes=10))
+    ((_, rows),) = seal(NOTHING, settings, IngestSettings(max_bytes=10))
     assert outcome(rows) == [("a.png", "too_many_bytes")]
 
 
 def test_a_tar_cut_inside_a_picture_loses_no_row(tmp_path: Path):
-    whole = tar(tmp_path / "w.tar", {f"{i}.{kind}": png(i, (40, 40)) if kind == "png" else f"picture {i}"
-                                     for i in range(2) for kind in ("txt", "png")}).read_bytes()
+    whole = tar(
+        tmp_path / "w.tar",
+        {f"{i}.{kind}": png(i, (40, 40)) if kind == "png" else f"picture {i}" for i in range(2) for kind in ("txt", "png")},
+    ).read_bytes()
     second = whole.index(b"1.png")
-    write(tmp_path / "f", {"in_header.tar": whole[:second + 100], "in_picture.tar": whole[:second + 1500],
-                           "mangled.tar": whole[:second] + b"X" + whole[second + 1:]})
+    write(
+        tmp_path / "f",
+        {
+            "in_header.tar": whole[: second + 100],
+            "in_picture.tar": whole[: second + 1500],
+            "mangled.tar": whole[:second] + b"X" + whole[second + 1 :],
+        },
+    )
     assert outcome(grow(NOTHING, tmp_path / "f")) == [
-        ("in_header.tar/0.png", None), ("in_header.tar", "damaged_tar"), ("in_picture.tar/0.png", "duplicate"),
-        ("in_picture.tar/1.png", "unreadable"), ("in_picture.tar", "damaged_tar"), ("mangled.tar/0.png", "duplicate"),
-        ("mangled.tar", "damaged_tar")]
+        ("in_header.tar/0.png", None),
+        ("in_header.tar", "damaged_tar"),
+        ("in_picture.tar/0.png", "duplicate"),
+        ("in_picture.tar/1.png", "unreadable"),
+        ("in_picture.tar", "damaged_tar"),
+        ("mangled.tar/0.png", "duplicate"),
+        ("mangled.tar", "damaged_tar"),
+    ]
 
 
 def test_nothing_is_sealed_where_one_source_is_wrong(tmp_path: Path):
@@ -186,10 +229,10 @@ def test_captions_of_any_length_and_script_are_sealed(tmp_path: Path):
 
 
 @settings(max_examples=25, deadline=None)
-@given(cuts=st.lists(st.integers(0, 4), max_size=4), size=st.integers(1, 4),
-       contents=st.lists(st.integers(0, 5), max_size=9))
+@given(cuts=st.lists(st.integers(0, 4), max_size=4), size=st.integers(1, 4), contents=st.lists(st.integers(0, 5), max_size=9))
 def test_a_run_cut_anywhere_and_repeated_seals_what_one_run_would(
-        tmp_path_factory: pytest.TempPathFactory, cuts: list[int], size: int, contents: list[int]):
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], size: int, contents: list[int]
+):
     folder = tmp_path_factory.mktemp("corpus")
     records = [{"image": f"{i}.png", "caption": "c" if content else ""} for i, content in enumerate(contents)]
     write(folder, {f"{i}.png": png(content) for i, content in enumerate(contents)})

@@ -13,10 +13,20 @@ from PIL import Image
 from mmret.ingest.shapes import ATTRIBUTES, caption, parse_source, scene, scene_of_path, scene_path
 from mmret.ingest.shapes_render import render
 
-MEANS = {"large": ("large", "big"), "small": ("small", "little"), "moon": ("moon", "crescent"),
-         "circle": ("circle", "disc"), "ring": ("ring", "hoop"), "cross": ("cross", "plus"),
-         "dotted": ("dotted", "spotted"), "sky blue": ("sky blue", "pale blue"), "centre": ("", "centre", "middle"),
-         "striped": ("striped", "stripes"), "plain": ("", "plain"), "none": ("",)}
+MEANS = {
+    "large": ("large", "big"),
+    "small": ("small", "little"),
+    "moon": ("moon", "crescent"),
+    "circle": ("circle", "disc"),
+    "ring": ("ring", "hoop"),
+    "cross": ("cross", "plus"),
+    "dotted": ("dotted", "spotted"),
+    "sky blue": ("sky blue", "pale blue"),
+    "centre": ("", "centre", "middle"),
+    "striped": ("striped", "stripes"),
+    "plain": ("", "plain"),
+    "none": ("",),
+}
 
 
 def pixels(seed: int, i: int) -> np.ndarray:
@@ -58,19 +68,21 @@ def test_most_scenes_of_a_corpus_have_neighbours_at_one_change():
     values = list(ATTRIBUTES.values())
     having = 0
     for before in made:
-        changed = ((*before[:k], v, *before[k + 1:]) for k in range(len(values)) for v in values[k] if v != before[k])
+        changed = ((*before[:k], v, *before[k + 1 :]) for k in range(len(values)) for v in values[k] if v != before[k])
         having += sum(c in made for c in changed) >= 3
     assert having > 0.9 * len(made)
 
 
 def test_attributes_are_visible_at_48_pixels():
     """Changing one attribute alone changes the colour of enough pixels to be seen."""
+
     def small(s: object) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(render(s))).resize((48, 48), Image.Resampling.BICUBIC), float)
 
     base = [replace(scene(2, i), other="none") for i in range(40)]
     for name, values in ATTRIBUTES.items():
-        changes = [np.abs(small(s) - small(replace(s, **{name: v}))).max(axis=2)
-                   for s in base for v in values if v != getattr(s, name)]
+        changes = [
+            np.abs(small(s) - small(replace(s, **{name: v}))).max(axis=2) for s in base for v in values if v != getattr(s, name)
+        ]
         visible = np.mean([(change > 40).sum() >= 40 for change in changes])  # of 2,304 pixels, clearly another colour
         assert visible > 0.95, (name, visible)

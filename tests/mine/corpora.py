@@ -16,8 +16,7 @@ BAND = BandSettings(low=0.55, high=0.93)
 BANDS = dict.fromkeys(SIGNALS, BAND)
 
 
-def clustered(count: int, width: int, seed: int, clusters: int = 6, spread: float = 1.2,
-              repeats: float = 0.2) -> np.ndarray:
+def clustered(count: int, width: int, seed: int, clusters: int = 6, spread: float = 1.2, repeats: float = 0.2) -> np.ndarray:
     """(count, width) float16 unit vectors around ``clusters`` centres; a share ``repeats`` are copies of others."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((clusters, width))
@@ -38,8 +37,10 @@ def image_ids(count: int, seed: int = 0) -> list[str]:
 def shards(ids: Sequence[str], vectors: Mapping[str, np.ndarray], cuts: Sequence[int] = ()) -> list[ShardVectors]:
     """The corpus cut at ``cuts`` into shards, in order."""
     ends = [0, *sorted(cuts), len(ids)]
-    return [ShardVectors(f"shard-{at:05d}", list(ids[a:b]), {s: v[a:b] for s, v in vectors.items()})
-            for at, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True))]
+    return [
+        ShardVectors(f"shard-{at:05d}", list(ids[a:b]), {s: v[a:b] for s, v in vectors.items()})
+        for at, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+    ]
 
 
 def mined(parts: Sequence[ShardVectors], settings: MineSettings, bands: Mapping[str, BandSettings] = BANDS) -> pa.Table:
@@ -47,8 +48,9 @@ def mined(parts: Sequence[ShardVectors], settings: MineSettings, bands: Mapping[
     return neighbours([candidates(shard, parts[:at], settings, bands) for at, shard in enumerate(parts)], settings.k)
 
 
-def brute_force(ids: Sequence[str], vectors: Mapping[str, np.ndarray], k: int,
-                bands: Mapping[str, BandSettings] = BANDS) -> list[tuple]:
+def brute_force(
+    ids: Sequence[str], vectors: Mapping[str, np.ndarray], k: int, bands: Mapping[str, BandSettings] = BANDS
+) -> list[tuple]:
     """What mining must find, by the definition: rows (query, signal, target, score, rank, above_band)."""
     rows = []
     for signal, matrix in vectors.items():
@@ -60,8 +62,10 @@ def brute_force(ids: Sequence[str], vectors: Mapping[str, np.ndarray], k: int,
             for above in (False, True):
                 cut = [(target, -score) for score, target in found if (-score >= high) == above][:k]
                 rows += [(query, SIGNALS.index(signal), above, rank, t, s) for rank, (t, s) in enumerate(cut)]
-    return [(query, SIGNALS[signal], target, float(score), None if above else rank, above)
-            for query, signal, above, rank, target, score in sorted(rows)]
+    return [
+        (query, SIGNALS[signal], target, float(score), None if above else rank, above)
+        for query, signal, above, rank, target, score in sorted(rows)
+    ]
 
 
 def rows_of(table: pa.Table) -> list[tuple]:

@@ -71,8 +71,11 @@ def test_near_duplicates_do_not_crowd_the_band_out(tmp_path):
     mine(lake, settings)
     ids, vectors = world()
     copies = set(ids[:80])
-    wanted = {row[:3] for row in brute_force(ids[:400], {"caption": vectors["caption"][:400]}, settings.k, BANDS)
-              if row[0] in copies and not row[5]}
+    wanted = {
+        row[:3]
+        for row in brute_force(ids[:400], {"caption": vectors["caption"][:400]}, settings.k, BANDS)
+        if row[0] in copies and not row[5]
+    }
     found = {row[:3] for row in rows_of(lake.read("neighbours")) if row[1] == "caption" and not row[5]}
     assert len(wanted) > 100 and len(wanted & found) > 0.9 * len(wanted)
 
@@ -80,8 +83,13 @@ def test_near_duplicates_do_not_crowd_the_band_out(tmp_path):
 def test_later_shards_and_other_models_stay_out(tmp_path):
     before, after = make(Lake(tmp_path / "before"), 2), make(Lake(tmp_path / "after"))
     ids, vectors = world()
-    add_shard(Lake(tmp_path / "after"), "shard-00009", [f"other-{i}" for i in ids[:400]], {"caption": vectors["caption"][:400]},
-              model="tests@2+none")
+    add_shard(
+        Lake(tmp_path / "after"),
+        "shard-00009",
+        [f"other-{i}" for i in ids[:400]],
+        {"caption": vectors["caption"][:400]},
+        model="tests@2+none",
+    )
     (after.root / "corpus_manifest" / "shard-00009.parquet").unlink()
     settings = options()
     for lake in (before, after):
@@ -104,7 +112,7 @@ def test_recall_is_the_share_of_the_exact_lists_that_was_found():
     settings = MineSettings(k=10, tile=64)
     asked = sample(ids, 50)
     assert asked == sample(reversed(ids), 50) and len(asked) == 50
-    whole, = shards(ids, vectors)
+    (whole,) = shards(ids, vectors)
     exact = exact_lists(part(whole, asked), parts, settings, BANDS)
     brute = [row for row in brute_force(ids, vectors, 10, BANDS) if row[0] in set(asked) and not row[5]]
     assert sorted(rows_of(exact)) == sorted(row[:3] for row in brute)
@@ -131,8 +139,10 @@ def test_the_asset_check_fails_where_too_little_was_found(tmp_path):
 
     lake, settings = make(Lake(tmp_path)), options()
     dumped = settings.model_dump(exclude={"signals"})
-    resources = {"lake": LakeResource(folder=str(tmp_path)),
-                 "profile": ProfileResource(overrides={f"mine.{name}": value for name, value in dumped.items()})}
+    resources = {
+        "lake": LakeResource(folder=str(tmp_path)),
+        "profile": ProfileResource(overrides={f"mine.{name}": value for name, value in dumped.items()}),
+    }
     mine(lake, settings)
     result = in_band_recall(**resources)
     assert result.passed and result.metadata["floor"].value == settings.index.recall_floor
@@ -157,7 +167,7 @@ def test_an_index_is_trained_once_and_takes_new_rows_in(tmp_path):
     lake, settings = make(Lake(tmp_path), 1), options().index
     for _ in range(2):
         build(vector_table(lake, "shard-00000", "caption"), settings, WIDTH)
-        (name, first), = index().items()
+        ((name, first),) = index().items()
         assert first.num_indexed_rows == 400
     ids, vectors = world()
     for shard in shards(ids, vectors, CUTS)[1:]:

@@ -36,21 +36,27 @@ def ranked(edges) -> pa.Table:
         if query != target:
             rank = None if above else seen[query, signal]
             seen[query, signal] += not above
-            rows.append({"query_id": query, "signal": signal, "target_id": target, "score": 0.9, "rank": rank,
-                         "above_band": above})
+            rows.append({"query_id": query, "signal": signal, "target_id": target, "score": 0.9, "rank": rank, "above_band": above})
     return pa.Table.from_pylist(rows, NEIGHBOURS)
 
 
 @settings(max_examples=150, deadline=None)
-@given(edges=st.lists(scored, max_size=150, unique_by=lambda e: e[:3]),
-       captions=st.lists(st.sampled_from("abcdef "), min_size=14, max_size=14), per_query=st.integers(1, 4),
-       hard=st.integers(0, 4), used=st.sets(st.sampled_from(SIGNALS), min_size=1),
-       few=st.integers(1, 9), seed=st.integers(0, 3), random=st.randoms())
+@given(
+    edges=st.lists(scored, max_size=150, unique_by=lambda e: e[:3]),
+    captions=st.lists(st.sampled_from("abcdef "), min_size=14, max_size=14),
+    per_query=st.integers(1, 4),
+    hard=st.integers(0, 4),
+    used=st.sets(st.sampled_from(SIGNALS), min_size=1),
+    few=st.integers(1, 9),
+    seed=st.integers(0, 3),
+    random=st.randoms(),
+)
 def test_choices_are_clean_complete_and_free_of_order(edges, captions, per_query, hard, used, few, seed, random):
     found = ranked([e[:3] + (e[3] and uniform(*e) < 0.5,) for e in edges])
     names = dict(zip(IMAGES, captions, strict=True))
-    options = MineSettings(k=few, signals=tuple(s for s in SIGNALS if s in used), targets_per_query=per_query,
-                           hard_negatives=hard, seed=seed)
+    options = MineSettings(
+        k=few, signals=tuple(s for s in SIGNALS if s in used), targets_per_query=per_query, hard_negatives=hard, seed=seed
+    )
     pairs, counts = choose(found, names, no_scores, options)
     assert pairs.schema == PAIRS
 
@@ -97,8 +103,7 @@ def test_choices_are_clean_complete_and_free_of_order(edges, captions, per_query
 
 def test_slices_of_the_work_do_not_show(monkeypatch):
     rng = np.random.default_rng(0)
-    found = ranked([(f"q{rng.integers(30):02d}", SIGNALS[rng.integers(3)], f"t{at}", rng.random() < 0.1)
-                    for at in range(900)])
+    found = ranked([(f"q{rng.integers(30):02d}", SIGNALS[rng.integers(3)], f"t{at}", rng.random() < 0.1) for at in range(900)])
     whole = choose(found, {}, no_scores, MineSettings())
     monkeypatch.setattr("mmret.mine.choose._ROWS", 7)
     assert choose(found, {}, no_scores, MineSettings()) == whole
@@ -137,8 +142,7 @@ def world(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     kinds = families[rng.integers(12, size=60)] + 0.6 * rng.standard_normal((60, 16))
     scenes = kinds[rng.integers(60, size=count)] + rng.gamma(2, 0.25, (count, 1)) * rng.standard_normal((count, 16))
     views = (scenes @ rng.standard_normal((16, 48)) / 4 + 0.5 * rng.standard_normal((count, 48)) for _ in SIGNALS)
-    return {s: (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float16)
-            for s, v in zip(SIGNALS, views, strict=True)}
+    return {s: (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float16) for s, v in zip(SIGNALS, views, strict=True)}
 
 
 @pytest.mark.parametrize(("k", "cuts"), [(50, []), (10, [500, 1000, 1500])])
@@ -147,8 +151,13 @@ def test_a_tenth_more_images_leave_more_than_95_percent_of_the_pairs(k, cuts):
     bands = {signal: propose(v) for signal, v in vectors.items()}
 
     def chosen(parts, with_shard):
-        images = pa.table({"image_id": [i for p in parts for i in p.ids], "caption": [i for p in parts for i in p.ids],
-                           "shard": [p.shard for p in parts for _ in p.ids]})
+        images = pa.table(
+            {
+                "image_id": [i for p in parts for i in p.ids],
+                "caption": [i for p in parts for i in p.ids],
+                "shard": [p.shard for p in parts for _ in p.ids],
+            }
+        )
         captions = images if with_shard else images.drop_columns("shard")
         return set(choose(mined(parts, options, bands), captions, no_scores, options)[0]["pair_id"].to_pylist())
 

@@ -30,10 +30,17 @@ devices = st.sampled_from(["cpu", *(["cuda"] if torch.cuda.is_available() else [
 
 
 @settings(max_examples=25, deadline=None)
-@given(count=st.integers(2, 150), width=st.sampled_from([3, 24, 64, 100]), k=st.integers(1, 12),
-       seed=st.integers(0, 9999), cuts=st.lists(st.integers(0, 150), max_size=3),
-       tile=st.sampled_from([64, 100, 4096]), device=devices,
-       low=st.sampled_from([-1.0, -0.2, 0.3, 0.7]), repeats=st.sampled_from([0.0, 0.2, 0.9]))
+@given(
+    count=st.integers(2, 150),
+    width=st.sampled_from([3, 24, 64, 100]),
+    k=st.integers(1, 12),
+    seed=st.integers(0, 9999),
+    cuts=st.lists(st.integers(0, 150), max_size=3),
+    tile=st.sampled_from([64, 100, 4096]),
+    device=devices,
+    low=st.sampled_from([-1.0, -0.2, 0.3, 0.7]),
+    repeats=st.sampled_from([0.0, 0.2, 0.9]),
+)
 def test_any_tile_and_any_sharding_equal_brute_force(count, width, k, seed, cuts, tile, device, low, repeats):
     ids, bands = image_ids(count, seed), dict.fromkeys(SIGNALS, BandSettings(low=low, high=0.9))
     vectors = {s: clustered(count, width, seed + at, repeats=repeats) for at, s in enumerate(SIGNALS)}
@@ -70,14 +77,18 @@ def test_files_of_a_shard_do_not_depend_on_the_order_of_its_images():
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 9999), width=st.sampled_from([5, 64, 130, 192]), outlier=st.sampled_from([0.0, 1.0, 30.0]),
-       int8=st.booleans())
+@given(
+    seed=st.integers(0, 9999),
+    width=st.sampled_from([5, 64, 130, 192]),
+    outlier=st.sampled_from([0.0, 1.0, 30.0]),
+    int8=st.booleans(),
+)
 def test_the_error_of_a_sketch_is_bounded_by_what_it_says(seed, width, outlier, int8):
     vectors = np.random.default_rng(seed).standard_normal((60, width))
     vectors[:, 0] += outlier
     vectors[:5] = np.eye(width)[:5]  # as far from a Gaussian as a direction can be
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    block, = Matrix(vectors, list(map(str, range(60))), "caption", 64, CPU, int8).blocks
+    (block,) = Matrix(vectors, list(map(str, range(60))), "caption", 64, CPU, int8).blocks
     products = (block.rows.double() @ block.columns.double()).numpy()[:60, :60] * block.unit**2
     wide = vectors.astype(np.float64)
     assert (np.abs(products - wide @ wide.T) <= block.error[:, None] + block.error).all()
@@ -93,8 +104,10 @@ def test_both_sketches_lead_to_the_same_lists(int8):
     tiles.within(matrix, lists)
     edges = lists.result()
     names = sorted(ids)
-    found = sorted((names[r], float(s) < np.float32(BAND.high), -float(s), names[t]) for r, t, s in
-                   zip(edges.rows, edges.targets, edges.scores, strict=True))
+    found = sorted(
+        (names[r], float(s) < np.float32(BAND.high), -float(s), names[t])
+        for r, t, s in zip(edges.rows, edges.targets, edges.scores, strict=True)
+    )
     wanted = sorted((q, not above, -score, t) for q, _, t, score, _, above in brute_force(ids, {"caption": vectors}, 7))
     assert found == wanted
 
@@ -125,9 +138,15 @@ def test_both_ends_of_the_band_are_outside_of_it():
     assert found(below, over) == [False, False]
 
 
-@pytest.mark.parametrize(("row", "problem"), [
-    ([np.nan, 0, 0, 1], "not finite"), ([np.inf, 0, 0, 0], "not finite"), ([0, 0, 0, 0], "is zero"),
-    ([1, 1, 0, 0], "length 1.414")])
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ([np.nan, 0, 0, 1], "not finite"),
+        ([np.inf, 0, 0, 0], "not finite"),
+        ([0, 0, 0, 0], "is zero"),
+        ([1, 1, 0, 0], "length 1.414"),
+    ],
+)
 def test_a_vector_without_a_cosine_is_refused_by_signal_and_id(row, problem):
     vectors = clustered(70, 4, 0)
     vectors[41] = row
@@ -138,8 +157,8 @@ def test_a_vector_without_a_cosine_is_refused_by_signal_and_id(row, problem):
 
 def test_shards_that_do_not_fit_together_are_refused():
     options = MineSettings(signals=("caption",))
-    one, = shards(["a", "b"], {"caption": clustered(2, 8, 0)})
-    wider, = shards(["c", "d"], {"caption": clustered(2, 9, 0)})
+    (one,) = shards(["a", "b"], {"caption": clustered(2, 8, 0)})
+    (wider,) = shards(["c", "d"], {"caption": clustered(2, 9, 0)})
     with pytest.raises(UserError, match="same model"):
         candidates(one, [wider], options, BANDS)
     with pytest.raises(UserError, match="image a is in"):
@@ -154,7 +173,7 @@ def test_shards_that_do_not_fit_together_are_refused():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_shard_with_nothing_to_compare_gives_an_empty_table(count):
-    part, = shards(image_ids(count), {"caption": clustered(2, 8, 0)[:count]})
+    (part,) = shards(image_ids(count), {"caption": clustered(2, 8, 0)[:count]})
     table = candidates(part, [], MineSettings(signals=("caption",)), BANDS)
     assert table.num_rows == 0 and table.schema == CANDIDATES
 
@@ -188,9 +207,15 @@ def test_one_product_serves_both_directions(monkeypatch):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30),
-                          st.sampled_from([0.5, 0.6, 0.61, 0.75, 0.9, 0.95, 1.0])),
-                unique_by=lambda e: e[:2], max_size=120), st.integers(1, 4), st.randoms())
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 30), st.sampled_from([0.5, 0.6, 0.61, 0.75, 0.9, 0.95, 1.0])),
+        unique_by=lambda e: e[:2],
+        max_size=120,
+    ),
+    st.integers(1, 4),
+    st.randoms(),
+)
 def test_a_top_list_is_the_same_in_whatever_order_its_entries_come(entries, k, random):
     def listed(order):
         lists = TopLists(10, 31, k, BandSettings(low=0.55, high=0.93), 4)
@@ -201,9 +226,14 @@ def test_a_top_list_is_the_same_in_whatever_order_its_entries_come(entries, k, r
         edges = lists.result()
         return list(zip(edges.rows.tolist(), edges.targets.tolist(), edges.scores.round(3).tolist(), strict=True))
 
-    wanted = [(row, target, score) for row in range(10) for above in (True, False) for score, target in
-              sorted(((s, t) for r, t, s in entries if r == row and s > 0.55 and (s >= 0.93) == above),
-                     key=lambda e: (-e[0], e[1]))[:k]]
+    wanted = [
+        (row, target, score)
+        for row in range(10)
+        for above in (True, False)
+        for score, target in sorted(
+            ((s, t) for r, t, s in entries if r == row and s > 0.55 and (s >= 0.93) == above), key=lambda e: (-e[0], e[1])
+        )[:k]
+    ]
     random.shuffle(entries)
     assert [(r, t, pytest.approx(s)) for r, t, s in wanted] == listed(entries)
 
@@ -235,8 +265,15 @@ def test_peak_memory_is_that_of_two_shards_whatever_the_corpus():
 
 
 @settings(max_examples=15, deadline=None)
-@given(old=st.integers(1, 90), new=st.integers(1, 60), k=st.integers(1, 9), seed=st.integers(0, 9999), int8=st.booleans(),
-       repeats=st.sampled_from([0.1, 0.9]), group=st.integers(0, 2))
+@given(
+    old=st.integers(1, 90),
+    new=st.integers(1, 60),
+    k=st.integers(1, 9),
+    seed=st.integers(0, 9999),
+    int8=st.booleans(),
+    repeats=st.sampled_from([0.1, 0.9]),
+    group=st.integers(0, 2),
+)
 def test_a_grown_corpus_merged_in_any_grouping_equals_brute_force_with_either_sketch(old, new, k, seed, int8, repeats, group):
     ids = image_ids(old + new, seed)
     vectors = {s: clustered(old + new, 24, seed + at, repeats=repeats) for at, s in enumerate(SIGNALS)}

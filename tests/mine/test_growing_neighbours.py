@@ -21,9 +21,20 @@ def add_candidates(lake: Lake, at: int, shift: float = 0) -> None:
     """Shard ``at`` and its file: it speaks of the images of every shard so far, some of them near-duplicates."""
     shard = f"shard-{at:05d}"
     lake.write("corpus_manifest", shard, filled(CORPUS_MANIFEST, {"shard": [shard], "image_id": [f"{at}"]}), "x")
-    rows = [{"query_shard": f"shard-{of:05d}", "query_id": f"{of}-{image}", "signal": signal, "target_id": f"{at}-{target}",
-             "score": (score := 0.5 + (37 * image + 11 * target + 7 * at + shift) % 50 / 100), "above_band": score > 0.9}
-            for of in range(at + 1) for signal in SIGNALS for image in range(3) for target in range(6)]
+    rows = [
+        {
+            "query_shard": f"shard-{of:05d}",
+            "query_id": f"{of}-{image}",
+            "signal": signal,
+            "target_id": f"{at}-{target}",
+            "score": (score := 0.5 + (37 * image + 11 * target + 7 * at + shift) % 50 / 100),
+            "above_band": score > 0.9,
+        }
+        for of in range(at + 1)
+        for signal in SIGNALS
+        for image in range(3)
+        for target in range(6)
+    ]
     lake.write("candidates", shard, pa.Table.from_pylist(rows, CANDIDATES), "x")
 
 

@@ -22,26 +22,40 @@ wide_edge = st.tuples(wide, st.sampled_from(SIGNALS), wide, scores)
 
 
 def table(edges) -> pa.Table:
-    return pa.Table.from_pylist([
-        {"query_shard": "shard-00000", "query_id": q, "signal": s, "target_id": t, "score": x, "above_band": x > 0.8}
-        for q, s, t, x in edges], CANDIDATES)
+    return pa.Table.from_pylist(
+        [
+            {"query_shard": "shard-00000", "query_id": q, "signal": s, "target_id": t, "score": x, "above_band": x > 0.8}
+            for q, s, t, x in edges
+        ],
+        CANDIDATES,
+    )
 
 
 def cut(edges, k) -> list[dict]:
     """The result, written plainly."""
     rows = []
-    for query, signal, side in sorted({(e[0], SIGNALS.index(e[1]), e[3] > 0.8) for e in edges},
-                                      key=lambda g: (g[0].encode(), *g[1:])):
-        mine = sorted((-x, t.encode(), t) for q, s, t, x in edges
-                      if (q, SIGNALS.index(s), x > 0.8) == (query, signal, side))
-        rows += [{"query_id": query, "signal": SIGNALS[signal], "target_id": t, "score": -x,
-                  "rank": None if side else rank, "above_band": side} for rank, (x, _, t) in enumerate(mine[:k])]
+    for query, signal, side in sorted(
+        {(e[0], SIGNALS.index(e[1]), e[3] > 0.8) for e in edges}, key=lambda g: (g[0].encode(), *g[1:])
+    ):
+        mine = sorted((-x, t.encode(), t) for q, s, t, x in edges if (q, SIGNALS.index(s), x > 0.8) == (query, signal, side))
+        rows += [
+            {
+                "query_id": query,
+                "signal": SIGNALS[signal],
+                "target_id": t,
+                "score": -x,
+                "rank": None if side else rank,
+                "above_band": side,
+            }
+            for rank, (x, _, t) in enumerate(mine[:k])
+        ]
     return rows
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(edge, max_size=80, unique_by=lambda e: e[:3]), st.integers(1, 4),
-       st.lists(st.integers(0, 3), min_size=80, max_size=80))
+@given(
+    st.lists(edge, max_size=80, unique_by=lambda e: e[:3]), st.integers(1, 4), st.lists(st.integers(0, 3), min_size=80, max_size=80)
+)
 def test_merged_lists_are_the_sorted_cut_of_all_edges_however_they_are_grouped(edges, k, group):
     parts = [table([e for e, g in zip(edges, group, strict=False) if g == at]) for at in range(4)]
     merged = neighbours(parts, k)
@@ -71,8 +85,10 @@ def test_merging_in_steps_to_save_memory_changes_nothing(monkeypatch):
     import mmret.mine.merge as module
 
     rng = np.random.default_rng(0)
-    parts = [table([(f"q{rng.integers(5)}", SIGNALS[rng.integers(3)], f"t{at}-{i}", rng.choice([0.1, 0.2, 0.9]))
-                    for i in range(200)]) for at in range(6)]
+    parts = [
+        table([(f"q{rng.integers(5)}", SIGNALS[rng.integers(3)], f"t{at}-{i}", rng.choice([0.1, 0.2, 0.9])) for i in range(200)])
+        for at in range(6)
+    ]
     merged = neighbours(parts, 3)
     monkeypatch.setattr(module, "ROWS_HELD", 0)
     assert neighbours(parts, 3) == merged

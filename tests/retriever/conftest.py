@@ -13,8 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from mmret.schemas import TRIPLETS, content_id, pair_id
 
-SENTENCES = ["make it green", "a red square left of a blue circle", "with a darker tone", "the same but larger",
-             "no hat"]
+SENTENCES = ["make it green", "a red square left of a blue circle", "with a darker tone", "the same but larger", "no hat"]
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +22,15 @@ def clip_folder(tmp_path_factory):
     torch.manual_seed(7)
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = CLIPTokenizer().train_new_from_iterator(SENTENCES * 3, vocab_size=400)
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "projection_dim": 16}
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
-    model = CLIPModel(CLIPConfig(
-        text_config={**tower, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 24},
-        vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=16))
+    model = CLIPModel(
+        CLIPConfig(
+            text_config={**tower, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 24},
+            vision_config={**tower, "image_size": 32, "patch_size": 8},
+            projection_dim=16,
+        )
+    )
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     model.save_pretrained(folder)
     CLIPProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(folder)
@@ -61,9 +63,13 @@ def random_triplets(ids: list[str], count: int) -> pa.Table:
         query, target, *negatives = (ids[i] for i in rng.choice(len(ids), 2 + rng.integers(0, 5), replace=False))
         signals = [s for s in ("clip_image", "dino_image", "caption") if rng.random() < 0.6] or ["caption"]
         rows[pair_id(query, target)] = {
-            "query_id": query, "target_id": target, "texts": SENTENCES[:rng.integers(1, 4)],
-            "hard_negatives": [query, *negatives], "signals": signals,
-            "split": "test" if len(rows) >= count - count // 10 else "train"}
+            "query_id": query,
+            "target_id": target,
+            "texts": SENTENCES[: rng.integers(1, 4)],
+            "hard_negatives": [query, *negatives],
+            "signals": signals,
+            "split": "test" if len(rows) >= count - count // 10 else "train",
+        }
     empty = dict.fromkeys(TRIPLETS.names)
     return pa.Table.from_pylist([{**empty, **row, "pair_id": i} for i, row in rows.items()], TRIPLETS)
 

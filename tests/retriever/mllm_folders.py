@@ -27,11 +27,24 @@ from transformers import (
 
 CONTEXT = 400
 """Positions of the tiny models; a text of more tokens has to be cut."""
-SENTENCES = ["a thing that is different in way", "is times longer has dots", "find a picture", "make it green",
-             "0 1 2 3 4 5 6 7 8 9", "Retrieve the target image that best meets the criteria",
-             "[INST] <instruct> <query>"]
-LANGUAGE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "max_position_embeddings": CONTEXT, "initializer_range": 0.2}
+SENTENCES = [
+    "a thing that is different in way",
+    "is times longer has dots",
+    "find a picture",
+    "make it green",
+    "0 1 2 3 4 5 6 7 8 9",
+    "Retrieve the target image that best meets the criteria",
+    "[INST] <instruct> <query>",
+]
+LANGUAGE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.2,
+}
 
 
 def tokenizer(special: list[str], bos: str | None = None) -> PreTrainedTokenizerFast:
@@ -40,39 +53,66 @@ def tokenizer(special: list[str], bos: str | None = None) -> PreTrainedTokenizer
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(SENTENCES * 3, trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    raw.train_from_iterator(
+        SENTENCES * 3, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
     if bos:
         raw.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, raw.token_to_id(bos))])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=special[0], eos_token=special[1], bos_token=bos,
-                                   extra_special_tokens=special[2:])
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, raw.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token=special[0], eos_token=special[1], bos_token=bos, extra_special_tokens=special[2:]
+    )
 
 
 def llava_next(folder: Path) -> Path:
     """CLIP tower of 16 px in patches of 8: a 512-px square becomes 32 x 32, so 4 + 16 patches and 4 line ends."""
     words = tokenizer(["<pad>", "</s>", "<s>", "<image>"], bos="<s>")
     torch.manual_seed(3)
-    model = LlavaNextForConditionalGeneration(LlavaNextConfig(
-        text_config=MistralConfig(vocab_size=len(words), **LANGUAGE).to_dict(),
-        vision_config=CLIPVisionConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-                                       image_size=16, patch_size=8, initializer_factor=5.0).to_dict(),
-        image_token_id=words.convert_tokens_to_ids("<image>"), image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]]))
-    pictures = LlavaNextImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16},
-                                       image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]])
+    model = LlavaNextForConditionalGeneration(
+        LlavaNextConfig(
+            text_config=MistralConfig(vocab_size=len(words), **LANGUAGE).to_dict(),
+            vision_config=CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=16,
+                patch_size=8,
+                initializer_factor=5.0,
+            ).to_dict(),
+            image_token_id=words.convert_tokens_to_ids("<image>"),
+            image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]],
+        )
+    )
+    pictures = LlavaNextImageProcessor(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]]
+    )
     model.save_pretrained(folder)
-    LlavaNextProcessor(pictures, words, patch_size=8, vision_feature_select_strategy="default",
-                       num_additional_image_tokens=1).save_pretrained(folder)
+    LlavaNextProcessor(
+        pictures, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    ).save_pretrained(folder)
     return folder
 
 
-QWEN_TOKENS = ["<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
-               "<|video_pad|>"]
+QWEN_TOKENS = [
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 
 
 def _qwen_ids(words: PreTrainedTokenizerFast) -> dict[str, int]:
-    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
-             "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    names = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
     return {name: words.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
@@ -80,15 +120,28 @@ def qwen2_vl(folder: Path) -> Path:
     """Patches of 14 merged two by two, at most 56 x 56 pixels: four tokens a picture."""
     words = tokenizer(QWEN_TOKENS)
     torch.manual_seed(4)
-    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(
-        text_config={**LANGUAGE, "vocab_size": len(words),
-                     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}},
-        vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2,
-                       "initializer_range": 0.2},
-        **_qwen_ids(words)))
+    model = Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(
+            text_config={
+                **LANGUAGE,
+                "vocab_size": len(words),
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            },
+            vision_config={
+                "depth": 1,
+                "embed_dim": 16,
+                "hidden_size": 32,
+                "num_heads": 2,
+                "mlp_ratio": 2,
+                "initializer_range": 0.2,
+            },
+            **_qwen_ids(words),
+        )
+    )
     model.save_pretrained(folder)
-    Qwen2VLProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56), words,
-                     Qwen2VLVideoProcessor()).save_pretrained(folder)
+    Qwen2VLProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56), words, Qwen2VLVideoProcessor()).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -96,13 +149,32 @@ def qwen3_vl(folder: Path) -> Path:
     """Patches of 16 merged two by two, at most 64 x 64 pixels: four tokens a picture; features of one deeper layer."""
     words = tokenizer(QWEN_TOKENS)
     torch.manual_seed(5)
-    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(
-        text_config={**LANGUAGE, "vocab_size": len(words), "head_dim": 16,
-                     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3],
-                                         "mrope_interleaved": True}},
-        vision_config={"depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 32,
-                       "num_position_embeddings": 16, "deepstack_visual_indexes": [0], "initializer_range": 0.2},
-        **_qwen_ids(words)))
+    model = Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(
+            text_config={
+                **LANGUAGE,
+                "vocab_size": len(words),
+                "head_dim": 16,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [2, 3, 3],
+                    "mrope_interleaved": True,
+                },
+            },
+            vision_config={
+                "depth": 2,
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_heads": 2,
+                "out_hidden_size": 32,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0],
+                "initializer_range": 0.2,
+            },
+            **_qwen_ids(words),
+        )
+    )
     model.save_pretrained(folder)
     pictures = Qwen2VLImageProcessor(min_pixels=32 * 32, max_pixels=64 * 64, patch_size=16)
     Qwen3VLProcessor(pictures, words, Qwen3VLVideoProcessor()).save_pretrained(folder)

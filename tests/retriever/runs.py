@@ -14,8 +14,15 @@ from mmret.retriever.trainer import Trainer
 from mmret.settings import Recipe
 
 KINDS = ("clip", "mllm")
-SMALL = {"steps": 6, "batch_size": 6, "mined_negatives": 2, "learning_rate": 1e-3, "temperature": 0.1,
-         "checkpoint_every": 2, "log_every": 2}
+SMALL = {
+    "steps": 6,
+    "batch_size": 6,
+    "mined_negatives": 2,
+    "learning_rate": 1e-3,
+    "temperature": 0.1,
+    "checkpoint_every": 2,
+    "log_every": 2,
+}
 OF_KIND = {"clip": {}, "mllm": {"kind": "mllm", "instruction": "find a picture", "lora": {"rank": 4, "alpha": 8}}}
 
 

@@ -28,8 +28,14 @@ def one_graph(parts, loss_of, group):
 
 def gradients(kind, chunk, backward, bases, triplets, load, tmp_path, monkeypatch):
     """Loss and gradients of one step of 7 ragged rows, with dropout on; in float64 where the model computes in it."""
-    recipe = small(kind, batch_size=7, mined_negatives=3, chunk_size=chunk, seed=4,
-                   **({"lora": {"rank": 4, "dropout": 0.3}} if kind == "mllm" else {}))
+    recipe = small(
+        kind,
+        batch_size=7,
+        mined_negatives=3,
+        chunk_size=chunk,
+        seed=4,
+        **({"lora": {"rank": 4, "dropout": 0.3}} if kind == "mllm" else {}),
+    )
     made = a_trainer(recipe, bases[kind], triplets, load, tmp_path / f"{kind}-{chunk}-{backward.__name__}")
     model = made.embedder.model
     for name, parameter in model.named_parameters():  # adapters begin as zero, where half of the gradients vanish
@@ -52,7 +58,8 @@ def close(a, b) -> bool:
     assert a[1].keys() == b[1].keys()
     scale = max(float(g.abs().max()) for g in a[1].values())
     return abs(a[0] - b[0]) <= 1e-5 * abs(a[0]) and all(
-        torch.allclose(b[1][n], g, rtol=1e-5, atol=1e-7 * scale) for n, g in a[1].items())
+        torch.allclose(b[1][n], g, rtol=1e-5, atol=1e-7 * scale) for n, g in a[1].items()
+    )
 
 
 @pytest.mark.parametrize("chunk", [2, 3, 5])
@@ -99,6 +106,7 @@ def a_chunk_forgotten(parts, loss_of, group):
             seen.append(1)
             rows = encode(chunk)
             return rows.detach() if torch.is_grad_enabled() and len(seen) == sum(len(p.chunks) for p in parts) + 1 else rows
+
         return once
 
     return gradcache.cached_backward([replace(part, encode=forgetting(part.encode)) for part in parts], loss_of, group)

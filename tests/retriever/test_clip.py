@@ -35,8 +35,10 @@ def stock(folder, files, texts):
     with torch.no_grad():
         image = pooled(model.get_image_features(**processor(images=images, return_tensors="pt")))
         text = pooled(model.get_text_features(**processor(text=texts, padding=True, return_tensors="pt")))
-    return {name: (x / x.norm(dim=-1, keepdim=True)).numpy() for name, x in
-            (("image", image), ("text", text), ("composed", image + text))}
+    return {
+        name: (x / x.norm(dim=-1, keepdim=True)).numpy()
+        for name, x in (("image", image), ("text", text), ("composed", image + text))
+    }
 
 
 def test_embeddings_equal_the_formula_on_the_stock_model(retriever, clip_folder, files):
@@ -81,7 +83,7 @@ def test_texts_over_the_limit_are_cut_at_it_and_counted(retriever):
     assert retriever.truncated == 2
     assert np.isfinite(vectors).all()
     np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
-    ids, = retriever.tokens([long])
+    (ids,) = retriever.tokens([long])
     assert len(ids) == limit and ids[-1] == retriever.processor.tokenizer.eos_token_id
 
 
@@ -107,10 +109,18 @@ def test_groups_of_like_length_cover_everything(lengths):
     assert len(groups) == 1 or min(end - start for start, end in groups) >= 32
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ({}, "neither"), ({"images": [b""], "texts": ["a", "b"]}, "1 and 2"), ({"texts": "one text"}, "takes lists"),
-    ({"images": [b"no picture"]}, "cannot read"), ({"images": ["no/such/file.png"]}, "cannot read"),
-    ({"images": [np.zeros((4, 4, 3))]}, "uint8"), ({"images": [3]}, "not int")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({}, "neither"),
+        ({"images": [b""], "texts": ["a", "b"]}, "1 and 2"),
+        ({"texts": "one text"}, "takes lists"),
+        ({"images": [b"no picture"]}, "cannot read"),
+        ({"images": ["no/such/file.png"]}, "cannot read"),
+        ({"images": [np.zeros((4, 4, 3))]}, "uint8"),
+        ({"images": [3]}, "not int"),
+    ],
+)
 def test_wrong_input_says_what_is_wrong(retriever, arguments, said):
     with pytest.raises(UserError, match=said):
         retriever.encode(**arguments)
@@ -154,7 +164,7 @@ def test_half_precision_is_a_choice(clip_folder, files):
     np.testing.assert_allclose(half.encode(files, TEXTS), full.encode(files, TEXTS), atol=0.05)
 
 
-UPSTREAM = '''
+UPSTREAM = """
 import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
@@ -177,7 +187,7 @@ class UpstreamCLIP(CLIPModel):
         if images is not None:
             total = total + features(self.get_image_features(inputs["pixel_values"]))
         return torch.nn.functional.normalize(total, dim=-1)
-'''
+"""
 """Code in a checkpoint's folder, as BGE-VL ships it: a subclass of CLIPModel that takes paths and sums features."""
 
 
@@ -215,7 +225,12 @@ def test_every_weight_has_the_stock_name_and_nothing_is_added(retriever, clip_fo
     def names(folder):
         with safe_open(folder / "model.safetensors", "pt") as file:
             return set(file.keys())
-    assert names(tmp_path) == names(clip_folder) == set(CLIPModel.from_pretrained(clip_folder).state_dict()) - {
-        n for n, _ in CLIPModel.from_pretrained(clip_folder).named_buffers()}
+
+    assert (
+        names(tmp_path)
+        == names(clip_folder)
+        == set(CLIPModel.from_pretrained(clip_folder).state_dict())
+        - {n for n, _ in CLIPModel.from_pretrained(clip_folder).named_buffers()}
+    )
     model, info = CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]

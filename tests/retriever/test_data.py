@@ -74,8 +74,9 @@ def test_an_epoch_shows_every_pair_at_most_once_and_only_split_train(triplets):
 
 def test_signals_choose_the_pairs(triplets):
     data = TrainingSet(triplets, recipe(signals=("dino_image",), batch_size=2))
-    found = {(t["query_id"], t["target_id"]) for t in triplets.to_pylist()
-             if t["split"] == "train" and "dino_image" in t["signals"]}
+    found = {
+        (t["query_id"], t["target_id"]) for t in triplets.to_pylist() if t["split"] == "train" and "dino_image" in t["signals"]
+    }
     assert {ids for _, ids in rows_by_pair(data, range(len(data) // 2))} <= found
     assert len(data) == len(found) < 36
 
@@ -115,7 +116,7 @@ def test_the_target_is_never_its_own_negative(triplets):
     rows = pa.Table.from_pylist([row, *triplets.slice(1, 1).to_pylist()], triplets.schema)
     data = TrainingSet(rows, recipe(mined_negatives=9))
     here = next(i for i, q in enumerate(data.query) if data.images[int(q)].as_py() == row["query_id"])
-    mined = data.mined[data.mined_starts[here]:data.mined_starts[here + 1]]
+    mined = data.mined[data.mined_starts[here] : data.mined_starts[here + 1]]
     assert {data.images[int(i)].as_py() for i in mined} == {"f" * 32}
 
 

@@ -103,8 +103,9 @@ def test_parquet_that_holds_pictures_and_lance_out(pictures, clip_folder, tmp_pa
     rows.append({"image": None, "text": "lost"})
     source = tmp_path / "held.parquet"
     pq.write_table(pa.Table.from_pylist(rows), source)
-    counts = embed([str(source)], clip_folder, tmp_path / "out.lance",
-                   EmbedOptions("composed", format="lance", part_rows=10, device="cpu"))
+    counts = embed(
+        [str(source)], clip_folder, tmp_path / "out.lance", EmbedOptions("composed", format="lance", part_rows=10, device="cpu")
+    )
     table = lance.dataset(tmp_path / "out.lance").to_table()
     assert counts["no_picture"] == 1 and table.num_rows == 25
     expected = ClipRetriever.load(clip_folder, "cpu").encode(list(pictures.values()), [f"no hat {n}" for n in range(24)])
@@ -118,8 +119,7 @@ def test_truncated_texts_are_counted_over_a_resumption(clip_folder, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(embedding, "_finish", lambda *a: None)
         assert embed([str(source)], clip_folder, tmp_path / "out", options)["truncated"] == 3
-    assert embed([str(source)], clip_folder, tmp_path / "out", options) == {
-        "rows": 7, "embedded": 7, "truncated": 3, "kept": 7}
+    assert embed([str(source)], clip_folder, tmp_path / "out", options) == {"rows": 7, "embedded": 7, "truncated": 3, "kept": 7}
 
 
 def test_what_exists_is_not_written_over(folder, clip_folder, tmp_path):

@@ -18,8 +18,10 @@ ROWS, WIDTH = 11, 6
 
 def towers():
     torch.manual_seed(0)
-    return [torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Dropout(0.3), torch.nn.Tanh(),
-                                torch.nn.Linear(16, WIDTH)).double() for _ in range(2)]
+    return [
+        torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Dropout(0.3), torch.nn.Tanh(), torch.nn.Linear(16, WIDTH)).double()
+        for _ in range(2)
+    ]
 
 
 def loss_of(queries, candidates):
@@ -30,8 +32,7 @@ def loss_of(queries, candidates):
 def gradients(chunks: tuple[int, int], seed: int = 1):
     """Each sample has dropout of its own stream, so that chunking does not change which units fall."""
     models = towers()
-    inputs = [torch.randn(n, 5, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-              for n in (ROWS, ROWS + 3)]
+    inputs = [torch.randn(n, 5, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (ROWS, ROWS + 3)]
     torch.manual_seed(seed)
 
     def encode(model):

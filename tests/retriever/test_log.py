@@ -29,16 +29,16 @@ def events(folder: Path) -> dict[str, dict[int, float]]:
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     scalars: dict[str, dict[int, float]] = {}
-    file, = folder.glob("events.out.tfevents.*")
+    (file,) = folder.glob("events.out.tfevents.*")
     data = file.read_bytes()
     while data:
-        length, = struct.unpack("<Q", data[:8])
-        event = Event.FromString(data[12:12 + length])
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
         if event.session_log.status == SessionLog.START:
             scalars.setdefault("purged from", {})[event.step] = 0
         for value in event.summary.value:
             scalars.setdefault(value.tag, {})[event.step] = value.simple_value
-        data = data[16 + length:]
+        data = data[16 + length :]
     return scalars
 
 
@@ -71,6 +71,7 @@ def test_events_are_on_disk_while_it_trains_and_those_after_the_last_state_are_p
         def report(task, done, total, note=""):
             if done == at:
                 raise Killed
+
         return progress.reporting(report)
 
     recipe, live = small("clip", log_every=1), tmp_path / "out.work" / EVENTS
@@ -117,9 +118,10 @@ def test_a_model_that_embeds_everything_alike_finds_nothing(triplets, load):
     assert HeldOut(triplets.slice(0, 0), small("clip"), load).recall_at(Same) == {}
 
 
-@pytest.mark.parametrize("losses, finite, fell", [
-    ([5.0, 4.0, 3.0], True, True), ([3.0, 4.0, 5.0], True, False), ([3.0], True, True),
-    ([5.0, float("nan"), 3.0], False, True)])
+@pytest.mark.parametrize(
+    "losses, finite, fell",
+    [([5.0, 4.0, 3.0], True, True), ([3.0, 4.0, 5.0], True, False), ([3.0], True, True), ([5.0, float("nan"), 3.0], False, True)],
+)
 def test_the_check_on_losses(tmp_path, losses, finite, fell):
     lake = Lake(tmp_path)
     row = {"recipe": "r", "folder": "checkpoints/r", "step": 3, "loss": 1.0, "pairs": 1, "seconds": 1.0, "settings": "{}"}

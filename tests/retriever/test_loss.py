@@ -52,8 +52,11 @@ def test_several_positives_average_and_are_no_negatives_of_each_other():
 def test_with_one_positive_and_no_mask_it_is_cross_entropy():
     queries, features = unit(5, 5), unit(11, 6)
     positives, ignored = masks(np.arange(5), np.arange(11), mask_false_negatives=False)
-    assert torch.allclose(info_nce(queries, features, positives, ignored, 0.02),
-                          cross_entropy(queries @ features.T / 0.02, torch.arange(5)), rtol=1e-12)
+    assert torch.allclose(
+        info_nce(queries, features, positives, ignored, 0.02),
+        cross_entropy(queries @ features.T / 0.02, torch.arange(5)),
+        rtol=1e-12,
+    )
 
 
 def test_masks_ignore_other_occurrences_of_the_target_and_of_its_group():

@@ -26,10 +26,17 @@ from mmret.retriever.mllm import MllmRetriever
 from mmret.retriever.mllm_prompts import prompt_of, prompts
 from tests.retriever.mllm_folders import CONTEXT, FOLDERS
 
-TASK = ("Retrieve the target image that best meets the combined criteria by using both the provided image and the "
-        "image retrieval instructions: ")
-TEXTS = ["make it green", "a", "a thing that is different in way and is times longer, has dots; find a picture",
-         "no hat", "{curly} braces and %s"]
+TASK = (
+    "Retrieve the target image that best meets the combined criteria by using both the provided image and the "
+    "image retrieval instructions: "
+)
+TEXTS = [
+    "make it green",
+    "a",
+    "a thing that is different in way and is times longer, has dots; find a picture",
+    "no hat",
+    "{curly} braces and %s",
+]
 SAME = {"rtol": 0, "atol": 1e-5}
 
 
@@ -65,25 +72,26 @@ def images():
 # -- prompts ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts, expected", [
-    ({"text": "T", "image": True, "instruction": "I"}, "[INST] \n <instruct> I <query>  T \n <image> [/INST]"),
-    ({"text": "T", "instruction": "I"}, "[INST] \n <instruct> I <query>  T \n [/INST]"),
-    ({"image": True, "instruction": "I"}, "[INST] \n <instruct> I <query>  <image> [/INST]"),
-    ({"text": "", "image": True, "instruction": "I"}, "[INST] \n <instruct> I <query>  <image> [/INST]"),
-    ({"text": "T", "image": True}, "[INST]  T \n <image> [/INST]"),
-    ({"text": "T"}, "[INST]  T \n [/INST]"),
-    ({"image": True}, "[INST]  <image> [/INST]"),
-])
+@pytest.mark.parametrize(
+    "parts, expected",
+    [
+        ({"text": "T", "image": True, "instruction": "I"}, "[INST] \n <instruct> I <query>  T \n <image> [/INST]"),
+        ({"text": "T", "instruction": "I"}, "[INST] \n <instruct> I <query>  T \n [/INST]"),
+        ({"image": True, "instruction": "I"}, "[INST] \n <instruct> I <query>  <image> [/INST]"),
+        ({"text": "", "image": True, "instruction": "I"}, "[INST] \n <instruct> I <query>  <image> [/INST]"),
+        ({"text": "T", "image": True}, "[INST]  T \n <image> [/INST]"),
+        ({"text": "T"}, "[INST]  T \n [/INST]"),
+        ({"image": True}, "[INST]  <image> [/INST]"),
+    ],
+)
 def test_llava_prompts_are_upstreams_to_the_character(parts, expected):
     assert prompt_of("llava_next").fill(**parts) == expected
 
 
 def test_qwen_prompts_are_one_user_turn_of_the_familys_markup():
-    turn = ("<|im_start|>user\n<instruct> I <query>T\n<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n"
-            "<|im_start|>assistant\n")
+    turn = "<|im_start|>user\n<instruct> I <query>T\n<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n<|im_start|>assistant\n"
     assert prompt_of("qwen3_vl").fill("T", True, "I") == turn
-    assert prompt_of("qwen2_vl").fill("T", True, "I") == (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + turn)
+    assert prompt_of("qwen2_vl").fill("T", True, "I") == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + turn)
     assert prompt_of("qwen3_vl").fill("T") == "<|im_start|>user\nT\n<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -109,8 +117,10 @@ def test_llava_embeddings_are_those_of_a_plain_transformers_forward(folders, ret
     model = LlavaNextForConditionalGeneration.from_pretrained(folders["llava_next"])
     processor = LlavaNextProcessor.from_pretrained(folders["llava_next"])
     expected = {
-        "composed": [plain(model, processor, f"[INST] \n <instruct> {TASK} <query>  {text} \n <image> [/INST]", image)
-                     for text, image in zip(TEXTS, images, strict=True)],
+        "composed": [
+            plain(model, processor, f"[INST] \n <instruct> {TASK} <query>  {text} \n <image> [/INST]", image)
+            for text, image in zip(TEXTS, images, strict=True)
+        ],
         "image": [plain(model, processor, "[INST]  <image> [/INST]", image) for image in images],
         "text": [plain(model, processor, f"[INST]  {text} \n [/INST]") for text in TEXTS],
     }
@@ -127,20 +137,25 @@ def test_qwen2_embeddings_are_those_of_a_plain_transformers_forward(folders, ret
     processor = Qwen2VLProcessor.from_pretrained(folders["qwen2_vl"])
     start = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     shown, end = "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>\n<|im_start|>assistant\n"
-    expected = [plain(model, processor, f"{start}<instruct> {TASK} <query>{text}\n{shown}{end}", image)
-                for text, image in zip(TEXTS, images, strict=True)]
+    expected = [
+        plain(model, processor, f"{start}<instruct> {TASK} <query>{text}\n{shown}{end}", image)
+        for text, image in zip(TEXTS, images, strict=True)
+    ]
     ours = retrievers["qwen2_vl"]
     np.testing.assert_allclose(ours.encode(images, TEXTS, instruction=TASK), expected, **SAME)
-    np.testing.assert_allclose(ours.encode(texts=TEXTS),
-                               [plain(model, processor, f"{start}{text}\n{end}") for text in TEXTS], **SAME)
+    np.testing.assert_allclose(
+        ours.encode(texts=TEXTS), [plain(model, processor, f"{start}{text}\n{end}") for text in TEXTS], **SAME
+    )
 
 
 def test_qwen3_embeddings_are_those_of_a_plain_transformers_forward(folders, retrievers, images):
     model = AutoModelForImageTextToText.from_pretrained(folders["qwen3_vl"])
     processor = AutoProcessor.from_pretrained(folders["qwen3_vl"])
     shown, end = "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>\n<|im_start|>assistant\n"
-    expected = [plain(model, processor, f"<|im_start|>user\n<instruct> {TASK} <query>{text}\n{shown}{end}", image)
-                for text, image in zip(TEXTS, images, strict=True)]
+    expected = [
+        plain(model, processor, f"<|im_start|>user\n<instruct> {TASK} <query>{text}\n{shown}{end}", image)
+        for text, image in zip(TEXTS, images, strict=True)
+    ]
     np.testing.assert_allclose(retrievers["qwen3_vl"].encode(images, TEXTS, instruction=TASK), expected, **SAME)
 
 
@@ -148,8 +163,9 @@ def test_qwen3_embeddings_are_those_of_a_plain_transformers_forward(folders, ret
 @pytest.mark.parametrize("instruction", [None, TASK])
 def test_batches_and_padding_do_not_change_a_row(retriever, images, with_images, with_texts, instruction):
     def rows(part, **more):
-        return retriever.encode(images[part] if with_images else None, TEXTS[part] if with_texts else None,
-                                instruction=instruction, **more)
+        return retriever.encode(
+            images[part] if with_images else None, TEXTS[part] if with_texts else None, instruction=instruction, **more
+        )
 
     together = rows(slice(None))
     assert together.dtype == np.float32 and together.shape == (5, retriever.dim)
@@ -167,10 +183,12 @@ def test_padding_is_on_the_left_and_masked(retriever):
 
 def test_image_text_and_instruction_each_matter(retriever, images):
     base = retriever.encode(images[:1], TEXTS[:1], instruction=TASK)
-    for other in (retriever.encode(images[1:2], TEXTS[:1], instruction=TASK),
-                  retriever.encode(images[:1], TEXTS[1:2], instruction=TASK),
-                  retriever.encode(images[:1], TEXTS[:1], instruction="find a picture"),
-                  retriever.encode(images[:1], TEXTS[:1])):
+    for other in (
+        retriever.encode(images[1:2], TEXTS[:1], instruction=TASK),
+        retriever.encode(images[:1], TEXTS[1:2], instruction=TASK),
+        retriever.encode(images[:1], TEXTS[:1], instruction="find a picture"),
+        retriever.encode(images[:1], TEXTS[:1]),
+    ):
         assert np.abs(other - base).max() > 1e-3
 
 
@@ -246,10 +264,16 @@ def test_a_folder_as_upstream_published_it_loads(folders, retrievers, images, tm
     """Weight names of transformers 4, a class of its own in the configuration, a processor that does not know how to
     count image tokens, and a preprocessor_config.json."""
     source = folders["llava_next"]
-    old = {name.replace("vision_tower.", "vision_tower.vision_model."): weight
-           for name, weight in load_file(source / "model.safetensors").items()}
-    assert {"language_model.model.norm.weight", "language_model.lm_head.weight", "image_newline",
-            "vision_tower.vision_model.embeddings.class_embedding"} <= set(old)
+    old = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): weight
+        for name, weight in load_file(source / "model.safetensors").items()
+    }
+    assert {
+        "language_model.model.norm.weight",
+        "language_model.lm_head.weight",
+        "image_newline",
+        "vision_tower.vision_model.embeddings.class_embedding",
+    } <= set(old)
     save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((source / "config.json").read_text())
     config |= {"architectures": ["LLaVANextForEmbedding"], "auto_map": {"AutoModel": "modeling.LLaVANextForEmbedding"}}
@@ -261,8 +285,7 @@ def test_a_folder_as_upstream_published_it_loads(folders, retrievers, images, tm
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
     expected = retrievers["llava_next"].encode(images, TEXTS, instruction=TASK)
-    np.testing.assert_allclose(mmret.Retriever.load(tmp_path, "cpu").encode(images, TEXTS, instruction=TASK), expected,
-                               **SAME)
+    np.testing.assert_allclose(mmret.Retriever.load(tmp_path, "cpu").encode(images, TEXTS, instruction=TASK), expected, **SAME)
 
 
 def test_an_adapter_is_merged_into_its_base(folders, images, tmp_path):
@@ -275,8 +298,7 @@ def test_an_adapter_is_merged_into_its_base(folders, images, tmp_path):
     retriever = mmret.Retriever.load(tmp_path, "cpu")
     with torch.no_grad():
         prompt = [retriever.prompt.fill(TEXTS[0], True, TASK)]
-        inputs = AutoProcessor.from_pretrained(base)(text=prompt, images=[images[0].resize((512, 512))],
-                                                     return_tensors="pt")
+        inputs = AutoProcessor.from_pretrained(base)(text=prompt, images=[images[0].resize((512, 512))], return_tensors="pt")
         state = adapted.eval()(**inputs, output_hidden_states=True).hidden_states[-1][0, -1]
     row = retriever.encode(images[:1], TEXTS[:1], instruction=TASK)[0]
     np.testing.assert_allclose(row, (state / state.norm()).numpy(), **SAME)
@@ -308,9 +330,16 @@ def test_a_batch_that_does_not_fit_is_halved(retrievers, folders, images):
     np.testing.assert_allclose(small.encode(images, TEXTS), retrievers["llava_next"].encode(images, TEXTS), **SAME)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ({}, "neither"), ({"images": [b""], "texts": ["a", "b"]}, "1 and 2"), ({"texts": "one text"}, "takes lists"),
-    ({"images": [b"no picture"]}, "cannot read"), ({"images": [3]}, "not int")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({}, "neither"),
+        ({"images": [b""], "texts": ["a", "b"]}, "1 and 2"),
+        ({"texts": "one text"}, "takes lists"),
+        ({"images": [b"no picture"]}, "cannot read"),
+        ({"images": [3]}, "not int"),
+    ],
+)
 def test_wrong_input_says_what_is_wrong(retrievers, arguments, said):
     with pytest.raises(UserError, match=said):
         retrievers["llava_next"].encode(**arguments)

@@ -33,8 +33,11 @@ def test_the_graphs_give_torchs_vectors_at_any_batch_and_length(exported, clip_f
 
 def test_a_graph_that_differs_is_not_written(clip_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "TOLERANCE", 0.0)
-    monkeypatch.setattr(onnx.OnnxRetriever, "encode", lambda self, images, texts, batch: np.ones(
-        (len(images if texts is None else texts), self.dim), np.float32))
+    monkeypatch.setattr(
+        onnx.OnnxRetriever,
+        "encode",
+        lambda self, images, texts, batch: np.ones((len(images if texts is None else texts), self.dim), np.float32),
+    )
     with pytest.raises(UserError, match="differs from torch's by"):
         onnx.export_onnx(clip_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -36,8 +36,13 @@ def materialise(lake: Lake, **changes) -> tuple[dg.ExecuteInProcessResult, list[
     """One run of ``checkpoints`` for recipe demo, and what it logged."""
     overrides = {f"recipes.demo.{key}": value for key, value in changes.items()}
     with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([checkpoints], partition_key="demo", instance=instance, raise_on_error=False, resources={
-            "lake": LakeResource(folder=str(lake.root)), "profile": ProfileResource(overrides=overrides)})
+        result = dg.materialize(
+            [checkpoints],
+            partition_key="demo",
+            instance=instance,
+            raise_on_error=False,
+            resources={"lake": LakeResource(folder=str(lake.root)), "profile": ProfileResource(overrides=overrides)},
+        )
         return result, [entry.user_message for entry in instance.all_logs(result.run_id)]
 
 
@@ -57,7 +62,7 @@ def test_training_outside_gives_the_same_checkpoint_and_its_log_in_the_run(lake)
     rows = [text for text in said if "samples/s" in text]
     assert len(rows) == 3 and "step 10: loss" in rows[0] and "held-out R@10" in rows[1]
     assert any("samples/s" in text for text in said_inside)
-    made, = outside.asset_materializations_for_node("checkpoints")
+    (made,) = outside.asset_materializations_for_node("checkpoints")
     assert made.metadata["training"].md_str.startswith("![loss and held-out recall](data:image/png;base64,")
     materialise(lake)
     assert weights(lake) == expected  # how a recipe runs is no part of what it makes
@@ -66,13 +71,23 @@ def test_training_outside_gives_the_same_checkpoint_and_its_log_in_the_run(lake)
 def test_what_a_person_can_mend_is_written_down_by_the_child(tmp_path, monkeypatch):
     monkeypatch.setattr(training_process, "end_with", lambda parent: None)
     monkeypatch.setattr(training_process, "reporter", lambda first: nullcontext())
-    training_process.work({"lake": str(tmp_path / "empty"), "name": "demo", "recipe": {}, "parent": 0,
-                           "threads": torch.get_num_threads(), "error": str(tmp_path / "error")})
+    training_process.work(
+        {
+            "lake": str(tmp_path / "empty"),
+            "name": "demo",
+            "recipe": {},
+            "parent": 0,
+            "threads": torch.get_num_threads(),
+            "error": str(tmp_path / "error"),
+        }
+    )
     assert "no triplets to train on" in (tmp_path / "error").read_text()
 
 
-@pytest.mark.parametrize("ends, error, said", [("Path(job['error']).write_text('mend it')", "UserError", "mend it"),
-                                               ("pass", "DagsterPipesExecutionError", "code 1")])
+@pytest.mark.parametrize(
+    "ends, error, said",
+    [("Path(job['error']).write_text('mend it')", "UserError", "mend it"), ("pass", "DagsterPipesExecutionError", "code 1")],
+)
 def test_what_the_child_wrote_is_the_failure_and_else_that_it_died(tmp_path, monkeypatch, ends, error, said):
     script = f"import json, sys; from pathlib import Path; job = json.loads(sys.argv[1]); {ends}; sys.exit(1)"
     monkeypatch.setattr("assets.outside.command", lambda processes, job: [sys.executable, "-c", script, job])
@@ -82,7 +97,7 @@ def test_what_the_child_wrote_is_the_failure_and_else_that_it_died(tmp_path, mon
         train_outside(context, Lake(tmp_path), "demo", Recipe(outside=True))
 
     result = dg.materialize([trained], raise_on_error=False)
-    failure, = (e.step_failure_data.error for e in result.all_events if e.is_step_failure)
+    (failure,) = (e.step_failure_data.error for e in result.all_events if e.is_step_failure)
     assert failure.cause.cls_name == error and said in failure.cause.message
 
 
@@ -132,12 +147,18 @@ def test_two_processes_under_torchrun_train_end_and_report(lake):
 @pytest.mark.slow
 def test_a_killed_parent_takes_torchrun_and_its_processes_with_it(lake, tmp_path):
     recipe = {"base": "towers/clip", "batch_size": 32, "steps": 100_000, "trainable": "text+blocks"}
-    script = ("import json, os, subprocess, sys, time; from assets.outside import command; "
-              f"job = {{'lake': {str(lake.root)!r}, 'name': 'demo', 'recipe': {recipe!r}, 'parent': os.getpid(), 'threads': 1, "
-              f"'error': {str(tmp_path / 'error')!r}}}; subprocess.Popen(command(2, json.dumps(job))); time.sleep(600)")
+    script = (
+        "import json, os, subprocess, sys, time; from assets.outside import command; "
+        f"job = {{'lake': {str(lake.root)!r}, 'name': 'demo', 'recipe': {recipe!r}, 'parent': os.getpid(), 'threads': 1, "
+        f"'error': {str(tmp_path / 'error')!r}}}; subprocess.Popen(command(2, json.dumps(job))); time.sleep(600)"
+    )
     context = {"DAGSTER_PIPES_CONTEXT": "", "DAGSTER_PIPES_MESSAGES": ""}
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env={
-        **{k: v for k, v in os.environ.items() if k not in context}, **environment()}, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**{k: v for k, v in os.environ.items() if k not in context}, **environment()},
+        stderr=subprocess.DEVNULL,
+    )
     try:
         until = time.monotonic() + 120
         while not list(lake.root.glob("checkpoints/demo.work/state-*")) and time.monotonic() < until:

@@ -22,7 +22,8 @@ def test_negatives_are_those_the_signals_found(triplets):
         assert after["hard_negatives"] == [query, *(n for n in mined if (query, n) in there)]
         lost += len(before["hard_negatives"]) - len(after["hard_negatives"])
         assert {k: v for k, v in before.items() if k != "hard_negatives"} == {
-            k: v for k, v in after.items() if k != "hard_negatives"}
+            k: v for k, v in after.items() if k != "hard_negatives"
+        }
     assert lost > 10
 
 
@@ -30,10 +31,22 @@ def test_a_lake_gives_a_recipe_the_rows_of_its_signals(triplets, tmp_path):
     lake = Lake(tmp_path)
     lake.write("triplets", "shard-00000", triplets, "x")
     first = triplets.to_pylist()[0]
-    neighbours = [{"query_id": first["query_id"], "signal": signal, "target_id": target, "score": 0.9, "rank": None if above else 0,
-                   "above_band": above} for target, signal, above in zip(
-                       [*first["hard_negatives"][1:], "x", "y", "z"], ["caption", "dino_image", "caption"] * 3,
-                       [False, False, True] * 3, strict=False)]
+    neighbours = [
+        {
+            "query_id": first["query_id"],
+            "signal": signal,
+            "target_id": target,
+            "score": 0.9,
+            "rank": None if above else 0,
+            "above_band": above,
+        }
+        for target, signal, above in zip(
+            [*first["hard_negatives"][1:], "x", "y", "z"],
+            ["caption", "dino_image", "caption"] * 3,
+            [False, False, True] * 3,
+            strict=False,
+        )
+    ]
     lake.write("neighbours", "shard-00000", pa.Table.from_pylist(neighbours, NEIGHBOURS), "x")
     assert training_rows(lake, Recipe()).equals(triplets.select(COLUMNS))
     rows = training_rows(lake, Recipe(signals=("caption",)))

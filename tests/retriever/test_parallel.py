@@ -53,15 +53,33 @@ def shared(clip_folder, pictures, triplets, tmp_path_factory):
     for name, changes in CASES.items():
         recipe = small(**changes)
         made[name] = (recipe, same if name == "one_text" else triplets, bases[recipe.kind])
-        cases[name] = {"recipe": recipe.model_dump(mode="json"), "base": str(bases[recipe.kind]),
-                       "triplets": "same_text" if name == "one_text" else "triplets", "whole_run": name in ("clip", "mllm")}
+        cases[name] = {
+            "recipe": recipe.model_dump(mode="json"),
+            "base": str(bases[recipe.kind]),
+            "triplets": "same_text" if name == "one_text" else "triplets",
+            "whole_run": name in ("clip", "mllm"),
+        }
     (folder / "cases.json").write_text(json.dumps(cases))
     port, running = a_port(), []
     for rank in range(2):
-        running.append(subprocess.Popen(
-            [sys.executable, "-m", "tests.retriever.two_processes", str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.retriever.two_processes", str(folder)],
+                cwd=ROOT,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={
+                    **os.environ,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": "2",
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                    "OMP_NUM_THREADS": "1",
+                    "CUDA_VISIBLE_DEVICES": "",
+                },
+            )
+        )
     said = [process.communicate(timeout=240)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(text[-1500:] for text in said)
     return folder, made

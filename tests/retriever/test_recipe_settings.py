@@ -34,8 +34,13 @@ def test_rows_of_one_query_share_their_targets():
     targets, queries = np.array([5, 6, 7, 6, 5]), np.array([0, 0, 1, 0, 0])  # rows 0, 1, 3 and 4 ask the same
     candidates = np.concatenate([targets, [6, 9]])
     positives, ignored = masks(targets, candidates, queries=queries)
-    assert positives.int().tolist() == [[1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0],
-                                        [1, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0]]
+    assert positives.int().tolist() == [
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0, 0],
+        [1, 0, 0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 1, 0, 0],
+    ]
     assert (positives & ignored).sum() == 0
     for row in (0, 1, 3, 4):  # 5 and 6 count once as a positive and never as a negative, 7 and 9 are negatives
         negatives = candidates[(~positives & ~ignored)[row].numpy()]
@@ -53,8 +58,9 @@ def test_one_query_is_one_image_with_one_text():
 
 @pytest.mark.parametrize("several", [True, False])
 def test_a_batch_with_several_targets_of_a_query_trains_on_them_all_or_on_its_own(several, bases, triplets, load, tmp_path):
-    trainer = a_trainer(small("clip", several_positives=several, mask_false_negatives=False), bases["clip"], triplets, load,
-                        tmp_path)
+    trainer = a_trainer(
+        small("clip", several_positives=several, mask_false_negatives=False), bases["clip"], triplets, load, tmp_path
+    )
     numbers = np.arange(6)
     batch = Batch(np.array([0, 0, 1]), ["no hat", "no hat", "no hat"], numbers[[2, 3, 4]])
     loss = trainer.backward(batch, trainer.embedder.read(batch))
@@ -84,8 +90,9 @@ def test_hardness_weights_each_negative_by_its_cosine_and_has_no_gradient_of_its
     (ours,), (theirs,) = (torch.autograd.grad(x, [queries], retain_graph=True) for x in (loss, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
     assert loss > info_nce(queries, candidates, positives, ignored, 0.1)
-    assert torch.equal(info_nce(queries, candidates, positives, ignored, 0.1, 0.0),
-                       info_nce(queries, candidates, positives, ignored, 0.1))
+    assert torch.equal(
+        info_nce(queries, candidates, positives, ignored, 0.1, 0.0), info_nce(queries, candidates, positives, ignored, 0.1)
+    )
 
 
 def test_hardness_is_that_of_sentence_transformers_where_that_knows_all_negatives():
@@ -138,7 +145,8 @@ def test_gradient_checkpointing_runs_each_layer_again_and_changes_no_gradient(ki
     def counted(**changes):
         calls = []
         hook = torch.nn.modules.module.register_module_forward_pre_hook(
-            lambda module, *_: calls.append(1) if type(module).__name__.endswith("MLP") else None)
+            lambda module, *_: calls.append(1) if type(module).__name__.endswith("MLP") else None
+        )
         try:
             _, gradients = a_step(kind, bases, triplets, load, tmp_path / str(len(changes)), **changes)
         finally:
@@ -151,8 +159,11 @@ def test_gradient_checkpointing_runs_each_layer_again_and_changes_no_gradient(ki
     assert_close(gradients, expected)
 
 
-COMPILED = [("clip", "eager"), pytest.param("clip", "inductor", marks=pytest.mark.slow),
-            pytest.param("mllm", "eager", marks=pytest.mark.slow)]
+COMPILED = [
+    ("clip", "eager"),
+    pytest.param("clip", "inductor", marks=pytest.mark.slow),
+    pytest.param("mllm", "eager", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("kind, backend", COMPILED)
@@ -179,11 +190,20 @@ def test_bfloat16_keeps_trained_weights_in_float32_and_points_the_same_way(kind,
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key, value, said", [
-    ("processes", 2, "outside"), ("hardness", -1, "greater than or equal"), ("precision", "int8", "bfloat16"),
-    ("compile", "yes", "inductor"), ("kind", "bert", "clip"), ("evaluate_every", 0, "greater than"),
-    ("lora", {"rank": 0}, "greater than"), ("lora", {"rang": 8}, "not permitted"), ("trainable", "none", "text"),
-])
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("processes", 2, "outside"),
+        ("hardness", -1, "greater than or equal"),
+        ("precision", "int8", "bfloat16"),
+        ("compile", "yes", "inductor"),
+        ("kind", "bert", "clip"),
+        ("evaluate_every", 0, "greater than"),
+        ("lora", {"rank": 0}, "greater than"),
+        ("lora", {"rang": 8}, "not permitted"),
+        ("trainable", "none", "text"),
+    ],
+)
 def test_settings_out_of_range_are_named(key, value, said):
     with pytest.raises(UserError, match=f"recipes.demo.*\n?.*{said}"):
         load_profile("demo", {f"recipes.demo.{key}": value})

@@ -93,13 +93,17 @@ def test_composed_evaluation_leaves_the_reference_out_and_reports_the_parts(clip
     assert evaluate_composed(retriever, ids, vectors, own_target, load, (23,))["R@23"] == 100.0
 
 
-@pytest.mark.parametrize("query, said", [(("nowhere", "x", {"0"}), "not in the gallery: nowhere"),
-                                         (("0", "x", {"nowhere"}), "not in the gallery: nowhere"),
-                                         (("0", "x", {"0"}), "no target besides its reference")])
+@pytest.mark.parametrize(
+    "query, said",
+    [
+        (("nowhere", "x", {"0"}), "not in the gallery: nowhere"),
+        (("0", "x", {"nowhere"}), "not in the gallery: nowhere"),
+        (("0", "x", {"0"}), "no target besides its reference"),
+    ],
+)
 def test_queries_that_do_not_fit_the_gallery_are_refused(clip_folder, query, said):
     with pytest.raises(UserError, match=said):
-        evaluate_composed(ClipRetriever.load(clip_folder, "cpu"), ["0", "1"], np.eye(2, 16, dtype=np.float32),
-                          [query], dict)
+        evaluate_composed(ClipRetriever.load(clip_folder, "cpu"), ["0", "1"], np.eye(2, 16, dtype=np.float32), [query], dict)
 
 
 @pytest.fixture
@@ -108,14 +112,13 @@ def lake(tmp_path, pictures, monkeypatch):
     lake, ids = Lake(tmp_path), sorted(pictures)
     shards = {"shard-00000": ids[:15], "shard-00001": ids[15:]}
     for shard, members in shards.items():
-        rows = [{**dict.fromkeys(IMAGES_INDEX.names), "image_id": i, "shard": shard, "position": n}
-                for n, i in enumerate(members)]
+        rows = [{**dict.fromkeys(IMAGES_INDEX.names), "image_id": i, "shard": shard, "position": n} for n, i in enumerate(members)]
         lake.write("images", shard, pa.Table.from_pylist(rows, IMAGES_INDEX), "x")
     lake.shown = 0
 
     def read(_, shard, batch_rows, ids):
         for start in range(0, len(shards[shard]), 4):
-            part = [i for i in shards[shard][start:start + 4] if i in ids and i not in lake.missing]
+            part = [i for i in shards[shard][start : start + 4] if i in ids and i not in lake.missing]
             lake.shown += len(part)
             yield pa.record_batch({"image_id": part, "data": pa.array([pictures[i] for i in part], pa.large_binary())})
 
@@ -135,7 +138,7 @@ def test_the_gallery_holds_every_image_once_and_is_computed_once_per_checkpoint(
 
 def test_a_gallery_that_was_interrupted_goes_on_with_the_missing_shard(lake, clip_folder):
     whole = gallery(lake, clip_folder)[1]
-    file, = (lake.root / "gallery").glob("*/shard-00001.parquet")
+    (file,) = (lake.root / "gallery").glob("*/shard-00001.parquet")
     file.unlink()
     assert np.array_equal(gallery(lake, clip_folder)[1], whole) and lake.shown == 24 + 9
 

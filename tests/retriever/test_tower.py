@@ -23,8 +23,17 @@ LEVELS = [("text", 1), ("text+projection", 1), ("text+blocks", 1), ("text+blocks
 
 
 def recipe(level: tuple[str, int], **changes) -> Recipe:
-    return Recipe(**{"trainable": level[0], "image_blocks": level[1], "batch_size": 12, "mined_negatives": 2,
-                     "steps": 4, "temperature": 0.1, **changes})
+    return Recipe(
+        **{
+            "trainable": level[0],
+            "image_blocks": level[1],
+            "batch_size": 12,
+            "mined_negatives": 2,
+            "steps": 4,
+            "temperature": 0.1,
+            **changes,
+        }
+    )
 
 
 def trainer_in_float64(clip_folder, triplets, tmp_path, chosen: Recipe) -> Trainer:
@@ -44,8 +53,13 @@ def plain_gradients(trainer: Trainer, load, batch) -> dict[str, torch.Tensor]:
     texts = torch.cat([retriever.text_features([t]) for t in batch.texts])
     positives, ignored = masks(batch.targets, batch.candidates, queries=batch.distinct_queries()[1])
     model.zero_grad()
-    info_nce(normalize(embed(batch.queries) + texts, dim=-1), normalize(embed(batch.candidates), dim=-1),
-             positives, ignored, trainer.recipe.temperature).backward()
+    info_nce(
+        normalize(embed(batch.queries) + texts, dim=-1),
+        normalize(embed(batch.candidates), dim=-1),
+        positives,
+        ignored,
+        trainer.recipe.temperature,
+    ).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
 
 
@@ -59,7 +73,8 @@ def test_the_two_parts_together_are_the_stock_tower(clip_folder, pictures, level
 
 @pytest.mark.parametrize("level", LEVELS, ids=str)
 def test_each_distinct_image_once_from_cached_features_gives_the_gradient_of_plain_training(
-        clip_folder, triplets, load, tmp_path, level):
+    clip_folder, triplets, load, tmp_path, level
+):
     trainer = trainer_in_float64(clip_folder, triplets, tmp_path, recipe(level))
     batch = trainer.data.batch(0)
     distinct, _, _ = batch.images()

@@ -29,8 +29,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def recipe(**changes) -> Recipe:
-    return Recipe(**{"trainable": "text+projection", "steps": 12, "batch_size": 12, "mined_negatives": 2,
-                     "learning_rate": 1e-3, "temperature": 0.05, "checkpoint_every": 4, "log_every": 3, **changes})
+    return Recipe(
+        **{
+            "trainable": "text+projection",
+            "steps": 12,
+            "batch_size": 12,
+            "mined_negatives": 2,
+            "learning_rate": 1e-3,
+            "temperature": 0.05,
+            "checkpoint_every": 4,
+            "log_every": 3,
+            **changes,
+        }
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -50,6 +61,7 @@ class Killed(Exception):
 
 def dying(after: int):
     """A reporter that ends the run once ``after`` steps are done."""
+
     def report(task, done, total, note=""):
         if done >= after:
             raise Killed
@@ -93,8 +105,12 @@ def test_a_run_killed_outright_continues_to_bit_equal_weights(clip_folder, tripl
                   Path({str(clip_folder)!r}), Path("killed"))
     """)
     threads = str(torch.get_num_threads())
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads})
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads},
+    )
     assert done.returncode == -9, done.stderr.decode()[-2000:]
     assert sorted(p.name for p in (tmp_path / "killed.work").glob("state-*")) == ["state-000000004.pt"]
     train(recipe(), triplets, load, clip_folder, tmp_path / "killed")

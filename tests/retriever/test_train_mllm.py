@@ -47,7 +47,14 @@ def test_adapters_sit_on_vision_and_language_and_only_they_are_trained(folders, 
     language = [n for n in trained if "language_model" in n]
     vision = [n for n in trained if n not in language]
     assert {n.split(".lora_")[0].rsplit(".", 1)[1] for n in language} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
     assert vision and not any("projector" in n or "merger" in n or "lm_head" in n for n in trained)
     batch = trainer.data.batch(0)
     trainer.backward(batch, trainer.embedder.read(batch))
@@ -95,17 +102,21 @@ def test_the_adapter_loads_and_the_merged_folder_is_stock_transformers(trained, 
     images, texts = list(pictures.values())[:3], ["make it green", "no hat", "a"]
     adapter = mmret.Retriever.load(out, "cpu")
     rows = adapter.encode(images, texts, instruction="find a picture")
-    assert np.abs(rows - mmret.Retriever.load(folders["qwen2_vl"], "cpu").encode(
-        images, texts, instruction="find a picture")).max() > 1e-3  # it has learnt something
+    assert (
+        np.abs(rows - mmret.Retriever.load(folders["qwen2_vl"], "cpu").encode(images, texts, instruction="find a picture")).max()
+        > 1e-3
+    )  # it has learnt something
     export_merged(out, tmp_path / "merged")
     np.testing.assert_allclose(
-        mmret.Retriever.load(tmp_path / "merged", "cpu").encode(images, texts, instruction="find a picture"), rows, atol=1e-5)
+        mmret.Retriever.load(tmp_path / "merged", "cpu").encode(images, texts, instruction="find a picture"), rows, atol=1e-5
+    )
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "merged")
     prompt = adapter.prompt.fill(texts[0], True, "find a picture")
     with torch.no_grad():
-        state = model(**processor(text=[prompt], images=adapter.pictures(images[:1]), return_tensors="pt"),
-                      output_hidden_states=True).hidden_states[-1][:, -1]
+        state = model(
+            **processor(text=[prompt], images=adapter.pictures(images[:1]), return_tensors="pt"), output_hidden_states=True
+        ).hidden_states[-1][:, -1]
     np.testing.assert_allclose(normalize(state, dim=-1).numpy(), rows[:1], atol=1e-5)
     assert not any("lora" in name for name in model.state_dict())
     with pytest.raises(UserError, match="already"):
@@ -122,7 +133,8 @@ def test_an_adapter_is_trained_further_from_its_own_base(trained, folders, tripl
     for name in first:
         torch.testing.assert_close(second[name], first[name], atol=1e-6, rtol=0)
     assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
-        folders["qwen2_vl"])
+        folders["qwen2_vl"]
+    )
 
 
 class Killed(Exception):

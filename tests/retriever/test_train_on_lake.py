@@ -32,8 +32,7 @@ def test_the_command_makes_the_checkpoint_that_a_run_then_records(lake, small_la
     done = CliRunner().invoke(app, ["train", "--lake", str(lake.root), "--recipe", "demo"])
     assert done.exit_code == 0, done.output
     assert "step 10: loss" in done.output and "30 steps, loss" in done.output.splitlines()[-1]
-    ours, theirs = (json.loads((root / "checkpoints" / "demo" / "recipe.json").read_text())
-                    for root in (lake.root, small_lake[0]))
+    ours, theirs = (json.loads((root / "checkpoints" / "demo" / "recipe.json").read_text()) for root in (lake.root, small_lake[0]))
     assert ours["identity"] == theirs["identity"]
     assert ours["facts"]["loss"] == pytest.approx(theirs["facts"]["loss"], rel=1e-4)
 
@@ -58,8 +57,10 @@ def test_an_mllm_trains_on_a_lake_and_merges_by_command(lake, tmp_path):
     done = CliRunner().invoke(app, ["merge", "--lake", str(lake.root), "--recipe", "tiny", "--out", str(tmp_path / "whole")])
     assert done.exit_code == 0, done.output
     pixels = np.zeros((40, 40, 3), np.uint8)
-    rows = [mmret.Retriever.load(folder, "cpu").encode([pixels], ["no hat"], instruction="find a picture")
-            for folder in (lake.root / "checkpoints" / "tiny", tmp_path / "whole")]
+    rows = [
+        mmret.Retriever.load(folder, "cpu").encode([pixels], ["no hat"], instruction="find a picture")
+        for folder in (lake.root / "checkpoints" / "tiny", tmp_path / "whole")
+    ]
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
     nothing = CliRunner().invoke(app, ["merge", "--out", str(tmp_path / "other")])
     assert isinstance(nothing.exception, UserError) and "which adapter" in str(nothing.exception)

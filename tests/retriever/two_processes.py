@@ -1,6 +1,6 @@
 """What each of two gloo processes does in ``test_parallel``: gradients of one step, whole runs, and a run that dies.
 
-    RANK=0 WORLD_SIZE=2 ... python -m tests.retriever.two_processes FOLDER
+RANK=0 WORLD_SIZE=2 ... python -m tests.retriever.two_processes FOLDER
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ def main(folder: Path, group: Group) -> None:
         embedder.model.train()
         batch = data.batch(0)
         loss = trainer.backward(batch, embedder.read(batch))
-        torch.save({"loss": loss, "gradients": {n: p.grad for n, p in embedder.model.named_parameters() if p.grad is not None}},
-                   folder / f"{name}-{group.rank}.pt")
+        torch.save(
+            {"loss": loss, "gradients": {n: p.grad for n, p in embedder.model.named_parameters() if p.grad is not None}},
+            folder / f"{name}-{group.rank}.pt",
+        )
         if case["whole_run"]:
             train(recipe, triplets, load, case["base"], folder / name, group=group)
             try:

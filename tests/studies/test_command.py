@@ -16,13 +16,16 @@ from mmret.settings import load_profile, parse_override
 from mmret.studies.designs import runs
 from tests.studies.test_results import evaluated
 
-TINY = ("studies={recipe: demo, change: {steps: 4}, seeds: 1, pairs: 64, shares: [0.25, 1], signal_pairs: 16, headline_pairs: 8,"
-        " times: 4}")
+TINY = (
+    "studies={recipe: demo, change: {steps: 4}, seeds: 1, pairs: 64, shares: [0.25, 1], signal_pairs: 16, headline_pairs: 8,"
+    " times: 4}"
+)
 
 
 def command(lake, *more: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mmret", "study", "--lake", str(lake), "--json", *more],
-                          capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        [sys.executable, "-m", "mmret", "study", "--lake", str(lake), "--json", *more], capture_output=True, text=True, timeout=280
+    )
 
 
 def test_what_is_there_is_shown_without_training(tmp_path):

@@ -9,14 +9,19 @@ from mmret.settings import Recipe, load_profile
 from mmret.studies.designs import designs, runs
 
 PROFILE = load_profile("studies")
-VARIED = {"negatives": {"negatives"}, "signals": {"signals"}, "scaling": {"pairs"},
-          "headline": {"pairs", "pair_source", "negatives"}}
+VARIED = {
+    "negatives": {"negatives"},
+    "signals": {"signals"},
+    "scaling": {"pairs"},
+    "headline": {"pairs", "pair_source", "negatives"},
+}
 
 
 @pytest.mark.parametrize("study", designs(PROFILE.studies), ids=lambda s: s.name)
 def test_variants_of_a_study_differ_only_in_what_it_varies(study):
-    names = {v.label: [n for s, w, _, n in runs(PROFILE.studies) if s.name == study.name and w.label == v.label]
-             for v in study.variants}
+    names = {
+        v.label: [n for s, w, _, n in runs(PROFILE.studies) if s.name == study.name and w.label == v.label] for v in study.variants
+    }
     assert all(len(n) == PROFILE.studies.seeds for n in names.values())
     for seed in range(PROFILE.studies.seeds):
         recipes = [PROFILE.recipes[n[seed]].model_dump() for n in names.values()]
@@ -32,8 +37,16 @@ def test_a_run_that_studies_share_is_trained_once():
 
 
 def test_the_recipe_they_start_from_and_its_changes_are_settings():
-    profile = load_profile("studies", {"studies.change": {"steps": 7}, "studies.volume": {}, "studies.seeds": 2, "studies.times": 3,
-                                       "studies.headline_pairs": 11})
+    profile = load_profile(
+        "studies",
+        {
+            "studies.change": {"steps": 7},
+            "studies.volume": {},
+            "studies.seeds": 2,
+            "studies.times": 3,
+            "studies.headline_pairs": 11,
+        },
+    )
     made = {n: r for n, r in profile.recipes.items() if n.startswith("study-")}
     assert {r.steps for r in made.values()} == {7} and {r.seed for r in made.values()} == {0, 1}
     assert {r.pairs for r in made.values() if r.pair_source == "naive"} == {33}

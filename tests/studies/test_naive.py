@@ -19,8 +19,14 @@ EVALUATE = EvaluateSettings(held_out=0.2)
 def corpus(n: int) -> pa.Table:
     captions = [caption(scene(9, i)) for i in range(n)]
     ids = [content_id(str(i).encode()) for i in range(n)]
-    return pa.table({"image_id": ids, "caption": captions, "path": [f"{i}.png" for i in range(n)],
-                     "licence": pa.array(["CC0-1.0"] * n, pa.string())})
+    return pa.table(
+        {
+            "image_id": ids,
+            "caption": captions,
+            "path": [f"{i}.png" for i in range(n)],
+            "licence": pa.array(["CC0-1.0"] * n, pa.string()),
+        }
+    )
 
 
 IMAGES = corpus(300)

@@ -20,9 +20,19 @@ def evaluated(tmp_path, value_of, seeds=(0, 1, 2)) -> Lake:
         if lake.facts("evaluations", name):  # shared with a study before
             continue
         if seed in seeds and (value := value_of(study.name, study.variants.index(variant), seed)) is not None:
-            rows = [{"recipe": recipe, "benchmark": STUDIES.benchmark, "metric": metric, "value": v, "queries": 50, "gallery": 80,
-                     "inputs": "x"} for recipe, v in (("untrained", 1.0), (name, value))
-                    for metric in ("R@1", "R@10", "kept R@1", "kept R@10")]
+            rows = [
+                {
+                    "recipe": recipe,
+                    "benchmark": STUDIES.benchmark,
+                    "metric": metric,
+                    "value": v,
+                    "queries": 50,
+                    "gallery": 80,
+                    "inputs": "x",
+                }
+                for recipe, v in (("untrained", 1.0), (name, value))
+                for metric in ("R@1", "R@10", "kept R@1", "kept R@10")
+            ]
             lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), "x")
     return lake
 
@@ -57,8 +67,10 @@ def test_what_is_missing_is_not_judged(tmp_path):
     assert found["negatives"]["holds"] and found["negatives"]["variants"][0]["spread"]["R@10"] is None
 
 
-@pytest.mark.parametrize("claim, values, holds", [
-    ("rising", [1, 2, 3], True), ("rising", [1, 3, 3], False), ("last", [3, 1, 3], True), ("last", [3, 1, 2], False)])
+@pytest.mark.parametrize(
+    "claim, values, holds",
+    [("rising", [1, 2, 3], True), ("rising", [1, 3, 3], False), ("last", [3, 1, 3], True), ("last", [3, 1, 2], False)],
+)
 def test_claims(claim, values, holds):
     assert in_order(claim, values) is holds
 

@@ -36,14 +36,41 @@ def running() -> Iterator[dict[str, str]]:
     if user:
         shutil.chown(folder, user)
     try:
-        subprocess.run([programs[0], "-D", str(folder / "data"), "-U", "mmret", "--auth=trust", "--no-sync"], user=user, check=True,
-                       capture_output=True, timeout=120, cwd=folder)
-        server = subprocess.Popen([programs[1], "-D", str(folder / "data"), "-p", str(port), "-k", str(folder), "-c", "fsync=off",
-                                   "-c", "listen_addresses=127.0.0.1"], user=user, cwd=folder, stdout=subprocess.DEVNULL,
-                                  stderr=(folder / "log").open("w"))
+        subprocess.run(
+            [programs[0], "-D", str(folder / "data"), "-U", "mmret", "--auth=trust", "--no-sync"],
+            user=user,
+            check=True,
+            capture_output=True,
+            timeout=120,
+            cwd=folder,
+        )
+        server = subprocess.Popen(
+            [
+                programs[1],
+                "-D",
+                str(folder / "data"),
+                "-p",
+                str(port),
+                "-k",
+                str(folder),
+                "-c",
+                "fsync=off",
+                "-c",
+                "listen_addresses=127.0.0.1",
+            ],
+            user=user,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "log").open("w"),
+        )
         try:
-            yield {"DAGSTER_PG_HOST": "127.0.0.1", "DAGSTER_PG_PORT": str(port), "DAGSTER_PG_USER": "mmret",
-                   "DAGSTER_PG_PASSWORD": "unused", "DAGSTER_PG_DB": "postgres"}
+            yield {
+                "DAGSTER_PG_HOST": "127.0.0.1",
+                "DAGSTER_PG_PORT": str(port),
+                "DAGSTER_PG_USER": "mmret",
+                "DAGSTER_PG_PASSWORD": "unused",
+                "DAGSTER_PG_DB": "postgres",
+            }
         finally:
             server.terminate()
             server.wait(60)

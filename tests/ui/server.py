@@ -40,9 +40,15 @@ class UI:
         self.url, self.log = f"http://127.0.0.1:{port}", log
         # make and pytest hand their flags down by the environment; a user's shell has none of them
         clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "DAGSTER_HOME", "MMRET_LAKE")}
-        self.process = subprocess.Popen(command, cwd=CHECKOUT, stdout=log.open("w"), stderr=subprocess.STDOUT,
-                                        env=clean | (env or {}), start_new_session=True,
-                                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        self.process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+            env=clean | (env or {}),
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         self.seen: dict[int, float] = {}
 
     def wait_until_up(self, seconds: float = 120) -> None:
@@ -51,8 +57,10 @@ class UI:
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()[-3000:]
         try:
-            found = self.ask("{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename"
-                             " ... on PythonError { message } } } } } }")
+            found = self.ask(
+                "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename"
+                " ... on PythonError { message } } } } } }"
+            )
         except httpx.HTTPError:
             return False
         entries = found["workspaceOrError"].get("locationEntries", [])
@@ -108,11 +116,12 @@ class UI:
 
     def launch_job(self, job: str, config: dict, tags: list[dict] | None = None, assets: list[str] | None = None) -> str:
         selector = LOCATION | {"pipelineName": job} | ({"assetSelection": [{"path": [a]} for a in assets]} if assets else {})
-        found = self.ask("""mutation ($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
+        found = self.ask(
+            """mutation ($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
             ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
             ... on RunConfigValidationInvalid { errors { message } } } }""",
-                         p={"selector": selector, "runConfigData": config, "mode": "default",
-                            "executionMetadata": {"tags": tags or []}})["launchRun"]
+            p={"selector": selector, "runConfigData": config, "mode": "default", "executionMetadata": {"tags": tags or []}},
+        )["launchRun"]
         assert found["__typename"] == "LaunchRunSuccess", found
         return found["run"]["runId"]
 
@@ -124,10 +133,11 @@ class UI:
         return until(f"run {run_id} ends", lambda: (s := self.run_status(run_id)) in ended and s, seconds)
 
     def backfill(self, assets: list[str], partitions: list[str]) -> str:
-        found = self.ask("""mutation ($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename
+        found = self.ask(
+            """mutation ($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename
             ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
-                         p={"assetSelection": [{"path": [a]} for a in assets], "partitionNames": partitions,
-                            "title": "as from the browser"})["launchPartitionBackfill"]
+            p={"assetSelection": [{"path": [a]} for a in assets], "partitionNames": partitions, "title": "as from the browser"},
+        )["launchPartitionBackfill"]
         assert found["__typename"] == "LaunchBackfillSuccess", found
         return found["backfillId"]
 
@@ -136,8 +146,9 @@ class UI:
         return self.ask(query, id=backfill_id)["partitionBackfillOrError"]["status"]
 
     def start_sensor(self, name: str) -> None:
-        found = self.ask("mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
-                         s=LOCATION | {"sensorName": name})["startSensor"]
+        found = self.ask(
+            "mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }", s=LOCATION | {"sensorName": name}
+        )["startSensor"]
         assert found["__typename"] == "Sensor", found
 
     def stop_sensor(self, name: str) -> None:
@@ -147,10 +158,13 @@ class UI:
 
     def tick_schedule(self, name: str) -> list[dict]:
         """What the UI's *Test schedule* shows: the run requests of a tick now."""
-        found = self.ask("""mutation ($s: ScheduleSelector!, $t: Float) { scheduleDryRun(selectorData: $s, timestamp: $t) {
+        found = self.ask(
+            """mutation ($s: ScheduleSelector!, $t: Float) { scheduleDryRun(selectorData: $s, timestamp: $t) {
             __typename ... on DryRunInstigationTick { evaluationResult { skipReason error { message }
             runRequests { tags { key value } assetSelection { path } } } } ... on PythonError { message } } }""",
-                         s=LOCATION | {"scheduleName": name}, t=time.time())["scheduleDryRun"]
+            s=LOCATION | {"scheduleName": name},
+            t=time.time(),
+        )["scheduleDryRun"]
         assert found["__typename"] == "DryRunInstigationTick", found
         result = found["evaluationResult"]
         assert not result["error"], result

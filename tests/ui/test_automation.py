@@ -18,8 +18,22 @@ from mmret.staleness import SHARDED, Work, due, survey
 from resources.lake import LakeResource
 from tests.ui.pictures import drop
 
-GRAPH = ["images", "towers", "clip_image", "dino_image", "caption", "candidates", "leaks", "neighbours", "pairs", "descriptions",
-         "instructions", "triplets", "checkpoints", "evaluations"]
+GRAPH = [
+    "images",
+    "towers",
+    "clip_image",
+    "dino_image",
+    "caption",
+    "candidates",
+    "leaks",
+    "neighbours",
+    "pairs",
+    "descriptions",
+    "instructions",
+    "triplets",
+    "checkpoints",
+    "evaluations",
+]
 
 
 def change(lake: Lake, **settings) -> None:
@@ -28,13 +42,20 @@ def change(lake: Lake, **settings) -> None:
 
 def tick(instance: dg.DagsterInstance, lake: Lake) -> list[tuple[list[str], str, str]]:
     """(stages, first shard, last shard) of each run the schedule asks for."""
-    context = dg.build_schedule_context(instance=instance, resources={"lake": LakeResource(folder=str(lake.root))},
-                                        repository_def=defs.get_repository_def())
+    context = dg.build_schedule_context(
+        instance=instance, resources={"lake": LakeResource(folder=str(lake.root))}, repository_def=defs.get_repository_def()
+    )
     asked = backfill_missing_and_stale(context)
     if isinstance(asked, dg.SkipReason):
         return []
-    return [(sorted(k.path[-1] for k in r.asset_selection), r.tags.get("dagster/asset_partition_range_start", "all"),
-             r.tags.get("dagster/asset_partition_range_end", "all")) for r in asked]
+    return [
+        (
+            sorted(k.path[-1] for k in r.asset_selection),
+            r.tags.get("dagster/asset_partition_range_start", "all"),
+            r.tags.get("dagster/asset_partition_range_end", "all"),
+        )
+        for r in asked
+    ]
 
 
 def requested(instance: dg.DagsterInstance) -> dict[str, set]:
@@ -71,7 +92,11 @@ def test_ranges_are_contiguous_and_of_one_kind():
     order = [f"s{i}" for i in range(6)]
     work = [Work(("a",), s, ()) for s in ("s0", "s1", "s3", "s4")] + [Work(("a", "b"), "s5", ()), Work(("t",), "all", ())]
     assert [(r[0].tables, r[0].partition, r[-1].partition) for r in ranges(work, order)] == [
-        (("a",), "s0", "s1"), (("a",), "s3", "s4"), (("a", "b"), "s5", "s5"), (("t",), "all", "all")]
+        (("a",), "s0", "s1"),
+        (("a",), "s3", "s4"),
+        (("a", "b"), "s5", "s5"),
+        (("t",), "all", "all"),
+    ]
 
 
 def test_conditions_register_what_mmret_run_computed_and_train_nothing(lake, instance):
@@ -102,7 +127,8 @@ def record_as_done(instance: dg.DagsterInstance, lake: Lake) -> None:
     for table in (*GRAPH, "rejects"):
         for part in lake.partitions(table):
             instance.report_runless_asset_event(
-                dg.AssetMaterialization(table, partition=None if table in ("towers", "leaks") else part))
+                dg.AssetMaterialization(table, partition=None if table in ("towers", "leaks") else part)
+            )
 
 
 def watch(instance, lake, cursor=None):
@@ -129,8 +155,9 @@ def test_new_pictures_are_sealed_once_their_folder_is_quiet(lake, instance, tmp_
 
 def test_the_ui_is_told_once_which_partitions_are_stale_and_why(lake, instance):
     def look(cursor=None):
-        return stale_partitions(dg.build_sensor_context(
-            instance=instance, cursor=cursor, resources={"lake": LakeResource(folder=str(lake.root))}))
+        return stale_partitions(
+            dg.build_sensor_context(instance=instance, cursor=cursor, resources={"lake": LakeResource(folder=str(lake.root))})
+        )
 
     assert not look().asset_events
     change(lake, mine__targets_per_query=2)
@@ -146,8 +173,12 @@ def test_a_changed_folder_has_another_signature(tmp_path, change_):
     before = signature(str(tmp_path))
     assert before == signature(str(tmp_path))
     some = next(tmp_path.glob("*.png"))
-    {"added": lambda: drop(tmp_path, 3, 4), "removed": some.unlink, "rewritten": lambda: os.utime(some, (4e9, 4e9)),
-     "in a folder": lambda: drop(tmp_path / "inner", 3, 4)}[change_]()
+    {
+        "added": lambda: drop(tmp_path, 3, 4),
+        "removed": some.unlink,
+        "rewritten": lambda: os.utime(some, (4e9, 4e9)),
+        "in a folder": lambda: drop(tmp_path / "inner", 3, 4),
+    }[change_]()
     assert signature(str(tmp_path)) != before
     assert signature(str(tmp_path / "nothing here")) is None
 

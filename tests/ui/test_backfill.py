@@ -49,8 +49,12 @@ def call(lake, *arguments: str):
 
 def state(status: str, done: int, failed: int = 0) -> dict:
     counts = {"numPartitionsTargeted": 2, "numPartitionsMaterialized": done, "numPartitionsFailed": failed}
-    return {"__typename": "PartitionBackfill", "status": status, "error": None,
-            "assetBackfillData": {"assetBackfillStatuses": [counts]}}
+    return {
+        "__typename": "PartitionBackfill",
+        "status": status,
+        "error": None,
+        "assetBackfillData": {"assetBackfillStatuses": [counts]},
+    }
 
 
 def test_needed_is_what_is_missing_or_stale_or_named(lake):
@@ -74,9 +78,11 @@ def test_selectors_name_rejects_with_images_and_no_partition_of_a_whole_table():
 def test_it_is_launched_and_waited_for(lake, dagster, monkeypatch):
     monkeypatch.setattr(sys.modules[needed.__module__], "_POLL", 0)  # the package has the function under this name
     lake.path("triplets", "shard-00001").unlink()
-    dagster.answers |= {"assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": lake.shards()},
-                        "launchPartitionBackfill": {"__typename": "LaunchBackfillSuccess", "backfillId": "abc"},
-                        "partitionBackfillOrError": [state("REQUESTED", 0), state("REQUESTED", 1), state("COMPLETED_SUCCESS", 2)]}
+    dagster.answers |= {
+        "assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": lake.shards()},
+        "launchPartitionBackfill": {"__typename": "LaunchBackfillSuccess", "backfillId": "abc"},
+        "partitionBackfillOrError": [state("REQUESTED", 0), state("REQUESTED", 1), state("COMPLETED_SUCCESS", 2)],
+    }
     done = call(lake, "--url", dagster.url, "--wait")
     assert done.exit_code == 0 and "1 of 2 partitions" in done.output
     (launched,) = [a for a in dagster.asked if "LaunchBackfillParams" in a["query"]]
@@ -86,12 +92,21 @@ def test_it_is_launched_and_waited_for(lake, dagster, monkeypatch):
     assert done.exit_code == 1 and "1 failed" in done.output
 
 
-@pytest.mark.parametrize(("answers", "said"), [
-    ({"assetNodeOrError": {"__typename": "AssetNotFoundError"}}, "does not serve this project"),
-    ({"assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": ["shard-00000"]}}, "does not know shard-00001"),
-    ({"assetNodeOrError": {"errors": [{"message": "Cannot query field"}]}}, "refused the request: Cannot query field"),
-    ({"assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": ["shard-00000", "shard-00001"]},
-      "launchPartitionBackfill": {"__typename": "PythonError", "message": "no such asset"}}, "did not take the backfill: no such")])
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"assetNodeOrError": {"__typename": "AssetNotFoundError"}}, "does not serve this project"),
+        ({"assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": ["shard-00000"]}}, "does not know shard-00001"),
+        ({"assetNodeOrError": {"errors": [{"message": "Cannot query field"}]}}, "refused the request: Cannot query field"),
+        (
+            {
+                "assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": ["shard-00000", "shard-00001"]},
+                "launchPartitionBackfill": {"__typename": "PythonError", "message": "no such asset"},
+            },
+            "did not take the backfill: no such",
+        ),
+    ],
+)
 def test_what_is_wrong_is_said(lake, dagster, answers, said):
     lake.path("triplets", "shard-00001").unlink()
     dagster.answers |= answers

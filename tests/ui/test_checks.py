@@ -39,6 +39,7 @@ def with_column(name: str, value):
         values = [value, *rows[name].to_pylist()[1:]]
         field = rows.schema.field(name)
         return rows.set_column(rows.schema.names.index(name), field, pa.array(values, field.type))
+
     return change
 
 

@@ -58,7 +58,9 @@ def test_a_histogram_counts_every_score_once_and_no_nan():
     import pyarrow as pa
 
     drawn = histogram(pa.table({"a": [0.1, 0.5, 0.9, float("nan"), None], "b": [0.5] * 5}))
-    counts = [[int(cell.rsplit("` ", 1)[1].replace(",", "")) for cell in line.strip("| ").split(" | ")[1:]]
-              for line in drawn.splitlines()[2:]]
+    counts = [
+        [int(cell.rsplit("` ", 1)[1].replace(",", "")) for cell in line.strip("| ").split(" | ")[1:]]
+        for line in drawn.splitlines()[2:]
+    ]
     assert [sum(column) for column in zip(*counts, strict=True)] == [3, 5]
     assert histogram(pa.table({"a": pa.array([], pa.float32())})) == "no scores"

@@ -31,8 +31,14 @@ print(type(instance.run_storage).__name__, queue.max_concurrent_runs, instance.r
 
 
 def look(home, env) -> str:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOOK], cwd=CHECKOUT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "DAGSTER_HOME": str(home), **env})
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOOK],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "DAGSTER_HOME": str(home), **env},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
 
@@ -47,6 +53,7 @@ def test_production_home_on_postgres(tmp_path):
     pytest.importorskip("dagster_postgres", reason="the extra `postgres` is not installed")
     shutil.copy(CHECKOUT / "dagster_home" / "dagster.prod.yaml", tmp_path / "dagster.yaml")
     with running() as env:
+
         def answers() -> bool:
             import psycopg2
 
@@ -69,13 +76,25 @@ def test_the_ui_serves_this_graph_from_both_homes_and_stops_on_one_ctrl_c(tmp_pa
     with running() if "prod" in home else nullcontext({}) as env:
         port = free_port()
         command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1"]
-        ui = UI([*command, "-p", str(port)],
-                port, tmp_path / "log", {**env, "DAGSTER_HOME": str(tmp_path), "MMRET_LAKE": str(tmp_path / "lake")})
+        ui = UI(
+            [*command, "-p", str(port)],
+            port,
+            tmp_path / "log",
+            {**env, "DAGSTER_HOME": str(tmp_path), "MMRET_LAKE": str(tmp_path / "lake")},
+        )
         try:
             ui.wait_until_up()
-            health = until("all daemons beat", lambda: ui.ask("{ instance { daemonHealth { allDaemonStatuses { daemonType required "
-                                                             "healthy } } } }")["instance"]["daemonHealth"]["allDaemonStatuses"]
-                           if ui.process.poll() is None else [], 60)
+            health = until(
+                "all daemons beat",
+                lambda: (
+                    ui.ask("{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }")["instance"][
+                        "daemonHealth"
+                    ]["allDaemonStatuses"]
+                    if ui.process.poll() is None
+                    else []
+                ),
+                60,
+            )
             assert {"SCHEDULER", "SENSOR", "BACKFILL", "QUEUED_RUN_COORDINATOR"} <= {d["daemonType"] for d in health}
             assert ui.ctrl_c() in (0, 2, 130, -2)
             until("every process is gone", lambda: not ui.left_over(), 20)

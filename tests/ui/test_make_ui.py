@@ -19,8 +19,21 @@ from tests.small_runs import TINY
 from tests.ui.pictures import drop
 from tests.ui.server import UI, free_port, until
 
-UP_TO_TRIPLETS = ["images", "rejects", "towers", "clip_image", "dino_image", "caption", "candidates", "leaks", "neighbours",
-                  "pairs", "descriptions", "instructions", "triplets"]
+UP_TO_TRIPLETS = [
+    "images",
+    "rejects",
+    "towers",
+    "clip_image",
+    "dino_image",
+    "caption",
+    "candidates",
+    "leaks",
+    "neighbours",
+    "pairs",
+    "descriptions",
+    "instructions",
+    "triplets",
+]
 SHARDS = [f"shard-{i:05d}" for i in range(9)]
 SETTINGS = dict(parse_override(s) for s in [*TINY, "automation.settle_seconds=5", "automation.new_pairs=100000"])
 
@@ -33,8 +46,12 @@ def test_backfill_watched_folder_schedule_and_one_ctrl_c(tmp_path):
     folder, store, port = tmp_path / "landing", Lake(tmp_path / "lake"), free_port()
     drop(folder, 0, 320)
     # -o: the test does not install; the environment it runs in is the one that `make setup` made
-    ui = UI(["make", "-o", ".venv/.installed", "ui", f"LAKE={store.root}", f"PORT={port}"], port, tmp_path / "ui.log",
-            {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")})
+    ui = UI(
+        ["make", "-o", ".venv/.installed", "ui", f"LAKE={store.root}", f"PORT={port}"],
+        port,
+        tmp_path / "ui.log",
+        {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
+    )
     try:
         ui.wait_until_up()
         seal_eight_shards(ui, store, folder)
@@ -49,9 +66,13 @@ def test_backfill_watched_folder_schedule_and_one_ctrl_c(tmp_path):
 
 
 def seal_eight_shards(ui: UI, store: Lake, folder: Path) -> None:
-    run = ui.launch_job("seal_corpus", {
-        "ops": {"corpus_manifest": {"config": {"sources": [str(folder)], "shard_size": 40}}},
-        "resources": {"profile": {"config": {"overrides": SETTINGS}}}})
+    run = ui.launch_job(
+        "seal_corpus",
+        {
+            "ops": {"corpus_manifest": {"config": {"sources": [str(folder)], "shard_size": 40}}},
+            "resources": {"profile": {"config": {"overrides": SETTINGS}}},
+        },
+    )
     assert ui.finish(run) == "SUCCESS"
     assert store.shards() == SHARDS[:8]
 
@@ -94,8 +115,12 @@ def schedule_launches_only_what_is_missing(ui: UI, store: Lake) -> None:
 
 def command_fills_a_gap(ui: UI, store: Lake) -> None:
     store.path("triplets", SHARDS[5]).unlink()
-    done = subprocess.run([sys.executable, "-m", "mmret", "backfill", "--lake", str(store.root), "--stage", "triplets", "--wait",
-                           "--url", ui.url], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmret", "backfill", "--lake", str(store.root), "--stage", "triplets", "--wait", "--url", ui.url],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0 and "1 of 1 partitions" in done.stderr, done.stderr
     assert store.facts("triplets", SHARDS[5])
 

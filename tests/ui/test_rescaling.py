@@ -12,8 +12,11 @@ from mmret.settings import parse_override
 from mmret.staleness import SHARDED, survey
 
 FIRST, TABLE = documented()
-SETTINGS = {arguments: shlex.split(arguments)[1::2] for arguments in TABLE if set(shlex.split(arguments)[::2]) == {"--set"}
-            and "corpus." not in arguments}
+SETTINGS = {
+    arguments: shlex.split(arguments)[1::2]
+    for arguments in TABLE
+    if set(shlex.split(arguments)[::2]) == {"--set"} and "corpus." not in arguments
+}
 
 
 def test_the_table_has_a_row_for_growing_shrinking_shard_size_band_prompt_and_model():
@@ -33,16 +36,22 @@ def test_a_changed_setting_makes_stale_what_the_table_says(lake, arguments):
     assert {t: n * 4 // shards if t in SHARDED else n for t, n in touched.items()} == TABLE[arguments]
 
 
-@pytest.mark.parametrize(("arguments", "choice"), [
-    ('--images "shapes:250?seed=3"', {"sources": ["shapes:230?seed=3"]}),
-    ("--set corpus.images=150", {"overrides": {"corpus.images": 150}}),
-    ("--shard-size 500", {"shard_size": 500})])
+@pytest.mark.parametrize(
+    ("arguments", "choice"),
+    [
+        ('--images "shapes:250?seed=3"', {"sources": ["shapes:230?seed=3"]}),
+        ("--set corpus.images=150", {"overrides": {"corpus.images": 150}}),
+        ("--shard-size 500", {"shard_size": 500}),
+    ],
+)
 def test_a_corpus_that_grows_or_shrinks_makes_stale_what_the_table_says(lake, arguments, choice):
     """The same without computing: one shard more or one shard cut short, of two instead of four."""
     before = len(lake.shards())
     settings = resolve(lake, **choice)[0]
-    for shard, rows in [*reselect(lake, settings.corpus),
-                        *seal(lake.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest)]:
+    for shard, rows in [
+        *reselect(lake, settings.corpus),
+        *seal(lake.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest),
+    ]:
         lake.write("corpus_manifest", shard, rows, inputs="")
     touched = dict.fromkeys(STAGES, 0)
     for status in survey(lake, settings):

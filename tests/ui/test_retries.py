@@ -9,9 +9,18 @@ from mmret.choices import resolve
 from mmret.errors import UserError
 
 
-@pytest.mark.parametrize(("error", "again"), [
-    (UserError("set mine.k"), False), (TypeError("x"), False), (KeyError("x"), False), (FileNotFoundError("x"), False),
-    (TimeoutError(), True), (ConnectionRefusedError(), True), (httpx.ReadTimeout("x"), True)])
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (UserError("set mine.k"), False),
+        (TypeError("x"), False),
+        (KeyError("x"), False),
+        (FileNotFoundError("x"), False),
+        (TimeoutError(), True),
+        (ConnectionRefusedError(), True),
+        (httpx.ReadTimeout("x"), True),
+    ],
+)
 def test_what_may_pass_is_tried_again_and_a_mistake_is_not(error, again):
     assert passing(error) is again
 

@@ -32,11 +32,18 @@ def test_another_process_opens_it_from_anywhere(small_lake, tmp_path):
     lake = tmp_path / "it's a lake"
     shutil.copytree(small_lake[0], lake)
     build_catalogue(Lake(lake))
-    code = ("import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True);"
-            "print(json.dumps({t: c.execute(f'SELECT count(*) FROM {t}').fetchone()[0] for t in sys.argv[2:]}))")
+    code = (
+        "import duckdb, json, sys; c = duckdb.connect(sys.argv[1], read_only=True);"
+        "print(json.dumps({t: c.execute(f'SELECT count(*) FROM {t}').fetchone()[0] for t in sys.argv[2:]}))"
+    )
     names = [*TABLES, "embeddings", "triplets_wide", "pairs_wide"]
-    done = subprocess.run([sys.executable, "-c", code, str(catalogue_path(Lake(lake))), *names], capture_output=True, text=True,
-                          cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(catalogue_path(Lake(lake))), *names],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
     found, rows = json.loads(done.stdout), small_lake[1]["rows"]
     assert {t: found[t] for t in rows} == rows
     assert found["triplets_wide"] == rows["triplets"] and found["pairs_wide"] == rows["pairs"], "the joins multiply nothing"
@@ -122,7 +129,8 @@ def test_partitions_and_runs_are_tables(tmp_path):
     history.note_run(lake, "run-1", 0, {"triplets": 50})
     with connect(lake) as connection:
         assert connection.execute("SELECT table_name, partition, rows, inputs FROM partitions").fetchall() == [
-            ("triplets", "shard-00000", 50, "1")]
+            ("triplets", "shard-00000", 50, "1")
+        ]
         assert connection.execute("SELECT run, computed FROM runs").fetchall() == [("run-1", '{"triplets": 50}')]
 
 

@@ -170,12 +170,7 @@ def _segments(tokens: list[str]) -> list[Segment]:
         elif low in lx.LOCATIVE or low in lx.ACCOMPANYING:
             if not words and joint in ("", ","):
                 joint = low
-            elif (
-                words
-                and following
-                and following not in _BREAKS
-                and words[-1].casefold() not in lx.BINDING | lx.AUXILIARIES
-            ):
+            elif words and following and following not in _BREAKS and words[-1].casefold() not in lx.BINDING | lx.AUXILIARIES:
                 close()
                 joint, words = low, []
             else:
@@ -245,12 +240,7 @@ def _is_finite(low: str, words: list[str], following: str) -> bool:
         if lx.is_plural(before) and not lx.is_plural(low) and not lx.is_function_word(low):
             return True
     if low in lx.GERUNDS:
-        return (
-            before not in lx.AUXILIARIES
-            and not before.endswith(("'s", "’s"))
-            and before not in lx.BINDING
-            and bool(following)
-        )
+        return before not in lx.AUXILIARIES and not before.endswith(("'s", "’s")) and before not in lx.BINDING and bool(following)
     return low in lx.VERBS and lx.is_plural(before) and bool(following) and before not in lx.NUMBERS
 
 

@@ -143,9 +143,7 @@ def _unlike(old: Sentence, new: Sentence, edits: int) -> bool:
     """Whether two sentences of running text are so unlike that the edits would be longer than the target itself."""
     if any(s.joint == ":" for s in new):
         return False
-    a, b = (
-        Counter(k for s in x for k in s.keys if k not in lx.BINDING and k not in lx.DETERMINERS) for x in (old, new)
-    )
+    a, b = (Counter(k for s in x for k in s.keys if k not in lx.BINDING and k not in lx.DETERMINERS) for x in (old, new))
     return edits > 4 or b.total() > 6 and (a & b).total() < 0.4 * b.total()
 
 
@@ -254,12 +252,7 @@ def _compare(a: Segment, b: Segment, new: Sentence) -> Edit | None:
     tail = 0
     while tail < size - lead and x[-1 - tail] == y[-1 - tail]:
         tail += 1
-    if (
-        tail
-        and lead
-        and words[lead - 1].casefold() in lx.INTENSITIES
-        and not (y[lead : len(y) - tail] or x[lead : len(x) - tail])
-    ):
+    if tail and lead and words[lead - 1].casefold() in lx.INTENSITIES and not (y[lead : len(y) - tail] or x[lead : len(x) - tail]):
         lead -= 1
     elif tail and _bound(x, y, tail):
         tail -= 1

@@ -169,10 +169,7 @@ SYNONYMS = {
 def is_plural(word: str) -> bool:
     """Whether lower-case noun ``word`` reads as a plural."""
     return word in PLURALS or (
-        word.endswith("s")
-        and len(word) > 3
-        and word not in SINGULARS_IN_S
-        and not word.endswith(("ss", "us", "is", "’s", "'s"))
+        word.endswith("s") and len(word) > 3 and word not in SINGULARS_IN_S and not word.endswith(("ss", "us", "is", "’s", "'s"))
     )
 
 
@@ -200,9 +197,7 @@ def article(word: str) -> str:
     lower = word.lstrip("“\"'‘").lower()
     if lower.startswith(("hour", "honest", "heir")):
         return "an"
-    if lower.startswith(("uni", "use", "euro", "one", "once", "ufo", "uk", "usb")) and not lower.startswith(
-        ("unin", "unim")
-    ):
+    if lower.startswith(("uni", "use", "euro", "one", "once", "ufo", "uk", "usb")) and not lower.startswith(("unin", "unim")):
         return "a"
     if len(lower) == 1 or (word.isupper() and len(word) < 4):
         return "an" if lower[:1] in "aefhilmnorsx8" else "a"

@@ -54,9 +54,7 @@ def clause_change(e: Edit) -> Moods:
     if e.old and e.new and len(e.old) + len(e.new) <= 6:
         do = (f"change {join(e.old)} to {join(e.new)}", *do)
     prefix = "" if e.joint == "act" else f"{e.joint} "
-    versus = (
-        (f"{prefix}{whole} instead of {join(e.old)}",) if e.old and e.joint == "act" and e.new and not e.lead else ()
-    )
+    versus = (f"{prefix}{whole} instead of {join(e.old)}",) if e.old and e.joint == "act" and e.new and not e.lead else ()
     return Moods(do, (f"{prefix}{whole}",), (f"{prefix}{whole}",), versus, (f"{prefix}{whole}", f"now {prefix}{whole}"))
 
 

@@ -97,9 +97,7 @@ def listing(words: Words) -> str:
 
 def series(parts: list[str]) -> str:
     """``a, b and c``; "with" is said once."""
-    parts = [
-        p[5:] if i and p.startswith("with ") and parts[i - 1].startswith("with ") else p for i, p in enumerate(parts)
-    ]
+    parts = [p[5:] if i and p.startswith("with ") and parts[i - 1].startswith("with ") else p for i, p in enumerate(parts)]
     if len(parts) < 2:
         return "".join(parts)
     return ", ".join(parts[:-1]) + " and " + parts[-1]

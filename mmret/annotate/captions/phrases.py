@@ -165,11 +165,7 @@ def _thing(e: Edit) -> Moods:
     if (
         len(e.new) == 1
         and (last in lx.DIRECTIONS or lx.is_adjective(last))
-        and (
-            not e.old
-            or len(e.old) == 1
-            and (e.old[0].casefold() in lx.DIRECTIONS or lx.is_adjective(e.old[0].casefold()))
-        )
+        and (not e.old or len(e.old) == 1 and (e.old[0].casefold() in lx.DIRECTIONS or lx.is_adjective(e.old[0].casefold())))
     ):
         return state(e)
     if is_name(e.new):
@@ -179,11 +175,7 @@ def _thing(e: Edit) -> Moods:
         before
         and not e.joint
         and not (
-            lx.is_adjective(before)
-            or before in lx.PERSONS
-            or before in lx.BINDING
-            or before in lx.NUMBERS
-            or is_name(e.lead[-1:])
+            lx.is_adjective(before) or before in lx.PERSONS or before in lx.BINDING or before in lx.NUMBERS or is_name(e.lead[-1:])
         )
     ):
         e = e._replace(new=(e.lead[-1], *e.new), old=(e.lead[-1], *e.old) if e.old else ())  # a compound: wind chime
@@ -241,9 +233,7 @@ def _add(e: Edit) -> Moods:
         )
     last = e.new[-1].casefold()
     if len(e.new) == 1 and lx.is_adjective(last):
-        return Moods(
-            (f"make it {text}",), (text,), (f"that is {text}",), (f"now {text}",), (f"now {text}", f"{text} instead")
-        )
+        return Moods((f"make it {text}",), (text,), (f"that is {text}",), (f"now {text}",), (f"now {text}", f"{text} instead"))
     if is_name(e.new):
         return Moods(
             (f"add {text}", f"make it {text}"),
@@ -284,9 +274,7 @@ def _drop(e: Edit) -> Moods:
     without = text if listed or e.one_of else noun_phrase(e.old, e.determiner)
     if e.one_of:
         without = f"one {text} fewer" if lx.is_plural(last) else f"one {text} less"
-        return Moods(
-            (f"remove {the}", f"take away {the}"), (f"with {without}",), (f"with {without}",), (without,), (without,)
-        )
+        return Moods((f"remove {the}", f"take away {the}"), (f"with {without}",), (f"with {without}",), (without,), (without,))
     return Moods(
         (f"remove {the}", f"take away {the}"),
         (f"without {without}",),
@@ -313,9 +301,7 @@ def _order(e: Edit) -> Moods:
 def _medium(e: Edit) -> Moods:
     old = noun_phrase(e.old) if e.old else ""
     if not e.new:
-        return Moods(
-            (f"make it not {old}",), (f"not as {old}",), (f"that is not {old}",), (f"no longer {old}",), (f"not {old}",)
-        )
+        return Moods((f"make it not {old}",), (f"not as {old}",), (f"that is not {old}",), (f"no longer {old}",), (f"not {old}",))
     new = noun_phrase(e.new)
     return Moods(
         (f"make it {new}", *((f"change {definite(e.old)} to {new}",) if old else ())),
