@@ -47,7 +47,7 @@ test-vllm: .venv-vllm/.installed
 ui: setup
 	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_home/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null; \
 		export DAGSTER_HOME=$(DAGSTER_HOME) MMRET_LAKE=$(abspath $(LAKE)) PYTHONWARNINGS=ignore; \
-		$(BIN)/python -m assets.pools && exec $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+		$(BIN)/python -m assets.automation.pools && exec $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 setup: $(VENV)/.installed
 

@@ -4,12 +4,12 @@ import base64
 
 import dagster as dg
 
-from assets.automation import fill_missing
-from assets.metadata import OWNERS, column_schema, drawn
+from assets.automation.conditions import fill_missing
+from assets.display.metadata import OWNERS, column_schema, drawn
+from assets.materialize import TRANSIENT, materialize
 from assets.mining import pairs
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
-from assets.stage import TRANSIENT, materialize
-from mmret.lake import Facts, Lake
+from mmret.lake.store import Facts, Lake
 from mmret.settings import Profile
 from resources.annotator import AnnotatorResource
 from resources.encoders import Encoders
@@ -36,7 +36,7 @@ def descriptions(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, annotator: AnnotatorResource
 ) -> dg.MaterializeResult:
     """What source and target share and where they differ, one text per pair (paper, section 3.2: the VLM's step)."""
-    from mmret.annotate.shards import describe_shard
+    from mmret.annotate.stage import describe_shard
 
     made = materialize(
         context,
@@ -61,7 +61,7 @@ def instructions(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, annotator: AnnotatorResource
 ) -> dg.MaterializeResult:
     """Three or more instructions that lead from source to target, one row per pair (paper, section 3.2: the LLM's step)."""
-    from mmret.annotate.shards import instruct_shard
+    from mmret.annotate.stage import instruct_shard
 
     made = materialize(
         context,
@@ -79,7 +79,7 @@ def with_time_left(
     context: dg.AssetExecutionContext, lake: LakeResource, table: str, made: dg.MaterializeResult
 ) -> dg.MaterializeResult:
     """``made``, whose last partition also shows how long the shards that are mined and not yet annotated will take."""
-    from mmret.annotate.shards import seconds_left
+    from mmret.annotate.stage import seconds_left
 
     last = context.partition_keys[-1]
     left = seconds_left(lake.open(), table, last)
@@ -95,8 +95,8 @@ def triplets(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
 ) -> dg.MaterializeResult:
     """The training set: query, instructions, target, hard negatives (the query image first), and the lineage of each row."""
-    from mmret.annotate.measuring import measure_shard
-    from mmret.annotate.shards import assemble_shard
+    from mmret.annotate.quality.measure import measure_shard
+    from mmret.annotate.stage import assemble_shard
 
     def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> Facts:
         return assemble_shard(
@@ -121,8 +121,8 @@ def triplets(
 
 def samples(store: Lake, shard: str) -> dg.MarkdownMetadataValue:
     """A few triplets of a shard with their pictures."""
-    from mmret.contact_sheet import contact_sheet
-    from mmret.ingest.images import images_by_id
+    from assets.display.contact_sheet import contact_sheet
+    from mmret.ingest.stage import images_by_id
 
     rows = store.head("triplets", shard, 200).to_pylist()[::40]
     if not rows:
@@ -132,7 +132,7 @@ def samples(store: Lake, shard: str) -> dg.MarkdownMetadataValue:
 
 def quality(store: Lake, shard: str, limits: dict[str, float]) -> dg.MarkdownMetadataValue:
     """Lengths, variety, leakage and modality redundancy of a shard's texts, as a picture."""
-    from mmret.annotate.quality_picture import quality_picture
+    from mmret.annotate.quality.picture import quality_picture
 
     measured = store.facts("triplets", shard).notes.get("quality")
     if not measured:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.automation import fill_missing
-from assets.metadata import OWNERS, column_schema, describe
+from assets.automation.conditions import fill_missing
+from assets.display.metadata import OWNERS, column_schema, describe
+from assets.materialize import current_or_compute
 from assets.partitions import SHARDS_PER_RUN, corpus_shards
-from assets.stage import current_or_compute
-from mmret.choices import resolve
-from mmret.lake import Facts, Lake, fingerprint
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Facts, Lake, fingerprint
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 
@@ -37,7 +37,7 @@ def corpus_manifest(
 
     A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason.
     """
-    from mmret.ingest.manifest import KNOWN, seal
+    from mmret.ingest.seal import KNOWN, seal
     from mmret.ingest.selection import reselect
 
     store = lake.open()
@@ -102,7 +102,7 @@ def corpus_manifest(
 )
 def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> Iterator[dg.MaterializeResult]:
     """Read, check and store the pictures of a shard."""
-    from mmret.ingest.images import ingest_shard
+    from mmret.ingest.stage import ingest_shard
 
     store = lake.open()
     settings = profile.of(store)

@@ -8,7 +8,9 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from assets import annotation, checks, corpus, embeddings, jobs, metadata, mining, schedules, sensors, training  # noqa: E402
+from assets import annotation, checks, corpus, embeddings, mining, training  # noqa: E402
+from assets.automation import jobs, schedules, sensors  # noqa: E402
+from assets.display import metadata  # noqa: E402
 from resources.annotator import AnnotatorResource  # noqa: E402
 from resources.encoders import Encoders  # noqa: E402
 from resources.lake import LakeResource, ProfileResource  # noqa: E402

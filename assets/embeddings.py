@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from assets.automation import fill_missing
-from assets.metadata import OWNERS, column_schema
+from assets.automation.conditions import fill_missing
+from assets.display.metadata import OWNERS, column_schema
+from assets.materialize import TRANSIENT, materialize, materialize_whole
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
-from assets.stage import TRANSIENT, materialize, materialize_whole
-from mmret.lake import Facts, Lake
+from mmret.lake.store import Facts, Lake
 from mmret.settings import Profile
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
@@ -26,7 +26,7 @@ def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
 
     Trained once and pinned: a grown corpus does not train them again, for every vector would become stale.
     """
-    from mmret.encode.pinned import pin_towers
+    from mmret.towers.stage import pin_towers
 
     return materialize_whole(
         context, lake, profile, "towers", lambda store, settings, _, inputs: pin_towers(store, settings, inputs)
@@ -53,7 +53,7 @@ def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinit
     def vectors(
         context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
     ) -> dg.MaterializeResult:
-        from mmret.encode.vectors import encode_shard
+        from mmret.encode.stage import encode_shard
 
         def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> tuple[Facts, int]:
             spec = settings.encoders[signal]

@@ -4,11 +4,11 @@ import base64
 
 import dagster as dg
 
-from assets.automation import fill_missing
-from assets.metadata import OWNERS, column_schema, drawn
+from assets.automation.conditions import fill_missing
+from assets.display.metadata import OWNERS, column_schema, drawn
+from assets.materialize import materialize, materialize_whole
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
-from assets.stage import materialize, materialize_whole
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.schemas import SIGNALS
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
@@ -33,7 +33,7 @@ def candidates(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
 ) -> dg.MaterializeResult:
     """Exact in-band edges between this shard and itself and every earlier one, for both sides: N x dN comparisons."""
-    from mmret.mine.shards import mine_candidates
+    from mmret.mine.stage import mine_candidates
 
     return materialize(
         context,
@@ -55,7 +55,7 @@ def candidates(
 )
 def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """The k nearest images inside the band for every image and signal, merged from all candidate files that speak of them."""
-    from mmret.mine.shards import mine_neighbours
+    from mmret.mine.stage import mine_neighbours
 
     made = materialize(
         context,
@@ -89,7 +89,7 @@ def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.Markdo
 )
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
-    from mmret.benchmarks.leak_check import write_leaks
+    from mmret.leaks.stage import write_leaks
 
     return materialize_whole(
         context, lake, profile, "leaks", lambda store, settings, _, inputs: write_leaks(store, settings, inputs)
@@ -105,7 +105,7 @@ def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profil
 )
 def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""
-    from mmret.mine.shards import mine_pairs
+    from mmret.mine.stage import mine_pairs
 
     return materialize(
         context, lake, profile, "pairs", lambda store, settings, shard, inputs: mine_pairs(store, shard, settings.mine, inputs)

@@ -5,12 +5,12 @@ from functools import partial
 
 import dagster as dg
 
-from assets.metadata import OWNERS, column_schema
-from assets.outside import train_outside
+from assets.display.metadata import OWNERS, column_schema
+from assets.external_training.launch import train_outside
+from assets.materialize import materialize
 from assets.partitions import every_shard, recipes
-from assets.stage import materialize
 from mmret.cli.train import said
-from mmret.lake import Facts, Lake
+from mmret.lake.store import Facts, Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 
@@ -25,7 +25,7 @@ RECIPE = {"partitions_def": recipes, "owners": OWNERS, "group_name": "training",
 )
 def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """A trained retriever: a folder that stock transformers loads, with its training log and the recipe it came from."""
-    from mmret.retriever.recipes import train_on_lake, train_recipe
+    from mmret.retriever.train.stage import train_on_lake, train_recipe
 
     def compute(store: Lake, settings: Profile, name: str, inputs: str) -> Facts:
         recipe = settings.recipes[name]
@@ -40,8 +40,8 @@ def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: 
 
 def curve(store: Lake, name: str) -> dg.MarkdownMetadataValue:
     """Loss and held-out recall over the steps of a recipe's training."""
-    from mmret.retriever.log import LOG, plot_log
-    from mmret.retriever.recipes import checkpoint_folder
+    from mmret.retriever.train.log import LOG, plot_log
+    from mmret.retriever.train.stage import checkpoint_folder
 
     folder = checkpoint_folder(store, name)
     if not (folder / LOG).is_file():
@@ -58,7 +58,7 @@ def curve(store: Lake, name: str) -> dg.MarkdownMetadataValue:
 )
 def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Composed retrieval over the whole corpus, trained and untrained, on queries that were kept out of training."""
-    from mmret.benchmarks.lake import evaluate_recipe
+    from mmret.benchmarks.stage import evaluate_recipe
     from mmret.export.model_card import with_model_card
 
     return materialize(

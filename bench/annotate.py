@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mmret.annotate.captions import CaptionsAnnotator
-from mmret.annotate.shards import describe_shard, instruct_shard
-from mmret.lake import Lake
+from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.annotate.stage import describe_shard, instruct_shard
+from mmret.lake.store import Lake
 from mmret.schemas import IMAGES_INDEX, PAIRS, pair_id, uniform
 from mmret.settings import AnnotateSettings
 

@@ -29,13 +29,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmret.gallery.app import site
-from mmret.gallery.browse import PAGE, Filters, choices, count, page
-from mmret.gallery.lineage import lineage
-from mmret.gallery.tables import free
 from mmret.ingest import image_table
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.schemas import IMAGES, SIGNALS, TABLES
+from mmret.web.app import site
+from mmret.web.browse import PAGE, Filters, choices, count, page
+from mmret.web.lineage import lineage
+from mmret.web.tables import free
 
 REPEATS = 5
 _SHARD = 100_000  # triplets
@@ -208,7 +208,7 @@ def _annotations(rng: np.random.Generator, ids: list[str], known: list[str], n: 
 def in_chromium(lake: Path) -> None:
     """Seconds from the address to the first pictures, and from a key to the next page's, in a browser."""
     from tests.browser import Watched, chromium
-    from tests.gallery.test_browser import served
+    from tests.web.test_browser import served
 
     shown = "[...document.querySelectorAll('.triplet img')].slice(0, 8).filter(i => i.naturalWidth > 0).length == 8"
     with chromium() as browser, served(lake) as address:

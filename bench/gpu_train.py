@@ -29,12 +29,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from mmret.retriever.checkpoint import States  # noqa: E402
-from mmret.retriever.data import TrainingSet  # noqa: E402
-from mmret.retriever.embedder import embedders  # noqa: E402
-from mmret.retriever.log import peak_memory  # noqa: E402
-from mmret.retriever.parallel import ALONE  # noqa: E402
-from mmret.retriever.trainer import Trainer  # noqa: E402
+from mmret.retriever.train.data import TrainingSet  # noqa: E402
+from mmret.retriever.train.embedder import embedders  # noqa: E402
+from mmret.retriever.train.log import peak_memory  # noqa: E402
+from mmret.retriever.train.parallel import ALONE  # noqa: E402
+from mmret.retriever.train.state import States  # noqa: E402
+from mmret.retriever.train.trainer import Trainer  # noqa: E402
 from mmret.schemas import TRIPLETS  # noqa: E402
 from mmret.settings import Recipe  # noqa: E402
 from tests.retriever.mllm_folders import QWEN_TOKENS, _qwen_ids, tokenizer  # noqa: E402

@@ -24,23 +24,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmret.lake import Lake  # noqa: E402
-from mmret.staleness import GROUPS  # noqa: E402
+from mmret.freshness.survey import GROUPS  # noqa: E402
+from mmret.lake.store import Lake  # noqa: E402
 
 TABLES = [t for group in GROUPS for t in group if t not in ("checkpoints", "evaluations")]
 PLAIN = """
 import sys
 from mmret import provenance
-from mmret.choices import resolve
-from mmret.lake import Lake
-from mmret.annotate.backends import load_annotator
-from mmret.annotate.measuring import measure_shard
-from mmret.annotate.shards import assemble_shard, describe_shard, instruct_shard
-from mmret.benchmarks.leak_check import write_leaks
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
+from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.quality.measure import measure_shard
+from mmret.annotate.stage import assemble_shard, describe_shard, instruct_shard
+from mmret.leaks.stage import write_leaks
 from mmret.encode.protocol import load_encoder
-from mmret.encode.vectors import encode_shard
-from mmret.ingest.images import ingest_shard
-from mmret.mine.shards import mine_candidates, mine_neighbours, mine_pairs
+from mmret.encode.stage import encode_shard
+from mmret.ingest.stage import ingest_shard
+from mmret.mine.stage import mine_candidates, mine_neighbours, mine_pairs
 from mmret.schemas import SIGNALS
 
 lake = Lake(sys.argv[1])

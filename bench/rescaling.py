@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmret.lake import Lake
-from mmret.staleness import GROUPS
+from mmret.freshness.survey import GROUPS
+from mmret.lake.store import Lake
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = ROOT / "docs" / "rescaling.md"

@@ -33,11 +33,11 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from mmret.ingest.shapes import caption, scene
-from mmret.retriever.checkpoint import States
-from mmret.retriever.clip import ClipRetriever, pooled
-from mmret.retriever.data import Batch, TrainingSet
-from mmret.retriever.train_clip import ClipEmbedder
-from mmret.retriever.trainer import Trainer
+from mmret.retriever.models.clip import ClipRetriever, pooled
+from mmret.retriever.train.clip import ClipEmbedder
+from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.train.state import States
+from mmret.retriever.train.trainer import Trainer
 from mmret.schemas import TRIPLETS
 from mmret.settings import Recipe
 

@@ -13,7 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 def __getattr__(name: str) -> Any:
     if name == "Retriever":  # on demand: torch and transformers take seconds to import
-        from mmret.retriever.loading import Retriever
+        from mmret.retriever.models.load import Retriever
 
         return Retriever
     raise AttributeError(f"module 'mmret' has no attribute {name!r}")

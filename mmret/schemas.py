@@ -244,7 +244,7 @@ TABLES: dict[str, pa.Schema] = {
 """What is on disk as Parquet and what the SQL views are named after."""
 
 WRITTEN_BY_PEOPLE = ("decisions",)
-"""Tables that no stage computes (:mod:`mmret.decisions`)."""
+"""Tables that no stage computes (:mod:`mmret.curation.decisions`)."""
 
 
 def content_id(data: bytes) -> str:

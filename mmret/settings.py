@@ -296,7 +296,8 @@ class LeakSettings(Settings):
 
 
 class LicenceSettings(Settings):
-    """Which triplets are used together, by their pictures' licences (:mod:`mmret.licences`); honoured by training and exports.
+    """Which triplets are used together, by their pictures' licences (:mod:`mmret.curation.licences`); honoured by training and
+    exports.
 
     ``keep``: like any other; ``apart``: in a set of its own, named after the term; ``exclude``: not used. Stricter terms go first.
     """

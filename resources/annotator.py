@@ -15,7 +15,7 @@ class AnnotatorResource(dg.ConfigurableResource):
     _loaded: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def get(self, settings: AnnotateSettings) -> Any:
-        from mmret.annotate.backends import load_annotator
+        from mmret.annotate.backends.load import load_annotator
 
         return model(self._loaded, f"annotator:{settings.model_dump_json()}", lambda: load_annotator(settings))
 

@@ -20,7 +20,7 @@ def test_mmret_never_imports_dagster():
 
 
 def test_modules_with_dagster_objects_do_not_postpone_annotations():
-    files = [*(CHECKOUT / "assets").glob("*.py"), *(CHECKOUT / "resources").glob("*.py")]
+    files = [*(CHECKOUT / "assets").rglob("*.py"), *(CHECKOUT / "resources").glob("*.py")]
     assert files and not [p for p in files if "from __future__ import annotations" in p.read_text()]
 
 

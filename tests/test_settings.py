@@ -2,9 +2,9 @@
 
 import pytest
 
-from mmret.choices import resolve
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
 from mmret.settings import load_profile, parse_override, profile_names
 
 
@@ -71,7 +71,7 @@ def test_a_lake_remembers_sources_and_overrides_and_adds_new_ones(tmp_path):
     ],
 )
 def test_a_setting_touches_the_stages_that_read_it_and_no_earlier_one(setting, first):
-    from mmret.provenance import STAGES
+    from mmret.freshness.fingerprints import STAGES
 
     before, after = load_profile("demo"), load_profile("demo", setting)
     touched = [s.table for s in STAGES.values() if s.settings(before, "demo") != s.settings(after, "demo")]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from assets.checks.sql import Check, sql_check
-from mmret.lake import Facts, Lake
+from mmret.freshness.survey import Snapshot, recorded
+from mmret.lake.store import Facts, Lake
 from mmret.schemas import SIGNALS
-from mmret.staleness import Snapshot, recorded
 
 Expected = Callable[[dict[str, Facts]], int]
 

@@ -12,7 +12,7 @@ from resources.lake import LakeResource, ProfileResource
     "neighbours of a sample of images were found; exact mining has them all.",
 )
 def in_band_recall(lake: LakeResource, profile: ProfileResource) -> dg.AssetCheckResult:
-    from mmret.mine.shards import lake_recall
+    from mmret.mine.stage import lake_recall
 
     store = lake.open()
     mine = profile.of(store).mine

@@ -12,10 +12,10 @@ from typing import Any
 
 import dagster as dg
 
-from mmret.lake import Lake
-from mmret.provenance import STAGES
+from mmret.freshness.fingerprints import STAGES
+from mmret.freshness.survey import survey
+from mmret.lake.store import Lake
 from mmret.settings import Profile
-from mmret.staleness import survey
 from resources.lake import LakeResource, ProfileResource
 from resources.warehouse import Warehouse
 

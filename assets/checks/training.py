@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from assets.checks.sql import Check
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 _ENDS = 0.1
 """Share of a log's rows at either end whose mean is compared."""
@@ -13,7 +13,7 @@ _ENDS = 0.1
 
 def _losses(lake: Lake) -> Iterator[tuple[str, list[float]]]:
     """Recipe and the losses of its log, for every recorded checkpoint whose log is there."""
-    from mmret.retriever.log import LOG, read_log
+    from mmret.retriever.train.log import LOG, read_log
 
     for row in lake.read("checkpoints", columns=["recipe", "folder"]).to_pylist():
         folder = lake.root / row["folder"]

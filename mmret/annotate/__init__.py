@@ -3,9 +3,9 @@ stages."""
 
 from __future__ import annotations
 
-from mmret.annotate.answering import Tally
+from mmret.annotate.ask import Tally
 from mmret.annotate.protocol import Annotator, Answer, Request
-from mmret.annotate.stages import describe, instruct
+from mmret.annotate.steps import describe, instruct
 from mmret.annotate.store import AnswerStore
 
 __all__ = ["AnswerStore", "Annotator", "Answer", "Request", "Tally", "describe", "instruct"]

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 
-from mmret.annotate.captions import lexicon
+from mmret.annotate.backends.captions import lexicon
 
 _REFUSAL = re.compile(
     r"^\W*(?:i['’]?m (?:very )?sorry|sorry,|i apologi[sz]e|as an ai\b|je suis désolé|es tut mir leid|lo siento"

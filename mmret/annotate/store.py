@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from mmret.annotate.protocol import Answer
 from mmret.errors import UserError
-from mmret.lake import temporary
+from mmret.lake.store import temporary
 
 ANSWERS = pa.schema(
     [

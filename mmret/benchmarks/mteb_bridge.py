@@ -6,7 +6,7 @@
 
 A row with image and text is one composed query or candidate, as in the paper; mteb's own CLIP wrapper sums the
 modalities too, but does not normalise. mteb's CIRR and FashionIQ are M-BEIR's versions (nDCG@10) and are not the
-numbers of :mod:`mmret.benchmarks.cirr` and :mod:`mmret.benchmarks.fashioniq`.
+numbers of :mod:`mmret.benchmarks.cirr.scorer` and :mod:`mmret.benchmarks.fashioniq.scorer`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mmret.benchmarks.pictures import Encoder
+from mmret.benchmarks.common.pictures import Encoder
 from mmret.errors import UserError
 
 try:

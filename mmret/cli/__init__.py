@@ -6,13 +6,13 @@ import sys
 
 import typer
 
-from mmret.cli.annotation_cost import estimate
 from mmret.cli.backfill import backfill
 from mmret.cli.bands import bands
 from mmret.cli.benchmark import benchmark
 from mmret.cli.card import card
 from mmret.cli.compact import compact
 from mmret.cli.embed import embed
+from mmret.cli.estimate import estimate
 from mmret.cli.evaluate import evaluate
 from mmret.cli.export import export
 from mmret.cli.export_onnx import export_onnx

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mmret.choices import resolve
 from mmret.errors import UserError
-from mmret.lake import Lake
-from mmret.provenance import STAGES, UNPARTITIONED
-from mmret.staleness import partitions_of, survey
+from mmret.freshness.fingerprints import STAGES, UNPARTITIONED
+from mmret.freshness.survey import partitions_of, survey
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
 
 LAUNCH = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }

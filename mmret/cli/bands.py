@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mmret.choices import resolve
 from mmret.errors import UserError
-from mmret.lake import Lake, temporary
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake, temporary
 from mmret.settings import Profile
 
 

@@ -30,10 +30,10 @@ def benchmark(
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from mmret.benchmarks.reports import markdown, record, summary, write_files
-    from mmret.benchmarks.running import run_checkpoint
-    from mmret.benchmarks.runs import RunOptions
-    from mmret.lake import Lake
+    from mmret.benchmarks.common.reports import markdown, record, summary, write_files
+    from mmret.benchmarks.common.runs import RunOptions
+    from mmret.benchmarks.run import run_checkpoint
+    from mmret.lake.store import Lake
 
     options = RunOptions(images, annotations, template, allow_missing, paraphrases, gallery.value)
     store = Lake(lake) if lake else None

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 
 def compact(
@@ -21,10 +21,10 @@ def compact(
 
     How long they are kept: settings history.days and history.bulky_days. Readers may be at work, a `mmret run` may not.
     """
-    from assets.run import exclusive
-    from mmret.choices import resolve
-    from mmret.compact import compact as compact_lake
-    from mmret.compact import summary
+    from assets.runner.run import exclusive
+    from mmret.lake.compact import compact as compact_lake
+    from mmret.lake.compact import summary
+    from mmret.lake.configuration import resolve
 
     store = Lake(lake)
     if not store.partitions("corpus_manifest"):

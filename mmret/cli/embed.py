@@ -43,8 +43,8 @@ def embed(
     """Embed every row. Begun again after a crash, it goes on with the part it was at."""
     from mmret.cli.terminal import reporter
     from mmret.progress import reporting
-    from mmret.retriever.embedding import EmbedOptions
-    from mmret.retriever.embedding import embed as run
+    from mmret.retriever.embed import EmbedOptions
+    from mmret.retriever.embed import embed as run
 
     options = EmbedOptions(what.value, format_.value, query, batch_size, device=device, dtype=dtype)
     with reporting(reporter("embedding")):

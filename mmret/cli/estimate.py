@@ -1,115 +1,123 @@
-"""How long the rest of a run will take.
-
-``_PER_UNIT`` holds seconds per unit of work measured on two cores with profile ``demo`` (see docs/performance.md). They only
-set the proportions between stages: every finished stage rescales what is left by actual over expected, and the running stage is
-judged by its own pace after the first seconds.
-"""
+"""``mmret estimate``, and what ``mmret run --dry-run`` ends with: what annotating a lake would cost. Sends nothing."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
-from mmret.lake import Lake
-from mmret.settings import Profile
+import typer
 
-_PER_UNIT = {  # stage: (seconds a unit, unit)
-    "images": (0.0005, "new image"),
-    "towers": (0.0014, "picture trained on"),
-    "clip_image": (0.0004, "new image"),
-    "dino_image": (0.0004, "new image"),
-    "caption": (0.0003, "new image"),
-    "candidates": (3e-8, "image pair"),
-    "neighbours": (0.0001, "image"),
-    "pairs": (0.0001, "image"),
-    "descriptions": (0.0004, "image"),
-    "instructions": (0.0003, "image"),
-    "triplets": (0.0001, "image"),
-    "checkpoints": (0.16, "step"),
-    "evaluations": (0.0014, "image"),
-}
-_MEASURED = 10.0  # seconds of finished stages before they rescale the rest
-_TRUST = 3.0  # seconds after which a loop's own pace says more than the table
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
+from mmret.settings import Profile, parse_override
 
 
-class Estimate:
-    """Seconds left, from the stages still to come and the one that runs. Knows nothing until the corpus is listed."""
+def estimate(
+    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a setting for this estimate, for example annotate.backend=openai"),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="requests/s to reckon with; else that of earlier runs")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the estimate as JSON")] = False,
+) -> None:
+    """Requests, tokens, money and time that annotating the mined pairs would still take. Nothing is sent."""
+    store = Lake(lake)
+    profile, _ = resolve(store, overrides=dict(parse_override(text) for text in set_ or []))
+    show(reckon(store, profile, rate), as_json)
 
-    def __init__(self, profile: Profile):
-        self._profile = profile
-        self._expected: dict[str, float] = {}
-        self._current: list[str] = []
-        self._began = time.monotonic()
-        self._fraction, self._task = 0.0, ""
-        self._spent_expected, self._spent = 0.0, 0.0
 
-    def plan(self, lake: Lake) -> None:
-        """Look at what the lake has: new shards go through every stage, old ones are only merged and annotated again."""
-        rows = {shard: lake.facts("corpus_manifest", shard).rows for shard in lake.shards()}
-        every = sum(rows.values())
-        new = every - sum(n for shard, n in rows.items() if lake.facts("candidates", shard))
-        steps = sum(self._profile.recipes[r].steps for r in self._profile.train)
-        units = {
-            "new image": new,
-            "image": every,
-            "image pair": new * (every - new / 2),
-            "picture trained on": self._tower_work(lake),
-            "step": steps,
-        }
-        self._expected = {s: seconds * units[unit] for s, (seconds, unit) in _PER_UNIT.items()}
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print an estimate for a person, or as one line of JSON."""
+    if as_json:
+        json.dump(found, sys.stdout, ensure_ascii=False)
+        print()
+    else:
+        print_estimate(found)
 
-    def _tower_work(self, lake: Lake) -> float:
-        """Pictures that go through a tower, forward and backward, while they are trained."""
-        settings = self._profile.towers
-        if settings is None or lake.facts("towers", "all"):
-            return 0
-        from mmret.encode.corpus import distinct_words
-        from mmret.encode.towers import steps
 
-        captions = [c for c in lake.read("corpus_manifest", columns=["caption"])["caption"].to_pylist() if c]
-        images, words = min(len(captions), settings.max_images), distinct_words(captions[: settings.max_images])
-        passes = (settings.epochs, settings.dino_epochs)
-        return settings.batch_size * sum(steps(epochs, images, words, settings) for epochs in passes)
+def reckon(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any]:
+    """The estimate as plain JSON values: per kind of request, and in all. ``seconds`` is None where no rate is known."""
+    from mmret.annotate.backends.load import load_annotator
+    from mmret.annotate.estimate import estimate_lake, known_rate
 
-    def begin(self, tables: Sequence[str], done: int, total: int) -> None:
-        """A run over ``tables`` starts; it is the ``done``-th of ``total`` like it."""
-        self._finish()
-        for earlier in list(self._expected):  # whatever the graph has passed is done or was current
-            if earlier == tables[0]:
-                break
-            self._expected[earlier] = 0.0
-        self._current, self._began, self._fraction = list(tables), time.monotonic(), 0.0
-        self._share = 1 / max(1, total - done)
+    annotator = load_annotator(profile.annotate)
+    kinds = []
+    for each in estimate_lake(lake, profile.annotate):
+        model = annotator.model_for(each.kind)
+        speed = rate or known_rate(lake, each.kind, model)
+        kinds.append(
+            {
+                "kind": each.kind,
+                "model": model,
+                "requests": each.requests,
+                "answered": each.stored,
+                "to_send": each.requests - each.stored,
+                "tokens_in": each.tokens_in,
+                "tokens_out": each.tokens_out,
+                "cost": round(each.cost, 4),
+                "tokens_measured": each.measured,
+                "requests_per_second": speed,
+                "seconds": 0.0 if each.requests == each.stored else round(each.seconds(speed), 1) if speed else None,
+            }
+        )
+    seconds = [k["seconds"] for k in kinds]
+    rejects = _rejects(lake)
+    return {
+        "kinds": kinds,
+        "to_send": sum(k["to_send"] for k in kinds),
+        "cost": round(sum(k["cost"] for k in kinds), 4),
+        "seconds": None if None in seconds else round(sum(seconds), 1),
+        "pairs_annotated": rejects[0],
+        "rejects": rejects[1],
+    }
 
-    def _finish(self) -> None:
-        for table in self._current:
-            expected = self._expected.get(table, 0.0) * self._share
-            self._spent_expected += expected
-            self._expected[table] = self._expected.get(table, 0.0) - expected
-        self._spent += time.monotonic() - self._began if self._current else 0.0
 
-    def advance(self, task: str, done: int, total: int | None) -> None:
-        """``done`` of ``total`` units of the loop ``task`` are finished."""
-        if task in self._current and total:
-            if task != self._task:
-                self._task, self._began = task, time.monotonic()
-            self._fraction = done / total
+def _rejects(lake: Lake) -> tuple[int, dict[str, int]]:
+    """Pairs that have been annotated so far, and how many of them failed or were rejected, by reason."""
+    pairs, counts = 0, {}
+    for shard in lake.partitions("instructions"):
+        for table in ("descriptions", "instructions"):
+            if facts := lake.facts(table, shard):
+                pairs += facts.rows if table == "instructions" else 0
+                for reason, n in facts.notes.get("reasons", {}).items():
+                    counts[reason] = counts.get(reason, 0) + n
+    return pairs, dict(sorted(counts.items()))
 
-    def left(self) -> float | None:
-        """Seconds, or None while there is nothing to go by: before the corpus is listed, or when a stage has outrun its estimate
-        without saying how far it is.
-        """
-        if not self._expected:
-            return None
-        pace = self._spent / self._spent_expected if self._spent_expected > _MEASURED else 1.0
-        running = sum(self._expected.get(t, 0.0) * self._share for t in self._current)
-        later = sum(self._expected.values()) - running
-        elapsed = time.monotonic() - self._began
-        if self._task in self._current and self._fraction > 0 and elapsed > _TRUST:
-            own = self._expected.get(self._task, 0.0) * self._share
-            now = elapsed * (1 - self._fraction) / self._fraction + max(0.0, running - own) * pace
-        elif elapsed > running * pace:
-            return None
-        else:
-            now = running * pace - elapsed
-        return now + max(0.0, later) * pace
+
+def print_estimate(found: dict[str, Any]) -> None:
+    """Write the estimate for a person."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from mmret.cli.live import clock
+    from mmret.cli.terminal import console
+
+    table = Table(
+        "request", "model", "in all", "to send", "tokens in", "tokens out", "cost", "requests/s", "time", box=box.SIMPLE_HEAD
+    )
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for k in found["kinds"]:
+        table.add_row(
+            k["kind"],
+            Text(k["model"]),
+            f"{k['requests']:,}",
+            f"{k['to_send']:,}",
+            f"{k['tokens_in']:,}",
+            f"{k['tokens_out']:,}",
+            f"{k['cost']:,.2f}",
+            f"{k['requests_per_second']:,.1f}" if k["requests_per_second"] else "unknown",
+            "unknown" if k["seconds"] is None else clock(k["seconds"]),
+        )
+    console().print(table)
+    time = "unknown: give --rate, or annotate one shard first" if found["seconds"] is None else clock(found["seconds"])
+    console().print(Text(f"{found['to_send']:,} requests, cost {found['cost']:,.2f} at the prices of the settings, time {time}"))
+    if any(k["to_send"] and not k["tokens_measured"] for k in found["kinds"]):
+        console().print("Tokens are guessed from prompts and picture sizes: expect half or twice as many until answers are stored.")
+    if found["rejects"]:
+        told = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in found["rejects"].items())
+        console().print(Text(f"of {found['pairs_annotated']:,} pairs annotated so far, without texts: {told}"))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 
 def evaluate(
@@ -24,7 +24,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model."""
-    from mmret.benchmarks.lake import UNTRAINED, evaluate_queries, pick_recipe
+    from mmret.benchmarks.stage import UNTRAINED, evaluate_queries, pick_recipe
     from mmret.benchmarks.triplets import read_triplets
 
     store = Lake(lake)

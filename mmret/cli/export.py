@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from mmret.as_of import opened
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.as_of import opened
+from mmret.lake.store import Lake
 
 
 class Format(StrEnum):
@@ -92,7 +92,7 @@ def _licences(lake: Lake, rules: list[str]):
     """The lake's licence settings with ``TERM=RULE`` of the command line put over them."""
     from pydantic import ValidationError
 
-    from mmret.choices import resolve
+    from mmret.lake.configuration import resolve
     from mmret.settings import LicenceSettings
 
     chosen = resolve(lake)[0].licences.model_dump() if lake.choices() else {}

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 
 def export_onnx(
@@ -20,7 +20,7 @@ def export_onnx(
     as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
 ) -> None:
     """Write image.onnx and text.onnx with the processor's files; needs the extra 'onnx'."""
-    from mmret.retriever.onnx import export_onnx as write
+    from mmret.retriever.models.onnx import export_onnx as write
 
     made = write(chosen_checkpoint(lake, recipe, checkpoint), out)
     if as_json:
@@ -40,7 +40,7 @@ def chosen_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | N
         if recipe is not None:
             raise UserError("--recipe names a checkpoint of a --lake; with --checkpoint leave it out")
         return checkpoint
-    from mmret.benchmarks.lake import checkpoint_folder, pick_recipe
+    from mmret.benchmarks.stage import checkpoint_folder, pick_recipe
 
     store = Lake(lake)
     return checkpoint_folder(store, pick_recipe(store, recipe))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 
 def gallery(
@@ -22,6 +22,6 @@ def gallery(
     """Browse triplets, see where each came from, accept or reject them, and search with any checkpoint."""
     if importlib.util.find_spec("nicegui") is None:
         raise UserError("the gallery needs the extra 'gallery': pip install 'mmret[gallery]'")
-    from mmret.gallery.app import serve
+    from mmret.web.app import serve
 
     serve(Lake(lake), port, host, not no_browser, reviewer)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 
 class Release(StrEnum):
@@ -28,11 +28,11 @@ def import_(
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Import released triplets, to train on them beside the lake's own. Begun again, it continues where it stopped."""
-    from assets.run import exclusive
-    from mmret.choices import resolve
+    from assets.runner.run import exclusive
     from mmret.cli.live import Live
     from mmret.ingest.megapairs import Release as Files
     from mmret.ingest.megapairs import import_release
+    from mmret.lake.configuration import resolve
     from mmret.progress import reporting
 
     if not images.is_dir():

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmret.cli.estimate import Estimate
-from mmret.lake import Lake
+from mmret.cli.time_left import Estimate
+from mmret.lake.store import Lake
 from mmret.settings import Profile
 
 _EVERY = 10.0

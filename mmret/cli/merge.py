@@ -17,9 +17,9 @@ def merge(
 ) -> None:
     """Merge a LoRA adapter into its base model: a folder that stock transformers loads, without peft."""
     from mmret.errors import UserError
-    from mmret.lake import Lake
-    from mmret.retriever.recipes import checkpoint_folder
-    from mmret.retriever.train_mllm import export_merged
+    from mmret.lake.store import Lake
+    from mmret.retriever.train.mllm import export_merged
+    from mmret.retriever.train.stage import checkpoint_folder
 
     if adapter is None and (lake is None or recipe is None):
         raise UserError("say which adapter: --lake and --recipe, or --adapter")

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mmret.choices import resolve
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
 from mmret.settings import parse_override
 
 
@@ -27,7 +27,7 @@ def quality(
     as_json: Annotated[bool, typer.Option("--json", help="print the measurements as JSON")] = False,
 ) -> None:
     """How varied the instructions are, how long, what they leak, and whether half a query finds its target."""
-    from mmret.annotate.measuring import measure_shard
+    from mmret.annotate.quality.measure import measure_shard
 
     store = Lake(lake)
     ready = store.partitions("triplets")
@@ -42,7 +42,7 @@ def quality(
         noted = None if anew or overrides else store.facts("triplets", each).notes.get("quality")
         found[each] = noted or measure_shard(store, each, store.read("triplets", each), profile)
     if pictures is not None:
-        from mmret.annotate.quality_picture import quality_picture
+        from mmret.annotate.quality.picture import quality_picture
 
         pictures.mkdir(parents=True, exist_ok=True)
         for each, measured in found.items():

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from mmret import history
-from mmret.choices import resolve
-from mmret.lake import Lake
+from mmret.lake import history
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
 from mmret.settings import parse_override
 
 
@@ -46,9 +46,9 @@ def run(
     live.say("loading …")
 
     started = time.time_ns()
-    from assets.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
+    from assets.runner.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
     from mmret.cli.summary import print_summary, summarise
-    from mmret.compact import compact, scattered
+    from mmret.lake.compact import compact, scattered
     from mmret.progress import reporting
     from mmret.warehouse import refresh_catalogue
 
@@ -59,7 +59,7 @@ def run(
         with live, reporting(live.advance):
             outcome = Runner(store, settings, live.stage).run(until="pairs" if dry_run else None)
         if dry_run:
-            from mmret.cli.annotation_cost import reckon, show
+            from mmret.cli.estimate import reckon, show
 
             return show(reckon(store, settings), as_json)
         if any(outcome.rows_computed.values()):

@@ -37,8 +37,8 @@ def score(
     """Score a prediction file by the benchmark's official rules; all figures in percent."""
     from rich.console import Console
 
-    from mmret.benchmarks.scores import ScoreOptions
-    from mmret.benchmarks.scoring import score_file
+    from mmret.benchmarks.common.scores import ScoreOptions
+    from mmret.benchmarks.score import score_file
 
     options = ScoreOptions(subset_predictions, partial, soft, remove_reference, gallery.value)
     scores = score_file(benchmark.value, annotations, predictions, options)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 
 def search(
@@ -22,7 +22,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False,
 ) -> None:
     """Find images of the corpus. The query image itself, where it is in the corpus, is left out."""
-    from mmret.benchmarks.lake import pick_recipe, search_corpus
+    from mmret.benchmarks.stage import pick_recipe, search_corpus
 
     if image is None and not (text or "").strip():
         raise UserError("give --image, --text or both")

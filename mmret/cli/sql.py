@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 
 
 def sql(
@@ -63,12 +63,12 @@ def sql(
 
 def _of_state(lake: Lake, as_of: str) -> Any:
     """A connection over the lake as it was; of a checkpoint, ``trained_on`` are the rows that it was trained on."""
-    from mmret import history
+    from mmret.lake import history
     from mmret.warehouse import connect
 
     connection = connect(lake, history.as_of(lake, as_of))
     if lake.facts("checkpoints", as_of) is not None:
-        from mmret.retriever.data_state import trained_on
+        from mmret.retriever.train.data_state import trained_on
 
         connection.register("trained_on", trained_on(lake, as_of))
     return connection

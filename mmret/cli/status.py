@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mmret.choices import resolve
 from mmret.errors import UserError
-from mmret.lake import Lake
-from mmret.staleness import Status, survey
+from mmret.freshness.survey import Status, survey
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
 
 _REASONS = 3  # shown per stage
 

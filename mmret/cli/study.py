@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mmret.choices import resolve
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
 from mmret.settings import parse_override
 
 PROFILE = "studies"
@@ -68,7 +68,7 @@ def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
     live = Live(store, settings)
     live.say(f"lake {store.root} · profile {settings.name} · {len(settings.train)} recipes")
 
-    from assets.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
+    from assets.runner.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
     from mmret.progress import reporting
 
     with exclusive(store) as unfinished:

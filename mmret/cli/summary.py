@@ -12,13 +12,13 @@ from rich.text import Text
 
 from mmret.cli.annotation_summary import annotation, quality, say_annotation
 from mmret.cli.live import clock
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.schemas import TABLES
 from mmret.settings import Profile
 
 
 def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
-    """Everything the summary shows, as plain JSON values. ``outcome``: see ``assets.run.Outcome``."""
+    """Everything the summary shows, as plain JSON values. ``outcome``: see ``assets.runner.run.Outcome``."""
     facts = {t: [f for p in lake.partitions(t) if (f := lake.facts(t, p))] for t in TABLES}
     rejects = lake.read("rejects", columns=["reason"])["reason"].value_counts().to_pylist()
     pairs, described = facts["pairs"], facts["descriptions"]

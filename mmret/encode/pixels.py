@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmret.errors import UserError
-from mmret.lake import fingerprint
+from mmret.lake.store import fingerprint
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
-from mmret.choices import resolve
-from mmret.decisions import latest
+from mmret.curation.decisions import latest
+from mmret.curation.licences import Licence, of_triplet, read_licence
 from mmret.errors import UserError
-from mmret.lake import Facts, Lake
-from mmret.licences import Licence, of_triplet, read_licence
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Facts, Lake
 from mmret.schemas import SIGNALS, TABLES
 from mmret.settings import Profile
 
@@ -73,8 +73,8 @@ def gather(lake: Lake) -> LakeFacts:
         sources=[
             {**row, "root": source_label(row["root"])}
             for row in ask(
-                "SELECT root, count(*) images, min(caption_words) shortest, median(caption_words) median, max(caption_words) longest "
-                "FROM images GROUP BY root ORDER BY images DESC"
+                "SELECT root, count(*) images, min(caption_words) shortest, median(caption_words) median, max(caption_words) "
+                "longest FROM images GROUP BY root ORDER BY images DESC"
             )
         ],
         rejects=dict(pairs("SELECT reason, count(*) FROM rejects GROUP BY ALL ORDER BY 2 DESC, 1")),

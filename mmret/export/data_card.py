@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmret.curation.licences import Licence
 from mmret.errors import UserError
 from mmret.export.card_facts import LakeFacts, gather, settings_made_with
 from mmret.export.card_limits import limits
@@ -19,9 +20,8 @@ from mmret.export.card_pictures import histograms, thumbnail
 from mmret.export.loading import FIELDS, LOADING
 from mmret.export.markdown import code, picture, plain, table, to_html
 from mmret.export.rows import Plan
-from mmret.ingest.images import images_by_id
-from mmret.lake import Lake, temporary, write_text
-from mmret.licences import Licence
+from mmret.ingest.stage import images_by_id
+from mmret.lake.store import Lake, temporary, write_text
 from mmret.schemas import uniform
 
 SAMPLES = 8

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmret.errors import UserError
-from mmret.lake import temporary, write_text
+from mmret.lake.store import temporary, write_text
 
 _PLAN = ".plan"
 

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret import progress
+from mmret.curation.licences import MAIN
 from mmret.export.folder import Work, whole_folder
 from mmret.export.megapairs import folder_of
 from mmret.export.pictures import BATCH, batches, mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
-from mmret.lake import Lake
-from mmret.licences import MAIN
+from mmret.lake.store import Lake
 from mmret.schemas import TRIPLETS
 
 GROUP_BYTES = 32 * 2**20

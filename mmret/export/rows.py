@@ -1,8 +1,8 @@
 """Which triplets an export writes: one function that every format reads, and the settings that choose.
 
-An export is parted twice: by split, and by licence where the settings keep some terms apart (:mod:`mmret.licences`); each such set
-lies in a folder of its own with its own pictures, so that it can be passed on or left behind alone. Cost: a shard's triplets at a
-time, plus 34 bytes for every distinct picture.
+An export is parted twice: by split, and by licence where the settings keep some terms apart (:mod:`mmret.curation.licences`); each
+such set lies in a folder of its own with its own pictures, so that it can be passed on or left behind alone. Cost: a shard's
+triplets at a time, plus 34 bytes for every distinct picture.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from mmret.decisions import fingerprint_of, heeded
+from mmret.curation.decisions import fingerprint_of, heeded
+from mmret.curation.licences import MAIN, licence_sets
 from mmret.errors import UserError
-from mmret.lake import Lake, fingerprint
-from mmret.licences import MAIN, licence_sets
+from mmret.lake.store import Lake, fingerprint
 from mmret.settings import LicenceSettings, Settings
 
 Split = Literal["train", "test"]

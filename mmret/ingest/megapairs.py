@@ -19,17 +19,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.assemble import split_of
+from mmret.assemble.triplets import split_of
+from mmret.curation.licences import SEPARATOR
 from mmret.errors import UserError
 from mmret.ingest.annotations import Annotation, Refused, read_annotations
-from mmret.ingest.images import ingest_shard
 from mmret.ingest.known import Known
-from mmret.ingest.manifest import hashed
 from mmret.ingest.pool import in_order
 from mmret.ingest.rows import Row
+from mmret.ingest.seal import hashed
 from mmret.ingest.sources import open_reader
-from mmret.lake import IMPORTED, Lake, fingerprint
-from mmret.licences import SEPARATOR
+from mmret.ingest.stage import ingest_shard
+from mmret.lake.store import IMPORTED, Lake, fingerprint
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TRIPLETS, pair_id
 from mmret.settings import Profile

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from mmret.lake import fingerprint
+from mmret.lake.store import fingerprint
 
 
 def signature(root: str) -> str | None:
     """16 hex digits that change when a file below ``root`` appears, goes, grows or is written; None where nothing is there.
 
-    ``root`` is a source as :func:`mmret.choices.source_name` records it: a folder or a file. Hidden files are passed over, as
-    listing does.
+    ``root`` is a source as :func:`mmret.lake.configuration.source_name` records it: a folder or a file. Hidden files are passed
+    over, as listing does.
     """
     try:
         found = os.stat(root)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from mmret.encode.protocol import Encoder
-from mmret.encode.vectors import read_vectors
+from mmret.encode.stage import read_vectors
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.mine.bands import propose
 from mmret.schemas import uniform
 from mmret.settings import BandSettings, MineSettings
@@ -81,8 +81,8 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     """(COPIES,) cosines of pictures and nearly identical copies of them, as this model sees them."""
     import torch
 
-    from mmret.encode.augment import NEAR_DUPLICATE, seeded, views
-    from mmret.ingest.images import read_images
+    from mmret.ingest.stage import read_images
+    from mmret.towers.augment import NEAR_DUPLICATE, seeded, views
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])
     scores = []

@@ -13,11 +13,11 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from mmret.annotate.captions import CaptionsAnnotator
-from mmret.annotate.stages import instruct
-from mmret.assemble import assemble, split_of
+from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.annotate.steps import instruct
+from mmret.assemble.triplets import assemble, split_of
 from mmret.errors import UserError
-from mmret.retriever.data import draw
+from mmret.retriever.train.data import draw
 from mmret.schemas import DESCRIPTIONS, PAIRS, SIGNALS, pair_id
 from mmret.settings import AnnotateSettings, EvaluateSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmret.lake import temporary
+from mmret.lake.store import temporary
 
 
 def draw_studies(found: dict[str, Any], path: Path) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret import history
-from mmret.lake import Lake, fingerprint, temporary
+from mmret.lake import history
+from mmret.lake.store import Lake, fingerprint, temporary
 from mmret.schemas import TABLES
 from mmret.warehouse.views import Files, all_views, footer, quoted
 

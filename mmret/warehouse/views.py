@@ -1,6 +1,6 @@
 """The SQL of the views: one per table, and joins that people would otherwise write each time.
 
-A table's view names its files one by one. They are versions that never change (:mod:`mmret.history`), so every query of a
+A table's view names its files one by one. They are versions that never change (:mod:`mmret.lake.history`), so every query of a
 reader, and every part of one query, sees the same state, whatever is written meanwhile. A table not yet written is an empty
 view with its columns.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmret.lake import Facts, Lake
+from mmret.lake.store import Facts, Lake
 from mmret.schemas import SIGNALS, TABLES
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}

@@ -17,9 +17,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmret.annotate import AnswerStore, answering, describe, instruct, stages
-from mmret.annotate.backends import load_annotator
-from mmret.annotate.captions import CaptionsAnnotator
+from mmret.annotate import AnswerStore, describe, instruct
+from mmret.annotate import ask as answering
+from mmret.annotate import steps as stages
+from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Annotator, Answer, Request
 from mmret.schemas import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings

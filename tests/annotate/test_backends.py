@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmret.annotate.backends import depends_on
+from mmret.annotate.backends.load import depends_on
 from mmret.settings import AnnotateSettings, EngineSettings
 
 

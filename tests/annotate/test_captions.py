@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mmret.annotate.captions.analyse import read
-from mmret.annotate.captions.frames import MAX_INSTRUCTION_WORDS, description, instructions
-from mmret.annotate.captions.lexicon import GERUNDS, VERBS, gerund
+from mmret.annotate.backends.captions.analyse import read
+from mmret.annotate.backends.captions.frames import MAX_INSTRUCTION_WORDS, description, instructions
+from mmret.annotate.backends.captions.lexicon import GERUNDS, VERBS, gerund
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 MARKS = re.compile(

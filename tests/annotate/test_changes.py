@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mmret import provenance
-from mmret.annotate import backends, estimating, stages
-from mmret.annotate.shards import seconds_left
-from mmret.cli.annotation_cost import reckon
+from mmret.annotate import estimate as estimating
+from mmret.annotate import steps as stages
+from mmret.annotate.backends import load as backends
+from mmret.annotate.stage import seconds_left
+from mmret.cli.estimate import reckon
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.freshness import fingerprints as provenance
+from mmret.lake.store import Lake
 from mmret.settings import AnnotateSettings
 from tests.annotate.server import RudeServer
 from tests.annotate.shelf import SHARD, Shelf

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmret.annotate import AnswerStore
-from mmret.annotate.backends import load_annotator
+from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Request
 from mmret.schemas import uniform
 from tests.annotate import killable

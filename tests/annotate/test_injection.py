@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from assets.metadata import preview
+from assets.display.metadata import preview
 from mmret.annotate import AnswerStore, describe, instruct, prompts
-from mmret.annotate.composing import IMAGES, compose
+from mmret.annotate.compose import IMAGES, compose
 from mmret.annotate.protocol import Request
 from mmret.cli.terminal import shown
 from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS

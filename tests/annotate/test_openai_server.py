@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from mmret.annotate import AnswerStore, Tally, describe, instruct
-from mmret.annotate.backends import load_annotator
+from mmret.annotate.backends.load import load_annotator
 from mmret.errors import UserError
 from mmret.schemas import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings

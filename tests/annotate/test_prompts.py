@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from mmret.annotate import prompts
-from mmret.annotate.composing import IMAGES, compose, question_key
+from mmret.annotate.compose import IMAGES, compose, question_key
 from mmret.annotate.parse import parse
 from mmret.annotate.protocol import Answer, Kind, Request
 from mmret.settings import AnnotateSettings, EngineSettings

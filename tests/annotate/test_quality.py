@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from mmret.annotate import quality
-from mmret.annotate.measuring import measure_shard
-from mmret.annotate.quality_picture import quality_picture
-from mmret.choices import resolve
-from mmret.lake import Lake
+from mmret.annotate.quality import metrics as quality
+from mmret.annotate.quality.measure import measure_shard
+from mmret.annotate.quality.picture import quality_picture
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
 from mmret.schemas import TRIPLETS
 from mmret.settings import QualitySettings
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmret.annotate.backends import load_annotator
+from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Request
 from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 
 from mmret.annotate import AnswerStore, Tally, describe, instruct, prompts
-from mmret.annotate.backends import load_annotator
+from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Request
 from mmret.schemas import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings

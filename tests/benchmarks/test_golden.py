@@ -102,7 +102,7 @@ def test_mmeb_aggregates_of_the_paper_table_come_out(golden, call, tmp_path, mod
 
 
 def test_mmeb_aggregates_of_the_published_v2_scores_come_out(golden):
-    from mmret.benchmarks.mmeb import aggregate
+    from mmret.benchmarks.mmeb.scorer import aggregate
 
     for scores in load(golden / "mmeb" / "vlm2vec_all_scores_v2.0.0.json")["models"].values():
         image = scores["per_dataset"]["image"]
@@ -115,7 +115,7 @@ def test_mmeb_aggregates_of_the_published_v2_scores_come_out(golden):
 
 
 def test_the_list_of_36_sets_is_the_published_one(golden):
-    from mmret.benchmarks.mmeb import published_sets
+    from mmret.benchmarks.mmeb.scorer import published_sets
 
     splits = load(golden / "mmeb" / "splits.json")
     sets = published_sets()

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from mmret.benchmarks.scoring import score_file
+from mmret.benchmarks.score import score_file
 from mmret.errors import UserError
 
 from .conftest import dump

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmret.benchmarks.reports import evaluation_rows, record
-from mmret.benchmarks.running import run_checkpoint
-from mmret.benchmarks.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, RunOptions
-from mmret.lake import Lake
-from mmret.retriever.mllm import MllmRetriever
+from mmret.benchmarks.common.reports import evaluation_rows, record
+from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, RunOptions
+from mmret.benchmarks.run import run_checkpoint
+from mmret.lake.store import Lake
+from mmret.retriever.models.mllm import MllmRetriever
 from mmret.schemas import EVALUATIONS
 from tests.retriever.mllm_folders import llava_next, qwen2_vl
 

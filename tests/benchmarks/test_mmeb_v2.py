@@ -8,10 +8,10 @@ import json
 
 import pytest
 
-from mmret.benchmarks.leaderboard import MAIN_METRIC, leaderboard_json, modality_sets, overall
-from mmret.benchmarks.ranking_metrics import evaluate, metrics
-from mmret.benchmarks.running import run_benchmark
-from mmret.benchmarks.runs import RunOptions
+from mmret.benchmarks.common.runs import RunOptions
+from mmret.benchmarks.mmeb.leaderboard import MAIN_METRIC, leaderboard_json, modality_sets, overall
+from mmret.benchmarks.mmeb.ranking_metrics import evaluate, metrics
+from mmret.benchmarks.run import run_benchmark
 from mmret.errors import UserError
 
 from .checkpoints import Colours

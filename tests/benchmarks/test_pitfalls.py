@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmret.benchmarks import circo as circo_benchmark
-from mmret.benchmarks.cirr import RANKS, SUBSET_RANKS
-from mmret.benchmarks.mmeb import aggregate, published_sets
+from mmret.benchmarks.circo import scorer as circo_benchmark
+from mmret.benchmarks.cirr.scorer import RANKS, SUBSET_RANKS
+from mmret.benchmarks.mmeb.scorer import aggregate, published_sets
 
 from .conftest import dump, load
 from .layouts import (
@@ -311,7 +311,7 @@ def test_genecis_a_repeated_target_in_the_gallery_is_kept_and_not_a_second_hit(c
 
 
 def test_genecis_official_files_have_the_counted_templates_and_galleries(golden):
-    from mmret.benchmarks.genecis import load as load_tasks
+    from mmret.benchmarks.genecis.scorer import load as load_tasks
 
     tasks = load_tasks(golden / "genecis")
     assert {n: (len(t.templates), {len(x.candidates) for x in t.templates}) for n, t in tasks.items()} == {
@@ -380,7 +380,7 @@ def test_mmeb_number_of_queries_is_read_from_the_parquet_files_not_assumed(call,
 def test_mmeb_prompts_are_the_published_ones_with_their_spelling(golden):
     import yaml
 
-    from mmret.benchmarks.mmeb import PROTOCOL
+    from mmret.benchmarks.mmeb.scorer import PROTOCOL
 
     ours = yaml.safe_load(PROTOCOL.read_text())["sets"]
     for task in load(golden / "mmeb" / "tasks.json"):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmret.benchmarks import circo, cirr, fashioniq
-from mmret.benchmarks.pictures import crop, crop_rectangle
-from mmret.benchmarks.protocol import load_protocol
-from mmret.benchmarks.reports import headline
-from mmret.benchmarks.submissions import circo_submission, cirr_submission, write_submission
+from mmret.benchmarks.circo import scorer as circo
+from mmret.benchmarks.cirr import scorer as cirr
+from mmret.benchmarks.common.pictures import crop, crop_rectangle
+from mmret.benchmarks.common.protocol import load_protocol
+from mmret.benchmarks.common.reports import headline
+from mmret.benchmarks.common.submissions import circo_submission, cirr_submission, write_submission
+from mmret.benchmarks.fashioniq import scorer as fashioniq
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable
 
@@ -128,7 +130,7 @@ def test_submissions_refuse_what_the_servers_refuse(golden):
 def test_published_rows_have_a_value_for_every_headline_metric():
     import yaml
 
-    from mmret.benchmarks import reports
+    from mmret.benchmarks.common import reports
 
     data = yaml.safe_load((reports.Path(reports.__file__).parent / "published.yaml").read_text())
     for benchmark in ("circo", "cirr", "fashioniq", "genecis", "mmeb"):

@@ -11,14 +11,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mmret.benchmarks.candidates import order
-from mmret.benchmarks.reports import comparison, evaluation_rows, markdown, record, robustness, write_files
-from mmret.benchmarks.running import run_benchmark, run_checkpoint
-from mmret.benchmarks.runs import COMPOSED, IMAGE_ONLY, NO_CONCEPT, TEXT_ONLY, RunOptions
-from mmret.benchmarks.scores import ScoreOptions
-from mmret.benchmarks.scoring import score_file
+from mmret.benchmarks.common.candidates import order
+from mmret.benchmarks.common.reports import comparison, evaluation_rows, markdown, record, robustness, write_files
+from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, NO_CONCEPT, TEXT_ONLY, RunOptions
+from mmret.benchmarks.common.scores import ScoreOptions
+from mmret.benchmarks.run import run_benchmark, run_checkpoint
+from mmret.benchmarks.score import score_file
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.schemas import EVALUATIONS
 
 from .checkpoints import Broken, Colours, Constant, InstructedColours, clip_folder, paint
@@ -176,7 +176,7 @@ def test_a_folder_without_the_pictures_is_refused(tmp_path):
 
 
 def test_an_annotation_cannot_name_pictures_outside_the_folder(tmp_path):
-    from mmret.benchmarks.pictures import ImageFolder
+    from mmret.benchmarks.common.pictures import ImageFolder
 
     paint(tmp_path / "secret.png", 1)
     (tmp_path / "images").mkdir()

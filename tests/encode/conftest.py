@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mmret.ingest.decode import inspect
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.schemas import IMAGES, IMAGES_INDEX, content_id
 
 SHARD = "shard-00000"
@@ -87,9 +87,9 @@ def make_lake(tmp_path: Path) -> Callable[..., Lake]:
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stock CLIP of random weights, saved by the code that saves the demo's towers."""
-    from mmret.encode.clip_tower import new_clip, save_clip
-    from mmret.encode.tokenizer import train_tokenizer
     from mmret.settings import TowerSettings
+    from mmret.towers.clip import new_clip, save_clip
+    from mmret.towers.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
     settings = TowerSettings(image_size=32, width=32, layers=2, heads=2, projection=24, vocabulary=600)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from mmret.encode.augment import CAPTIONED, Views, seeded, views
-from mmret.encode.clip_tower import contrastive, recalls
-from mmret.encode.dino_tower import TEMPERATURE, nt_xent
-from mmret.encode.pretrain import Plan, batch_rows
-from mmret.encode.tokenizer import EDIT_VOCABULARY, train_tokenizer
+from mmret.towers.augment import CAPTIONED, Views, seeded, views
+from mmret.towers.clip import contrastive, recalls
+from mmret.towers.dino import TEMPERATURE, nt_xent
+from mmret.towers.pretrain import Plan, batch_rows
+from mmret.towers.tokenizer import EDIT_VOCABULARY, train_tokenizer
 
 
 def unit(n: int, seed: int = 0) -> torch.Tensor:

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmret.encode import pretrain, towers
-from mmret.encode.corpus import Captioned
-from mmret.encode.towers import steps, train, train_towers
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.schemas import SIGNALS, TOWERS, content_id
 from mmret.settings import TowerSettings
+from mmret.towers import pretrain
+from mmret.towers import train as towers
+from mmret.towers.corpus import Captioned
+from mmret.towers.train import steps, train, train_towers
 from tests.encode.conftest import CHECKOUT, corpus, encoded, noise
 
 TINY = TowerSettings(image_size=16, width=16, layers=1, heads=2, projection=8, vocabulary=540, batch_size=8, max_steps=5)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmret.encode import vectors
+from mmret.encode import stage as vectors
 from mmret.encode.protocol import load_encoder
-from mmret.encode.vectors import encode_shard, read_vectors, vector_table
+from mmret.encode.stage import encode_shard, read_vectors, vector_table
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.schemas import SIGNALS
 from mmret.settings import EncoderSettings
 from tests.encode.conftest import SHARD, corpus, encoded, fill, noise
@@ -201,7 +201,7 @@ def test_a_raised_version_of_the_code_makes_a_new_model_of_the_same_weights(
 def test_weights_changed_in_place_make_the_stage_stale(clip_folder: Path, tmp_path: Path) -> None:
     import shutil
 
-    from mmret.provenance import STAGES
+    from mmret.freshness.fingerprints import STAGES
     from mmret.settings import load_profile
 
     copy = Path(shutil.copytree(clip_folder, tmp_path / "copy"))

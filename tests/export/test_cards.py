@@ -10,7 +10,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from typer.testing import CliRunner
 
 from mmret.cli import app
-from mmret.decisions import DecisionLog
+from mmret.curation.decisions import DecisionLog
 from mmret.errors import UserError
 from mmret.export.card_facts import gather, source_label
 from mmret.export.data_card import write_data_card
@@ -18,7 +18,7 @@ from mmret.export.huggingface import export_huggingface
 from mmret.export.markdown import code, plain, table, to_html
 from mmret.export.model_card import write_model_card
 from mmret.export.webdataset import export_webdataset
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from tests.browser import Watched, chromium
 from tests.hostile import HOSTILE
 
@@ -108,7 +108,7 @@ def test_the_model_card_carries_the_results(small_lake, tmp_path):
     assert all(round(r["value"], 3) == told[r["benchmark"], r["metric"]] for r in rows if (r["benchmark"], r["metric"]) in told)
     with pytest.raises(UserError, match="no checkpoint"):
         write_model_card(own, "../demo")
-    from mmret.retriever.clip import ClipRetriever
+    from mmret.retriever.models.clip import ClipRetriever
 
     assert ClipRetriever.load(path.parent).dim  # the folder is still what it was
 

@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from mmret.as_of import opened
 from mmret.cli import app
-from mmret.decisions import DecisionLog
+from mmret.curation.decisions import DecisionLog
+from mmret.curation.licences import set_of
 from mmret.errors import UserError
 from mmret.export.huggingface import export_huggingface
 from mmret.export.megapairs import export_megapairs
 from mmret.export.rows import ExportSettings, plan
 from mmret.export.webdataset import export_webdataset
-from mmret.ingest.images import images_by_id
-from mmret.lake import Lake
-from mmret.licences import set_of
+from mmret.ingest.stage import images_by_id
+from mmret.lake.as_of import opened
+from mmret.lake.store import Lake
 from mmret.schemas import TRIPLETS
 from mmret.settings import LicenceSettings
 from tests.export.conftest import as_json, rows_of

@@ -2,13 +2,13 @@
 
 import pytest
 
-from mmret.choices import resolve
 from mmret.errors import UserError
-from mmret.ingest.images import ingest_shard
-from mmret.ingest.manifest import KNOWN, seal
+from mmret.ingest.seal import KNOWN, seal
 from mmret.ingest.selection import reselect
-from mmret.lake import Lake
-from tests.ui.pictures import drop
+from mmret.ingest.stage import ingest_shard
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
+from tests.assets.pictures import drop
 
 
 @pytest.fixture

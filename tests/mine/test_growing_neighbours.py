@@ -6,9 +6,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from mmret.lake import Lake
-from mmret.mine.shards import mine_neighbours
-from mmret.provenance import current, wanted
+from mmret.freshness.fingerprints import current, wanted
+from mmret.lake.store import Lake
+from mmret.mine.stage import mine_neighbours
 from mmret.schemas import CANDIDATES, CORPUS_MANIFEST, SIGNALS
 from mmret.settings import Profile, load_profile
 from tests.mine.lakes import filled

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.mine.band_report import report
 from mmret.mine.bands import propose
 from mmret.mine.lake_bands import bands_of, lake_report
-from mmret.mine.shards import mine_candidates, mine_neighbours
+from mmret.mine.stage import mine_candidates, mine_neighbours
 from mmret.schemas import SIGNALS, TOWERS
 from mmret.settings import BandSettings, MineSettings
 from tests.mine.corpora import clustered, image_ids

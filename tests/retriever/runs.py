@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.retriever.checkpoint import States
-from mmret.retriever.data import TrainingSet
-from mmret.retriever.embedder import embedders
-from mmret.retriever.trainer import Trainer
+from mmret.retriever.train.data import TrainingSet
+from mmret.retriever.train.embedder import embedders
+from mmret.retriever.train.state import States
+from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
 
 KINDS = ("clip", "mllm")
@@ -42,6 +42,6 @@ def a_trainer(recipe: Recipe, base: Path, triplets: pa.Table, load: Any, work: P
 
 
 def _alone() -> Any:
-    from mmret.retriever.parallel import ALONE
+    from mmret.retriever.train.parallel import ALONE
 
     return ALONE

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmret.retriever import gradcache, trainer
+from mmret.retriever.train import gradcache, trainer
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import KINDS, a_trainer, small
 

@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 import mmret
 from mmret.errors import UserError
-from mmret.retriever.clip import ClipRetriever, _like_lengths, pooled
+from mmret.retriever.models.clip import ClipRetriever, _like_lengths, pooled
 
 TEXTS = ["make it green", "with a darker tone", "a red square left of a blue circle"]
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mmret.errors import UserError
-from mmret.retriever.data import TrainingSet, draw
+from mmret.retriever.train.data import TrainingSet, draw
 from mmret.settings import Recipe
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmret.errors import UserError
-from mmret.retriever import embedding
-from mmret.retriever.clip import ClipRetriever
-from mmret.retriever.embedding import EmbedOptions, embed
+from mmret.retriever import embed as embedding
+from mmret.retriever.embed import EmbedOptions, embed
+from mmret.retriever.models.clip import ClipRetriever
 
 PARTS = EmbedOptions(batch_size=3, part_rows=5, device="cpu")
 

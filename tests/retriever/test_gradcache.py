@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmret.retriever.gradcache import Part, cached_backward, fitting_chunk
-from mmret.retriever.loss import info_nce, masks
+from mmret.retriever.train.gradcache import Part, cached_backward, fitting_chunk
+from mmret.retriever.train.loss import info_nce, masks
 
 ROWS, WIDTH = 11, 6
 

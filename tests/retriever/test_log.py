@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from assets.checks.training import loss_fell, loss_is_finite
 from mmret import progress
-from mmret.lake import Lake
-from mmret.retriever.embedder import embedders
-from mmret.retriever.held_out import HeldOut
-from mmret.retriever.log import EVENTS, TAGS, plot_log, read_log, write_log
-from mmret.retriever.parallel import ALONE
-from mmret.retriever.train import train
+from mmret.lake.store import Lake
+from mmret.retriever.train.embedder import embedders
+from mmret.retriever.train.held_out import HeldOut
+from mmret.retriever.train.log import EVENTS, TAGS, plot_log, read_log, write_log
+from mmret.retriever.train.loop import train
+from mmret.retriever.train.parallel import ALONE
 from mmret.schemas import CHECKPOINTS
 from tests.retriever.runs import small
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from mmret.retriever.loss import info_nce, masks
+from mmret.retriever.train.loss import info_nce, masks
 
 
 def unit(rows: int, seed: int, width: int = 8) -> torch.Tensor:
@@ -93,6 +93,6 @@ def test_a_loss_taken_in_blocks_of_queries_has_the_value_and_the_gradients_of_th
         return loss, *torch.autograd.grad(loss, [queries, features])
 
     whole = taken()
-    monkeypatch.setattr("mmret.retriever.loss.ROWS", 3)
+    monkeypatch.setattr("mmret.retriever.train.loss.ROWS", 3)
     for one, other in zip(whole, taken(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)

@@ -21,9 +21,9 @@ from transformers import (
 
 import mmret
 from mmret.errors import UserError
-from mmret.retriever.clip import ClipRetriever
-from mmret.retriever.mllm import MllmRetriever
-from mmret.retriever.mllm_prompts import prompt_of, prompts
+from mmret.retriever.models.clip import ClipRetriever
+from mmret.retriever.models.mllm import MllmRetriever
+from mmret.retriever.models.mllm_prompts import prompt_of, prompts
 from tests.retriever.mllm_folders import CONTEXT, FOLDERS
 
 TASK = (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mmret.errors import UserError
-from mmret.retriever import onnx
-from mmret.retriever.clip import ClipRetriever
+from mmret.retriever.models import onnx
+from mmret.retriever.models.clip import ClipRetriever
 from tests.retriever.test_clip import TEXTS
 
 for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -15,10 +15,10 @@ import psutil
 import pytest
 import torch
 
-from assets import training_process
-from assets.outside import command, environment, train_outside
+from assets.external_training import process as training_process
+from assets.external_training.launch import command, environment, train_outside
 from assets.training import checkpoints
-from mmret.lake import Lake
+from mmret.lake.store import Lake
 from mmret.settings import Recipe
 from resources.lake import LakeResource, ProfileResource
 
@@ -90,7 +90,7 @@ def test_what_a_person_can_mend_is_written_down_by_the_child(tmp_path, monkeypat
 )
 def test_what_the_child_wrote_is_the_failure_and_else_that_it_died(tmp_path, monkeypatch, ends, error, said):
     script = f"import json, sys; from pathlib import Path; job = json.loads(sys.argv[1]); {ends}; sys.exit(1)"
-    monkeypatch.setattr("assets.outside.command", lambda processes, job: [sys.executable, "-c", script, job])
+    monkeypatch.setattr("assets.external_training.launch.command", lambda processes, job: [sys.executable, "-c", script, job])
 
     @dg.asset
     def trained(context: dg.AssetExecutionContext) -> None:
@@ -105,7 +105,7 @@ LOOK = """
 import json, os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", f'''
 import time
-from assets.training_process import end_with
+from assets.external_training.process import end_with
 end_with({os.getpid()})
 print("ready", flush=True)
 time.sleep(60)'''], stdout=subprocess.PIPE)
@@ -148,7 +148,7 @@ def test_two_processes_under_torchrun_train_end_and_report(lake):
 def test_a_killed_parent_takes_torchrun_and_its_processes_with_it(lake, tmp_path):
     recipe = {"base": "towers/clip", "batch_size": 32, "steps": 100_000, "trainable": "text+blocks"}
     script = (
-        "import json, os, subprocess, sys, time; from assets.outside import command; "
+        "import json, os, subprocess, sys, time; from assets.external_training.launch import command; "
         f"job = {{'lake': {str(lake.root)!r}, 'name': 'demo', 'recipe': {recipe!r}, 'parent': os.getpid(), 'threads': 1, "
         f"'error': {str(tmp_path / 'error')!r}}}; subprocess.Popen(command(2, json.dumps(job))); time.sleep(600)"
     )
@@ -172,5 +172,5 @@ def test_a_killed_parent_takes_torchrun_and_its_processes_with_it(lake, tmp_path
 
 
 def test_one_process_is_started_as_it_is_and_several_by_torchrun():
-    assert command(1, "{}") == [sys.executable, "-m", "assets.training_process", "{}"]
+    assert command(1, "{}") == [sys.executable, "-m", "assets.external_training.process", "{}"]
     assert "--nproc-per-node=4" in command(4, "{}") and "torch.distributed.run" in command(4, "{}")

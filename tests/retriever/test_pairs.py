@@ -3,9 +3,9 @@ image; with all signals nothing changes."""
 
 import pyarrow as pa
 
-from mmret.lake import Lake
-from mmret.retriever.data import TrainingSet
-from mmret.retriever.pairs import COLUMNS, of_signals, training_rows
+from mmret.lake.store import Lake
+from mmret.retriever.train.data import TrainingSet
+from mmret.retriever.train.rows import COLUMNS, of_signals, training_rows
 from mmret.schemas import NEIGHBOURS
 from mmret.settings import Recipe
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmret.retriever.parallel import Group, _buckets
-from mmret.retriever.train import train
+from mmret.retriever.train.loop import train
+from mmret.retriever.train.parallel import Group, _buckets
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import a_trainer, small
 
@@ -125,7 +125,7 @@ def test_every_item_is_one_processs_share(total, size):
 
 
 def test_buckets_keep_dtypes_apart_and_lose_nothing(monkeypatch):
-    monkeypatch.setattr("mmret.retriever.parallel.BUCKET", 10)
+    monkeypatch.setattr("mmret.retriever.train.parallel.BUCKET", 10)
     tensors = [torch.zeros(4), torch.zeros(5), torch.zeros(30), torch.zeros(2, dtype=torch.float64), torch.zeros(1)]
     runs = list(_buckets(tensors))
     assert [[len(t) for t in run] for run in runs] == [[4, 5], [30], [2], [1]]

@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import normalize
 
 from mmret.errors import UserError
-from mmret.retriever.data import Batch
-from mmret.retriever.loss import info_nce, masks
+from mmret.retriever.train.data import Batch
+from mmret.retriever.train.loss import info_nce, masks
 from mmret.settings import load_profile
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import KINDS, a_trainer, small

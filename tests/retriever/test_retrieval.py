@@ -1,4 +1,4 @@
-"""Invariants of mmret.benchmarks.retrieval: ranking equals brute force whatever the block; ties never help; broken
+"""Invariants of mmret.search.rank: ranking equals brute force whatever the block; ties never help; broken
 vectors are refused; the reference is out of the gallery; gallery vectors are computed once per checkpoint and image."""
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmret.benchmarks import retrieval
-from mmret.benchmarks.retrieval import evaluate_composed, forget_galleries, gallery, rank, recall_at, target_ranks
 from mmret.errors import UserError
-from mmret.lake import Lake
-from mmret.retriever.clip import ClipRetriever
+from mmret.lake.store import Lake
+from mmret.retriever.models.clip import ClipRetriever
 from mmret.schemas import IMAGES_INDEX
+from mmret.search import rank as retrieval
+from mmret.search.rank import evaluate_composed, forget_galleries, gallery, rank, recall_at, target_ranks
 
 
 @st.composite

@@ -10,13 +10,13 @@ import torch
 from torch.nn.functional import normalize
 
 from mmret.errors import UserError
-from mmret.retriever.checkpoint import States
-from mmret.retriever.clip import ClipRetriever, pooled
-from mmret.retriever.data import TrainingSet
-from mmret.retriever.loss import info_nce, masks
-from mmret.retriever.tower import ImageTower, Pictures, frozen_features
-from mmret.retriever.train_clip import ClipEmbedder
-from mmret.retriever.trainer import Trainer
+from mmret.retriever.models.clip import ClipRetriever, pooled
+from mmret.retriever.train.clip import ClipEmbedder
+from mmret.retriever.train.data import TrainingSet
+from mmret.retriever.train.loss import info_nce, masks
+from mmret.retriever.train.state import States
+from mmret.retriever.train.tower import ImageTower, Pictures, frozen_features
+from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
 
 LEVELS = [("text", 1), ("text+projection", 1), ("text+blocks", 1), ("text+blocks", 2), ("all", 1)]

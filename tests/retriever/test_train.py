@@ -19,10 +19,10 @@ from transformers import CLIPModel, CLIPProcessor
 
 from mmret import progress
 from mmret.errors import UserError
-from mmret.retriever.checkpoint import States, replace_folder, weights_digest
-from mmret.retriever.log import SCHEMA, plot_log, read_log
-from mmret.retriever.loss import info_nce
-from mmret.retriever.train import train
+from mmret.retriever.train.log import SCHEMA, plot_log, read_log
+from mmret.retriever.train.loop import train
+from mmret.retriever.train.loss import info_nce
+from mmret.retriever.train.state import States, replace_folder, weights_digest
 from mmret.settings import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_a_run_killed_outright_continues_to_bit_equal_weights(clip_folder, tripl
         from pathlib import Path
         import pyarrow.parquet as pq
         from mmret import progress
-        from mmret.retriever.train import train
+        from mmret.retriever.train.loop import train
         from mmret.settings import Recipe
         def report(task, done, total, note=""):
             if done >= 7:
@@ -198,7 +198,7 @@ def test_the_digest_follows_weights_and_preprocessing_not_the_record(clip_folder
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(clip_folder, triplets, load, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmret.retriever.trainer.info_nce", lambda *a: a[0].sum() * float("nan"))
+    monkeypatch.setattr("mmret.retriever.train.trainer.info_nce", lambda *a: a[0].sum() * float("nan"))
     with pytest.raises(UserError, match="step 0: the loss is nan.*learning_rate"):
         train(recipe(), triplets, load, clip_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(clip_folder, triplets, load
 
 def test_a_loss_that_explodes_stops_with_advice(clip_folder, triplets, load, tmp_path, monkeypatch):
     calls = iter(range(1000))
-    monkeypatch.setattr("mmret.retriever.trainer.info_nce", lambda *a: info_nce(*a) * 1.2 ** next(calls))
+    monkeypatch.setattr("mmret.retriever.train.trainer.info_nce", lambda *a: info_nce(*a) * 1.2 ** next(calls))
     with pytest.raises(UserError, match="step 9: the loss has risen from.*Lower the recipe's learning_rate"):
         train(recipe(), triplets, load, clip_folder, tmp_path / "out")
 

@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 import mmret
-from mmret import progress, provenance
-from mmret.choices import resolve
+from mmret import progress
 from mmret.cli import app
 from mmret.errors import UserError
-from mmret.lake import Lake
-from mmret.retriever.recipes import base_folder, train_recipe
+from mmret.freshness import fingerprints as provenance
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
+from mmret.retriever.train.stage import base_folder, train_recipe
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import small
 

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import torch
 
 from mmret import progress
-from mmret.retriever.checkpoint import States
-from mmret.retriever.data import TrainingSet
-from mmret.retriever.embedder import embedders
-from mmret.retriever.parallel import Group
-from mmret.retriever.train import train
-from mmret.retriever.trainer import Trainer
+from mmret.retriever.train.data import TrainingSet
+from mmret.retriever.train.embedder import embedders
+from mmret.retriever.train.loop import train
+from mmret.retriever.train.parallel import Group
+from mmret.retriever.train.state import States
+from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
 
 

@@ -4,7 +4,7 @@ that studies share has one name; mistakes are named."""
 import pytest
 
 from mmret.errors import UserError
-from mmret.retriever.pairs import also_reads
+from mmret.retriever.train.rows import also_reads
 from mmret.settings import Recipe, load_profile
 from mmret.studies.designs import designs, runs
 

@@ -6,7 +6,7 @@ import re
 import pyarrow as pa
 import pytest
 
-from mmret.assemble import split_of
+from mmret.assemble.triplets import split_of
 from mmret.errors import UserError
 from mmret.ingest.shapes import caption, scene
 from mmret.schemas import content_id

@@ -1,0 +1,111 @@
+"""Sensors: new pictures in a watched source are sealed into shards, and automation conditions carry them on.
+
+All start switched off; switch them on under *Automation* in the UI. None reads a picture: see each for what a tick costs.
+"""
+
+import json
+import time
+
+import dagster as dg
+
+from assets.automation.jobs import SHARD_STAGES, seal_corpus
+from assets.automation.upkeep import fresh_catalogue
+from assets.runner.run import busy
+from mmret.freshness.fingerprints import UNPARTITIONED
+from mmret.freshness.survey import survey
+from mmret.ingest.watch import signature, watched
+from mmret.lake.configuration import resolve
+from mmret.lake.store import fingerprint
+from resources.lake import LakeResource
+
+
+@dg.sensor(
+    job=seal_corpus,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Seals what appears in the lake's sources into new shards, once a source is quiet.",
+)
+def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+    """Ask for new shards once a watched source has changed and is quiet again (setting `automation.settle_seconds`).
+
+    Watched are the lake's sources that are folders or files: pictures with captions, a manifest or a tar dropped into one of them
+    become the next shard. A tick costs one `lstat` a file; hashing is left to the run, which reads only what is new.
+    """
+    store = lake.open()
+    if busy(store):
+        return dg.SkipReason(f"`mmret run` is working on {store.root}")
+    settings = resolve(store)[0]
+    cursor = json.loads(context.cursor or "{}")
+    now, seen, ready = time.time(), {}, []
+    for source in watched(settings.corpus.sources):
+        found = signature(source)
+        before = cursor.get(source, {})
+        since = before.get("since", now) if before.get("seen") == found else now
+        sealed = before.get("sealed")
+        if found != sealed and found is not None and now - since >= settings.automation.settle_seconds:
+            ready.append(source)
+            sealed = found
+        seen[source] = {"seen": found, "since": since, "sealed": sealed}
+    if not ready:
+        waiting = [s for s, v in seen.items() if v["seen"] != v["sealed"]]
+        return dg.SensorResult(
+            cursor=json.dumps(seen),
+            skip_reason=dg.SkipReason(
+                f"waiting for {', '.join(waiting)} to be quiet" if waiting else "no watched source has changed"
+            ),
+        )
+    key = "|".join(f"{s}:{seen[s]['sealed']}" for s in ready)
+    return dg.SensorResult(
+        [dg.RunRequest(run_key=key, tags={"mmret/because": f"new in {', '.join(ready)}"[:250]})], cursor=json.dumps(seen)
+    )
+
+
+@dg.sensor(
+    minimum_interval_seconds=120,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Notes on each stale partition why it is stale, as an observation. Launches nothing.",
+)
+def stale_partitions(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+    """Show in the UI which partitions are stale and why, once per partition and reason."""
+    store = lake.open()
+    if busy(store) or not store.shards():
+        return dg.SkipReason(f"`mmret run` is working on {store.root}" if store.shards() else "no shard is sealed yet")
+    stale = {(s.table, s.partition): "; ".join(s.reasons) for s in survey(store, resolve(store)[0]) if s.state == "stale"}
+    said = set(json.loads(context.cursor or "[]"))
+    marks = {key: fingerprint(*key, why) for key, why in stale.items()}
+    fresh = [key for key, mark in marks.items() if mark not in said]
+    observed = [
+        dg.AssetObservation(
+            table, partition=None if partition == UNPARTITIONED else partition, metadata={"stale because": stale[table, partition]}
+        )
+        for table, partition in fresh
+    ]
+    return dg.SensorResult(
+        asset_events=observed,
+        cursor=json.dumps(sorted(marks.values())),
+        skip_reason=None if observed else dg.SkipReason(f"{len(stale)} partitions are stale, as noted"),
+    )
+
+
+SENSORS = [
+    new_pictures,
+    stale_partitions,
+    dg.AutomationConditionSensorDefinition(
+        "missing_or_stale_shards",
+        target=SHARD_STAGES | dg.AssetSelection.assets("towers", "leaks"),
+        use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=30,
+        run_tags={"dagster/priority": "-1"},
+        description="Carries new shards, and whatever a changed setting made stale, through every stage up to triplets.",
+    ),
+    dg.AutomationConditionSensorDefinition(
+        "train_on_new_pairs",
+        target=dg.AssetSelection.groups("training"),
+        use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=60,
+        description="Trains and evaluates the profile's recipes once automation.new_pairs triplets are new.",
+    ),
+    fresh_catalogue,
+]

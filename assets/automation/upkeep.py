@@ -1,0 +1,61 @@
+"""Upkeep as a job: small files merged, old versions dropped, the SQL catalogue made anew. For quiet hours, or after large runs.
+
+Readers may be at work. Lance files are left alone while another run writes or a `mmret run` holds the lake: rows are addressed by
+where they lie, and merging moves them.
+"""
+
+import time
+
+import dagster as dg
+
+from assets.runner.run import busy
+from resources.lake import LakeResource, ProfileResource
+
+
+def others_at_work(context: dg.OpExecutionContext) -> bool:
+    """Whether a run besides this one has begun and not ended."""
+    unfinished = context.instance.get_run_ids(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]))
+    return bool(set(unfinished) - {context.run_id})
+
+
+@dg.op(pool="lake", description="Merge small files and drop versions that no reader, checkpoint or --as-of needs any more.")
+def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: ProfileResource) -> None:
+    from mmret.lake.compact import compact as compact_store
+
+    store = lake.open()
+    quiet = not busy(store) and not others_at_work(context)
+    if not quiet:
+        context.log.info("others are writing: the Lance tables wait for the next time")
+    done = compact_store(store, profile.of(store).history, time.time_ns(), lance=quiet)
+    context.add_output_metadata(done.plain())
+
+
+@dg.job(description="Merge small files, drop old versions, make the SQL catalogue anew.")
+def compact() -> None:
+    compact_lake()
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Makes catalogue.duckdb anew once runs have written; launches nothing.",
+)
+def fresh_catalogue(lake: LakeResource) -> dg.SkipReason:
+    """Keep the file that SQL clients open up to date with runs of this instance. A tick costs a `stat` a partition."""
+    from mmret.warehouse import refresh_catalogue
+
+    store = lake.open()
+    if not store.partitions("corpus_manifest"):
+        return dg.SkipReason(f"{store.root} holds no lake yet")
+    if busy(store):
+        return dg.SkipReason("`mmret run` makes it anew at its end")
+    return dg.SkipReason("made anew" if refresh_catalogue(store) else "it is of the lake as it is")
+
+
+nightly = dg.ScheduleDefinition(
+    name="compact_nightly",
+    job=compact,
+    cron_schedule="30 3 * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Switch it on where runs go on for weeks.",
+)

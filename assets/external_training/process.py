@@ -1,0 +1,66 @@
+"""The process that trains outside Dagster's: ``python -m assets.external_training.process JOB``, or the same under torchrun.
+
+JOB is JSON: lake, name, recipe, parent (process id), threads, error (file to write what a person can mend into). The first
+process reports through Dagster Pipes, each row of the training log as it is written; the others only compute. All of them end
+when the parent does, however it ended. Needs ``dagster_pipes``, a package of one file, and not ``dagster``.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mmret.cli.train import said
+from mmret.errors import UserError
+from mmret.lake.store import Lake
+from mmret.settings import Recipe
+
+LOOK_EVERY_S = 1.0
+
+
+def end_with(parent: int) -> None:
+    """End this process, at once and without clean-up, within about a second of the end of ``parent``: states on disk are
+    whole at every moment."""
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(parent)
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(LOOK_EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def work(job: dict[str, Any]) -> None:
+    """Train the job's recipe, this process's share of it."""
+    end_with(job["parent"])
+    import torch
+
+    from mmret.retriever.train.parallel import Group
+    from mmret.retriever.train.stage import train_on_lake
+
+    torch.set_num_threads(job["threads"])
+    lake, recipe = Lake(job["lake"]), Recipe.model_validate(job["recipe"])
+    try:
+        with Group.join() as group, reporter(group.first) as pipes:
+            train_on_lake(lake, job["name"], recipe, lambda row: pipes.log.info(said(row)), group)
+    except UserError as error:  # told, not raised: the parent knows what to do with it
+        Path(job["error"]).write_text(str(error))
+
+
+def reporter(first: bool) -> contextlib.AbstractContextManager:
+    """The Pipes session of the process that reports, nothing for the others."""
+    from dagster_pipes import open_dagster_pipes
+
+    return open_dagster_pipes() if first else contextlib.nullcontext()
+
+
+if __name__ == "__main__":
+    work(json.loads(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""The loop that every partitioned asset shares: skip what is current, compute the rest, report each partition.
+
+A partition counts as current when the fingerprint of its inputs is the recorded one (:mod:`mmret.freshness.fingerprints`),
+whoever asks: `mmret run`, a backfill, a schedule. So launching twice costs nothing, and a crashed run continues where it stopped.
+"""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from assets.display.metadata import describe
+from mmret.errors import UserError
+from mmret.freshness import fingerprints as provenance
+from mmret.freshness import survey as staleness
+from mmret.lake.store import Facts, Lake
+from mmret.settings import Profile
+from resources.lake import LakeResource, ProfileResource
+
+TRANSIENT = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For what may pass by itself; everything else fails at once (:func:`passing`)."""
+
+_PASSING = {"ConnectionError", "TimeoutError", "TransportError", "APIConnectionError", "InternalServerError", "OutOfMemoryError"}
+
+Compute = Callable[[Lake, Profile, str, str], Facts | tuple[Facts, int]]
+"""(lake, settings, partition, fingerprint of its inputs) -> what was written, and the rows worked on where those are fewer."""
+
+
+def passing(error: Exception) -> bool:
+    """Whether the same step may succeed later: a server that restarts, a GPU that somebody filled. A mistake does not pass."""
+    return not isinstance(error, UserError) and not _PASSING.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+
+
+def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
+    """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing."""
+    inputs = provenance.inputs_of(lake, profile, table, partition)
+    if inputs is None:
+        upstream = ", ".join(t for t, _ in provenance.STAGES[table].upstream)
+        raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
+    facts = lake.facts(table, partition)
+    if facts and facts.inputs == inputs.fingerprint and not provenance.STAGES[table].unfinished(profile, facts):
+        return facts, 0
+    staleness.record(lake, inputs)
+    try:
+        made = compute(lake, profile, partition, inputs.fingerprint)
+    except Exception as error:
+        if passing(error):
+            raise
+        raise dg.Failure(str(error), allow_retries=False) from error  # trying again would end the same way
+    return made if isinstance(made, tuple) else (made, made.rows)
+
+
+def materialize(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, table: str, compute: Compute
+) -> dg.MaterializeResult:
+    """Materialise the partitions of this run, one after the other, each with its own metadata."""
+    store = lake.open()
+    settings = profile.of(store)
+    version = None
+    for key in context.partition_keys:
+        facts, computed = current_or_compute(store, settings, table, key, compute)
+        context.log.info(f"{table} {key}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
+        context.add_asset_metadata(describe(store, table, key, facts, computed), partition_key=key)
+        version = facts.digest
+    # a ranged run would stamp one version on all its partitions
+    return dg.MaterializeResult(data_version=dg.DataVersion(version) if len(context.partition_keys) == 1 else None)
+
+
+def materialize_whole(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, table: str, compute: Compute
+) -> dg.MaterializeResult:
+    """The same for a table that has one partition only."""
+    store = lake.open()
+    facts, computed = current_or_compute(store, profile.of(store), table, provenance.UNPARTITIONED, compute)
+    context.log.info(f"{table}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
+    shown = describe(store, table, provenance.UNPARTITIONED, facts, computed)
+    return dg.MaterializeResult(
+        metadata={"dagster/row_count": shown.pop("dagster/partition_row_count"), **shown}, data_version=dg.DataVersion(facts.digest)
+    )

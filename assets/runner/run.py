@@ -1,0 +1,205 @@
+"""`mmret run`: materialise what is missing or stale, stage after stage, in this process, recorded in the lake's Dagster instance.
+
+What has to run is read from the lake itself (:mod:`mmret.freshness.fingerprints`), so a wiped Dagster history, a moved lake or a
+kill at any moment changes nothing. One Dagster run per shard and group of stages (0.5 s each): finished shards stay finished in the UI and
+carry their own data version.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmret.errors import UserError
+from mmret.freshness import fingerprints as provenance
+from mmret.freshness.fingerprints import UNPARTITIONED
+from mmret.freshness.survey import GROUPS
+from mmret.lake.store import Lake
+from mmret.settings import Profile
+from resources.models import kept
+
+OnStage = Callable[[list[str], str | None, int, int], None]
+"""(stages, partition, how many like it are done, how many there are) as each launch begins."""
+
+
+@dataclass
+class Outcome:
+    """What a run did, per stage: partitions launched, rows worked on, seconds. All rows 0 where everything was current."""
+
+    partitions: dict[str, list[str]] = field(default_factory=dict)
+    rows_computed: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, bool] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    total: float = 0.0
+
+
+@contextmanager
+def exclusive(lake: Lake) -> Iterator[bool]:
+    """Hold the lake for one `mmret run`; yields whether the last one ended without finishing.
+
+    Raises UserError while another process holds it. The kernel drops the lock of a killed process.
+    """
+    lake.root.mkdir(parents=True, exist_ok=True)
+    with open(lake.root / ".run.lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another `mmret run` is working on {lake.root}; wait for it or stop it") from None
+        lock.seek(0)
+        unfinished = lock.read() != ""
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield unfinished
+        lock.truncate(0)
+
+
+def busy(lake: Lake) -> bool:
+    """Whether a `mmret run` holds the lake now; sensors and schedules leave it alone then."""
+    try:
+        with open(lake.root / ".run.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def dagster_instance(lake: Lake) -> Any:
+    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``."""
+    from assets.dagster_internals.event_log import open_instance
+
+    if not os.environ.get("DAGSTER_HOME"):
+        home = lake.root / ".dagster"
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / "dagster.yaml").exists():
+            shutil.copy(Path(__file__).parents[2] / "dagster_home" / "dagster.yaml", home / "dagster.yaml")
+        os.environ["DAGSTER_HOME"] = str(home)
+    return open_instance(os.environ["DAGSTER_HOME"])
+
+
+class Runner:
+    """Launches runs of the code location's own assets in this process."""
+
+    def __init__(self, lake: Lake, profile: Profile, on_stage: OnStage):
+        os.environ["MMRET_LAKE"] = str(lake.root)
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+        logging.getLogger("dagster").setLevel(logging.ERROR)
+        from assets.definitions import defs
+
+        self.lake, self.profile, self.on_stage, self.outcome = lake, profile, on_stage, Outcome()
+        self.instance = dagster_instance(lake)
+        self.job = defs.resolve_implicit_global_asset_job_def()
+        self.checks = defs.resolve_job_def("verify")
+        self._jobs: dict[tuple[str, ...], Any] = {}
+        self._fail_abandoned_runs()
+
+    def _fail_abandoned_runs(self) -> None:
+        """A killed process leaves its run marked as started for ever; say what became of it."""
+        import dagster as dg
+
+        for run in self.instance.get_runs(
+            dg.RunsFilter(
+                statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING], tags={"mmret/lake": str(self.lake.root)}
+            )
+        ):
+            if not Path(f"/proc/{run.tags.get('mmret/pid', '')}").is_dir():
+                self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
+
+    def launch(self, tables: Sequence[str], partition: str | None) -> None:
+        """One Dagster run. Raises UserError with the cause where a step fails."""
+        import dagster as dg
+
+        started, tables = time.monotonic(), tuple(tables)
+        keys = {dg.AssetKey(t) for t in ((*tables, "rejects") if "images" in tables else tables)}
+        # checks look at the whole lake: they run once at the end, not with every shard
+        if tables not in self._jobs:
+            self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
+        result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how())
+        spent = time.monotonic() - started
+        took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
+        for table in tables:
+            seconds = took.get(table, spent if len(tables) == 1 else 0.0)
+            self.outcome.seconds[table] = self.outcome.seconds.get(table, 0.0) + seconds
+        for event in result.get_asset_materialization_events():
+            table = event.asset_key.path[-1]
+            computed = event.materialization.metadata["rows_computed"].value
+            self.outcome.rows_computed[table] = self.outcome.rows_computed.get(table, 0) + computed
+            if computed:
+                self.outcome.partitions.setdefault(table, []).append(partition or UNPARTITIONED)
+        if not result.success:
+            raise self._cause(result)
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "instance": self.instance,
+            "raise_on_error": False,
+            "tags": {"mmret/lake": str(self.lake.root), "mmret/pid": str(os.getpid())},
+            "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        }
+
+    def verify(self) -> None:
+        """Run every asset check over the whole lake; what failed is part of the outcome, not an error."""
+        import dagster as dg
+
+        for evaluation in self.checks.execute_in_process(**self._how()).get_asset_check_evaluations():
+            name = f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"
+            warned = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
+            self.outcome.checks[name] = evaluation.passed or warned
+            if warned:
+                self.outcome.warnings.append(name)
+
+    @staticmethod
+    def _cause(result: Any) -> UserError:
+        for event in result.all_events:
+            if event.is_step_failure:
+                error = event.step_failure_data.error
+                while error.cause is not None:
+                    error = error.cause
+                where = "" if error.cls_name == "UserError" else f"\n{''.join(error.stack[-3:])}"
+                said = error.message.strip().removeprefix("mmret.errors.UserError: ")
+                return UserError(f"{event.step_key} failed: {said}{where}")
+        return UserError("the run failed before its first step; look at it with `make ui`")
+
+    def stale(self, tables: Sequence[str], partition: str) -> list[str]:
+        """From the first stage of ``tables`` that is not current to the last: one change runs what stands on it."""
+        for i, table in enumerate(tables):
+            if provenance.current(self.lake, self.profile, table, partition) is None:
+                return list(tables[i:])
+        return []
+
+    def run(self, until: str | None = None) -> Outcome:
+        """Bring the lake up to date; ``until``: no further than that stage, and without the checks."""
+        started = time.monotonic()
+        self.on_stage(["corpus_manifest"], None, 0, 1)
+        self.launch(["corpus_manifest"], None)
+        self.instance.add_dynamic_partitions("corpus_shards", self.lake.shards())
+        groups = list(GROUPS)
+        if until is not None:
+            last = next(i for i, group in enumerate(groups) if until in group)
+            groups = [*groups[:last], groups[last][: groups[last].index(until) + 1]]
+        for group in groups:
+            keys = {"towers": [None], "leaks": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
+            first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
+            done = 0
+            with kept():
+                for key in keys if first else ():
+                    # candidates read all earlier shards: one of these that changes, as when a source is removed, comes first
+                    tables = first.get(key) or (self.stale(group, key or UNPARTITIONED) if done else [])
+                    if tables:
+                        self.on_stage(tables, key, done, max(len(first), done + 1))
+                        self.launch(tables, key)
+                        done += 1
+        if until is None and any(self.outcome.rows_computed.values()):
+            self.on_stage(["checks"], None, 0, 1)
+            self.verify()
+        self.outcome.total = time.monotonic() - started
+        return self.outcome

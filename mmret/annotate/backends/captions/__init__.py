@@ -1,0 +1,55 @@
+"""The embedded back-end: both texts from the difference of two captions. No model, no picture, no network.
+
+Why: the whole graph must run anywhere, at no cost, and give a training set that teaches. It knows English in general
+and no corpus in particular; other scripts are compared word by word (or character by character) and quoted as they are.
+It reads the captions alone, so what they do not say is not in the texts. Cost: about 0.1 ms an answer and core.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from mmret.annotate.backends.captions.frames import description, instructions
+from mmret.annotate.protocol import Answer, Kind, LoadImages, Request, request_key
+
+VERSION = "2"
+"""Of the rules; raise it with any change of wording, so that new texts are written."""
+
+
+class CaptionsAnnotator:
+    """Answers come in order, each a pure function of the two captions, the seed and the pair."""
+
+    name = "captions"
+    sampled = False
+    load_images: LoadImages | None = None
+
+    def model_for(self, kind: Kind) -> str:
+        return f"captions@{VERSION}"
+
+    def prompt_version(self, kind: Kind) -> str:
+        return f"{kind}.captions.{VERSION}"
+
+    def key(self, request: Request) -> str:
+        r = request
+        if r.kind == "describe":
+            return request_key(VERSION, r.kind, r.query_caption, r.target_caption)
+        return request_key(VERSION, r.kind, r.pair_id, r.query_caption, r.target_caption, r.count, r.seed)
+
+    def cost(self, kind: Kind, tokens_in: int, tokens_out: int) -> float:
+        return 0.0
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        for i, request in enumerate(requests):
+            yield i, _answer(request)
+
+
+def _answer(r: Request) -> Answer:
+    if not r.query_caption.strip() or not r.target_caption.strip():
+        return Answer(finish_reason="no_caption")
+    if r.kind == "describe":
+        text = description(r.query_caption, r.target_caption)
+    else:
+        texts = instructions(r.query_caption, r.target_caption, r.count, f"{r.seed}:{r.pair_id}")
+        text = None if texts is None else json.dumps(texts, ensure_ascii=False)
+    return Answer(finish_reason="identical_captions") if text is None else Answer(text)

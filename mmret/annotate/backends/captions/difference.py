@@ -1,0 +1,291 @@
+"""The difference of two parsed captions as a short list of edits.
+
+Segments that both captions have are set aside; of the rest, those that fill the same place are paired (same
+preposition, same head noun) and compared word by word, so that a changed modifier is told from a changed thing. What
+cannot be paired was added or removed. Costs about 20 us a pair of short captions. The order of edits is the target's,
+removals last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from mmret.annotate.backends.captions import lexicon as lx
+from mmret.annotate.backends.captions.analyse import Caption, Segment, is_clause, join
+
+Sentence = tuple[Segment, ...]
+
+
+class Edit(NamedTuple):
+    """One change. ``kind``: modifier (``new`` qualifies ``head``; the main phrase has an empty head), thing, add, drop,
+    order, medium (photograph, drawing), scene (nothing shared: ``segments`` hold the target's sentence)."""
+
+    kind: str
+    old: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()  # shared words behind the change
+    lead: tuple[str, ...] = ()  # shared words before the change
+    joint: str = ""
+    old_joint: str = ""
+    determiner: str = ""  # as the target writes it
+    one_of: bool = False  # the target still has another of what changed
+    siblings: tuple[str, ...] = ()  # all of the target's modifiers of ``head`` where there are several
+    segments: Sentence = ()
+    plural: bool = False  # the main phrase is a plural
+
+
+class Difference(NamedTuple):
+    edits: tuple[Edit, ...]
+    shared: tuple[Segment, ...]  # segments of the target that the source has too
+    source_only: tuple[Segment, ...]
+    target_only: tuple[Segment, ...]
+    media: tuple[str, str] = ("", "")  # of source and target, where they differ
+
+
+def difference(source: Caption, target: Caption) -> Difference | None:
+    """Edits that lead from ``source`` to ``target``; None where they are identical but for case and punctuation."""
+    if source.keys == target.keys or not target.sentences:
+        return None
+    old, new = _first_unlike(source, target)
+    a, b = _unlike_segments(old, new)
+    shared = tuple(s for s in new if not any(s is x for x in b))
+    media = _medium(source, target, bool(a or b))
+    if not a and not b:
+        edits = media or [Edit("order", segments=_items(new))]
+        return Difference(tuple(edits), shared, () if media else old, () if media else new, _named(media))
+    scene = Edit("scene", segments=new, old=old[0].words if old else (), head=tuple(target.medium.split()))
+    if not shared and not _related(old, new):
+        return Difference((scene,), (), old, new, _named(media))
+    edits = _edits(a, b, old, new, bool(shared))
+    if not edits or _unlike(old, new, len(edits)):  # articles and number only; or too much to list
+        return Difference((scene,), shared, tuple(a), tuple(b), _named(media))
+    return Difference((*edits, *media), shared, tuple(a), tuple(b), _named(media))
+
+
+def _medium(source: Caption, target: Caption, more: bool) -> list[Edit]:
+    """The change of medium, if any. With ``more`` to tell it counts only where both captions name one: a caption that
+    names none may still be of a drawing."""
+    if source.medium == target.medium or more and not (source.medium and target.medium):
+        return []
+    return [Edit("medium", old=tuple(source.medium.split()), new=tuple(target.medium.split()))]
+
+
+def _named(media: list[Edit]) -> tuple[str, str]:
+    return (" ".join(media[0].old), " ".join(media[0].new)) if media else ("", "")
+
+
+def _first_unlike(source: Caption, target: Caption) -> tuple[Sentence, Sentence]:
+    """The first sentence each caption has that the other has not; the first sentence of all where that leaves none."""
+    have, want = source.sentences, target.sentences
+    if len(have) == 1 and len(want) == 1:
+        return have[0], want[0]
+    have_keys, want_keys = ({_sentence_key(s) for s in x} for x in (have, want))
+    old = next((s for s in have if _sentence_key(s) not in want_keys), ())
+    new = next((s for s in want if _sentence_key(s) not in have_keys), ())
+    if not new and not old:
+        return have[0], want[0]
+    return old, new
+
+
+def _sentence_key(sentence: Sentence) -> tuple[tuple[str, ...], ...]:
+    return tuple(s.keys for s in sentence)
+
+
+def _items(sentence: Sentence) -> Sentence:
+    listed = tuple(s for s in sentence if s.joint in (":", ","))
+    return listed if len(listed) > 1 else sentence
+
+
+def _unlike_segments(old: Sentence, new: Sentence) -> tuple[list[Segment], list[Segment]]:
+    """Both sentences without the segments they share; first those at the same place, then those anywhere."""
+    size = min(len(old), len(new))
+    at = [old[i].keys == new[i].keys and _same_joint(old[i], new[i]) for i in range(size)]
+    a = [s for i, s in enumerate(old) if i >= size or not at[i]]
+    b = [s for i, s in enumerate(new) if i >= size or not at[i]]
+    if a and b:
+        common = Counter((_place(s), s.keys) for s in a) & Counter((_place(s), s.keys) for s in b)
+        if common:
+            a, b = _without(a, common), _without(b, common)
+    return a, b
+
+
+def _same_joint(a: Segment, b: Segment) -> bool:
+    return a.joint == b.joint or {a.joint, b.joint} <= {":", ",", "with", "("} or {a.joint, b.joint} == {"in", "at"}
+
+
+def _place(segment: Segment) -> str:
+    return "with" if segment.joint in (":", ",", "(") else "in" if segment.joint == "at" else segment.joint
+
+
+def _without(segments: list[Segment], common: Counter) -> list[Segment]:
+    left, kept = Counter(common), []
+    for s in segments:
+        if left[_place(s), s.keys]:
+            left[_place(s), s.keys] -= 1
+        else:
+            kept.append(s)
+    return kept
+
+
+def _related(old: Sentence, new: Sentence) -> bool:
+    """Whether sentences that share no whole segment speak of alike things: same head noun or a third of the words."""
+    if not old or not new:
+        return True
+    if old[0].keys[-1] == new[0].keys[-1] and not is_clause(new):
+        return True
+    a = {k for s in old for k in s.keys if k not in lx.BINDING}
+    b = {k for s in new for k in s.keys if k not in lx.BINDING}
+    return 3 * len(a & b) >= min(len(a), len(b)) + 1 and not is_clause(new)
+
+
+def _unlike(old: Sentence, new: Sentence, edits: int) -> bool:
+    """Whether two sentences of running text are so unlike that the edits would be longer than the target itself."""
+    if any(s.joint == ":" for s in new):
+        return False
+    a, b = (Counter(k for s in x for k in s.keys if k not in lx.BINDING and k not in lx.DETERMINERS) for x in (old, new))
+    return edits > 4 or b.total() > 6 and (a & b).total() < 0.4 * b.total()
+
+
+def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sharing: bool) -> list[Edit]:
+    left = list(a)
+    edits: list[Edit] = []
+    still = Counter(s.keys for s in new)
+    main_swapped = False
+    plural = bool(new) and bool(new[0].keys) and not new[0].joint and lx.is_plural(new[0].keys[-1])
+    for segment in b:
+        best = max(left, key=lambda s: _likeness(s, segment, old, new), default=None)
+        if best is None or _likeness(best, segment, old, new) < 2:
+            edits.append(_addition(segment, old, new))
+            continue
+        left.remove(best)
+        edit = _compare(best, segment, new)
+        if edit is None:
+            continue
+        if segment.joint == "" and edit.kind == "thing" and not edit.lead:
+            main_swapped = True
+        edits.append(edit._replace(one_of=bool(still[best.keys]), plural=plural))
+    if sharing or not main_swapped:
+        listed = any(s.joint == ":" for s in (*old, *new))
+        for segment in left:
+            if edits and not listed and (main_swapped or _unsaid(segment)):
+                continue
+            if segment.joint == "without":
+                edits.append(Edit("add", new=segment.words, determiner=segment.determiner, joint="with"))
+            elif segment.joint or not main_swapped:
+                edits.append(
+                    Edit(
+                        "drop",
+                        old=segment.words,
+                        joint=segment.joint,
+                        determiner=segment.determiner,
+                        one_of=bool(still[segment.keys]),
+                        plural=plural,
+                    )
+                )
+    return list(dict.fromkeys(edits))
+
+
+def _unsaid(segment: Segment) -> bool:
+    """Whether running text that does not name ``segment`` may still show it: a place, an action, a clause."""
+    return segment.joint in lx.LOCATIVE or segment.joint == "act" or segment.joint in lx.CONJUNCTIONS
+
+
+def _addition(segment: Segment, old: Sentence, new: Sentence) -> Edit:
+    if segment.joint == "without":
+        return Edit("drop", old=segment.words, joint="with", determiner=segment.determiner)
+    again = any(s.keys == segment.keys for s in old)
+    return Edit("add", new=segment.words, joint=segment.joint, determiner=segment.determiner, one_of=again)
+
+
+def _likeness(a: Segment, b: Segment, old: Sentence, new: Sentence) -> float:
+    """How well ``b`` can be what ``a`` became; 2 and more is a pair."""
+    if (a.joint == "") != (b.joint == ""):
+        return 0
+    if a.joint == "":
+        return 9
+    if (a.joint == "act") != (b.joint == "act") or "without" in (a.joint, b.joint) and a.joint != b.joint:
+        return 0
+    score = 0.0
+    if a.keys[-1] == b.keys[-1]:
+        score += 2.5 if len(a.keys) > 1 or len(b.keys) > 1 else 2
+    score += 0.5 * len(set(a.keys) & set(b.keys))
+    if a.keys == b.keys[: len(a.keys)] or b.keys == a.keys[: len(b.keys)]:
+        score += 1
+    if a.joint == b.joint or {a.joint, b.joint} <= {":", ","}:
+        score += 1
+        if a.joint == "act":
+            score += 1
+        elif a.joint in lx.LOCATIVE:
+            score += 1
+        elif _sort(a) == _sort(b) and (len(a.keys) == 1) == (len(b.keys) == 1) or _sort(a) == _sort(b) == "name":
+            score += 1
+    elif a.joint in lx.LOCATIVE and b.joint in lx.LOCATIVE:
+        score += 1.5 if set(a.keys) & set(b.keys) else 0
+    return score
+
+
+def _sort(segment: Segment) -> str:
+    last = segment.keys[-1]
+    if segment.words[-1][:1].islower():
+        if last in lx.PERSONS:
+            return "person"
+        return "adjective" if lx.is_adjective(last) else "noun"
+    return "name"
+
+
+def _compare(a: Segment, b: Segment, new: Sentence) -> Edit | None:
+    """The edit inside a pair of segments, or None where only articles differ."""
+    x, y, words, old_words = a.keys, b.keys, b.words, a.words
+    if x == y:
+        if a.joint in lx.LOCATIVE and a.joint != b.joint and {a.joint, b.joint} != {"in", "at"}:
+            return Edit("thing", old=old_words, new=words, joint=b.joint, old_joint=a.joint, determiner=b.determiner)
+        return None
+    if b.determiner == "A" and not a.determiner and x[1:] == y:  # "O button" to "A button": a letter, not an article
+        y, words = ("a", *y), ("A", *words)
+    elif a.determiner == "A" and not b.determiner and y[1:] == x:
+        x, old_words = ("a", *x), ("A", *old_words)
+    size = min(len(x), len(y))
+    lead = 0
+    while lead < size and x[lead] == y[lead]:
+        lead += 1
+    tail = 0
+    while tail < size - lead and x[-1 - tail] == y[-1 - tail]:
+        tail += 1
+    if tail and lead and words[lead - 1].casefold() in lx.INTENSITIES and not (y[lead : len(y) - tail] or x[lead : len(x) - tail]):
+        lead -= 1
+    elif tail and _bound(x, y, tail):
+        tail -= 1
+    end, old_end = len(y) - tail, len(x) - tail
+    head = words[end:]
+    if not tail:
+        kind = "thing"
+    else:
+        kind = "modifier"
+    if not tail and (not x[lead:] or not y[lead:]) and (y[lead:] or x[lead:])[0] in ("and", "&"):
+        if y[lead:]:
+            return Edit("add", new=words[lead + 1 :], joint="with")
+        return Edit("drop", old=old_words[lead + 1 :], joint="with")
+    edit = Edit(
+        kind,
+        old_words[lead:old_end],
+        words[lead:end],
+        head,
+        words[:lead],
+        b.joint,
+        a.joint,
+        "" if words is not b.words else b.determiner,
+    )
+    if kind == "modifier" and b.joint:
+        siblings = [s.words for s in new if s.joint and len(s.keys) > tail and s.keys[-tail:] == y[end:]]
+        if len(siblings) > 1:
+            edit = edit._replace(siblings=tuple(join(w[:-tail]) for w in siblings))
+    return edit
+
+
+def _bound(x: tuple[str, ...], y: tuple[str, ...], tail: int) -> bool:
+    """Whether the words that differ only shade the colour behind them: dark green, light green."""
+    if tail < 2 or y[len(y) - tail] not in lx.COLOURS:
+        return False
+    before = (x[len(x) - tail - 1 : len(x) - tail], y[len(y) - tail - 1 : len(y) - tail])
+    return any(w and w[0] in lx.INTENSITIES for w in before)

@@ -1,0 +1,101 @@
+"""The moods an edit is said in, and the edits that have few of them: signs, states, places, actions, losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mmret.annotate.backends.captions import lexicon as lx
+from mmret.annotate.backends.captions.analyse import join
+from mmret.annotate.backends.captions.difference import Edit
+from mmret.annotate.backends.captions.nouns import Words, all_words, definite, is_name, listing, noun_phrase
+
+
+class Moods(NamedTuple):
+    """Ways to say one edit. Each is a tuple of alternatives, the plainest first; ``versus`` may be empty."""
+
+    do: tuple[str, ...]  # a sentence of its own: "change the skin tone to dark"
+    but: tuple[str, ...]  # behind "the same but": "with dark skin tone"
+    one: tuple[str, ...]  # behind "find one": "that is blue"
+    versus: tuple[str, ...]  # "dark instead of light skin tone"
+    bare: tuple[str, ...]  # on its own: "dark skin tone"
+
+
+def sign(e: Edit) -> Moods:
+    """A name, number, letter or sign takes the place of another."""
+    new, old = join(e.new), join(e.old)
+    do = (f"make it {new}", *((f"change {old} to {new}", f"replace {old} with {new}") if old else (f"show {new}",)))
+    return Moods(
+        do,
+        (f"with {new}",),
+        (f"with {new}", f"for {new}"),
+        (f"{new} instead of {old}",) if old else (),
+        (f"{new} instead", new),
+    )
+
+
+def state(e: Edit) -> Moods:
+    """A direction or state behind what it belongs to: pointing up, pointed down."""
+    keep = e.lead[-1:] if e.lead and (lx.is_participle(e.lead[-1].casefold()) or e.lead[-1].endswith("ed")) else ()
+    full, new, old = join((*keep, *e.new)), join(e.new), join(e.old)
+    do = (f"make it {new}", *((f"change {old} to {new}", f"change it from {old} to {new}") if old else ()))
+    return Moods(
+        do,
+        (full,),
+        (full,) if keep else (f"that is {full}",),
+        (f"{full} instead of {old}",) if old else (),
+        (f"{full} instead", f"now {full}"),
+    )
+
+
+def clause_change(e: Edit) -> Moods:
+    """A change inside an action or a clause: the target's whole clause is said."""
+    whole = join((*e.lead, *e.new, *e.head))
+    do = (f"have it {whole}",) if e.joint == "act" else (f"make it {whole}",)
+    if e.old and e.new and len(e.old) + len(e.new) <= 6:
+        do = (f"change {join(e.old)} to {join(e.new)}", *do)
+    prefix = "" if e.joint == "act" else f"{e.joint} "
+    versus = (f"{prefix}{whole} instead of {join(e.old)}",) if e.old and e.joint == "act" and e.new and not e.lead else ()
+    return Moods(do, (f"{prefix}{whole}",), (f"{prefix}{whole}",), versus, (f"{prefix}{whole}", f"now {prefix}{whole}"))
+
+
+def place(e: Edit) -> Moods:
+    whole = noun_phrase((*e.lead, *e.new, *e.head), e.determiner)
+    full = f"{e.joint} {whole}"
+    put = "put them" if e.plural else "put it"
+    do: tuple[str, ...] = (f"{put} {full}",)
+    old = join((*e.lead, *e.old, *e.head))
+    versus = ()
+    if e.old:
+        if e.determiner.lower() == "the" or is_name(e.old):
+            versus = (f"{full} instead of {e.old_joint or e.joint} {definite(tuple(old.split()))}",)
+        if e.determiner.lower() == "the" and e.joint == "at":
+            do += (f"move it to {whole}",)
+        if e.lead == () and e.old != e.new and e.determiner.lower() != "the":
+            do += (f"replace {definite(e.old)} with {noun_phrase(e.new, e.determiner)}",)
+    return Moods(do, (full,), (full,), versus, (full, f"{full} instead", f"now {full}"))
+
+
+def no_longer(old: Words, it: str, e: Edit) -> Moods:
+    if len(old) == 1 and old[0].casefold() in lx.PERSONS:
+        text = noun_phrase(old)
+    elif all_words(old, lx.is_adjective):
+        text = listing(old).replace(" and ", " or ")
+    elif is_name(old) or old[0].casefold() in lx.NUMBERS:
+        text = join(old)
+        return Moods(
+            (f"remove {text}", f"leave out {text}"),
+            (f"without {text}",),
+            (f"without {text}",),
+            (f"no {text}",),
+            (f"without {text}",),
+        )
+    else:
+        text = noun_phrase(old + e.head[-1:])
+    must = "they should" if it == "them" else "it should"
+    return Moods(
+        (f"make {it} not {text}", f"{must} no longer be {text}"),
+        (f"not {text}",),
+        (f"that is not {text}",),
+        (f"no longer {text}",),
+        (f"not {text}", f"no longer {text}"),
+    )

@@ -1,0 +1,167 @@
+"""What a benchmark run takes and gives, whichever benchmark it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mmret.benchmarks.common.pictures import Embedder, Shot
+from mmret.benchmarks.common.scores import flatten
+from mmret.errors import UserError
+
+COMPOSED, IMAGE_ONLY, TEXT_ONLY, NO_CONCEPT = "composed", "image only", "text only", "composed, no shared concept"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """``template``: a name of the benchmark's protocol file (None: its default). ``allow_missing``: score without the
+    pictures that are not there, and say so. ``paraphrases``: also the protocol's other wordings. ``gallery``: FashionIQ
+    only.
+    """
+
+    images: Path
+    annotations: Path
+    template: str | None = None
+    allow_missing: bool = False
+    paraphrases: bool = False
+    gallery: Literal["original", "union"] = "original"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of asking. ``values``: metrics in percent, nested as the scorers give them; empty where targets are
+    hidden.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    predictions: Mapping[str, Any] = field(default_factory=dict)
+    """File name -> content, in the formats that ``mmret score`` reads."""
+
+    def metrics(self) -> Iterator[tuple[str, float]]:
+        yield from ((name, value) for name, value in flatten(dict(self.values)) if value is not None)
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """All numbers of one checkpoint on one benchmark, with what they were made from.
+
+    ``partial`` is None for a complete run, else what was left out; every table repeats it. ``protocol``: template
+    version.
+    """
+
+    benchmark: str
+    split: str
+    protocol: str
+    model: str
+    queries: int
+    gallery: int
+    variants: tuple[Variant, ...]
+    paraphrases: tuple[Variant, ...] = ()
+    partial: str | None = None
+    notes: tuple[str, ...] = ()
+    submissions: Mapping[str, Any] = field(default_factory=dict)
+    """File name -> content for the closed test servers."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.benchmark}.{self.split}"
+
+
+@dataclass
+class Missing:
+    """Pictures that are not there or cannot be read, by name, with the reason."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def check(self, total: int, allow: bool, root: Path) -> None:
+        """Raise UserError with the list unless ``allow``."""
+        if not self.reasons or allow:
+            return
+        shown = [f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:20]]
+        more = [f"  and {len(self.reasons) - 20} more"] if len(self.reasons) > 20 else []
+        raise UserError(
+            "\n".join(
+                [
+                    f"{len(self.reasons)} of {total} pictures are missing under {root}; nothing was scored:",
+                    *shown,
+                    *more,
+                    "get them, or take a partial score that says so with --allow-missing",
+                ]
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Named pictures; ``distinct`` (m, d) float32 are their vectors without repetition, ``group[name]`` the row of
+    each.
+
+    Names that share a vector are ranked as one and then listed, targets last, so that they tie exactly: in a matrix
+    product equal columns may differ in the last bit, and rounding would break the tie.
+    """
+
+    shots: dict[Any, Shot]
+    distinct: np.ndarray
+    group: dict[Any, int]
+    members: list[list[Any]]
+
+    @classmethod
+    def of(cls, shots: dict[Any, Shot], vectors: np.ndarray) -> Gallery:
+        """``vectors`` (n, d): the rows of ``shots``, in their order."""
+        first: dict[bytes, int] = {}
+        group = {
+            name: first.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), len(first))
+            for name, row in zip(shots, vectors, strict=True)
+        }
+        members: list[list[Any]] = [[] for _ in first]
+        for name, number in group.items():
+            members[number].append(name)
+        distinct = vectors
+        if len(first) < len(vectors):
+            firsts = {name: i for i, name in enumerate(shots)}
+            distinct = vectors[[firsts[names[0]] for names in members]]
+        return cls(shots, distinct, group, members)
+
+
+def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options: RunOptions) -> tuple[Gallery, Missing]:
+    """Embed the pictures of ``paths`` (name -> file, None: not found) and report those without one.
+
+    Raises UserError where some are missing and that was not allowed, or none is left.
+    """
+    missing = Missing({str(name): "not found" for name, path in paths.items() if path is None})
+    missing.check(len(paths), options.allow_missing, options.images)
+    found = {name: Shot(path) for name, path in paths.items() if path is not None}
+    vectors = embedder.shots(list(found.values()), "gallery")
+    names = list(found)
+    for i, reason in vectors.unreadable.items():
+        missing.reasons[str(names[i])] = reason
+    missing.check(len(paths), options.allow_missing, options.images)
+    keep = [i for i in range(len(names)) if i not in vectors.unreadable]
+    if not keep:
+        raise UserError(f"none of the {len(paths)} pictures of the gallery was found under {options.images}")
+    rows = vectors.rows if len(keep) == len(names) else vectors.rows[keep]
+    return Gallery.of({names[i]: found[names[i]] for i in keep}, rows), missing
+
+
+def averaged(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Normalised mean (n, d) of normalised vectors; of one part, that part untouched."""
+    if len(parts) == 1:
+        return parts[0]
+    total = np.sum(parts, axis=0)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def query_vectors(
+    embedder: Embedder, shots: Sequence[Shot] | None, texts: Sequence[tuple[str, ...]], instruction: str
+) -> np.ndarray:
+    """(q, d) float32 of the queries; ``shots`` None: text alone. Several texts of a query are averaged."""
+    parts = []
+    for one in zip(*texts, strict=True):
+        parts.append(embedder.texts(one, instruction) if shots is None else embedder.composed(shots, one, instruction))
+    return averaged(parts)

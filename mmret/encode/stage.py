@@ -1,0 +1,170 @@
+"""Vectors of a shard: compute those that are missing under the model's name, keep them as float16 in Lance, read them
+back.
+
+Work is ``wanted - have`` by (image, model), stored about every 2,048 rows or 30 s: a crash loses at most that, and a
+changed model never mixes with the old one's vectors, for every row says which model made it and readers ask for one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from mmret import progress
+from mmret.encode.protocol import Encoder, load_encoder
+from mmret.errors import UserError
+from mmret.lake.store import Lake
+from mmret.schemas import VECTORS_INDEX, vectors
+from mmret.settings import EncoderSettings
+
+FLUSH_ROWS, FLUSH_SECONDS = 2048, 30.0
+_UNIT = 1e-3
+"""Largest accepted distance of a float32 vector's length from 1."""
+
+
+def encode_shard(
+    lake: Lake, shard: str, signal: str, settings: EncoderSettings, inputs: str, encoder: Encoder | None = None
+) -> dict[str, int | str]:
+    """Complete the vectors of ``signal`` for a shard and write its Parquet file, which lists the images in their order.
+
+    Returns ``rows``, ``computed`` (the rest was there), ``truncated`` captions and ``model``. ``encoder``: a loaded
+    one, else it is loaded here. Raises UserError for a vector that is zero or not a number, naming the image.
+    """
+    encoder = encoder or load_encoder(settings, signal, lake.root)
+    images = lake.read("images", shard, ["image_id", "path", "caption"])
+    ids = images["image_id"].to_pylist()
+    table = lake.lance(_table_name(lake, signal, encoder.width), vectors(encoder.width))
+    have = dict(zip(*_stored(table, shard, encoder.model), strict=True))
+    missing = [image_id for image_id in ids if image_id not in have]
+    have |= _compute(lake, shard, signal, encoder, table, images, missing) if missing else {}
+    rows = pa.table(
+        {
+            "image_id": ids,
+            "shard": [shard] * len(ids),
+            "model": [encoder.model] * len(ids),
+            "truncated": [have[image_id] for image_id in ids],
+        },
+        VECTORS_INDEX,
+    )
+    cut = sum(have[image_id] for image_id in ids)
+    lake.write(signal, shard, rows, inputs, model=encoder.model, width=encoder.width, truncated=cut)
+    return {"rows": len(ids), "computed": len(missing), "truncated": cut, "model": encoder.model}
+
+
+def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.ndarray]:
+    """Image ids of a shard in position order and their (n, width) float16 unit vectors, of the model its Parquet file
+    names.
+
+    Raises UserError where the shard has no vectors yet, or where some that its file lists are gone.
+    """
+    facts = lake.facts(signal, shard)
+    if facts is None:
+        raise UserError(f"{shard} has no vectors of {signal} yet: run `mmret run --lake {lake.root}` first")
+    ids = lake.read(signal, shard, ["image_id"])["image_id"].to_pylist()
+    width, model = facts.notes["width"], facts.notes["model"]
+    table = vector_table(lake, shard, signal)
+    found = table.search().where(_of(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
+    where = {image_id: row for row, image_id in enumerate(found["image_id"].to_pylist())}
+    if gone := [image_id for image_id in ids if image_id not in where]:
+        raise UserError(
+            f"{len(gone)} of {len(ids)} vectors of {signal}, {shard} are gone from the lake "
+            f"({gone[0]}, ...): delete {lake.path(signal, shard)} and run again"
+        )
+    values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return ids, values[[where[image_id] for image_id in ids]]
+
+
+def vector_table(lake: Lake, shard: str, signal: str) -> object:
+    """The Lance table that holds the vectors of a shard. Other models' rows may lie in it too: filter on ``model``."""
+    return lake.lance(_table_name(lake, signal, lake.facts(signal, shard).notes["width"]))
+
+
+def _table_name(lake: Lake, signal: str, width: int) -> str:
+    """``signal``, or ``signal_<width>`` where that table holds vectors of another width: a Lance column has one
+    width."""
+    if not lake.has_lance(signal) or lake.lance(signal).schema.field("vector").type.list_size == width:
+        return signal
+    return f"{signal}_{width}"
+
+
+def of_model(model: str) -> str:
+    """The Lance filter for one model's rows."""
+    return f"model = '{model.replace(chr(39), chr(39) * 2)}'"
+
+
+def _of(shard: str, model: str) -> str:
+    return f"shard = '{shard}' AND {of_model(model)}"
+
+
+def _stored(table: object, shard: str, model: str) -> tuple[list[str], list[bool]]:
+    rows = table.search().where(_of(shard, model)).select(["image_id", "truncated"]).limit(None).to_arrow()
+    return rows["image_id"].to_pylist(), rows["truncated"].to_pylist()
+
+
+def _compute(
+    lake: Lake, shard: str, signal: str, encoder: Encoder, table: object, images: pa.Table, missing: list[str]
+) -> dict[str, bool]:
+    """Store the vectors of ``missing`` and return which of their captions were cut."""
+    source = _captions if signal == "caption" else _pictures
+    cut: dict[str, bool] = {}
+    waiting: list[pa.Table] = []
+    flushed = time.monotonic()
+    for ids, truncated, values in source(lake, shard, encoder, images, set(missing)):
+        _refuse(ids, values, signal, encoder.model)
+        waiting.append(_rows(ids, shard, encoder, truncated, values))
+        cut |= zip(ids, truncated, strict=True)
+        progress.advance(signal, len(cut), len(missing), shard)
+        if sum(map(len, waiting)) >= FLUSH_ROWS or time.monotonic() - flushed >= FLUSH_SECONDS:
+            table.add(pa.concat_tables(waiting))
+            waiting, flushed = [], time.monotonic()
+    if waiting:
+        table.add(pa.concat_tables(waiting))
+    return cut
+
+
+Batch = tuple[list[str], list[bool], np.ndarray]
+"""Image ids, whether their captions were cut, and (n, width) float32 vectors."""
+
+
+def _pictures(lake: Lake, shard: str, encoder: Encoder, images: pa.Table, missing: set[str]) -> Iterator[Batch]:
+    from mmret.encode.stream import image_vectors
+    from mmret.ingest.stage import read_images
+
+    for rows, values in image_vectors(encoder, read_images(lake, shard, encoder.batch_size, missing)):
+        yield rows["image_id"].to_pylist(), [False] * len(rows), values
+
+
+def _captions(lake: Lake, shard: str, encoder: Encoder, images: pa.Table, missing: set[str]) -> Iterator[Batch]:
+    from mmret.encode.stream import text_vectors
+
+    rows = [
+        (image_id, caption or "")
+        for image_id, caption in zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True)
+        if image_id in missing
+    ]
+    batches = [rows[at : at + encoder.batch_size] for at in range(0, len(rows), encoder.batch_size)]
+    texts = ([caption for _, caption in batch] for batch in batches)
+    for batch, (captions, values) in zip(batches, text_vectors(encoder, texts), strict=True):
+        yield [image_id for image_id, _ in batch], encoder.truncated(captions), values
+
+
+def _rows(ids: list[str], shard: str, encoder: Encoder, truncated: list[bool], values: np.ndarray) -> pa.Table:
+    schema = vectors(encoder.width)
+    flat = pa.array(values.astype(np.float16).ravel())
+    return pa.table(
+        [ids, [shard] * len(ids), [encoder.model] * len(ids), truncated, pa.FixedSizeListArray.from_arrays(flat, encoder.width)],
+        schema=schema,
+    )
+
+
+def _refuse(ids: Iterable[str], values: np.ndarray, signal: str, model: str) -> None:
+    with np.errstate(invalid="ignore"):
+        off = ~(np.abs(np.linalg.norm(values, axis=1) - 1) < _UNIT)  # true for not-a-number too
+    for image_id, vector in zip(np.asarray(ids)[off], values[off], strict=True):
+        kind = "a vector of zeros" if not vector.any() else "a vector that is not a unit vector of finite numbers"
+        raise UserError(
+            f"{model} gave image {image_id} {kind} for {signal}: its weights are damaged or untrained; download or train them anew"
+        )

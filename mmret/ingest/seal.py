@@ -1,0 +1,130 @@
+"""Seal the rows of the sources into shards that never change, so that a growing corpus costs only what is new.
+
+Listing is compared with what is sealed already by path, size and time; only files that are new in that sense are
+hashed. Which of several equal pictures is the image and which are duplicates is decided here, once, in source order.
+Cost: one ``lstat`` a row, one read of a new file (about 1 GB/s); memory one shard of text rows and 64 MiB, whatever
+the size of the corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from mmret.ingest.decode import Unreadable
+from mmret.ingest.pool import in_order
+from mmret.ingest.rows import Reader, Row, Source, clean_text
+from mmret.ingest.sealed import COLUMNS, Sealed
+from mmret.ingest.selection import rows_taken
+from mmret.ingest.sources import open_sources
+from mmret.lake.store import IMPORTED
+from mmret.progress import advance
+from mmret.schemas import CORPUS_MANIFEST
+from mmret.settings import CorpusSettings, IngestSettings
+
+KNOWN = ("shard", *COLUMNS)
+"""The columns of the sealed rows that :func:`seal` reads; captions and extra columns need not be loaded."""
+
+_CHUNK = 2**20
+_REPORT_EVERY = 500
+
+
+def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Iterator[tuple[str, pa.Table]]:
+    """New sealed shards of the sources: (name, rows of CORPUS_MANIFEST), at most ``corpus.shard_size`` rows each.
+
+    ``known`` holds the columns ``KNOWN`` of all rows sealed so far. Yields nothing where nothing is new, and the same
+    shards again where a run was cut short. A row is one line of a source's manifest or one picture it does not name;
+    one that cannot become an image carries the reason. Raises UserError, before anything is yielded, for a source that
+    cannot be read.
+    """
+    sources = open_sources(corpus.sources)
+    left = None if corpus.images is None else max(0, corpus.images - rows_taken(known, corpus))
+    names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORTED))
+    shard = 1 + max((int(name.rpartition("-")[2]) for name in names), default=-1)
+    with Sealed(known) as sealed:
+        rows = islice(_new_rows(sources, sealed, ingest), left)
+        while chunk := list(islice(rows, corpus.shard_size)):
+            name = f"shard-{shard:05d}"
+            records = [{**record, "shard": name, "position": at} for at, record in enumerate(chunk)]
+            yield name, pa.Table.from_pylist(records, schema=CORPUS_MANIFEST)
+            shard += 1
+
+
+def _new_rows(sources: Iterable[Source], sealed: Sealed, ingest: IngestSettings) -> Iterator[dict[str, Any]]:
+    """Records of CORPUS_MANIFEST without shard and position, of the rows that are not sealed yet."""
+    found = 0
+    for source in sources:
+        listed = (_screened(row, ingest) for row in source.rows())
+        unsealed = (row for row in listed if not sealed.holds(source.root, row))
+        for row, (image_id, size, failure) in in_order(partial(hashed, source), unsealed):
+            if failure is not None:
+                row = row.refused("unreadable", str(failure))
+            if sealed.holds_content(source.root, row, image_id):
+                continue
+            if row.reason is None and image_id is not None:
+                first = sealed.accept(image_id, row.path)
+                if first is not None:
+                    row = row.refused("duplicate", f"same content as {first}")
+            yield _record(source.root, row, image_id, size)
+            found += 1
+            if found % _REPORT_EVERY == 0:
+                advance("corpus_manifest", found, None)
+    advance("corpus_manifest", found, found)
+
+
+def _screened(row: Row, ingest: IngestSettings) -> Row:
+    """``row`` with a clean caption, refused where its name and size are enough to know that it will not do."""
+    row = replace(row, caption=clean_text(row.caption))
+    if row.reason is not None:
+        return row
+    if row.size == 0:
+        return row.refused("zero_bytes", "the file is empty")
+    if row.size is not None and row.size > ingest.max_bytes:
+        return row.refused("too_many_bytes", f"{row.size} bytes, the limit is {ingest.max_bytes}")
+    if row.caption is None:
+        return row.refused("no_caption", "the caption is missing or empty")
+    return row
+
+
+def hashed(source: Reader, row: Row) -> tuple[str | None, int | None, Unreadable | None]:
+    """Content id and size of the file of ``row``; neither is read where a reason other than the caption stands."""
+    if row.reason not in (None, "no_caption"):
+        return None, row.size, None
+    digest, left = hashlib.sha256(), 0
+    try:
+        stream, size = source.open(row.path)
+        left = size
+        with stream:
+            while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
+        if left > 0:
+            raise Unreadable("truncated", f"the file ends {left} bytes early")
+    except Unreadable as failure:
+        return None, row.size, failure
+    except OSError as error:
+        return None, row.size, Unreadable("unreadable", error.strerror or str(error))
+    return digest.hexdigest()[:32], size, None
+
+
+def _record(root: str, row: Row, image_id: str | None, size: int | None) -> dict[str, Any]:
+    detail = row.detail and row.detail.encode("utf-8", "backslashreplace").decode()
+    return {
+        "root": root,
+        "path": row.path,
+        "image_id": image_id,
+        "size": size,
+        "mtime_ns": row.mtime_ns,
+        "caption": row.caption,
+        "licence": row.licence,
+        "source": row.source,
+        "extra": row.extra,
+        "reason": row.reason,
+        "detail": detail,
+    }

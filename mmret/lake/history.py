@@ -1,0 +1,282 @@
+"""Earlier states of a lake: each partition file keeps a second name in ``history/``, so what is replaced can still be read.
+
+``<lake>/history/<table>/<partition>/<written>-<digest>.parquet`` is a hard link of the partition's file: no copy, and no space
+until the file is replaced. So the lake as it was at a time is a list of files, and so is what a checkpoint was trained on: its
+*state*, kept under ``history/states/`` by its own digest. :mod:`mmret.lake.compact` drops versions that nothing refers to.
+Cost: two system calls a write; a state of 10,000 partitions is listed in about 0.2 s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmret.errors import UserError
+from mmret.schemas import TABLES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mmret.lake.store import Facts, Lake
+
+BULKY = ("candidates", "neighbours")
+"""Tables that are large and say nothing that ``pairs`` does not; a checkpoint does not hold on to their versions."""
+GROWING = ("decisions",)
+"""Tables whose rows are only ever added and carry their time: a version is kept where a checkpoint needs it, not at each write."""
+PINNED = tuple(t for t in TABLES if t not in (*BULKY, "checkpoints", "evaluations"))
+"""Tables whose versions a checkpoint holds on to: the lineage of its triplets."""
+STATES = "states"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One file that was a partition: since ``written`` (ns since 1970), with the digest of its content."""
+
+    written: int
+    digest: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class State:
+    """The files that made up tables of a lake at a time; ``name`` is what it was asked for by."""
+
+    name: str
+    files: Mapping[str, Mapping[str, Path]]
+
+    def read(self, table: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """Rows of ``table`` in this state, in partition order."""
+        from mmret.lake.store import read_files
+
+        return read_files(table, self.files.get(table, {}).values(), columns, filters)
+
+
+def folder(lake: Lake) -> Path:
+    return lake.root / "history"
+
+
+def _name(lake: Lake, table: str, partition: str, facts: Facts, path: Path) -> Path:
+    written = facts.written or path.stat().st_mtime_ns  # files of before versions were kept have no time of their own
+    return folder(lake) / table / partition / f"{written:020d}-{facts.digest or '0' * 16}.parquet"
+
+
+@contextmanager
+def kept(lake: Lake, table: str, partition: str, facts: Facts, aside: Path) -> Iterator[None]:
+    """Around the rename of ``aside`` to its place: it becomes a version, and the file that it replaces is one already.
+
+    On a file system without hard links nothing is kept here, and :func:`pin` copies what a checkpoint needs.
+    """
+    if table in GROWING:
+        yield
+        return
+    with suppress(UserError):  # a damaged file is replaced, not kept
+        link(lake, table, partition)
+    name = _name(lake, table, partition, facts, aside)
+    name.parent.mkdir(parents=True, exist_ok=True)
+    waiting = name.with_name(f".{name.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        os.link(aside, waiting)
+    except OSError:
+        yield
+        return
+    yield
+    os.replace(waiting, name)
+
+
+def versions(lake: Lake, table: str, partition: str) -> list[Version]:
+    """The kept versions of a partition, oldest first; the last is the current one wherever hard links work."""
+    found = []
+    try:
+        names = os.listdir(folder(lake) / table / partition)
+    except FileNotFoundError:
+        return []
+    for name in sorted(n for n in names if n.endswith(".parquet") and not n.startswith(".")):
+        written, _, digest = name.removesuffix(".parquet").partition("-")
+        found.append(Version(int(written), digest, folder(lake) / table / partition / name))
+    return found
+
+
+def link(lake: Lake, table: str, partition: str, copy: bool = False) -> Path | None:
+    """The version that is the partition's current file, made where it is missing; None where it cannot be.
+
+    ``copy``: by copying, on a file system without hard links.
+    """
+    current = lake.path(table, partition)
+    try:
+        inode = current.stat().st_ino
+    except FileNotFoundError:
+        return None
+    for version in reversed(versions(lake, table, partition)):
+        try:
+            if version.path.stat().st_ino == inode:
+                return version.path
+        except FileNotFoundError:
+            continue
+    aside = folder(lake) / table / partition / f".version.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.link(current, aside)
+    except OSError:
+        if not copy:
+            return None
+        shutil.copy2(current, aside)  # the file is replaced as a whole, never changed, so the copy is of one version
+    name = _name(lake, table, partition, lake.facts_of(aside), aside)
+    os.replace(aside, name)
+    aside.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
+    return name
+
+
+def pin(lake: Lake, tables: tuple[str, ...] = PINNED, name: str = "now") -> State:
+    """The current files of ``tables`` under names that do not change, whatever is written meanwhile."""
+    files = {t: {p: path for p in lake.partitions(t) if (path := link(lake, t, p, copy=True))} for t in tables}
+    return State(name, files)
+
+
+def record(lake: Lake, state: State) -> str:
+    """Keep ``state`` as one that something refers to; returns its id, the digest of what it lists."""
+    listed = {t: {p: path.stem.partition("-")[2] for p, path in parts.items()} for t, parts in state.files.items()}
+    text = json.dumps(listed, sort_keys=True, indent=0)
+    state_id = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = state_path(lake, state_id)
+    if not path.is_file():
+        from mmret.lake.store import write_text
+
+        write_text(path, text)
+    return state_id
+
+
+def recorded(lake: Lake, state_id: str) -> dict[str, dict[str, str]]:
+    """Digests by table and partition of a recorded state. Raises UserError where it is not there."""
+    path = state_path(lake, state_id)
+    if not path.is_file():
+        raise UserError(f"{lake.root} has no recorded state {state_id}: the checkpoint is of another lake, or history/ was deleted")
+    return json.loads(path.read_text())
+
+
+def of_record(lake: Lake, state_id: str, name: str) -> State:
+    """The files of a recorded state. Raises UserError naming the first that is gone."""
+    files: dict[str, dict[str, Path]] = {t: {} for t in PINNED}
+    for table, parts in recorded(lake, state_id).items():
+        for partition, digest in parts.items():
+            have = [v.path for v in versions(lake, table, partition) if v.digest == digest]
+            if not have:
+                raise UserError(f"{name}: {table} of {partition} with digest {digest} is not in {folder(lake)} any more")
+            files.setdefault(table, {})[partition] = have[-1]
+    return State(name, files)
+
+
+def state_path(lake: Lake, state_id: str) -> Path:
+    return folder(lake) / STATES / f"{state_id}.json"
+
+
+@contextmanager
+def hold(lake: Lake, state_id: str) -> Iterator[None]:
+    """Keep a state from being dropped while this process works with it and no checkpoint refers to it yet."""
+    mark = folder(lake) / STATES / f"{state_id}.{os.getpid()}-{uuid.uuid4().hex[:8]}.held"
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def held(lake: Lake) -> list[tuple[str, int]]:
+    """States held by living processes of this machine, with the process; the marks of dead ones are removed."""
+    found = []
+    for mark in (folder(lake) / STATES).glob("*.held"):
+        state_id, owner, _ = mark.name.split(".")
+        process = int(owner.partition("-")[0])
+        if Path(f"/proc/{process}").exists():
+            found.append((state_id, process))
+        else:
+            mark.unlink(missing_ok=True)
+    return found
+
+
+def cleaned(lake: Lake) -> dict[str, int]:
+    """Versions that were replaced before this time (ns) have been dropped, of ``bulky`` tables and of the others; 0: none."""
+    path = folder(lake) / "cleaned"
+    return {"kept": 0, "bulky": 0} | (json.loads(path.read_text()) if path.is_file() else {})
+
+
+def at_time(lake: Lake, when: int, name: str) -> State:
+    """The lake as it was at ``when`` (ns since 1970), bulky tables where still kept. Raises UserError where it is not known."""
+    gone = cleaned(lake)
+    if when < gone["kept"]:
+        raise UserError(
+            f"--as-of {name}: versions replaced before {shown(gone['kept'])} have been dropped; what a checkpoint was "
+            'trained on is kept, `mmret sql "SELECT * FROM checkpoints"` lists them'
+        )
+    tables = [t for t in TABLES if t not in GROWING and (t not in BULKY or when >= gone["bulky"])]
+    files: dict[str, dict[str, Path]] = {t: {} for t in tables}
+    for table in tables:
+        for partition in lake.partitions(table):
+            link(lake, table, partition, copy=table in PINNED)
+            if then := [v for v in versions(lake, table, partition) if v.written <= when]:
+                files[table][partition] = then[-1].path
+    if not any(files.values()):
+        raise UserError(f"--as-of {name}: {lake.root} had no tables at {shown(when)}")
+    return State(name, files)
+
+
+def note_run(lake: Lake, name: str, started: int, computed: Mapping[str, int]) -> None:
+    """Add a finished run to ``history/runs.jsonl``, so that the state it left can be asked for by its name."""
+    line = json.dumps({"run": name, "started": started, "ended": time.time_ns(), "computed": dict(computed)})
+    folder(lake).mkdir(parents=True, exist_ok=True)
+    with open(folder(lake) / "runs.jsonl", "a", encoding="utf-8") as log:
+        log.write(line + "\n")
+
+
+def runs(lake: Lake) -> list[dict[str, Any]]:
+    """Finished runs, oldest first: run, started and ended (ns), rows computed per table. A line cut by a crash is passed over."""
+    path, found = folder(lake) / "runs.jsonl", []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def shown(when: int) -> str:
+    return datetime.fromtimestamp(when / 1e9, UTC).isoformat(timespec="milliseconds")
+
+
+def as_of(lake: Lake, text: str) -> State:
+    """The state that ``--as-of TEXT`` means: a recipe's checkpoint, a checkpoint's folder, a run, a recorded state's id, or a time.
+
+    Times are ISO 8601, local where no zone is given. Raises UserError saying what there is.
+    """
+    if (facts := lake.facts("checkpoints", text)) is not None:
+        if "state" not in facts.notes:
+            raise UserError(f"--as-of {text}: this checkpoint is older than recorded states or was trained on nothing; train again")
+        return of_record(lake, facts.notes["state"], text)
+    if (found := Path(text) / STATE_FILE).is_file():
+        return of_record(lake, json.loads(found.read_text())["state"], text)
+    if run := [r for r in runs(lake) if r["run"] == text]:
+        return at_time(lake, run[-1]["ended"], text)
+    if state_path(lake, text).is_file():
+        return of_record(lake, text, text)
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        known = ", ".join([*lake.partitions("checkpoints"), *(r["run"] for r in runs(lake)[-3:])]) or "none yet"
+        raise UserError(
+            f"--as-of {text}: neither a checkpoint nor a run of this lake (there are {known}), nor a time such as "
+            f"{datetime.now().isoformat(timespec='seconds')}"
+        ) from None
+    return at_time(lake, int(when.timestamp() * 1e9), text)
+
+
+STATE_FILE = "data.state"
+"""In a checkpoint's folder: the id of the state it was trained on and its triplet partitions, as JSON."""

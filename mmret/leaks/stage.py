@@ -1,0 +1,126 @@
+"""The leak check on a lake: fingerprints of its pictures kept per shard, those of a benchmark per folder, and their
+meeting.
+
+Fingerprints lie at ``<lake>/fingerprints/<shard>.parquet`` and ``<lake>/fingerprints/benchmarks/<name>.parquet``; a
+shard whose images are unchanged, or a folder whose files are (by path, size and time), is not read again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmret.encode.protocol import Encoder, load_encoder
+from mmret.encode.stage import read_vectors
+from mmret.errors import UserError
+from mmret.ingest.decode import open_rgb
+from mmret.ingest.stage import read_images
+from mmret.lake.store import Facts, Lake, fingerprint, temporary
+from mmret.leaks.find import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
+from mmret.schemas import LEAKS
+from mmret.settings import EncoderSettings, Profile
+
+ALGORITHM = "dhash128-1"
+_KEY = b"mmret.made_from"
+
+
+def lake_leaks(
+    lake: Lake, benchmarks: Mapping[str, str | Path], limits: LeakLimits | None = None, encoder: EncoderSettings | None = None
+) -> pa.Table:
+    """Table ``LEAKS`` of the lake's images that show a picture of the ``benchmarks`` (name -> folder of pictures).
+
+    With ``encoder``, the model of the lake's ``clip_image`` vectors, pictures are compared by embedding as well; a pass of
+    that model over the benchmark's pictures. Raises UserError for a folder that does not exist.
+    """
+    corpus = corpus_fingerprints(lake)
+    sides = {name: benchmark_fingerprints(lake, name, folder) for name, folder in benchmarks.items()}
+    if encoder is not None:
+        corpus = _with_stored_vectors(lake, corpus)
+        model = load_encoder(encoder, "clip_image", lake.root)
+        sides = {name: _with_vectors(table, Path(benchmarks[name]), model) for name, table in sides.items()}
+    return leaks(corpus, sides, limits)
+
+
+def write_leaks(lake: Lake, profile: Profile, inputs: str) -> Facts:
+    """Write table ``leaks``; empty, and nothing read, where the settings name no benchmark.
+
+    Towers trained by the lake are not asked: a small corpus teaches them to put different pictures together.
+    """
+    benchmarks = profile.leaks.benchmarks
+    encoder = profile.encoders["clip_image"] if profile.towers is None else None
+    found = lake_leaks(lake, benchmarks, encoder=encoder) if benchmarks else LEAKS.empty_table()
+    return lake.write("leaks", "all", found, inputs, benchmarks=sorted(benchmarks))
+
+
+def _with_stored_vectors(lake: Lake, corpus: pa.Table) -> pa.Table:
+    """``corpus`` with the lake's own clip_image vectors, float32."""
+    parts = [read_vectors(lake, shard, "clip_image") for shard in lake.partitions("clip_image")]
+    place = {image_id: at for at, image_id in enumerate(i for ids, _ in parts for i in ids)}
+    stored = np.concatenate([vectors for _, vectors in parts])
+    return _appended(corpus, stored[[place[i] for i in corpus["image_id"].to_pylist()]])
+
+
+def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
+    """``table`` with vectors of the picture files it names; a file that is no picture gets zeros, which resemble nothing."""
+    vectors = np.zeros((table.num_rows, model.width), np.float32)
+    pictures = np.flatnonzero(table["hash"].is_valid().to_numpy(zero_copy_only=False))
+    names = table["name"].to_pylist()
+    for start in range(0, len(pictures), model.batch_size):
+        rows = pictures[start : start + model.batch_size]
+        vectors[rows] = model.encode_images([open_rgb((folder / names[row]).read_bytes()) for row in rows])
+    return _appended(table, vectors)
+
+
+def _appended(table: pa.Table, vectors: np.ndarray) -> pa.Table:
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+    return table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+
+
+def leaked_ids(table: pa.Table) -> frozenset[str]:
+    """Image ids to keep out of pairs."""
+    return frozenset(table["image_id"].to_pylist())
+
+
+def corpus_fingerprints(lake: Lake) -> pa.Table:
+    """``FINGERPRINTS`` of every image of the lake; only shards that changed are read."""
+    parts = [FINGERPRINTS.empty_table()]
+    for shard in lake.partitions("images"):
+        ids = lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
+        parts.append(_kept(lake.root / "fingerprints" / f"{shard}.parquet", fingerprint(ALGORITHM, ids),
+                           lambda shard=shard: fingerprints(_pictures(lake, shard))))  # fmt: skip
+    return pa.concat_tables(parts)
+
+
+def benchmark_fingerprints(lake: Lake, name: str, folder: str | Path) -> pa.Table:
+    """``FINGERPRINTS`` of every picture file under ``folder``. Raises UserError where it is none or holds none."""
+    root = Path(folder)
+    listing = sorted((str(p.relative_to(root)), (s := p.stat()).st_size, s.st_mtime_ns)
+                     for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())  # fmt: skip
+    if not listing:
+        raise UserError(f"leak check: no pictures of {name} under {root}")
+    return _kept(lake.root / "fingerprints" / "benchmarks" / f"{name}.parquet",
+                 fingerprint(ALGORITHM, str(root.absolute()), listing), lambda: folder_fingerprints(root))  # fmt: skip
+
+
+def _pictures(lake: Lake, shard: str) -> Iterator[tuple[str, bytes]]:
+    for batch in read_images(lake, shard):
+        yield from zip(batch.column("image_id").to_pylist(), batch.column("data").to_pylist(), strict=True)
+
+
+def _kept(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
+    """The table at ``path`` if it was made from the same, else a new one, written beside and renamed."""
+    if path.is_file():
+        table = pq.read_table(path)
+        if (table.schema.metadata or {}).get(_KEY) == made_from.encode():
+            return table.replace_schema_metadata(None)
+    table = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = temporary(path)
+    pq.write_table(table.replace_schema_metadata({_KEY: made_from}), aside, compression="zstd")
+    os.replace(aside, path)
+    return table

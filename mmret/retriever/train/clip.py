@@ -1,0 +1,128 @@
+"""MMRet-CLIP under training: each distinct image and each distinct text of a batch is embedded once.
+
+The query image is also its own hard negative, and with sum fusion the very same features serve both, so a sixth of the
+paper's work goes, exactly. Cost: :mod:`mmret.retriever.train.tower` says which part of the image tower a recipe pays for in
+every step. Pictures of a step wait as bytes of their pixels, a quarter of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from mmret.progress import advance
+from mmret.retriever.models.clip import ClipRetriever
+from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.train.embedder import Gather, home
+from mmret.retriever.train.gradcache import Part, fitting_chunk
+from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.tower import ImageTower, LoadImages, Pictures, frozen_features
+from mmret.settings import Recipe
+
+
+class ClipEmbedder:
+    """See :class:`mmret.retriever.train.embedder.Embedder`. ``chunks``: images and texts in one forward pass."""
+
+    def __init__(self, recipe: Recipe, retriever: ClipRetriever, group: Group = ALONE):
+        self.recipe, self.retriever, self.group, self.model = recipe, retriever, group, retriever.model
+        self.tower = ImageTower(self.model, recipe)
+        self.text = [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
+        self.image = list(self.tower.parameters())
+        self.model.requires_grad_(False)
+        for parameter in [*self.text, *self.image]:
+            parameter.requires_grad_(True)
+        if recipe.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if recipe.compile:
+            for part in (self.model.vision_model, self.model.text_model):
+                part.compile(backend=recipe.compile)
+        self.chunks = self._fitting()
+        self.rows: Callable[[np.ndarray], torch.Tensor] | None = None
+
+    @classmethod
+    def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> ClipEmbedder:
+        return cls(recipe, ClipRetriever.load(base, home(group)), group)
+
+    def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+        return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]
+
+    def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
+        """Frozen features are computed by the first process, where they are not there yet, and read by all."""
+        pictures = Pictures(data.images, load_images)
+        if self.recipe.trainable == "all":
+            self.rows = lambda numbers: self.retriever.raw_pixels(pictures(numbers)) if len(numbers) else None
+            return
+        path, total = work / "frozen.npy", len(pictures)
+        if self.group.first:
+            self.model.eval()
+            frozen_features(
+                self.tower,
+                self.retriever,
+                pictures,
+                path,
+                lambda done: advance("checkpoints", 0, self.recipe.steps, f"image features {done:,} of {total:,}"),
+            )
+        self.group.wait()
+        frozen = np.load(path, mmap_mode="r")
+        self.rows = lambda numbers: torch.from_numpy(frozen[numbers])
+
+    def read(self, batch: Batch) -> torch.Tensor | None:
+        """Rows below the cut of the image tower, or pixels as uint8, of this process's share of the distinct images."""
+        images = batch.images()[0]
+        return self.rows(images[self.group.share(len(images))])
+
+    def parts(self, batch: Batch, read: torch.Tensor | None) -> tuple[list[Part], Gather]:
+        distinct, query, candidate = batch.images()
+        texts, text = batch.distinct_texts()
+        query, candidate, text = (torch.from_numpy(i).to(self.model.device) for i in (query, candidate, text))
+        image_chunk, text_chunk = self.chunks
+        own = self.retriever.tokens(texts[self.group.share(len(texts))])
+        empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=self.model.dtype)
+        parts = [
+            Part(self.image_features, [] if read is None else read.split(image_chunk), len(distinct), empty),
+            Part(
+                self.retriever.token_features, [own[i : i + text_chunk] for i in range(0, len(own), text_chunk)], len(texts), empty
+            ),
+        ]
+
+        def gather(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            # index_select, because its backward pass on the CPU adds in a fixed order; that of images[query] does not
+            composed = images.index_select(0, query) + texts.index_select(0, text)
+            return normalize(composed, dim=-1), normalize(images.index_select(0, candidate), dim=-1)
+
+        return parts, gather
+
+    def image_features(self, rows: torch.Tensor) -> torch.Tensor:
+        """Un-normalised projections (n, dim) of rows below the cut, or of uint8 pixels."""
+        return self.tower.features(self.retriever.normalised(rows) if rows.dtype == torch.uint8 else rows)
+
+    def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
+        cut = self.retriever.truncated
+        rows = self.retriever.encode(images, texts)
+        self.retriever.truncated = cut  # of training texts only
+        return rows
+
+    def save(self, folder: Path) -> None:
+        self.retriever.save(folder)
+
+    def _fitting(self) -> tuple[int, int]:
+        if self.recipe.chunk_size is not None:
+            return self.recipe.chunk_size, self.recipe.chunk_size
+        vision, text = self.model.config.vision_config, self.model.config.text_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        trained = {"all": vision.num_hidden_layers, "text+blocks": min(self.recipe.image_blocks, vision.num_hidden_layers)}
+        kept = (
+            (vision, patches + 1, trained.get(self.recipe.trainable, 1)),
+            (text, text.max_position_embeddings, text.num_hidden_layers),
+        )
+        images, texts = (
+            fitting_chunk(
+                self.model.device, self.model.dtype.itemsize, [(tokens, config.hidden_size, config.num_attention_heads)] * layers
+            )
+            for config, tokens, layers in kept
+        )
+        return images, texts

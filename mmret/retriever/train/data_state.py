@@ -1,0 +1,54 @@
+"""What a checkpoint was trained on, kept so that its exact rows can be listed again however the lake has changed since.
+
+The state is a list of files that already exist (:mod:`mmret.lake.history`), so recording it costs one small read per partition.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mmret.errors import UserError
+from mmret.lake import history
+from mmret.lake.as_of import opened
+from mmret.lake.store import Lake, write_text
+from mmret.retriever.train.data import TrainingSet
+from mmret.retriever.train.rows import also_reads, training_rows
+from mmret.settings import LicenceSettings, Recipe
+
+
+def data_state(lake: Lake, recipe: Recipe) -> str:
+    """Id of the recorded state that ``recipe`` trains on: the lake as it is now, or what its ``as_of`` names."""
+    tables = tuple(dict.fromkeys((*history.PINNED, *also_reads(recipe))))
+    if recipe.as_of is None:
+        return history.record(lake, history.pin(lake, tables))
+    then = history.as_of(lake, recipe.as_of)
+    return history.record(lake, history.State(then.name, {t: then.files[t] for t in tables if t in then.files}))
+
+
+def write_data_state(lake: Lake, folder: Path, state: str) -> None:
+    """Put the state's id, and the triplet partitions it names, into a checkpoint's folder."""
+    record = {"state": state, "triplets": history.recorded(lake, state).get("triplets", {})}
+    write_text(folder / history.STATE_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def trained_on(lake: Lake, name: str) -> pa.Table:
+    """The exact rows that checkpoint ``name`` was trained on, columns of TRIPLETS, sorted by pair_id.
+
+    Raises UserError where it has no recorded state, was trained on pairs that are not the lake's triplets, or a file is gone.
+    """
+    facts = lake.facts("checkpoints", name)
+    if facts is None or not facts.rows:
+        raise UserError(f"no checkpoint of recipe '{name}' in {lake.root}")
+    recipe = Recipe.model_validate_json(lake.read("checkpoints", name)["settings"][0].as_py())
+    if recipe.pair_source != "mined":
+        raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")
+    then = opened(lake, facts.notes.get("state", name))
+    licences = LicenceSettings.model_validate(facts.notes.get("licences", {}))
+    kept = TrainingSet(training_rows(then, recipe, licences), recipe).keys  # the first 64 bits of its pair ids
+    rows = then.read("triplets").sort_by("pair_id")
+    keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], np.uint64)
+    return rows.filter(pa.array(np.isin(keys, kept)))

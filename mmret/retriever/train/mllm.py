@@ -1,0 +1,182 @@
+"""MMRet-MLLM under training: LoRA adapters on the vision and language parts of a stock multimodal LLM, through peft.
+
+A query (instruction, text, picture) and a candidate (picture) are different prompts, so nothing but a repeated row is
+shared: each distinct query and each distinct candidate of a batch is embedded once. The checkpoint is the adapter, as
+peft saves it, with the processor: some 0.5 % of the model's size; :func:`export_merged` writes the whole model as stock
+``transformers`` files. Cost: as many forward passes of the LLM as there are distinct rows, twice with GradCache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from mmret.errors import UserError
+from mmret.retriever.models.clip import quiet
+from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
+from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.train.embedder import Gather, home
+from mmret.retriever.train.gradcache import Part, fitting_chunk
+from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.tower import LoadImages, Pictures
+from mmret.settings import LoraSettings, Recipe
+
+Row = tuple[str | None, Any]
+"""A text and a picture."""
+Chunk = tuple[list[str], list[Any]]
+"""Prompts and their pictures."""
+
+
+class MllmEmbedder:
+    """See :class:`mmret.retriever.train.embedder.Embedder`. ``chunks``: queries and candidates in one forward pass.
+
+    ``base`` may itself be an adapter: its training goes on, from the same base model.
+    """
+
+    def __init__(self, recipe: Recipe, retriever: MllmRetriever, adapted: Any, group: Group = ALONE):
+        self.recipe, self.retriever, self.adapted, self.group = recipe, retriever, adapted, group
+        self.model = retriever.model
+        if recipe.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if recipe.compile:
+            self.model.model.compile(backend=recipe.compile)
+        self.chunks = self._fitting()
+        self.pictures: Pictures | None = None
+
+    @classmethod
+    def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> MllmEmbedder:
+        adapter = adapter_base(base)
+        try:
+            with quiet():
+                model = AutoModelForImageTextToText.from_pretrained(adapter or str(base), dtype=getattr(torch, recipe.precision))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
+        torch.manual_seed(recipe.seed)  # of the adapters
+        adapted = _continued(model, base) if adapter else _adapted(model, recipe.lora)
+        adapted.peft_config["default"].base_model_name_or_path = adapter or str(base)
+        retriever = MllmRetriever(model.to(home(group)), load_processor(base))
+        return cls(recipe, retriever, adapted, group)
+
+    def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+        return [([p for p in self.model.parameters() if p.requires_grad], self.recipe.learning_rate)]
+
+    def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
+        self.pictures = Pictures(data.images, load_images)
+
+    def read(self, batch: Batch) -> tuple[list[Row], list[Row]]:
+        """This process's share of the distinct queries and candidates, with decoded pictures."""
+        queries, candidates = batch.distinct_queries()[0], np.unique(batch.candidates)
+        queries = queries[self.group.share(len(queries))]
+        candidates = candidates[self.group.share(len(candidates))].tolist()
+        needed = sorted({*candidates, *(image for image, _ in queries)})
+        shown = dict(zip(needed, self.retriever.pictures(self.pictures(np.array(needed, np.int64))), strict=True))
+        return [(text, shown[image]) for image, text in queries], [(None, shown[image]) for image in candidates]
+
+    def parts(self, batch: Batch, read: tuple[list[Row], list[Row]]) -> tuple[list[Part], Gather]:
+        queries, query = batch.distinct_queries()
+        candidates, candidate = np.unique(batch.candidates, return_inverse=True)
+        query, candidate = (torch.from_numpy(i).to(self.model.device) for i in (query, candidate))
+        prompt, instruction = self.retriever.prompt, self.recipe.instruction
+        texts = self.retriever.cut([text for text, _ in read[0]], True, instruction)
+        asked = [(prompt.fill(text, True, instruction), shown) for text, (_, shown) in zip(texts, read[0], strict=True)]
+        offered = [(prompt.fill(image=True), shown) for _, shown in read[1]]
+        dtype = torch.promote_types(self.model.dtype, torch.float32)
+        empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=dtype)
+        parts = [
+            Part(self.features, _chunks(rows, size), total, empty)
+            for rows, size, total in zip((asked, offered), self.chunks, (len(queries), len(candidates)), strict=True)
+        ]
+
+        def gather(asked: torch.Tensor, offered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            asked, offered = normalize(asked, dim=-1), normalize(offered, dim=-1)
+            return asked.index_select(0, query), offered.index_select(0, candidate)
+
+        return parts, gather
+
+    def features(self, chunk: Chunk) -> torch.Tensor:
+        """Hidden states (n, dim) of the last position; pixels are made here, for they are larger than their picture."""
+        return self.retriever.hidden(self.retriever.inputs(*chunk))
+
+    def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
+        cut, instruction = self.retriever.truncated, None if texts is None else self.recipe.instruction
+        rows = self.retriever.encode(images, texts, batch_size=self.chunks[0], instruction=instruction)
+        self.retriever.truncated = cut  # of training texts only
+        return rows
+
+    def save(self, folder: Path) -> None:
+        self.adapted.save_pretrained(folder)
+        self.retriever.processor.save_pretrained(folder)
+
+    def _fitting(self) -> tuple[int, int]:
+        if self.recipe.chunk_size is not None:
+            return self.recipe.chunk_size, self.recipe.chunk_size
+        text = self.model.config.get_text_config()
+        tokens = self.retriever.overhead(True, self.recipe.instruction) + 64  # a text of usual length
+        layer = (tokens, text.hidden_size, text.num_attention_heads)
+        layers = [layer] * (1 if self.recipe.gradient_checkpointing else text.num_hidden_layers)
+        rows = fitting_chunk(self.model.device, self.model.dtype.itemsize, layers)
+        return rows, rows
+
+
+def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:
+    return [tuple(map(list, zip(*rows[i : i + size], strict=True))) for i in range(0, len(rows), size)]
+
+
+def _adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
+    peft = _peft()
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    try:
+        return peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=targets,
+                exclude_modules=lora.exclude_modules,
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"LoRA does not fit the model: {error}; see the recipe's lora.target_modules") from None
+
+
+def _continued(model: PreTrainedModel, adapter: Path | str) -> Any:
+    try:
+        return _peft().PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"the adapter in {adapter} does not fit its base model: {error}") from None
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise UserError("recipes of kind mllm train LoRA adapters, which needs peft: pip install 'mmret[mllm]'") from None
+    return peft
+
+
+def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
+    """Merge an adapter into its base model and write the whole as stock ``transformers`` files into ``out``.
+
+    Raises UserError where ``adapter`` is none or ``out`` is there already. Needs the model's size in memory and disk.
+    """
+    from mmret.retriever.train.state import replace_folder
+
+    if adapter_base(adapter) is None:
+        raise UserError(f"{adapter} holds no LoRA adapter: there is nothing to merge")
+    if out.exists():
+        raise UserError(f"{out} is there already; name another folder")
+    retriever = MllmRetriever.load(adapter, "cpu", dtype)
+
+    def fill(folder: Path) -> None:
+        with quiet():
+            retriever.model.save_pretrained(folder)
+            retriever.processor.save_pretrained(folder)
+
+    replace_folder(out, fill)

@@ -1,0 +1,226 @@
+"""Model, optimiser and position of one training run, and what a step is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmret.errors import UserError
+from mmret.progress import advance
+from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.train.embedder import Embedder
+from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_state
+from mmret.retriever.train.held_out import HeldOut
+from mmret.retriever.train.log import EVENTS, Events, peak_memory
+from mmret.retriever.train.loss import info_nce, masks
+from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.state import States
+from mmret.settings import Recipe
+
+OnRow = Callable[[dict[str, Any]], None]
+"""Told each row of the log (columns of :data:`mmret.retriever.train.log.SCHEMA`) as it is written."""
+
+
+class Trainer:
+    """``run`` trains from the newest state to the last step. The first process of ``group`` keeps states and log."""
+
+    def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = ALONE):
+        self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
+        self.held_out: HeldOut | None = None
+        self.on_row: OnRow | None = None
+        torch.manual_seed(recipe.seed + group.rank)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": parameters, "peak": rate, "lr": rate} for parameters, rate in embedder.rates() if parameters],
+            weight_decay=recipe.weight_decay,
+        )
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.step, self.seconds = 0, 0.0
+        self.log: list[dict[str, Any]] = []
+        self.recent: list[tuple[float, float]] = []  # loss and gradient norm of the steps since the last row of the log
+
+    def run(self, pool: ThreadPoolExecutor) -> None:
+        """Continue from the newest state and train to the last step; the next step's pictures are read in ``pool``
+        meanwhile."""
+        state = self.states.latest()
+        if state is not None:
+            self.restore(state)
+        events = Events(self.states.folder / EVENTS, self.step) if self.group.first else None
+        self.embedder.model.train()
+        ahead: Future[tuple[Batch, Any]] | None = None
+        last = time.monotonic()
+
+        def read(step: int) -> tuple[Batch, Any]:
+            batch = self.data.batch(step)
+            return batch, self.embedder.read(batch)
+
+        while self.step < self.recipe.steps:
+            batch, rows = ahead.result() if ahead is not None else read(self.step)
+            ahead = pool.submit(read, self.step + 1) if self.step + 1 < self.recipe.steps else None
+            self.recent.append(self.train_step(batch, rows))
+            self.step += 1
+            self.seconds, last = self.seconds + time.monotonic() - last, time.monotonic()
+            if self.due(self.recipe.log_every) or self.due(self.recipe.evaluate_every):
+                self.write_row(events)
+                last = time.monotonic()  # measuring is not training
+            if self.step % self.recipe.checkpoint_every == 0 and self.step < self.recipe.steps:
+                self.keep()
+            advance("checkpoints", self.step, self.recipe.steps, f"loss {self.recent_loss():.3f}")
+        self.embedder.model.eval()
+        if events:
+            events.close()
+
+    def due(self, every: int | None) -> bool:
+        """Whether something done ``every`` so many steps, and at the last one, is due now."""
+        return every is not None and (self.step % every == 0 or self.step == self.recipe.steps)
+
+    def recent_loss(self) -> float:
+        return self.recent[-1][0] if self.recent else self.log[-1]["loss"]
+
+    def train_step(self, batch: Batch, rows: Any) -> tuple[float, float]:
+        """One update from what was read of the batch. Returns the loss and the gradient's norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self.decay(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.backward(batch, rows)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm or math.inf)
+        loss, norm = float(loss), float(norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(self.advice(f"is {loss} and the gradient's norm {norm}"))
+        self.optimizer.step()
+        return loss, norm
+
+    def backward(self, batch: Batch, rows: Any) -> torch.Tensor:
+        """Accumulate the gradient of the batch's loss, that of all processes together; returns the loss."""
+        parts, gather = self.embedder.parts(batch, rows)
+        parts = [replace(part, encode=self.in_precision(part.encode)) for part in parts]
+        own, count = self.group.share(len(batch.queries)), len(batch.queries)
+        positives, ignored = (
+            m[own].to(self.parameters[0].device)
+            for m in masks(
+                batch.targets,
+                batch.candidates,
+                mask_false_negatives=self.recipe.mask_false_negatives,
+                queries=batch.distinct_queries()[1] if self.recipe.several_positives else None,
+            )
+        )
+
+        def loss_of(*features: torch.Tensor) -> torch.Tensor:
+            queries, candidates = gather(*features)
+            loss = info_nce(queries[own], candidates, positives, ignored, self.recipe.temperature, self.recipe.hardness)
+            return loss * (len(positives) / count)
+
+        loss = cached_backward(parts, loss_of, self.group)
+        self.group.sum([loss])
+        self.group.sum_gradients(self.parameters)
+        return loss
+
+    def in_precision(self, encode: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+        """``encode`` with its products in the recipe's precision; features are float32 at least."""
+        if self.recipe.precision == "float32":
+            return encode
+        device = self.parameters[0].device.type
+
+        def encode_mixed(chunk: Any) -> torch.Tensor:
+            with torch.autocast(device, getattr(torch, self.recipe.precision)):
+                return encode(chunk).float()
+
+        return encode_mixed
+
+    def decay(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero (paper, section 4)."""
+        warmup, steps = self.recipe.warmup_steps, self.recipe.steps
+        return (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
+
+    def write_row(self, events: Events | None) -> None:
+        """Add what happened since the last row to the log; raises UserError where the loss has left for good."""
+        losses, norms = zip(*self.recent, strict=True)
+        before = self.log[-1]["seconds"] if self.log else 0.0
+        row = {
+            "step": self.step,
+            "loss": sum(losses) / len(losses),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": sum(norms) / len(norms),
+            "seconds": self.seconds,
+            "memory_bytes": peak_memory(),
+            "samples_per_second": len(losses) * self.data.batch_size / max(1e-9, self.seconds - before),
+        }
+        if self.held_out is not None and self.due(self.recipe.evaluate_every):
+            row |= self.held_out.recall_at(self.embedder)
+        self.log.append(row)
+        self.recent = []
+        if events:
+            events.write(row)
+            if self.on_row:
+                self.on_row(row)
+        lowest = min(row["loss"] for row in self.log)
+        if row["loss"] > 2 * lowest + 1:
+            raise UserError(self.advice(f"has risen from {lowest:.2f} to {row['loss']:.2f}"))
+
+    def advice(self, what: str) -> str:
+        rate, temperature = self.recipe.learning_rate, self.recipe.temperature
+        return (
+            f"training stopped at step {self.step}: the loss {what}. Lower the recipe's learning_rate "
+            f"(now {rate:g}), give it warmup_steps, or raise temperature (now {temperature:g})"
+        )
+
+    def keep(self) -> None:
+        """Write the state a killed run continues from. All processes take part, the first one writes."""
+        rng, truncated = self.group.each(rng_state()), sum(self.group.each(self.embedder.retriever.truncated))
+        if self.group.first:
+            self.states.save(self.step, self.state() | {"rng": rng, "truncated": truncated})
+
+    def state(self) -> dict[str, Any]:
+        """All the next step depends on that is not a function of its number."""
+        trained = {name: p.detach() for name, p in self.embedder.model.named_parameters() if p.requires_grad}
+        return {
+            "step": self.step,
+            "trained": trained,
+            "optimizer": self.optimizer.state_dict(),
+            "chunks": list(self.embedder.chunks),
+            "log": self.log,
+            "recent": [list(r) for r in self.recent],
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up ``state``. RNG streams are per process, so another number of processes draws other dropout masks."""
+        parameters = dict(self.embedder.model.named_parameters())
+        with torch.no_grad():
+            for name, value in state["trained"].items():
+                parameters[name].copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if len(state["rng"]) == self.group.size:
+            set_rng_state(state["rng"][self.group.rank])
+        self.step, self.seconds, self.embedder.chunks = state["step"], state["seconds"], tuple(state["chunks"])
+        self.log, self.recent = state["log"], [tuple(r) for r in state["recent"]]
+        self.embedder.retriever.truncated = state["truncated"] if self.group.first else 0
+
+    def facts(self) -> dict[str, Any]:
+        """See :func:`mmret.retriever.train.loop.train`. All processes take part."""
+        truncated = sum(self.group.each(self.embedder.retriever.truncated))
+        last = self.log[-max(1, len(self.log) // 10) :]
+        seen, size, notes = self.step * self.data.batch_size, self.data.batch_size, []
+        if size < self.recipe.batch_size:
+            notes.append(f"only {len(self.data)} triplets: the batch is {size}, not {self.recipe.batch_size}")
+        if truncated:
+            notes.append(f"{truncated} texts were longer than the model's limit and were cut")
+        return {
+            "step": self.step,
+            "loss": sum(row["loss"] for row in last) / len(last),
+            "pairs": seen,
+            "seconds": round(self.seconds, 3),
+            "triplets": len(self.data),
+            "images": len(self.data.images),
+            "batch_size": size,
+            "trainable": self.recipe.trainable,
+            "samples_per_second": round(seen / max(1e-9, self.seconds), 1),
+            **{name: value for name, value in self.log[-1].items() if name.startswith("recall_")},
+            "truncated_texts": truncated,
+            "notes": notes,
+        }

@@ -1,0 +1,106 @@
+"""A training loop that a ``kill -9`` does not disturb: the run continues from its last checkpoint to the same weights.
+
+Everything random in a step is drawn from (seed, step), and model, optimiser and step are written together beside and
+renamed, so the interrupted run and the uninterrupted one do the same arithmetic (bit for bit on the same machine with
+the same number of threads). Cost: a checkpoint of the demo's towers is 10 MB, written in some 20 ms about every 20 s.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmret.lake.store import temporary
+from mmret.towers.augment import seeded
+
+CHECKPOINT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: ``key`` names all it depends on; a checkpoint with another key is ignored."""
+
+    key: str
+    steps: int
+    learning_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to a hundredth."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        done = (step - warm) / max(1, self.steps - warm)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def batch_rows(n: int, batch: int, step: int, seed: int, task: str) -> Tensor:
+    """Rows of ``step``: every epoch is its own permutation of ``n`` rows, cut into whole batches of at most
+    ``batch``."""
+    batch = min(batch, n)
+    epoch, at = divmod(step, n // batch)
+    order = torch.randperm(n, generator=seeded(seed, task, "epoch", epoch))
+    return order[at * batch : (at + 1) * batch]
+
+
+def fit(
+    model: nn.Module, loss: Callable[[int], Tensor], plan: Plan, checkpoint: Path, report: Callable[[int], None] = lambda step: None
+) -> list[float]:
+    """Minimise ``loss(step)`` over ``plan.steps`` steps of AdamW; returns the loss of every step.
+
+    ``checkpoint`` is a file beside the result; the run starts from it where its key fits. It is left in place at the
+    end.
+    """
+    groups = _groups(model, plan.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+    losses = _resume(model, optimizer, plan, checkpoint)
+    saved = time.monotonic()
+    model.train()
+    for step in range(len(losses), plan.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        value = loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+        optimizer.step()
+        losses.append(value.item())
+        report(step + 1)
+        if step + 1 == plan.steps or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            _save(model, optimizer, plan, checkpoint, losses)
+            saved = time.monotonic()
+    model.eval()
+    return losses
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, checkpoint: Path) -> list[float]:
+    if not checkpoint.is_file():
+        return []
+    state = torch.load(checkpoint, weights_only=True)
+    if state["key"] != plan.key:
+        return []
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["losses"]
+
+
+def _save(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, checkpoint: Path, losses: list[float]) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    aside = temporary(checkpoint)
+    torch.save({"key": plan.key, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}, aside)
+    os.replace(aside, checkpoint)

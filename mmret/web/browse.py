@@ -1,0 +1,171 @@
+"""Triplets a page at a time: filters become SQL with bound values, so no text of a person or of the corpus is read as SQL.
+
+A page is found first, by the columns its filters need, and only its rows are joined with captions, scores and decisions. Without a
+filter the first page of a million triplets reads one row group.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from mmret.curation.licences import of_triplet
+from mmret.schemas import SIGNALS
+from mmret.settings import Settings, Signal
+from mmret.web.tables import Tables
+
+PAGE = 20
+Order = Literal["table", "clip_image", "-clip_image", "dino_image", "-dino_image", "caption", "-caption"]
+
+
+class Filters(Settings):
+    """What to show. ``chosen`` are pair ids of a free query, in its order."""
+
+    shard: str | None = None
+    split: Literal["train", "test"] | None = None
+    signal: Signal | None = Field(None, description="that found the pair")
+    scores: dict[Signal, tuple[float, float]] = Field({}, description="least and most, both included")
+    text: str = Field("", description="contained in an instruction or in a caption of either picture, upper or lower case")
+    decision: Literal["undecided", "accepted", "rejected"] | None = None
+    licences: tuple[str, ...] | None = Field(None, description="texts of the licence column; '' where none is given")
+    order: Order = "table"
+    chosen: tuple[str, ...] | None = None
+
+    def empty(self) -> bool:
+        return self == Filters()
+
+
+def _query(filters: Filters) -> tuple[str, str, dict[str, Any]]:
+    """``FROM ... WHERE ...``, ``ORDER BY ...`` and the values."""
+    joins, where, values = ["triplets_by_shard t"], [], {}
+    if filters.scores or filters.order != "table":
+        joins.append("JOIN pairs_by_shard p ON p.shard = t.shard AND p.pair_id = t.pair_id")
+    for name in ("shard", "split"):
+        if value := getattr(filters, name):
+            where.append(f"t.{name} = ${name}")
+            values[name] = value
+    if filters.licences is not None:
+        where.append("coalesce(t.licence, '') IN (SELECT unnest($licences))")
+        values["licences"] = list(filters.licences)
+    if filters.signal:
+        where.append("list_contains(t.signals, $signal)")
+        values["signal"] = filters.signal
+    for signal, (low, high) in filters.scores.items():
+        where.append(f"p.{signal}_score BETWEEN ${signal}_low AND ${signal}_high")
+        values |= {f"{signal}_low": low, f"{signal}_high": high}
+    if filters.text:
+        values["text"] = filters.text
+        captioned = "(SELECT image_id FROM images WHERE contains(lower(caption), lower($text)))"
+        where.append(
+            f"(contains(lower(array_to_string(t.texts, chr(10))), lower($text)) OR t.query_id IN {captioned} "
+            f"OR t.target_id IN {captioned})"
+        )
+    if filters.decision == "undecided":
+        where.append("t.pair_id NOT IN (SELECT pair_id FROM decided)")
+    elif filters.decision:
+        where.append("t.pair_id IN (SELECT pair_id FROM decided WHERE decision = $decision)")
+        values["decision"] = filters.decision
+    if filters.chosen is not None:
+        joins.append("JOIN chosen c ON c.pair_id = t.pair_id")
+    signal = filters.order.lstrip("-")
+    order = "ORDER BY c.place" if filters.chosen is not None and filters.order == "table" else ""
+    if filters.order != "table":
+        order = f"ORDER BY p.{signal}_score {'DESC' if filters.order.startswith('-') else 'ASC'} NULLS LAST, t.pair_id"
+    return "FROM " + " ".join(joins) + (" WHERE " + " AND ".join(where) if where else ""), order, values
+
+
+def _relations(tables: Tables, filters: Filters) -> dict[str, pa.Table]:
+    relations = {"decided": tables.decided()} if filters.decision else {}
+    if filters.chosen is not None:
+        ids = pa.array(filters.chosen, pa.string())
+        relations["chosen"] = pa.table({"pair_id": ids, "place": pa.array(range(len(ids)), pa.int64())})
+    return relations
+
+
+def count(tables: Tables, filters: Filters) -> int:
+    """How many triplets the filters leave."""
+    where, _, values = _query(filters)
+    return tables.ask(f"SELECT count(*) AS n {where}", values, **_relations(tables, filters))[0]["n"]
+
+
+def page(tables: Tables, filters: Filters, number: int = 0, size: int = PAGE) -> list[dict[str, Any]]:
+    """Rows of page ``number`` (from 0): the columns of ``triplets``, ``shard``, the scores, both captions and ``decision``."""
+    where, order, values = _query(filters)
+    values |= {"size": size, "start": number * size}
+    # where rows are sorted or sifted, only their ids are carried through it
+    columns = "t.*" if filters.empty() else "t.shard, t.pair_id"
+    found = tables.ask(f"SELECT {columns} {where} {order} LIMIT $size OFFSET $start", values, **_relations(tables, filters))
+    if found and not filters.empty():
+        rows = {r["pair_id"]: r for r in tables.ask(f"SELECT * FROM triplets_by_shard WHERE {_at(found)}")}
+        found = [rows[r["pair_id"]] for r in found]
+    return _with_details(tables, found) if found else []
+
+
+def by_id(tables: Tables, pair_id: str) -> dict[str, Any] | None:
+    """One triplet as :func:`page` gives it, None where there is none of this id."""
+    found = tables.ask("SELECT * FROM triplets_by_shard WHERE pair_id = $id", {"id": pair_id})
+    return _with_details(tables, found[:1])[0] if found else None
+
+
+def _with_details(tables: Tables, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    scores = {
+        r["pair_id"]: r
+        for r in tables.ask(f"SELECT pair_id, {', '.join(f'{s}_score' for s in SIGNALS)} FROM pairs_by_shard WHERE {_at(rows)}")
+    }
+    images = images_of(tables, [r[role] for r in rows for role in ("query_id", "target_id")])
+    decided = decisions_of(tables, [r["pair_id"] for r in rows])
+    return [
+        {
+            **r,
+            **{f"{s}_score": scores.get(r["pair_id"], {}).get(f"{s}_score") for s in SIGNALS},
+            "query_caption": images.get(r["query_id"], {}).get("caption"),
+            "target_caption": images.get(r["target_id"], {}).get("caption"),
+            "decision": decided.get(r["pair_id"]),
+        }
+        for r in rows
+    ]
+
+
+def _at(rows: list[dict[str, Any]]) -> str:
+    """Where the rows of these pairs are in a table with a view by shard."""
+    return f"{listed('shard', sorted({r['shard'] for r in rows}))} AND {listed('pair_id', [r['pair_id'] for r in rows])}"
+
+
+def images_of(tables: Tables, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Rows of table ``images`` by id."""
+    return {r["image_id"]: r for r in tables.ask(f"SELECT * FROM images WHERE {listed('image_id', ids)}")} if ids else {}
+
+
+def decisions_of(tables: Tables, pair_ids: list[str]) -> dict[str, str]:
+    """The decision that counts on each of some pairs that have one."""
+    import pyarrow.compute as pc
+
+    decided = tables.decided()
+    rows = decided.filter(pc.is_in(decided["pair_id"], pa.array(pair_ids, pa.string())))
+    return dict(zip(rows["pair_id"].to_pylist(), rows["decision"].to_pylist(), strict=True))
+
+
+def listed(column: str, ids: list[str]) -> str:
+    """``column IN (...)`` of ids and shard names, which are letters, digits and hyphens; written out, so that files are pruned."""
+    plain = [i for i in dict.fromkeys(ids) if i.replace("-", "").replace("_", "").isalnum()]
+    return f"{column} IN ({', '.join(repr(i) for i in plain)})" if plain else "false"
+
+
+def choices(tables: Tables) -> dict[str, Any]:
+    """What the filters can be set to: ``shards``, ``licences`` (a licence's name to its texts in the tables and the number of its
+    triplets, most first) and ``scores`` (least and most of each)."""
+    ranges = tables.ask(
+        "SELECT " + ", ".join(f"min({s}_score) AS {s}_low, max({s}_score) AS {s}_high" for s in SIGNALS) + " FROM pairs"
+    )[0]
+    licences: dict[str, tuple[tuple[str, ...], int]] = {}
+    for row in tables.ask("SELECT coalesce(licence, '') AS text, count(*) AS n FROM triplets GROUP BY ALL ORDER BY n DESC, 1"):
+        for licence in of_triplet(row["text"]):
+            texts, n = licences.get(licence.name, ((), 0))
+            licences[licence.name] = ((*texts, row["text"]), n + row["n"])
+    return {
+        "shards": tables.lake.partitions("triplets"),
+        "licences": dict(sorted(licences.items(), key=lambda item: (-item[1][1], item[0]))),
+        "scores": {s: (ranges[f"{s}_low"], ranges[f"{s}_high"]) for s in SIGNALS if ranges[f"{s}_low"] is not None},
+    }

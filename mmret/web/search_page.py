@@ -1,0 +1,131 @@
+"""Page ``/search``: the corpus by picture, text or both, with one checkpoint beside another."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from mmret.errors import UserError
+from mmret.ingest.stage import images_by_id
+from mmret.web.app import Site
+from mmret.web.parts import empty, head, picture
+from mmret.web.pictures import ID, SIDES
+from mmret.web.search import Query
+
+K = 24
+_LARGEST = 32 * 2**20  # bytes of an uploaded picture
+
+
+class SearchPage:
+    """One visitor's page; ``image`` and ``target`` are ids of the corpus, from the address."""
+
+    def __init__(self, site: Site, image: str = "", text: str = "", target: str = ""):
+        self.site = site
+        self.image_id = image if ID.fullmatch(image) else ""
+        self.target = target if ID.fullmatch(target) else None
+        self.text = text
+        self.uploaded: bytes | None = None
+
+    def show(self) -> None:
+        """Build the frame; checkpoints, and the answer to a query of the address, follow once the browser is connected."""
+        from nicegui import ui
+
+        head(self.site.lake.root.name, "search", "Search")
+        with ui.row().classes("w-full items-start gap-4"):
+            self.shown = ui.column().classes("gap-1")
+            with ui.column().classes("flex-1 gap-2 min-w-[20rem]"):
+                self.input = ui.input("what should be different, or what to find", value=self.text)
+                self.input.props("outlined dense clearable").classes("w-full").on("keydown.enter", self.search)
+                with ui.row().classes("items-center gap-2"):
+                    self.models = [ui.select([]).props("dense outlined options-dense").classes("w-40") for _ in range(2)]
+                    self.go = ui.button("Search", on_click=self.search).props("dense no-caps padding='4px 14px'")
+                    self.go.disable()
+            self.upload = ui.upload(
+                label="a picture of your own",
+                auto_upload=True,
+                max_file_size=_LARGEST,
+                on_upload=self.take,
+                on_rejected=lambda: ui.notify("not taken: a picture of at most 32 MB, please"),
+            )
+            self.upload.props("flat bordered accept=image/*").classes("w-64")
+        self._show_query()
+        self.results = ui.row().classes("w-full no-wrap gap-6 items-start")
+        with self.results:
+            ui.spinner(size="lg")
+        ui.timer(0, self._begin, once=True)
+
+    async def _begin(self) -> None:
+        from nicegui import run
+
+        recipes = await run.io_bound(self.site.searcher.recipes)
+        for select, name in zip(self.models, (recipes[0], recipes[-1]), strict=True):
+            select.set_options(recipes, value=name)
+            select.on_value_change(self.search)
+        self.go.enable()
+        if self.image_id or self.text:
+            return await self.search()
+        self.results.clear()
+        with self.results:
+            empty("Nothing asked yet", "Give a text, a picture, or both: the picture, changed as the text says")
+
+    def _show_query(self) -> None:
+        from nicegui import ui
+
+        self.shown.clear()
+        with self.shown:
+            if self.uploaded is not None:
+                ui.label("your picture").classes("faint")
+            elif self.image_id:
+                picture(self.image_id, "query", 120, SIDES[1])
+            if self.uploaded is not None or self.image_id:
+                ui.button("Without picture", on_click=self.drop).props("flat dense no-caps size=sm")
+
+    async def take(self, event: Any) -> None:
+        """An uploaded picture becomes the query."""
+        self.uploaded, self.image_id, self.target = await event.file.read(), "", None
+        self._show_query()
+        await self.search()
+
+    async def drop(self) -> None:
+        self.uploaded, self.image_id, self.target = None, "", None
+        self.upload.reset()
+        self._show_query()
+
+    async def search(self) -> None:
+        """Ask both models and show their answers side by side."""
+        from nicegui import run, ui
+
+        if not self.go.enabled:
+            return
+        image = self.uploaded
+        if image is None and self.image_id:
+            image = (await run.io_bound(images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
+        query = Query(image, self.input.value or "", self.target)
+        self.results.clear()
+        with self.results:
+            columns = [ui.column().classes("flex-1 min-w-0 gap-2") for _ in self.models]
+        for column in columns:
+            with column:
+                ui.spinner(size="lg")
+        for column, model in zip(columns, self.models, strict=True):
+            try:
+                found = await run.io_bound(self.site.searcher.search, model.value, query, K)
+            except UserError as error:
+                found = str(error)
+            column.clear()
+            with column:
+                self._answer(model.value, found)
+
+    def _answer(self, model: str, found: dict[str, Any] | str) -> None:
+        from nicegui import ui
+
+        if isinstance(found, str):
+            return empty("No answer", found)
+        rank = f", the triplet's target at {found['target_rank']:,}" if found["target_rank"] else ""
+        ui.label(f"{model}: {found['gallery']:,} pictures{rank}").classes("text-sm font-semibold")
+        with ui.row().classes("gap-2"):
+            for hit in found["hits"]:
+                address = f"/search?{urlencode({'image': hit['image_id'], 'text': self.input.value or ''})}"
+                with ui.link(target=address).classes("no-underline hit" + (" target" if hit["image_id"] == self.target else "")):
+                    picture(hit["image_id"], hit.get("caption"), 112)
+                    ui.label(f"{hit['rank']}. {hit['score']:.3f}").classes("faint")

@@ -1,0 +1,153 @@
+"""DuckDB for the gallery: the lake's views on a connection that can read the lake and nothing else.
+
+Free SQL comes from a person at a browser, so the connection is locked: no file outside the lake, no extension, no setting can be
+changed, one SELECT at a time, cut off after ``SECONDS``. The connection sees one whole state and is opened again once the lake has
+changed. Cost: opening reads one footer per partition; a check for changes is one ``stat`` per partition, every two seconds at most.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from mmret.curation.decisions import latest
+from mmret.errors import UserError
+from mmret.lake.store import Lake
+from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
+from mmret.warehouse import connect
+from mmret.warehouse.catalogue import current_files
+from mmret.warehouse.views import quoted, table_view
+
+SECONDS = 20.0
+"""Longest a free query may run."""
+MEMORY = "2GB"
+BY_SHARD = ("triplets", "pairs", "descriptions", "instructions")
+"""Tables with a second view ``<table>_by_shard``: as the first, and the shard, so that a query reads that shard's file alone."""
+_LOOK_AGAIN = 2.0
+
+
+class Tables:
+    """Read access for any number of threads."""
+
+    def __init__(self, lake: Lake):
+        self.lake = lake
+        self._lock = threading.RLock()
+        self._connection: Any = None
+        self._seen: tuple[Any, ...] = ()
+        self._looked = 0.0
+        self._decided: pa.Table | None = None
+        self._decided_seen: tuple[Any, ...] = ()
+
+    def ask(self, sql: str, values: Mapping[str, Any] | Sequence[Any] = (), **relations: pa.Table) -> list[dict[str, Any]]:
+        """Rows of one of the gallery's own queries; ``relations`` are named in it, beside the lake's views."""
+        cursor = self.cursor()
+        for name, rows in relations.items():
+            cursor.register(name, rows)
+        found = cursor.execute(sql, values)
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def cursor(self) -> Any:
+        """A cursor over the lake's current state, for one thread."""
+        with self._lock:
+            if time.monotonic() - self._looked > _LOOK_AGAIN or self._connection is None:
+                seen = self._signature(t for t in TABLES if t not in WRITTEN_BY_PEOPLE)
+                if seen != self._seen or self._connection is None:
+                    self._connection, self._seen = self._open(), seen
+                self._looked = time.monotonic()
+            return self._connection.cursor()
+
+    def decided(self) -> pa.Table:
+        """The decisions that count, as of now."""
+        with self._lock:
+            seen = self._signature(WRITTEN_BY_PEOPLE)
+            if self._decided is None or seen != self._decided_seen:
+                self._decided, self._decided_seen = latest(self.lake).select(["pair_id", "decision", "note"]), seen
+            return self._decided
+
+    def _signature(self, tables: Any) -> tuple[Any, ...]:
+        seen = []
+        for table in tables:
+            for partition in self.lake.partitions(table):
+                stat = self.lake.path(table, partition).stat()
+                seen.append((table, partition, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return tuple(seen)
+
+    def _open(self) -> Any:
+        if not self.lake.shards():
+            raise UserError(f"{self.lake.root} holds no lake yet: make one with `mmret run --lake {self.lake.root}`")
+        connection = connect(self.lake)
+        files = current_files(self.lake)
+        for table in BY_SHARD:
+            parts = []
+            for shard, path in files[table].items():
+                connection.execute(table_view(table, [path]).replace(f'VIEW "{table}"', f'VIEW "{table} of {shard}"', 1))
+                parts.append(f'SELECT {quoted(shard)} AS shard, * FROM "{table} of {shard}"')
+            whole = " UNION ALL ".join(parts) or f"SELECT NULL::VARCHAR AS shard, * FROM {table} WHERE false"
+            connection.execute(f"CREATE VIEW {table}_by_shard AS {whole}")
+        lock(connection, self.lake)
+        return connection
+
+
+def lock(connection: Any, lake: Lake) -> None:
+    """Confine a connection in memory to reading the lake; cannot be undone on it."""
+    for setting in (
+        f"allowed_directories = [{quoted(lake.root)}]",
+        f"memory_limit = '{MEMORY}'",
+        "temp_directory = ''",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "python_enable_replacements = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows of a free query, in order; ``more``: there were more than asked for."""
+
+    names: list[str]
+    rows: list[tuple[Any, ...]]
+    more: bool
+
+    def pair_ids(self) -> tuple[str, ...] | None:
+        """Distinct values of column ``pair_id`` in their order, None where there is no such column."""
+        if "pair_id" not in self.names:
+            return None
+        place = self.names.index("pair_id")
+        return tuple(dict.fromkeys(str(row[place]) for row in self.rows if row[place] is not None))
+
+
+def free(tables: Tables, sql: str, limit: int) -> Answer:
+    """Run a person's SELECT for at most ``limit`` rows.
+
+    Raises UserError for anything but one SELECT, for an error in it, and where it takes longer than ``SECONDS``.
+    """
+    import duckdb
+
+    cursor = tables.cursor()
+    try:
+        statements = cursor.extract_statements(sql)
+    except duckdb.Error as error:
+        raise UserError(f"SQL: {error}") from None
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise UserError("SQL: give one SELECT; the gallery changes nothing but decisions")
+    stop = threading.Timer(SECONDS, cursor.interrupt)
+    stop.start()
+    try:
+        found = cursor.execute(statements[0])
+        rows = found.fetchmany(limit + 1)
+    except duckdb.InterruptException:
+        raise UserError(f"SQL: stopped after {SECONDS:g} s; ask for less, or use `mmret sql`") from None
+    except duckdb.Error as error:
+        raise UserError(f"SQL: {error}") from None
+    finally:
+        stop.cancel()
+    return Answer([column[0] for column in found.description], rows[:limit], len(rows) > limit)

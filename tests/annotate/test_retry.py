@@ -1,0 +1,110 @@
+"""Pins of failed requests over several runs: a partition with unanswered rows is not current, a later run sends those requests
+and no others, and what is refused for good, or every time, is not sent for ever."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from mmret.annotate.retry import retry_notes, unanswered, unfinished
+from mmret.freshness import fingerprints as provenance
+from mmret.freshness import survey as staleness
+from mmret.schemas import DESCRIPTIONS
+from tests.annotate.server import Status
+from tests.annotate.shelf import SHARD, Shelf
+from tests.annotate.test_openai_server import _answer, _nobody
+
+
+def _failing(act: Any, share: int = 10) -> Callable[[dict[str, Any], int], Any]:
+    """``act`` for one request in ``share``, always the same ones, whatever the stage."""
+    return lambda body, number: act if body["seed"] % share == 0 else _answer(body)
+
+
+def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, undisturbed: Shelf) -> None:
+    pairs = shelf.lake.facts("pairs", SHARD).rows
+    assert undisturbed.run() == (2 * pairs, 2 * pairs)
+    shelf.run(_failing(Status(500)))
+    failed = int(sum(unanswered(shelf.lake.read("descriptions", SHARD)).to_pylist()))
+    silent = int(sum(unanswered(shelf.lake.read("instructions", SHARD)).to_pylist()))
+    assert failed
+    assert provenance.current(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is None
+    told = {(s.table, s.partition): s for s in staleness.survey(shelf.lake, shelf.profile("http://any"))}
+    assert f"{failed:,} requests got no answer" in told["descriptions", SHARD].reasons
+    sent, rows = shelf.run()
+    assert sent == failed + silent + failed  # those described now are instructed for the first time
+    assert rows == failed + pairs
+    assert shelf.tables() == undisturbed.tables()
+    assert shelf.run() == (0, 0)
+
+
+def test_nothing_by_itself_asks_again_so_soon(shelf: Shelf) -> None:
+    """A sensor looks every half minute: a server that is down for ten must not use up the attempts, nor fill the history."""
+    shelf.run(_failing(Status(500)))
+    profile = shelf.profile("http://any")
+
+    def work() -> list[str]:
+        return [t for w in staleness.due(staleness.survey(shelf.lake, profile)) if w.partition == SHARD for t in w.tables]
+
+    assert "descriptions" not in work() and "triplets" in work()  # what was written goes on
+    for table in ("descriptions", "instructions"):
+        path = shelf.lake.path(table, SHARD)
+        os.utime(path, (path.stat().st_mtime - staleness.RETRY_SECONDS,) * 2)
+    assert "descriptions" in work()
+
+
+def test_what_fails_every_time_is_left_after_so_many_runs(shelf: Shelf) -> None:
+    always = _failing(Status(500), 7)
+    shelf.run(always)
+    sent = [shelf.run(always)[0] for _ in range(4)]
+    assert sent[0] > 0 and sent[0] == sent[1] and sent[2:] == [0, 0]
+    assert shelf.lake.facts("descriptions", SHARD).notes["retries"] == 2
+    raised = shelf.profile("http://any", retries=3)
+    assert provenance.current(shelf.lake, raised, "descriptions", SHARD) is None
+
+
+def test_what_is_refused_for_good_is_not_sent_again_with_what_is_retried(shelf: Shelf) -> None:
+    def refusing(body: dict[str, Any], number: int) -> Any:
+        return Status(400) if body["seed"] % 10 == 1 else Status(503) if body["seed"] % 10 == 2 else _answer(body)
+
+    shelf.run(refusing)
+    reasons = shelf.lake.facts("descriptions", SHARD).notes["reasons"]
+    assert reasons["http_400"] and reasons["http_503"]
+    seeds: list[int] = []
+    shelf.run(lambda body, number: seeds.append(body["seed"]) or _answer(body))
+    assert seeds and not [s for s in seeds if s % 10 == 1]
+    assert shelf.lake.facts("descriptions", SHARD).notes["reasons"] == {"http_400": reasons["http_400"]}
+    assert shelf.run() == (0, 0)
+
+
+def test_a_server_that_is_not_there_costs_no_attempt(shelf: Shelf) -> None:
+    for _ in range(3):
+        shelf.annotate(shelf.profile(_nobody(), patience=0.3))
+    notes = shelf.lake.facts("descriptions", SHARD).notes
+    assert set(notes["reasons"]) == {"unreachable"} and notes["retries"] == 0
+    shelf.run()
+    assert shelf.lake.facts("instructions", SHARD).notes["reasons"] == {} and shelf.run() == (0, 0)
+
+
+def _rows(*reasons: str | None) -> pa.Table:
+    rows = [{"pair_id": str(i), "request_key": "k", "status": "failed" if r else "ok", "reason": r} for i, r in enumerate(reasons)]
+    return pa.Table.from_pylist(rows, DESCRIPTIONS)
+
+
+def test_only_transport_trouble_counts_as_unanswered() -> None:
+    passing, lasting = ["timeout", "http_503", "judge_connection"], ["http_400", "refusal", "image_gone", "prompt_refused"]
+    rows = _rows(None, *passing, *lasting)
+    assert unanswered(rows).to_pylist() == [False] + [True] * 3 + [False] * 4
+    carried = rows.set_column(1, "request_key", pa.array([None] * len(rows), pa.string()))
+    assert not any(unanswered(carried).to_pylist())
+
+
+def test_retries_are_counted_where_nothing_heals_and_somebody_answered() -> None:
+    assert retry_notes(_rows("timeout", "timeout"), None) == {"unanswered": 2, "retries": 0}
+    assert retry_notes(_rows("timeout", "timeout"), {"unanswered": 2, "retries": 1}) == {"unanswered": 2, "retries": 2}
+    assert retry_notes(_rows("timeout", None), {"unanswered": 2, "retries": 1}) == {"unanswered": 1, "retries": 0}
+    assert retry_notes(_rows("unreachable"), {"unanswered": 1, "retries": 1}) == {"unanswered": 1, "retries": 1}
+    assert not unfinished({"unanswered": 1, "retries": 2}, 2) and unfinished({"unanswered": 1, "retries": 1}, 2)
+    assert not unfinished({}, 2)  # what an earlier version wrote

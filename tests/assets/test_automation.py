@@ -1,0 +1,191 @@
+"""Who launches what: schedule, sensors and automation conditions ask for what is missing or stale by the lake's record, no more."""
+
+import json
+import os
+
+import dagster as dg
+import pytest
+
+from assets.automation.conditions import _surveyed
+from assets.automation.schedules import backfill_missing_and_stale, ranges
+from assets.automation.sensors import new_pictures, stale_partitions
+from assets.definitions import defs
+from assets.runner.run import exclusive
+from mmret.freshness.survey import SHARDED, Work, due, survey
+from mmret.ingest.watch import signature
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
+from resources.lake import LakeResource
+from tests.assets.pictures import drop
+
+GRAPH = [
+    "images",
+    "towers",
+    "clip_image",
+    "dino_image",
+    "caption",
+    "candidates",
+    "leaks",
+    "neighbours",
+    "pairs",
+    "descriptions",
+    "instructions",
+    "triplets",
+    "checkpoints",
+    "evaluations",
+]
+
+
+def change(lake: Lake, **settings) -> None:
+    lake.choose(resolve(lake, overrides={k.replace("__", "."): v for k, v in settings.items()})[1])
+
+
+def tick(instance: dg.DagsterInstance, lake: Lake) -> list[tuple[list[str], str, str]]:
+    """(stages, first shard, last shard) of each run the schedule asks for."""
+    context = dg.build_schedule_context(
+        instance=instance, resources={"lake": LakeResource(folder=str(lake.root))}, repository_def=defs.get_repository_def()
+    )
+    asked = backfill_missing_and_stale(context)
+    if isinstance(asked, dg.SkipReason):
+        return []
+    return [
+        (
+            sorted(k.path[-1] for k in r.asset_selection),
+            r.tags.get("dagster/asset_partition_range_start", "all"),
+            r.tags.get("dagster/asset_partition_range_end", "all"),
+        )
+        for r in asked
+    ]
+
+
+def requested(instance: dg.DagsterInstance) -> dict[str, set]:
+    """What the automation conditions ask for, stage by stage, on the tick after the one that only looks."""
+    _surveyed.cache_clear()
+    assets = [a for a in defs.assets if isinstance(a, dg.AssetsDefinition)]
+    result = dg.evaluate_automation_conditions(dg.Definitions(assets=assets, resources=defs.resources), instance)
+    return {t: keys for t in GRAPH if (keys := result.get_requested_partitions(dg.AssetKey(t)))}
+
+
+def test_schedule_asks_for_nothing_where_all_is_current(lake, instance):
+    assert tick(instance, lake) == []
+
+
+def test_schedule_asks_for_just_the_missing_partition_and_says_why(lake, instance):
+    lake.path("triplets", "shard-00001").unlink()
+    assert tick(instance, lake) == [(["triplets"], "shard-00001", "shard-00001")]
+    lake.path("clip_image", "shard-00001").unlink()
+    assert tick(instance, lake) == [(["candidates", "clip_image"], "shard-00001", "shard-00001")], "what waits for it comes later"
+
+
+def test_schedule_puts_neighbouring_stale_shards_into_one_run(lake, instance):
+    change(lake, mine__targets_per_query=2)
+    assert tick(instance, lake) == [(["descriptions", "instructions", "pairs", "triplets"], "shard-00000", "shard-00001")]
+
+
+def test_schedule_leaves_alone_a_lake_that_mmret_run_works_on(lake, instance):
+    lake.path("triplets", "shard-00001").unlink()
+    with exclusive(lake):
+        assert tick(instance, lake) == []
+
+
+def test_ranges_are_contiguous_and_of_one_kind():
+    order = [f"s{i}" for i in range(6)]
+    work = [Work(("a",), s, ()) for s in ("s0", "s1", "s3", "s4")] + [Work(("a", "b"), "s5", ()), Work(("t",), "all", ())]
+    assert [(r[0].tables, r[0].partition, r[-1].partition) for r in ranges(work, order)] == [
+        (("a",), "s0", "s1"),
+        (("a",), "s3", "s4"),
+        (("a", "b"), "s5", "s5"),
+        (("t",), "all", "all"),
+    ]
+
+
+def test_conditions_register_what_mmret_run_computed_and_train_nothing(lake, instance):
+    assert set(requested(instance)) == set(GRAPH) - {"checkpoints", "evaluations"}
+
+
+def test_conditions_ask_for_what_a_setting_made_stale(lake, instance):
+    record_as_done(instance, lake)
+    assert requested(instance) == {}
+    change(lake, mine__targets_per_query=2)
+    shards = set(lake.shards())
+    assert requested(instance) == {t: shards for t in ("pairs", "descriptions", "instructions", "triplets")}
+
+
+def test_conditions_wait_for_new_pairs_before_they_train(lake, instance):
+    record_as_done(instance, lake)
+    change(lake, evaluate__held_out=0.1, automation__new_pairs=10)
+    lake.path("checkpoints", "demo").unlink()
+    rows = sum(lake.facts("triplets", s).rows for s in lake.shards())
+    assert "checkpoints" not in requested(instance), "the triplets are not settled"
+    change(lake, evaluate__held_out=0.03)
+    assert requested(instance)["checkpoints"] == {"demo"}
+    change(lake, automation__new_pairs=rows + 1)
+    assert "checkpoints" not in requested(instance)
+
+
+def record_as_done(instance: dg.DagsterInstance, lake: Lake) -> None:
+    for table in (*GRAPH, "rejects"):
+        for part in lake.partitions(table):
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(table, partition=None if table in ("towers", "leaks") else part)
+            )
+
+
+def watch(instance, lake, cursor=None):
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"lake": LakeResource(folder=str(lake.root))})
+    return new_pictures(context)
+
+
+def test_new_pictures_are_sealed_once_their_folder_is_quiet(lake, instance, tmp_path):
+    folder = tmp_path / "landing"
+    drop(folder, 0, 4)
+    lake.choose(resolve(lake, sources=[str(folder)], overrides={"automation.settle_seconds": 0})[1])
+    first = watch(instance, lake)
+    assert len(first.run_requests) == 1 and str(folder) in first.run_requests[0].tags["mmret/because"]
+    again = watch(instance, lake, first.cursor)
+    assert not again.run_requests and "no watched source has changed" in again.skip_reason.skip_message
+    lake.choose(resolve(lake, overrides={"automation.settle_seconds": 3600})[1])
+    drop(folder, 4, 6)
+    busy = watch(instance, lake, again.cursor)
+    assert not busy.run_requests and "to be quiet" in busy.skip_reason.skip_message
+    cursor = json.loads(busy.cursor)
+    cursor[str(folder)]["since"] -= 4000
+    assert len(watch(instance, lake, json.dumps(cursor)).run_requests) == 1
+
+
+def test_the_ui_is_told_once_which_partitions_are_stale_and_why(lake, instance):
+    def look(cursor=None):
+        return stale_partitions(
+            dg.build_sensor_context(instance=instance, cursor=cursor, resources={"lake": LakeResource(folder=str(lake.root))})
+        )
+
+    assert not look().asset_events
+    change(lake, mine__targets_per_query=2)
+    told = look()
+    assert {(e.asset_key.path[-1], e.partition) for e in told.asset_events} == {("pairs", s) for s in lake.shards()}
+    assert all(e.metadata["stale because"].value == "mine.targets_per_query: 3 → 2" for e in told.asset_events)
+    assert not look(told.cursor).asset_events
+
+
+@pytest.mark.parametrize("change_", ["added", "removed", "rewritten", "in a folder"])
+def test_a_changed_folder_has_another_signature(tmp_path, change_):
+    drop(tmp_path, 0, 3)
+    before = signature(str(tmp_path))
+    assert before == signature(str(tmp_path))
+    some = next(tmp_path.glob("*.png"))
+    {
+        "added": lambda: drop(tmp_path, 3, 4),
+        "removed": some.unlink,
+        "rewritten": lambda: os.utime(some, (4e9, 4e9)),
+        "in a folder": lambda: drop(tmp_path / "inner", 3, 4),
+    }[change_]()
+    assert signature(str(tmp_path)) != before
+    assert signature(str(tmp_path / "nothing here")) is None
+
+
+def test_a_new_shard_is_followed_through_every_stage_by_what_is_due(lake):
+    """Deleting a shard's tables one stage at a time gives the order in which they come back."""
+    for table in SHARDED:
+        lake.path(table, "shard-00001").unlink()
+    work = due(survey(lake, resolve(lake)[0]))
+    assert [(w.tables, w.partition) for w in work] == [(("images",), "shard-00001")]

@@ -1,0 +1,55 @@
+"""The history that `mmret run` writes is one that any Dagster reads, and writing it starts no process."""
+
+import subprocess
+
+import dagster as dg
+import pytest
+
+from assets.dagster_internals.event_log import KeptSqliteEventLogStorage, open_instance
+
+
+@dg.op
+def say(context: dg.OpExecutionContext) -> None:
+    context.log.info("said")
+
+
+@dg.job
+def talk() -> None:
+    say()
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    return tmp_path
+
+
+def test_each_run_is_whole_to_a_dagster_that_knows_nothing_of_us(home):
+    with open_instance(str(home)) as instance:
+        assert isinstance(instance.event_log_storage, KeptSqliteEventLogStorage)
+        runs = [talk.execute_in_process(instance=instance).run_id for _ in range(7)]  # more than connections are kept
+    with dg.DagsterInstance.from_config(str(home)) as plain:
+        for run in runs:
+            events = [e.dagster_event_type for e in plain.all_logs(run) if e.is_dagster_event]
+            assert events.count(dg.DagsterEventType.STEP_SUCCESS) == events.count(dg.DagsterEventType.RUN_SUCCESS) == 1
+            assert any(e.user_message == "said" for e in plain.all_logs(run))
+    assert not list(home.rglob("*.new"))
+
+
+def test_a_run_starts_no_process(home, monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **_: started.append(args))
+    with open_instance(str(home)) as instance:
+        assert talk.execute_in_process(instance=instance).success
+    assert not started
+
+
+def test_a_home_that_says_where_its_logs_go_keeps_its_word(home):
+    where = home / "elsewhere"
+    (home / "dagster.yaml").write_text(f"""compute_logs:
+  module: dagster._core.storage.local_compute_log_manager
+  class: LocalComputeLogManager
+  config: {{base_dir: {where}}}
+""")
+    with open_instance(str(home)) as instance:
+        assert type(instance.compute_log_manager).__name__ == "LocalComputeLogManager"

@@ -1,0 +1,66 @@
+"""What the graph as a whole decides: code versions, conditions, pools, retries, ranges, and the lineage of columns."""
+
+import dagster as dg
+import pytest
+
+from assets.automation.pools import POOLS
+from assets.definitions import defs
+from assets.display.lineage import LINEAGE
+from assets.display.metadata import histogram
+from assets.partitions import corpus_shards
+from mmret.freshness.fingerprints import STAGES
+from mmret.freshness.survey import GROUPS, SHARDED
+from mmret.schemas import TABLES
+
+GRAPH = defs.resolve_asset_graph()
+
+
+@pytest.mark.parametrize("table", [t for group in GROUPS for t in group])
+def test_a_stage_has_the_lake_s_code_version_a_condition_and_a_known_pool(table):
+    node = GRAPH.get(dg.AssetKey(table))
+    assert node.code_version == STAGES[table].version
+    assert node.automation_condition is not None
+    assert node.pools <= POOLS.keys() and node.pools
+    if table in SHARDED:
+        assert node.partitions_def == corpus_shards and node.backfill_policy.max_partitions_per_run == 4
+
+
+def test_steps_that_use_a_model_or_a_server_are_tried_again():
+    for table in ("clip_image", "dino_image", "caption", "towers", "descriptions", "instructions"):
+        assert GRAPH.assets_def_for_key(dg.AssetKey(table)).op.retry_policy.max_retries == 2, table
+
+
+@pytest.mark.parametrize("table", LINEAGE)
+def test_column_lineage_names_columns_of_tables_that_the_asset_stands_on(table):
+    upstream = {dg.AssetKey(table)}
+    while (more := upstream | {p for k in upstream for p in GRAPH.get(k).parent_keys}) != upstream:
+        upstream = more
+    for column, sources in LINEAGE[table].items():
+        assert column in TABLES[table].names, column
+        for source, name in sources:
+            assert name in TABLES[source].names and dg.AssetKey(source) in upstream, (column, source, name)
+
+
+def test_there_is_a_job_for_each_stage_and_from_end_to_end():
+    jobs = {job.name for job in defs.get_repository_def().get_all_jobs()}
+    assert {"seal_corpus", "ingest", "train_towers", "encode", "mine", "annotate", "synthesise"} <= jobs
+    assert {"train_and_evaluate", "verify"} <= jobs
+
+
+def test_what_launches_by_itself_waits_to_be_switched_on():
+    repository = defs.get_repository_def()
+    on = {s.name for s in repository.sensor_defs if s.default_status == dg.DefaultSensorStatus.RUNNING}
+    assert on.isdisjoint({"new_pictures", "missing_or_stale_shards", "train_on_new_pairs"}) and "stale_partitions" in on
+    assert not [s.name for s in repository.schedule_defs if s.default_status == dg.DefaultScheduleStatus.RUNNING]
+
+
+def test_a_histogram_counts_every_score_once_and_no_nan():
+    import pyarrow as pa
+
+    drawn = histogram(pa.table({"a": [0.1, 0.5, 0.9, float("nan"), None], "b": [0.5] * 5}))
+    counts = [
+        [int(cell.rsplit("` ", 1)[1].replace(",", "")) for cell in line.strip("| ").split(" | ")[1:]]
+        for line in drawn.splitlines()[2:]
+    ]
+    assert [sum(column) for column in zip(*counts, strict=True)] == [3, 5]
+    assert histogram(pa.table({"a": pa.array([], pa.float32())})) == "no scores"

@@ -1,0 +1,161 @@
+"""The whole graph, as a user runs it: resumed = small_lake, second run = no work, a new source runs only what depends on it."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mmret.freshness.survey import survey
+from mmret.lake.configuration import resolve
+from mmret.lake.store import Lake
+from tests.small_runs import TINY, command, first, run
+
+RESULT = {
+    "images": ["image_id", "path"],
+    "rejects": ["path", "reason"],
+    "pairs": ["pair_id", "hard_negatives"],
+    "descriptions": ["pair_id", "text"],
+    "instructions": ["pair_id", "texts"],
+    "triplets": ["pair_id", "split", "texts"],
+    "neighbours": ["query_id", "signal", "target_id", "score"],
+    "evaluations": ["recipe", "benchmark", "metric", "value"],
+}
+
+
+def tables(lake: Path) -> dict[str, list]:
+    return {t: sorted(map(str, Lake(lake).read(t, columns=columns).to_pylist())) for t, columns in RESULT.items()}
+
+
+def test_every_row_becomes_an_image_or_a_reject_and_every_stage_has_rows(small_lake):
+    lake, summary = small_lake
+    rows = summary["rows"]
+    assert rows["corpus_manifest"] == rows["images"] + rows["rejects"] == 180
+    assert rows["images"] == rows["clip_image"] == rows["dino_image"] == rows["caption"]
+    assert rows["pairs"] == rows["descriptions"] == rows["instructions"] >= rows["triplets"] > 0
+    assert {"untrained", "demo"} < set(summary["evaluations"]["held-out edits"])
+    assert summary["shards"] == 2 and not summary["up_to_date"]
+
+
+def test_second_run_does_no_work_and_says_so(small_lake):
+    lake, _ = small_lake
+    before = {p: p.stat().st_mtime_ns for p in Path(lake).rglob("*.parquet")}
+    again = run(command(lake))
+    assert again["up_to_date"] and not again["computed"]
+    assert before == {p: p.stat().st_mtime_ns for p in Path(lake).rglob("*.parquet")}
+
+
+def test_killed_runs_end_in_the_tables_of_an_uninterrupted_one(small_lake, tmp_path):
+    whole, _ = small_lake
+    lake = kill_and_finish(tmp_path / "lake", kills=2)
+    assert tables(lake) == tables(whole)
+    assert not [p for p in lake.rglob("*") if p.name.endswith((".tmp", ".work"))], "stray files"
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(small_lake, tmp_path):
+    whole, _ = small_lake
+    assert tables(kill_and_finish(tmp_path / "lake", kills=10)) == tables(whole)
+
+
+def kill_and_finish(lake: Path, kills: int) -> Path:
+    coin = random.Random(kills)
+    for _ in range(kills):
+        process = subprocess.Popen(first(lake), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        started = time.monotonic()
+        while not (lake / "corpus_manifest").exists() and process.poll() is None and time.monotonic() - started < 60:
+            time.sleep(0.05)  # imports alone take seconds; a kill should meet work
+        time.sleep(coin.uniform(0, 8))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    run(first(lake))
+    return lake
+
+
+def test_a_second_source_runs_its_own_shards_and_what_depends_on_them(small_lake, tmp_path):
+    lake = tmp_path / "lake"
+    run(first(lake))
+    old = ("shard-00000", "shard-00001")
+    sealed = {t: {s: Lake(lake).facts(t, s) for s in old} for t in ("images", "clip_image", "candidates")}
+    towers = Lake(lake).facts("towers", "all")
+    grown = run(command(lake, "--images", "shapes:60?seed=9"))
+    for table in ("images", "clip_image", "dino_image", "caption", "candidates"):
+        assert grown["partitions_computed"][table] == ["shard-00002"], table
+    assert {t: {s: Lake(lake).facts(t, s) for s in f} for t, f in sealed.items()} == sealed
+    assert Lake(lake).facts("towers", "all") == towers and "towers" not in grown["computed"]
+    assert grown["rows"]["images"] > 180 and "checkpoints" in grown["computed"]
+
+
+def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage():
+    """Candidates of a shard are current until an earlier shard's vectors have changed under them."""
+    from assets.runner.run import Outcome, Runner
+
+    runner, launched = object.__new__(Runner), []
+    runner.lake = SimpleNamespace(shards=lambda: ["shard-00000", "shard-00001", "shard-00002"])
+    runner.instance = SimpleNamespace(add_dynamic_partitions=lambda *_: None)
+    runner.profile, runner.outcome, runner.on_stage = SimpleNamespace(train=[]), Outcome(), lambda *_: None
+    runner.launch = lambda tables, key: launched.append((tuple(tables), key))
+
+    def stale(tables, key):
+        if "candidates" not in tables:
+            return []
+        return {"shard-00001": ["clip_image"], "shard-00002": ["candidates"] if len(launched) > 1 else []}.get(key, [])
+
+    runner.stale = stale
+    runner.run(until="candidates")
+    assert launched[1:] == [(("clip_image",), "shard-00001"), (("candidates",), "shard-00002")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_removed_source_leaves_its_shard_empty_and_added_again_all_is_as_before(tmp_path):
+    """The first shard is the one that empties: every later one is compared with it."""
+    lake, store = tmp_path / "lake", Lake(tmp_path / "lake")
+    run(
+        command(
+            lake,
+            "--images",
+            "shapes:60?seed=3",
+            "--shard-size",
+            "60",
+            "--set",
+            "train=[]",
+            *(part for s in TINY[:2] for part in ("--set", s)),
+        )
+    )
+    run(command(lake, "--images", "shapes:60?seed=9"))
+    before = {t: store.read(t).sort_by("pair_id").select(RESULT[t]).to_pylist() for t in ("pairs", "triplets")}
+    gone = run(command(lake, "--remove", "shapes:60?seed=3"))
+    assert store.facts("images", "shard-00000").rows == 0 and 0 < gone["rows"]["images"] <= 60
+    assert gone["rows"]["corpus_manifest"] == 120 == gone["rows"]["images"] + gone["rows"]["rejects"]
+    left = set(store.read("images")["image_id"].to_pylist())
+    assert all({p["query_id"], p["target_id"], *p["hard_negatives"]} <= left for p in store.read("pairs").to_pylist())
+    assert all(s.state == "current" for s in survey(store, resolve(store)[0]))
+    run(command(lake, "--images", "shapes:60?seed=3"))
+    assert {t: store.read(t).sort_by("pair_id").select(RESULT[t]).to_pylist() for t in before} == before
+
+
+def test_one_run_at_a_time(tmp_path):
+    from assets.runner.run import exclusive
+    from mmret.errors import UserError
+
+    with exclusive(Lake(tmp_path)) as unfinished:
+        assert not unfinished
+        with pytest.raises(UserError, match="another"), exclusive(Lake(tmp_path)):
+            pass
+    with exclusive(Lake(tmp_path)) as unfinished:
+        assert not unfinished
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--images", "no/such/folder"], "no/such/folder"), (["--set", "mine.k"], "key=value"), (["--profile", "dmeo"], "dmeo")],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, arguments, said):
+    done = subprocess.run(command(tmp_path / "lake", *arguments), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr

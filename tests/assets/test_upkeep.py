@@ -1,0 +1,59 @@
+"""The compaction job: runs on a lake, and leaves the Lance tables alone while others write."""
+
+import shutil
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from assets.automation.upkeep import compact, fresh_catalogue
+from assets.runner.run import exclusive
+from mmret.lake.store import Lake
+from mmret.schemas import CORPUS_MANIFEST, TRIPLETS
+from mmret.warehouse import catalogue_path
+from mmret.warehouse.catalogue import attach
+from resources.lake import LakeResource, ProfileResource
+
+
+@pytest.fixture()
+def lake(small_lake, tmp_path) -> Lake:
+    lake = Lake(shutil.copytree(small_lake[0], tmp_path / "lake"))
+    table = lake.lance("t", pa.schema([("x", pa.int64())]))
+    for n in range(5):
+        table.add(pa.table({"x": [n]}))
+    return lake
+
+
+def run(lake: Lake, instance: dg.DagsterInstance) -> dict:
+    resources = {"lake": LakeResource(folder=str(lake.root)), "profile": ProfileResource()}
+    result = compact.execute_in_process(resources=resources, instance=instance)
+    assert result.success
+    event = next(e for e in result.all_events if e.is_successful_output)
+    return {name: entry.value for name, entry in event.event_specific_data.metadata.items()}
+
+
+def test_the_job_compacts_and_waits_for_writers(lake):
+    with dg.DagsterInstance.ephemeral() as instance:
+        with exclusive(lake):
+            assert run(lake, instance)["lance_files_merged"] == 0
+        other = instance.create_run_for_job(compact, status=dg.DagsterRunStatus.STARTED)
+        assert run(lake, instance)["lance_files_merged"] == 0
+        instance.delete_run(other.run_id)
+        done = run(lake, instance)
+    assert done["lance_files_merged"] >= 5 and lake.lance("t").count_rows() == 5
+
+
+def test_the_catalogue_follows_what_runs_write_and_waits_for_mmret_run(tmp_path):
+    lake = Lake(tmp_path / "lake")
+
+    def tick() -> str:
+        return fresh_catalogue(dg.build_sensor_context(resources={"lake": LakeResource(folder=str(lake.root))})).skip_message
+
+    assert "no lake" in tick() and not lake.root.exists()
+    lake.write("corpus_manifest", "shard-00000", CORPUS_MANIFEST.empty_table(), "x")
+    assert tick() == "made anew" and tick() == "it is of the lake as it is"
+    lake.write("triplets", "shard-00000", pa.Table.from_pylist([{"pair_id": "a"}], TRIPLETS), "x")
+    with exclusive(lake):
+        assert "mmret run" in tick()
+    assert tick() == "made anew"
+    assert attach(catalogue_path(lake)).execute("SELECT pair_id FROM triplets").fetchall() == [("a",)]

@@ -1,0 +1,165 @@
+"""Compaction: the tables stay what they were, readers are not disturbed, and what a checkpoint was trained on is never dropped."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from mmret.cli import app
+from mmret.errors import UserError
+from mmret.lake import history
+from mmret.lake.compact import compact
+from mmret.lake.store import Lake
+from mmret.schemas import CHECKPOINTS, NEIGHBOURS, TRIPLETS
+from mmret.settings import HistorySettings
+from mmret.warehouse import connect
+
+DAY = 86_400 * 10**9
+SETTINGS = HistorySettings(days=7, bulky_days=1)
+
+
+def write(lake: Lake, *ids: str, shard: str = "shard-00000") -> None:
+    lake.write("triplets", shard, pa.Table.from_pylist([{"pair_id": i} for i in ids], TRIPLETS), "x")
+
+
+def ids(lake) -> list[str]:
+    return lake.read("triplets", columns=["pair_id"])["pair_id"].to_pylist()
+
+
+def kept(lake: Lake, table: str = "triplets") -> int:
+    return sum(len(history.versions(lake, table, p)) for p in lake.partitions(table))
+
+
+def test_replaced_versions_go_after_their_time_and_the_current_ones_stay(tmp_path):
+    lake = Lake(tmp_path)
+    for n in range(5):
+        write(lake, str(n))
+    lake.write("neighbours", "shard-00000", NEIGHBOURS.empty_table(), "x")
+    lake.write("neighbours", "shard-00000", NEIGHBOURS.empty_table(), "y")
+    now = time.time_ns()
+    assert compact(lake, SETTINGS, now).versions_dropped == 0
+    assert compact(lake, SETTINGS, now + 2 * DAY).versions_dropped == 1 and kept(lake, "neighbours") == 1
+    report = compact(lake, SETTINGS, now + 8 * DAY)
+    assert report.versions_dropped == 4 and report.bytes_freed > 0 and kept(lake) == 1 and ids(lake) == ["4"]
+    assert compact(lake, SETTINGS, now + 100 * DAY).versions_dropped == 0
+    before = history.versions(lake, "triplets", "shard-00000")[0].written - 1
+    with pytest.raises(UserError, match="have been dropped"):
+        history.at_time(lake, before, "then")
+    assert ids(history.at_time(lake, now, "then")) == ["4"]
+
+
+def test_what_a_checkpoint_was_trained_on_stays_as_long_as_the_checkpoint(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "a")
+    state = history.record(lake, history.pin(lake))
+    lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "x", state=state)
+    for n in range(3):
+        write(lake, str(n))
+    far = time.time_ns() + 100 * DAY
+    compact(lake, SETTINGS, far)
+    assert kept(lake) == 2 and ids(history.as_of(lake, "demo")) == ["a"]
+    lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "y", state=history.record(lake, history.pin(lake)))
+    report = compact(lake, SETTINGS, far)
+    assert kept(lake) == 1 and report.states_dropped == 1 and ids(history.as_of(lake, "demo")) == ["2"]
+
+
+def test_a_state_in_use_is_held_and_that_of_a_dead_process_is_not(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "a")
+    state = history.record(lake, history.pin(lake))
+    write(lake, "b")
+    far = time.time_ns() + 100 * DAY
+    with history.hold(lake, state):
+        compact(lake, SETTINGS, far)
+        assert ids(history.as_of(lake, state)) == ["a"]
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (history.folder(lake) / "states" / f"{state}.{dead.pid}-0.held").touch()
+    compact(lake, SETTINGS, far)
+    assert kept(lake) == 1 and not list((history.folder(lake) / "states").iterdir())
+
+
+def test_decisions_are_kept_for_a_checkpoint_alone_and_do_not_end_time_travel(tmp_path):
+    from mmret.schemas import DECISIONS
+
+    lake = Lake(tmp_path)
+    write(lake, "a")
+    lake.write("decisions", "me", DECISIONS.empty_table(), "")
+    assert kept(lake, "decisions") == 0
+    history.pin(lake)
+    lake.write("decisions", "me", DECISIONS.empty_table(), "")
+    assert kept(lake, "decisions") == 1
+    now = time.time_ns()
+    assert compact(lake, SETTINGS, now + 100 * DAY).versions_dropped == 1
+    assert ids(history.at_time(lake, now, "then")) == ["a"]
+
+
+def test_a_reader_of_an_open_connection_is_not_disturbed(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "a")
+    with connect(lake) as reader:
+        write(lake, "b")
+        compact(lake, SETTINGS, time.time_ns())
+        assert reader.execute("SELECT pair_id FROM triplets").fetchall() == [("a",)]
+
+
+def test_lance_files_are_merged_beside_readers_and_hold_the_same_rows(tmp_path):
+    lake, done, problems, counts = Lake(tmp_path), threading.Event(), [], set()
+    table = lake.lance("t", pa.schema([("x", pa.int64()), ("data", pa.large_binary())]))
+    for n in range(30):
+        table.add(pa.table({"x": [n], "data": pa.array([os.urandom(2000)], pa.large_binary())}))
+    table.delete("x = 7")
+    rows = sorted(map(str, table.to_arrow().to_pylist()))
+    reader = lake.lance("t")  # opened before: it reads the versions of before
+
+    def read():
+        while not done.is_set():
+            try:
+                counts.add(len(reader.to_arrow()))
+                counts.add(len(lake.lance("t").search().where("x >= 0").limit(None).to_arrow()))
+            except Exception as error:  # noqa: BLE001 - whatever a reader would see
+                problems.append(repr(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    report = compact(lake, SETTINGS, time.time_ns())
+    done.set()
+    thread.join()
+    assert not problems and counts == {29}, problems[:2]
+    assert report.lance_files_merged >= 29 and report.lance_files_made == 1 and report.lance_files_dropped == 0
+    assert sorted(map(str, lake.lance("t").to_arrow().to_pylist())) == rows
+    dropped = compact(lake, HistorySettings(bulky_days=0), time.time_ns())
+    assert dropped.lance_versions_dropped > 25 and sorted(map(str, lake.lance("t").to_arrow().to_pylist())) == rows
+    assert len(list((tmp_path / "lance" / "t.lance" / "data").iterdir())) == 1
+    assert compact(lake, SETTINGS, time.time_ns()).plain() == {name: 0 for name in dropped.plain()}
+
+
+def test_tables_that_a_writer_works_on_are_left_alone(tmp_path):
+    lake = Lake(tmp_path)
+    table = lake.lance("t", pa.schema([("x", pa.int64())]))
+    for n in range(4):
+        table.add(pa.table({"x": [n]}))
+    assert compact(lake, SETTINGS, time.time_ns(), lance=False).lance_files_merged == 0
+
+
+def test_the_command_does_it_and_is_safe_to_repeat(small_lake, tmp_path):
+    import shutil
+
+    lake = Lake(shutil.copytree(small_lake[0], tmp_path / "lake"))
+    before = {t: lake.read(t) for t in ("triplets", "pairs", "images")}
+    pictures = lake.lance("images").count_rows()
+
+    def call() -> dict:
+        done = CliRunner().invoke(app, ["compact", "--lake", str(lake.root), "--json"], catch_exceptions=False)
+        return json.loads(done.stdout)
+
+    call()
+    assert call() == {}
+    assert all(lake.read(t).equals(rows) for t, rows in before.items()) and lake.lance("images").count_rows() == pictures
+    assert ids(history.as_of(lake, "demo")) == before["triplets"]["pair_id"].to_pylist()
