@@ -9,7 +9,7 @@ from assets.display.metadata import OWNERS, column_schema, drawn
 from assets.materialize import TRANSIENT, materialize
 from assets.mining import pairs
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.annotator import AnnotatorResource
 from resources.encoders import Encoders

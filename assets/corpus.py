@@ -8,8 +8,9 @@ from assets.automation.conditions import fill_missing
 from assets.display.metadata import OWNERS, column_schema, describe
 from assets.materialize import current_or_compute
 from assets.partitions import SHARDS_PER_RUN, corpus_shards
+from mmret.hashing import fingerprint
+from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Facts, Lake, fingerprint
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 

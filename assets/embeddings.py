@@ -6,7 +6,7 @@ from assets.automation.conditions import fill_missing
 from assets.display.metadata import OWNERS, column_schema
 from assets.materialize import TRANSIENT, materialize, materialize_whole
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource

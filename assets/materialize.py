@@ -12,7 +12,7 @@ from assets.display.metadata import describe
 from mmret.errors import UserError
 from mmret.freshness import fingerprints as provenance
 from mmret.freshness import survey as staleness
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 

@@ -8,7 +8,7 @@ from assets.automation.conditions import fill_missing
 from assets.display.metadata import OWNERS, column_schema, drawn
 from assets.materialize import materialize, materialize_whole
 from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import SIGNALS
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource

@@ -7,8 +7,8 @@ Recipes come from the profile, so a changed profile shows after the code locatio
 import dagster as dg
 
 from mmret.errors import UserError
+from mmret.lake import Lake
 from mmret.lake.configuration import DEFAULT_PROFILE
-from mmret.lake.store import Lake
 from mmret.settings import load_profile
 from resources.lake import lake_folder
 

@@ -10,7 +10,7 @@ from assets.external_training.launch import train_outside
 from assets.materialize import materialize
 from assets.partitions import every_shard, recipes
 from mmret.cli.train import said
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 

@@ -24,8 +24,9 @@ import pyarrow as pa
 
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.stage import describe_shard, instruct_shard
-from mmret.lake.store import Lake
-from mmret.schemas import IMAGES_INDEX, PAIRS, pair_id, uniform
+from mmret.hashing import pair_id, uniform
+from mmret.lake import Lake
+from mmret.schemas import IMAGES_INDEX, PAIRS
 from mmret.settings import AnnotateSettings
 
 SHARD = 10_000

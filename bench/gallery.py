@@ -30,7 +30,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmret.ingest import image_table
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import IMAGES, SIGNALS, TABLES
 from mmret.web.app import site
 from mmret.web.browse import PAGE, Filters, choices, count, page

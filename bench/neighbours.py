@@ -31,10 +31,11 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmret.devices import device_of
 from mmret.mine.candidates import ShardVectors, candidate_tables, candidates
 from mmret.mine.merge import neighbours
 from mmret.mine.operands import Matrix
-from mmret.mine.tiles import device_of, tile_rows
+from mmret.mine.tiles import tile_rows
 from mmret.schemas import SIGNALS
 from mmret.settings import BandSettings, MineSettings
 

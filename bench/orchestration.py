@@ -32,7 +32,7 @@ PLAIN = """
 import sys
 from mmret import provenance
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.quality.measure import measure_shard
 from mmret.annotate.stage import assemble_shard, describe_shard, instruct_shard

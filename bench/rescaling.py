@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from mmret.freshness.survey import GROUPS
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = ROOT / "docs" / "rescaling.md"

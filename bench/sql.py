@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TABLES, TRIPLETS
 from mmret.warehouse import build_catalogue, catalogue_path
 

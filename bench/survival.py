@@ -21,8 +21,8 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
 from mmret.mine.merge import neighbours

@@ -10,8 +10,6 @@ Ids: ``image_id`` is the first 128 bits of the SHA-256 of the picture's file, in
 
 from __future__ import annotations
 
-import hashlib
-
 import pyarrow as pa
 
 SIGNALS = ("clip_image", "dino_image", "caption")
@@ -245,19 +243,3 @@ TABLES: dict[str, pa.Schema] = {
 
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""
-
-
-def content_id(data: bytes) -> str:
-    """First 128 bits of the SHA-256 of ``data``, as 32 hex digits."""
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-def pair_id(query_id: str, target_id: str) -> str:
-    """Id of the ordered pair (query, target)."""
-    return content_id(f"{query_id}:{target_id}".encode())
-
-
-def uniform(*key: object) -> float:
-    """A number in [0, 1) that depends on nothing but ``key``: the project's seeded, order-free coin."""
-    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import DESCRIPTIONS, IMAGES_INDEX, TRIPLETS
 
 HOSTILE = [

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from mmret.benchmarks.triplets import read_triplets
 from mmret.cli import app
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import TABLES
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from mmret.errors import UserError
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.settings import load_profile, parse_override, profile_names
 
 

@@ -13,9 +13,9 @@ from assets.automation.upkeep import fresh_catalogue
 from assets.runner.run import busy
 from mmret.freshness.fingerprints import UNPARTITIONED
 from mmret.freshness.survey import survey
+from mmret.hashing import fingerprint
 from mmret.ingest.watch import signature, watched
 from mmret.lake.configuration import resolve
-from mmret.lake.store import fingerprint
 from resources.lake import LakeResource
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checks.sql import sql_check
-from mmret.lake.store import Facts
+from mmret.lake import Facts
 from mmret.settings import QualitySettings
 from resources.lake import LakeResource, ProfileResource
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from assets.checks.sql import Check, sql_check
 from mmret.freshness.survey import Snapshot, recorded
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.schemas import SIGNALS
 
 Expected = Callable[[dict[str, Facts]], int]

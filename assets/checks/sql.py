@@ -14,7 +14,7 @@ import dagster as dg
 
 from mmret.freshness.fingerprints import STAGES
 from mmret.freshness.survey import survey
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 from resources.warehouse import Warehouse

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from assets.checks.sql import Check
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 _ENDS = 0.1
 """Share of a log's rows at either end whose mean is compared."""

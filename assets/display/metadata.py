@@ -10,7 +10,7 @@ import pyarrow as pa
 from assets.automation.conditions import CONDITIONS
 from assets.display.lineage import column_lineage
 from mmret.freshness.fingerprints import STAGES
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.schemas import SIGNALS, TABLES
 
 OWNERS = ["team:mmret"]

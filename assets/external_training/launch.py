@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import Recipe
 
 CHECKOUT = Path(__file__).resolve().parents[2]

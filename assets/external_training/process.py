@@ -18,7 +18,7 @@ import psutil
 
 from mmret.cli.train import said
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import Recipe
 
 LOOK_EVERY_S = 1.0

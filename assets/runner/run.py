@@ -1,8 +1,8 @@
 """`mmret run`: materialise what is missing or stale, stage after stage, in this process, recorded in the lake's Dagster instance.
 
 What has to run is read from the lake itself (:mod:`mmret.freshness.fingerprints`), so a wiped Dagster history, a moved lake or a
-kill at any moment changes nothing. One Dagster run per shard and group of stages (0.5 s each): finished shards stay finished in the UI and
-carry their own data version.
+kill at any moment changes nothing. One Dagster run per shard and group of stages (0.5 s each): finished shards stay finished in
+the UI and carry their own data version.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from mmret.errors import UserError
 from mmret.freshness import fingerprints as provenance
 from mmret.freshness.fingerprints import UNPARTITIONED
 from mmret.freshness.survey import GROUPS
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import Profile
 from resources.models import kept
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mmret.annotate import prompts
 from mmret.annotate.protocol import Kind, Request, request_key
-from mmret.schemas import uniform
+from mmret.hashing import uniform
 from mmret.settings import AnnotateSettings, EngineSettings
 
 IMAGES = "{{images}}"

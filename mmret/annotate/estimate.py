@@ -20,8 +20,8 @@ from mmret.annotate.compose import compose, engine_of
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
-from mmret.lake.store import Lake
-from mmret.schemas import uniform
+from mmret.hashing import uniform
+from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
 
 SAMPLE = 200

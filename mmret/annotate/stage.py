@@ -20,7 +20,7 @@ from mmret.annotate.steps import describe, instruct
 from mmret.annotate.store import AnswerStore
 from mmret.assemble.triplets import assemble
 from mmret.ingest.stage import images_by_id
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.schemas import TABLES
 from mmret.settings import AnnotateSettings, EvaluateSettings
 

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from mmret.annotate.protocol import Answer
+from mmret.atomic import replacing
 from mmret.errors import UserError
-from mmret.lake.store import temporary
 
 ANSWERS = pa.schema(
     [
@@ -100,14 +100,11 @@ class AnswerStore:
     def _write(self, kind: str, table: pa.Table) -> None:
         table = table.sort_by([("key", "ascending"), ("written", "descending")]).combine_chunks()
         path = self.root / kind / f"{table.num_rows:09d}-{uuid.uuid4().hex[:16]}.arrow"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = temporary(path)
-        with aside.open("wb") as file, pa.ipc.new_file(file, ANSWERS) as writer:
+        with replacing(path) as aside, aside.open("wb") as file, pa.ipc.new_file(file, ANSWERS) as writer:
             writer.write_table(table)
             writer.close()
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
 
     def _merge(self, kind: str) -> None:
         """Merge eight files of a like size into one, where there are as many and nobody else is at it."""

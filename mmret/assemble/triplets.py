@@ -10,7 +10,8 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from mmret.schemas import TRIPLETS, uniform
+from mmret.hashing import uniform
+from mmret.schemas import TRIPLETS
 from mmret.settings import EvaluateSettings
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from mmret.schemas import uniform
+from mmret.hashing import uniform
 
 ATTRIBUTES = ("shape", "colour", "size", "pattern", "background", "position", "other")
 TWO_CHANGES = 0.35

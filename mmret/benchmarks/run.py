@@ -11,7 +11,7 @@ from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions
 from mmret.benchmarks.genecis.runner import run_genecis
 from mmret.benchmarks.mmeb.runner import run_mmeb
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 RUNNERS: dict[str, Callable[[Embedder, RunOptions], BenchmarkRun]] = {
     "circo": run_circo,

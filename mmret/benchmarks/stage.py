@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 from mmret.benchmarks.edits import edits
 from mmret.benchmarks.triplets import Names, Query
 from mmret.errors import UserError
+from mmret.hashing import fingerprint, uniform
 from mmret.ingest.stage import images_by_id
+from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Facts, Lake, fingerprint
 from mmret.retriever.train.stage import UNTRAINED, base_folder
-from mmret.schemas import EVALUATIONS, uniform
+from mmret.schemas import EVALUATIONS
 from mmret.search.rank import evaluate_composed, forget_galleries, gallery, rank
 from mmret.settings import EvaluateSettings, Recipe
 
@@ -154,8 +155,8 @@ def search_corpus(lake: Lake, recipe: str, image: Path | None, text: str | None,
 
     ``image``: a file, or a path of the corpus manifest. A query image that is in the corpus is not among its own results.
     """
+    from mmret.hashing import content_id
     from mmret.retriever.models.load import Retriever, query_options
-    from mmret.schemas import content_id
 
     folder = checkpoint_folder(lake, recipe)
     data = None

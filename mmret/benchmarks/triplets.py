@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 
 @dataclass(frozen=True)

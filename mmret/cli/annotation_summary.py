@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 WRITTEN = ("descriptions", "instructions")
 

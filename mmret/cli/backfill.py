@@ -16,8 +16,8 @@ import typer
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import STAGES, UNPARTITIONED
 from mmret.freshness.survey import partitions_of, survey
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 
 LAUNCH = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mmret.atomic import replacing
 from mmret.errors import UserError
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake, temporary
 from mmret.settings import Profile
 
 
@@ -36,10 +36,8 @@ def bands(
     if plot and found:
         from mmret.mine.band_report import plot as draw
 
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        aside = temporary(plot)
-        aside.write_bytes(draw(found))
-        os.replace(aside, plot)
+        with replacing(plot) as aside:
+            aside.write_bytes(draw(found))
     if as_json:
         json.dump({"report": found, "proposed": proposals}, sys.stdout)
         print()

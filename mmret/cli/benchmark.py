@@ -33,7 +33,7 @@ def benchmark(
     from mmret.benchmarks.common.reports import markdown, record, summary, write_files
     from mmret.benchmarks.common.runs import RunOptions
     from mmret.benchmarks.run import run_checkpoint
-    from mmret.lake.store import Lake
+    from mmret.lake import Lake
 
     options = RunOptions(images, annotations, template, allow_missing, paraphrases, gallery.value)
     store = Lake(lake) if lake else None

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 
 def compact(

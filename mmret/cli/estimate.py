@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.settings import Profile, parse_override
 
 

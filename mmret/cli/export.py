@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
+from mmret.lake import Lake
 from mmret.lake.as_of import opened
-from mmret.lake.store import Lake
 
 
 class Format(StrEnum):

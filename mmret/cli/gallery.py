@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 
 def gallery(

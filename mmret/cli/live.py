@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mmret.cli.time_left import Estimate
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import Profile
 
 _EVERY = 10.0

@@ -17,7 +17,7 @@ def merge(
 ) -> None:
     """Merge a LoRA adapter into its base model: a folder that stock transformers loads, without peft."""
     from mmret.errors import UserError
-    from mmret.lake.store import Lake
+    from mmret.lake import Lake
     from mmret.retriever.train.mllm import export_merged
     from mmret.retriever.train.stage import checkpoint_folder
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from mmret.errors import UserError
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.settings import parse_override
 
 

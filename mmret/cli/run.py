@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
-from mmret.lake import history
+from mmret.lake import Lake, history
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.settings import parse_override
 
 

@@ -12,8 +12,8 @@ import typer
 
 from mmret.errors import UserError
 from mmret.freshness.survey import Status, survey
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 
 _REASONS = 3  # shown per stage
 

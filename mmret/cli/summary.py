@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mmret.cli.annotation_summary import annotation, quality, say_annotation
 from mmret.cli.live import clock
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import TABLES
 from mmret.settings import Profile
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import Profile
 
 _PER_UNIT = {  # stage: (seconds a unit, unit)

@@ -19,8 +19,8 @@ def train(
     Over several GPUs or machines: `torchrun --nproc-per-node 8 -m mmret train --lake L --recipe R`, or
     `accelerate launch -m mmret train ...`. `mmret run` then finds the checkpoint and records it.
     """
+    from mmret.lake import Lake
     from mmret.lake.configuration import resolve
-    from mmret.lake.store import Lake
     from mmret.retriever.train.parallel import Group
     from mmret.retriever.train.stage import checkpoint_folder, train_on_lake
 

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake, fingerprint
+from mmret.hashing import fingerprint
+from mmret.lake import Lake
 from mmret.schemas import DECISIONS
 
 Decision = Literal["accepted", "rejected", "withdrawn"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmret import encode
+from mmret.devices import device_of, free_memory
 from mmret.encode.location import Location
 from mmret.encode.pixels import Preprocessing
 from mmret.errors import UserError
@@ -45,7 +45,7 @@ class TorchEncoder(ABC):
         width: int,
         activation_bytes: int,
     ):
-        self.device = _device(settings.device)
+        self.device = device_of(settings.device, "encoders.*.device")
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.preprocessing = preprocessing
         self.model = f"{location.label}+{preprocessing.name}" + (f"+v{encode.VERSION}" if encode.VERSION != "1" else "")
@@ -119,33 +119,7 @@ def batch_size(device: torch.device, activation_bytes: int) -> int:
     return min(most, max(least, 2 ** (max(1, fits).bit_length() - 1)))
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: what the machine has left, or its control group where that is less."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, max(0, limit - used))
-    except (OSError, ValueError):  # no limit, or an older kernel
-        pass
-    return free
-
-
 def transformer_bytes(tokens: int, width: int, pixels: int = 0) -> int:
     """Estimate of what one row needs in a transformer's forward pass: one layer's activations (12 x width) and the
     input."""
     return 4 * (12 * tokens * width + 2 * 3 * pixels)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"encoders.*.device '{name}' is no torch device: use auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"encoders.*.device is '{name}', but torch sees no GPU here: use auto or cpu")
-    return device

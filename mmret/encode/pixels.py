@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmret.errors import UserError
-from mmret.lake.store import fingerprint
+from mmret.hashing import fingerprint
 
 
 @dataclass(frozen=True)

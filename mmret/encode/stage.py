@@ -16,7 +16,7 @@ import pyarrow as pa
 from mmret import progress
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import VECTORS_INDEX, vectors
 from mmret.settings import EncoderSettings
 

@@ -15,8 +15,8 @@ import polars as pl
 from mmret.curation.decisions import latest
 from mmret.curation.licences import Licence, of_triplet, read_licence
 from mmret.errors import UserError
+from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Facts, Lake
 from mmret.schemas import SIGNALS, TABLES
 from mmret.settings import Profile
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmret.atomic import replacing, write_text
 from mmret.curation.licences import Licence
 from mmret.errors import UserError
 from mmret.export.card_facts import LakeFacts, gather, settings_made_with
@@ -20,9 +21,9 @@ from mmret.export.card_pictures import histograms, thumbnail
 from mmret.export.loading import FIELDS, LOADING
 from mmret.export.markdown import code, picture, plain, table, to_html
 from mmret.export.rows import Plan
+from mmret.hashing import uniform
 from mmret.ingest.stage import images_by_id
-from mmret.lake.store import Lake, temporary, write_text
-from mmret.schemas import uniform
+from mmret.lake import Lake
 
 SAMPLES = 8
 PAPER = "https://arxiv.org/abs/2412.14475"
@@ -65,10 +66,8 @@ def write_card(out: Path, make: Callable[[str], Card]) -> Path:
         return out
     for name, data in card.pictures.items():
         path = out.parent / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = temporary(path)
-        aside.write_bytes(data)
-        aside.replace(path)
+        with replacing(path) as aside:
+            aside.write_bytes(data)
     write_text(out, card.text)
     return out
 

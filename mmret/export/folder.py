@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmret.atomic import replacing, write_text
 from mmret.errors import UserError
-from mmret.lake.store import temporary, write_text
 
 _PLAN = ".plan"
 
@@ -33,13 +33,8 @@ class Work:
         if path.is_file():
             self.kept += 1
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = temporary(path)
-        try:
+        with replacing(path) as aside:
             write(aside)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
         self.written += 1
 
 

@@ -21,7 +21,7 @@ from mmret.export.folder import Work, whole_folder
 from mmret.export.megapairs import folder_of
 from mmret.export.pictures import BATCH, batches, mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import TRIPLETS
 
 GROUP_BYTES = 32 * 2**20

@@ -15,7 +15,7 @@ from mmret.curation.licences import MAIN
 from mmret.export.folder import Work, whole_folder
 from mmret.export.pictures import Names, batches
 from mmret.export.rows import ExportSettings, Plan, plan, triplets
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 

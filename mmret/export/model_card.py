@@ -15,7 +15,7 @@ from mmret.export.card_facts import LakeFacts, gather
 from mmret.export.card_limits import limits
 from mmret.export.data_card import PAPER, Card, evaluation_rows, hub_licences, write_card
 from mmret.export.markdown import code, plain, table
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 
 _METRICS = ("R@1", "R@5", "R@10", "R@50", "image R@1", "text R@1")
 _USE = """```python

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 BATCH = 128
 """Pictures held at once."""

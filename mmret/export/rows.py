@@ -18,7 +18,8 @@ from pydantic import Field
 from mmret.curation.decisions import fingerprint_of, heeded
 from mmret.curation.licences import MAIN, licence_sets
 from mmret.errors import UserError
-from mmret.lake.store import Lake, fingerprint
+from mmret.hashing import fingerprint
+from mmret.lake import Lake
 from mmret.settings import LicenceSettings, Settings
 
 Split = Literal["train", "test"]

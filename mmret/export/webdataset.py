@@ -19,7 +19,7 @@ from mmret.export.folder import whole_folder
 from mmret.export.megapairs import folder_of, json_line
 from mmret.export.pictures import mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 _ROWS = 32  # triplets whose pictures are looked up at once
 

@@ -19,7 +19,8 @@ from mmret.annotate.retry import unfinished
 from mmret.curation.decisions import fingerprint_of
 from mmret.encode import TOWERS_VERSION, VERSION
 from mmret.encode.revision import local_weights
-from mmret.lake.store import IMPORTED, Facts, Lake, fingerprint
+from mmret.hashing import fingerprint
+from mmret.lake import IMPORTED, Facts, Lake
 from mmret.retriever.train.rows import also_reads
 from mmret.schemas import SIGNALS
 from mmret.settings import HOW_A_RECIPE_RUNS, MineSettings, Profile, Recipe

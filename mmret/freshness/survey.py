@@ -1,8 +1,8 @@
 """What has to be computed again, and why: every partition of every stage compared with what it would be computed from now.
 
 A partition's file records the fingerprint of its inputs (:mod:`mmret.freshness.fingerprints`). The parts behind that fingerprint
-are kept beside the tables, in ``inputs/<fingerprint>.json``, so that a difference has a name: a setting, a code version, an upstream
-partition. The same survey plans `mmret run`, `mmret backfill`, the schedule and the automation conditions, so they agree.
+are kept beside the tables, in ``inputs/<fingerprint>.json``, so that a difference has a name: a setting, a code version, an
+upstream partition. The same survey plans `mmret run`, `mmret backfill`, the schedule and the automation conditions, so they agree.
 Cost: one Parquet footer per partition, once (0.2 ms), and hashing; the mining of n shards is compared with n (n + 1) / 2 of them.
 """
 
@@ -16,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from mmret.atomic import write_text
 from mmret.freshness import fingerprints as provenance
 from mmret.freshness.fingerprints import UNPARTITIONED, Inputs
-from mmret.lake.store import Facts, Lake, write_text
+from mmret.lake import Facts, Lake
 from mmret.schemas import SIGNALS
 from mmret.settings import Profile
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from mmret.ingest.spill import temporary_database
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 
 class Known:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from mmret.assemble.triplets import split_of
 from mmret.curation.licences import SEPARATOR
 from mmret.errors import UserError
+from mmret.hashing import fingerprint, pair_id
 from mmret.ingest.annotations import Annotation, Refused, read_annotations
 from mmret.ingest.known import Known
 from mmret.ingest.pool import in_order
@@ -29,9 +30,9 @@ from mmret.ingest.rows import Row
 from mmret.ingest.seal import hashed
 from mmret.ingest.sources import open_reader
 from mmret.ingest.stage import ingest_shard
-from mmret.lake.store import IMPORTED, Lake, fingerprint
+from mmret.lake import IMPORTED, Lake
 from mmret.progress import advance
-from mmret.schemas import CORPUS_MANIFEST, DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TRIPLETS, pair_id
+from mmret.schemas import CORPUS_MANIFEST, DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TRIPLETS
 from mmret.settings import Profile
 
 VERSION = "1"

@@ -23,7 +23,7 @@ from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed import COLUMNS, Sealed
 from mmret.ingest.selection import rows_taken
 from mmret.ingest.sources import open_sources
-from mmret.lake.store import IMPORTED
+from mmret.lake import IMPORTED
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings

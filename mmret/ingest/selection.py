@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.ingest.shapes import parse_source
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings
 

@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.hashing import content_id
 from mmret.ingest import image_table
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.pool import in_order
 from mmret.ingest.sources import open_reader
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.progress import advance
-from mmret.schemas import IMAGES, IMAGES_INDEX, REJECTS, content_id
+from mmret.schemas import IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings
 
 BATCH_BYTES = 64 * 2**20

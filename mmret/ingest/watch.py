@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from mmret.lake.store import fingerprint
+from mmret.hashing import fingerprint
 
 
 def signature(root: str) -> str | None:

@@ -16,8 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from mmret.atomic import write_text
 from mmret.lake import history
-from mmret.lake.store import Lake, write_text
+from mmret.lake.store import Lake
 from mmret.settings import HistorySettings
 from mmret.warehouse import refresh_catalogue
 
@@ -66,7 +67,7 @@ def compact(lake: Lake, settings: HistorySettings, now: int, lance: bool = True)
 
 def _kept_states(lake: Lake) -> set[str]:
     """Ids of the states that a checkpoint, an earlier one that can still be listed, or a training at work refers to."""
-    found = {state for state, _ in history.held(lake)}
+    found = history.held(lake)
     for recipe in lake.partitions("checkpoints"):
         paths = [lake.path("checkpoints", recipe), *(v.path for v in history.versions(lake, "checkpoints", recipe))]
         found |= {facts.notes["state"] for p in paths if (facts := lake.facts_of(p)) and "state" in facts.notes}

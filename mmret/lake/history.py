@@ -14,13 +14,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmret.atomic import held_open, is_held, temporary
 from mmret.errors import UserError
 from mmret.schemas import TABLES
 
@@ -71,26 +72,31 @@ def _name(lake: Lake, table: str, partition: str, facts: Facts, path: Path) -> P
 
 
 @contextmanager
-def kept(lake: Lake, table: str, partition: str, facts: Facts, aside: Path) -> Iterator[None]:
-    """Around the rename of ``aside`` to its place: it becomes a version, and the file that it replaces is one already.
+def kept(lake: Lake, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
+    """Around the replacement of a partition's file: give a function that makes the new file, while it still lies aside, a version.
+    The file that it replaces is one already; the version gets its name when the replacement is done.
 
     On a file system without hard links nothing is kept here, and :func:`pin` copies what a checkpoint needs.
     """
     if table in GROWING:
-        yield
+        yield lambda aside: None
         return
     with suppress(UserError):  # a damaged file is replaced, not kept
         link(lake, table, partition)
-    name = _name(lake, table, partition, facts, aside)
-    name.parent.mkdir(parents=True, exist_ok=True)
-    waiting = name.with_name(f".{name.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    name = folder(lake) / table / partition / f"{facts.written:020d}-{facts.digest}.parquet"
+    waiting = temporary(name)
+
+    def keep(aside: Path) -> None:
+        waiting.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            os.link(aside, waiting)
+
     try:
-        os.link(aside, waiting)
-    except OSError:
-        yield
-        return
-    yield
-    os.replace(waiting, name)
+        yield keep
+        with suppress(FileNotFoundError):
+            os.replace(waiting, name)
+    finally:
+        waiting.unlink(missing_ok=True)
 
 
 def versions(lake: Lake, table: str, partition: str) -> list[Version]:
@@ -122,7 +128,7 @@ def link(lake: Lake, table: str, partition: str, copy: bool = False) -> Path | N
                 return version.path
         except FileNotFoundError:
             continue
-    aside = folder(lake) / table / partition / f".version.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    aside = temporary(folder(lake) / table / partition / "version")
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         os.link(current, aside)
@@ -149,7 +155,7 @@ def record(lake: Lake, state: State) -> str:
     state_id = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = state_path(lake, state_id)
     if not path.is_file():
-        from mmret.lake.store import write_text
+        from mmret.atomic import write_text
 
         write_text(path, text)
     return state_id
@@ -182,24 +188,16 @@ def state_path(lake: Lake, state_id: str) -> Path:
 @contextmanager
 def hold(lake: Lake, state_id: str) -> Iterator[None]:
     """Keep a state from being dropped while this process works with it and no checkpoint refers to it yet."""
-    mark = folder(lake) / STATES / f"{state_id}.{os.getpid()}-{uuid.uuid4().hex[:8]}.held"
-    mark.touch()
-    try:
+    with held_open(folder(lake) / STATES / f"{state_id}.{uuid.uuid4().hex[:12]}.held"):
         yield
-    finally:
-        mark.unlink(missing_ok=True)
 
 
-def held(lake: Lake) -> list[tuple[str, int]]:
-    """States held by living processes of this machine, with the process; the marks of dead ones are removed."""
-    found = []
+def held(lake: Lake) -> set[str]:
+    """States held by anybody at work; the marks of those that ended are removed."""
+    found = set()
     for mark in (folder(lake) / STATES).glob("*.held"):
-        state_id, owner, _ = mark.name.split(".")
-        process = int(owner.partition("-")[0])
-        if Path(f"/proc/{process}").exists():
-            found.append((state_id, process))
-        else:
-            mark.unlink(missing_ok=True)
+        if is_held(mark):
+            found.add(mark.name.partition(".")[0])
     return found
 
 

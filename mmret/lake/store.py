@@ -9,12 +9,9 @@ Cost: one small read per partition for its facts; digesting runs at about 1 GB/s
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,7 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from mmret.atomic import remove_abandoned, replacing, write_text
 from mmret.errors import UserError
+from mmret.hashing import digest_table
 from mmret.lake import history
 from mmret.schemas import TABLES
 
@@ -48,33 +47,6 @@ class Facts:
     written: int = field(default=0, compare=False)  # ns since 1970
 
 
-def fingerprint(*parts: Any) -> str:
-    """16 hex digits that depend on every JSON-serialisable part."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest_table(table: pa.Table) -> str:
-    """Digest of the content and order of ``table``, whatever its chunking or metadata."""
-    sha = hashlib.sha256()
-
-    class Sink:
-        closed = False
-
-        def write(self, data: Any) -> int:
-            sha.update(data)
-            return len(data)
-
-        def flush(self) -> None: ...
-
-        def close(self) -> None: ...
-
-    flat = table.replace_schema_metadata(None).combine_chunks()
-    with pa.ipc.new_stream(pa.PythonFile(Sink(), "w"), flat.schema) as writer:
-        writer.write_table(flat)
-    return sha.hexdigest()[:16]
-
-
 def _whole(table: Path) -> bool:
     """Whether a Lance folder has a version; one that was never committed has none."""
     return any((table / "_versions").glob("*.manifest"))
@@ -83,19 +55,6 @@ def _whole(table: Path) -> bool:
 def _plain(value: Any) -> Any:
     """A number of NumPy as Python's own, anything else as text."""
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary(path)
-    aside.write_text(text)
-    os.replace(aside, path)
-
-
-def temporary(path: Path) -> Path:
-    """A name beside ``path`` to write to before the rename; :meth:`Lake.sweep` removes those a crash left behind."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
 def _encoding(rows: pa.Table) -> dict[str, Any]:
@@ -188,17 +147,15 @@ class Lake:
         facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
         record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written})
         path = self.path(table, partition)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = temporary(path)
-        pq.write_table(
-            rows.replace_schema_metadata({_KEY: record.encode()}),
-            aside,
-            compression="zstd",
-            row_group_size=ROW_GROUP,
-            **_encoding(rows),
-        )
-        with history.kept(self, table, partition, facts, aside):
-            os.replace(aside, path)
+        with history.kept(self, table, partition, facts) as keep, replacing(path) as aside:
+            pq.write_table(
+                rows.replace_schema_metadata({_KEY: record.encode()}),
+                aside,
+                compression="zstd",
+                row_group_size=ROW_GROUP,
+                **_encoding(rows),
+            )
+            keep(aside)
         return facts
 
     # -- Lance tables -------------------------------------------------------------------------------------------------
@@ -243,18 +200,8 @@ class Lake:
         write_text(self.choices_path, yaml.safe_dump(choices, sort_keys=False))
 
     def sweep(self) -> int:
-        """Remove temporary files and folders whose writing process is gone; returns how many. Safe beside other runs."""
-        removed = 0
-        for path in list(self.root.rglob(".*.tmp")):
-            pid = path.name.rsplit(".", 2)[-2].partition("-")[0]
-            if pid.isdigit() and Path(f"/proc/{pid}").exists():
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-            removed += 1
-        return removed
+        """Remove temporary files and folders that nobody is writing; returns how many. Safe beside other runs."""
+        return remove_abandoned(self.root.rglob(".*.tmp"))
 
     def recover(self) -> int:
         """After a killed run: :meth:`sweep`, and drop Lance files that no version refers to. Returns how many files went.

@@ -19,9 +19,10 @@ import pyarrow as pa
 from PIL import Image
 
 from mmret.errors import UserError
+from mmret.hashing import content_id
 from mmret.ingest.decode import Unreadable, open_rgb
 from mmret.progress import advance
-from mmret.schemas import LEAKS, content_id
+from mmret.schemas import LEAKS
 
 GRID = 8
 THUMB = 3 * GRID * GRID

@@ -7,7 +7,6 @@ shard whose images are unchanged, or a folder whose files are (by path, size and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,12 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmret.atomic import replacing
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stage import read_vectors
 from mmret.errors import UserError
+from mmret.hashing import fingerprint
 from mmret.ingest.decode import open_rgb
 from mmret.ingest.stage import read_images
-from mmret.lake.store import Facts, Lake, fingerprint, temporary
+from mmret.lake import Facts, Lake
 from mmret.leaks.find import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.schemas import LEAKS
 from mmret.settings import EncoderSettings, Profile
@@ -119,8 +120,6 @@ def _kept(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
         if (table.schema.metadata or {}).get(_KEY) == made_from.encode():
             return table.replace_schema_metadata(None)
     table = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary(path)
-    pq.write_table(table.replace_schema_metadata({_KEY: made_from}), aside, compression="zstd")
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        pq.write_table(table.replace_schema_metadata({_KEY: made_from}), aside, compression="zstd")
     return table

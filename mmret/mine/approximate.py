@@ -22,7 +22,7 @@ import torch
 
 from mmret import progress
 from mmret.encode.stage import of_model, read_vectors, vector_table
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.mine.merge import neighbours
 from mmret.mine.operands import gathered
 from mmret.mine.toplists import edges_of_band

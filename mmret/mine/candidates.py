@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from mmret import progress
+from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.mine.operands import Matrix
 from mmret.mine.ordering import Texts, order, within_group
-from mmret.mine.tiles import between, device_of, tile_rows, within
+from mmret.mine.tiles import between, tile_rows, within
 from mmret.mine.toplists import Edges, TopLists, edges_of_band
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, MineSettings, Signal

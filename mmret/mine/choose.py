@@ -29,10 +29,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.images import Images, drawn, word
+from mmret.hashing import hash64, pair_draws, pair_id
+from mmret.mine.images import Images
 from mmret.mine.ordering import arrange, distinct, within_group
 from mmret.mine.scores import SCORES, pair_scores
-from mmret.schemas import PAIRS, SIGNALS, pair_id
+from mmret.schemas import PAIRS, SIGNALS
 from mmret.settings import MineSettings
 
 __all__ = ["REASONS", "choose", "pair_scores"]
@@ -145,7 +146,7 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Chose
     )
 
     ready = np.flatnonzero(fates == _BEYOND)
-    priority = drawn(images.words[queries[ready]], images.words[targets[ready]], word(f"{settings.seed} target"))
+    priority = pair_draws(images.words[queries[ready]], images.words[targets[ready]], np.uint64(hash64(f"{settings.seed} target")))
     late = np.maximum(images.shards[targets[ready]], images.shards[queries[ready]])
     ready = ready[np.lexsort((priority, late, queries[ready]))]
     fates[ready[within_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
@@ -182,8 +183,8 @@ def _negatives(
     candidate = pool[np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(first, sizes)]
     allowed = ~(images.same_caption(targets[pair], candidate) | images.near_duplicates(targets[pair], candidate))
     pair, candidate = pair[allowed], candidate[allowed]
-    own = drawn(images.words[queries], images.words[targets], word(f"{settings.seed} negatives"))
-    priority = drawn(own[pair], images.words[candidate], np.uint64(0))
+    own = pair_draws(images.words[queries], images.words[targets], np.uint64(hash64(f"{settings.seed} negatives")))
+    priority = pair_draws(own[pair], images.words[candidate], np.uint64(0))
     by = arrange((pair.astype(np.uint64) << np.uint64(40)) | (priority >> np.uint64(24)), lambda at: priority[at])
     pair, candidate = pair[by], candidate[by]
     keep = within_group(pair) < settings.hard_negatives

@@ -6,7 +6,6 @@ Text is touched once per image here, so that the choice among tens of millions o
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Mapping
 
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.hashing import hash64
 from mmret.mine.ordering import alphabetical, numbered
 
 
@@ -35,7 +35,7 @@ class Images:
         self.duplicates = np.sort(np.concatenate([self.key(one, other), self.key(other, one)]))
         self.duplicated = np.zeros(len(self.names), bool)
         self.duplicated[one] = self.duplicated[other] = True
-        self.words = np.array([word(name) for name in self.names.to_pylist()], np.uint64)
+        self.words = np.array([hash64(name) for name in self.names.to_pylist()], np.uint64)
         self._describe(captions)
 
     def _describe(self, captions: Mapping[str, str] | pa.Table) -> None:
@@ -72,24 +72,3 @@ class Images:
 def plain(caption: str | None) -> str:
     """A caption as it is compared: compatibility forms, case and white space do not count."""
     return " ".join(unicodedata.normalize("NFKC", caption or "").casefold().split())
-
-
-def word(text: str) -> np.uint64:
-    """64 bits that depend on ``text`` alone."""
-    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
-
-
-def drawn(one: np.ndarray, other: np.ndarray, seed: np.uint64) -> np.ndarray:
-    """A uniform 64-bit number per ordered pair of words: :func:`mmret.schemas.uniform` for tens of millions of pairs.
-
-    The finaliser of splitmix64 (Steele, Lea, Flood 2014), once for each word.
-    """
-    mixed = one ^ seed
-    for following in (other, None):
-        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-        if following is not None:
-            mixed ^= following
-    return mixed

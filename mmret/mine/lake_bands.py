@@ -17,9 +17,9 @@ import numpy as np
 from mmret.encode.protocol import Encoder
 from mmret.encode.stage import read_vectors
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.hashing import uniform
+from mmret.lake import Lake
 from mmret.mine.bands import propose
-from mmret.schemas import uniform
 from mmret.settings import BandSettings, MineSettings
 
 COPIES = 256  # pictures whose near-duplicates are looked at

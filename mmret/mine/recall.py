@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.hashing import uniform
 from mmret.mine.candidates import ShardVectors, candidate_tables
-from mmret.schemas import uniform
 from mmret.settings import BandSettings, MineSettings
 
 _MARK = "?"  # before the id of a sampled image, which is compared with itself too

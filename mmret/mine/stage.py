@@ -16,7 +16,7 @@ from mmret import progress
 from mmret.encode.stage import read_vectors
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import STAGES, Inputs
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose, pair_scores

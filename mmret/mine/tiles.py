@@ -25,11 +25,6 @@ from mmret.mine.toplists import TopLists
 _CPU_TILE = 2048  # a tile stays in the cache; larger ones gain nothing there
 
 
-def device_of(name: str) -> torch.device:
-    """``auto``: the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
 def tile_rows(tile: int, device: torch.device) -> int:
     """Rows per side of a tile: the setting, smaller on a CPU."""
     return min(tile, _CPU_TILE) if device.type == "cpu" else tile

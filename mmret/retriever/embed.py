@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmret.atomic import replacing, replacing_folder, write_text
 from mmret.errors import UserError
+from mmret.hashing import fingerprint
 from mmret.ingest.decode import Unreadable, open_rgb
-from mmret.lake.store import fingerprint, temporary, write_text
 from mmret.progress import advance
 from mmret.retriever.records import Record, open_records
 
@@ -74,9 +75,8 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
             before = retriever.truncated
             kept = _part(rows, retriever, options, keywords, counts["rows"])
             cut = retriever.truncated - before
-            aside = temporary(path)
-            pq.write_table(kept.replace_schema_metadata({"truncated": str(cut)}), aside, compression="zstd")
-            aside.replace(path)
+            with replacing(path) as aside:
+                pq.write_table(kept.replace_schema_metadata({"truncated": str(cut)}), aside, compression="zstd")
         else:
             cut = int((pq.read_schema(path).metadata or {}).get(b"truncated", b"0"))
             counts["kept"] += len(rows)
@@ -161,9 +161,8 @@ def _finish(work: Path, out: Path, options: EmbedOptions, parts: int) -> None:
         return
     import lance
 
-    aside = temporary(out)
     schema = pq.read_schema(paths[0]).remove_metadata()
     batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(batch_size=4096))
-    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), aside)
-    aside.rename(out)
+    with replacing_folder(out) as aside:
+        lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), aside)
     shutil.rmtree(work)

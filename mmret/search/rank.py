@@ -8,7 +8,6 @@ the image tower once per picture and checkpoint; then one (block, gallery) produ
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmret.atomic import replacing
 from mmret.errors import UserError
 from mmret.ingest.stage import read_images
-from mmret.lake.store import Lake, temporary
+from mmret.lake import Lake
 from mmret.progress import advance
 
 if TYPE_CHECKING:
@@ -171,10 +171,8 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
         if rows is None or rows["image_id"].to_pylist() != shard_ids:
             retriever = retriever or Retriever.load(folder)
             rows = _embed_shard(lake, shard, shard_ids, retriever, batch_size, (len(ids), total))
-            kept.mkdir(parents=True, exist_ok=True)
-            aside = temporary(path)
-            pq.write_table(rows, aside)
-            os.replace(aside, path)
+            with replacing(path) as aside:
+                pq.write_table(rows, aside)
         ids += shard_ids
         parts.append(rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(shard_ids), -1))
     if not ids:

@@ -17,8 +17,8 @@ from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.steps import instruct
 from mmret.assemble.triplets import assemble, split_of
 from mmret.errors import UserError
-from mmret.retriever.train.data import draw
-from mmret.schemas import DESCRIPTIONS, PAIRS, SIGNALS, pair_id
+from mmret.hashing import draws, pair_id
+from mmret.schemas import DESCRIPTIONS, PAIRS, SIGNALS
 from mmret.settings import AnnotateSettings, EvaluateSettings
 
 COMMON = 0.5
@@ -73,8 +73,8 @@ class _Deck:
         if not len(self.queries):
             return np.empty(0, np.int64)
         places = np.arange(count, dtype=np.uint64)
-        queries = self.queries[draw(places, seed, "naive", number, 0) % np.uint64(len(self.queries))]
-        word, target = draw(places, seed, "naive", number, 1), draw(places, seed, "naive", number, 2)
+        queries = self.queries[draws(places, seed, "naive", number, 0) % np.uint64(len(self.queries))]
+        word, target = draws(places, seed, "naive", number, 1), draws(places, seed, "naive", number, 2)
         pairs = []
         for query, w, t in zip(queries.tolist(), word.tolist(), target.tolist(), strict=True):
             own = self.words[query]

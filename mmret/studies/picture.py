@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmret.lake.store import temporary
+from mmret.atomic import replacing
 
 
 def draw_studies(found: dict[str, Any], path: Path) -> None:
@@ -45,7 +45,5 @@ def draw_studies(found: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel(f"{metric}, percent")
     if found["untrained"]:
         panels[0].text(-0.45, found["untrained"][metric], "untrained", fontsize=7.5, va="bottom", zorder=5)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary(path)
-    figure.savefig(aside, format="png")
-    aside.replace(path)
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png")

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import StudySettings
 from mmret.studies.designs import Study, designs, runs
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from mmret.schemas import uniform
+from mmret.hashing import uniform
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 from mmret.encode.pixels import Preprocessing
 from mmret.encode.threads import in_order
 from mmret.errors import UserError
+from mmret.hashing import fingerprint, uniform
 from mmret.ingest.decode import open_rgb
-from mmret.lake.store import Lake, fingerprint
-from mmret.schemas import uniform
+from mmret.lake import Lake
 
 Captioned = tuple[str, bytes, str]
 """image_id, encoded picture, caption."""

@@ -8,7 +8,6 @@ the same number of threads). Cost: a checkpoint of the demo's towers is 10 MB, w
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmret.lake.store import temporary
+from mmret.atomic import replacing
 from mmret.towers.augment import seeded
 
 CHECKPOINT_SECONDS = 20.0
@@ -100,7 +99,6 @@ def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, chec
 
 
 def _save(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, checkpoint: Path, losses: list[float]) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary(checkpoint)
-    torch.save({"key": plan.key, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}, aside)
-    os.replace(aside, checkpoint)
+    state = {"key": plan.key, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
+    with replacing(checkpoint) as aside:
+        torch.save(state, aside)

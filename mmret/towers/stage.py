@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mmret.lake.store import Facts, Lake
+from mmret.lake import Facts, Lake
 from mmret.schemas import TOWERS
 from mmret.settings import Profile
 from mmret.towers.train import train_towers

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -25,11 +24,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmret import progress
+from mmret.atomic import replacing_folder, write_text
 from mmret.encode import TOWERS_VERSION
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
 from mmret.encode.revision import folder_revision
-from mmret.lake.store import Lake, fingerprint, temporary, write_text
+from mmret.hashing import fingerprint
+from mmret.lake import Lake
 from mmret.mine.bands import propose
 from mmret.settings import BandSettings, TowerSettings
 from mmret.towers import clip as clip_tower
@@ -109,8 +110,10 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
         report(plans["clip"].steps, "picture alone"),
     )
 
-    _replace(folder / "clip", lambda path: clip_tower.save_clip(clip, tokenizer, settings, path))
-    _replace(folder / "dino", lambda path: dino_tower.save_dino(dino, settings, path))
+    with silence(), replacing_folder(folder / "clip") as aside:
+        clip_tower.save_clip(clip, tokenizer, settings, aside)
+    with silence(), replacing_folder(folder / "dino") as aside:
+        dino_tower.save_dino(dino, settings, aside)
     models = {name: f"towers/{name}@{folder_revision(folder / name)}" for name in ("clip", "dino")}
 
     def see(name: str) -> Callable[[Tensor], Tensor]:
@@ -175,16 +178,6 @@ def _self_similarity(see: Callable[[Tensor], Tensor], corpus: TowerCorpus, setti
     sample = torch.randperm(len(vectors), generator=seeded(settings.seed, "near"))[:NEAR_DUPLICATES]
     copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE, seeded(settings.seed, "copies")))
     return vectors, (vectors[sample] * copies).sum(dim=1)
-
-
-def _replace(folder: Path, save: Callable[[Path], None]) -> None:
-    """Write a folder beside and rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary(folder)
-    with silence():
-        save(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
 
 
 def _thinned(losses: list[float], points: int = 100) -> list[tuple[int, float]]:

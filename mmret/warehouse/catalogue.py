@@ -15,8 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.lake import history
-from mmret.lake.store import Lake, fingerprint, temporary
+from mmret.atomic import scratch_folder
+from mmret.hashing import fingerprint
+from mmret.lake import Lake, history
 from mmret.schemas import TABLES
 from mmret.warehouse.views import Files, all_views, footer, quoted
 
@@ -126,19 +127,15 @@ def build_catalogue(lake: Lake) -> Path:
     import duckdb
 
     place, mark = catalogue_path(lake), signature(lake)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = temporary(place)
-    connection = duckdb.connect()
-    try:
+    with scratch_folder(place) as folder, duckdb.connect() as connection:
+        aside = folder / place.name
         connection.execute(f"ATTACH {quoted(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
         connection.execute("USE catalogue")
         _fill(connection, lake, current_files(lake))
         connection.execute("CREATE TABLE made AS SELECT ? AS signature, ? AS lake", [mark, str(lake.root)])
         connection.execute("USE memory")
         connection.execute("DETACH catalogue")
-    finally:
-        connection.close()
-    os.replace(aside, place)
+        os.replace(aside, place)
     return place
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmret.curation.decisions import DecisionLog
 from mmret.ingest.stage import images_by_id
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.web.pictures import Thumbnails
 from mmret.web.search import Searcher
 from mmret.web.tables import Tables

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmret.ingest.decode import Unreadable, open_rgb
 from mmret.ingest.stage import images_by_id
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 SIDES = (160, 512)
 """Sizes in pixels that can be asked for: in a list, and alone."""

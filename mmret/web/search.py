@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmret.errors import UserError
-from mmret.schemas import content_id
+from mmret.hashing import content_id
 from mmret.web.browse import images_of
 from mmret.web.tables import Tables
 

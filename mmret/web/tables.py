@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from mmret.curation.decisions import latest
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.warehouse import connect
 from mmret.warehouse.catalogue import current_files

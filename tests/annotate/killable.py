@@ -23,7 +23,7 @@ from mmret.annotate import steps as stages
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Annotator, Answer, Request
-from mmret.schemas import pair_id
+from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 
 COLOURS = ("red", "green", "blue")

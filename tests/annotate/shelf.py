@@ -12,8 +12,8 @@ import pyarrow as pa
 from assets.materialize import current_or_compute
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.stage import describe_shard, instruct_shard
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.settings import Profile
 from tests.annotate.server import RudeServer
 from tests.annotate.test_openai_server import _answer

@@ -15,7 +15,7 @@ from mmret.annotate.stage import seconds_left
 from mmret.cli.estimate import reckon
 from mmret.errors import UserError
 from mmret.freshness import fingerprints as provenance
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
 from tests.annotate.server import RudeServer
 from tests.annotate.shelf import SHARD, Shelf

@@ -19,7 +19,7 @@ import pytest
 from mmret.annotate import AnswerStore
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Request
-from mmret.schemas import uniform
+from mmret.hashing import uniform
 from tests.annotate import killable
 from tests.annotate.server import RudeServer
 from tests.annotate.test_openai_server import DESCRIPTION, _answer

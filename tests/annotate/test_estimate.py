@@ -15,7 +15,7 @@ from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.backends.prompted import PromptedAnnotator
 from mmret.annotate.estimate import estimate
 from mmret.annotate.protocol import Answer, Request
-from mmret.schemas import pair_id
+from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 
 IDS = [f"{i:032x}" for i in range(31)]

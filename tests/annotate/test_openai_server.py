@@ -21,7 +21,7 @@ from PIL import Image
 from mmret.annotate import AnswerStore, Tally, describe, instruct
 from mmret.annotate.backends.load import load_annotator
 from mmret.errors import UserError
-from mmret.schemas import pair_id
+from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 from tests.annotate.server import HALF_BODY, HANG, HUGE, RESET, Behaviour, RudeServer, Status, completion
 

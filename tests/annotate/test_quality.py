@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from mmret.annotate.quality import metrics as quality
 from mmret.annotate.quality.measure import measure_shard
 from mmret.annotate.quality.picture import quality_picture
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.schemas import TRIPLETS
 from mmret.settings import QualitySettings
 

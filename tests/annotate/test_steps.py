@@ -14,7 +14,8 @@ from mmret.annotate import ask as answering
 from mmret.annotate import steps as stages
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.protocol import Answer, Request
-from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS, pair_id
+from mmret.hashing import pair_id
+from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS
 from mmret.settings import AnnotateSettings
 
 SETTINGS = AnnotateSettings()

@@ -24,7 +24,7 @@ import pytest
 from mmret.annotate import AnswerStore, Tally, describe, instruct, prompts
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Request
-from mmret.schemas import pair_id
+from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 
 
 @pytest.fixture

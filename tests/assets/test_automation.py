@@ -13,8 +13,8 @@ from assets.definitions import defs
 from assets.runner.run import exclusive
 from mmret.freshness.survey import SHARDED, Work, due, survey
 from mmret.ingest.watch import signature
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from resources.lake import LakeResource
 from tests.assets.pictures import drop
 

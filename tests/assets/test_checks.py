@@ -5,8 +5,8 @@ import pytest
 
 from assets.checks import MODULES
 from assets.checks.sql import Check, only_current
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.warehouse import connect
 
 CHECKS = {f"{c.asset}: {c.name}": c for module in MODULES for c in vars(module).values() if isinstance(c, Check)}

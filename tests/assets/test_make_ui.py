@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mmret.freshness.survey import survey
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.settings import parse_override
 from tests.assets.pictures import drop
 from tests.assets.server import UI, free_port, until

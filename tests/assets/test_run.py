@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from mmret.freshness.survey import survey
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from tests.small_runs import TINY, command, first, run
 
 RESULT = {

@@ -8,7 +8,7 @@ import torch
 from mmret.benchmarks.common.reports import evaluation_rows, record
 from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, RunOptions
 from mmret.benchmarks.run import run_checkpoint
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.retriever.models.mllm import MllmRetriever
 from mmret.schemas import EVALUATIONS
 from tests.retriever.mllm_folders import llava_next, qwen2_vl

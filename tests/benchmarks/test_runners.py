@@ -18,7 +18,7 @@ from mmret.benchmarks.common.scores import ScoreOptions
 from mmret.benchmarks.run import run_benchmark, run_checkpoint
 from mmret.benchmarks.score import score_file
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import EVALUATIONS
 
 from .checkpoints import Broken, Colours, Constant, InstructedColours, clip_folder, paint

@@ -11,8 +11,8 @@ from mmret.curation import decisions
 from mmret.curation.decisions import DecisionLog, fingerprint_of, heeded, latest
 from mmret.errors import UserError
 from mmret.freshness import fingerprints as provenance
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 
 
 def said(lake: Lake) -> dict[str, str]:

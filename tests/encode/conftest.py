@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mmret.hashing import content_id
 from mmret.ingest.decode import inspect
-from mmret.lake.store import Lake
-from mmret.schemas import IMAGES, IMAGES_INDEX, content_id
+from mmret.lake import Lake
+from mmret.schemas import IMAGES, IMAGES_INDEX
 
 SHARD = "shard-00000"
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
-from mmret.schemas import SIGNALS, TOWERS, content_id
+from mmret.hashing import content_id
+from mmret.lake import Lake
+from mmret.schemas import SIGNALS, TOWERS
 from mmret.settings import TowerSettings
 from mmret.towers import pretrain
 from mmret.towers import train as towers
@@ -95,7 +96,7 @@ def test_interrupted_training_ends_with_the_same_bits(
 
 def test_kill_9_ends_with_the_same_bits(reference: Path, tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from mmret.encode import pretrain, towers; "
+        "import sys, time; from pathlib import Path; from mmret.towers import pretrain; from mmret.towers import train as towers; "
         "from tests.encode.test_towers import TINY, images; pretrain.CHECKPOINT_SECONDS = 0.0; "
         "towers.progress.advance = lambda task, done, *rest: time.sleep(60 if done == 3 else 0); "
         "towers.train(images(30), TINY, Path(sys.argv[1]))"
@@ -134,7 +135,7 @@ def test_other_settings_do_not_resume_from_the_old_state(tmp_path: Path, monkeyp
     other = TINY.model_copy(update={"seed": 1})
     train(images(12), other, tmp_path / "fresh")
     with monkeypatch.context() as patch:
-        patch.setattr(towers, "_replace", lambda *_: 1 / 0)
+        patch.setattr(towers, "replacing_folder", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(images(12), TINY, tmp_path / "towers")
     train(images(12), other, tmp_path / "towers")

@@ -12,7 +12,7 @@ from mmret.encode import stage as vectors
 from mmret.encode.protocol import load_encoder
 from mmret.encode.stage import encode_shard, read_vectors, vector_table
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import SIGNALS
 from mmret.settings import EncoderSettings
 from tests.encode.conftest import SHARD, corpus, encoded, fill, noise
@@ -218,7 +218,8 @@ def test_weights_changed_in_place_make_the_stage_stale(clip_folder: Path, tmp_pa
 def test_batches_follow_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from mmret.encode.base import batch_size, free_memory, transformer_bytes
+    from mmret.devices import free_memory
+    from mmret.encode.base import batch_size, transformer_bytes
 
     assert 2**20 < free_memory() < 2**46
     large = transformer_bytes(577, 1024, 336**2)  # ViT-L/14 at 336 pixels

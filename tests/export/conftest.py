@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from tests.hostile import make_hostile
 
 

@@ -18,7 +18,7 @@ from mmret.export.huggingface import export_huggingface
 from mmret.export.markdown import code, plain, table, to_html
 from mmret.export.model_card import write_model_card
 from mmret.export.webdataset import export_webdataset
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from tests.browser import Watched, chromium
 from tests.hostile import HOSTILE
 

@@ -21,8 +21,8 @@ from mmret.export.megapairs import export_megapairs
 from mmret.export.rows import ExportSettings, plan
 from mmret.export.webdataset import export_webdataset
 from mmret.ingest.stage import images_by_id
+from mmret.lake import Lake
 from mmret.lake.as_of import opened
-from mmret.lake.store import Lake
 from mmret.schemas import TRIPLETS
 from mmret.settings import LicenceSettings
 from tests.export.conftest import as_json, rows_of

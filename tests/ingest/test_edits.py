@@ -63,4 +63,4 @@ def test_edits_know_the_attributes_of_scenes_and_share_no_code_with_the_annotato
     assert tuple(shapes.ATTRIBUTES) == ATTRIBUTES
     lines = inspect.getsource(module).splitlines()
     imported = [line for line in lines if line.startswith(("from mmret", "import mmret"))]
-    assert imported == ["from mmret.schemas import uniform"]
+    assert imported == ["from mmret.hashing import uniform"]

@@ -9,14 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from mmret.hashing import content_id
 from mmret.ingest import image_table
 from mmret.ingest import stage as images
 from mmret.ingest.decode import inspect, open_rgb
 from mmret.ingest.seal import seal
 from mmret.ingest.stage import images_by_id, ingest_shard, read_images
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.progress import reporting
-from mmret.schemas import IMAGES_INDEX, content_id
+from mmret.schemas import IMAGES_INDEX
 from mmret.settings import CorpusSettings, IngestSettings
 from tests.ingest.files import (
     animated,

@@ -16,8 +16,8 @@ from mmret.export.megapairs import export_megapairs
 from mmret.ingest import megapairs
 from mmret.ingest.annotations import Annotation, Refused, read_annotations
 from mmret.ingest.megapairs import Release, import_release
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.settings import PROFILES
 from mmret.warehouse import connect
 from tests.small_runs import command, run

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmret.errors import UserError
+from mmret.hashing import content_id
 from mmret.ingest import seal as manifest
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.folder import Folder
 from mmret.ingest.seal import KNOWN, seal
-from mmret.schemas import CORPUS_MANIFEST, content_id
+from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
 from tests.ingest.files import captioned, jsonl, png, tar, write
 

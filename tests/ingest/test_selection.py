@@ -6,8 +6,8 @@ from mmret.errors import UserError
 from mmret.ingest.seal import KNOWN, seal
 from mmret.ingest.selection import reselect
 from mmret.ingest.stage import ingest_shard
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from tests.assets.pictures import drop
 
 

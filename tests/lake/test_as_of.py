@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from mmret.cli import app
 from mmret.errors import UserError
+from mmret.lake import Lake
 from mmret.lake.as_of import opened
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.retriever.train.data_state import trained_on
 from mmret.retriever.train.stage import checkpoint_folder, train_recipe
 from mmret.schemas import TRIPLETS

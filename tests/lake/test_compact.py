@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 
 from mmret.cli import app
 from mmret.errors import UserError
-from mmret.lake import history
+from mmret.lake import Lake, history
 from mmret.lake.compact import compact
-from mmret.lake.store import Lake
 from mmret.schemas import CHECKPOINTS, NEIGHBOURS, TRIPLETS
 from mmret.settings import HistorySettings
 from mmret.warehouse import connect

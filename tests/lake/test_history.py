@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mmret.errors import UserError
-from mmret.lake import history
-from mmret.lake.store import Lake
+from mmret.lake import Lake, history
 from mmret.schemas import CHECKPOINTS, TRIPLETS
 
 

@@ -1,14 +1,14 @@
 """Lake: a file is whole or absent, facts say what it was made from, the digest is of content alone."""
 
 import os
-import subprocess
-import sys
 
 import pyarrow as pa
 import pytest
 
+from mmret.atomic import replacing, temporary
 from mmret.errors import UserError
-from mmret.lake.store import Lake, digest_table, temporary
+from mmret.hashing import digest_table
+from mmret.lake import Lake
 from mmret.schemas import EVALUATIONS
 
 
@@ -44,17 +44,14 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
 def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path):
     lake = Lake(tmp_path)
     lake.write("evaluations", "demo", rows(1.0), inputs="x")
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    stale = tmp_path / "evaluations" / f".demo.parquet.{dead.pid}-abcd1234.tmp"
+    stale = temporary(tmp_path / "evaluations" / "demo.parquet")
     stale.write_text("half")
-    folder = tmp_path / f".out.{dead.pid}-abcd1234.tmp"
+    folder = temporary(tmp_path / "out")
     (folder / "inner").mkdir(parents=True)
-    mine = temporary(tmp_path / "evaluations" / "demo.parquet")
-    mine.write_text("being written")
-    assert lake.sweep() == 2
-    assert not stale.exists() and not folder.exists() and mine.exists()
-    assert lake.partitions("evaluations") == ["demo"]
+    with replacing(tmp_path / "evaluations" / "other.parquet") as mine:
+        assert lake.sweep() == 2
+        assert not stale.exists() and not folder.exists() and mine.exists()
+    assert lake.partitions("evaluations") == ["demo", "other"]
 
 
 def test_recover_drops_lance_files_no_version_refers_to(tmp_path):

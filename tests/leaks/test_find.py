@@ -13,7 +13,7 @@ from PIL import Image
 from mmret.errors import UserError
 from mmret.ingest.seal import seal
 from mmret.ingest.stage import ingest_shard
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.leaks import find as module
 from mmret.leaks.find import FINGERPRINTS, LEAKS, LeakLimits, fingerprints, leaks
 from mmret.leaks.stage import corpus_fingerprints, lake_leaks, leaked_ids

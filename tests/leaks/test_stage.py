@@ -3,7 +3,7 @@
 import shutil
 
 from mmret.ingest.stage import images_by_id
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from tests.small_runs import command, run
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import CORPUS_MANIFEST, IMAGES_INDEX, LEAKS, TOWERS, VECTORS_INDEX
 from mmret.schemas import vectors as vector_schema
 

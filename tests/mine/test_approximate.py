@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.mine.stage import lake_recall, mine_candidates, mine_neighbours, part, shard_vectors
 from mmret.schemas import SIGNALS

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmret.errors import UserError
+from mmret.hashing import pair_id, uniform
 from mmret.mine.bands import propose
 from mmret.mine.choose import REASONS, choose, pair_scores
 from mmret.mine.images import plain
-from mmret.schemas import NEIGHBOURS, PAIRS, SIGNALS, pair_id, uniform
+from mmret.schemas import NEIGHBOURS, PAIRS, SIGNALS
 from mmret.settings import MineSettings
 from tests.mine.corpora import image_ids, mined, shards
 

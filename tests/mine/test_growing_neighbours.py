@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mmret.freshness.fingerprints import current, wanted
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.mine.stage import mine_neighbours
 from mmret.schemas import CANDIDATES, CORPUS_MANIFEST, SIGNALS
 from mmret.settings import Profile, load_profile

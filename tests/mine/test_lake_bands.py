@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.mine.band_report import report
 from mmret.mine.bands import propose
 from mmret.mine.lake_bands import bands_of, lake_report

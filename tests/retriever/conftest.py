@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from mmret.schemas import TRIPLETS, content_id, pair_id
+from mmret.hashing import content_id, pair_id
+from mmret.schemas import TRIPLETS
 
 SENTENCES = ["make it green", "a red square left of a blue circle", "with a darker tone", "the same but larger", "no hat"]
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from mmret.errors import UserError
-from mmret.retriever.train.data import TrainingSet, draw
+from mmret.hashing import draws
+from mmret.retriever.train.data import TrainingSet
 from mmret.settings import Recipe
 
 
@@ -145,10 +146,10 @@ def test_nothing_to_train_on_says_where_it_was_lost(triplets):
 
 def test_draws_are_uniform_and_independent_of_order():
     keys = np.arange(20_000, dtype=np.uint64)
-    numbers = draw(keys, 0, "text", 1)
-    assert np.array_equal(draw(keys[::-1], 0, "text", 1)[::-1], numbers)
+    numbers = draws(keys, 0, "text", 1)
+    assert np.array_equal(draws(keys[::-1], 0, "text", 1)[::-1], numbers)
     counts = np.bincount((numbers % np.uint64(7)).astype(int), minlength=7)
     assert counts.min() > 2600 and counts.max() < 3120
     assert len(np.unique(numbers)) == len(keys)
-    assert not np.array_equal(draw(keys, 1, "text", 1), numbers)
-    assert not np.array_equal(draw(keys, 0, "mined", 1), numbers)
+    assert not np.array_equal(draws(keys, 1, "text", 1), numbers)
+    assert not np.array_equal(draws(keys, 0, "mined", 1), numbers)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from assets.checks.training import loss_fell, loss_is_finite
 from mmret import progress
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.retriever.train.embedder import embedders
 from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.log import EVENTS, TAGS, plot_log, read_log, write_log

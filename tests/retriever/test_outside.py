@@ -18,7 +18,7 @@ import torch
 from assets.external_training import process as training_process
 from assets.external_training.launch import command, environment, train_outside
 from assets.training import checkpoints
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import Recipe
 from resources.lake import LakeResource, ProfileResource
 

@@ -3,7 +3,7 @@ image; with all signals nothing changes."""
 
 import pyarrow as pa
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.rows import COLUMNS, of_signals, training_rows
 from mmret.schemas import NEIGHBOURS

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.schemas import IMAGES_INDEX
 from mmret.search import rank as retrieval

@@ -22,7 +22,7 @@ from mmret.errors import UserError
 from mmret.retriever.train.log import SCHEMA, plot_log, read_log
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.loss import info_nce
-from mmret.retriever.train.state import States, replace_folder, weights_digest
+from mmret.retriever.train.state import States, weights_digest
 from mmret.settings import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,21 +170,6 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path):
     (tmp_path / "work" / "state-000000012.pt").write_bytes(b"cut short")
     assert States(tmp_path / "work", "x").latest() == {"step": 8}
     assert States(tmp_path / "work", "y").latest() is None
-
-
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
-    out = tmp_path / "out"
-    replace_folder(out, lambda folder: (folder / "a").write_text("old"))
-
-    def fail(folder):
-        (folder / "a").write_text("half")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        replace_folder(out, fail)
-    assert (out / "a").read_text() == "old"
-    replace_folder(out, lambda folder: (folder / "b").write_text("new"))
-    assert [p.name for p in tmp_path.rglob("*")] == ["out", "b"]
 
 
 def test_the_digest_follows_weights_and_preprocessing_not_the_record(clip_folder, triplets, load, tmp_path):

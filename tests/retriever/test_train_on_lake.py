@@ -15,8 +15,8 @@ from mmret import progress
 from mmret.cli import app
 from mmret.errors import UserError
 from mmret.freshness import fingerprints as provenance
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.retriever.train.stage import base_folder, train_recipe
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import small

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mmret.cli import app
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.settings import load_profile, parse_override
 from mmret.studies.designs import runs
 from tests.studies.test_results import evaluated

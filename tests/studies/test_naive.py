@@ -8,8 +8,8 @@ import pytest
 
 from mmret.assemble.triplets import split_of
 from mmret.errors import UserError
+from mmret.hashing import content_id
 from mmret.ingest.shapes import caption, scene
-from mmret.schemas import content_id
 from mmret.settings import EvaluateSettings
 from mmret.studies.naive import COMMON, naive_triplets
 

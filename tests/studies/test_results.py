@@ -4,7 +4,7 @@ to be; the picture is drawn of whatever is there."""
 import pyarrow as pa
 import pytest
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import EVALUATIONS
 from mmret.settings import load_profile
 from mmret.studies.designs import runs

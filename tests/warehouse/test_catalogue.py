@@ -12,8 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from mmret.lake import history
-from mmret.lake.store import Lake
+from mmret.lake import Lake, history
 from mmret.schemas import TABLES, TRIPLETS
 from mmret.warehouse import build_catalogue, catalogue_path, connect, open_catalogue
 from mmret.warehouse.catalogue import attach

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.warehouse import catalogue_path, connect, open_catalogue
 from tests.conftest import CHECKOUT
 

@@ -15,7 +15,7 @@ import pytest
 
 from mmret.curation.decisions import latest
 from mmret.ingest.stage import images_by_id
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from tests.browser import Watched, chromium
 from tests.hostile import HOSTILE, make_hostile
 

@@ -10,7 +10,7 @@ import pytest
 
 from mmret.curation.decisions import DecisionLog
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake import Lake
 from mmret.schemas import SIGNALS
 from mmret.web import tables as module
 from mmret.web.browse import Filters, by_id, choices, count, page

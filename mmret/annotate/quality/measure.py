@@ -25,8 +25,8 @@ from mmret.annotate.quality import metrics as quality
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stage import vector_table
 from mmret.errors import UserError
-from mmret.lake.store import Lake
-from mmret.schemas import uniform
+from mmret.hashing import uniform
+from mmret.lake import Lake
 from mmret.settings import Profile, QualitySettings
 
 _LOOKUP = 500  # ids per look-up

@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mmret.atomic import replacing
 from mmret.errors import UserError
+from mmret.hashing import content_id, fingerprint
 from mmret.ingest.decode import FORMATS, Unreadable, open_rgb
-from mmret.lake.store import Lake, fingerprint, temporary
+from mmret.lake import Lake
 from mmret.progress import advance
-from mmret.schemas import content_id
 
 Box = tuple[float, float, float, float]
 CHUNK = 1024
@@ -212,11 +213,8 @@ class Embedder:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
         table = pa.table([*map(pa.array, columns), vectors], names=["picture", "path", "size", "mtime_ns", "box", "vector"])
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{fingerprint(columns[0])}.parquet"
-            aside = temporary(path)
-            pq.write_table(table, aside)
-            os.replace(aside, path)
+            with replacing(self.folder / f"{fingerprint(columns[0])}.parquet") as aside:
+                pq.write_table(table, aside)
         self._remember(table)
 
     def _remember(self, table: pa.Table) -> None:

@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from mmret.atomic import write_text
 from mmret.benchmarks.common.runs import COMPOSED, BenchmarkRun, Variant
 from mmret.benchmarks.common.submissions import write_submission
-from mmret.lake.store import Lake, fingerprint, write_text
+from mmret.hashing import fingerprint
+from mmret.lake import Lake
 from mmret.schemas import EVALUATIONS
 
 Rows = list[tuple[str, list[float | None]]]

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmret.atomic import write_text
 from mmret.benchmarks.circo import scorer as circo
 from mmret.benchmarks.cirr import scorer as cirr
 from mmret.errors import UserError
-from mmret.lake.store import write_text
 
 MOST_BYTES = 5_000_000
 """CIRR's server takes 5 MB."""

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import logging as transformers_logging
 
+from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable, open_rgb
 
@@ -69,8 +70,6 @@ class ClipRetriever:
 
         Raises UserError where the folder holds no CLIP model.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         if (Path(folder) / "config.json").is_file():
             kind = json.loads((Path(folder) / "config.json").read_text()).get("model_type")
             if kind != "clip":
@@ -81,7 +80,7 @@ class ClipRetriever:
                 processor = CLIPProcessor.from_pretrained(str(folder))
         except OSError as error:
             raise UserError(f"cannot load a CLIP model from {folder}: {error}") from None
-        return cls(model.to(device), processor)
+        return cls(model.to(device_of(device)), processor)
 
     def save(self, folder: str | Path) -> None:
         """Write stock CLIPModel and CLIPProcessor files, and those of sentence-transformers, into ``folder``."""

@@ -11,7 +11,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from mmret.errors import UserError
-from mmret.lake.store import fingerprint
+from mmret.hashing import fingerprint
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base
 from mmret.retriever.models.mllm_prompts import prompt_of, prompts

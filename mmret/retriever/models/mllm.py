@@ -23,6 +23,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.retriever.models.clip import Picture, _listed, quiet, to_rgb
 from mmret.retriever.models.mllm_prompts import prompt_of
@@ -55,8 +56,6 @@ class MllmRetriever:
         text; 1,024 tokens leave those of the five benchmarks whole. Raises UserError where the folder holds no model
         of a family that has a prompt, and for an adapter without peft.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         base = adapter_base(folder)
         try:
             with quiet():
@@ -68,7 +67,7 @@ class MllmRetriever:
             raise UserError(f"cannot load an MLLM from {base or folder}: {error}") from None
         if base:
             model = _merged(model, folder)
-        return cls(model.to(device), processor, max_text_tokens)
+        return cls(model.to(device_of(device)), processor, max_text_tokens)
 
     @property
     def dim(self) -> int:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmret.atomic import replacing_folder
 from mmret.errors import UserError
 from mmret.retriever.models.clip import ClipRetriever, Picture, pooled, quiet, to_rgb
 from mmret.retriever.models.load import Retriever
-from mmret.retriever.train.state import replace_folder
 
 TOLERANCE = 1e-4
 """Largest difference allowed between torch's unit vectors and onnxruntime's, in any dimension."""
@@ -116,7 +116,8 @@ def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
         info["largest_difference"] = _check(retriever, aside)
         (aside / INFO).write_text(json.dumps(info, indent=2) + "\n")
 
-    replace_folder(out, fill)
+    with replacing_folder(out) as aside:
+        fill(aside)
     return info
 
 

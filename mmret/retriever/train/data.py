@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
+from mmret.hashing import draws
 from mmret.settings import Recipe
 
 
@@ -65,7 +66,7 @@ class TrainingSet:
         rows = _trainable(triplets, recipe).sort_by("pair_id").combine_chunks()
         keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
         if recipe.pairs is not None and recipe.pairs < rows.num_rows:
-            subset = np.sort(np.argsort(draw(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
+            subset = np.sort(np.argsort(draws(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
             rows, keys = rows.take(pa.array(subset)), keys[subset]
         self.keys = keys
         self.texts, self.text_starts = _ragged(rows["texts"])
@@ -89,7 +90,7 @@ class TrainingSet:
     def order(self, epoch: int) -> np.ndarray:
         """Row numbers in the order of ``epoch``."""
         if self._permutation[0] != epoch:
-            self._permutation = (epoch, np.argsort(draw(self.keys, self.recipe.seed, "order", epoch), kind="stable"))
+            self._permutation = (epoch, np.argsort(draws(self.keys, self.recipe.seed, "order", epoch), kind="stable"))
         return self._permutation[1]
 
     def batch(self, step: int) -> Batch:
@@ -97,7 +98,7 @@ class TrainingSet:
         epoch, number = divmod(step, len(self) // self.batch_size)
         rows = self.order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
         choices = np.diff(self.text_starts)[rows].astype(np.uint64)
-        drawn = draw(self.keys[rows], self.recipe.seed, "text", epoch) % choices
+        drawn = draws(self.keys[rows], self.recipe.seed, "text", epoch) % choices
         texts = self.text_starts[rows] + drawn.astype(np.int64)
         parts = [self.target[rows]]
         if self.recipe.negatives != "none":
@@ -112,7 +113,7 @@ class TrainingSet:
         row = np.repeat(np.arange(len(rows)), counts)
         place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... within its row
         found = self.mined[np.repeat(self.mined_starts[rows], counts) + place]
-        priority = draw(draw(self.keys[rows], self.recipe.seed, "mined", epoch)[row] + place.astype(np.uint64))
+        priority = draws(draws(self.keys[rows], self.recipe.seed, "mined", epoch)[row] + place.astype(np.uint64))
         order = np.lexsort((priority, row))  # rows stay in place, each sorted by priority
         return found[order][place < self.recipe.mined_negatives]
 
@@ -141,20 +142,3 @@ def _ragged(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     lists = column.cast(pa.large_list(pa.large_string())).combine_chunks()
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return pc.list_flatten(lists), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def draw(keys: np.ndarray, *salt: int | str) -> np.ndarray:
-    """A uniform uint64 per key (n,) uint64 that depends on nothing but the key and ``salt``."""
-    state = np.uint64(0)
-    for part in salt:
-        number = int.from_bytes(part.encode()[:8].ljust(8, b"\0"), "big") if isinstance(part, str) else part % 2**64
-        state = _splitmix(np.array([state ^ np.uint64(number)], np.uint64))[0]
-    return _splitmix(_splitmix(keys.astype(np.uint64) ^ state))
-
-
-def _splitmix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014) on (n,) uint64; multiplication wraps by design."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

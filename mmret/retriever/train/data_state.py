@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mmret.atomic import write_text
 from mmret.errors import UserError
-from mmret.lake import history
+from mmret.lake import Lake, history
 from mmret.lake.as_of import opened
-from mmret.lake.store import Lake, write_text
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.rows import also_reads, training_rows
 from mmret.settings import LicenceSettings, Recipe

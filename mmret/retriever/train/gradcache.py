@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 
+from mmret.devices import free_memory
 from mmret.retriever.train.parallel import ALONE, Group
 
 SHARE_OF_FREE_MEMORY = 1 / 3
@@ -97,6 +97,5 @@ def fitting_chunk(device: torch.device, itemsize: int, layers: Iterable[tuple[in
     transformer layer keeps about 34 * width + 5 * heads * tokens numbers per token for its backward pass (arXiv
     2205.05198).
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     numbers = sum(tokens * (34 * width + 5 * heads * tokens) for tokens, width, heads in layers)
-    return 2 ** int(math.log2(max(1.0, SHARE_OF_FREE_MEMORY * free / max(1, numbers * itemsize))))
+    return 2 ** int(math.log2(max(1.0, SHARE_OF_FREE_MEMORY * free_memory(device) / max(1, numbers * itemsize))))

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.hashing import uniform
 from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.tower import LoadImages, Pictures
-from mmret.schemas import uniform
 from mmret.settings import Recipe
 
 DEPTHS = (1, 5, 10)

@@ -16,14 +16,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmret.atomic import replacing_folder
 from mmret.errors import UserError
-from mmret.lake.store import digest_table, fingerprint
+from mmret.hashing import digest_table, fingerprint
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import embedders
 from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.log import write_log
 from mmret.retriever.train.parallel import ALONE, Group
-from mmret.retriever.train.state import States, replace_folder, weights_digest
+from mmret.retriever.train.state import States, weights_digest
 from mmret.retriever.train.tower import LoadImages
 from mmret.retriever.train.trainer import OnRow, Trainer
 from mmret.settings import HOW_A_RECIPE_RUNS, Recipe
@@ -83,7 +84,8 @@ def train(
         (folder / FACTS).write_text(json.dumps(record, indent=2, default=str) + "\n")
 
     if group.first:
-        replace_folder(out, fill)
+        with replacing_folder(out) as aside:
+            fill(aside)
         shutil.rmtree(work, ignore_errors=True)
     group.wait()
     return facts

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from mmret.atomic import replacing_folder
 from mmret.errors import UserError
 from mmret.retriever.models.clip import quiet
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
@@ -166,7 +167,6 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
 
     Raises UserError where ``adapter`` is none or ``out`` is there already. Needs the model's size in memory and disk.
     """
-    from mmret.retriever.train.state import replace_folder
 
     if adapter_base(adapter) is None:
         raise UserError(f"{adapter} holds no LoRA adapter: there is nothing to merge")
@@ -179,4 +179,5 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
             retriever.model.save_pretrained(folder)
             retriever.processor.save_pretrained(folder)
 
-    replace_folder(out, fill)
+    with replacing_folder(out) as aside:
+        fill(aside)

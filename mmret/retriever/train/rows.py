@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from mmret.curation.decisions import heeded
 from mmret.curation.licences import MAIN, licence_sets
+from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Lake
 from mmret.schemas import SIGNALS, TRIPLETS
 from mmret.settings import LicenceSettings, Recipe
 

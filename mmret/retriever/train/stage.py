@@ -9,10 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.ingest.stage import images_by_id
-from mmret.lake import history
+from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import opened
 from mmret.lake.configuration import resolve
-from mmret.lake.store import Facts, Lake
 from mmret.retriever.train.data_state import data_state, write_data_state
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import ALONE, Group

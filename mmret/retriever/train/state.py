@@ -8,15 +8,13 @@ optimiser, RNG. It is written beside and renamed, and the last two are kept, so 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmret.lake.store import temporary, write_text
+from mmret.atomic import remove_abandoned, replacing, write_text
 
 KEPT = 2
 NOT_WEIGHTS = {"recipe.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
@@ -32,8 +30,7 @@ class States:
         if not (mark.is_file() and mark.read_text() == identity):
             shutil.rmtree(folder, ignore_errors=True)
             write_text(mark, identity)
-        for left in folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+        remove_abandoned(folder.glob(".*.tmp"))
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.pt"))
@@ -50,26 +47,10 @@ class States:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep ``state`` as that of ``step`` and drop the oldest beyond the last two."""
         path = self.folder / f"state-{step:09d}.pt"
-        aside = temporary(path)
-        torch.save(state, aside)
-        os.replace(aside, path)
+        with replacing(path) as aside:
+            torch.save(state, aside)
         for old in self._paths()[:-KEPT]:
             old.unlink()
-
-
-def replace_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    """Make folder ``out`` by ``fill(temporary folder)`` and a rename; an older ``out`` stays until the new one is
-    whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.name}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
-    aside, old = temporary(out), temporary(out)
-    aside.mkdir()
-    fill(aside)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(aside, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def weights_digest(folder: str | Path) -> str:

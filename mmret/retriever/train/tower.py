@@ -14,7 +14,6 @@ gradient is that of plain training with the same weights frozen.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,8 +23,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPModel
 
+from mmret.atomic import replacing
 from mmret.errors import UserError
-from mmret.lake.store import temporary
 from mmret.retriever.models.clip import ClipRetriever, pooled
 from mmret.settings import Recipe
 
@@ -130,16 +129,16 @@ def frozen_features(
     done.
     """
     if not path.exists():
-        aside, rows = temporary(path), None
-        for start in range(0, len(pictures), chunk):
-            numbers = np.arange(start, min(start + chunk, len(pictures)))
-            part = tower.frozen(retriever.pixels(pictures(numbers))).float().cpu().numpy()
-            if rows is None:
-                shape = (len(pictures), *part.shape[1:])
-                rows = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
-            rows[numbers] = part
-            report(int(numbers[-1]) + 1)
-        rows.flush()
-        del rows
-        os.replace(aside, path)
+        rows = None
+        with replacing(path) as aside:
+            for start in range(0, len(pictures), chunk):
+                numbers = np.arange(start, min(start + chunk, len(pictures)))
+                part = tower.frozen(retriever.pixels(pictures(numbers))).float().cpu().numpy()
+                if rows is None:
+                    shape = (len(pictures), *part.shape[1:])
+                    rows = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+                rows[numbers] = part
+                report(int(numbers[-1]) + 1)
+            rows.flush()
+            del rows
     return np.load(path, mmap_mode="r")
