@@ -4,34 +4,17 @@ import base64
 
 import dagster as dg
 
-from assets.automation.conditions import fill_missing
-from assets.display.metadata import OWNERS, column_schema, drawn
+from assets.display.metadata import drawn
+from assets.graph import stage_asset
 from assets.materialize import TRANSIENT, materialize
-from assets.mining import pairs
-from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.annotator import AnnotatorResource
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
-SHARD = {
-    "partitions_def": corpus_shards,
-    "owners": OWNERS,
-    "group_name": "annotation",
-    "backfill_policy": SHARDS_PER_RUN,
-    "automation_condition": fill_missing(),
-    "kinds": {"parquet"},
-}
 
-
-@dg.asset(
-    **SHARD,
-    deps=[pairs, dg.AssetDep("images", partition_mapping=every_shard)],
-    pool="vlm",
-    retry_policy=TRANSIENT,
-    metadata={"dagster/column_schema": column_schema("descriptions")},
-)
+@stage_asset("descriptions", kinds={"parquet"}, retry_policy=TRANSIENT)
 def descriptions(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, annotator: AnnotatorResource
 ) -> dg.MaterializeResult:
@@ -50,13 +33,7 @@ def descriptions(
     return with_time_left(context, lake, "descriptions", made)
 
 
-@dg.asset(
-    **SHARD,
-    deps=[descriptions, pairs],
-    pool="vlm",
-    retry_policy=TRANSIENT,
-    metadata={"dagster/column_schema": column_schema("instructions")},
-)
+@stage_asset("instructions", kinds={"parquet"}, retry_policy=TRANSIENT)
 def instructions(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, annotator: AnnotatorResource
 ) -> dg.MaterializeResult:
@@ -88,9 +65,7 @@ def with_time_left(
     return made
 
 
-@dg.asset(
-    **SHARD, deps=[pairs, descriptions, instructions], pool="lake", metadata={"dagster/column_schema": column_schema("triplets")}
-)
+@stage_asset("triplets", kinds={"parquet"})
 def triplets(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
 ) -> dg.MaterializeResult:

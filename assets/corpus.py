@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.automation.conditions import fill_missing
-from assets.display.metadata import OWNERS, column_schema, describe
+from assets.display.metadata import describe
+from assets.graph import stage_asset, stage_assets
 from assets.materialize import current_or_compute
-from assets.partitions import SHARDS_PER_RUN, corpus_shards
+from assets.partitions import corpus_shards
 from mmret.hashing import fingerprint
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
@@ -24,13 +24,7 @@ class CorpusPlan(dg.Config):
     shard_size: int | None = None
 
 
-@dg.asset(
-    group_name="corpus",
-    kinds={"parquet"},
-    owners=OWNERS,
-    code_version="1",
-    metadata={"dagster/column_schema": column_schema("corpus_manifest")},
-)
+@stage_asset("corpus_manifest", kinds={"parquet"})
 def corpus_manifest(
     context: dg.AssetExecutionContext, config: CorpusPlan, lake: LakeResource, profile: ProfileResource
 ) -> dg.MaterializeResult:
@@ -72,34 +66,12 @@ def corpus_manifest(
     )
 
 
-@dg.multi_asset(
-    specs=[
-        dg.AssetSpec(
-            "images",
-            deps=[corpus_manifest],
-            group_name="corpus",
-            kinds={"lancedb"},
-            owners=OWNERS,
-            code_version="1",
-            description="One row per distinct picture: the file as found, its caption, size, licence and source.",
-            metadata={"dagster/column_schema": column_schema("images")},
-            automation_condition=fill_missing(),
-        ),
-        dg.AssetSpec(
-            "rejects",
-            deps=[corpus_manifest],
-            group_name="corpus",
-            kinds={"parquet"},
-            owners=OWNERS,
-            code_version="1",
-            description="Every row that could not be taken, and why.",
-            metadata={"dagster/column_schema": column_schema("rejects")},
-            automation_condition=fill_missing(),
-        ),
-    ],
-    partitions_def=corpus_shards,
-    pool="lake",
-    backfill_policy=SHARDS_PER_RUN,
+@stage_assets(
+    "images",
+    {
+        "images": ("One row per distinct picture: the file as found, its caption, size, licence and source.", {"lancedb"}),
+        "rejects": ("Every row that could not be taken, and why.", {"parquet"}),
+    },
 )
 def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> Iterator[dg.MaterializeResult]:
     """Read, check and store the pictures of a shard."""

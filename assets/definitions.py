@@ -10,7 +10,6 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from assets import annotation, checks, corpus, embeddings, mining, training  # noqa: E402
 from assets.automation import jobs, schedules, sensors  # noqa: E402
-from assets.display import metadata  # noqa: E402
 from resources.annotator import AnnotatorResource  # noqa: E402
 from resources.encoders import Encoders  # noqa: E402
 from resources.lake import LakeResource, ProfileResource  # noqa: E402
@@ -31,7 +30,7 @@ EXECUTORS = {
 }
 
 defs = dg.Definitions(
-    assets=[metadata.completed(asset) for asset in dg.load_assets_from_modules(STAGES)],
+    assets=dg.load_assets_from_modules(STAGES),
     asset_checks=checks.load(),
     jobs=jobs.JOBS,
     schedules=schedules.SCHEDULES,

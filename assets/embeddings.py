@@ -2,25 +2,15 @@
 
 import dagster as dg
 
-from assets.automation.conditions import fill_missing
-from assets.display.metadata import OWNERS, column_schema
+from assets.graph import stage_asset
 from assets.materialize import TRANSIENT, materialize, materialize_whole
-from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
 
-@dg.asset(
-    deps=[dg.AssetDep("images", partition_mapping=every_shard)],
-    group_name="embeddings",
-    kinds={"pytorch"},
-    owners=OWNERS,
-    pool="gpu",
-    retry_policy=TRANSIENT,
-    metadata={"dagster/column_schema": column_schema("towers")},
-)
+@stage_asset("towers", kinds={"pytorch"}, retry_policy=TRANSIENT)
 def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Tiny CLIP and DINOv2-shaped towers trained on the corpus itself (profile `demo`), with the band each space proposes.
 
@@ -36,20 +26,7 @@ def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
 def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinition:
     """One vector table. The three differ by model and by what they look at."""
 
-    @dg.asset(
-        name=signal,
-        description=description,
-        deps=[dg.AssetDep("images"), towers],
-        partitions_def=corpus_shards,
-        group_name="embeddings",
-        kinds={"lancedb", *kinds},
-        owners=OWNERS,
-        pool="gpu",
-        backfill_policy=SHARDS_PER_RUN,
-        retry_policy=TRANSIENT,
-        automation_condition=fill_missing(),
-        metadata={"dagster/column_schema": column_schema(signal)},
-    )
+    @stage_asset(signal, kinds={"lancedb", *kinds}, description=description, retry_policy=TRANSIENT)
     def vectors(
         context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
     ) -> dg.MaterializeResult:

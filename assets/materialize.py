@@ -10,10 +10,11 @@ import dagster as dg
 
 from assets.display.metadata import describe
 from mmret.errors import UserError
-from mmret.freshness import fingerprints as provenance
-from mmret.freshness import survey as staleness
+from mmret.freshness.fingerprints import inputs_of
 from mmret.lake import Facts, Lake
+from mmret.lake.inputs import record_inputs
 from mmret.settings import Profile
+from mmret.stages import STAGES, UNPARTITIONED
 from resources.lake import LakeResource, ProfileResource
 
 TRANSIENT = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -32,14 +33,14 @@ def passing(error: Exception) -> bool:
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
     """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing."""
-    inputs = provenance.inputs_of(lake, profile, table, partition)
+    inputs = inputs_of(lake, profile, table, partition)
     if inputs is None:
-        upstream = ", ".join(t for t, _ in provenance.STAGES[table].upstream)
+        upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))
         raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
     facts = lake.facts(table, partition)
-    if facts and facts.inputs == inputs.fingerprint and not provenance.STAGES[table].unfinished(profile, facts):
+    if facts and facts.inputs == inputs.fingerprint and not STAGES[table].unfinished(profile, facts):
         return facts, 0
-    staleness.record(lake, inputs)
+    record_inputs(lake, inputs)
     try:
         made = compute(lake, profile, partition, inputs.fingerprint)
     except Exception as error:
@@ -70,9 +71,9 @@ def materialize_whole(
 ) -> dg.MaterializeResult:
     """The same for a table that has one partition only."""
     store = lake.open()
-    facts, computed = current_or_compute(store, profile.of(store), table, provenance.UNPARTITIONED, compute)
+    facts, computed = current_or_compute(store, profile.of(store), table, UNPARTITIONED, compute)
     context.log.info(f"{table}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
-    shown = describe(store, table, provenance.UNPARTITIONED, facts, computed)
+    shown = describe(store, table, UNPARTITIONED, facts, computed)
     return dg.MaterializeResult(
         metadata={"dagster/row_count": shown.pop("dagster/partition_row_count"), **shown}, data_version=dg.DataVersion(facts.digest)
     )

@@ -4,31 +4,15 @@ import base64
 
 import dagster as dg
 
-from assets.automation.conditions import fill_missing
-from assets.display.metadata import OWNERS, column_schema, drawn
+from assets.display.metadata import drawn
+from assets.graph import stage_asset
 from assets.materialize import materialize, materialize_whole
-from assets.partitions import SHARDS_PER_RUN, corpus_shards, every_shard
 from mmret.lake import Lake
-from mmret.schemas import SIGNALS
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
 
-SHARD = {
-    "partitions_def": corpus_shards,
-    "owners": OWNERS,
-    "group_name": "mining",
-    "backfill_policy": SHARDS_PER_RUN,
-    "automation_condition": fill_missing(),
-}
 
-
-@dg.asset(
-    **SHARD,
-    deps=[*(dg.AssetDep(s, partition_mapping=every_shard) for s in SIGNALS), "towers"],
-    pool="gpu",
-    kinds={"pytorch", "parquet"},
-    metadata={"dagster/column_schema": column_schema("candidates")},
-)
+@stage_asset("candidates", kinds={"pytorch", "parquet"})
 def candidates(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
 ) -> dg.MaterializeResult:
@@ -46,13 +30,7 @@ def candidates(
     )
 
 
-@dg.asset(
-    **SHARD,
-    deps=[dg.AssetDep(candidates, partition_mapping=every_shard)],
-    kinds={"parquet"},
-    pool="lake",
-    metadata={"dagster/column_schema": column_schema("neighbours")},
-)
+@stage_asset("neighbours", kinds={"parquet"})
 def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """The k nearest images inside the band for every image and signal, merged from all candidate files that speak of them."""
     from mmret.mine.stage import mine_neighbours
@@ -79,14 +57,7 @@ def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.Markdo
     return dg.MetadataValue.md(f"![scores, bands and agreement of the signals](data:image/png;base64,{drawn})")
 
 
-@dg.asset(
-    deps=[dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "clip_image")],
-    group_name="mining",
-    kinds={"parquet"},
-    owners=OWNERS,
-    pool="lake",
-    metadata={"dagster/column_schema": column_schema("leaks")},
-)
+@stage_asset("leaks", kinds={"parquet"})
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
     from mmret.leaks.stage import write_leaks
@@ -96,13 +67,7 @@ def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profil
     )
 
 
-@dg.asset(
-    **SHARD,
-    deps=[neighbours, dg.AssetDep("images", partition_mapping=every_shard), leaks],
-    kinds={"parquet"},
-    pool="lake",
-    metadata={"dagster/column_schema": column_schema("pairs")},
-)
+@stage_asset("pairs", kinds={"parquet"})
 def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""
     from mmret.mine.stage import mine_pairs

@@ -25,9 +25,8 @@ def _recipe_names() -> list[str]:
 
 recipes = dg.StaticPartitionsDefinition(_recipe_names())
 
-SHARDS_PER_RUN = dg.BackfillPolicy.multi_run(4)
-"""A run costs some ten seconds whatever it does, and loads its models once: four shards of a backfill share one. Not more, for
-Dagster marks none of a failed run's shards as done (the lake knows better and computes none of them twice)."""
+PARTITIONS: dict[str, dg.PartitionsDefinition | None] = {"whole": None, "shard": corpus_shards, "recipe": recipes}
+"""Of a stage, by what the stage table says of its partitions."""
 
 every_shard = dg.AllPartitionMapping()
 """Fan-in: a partition that reads every shard there is (candidates of earlier shards, training sets)."""

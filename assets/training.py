@@ -5,24 +5,16 @@ from functools import partial
 
 import dagster as dg
 
-from assets.display.metadata import OWNERS, column_schema
 from assets.external_training.launch import train_outside
+from assets.graph import stage_asset
 from assets.materialize import materialize
-from assets.partitions import every_shard, recipes
 from mmret.cli.train import said
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
 
-RECIPE = {"partitions_def": recipes, "owners": OWNERS, "group_name": "training", "kinds": {"pytorch"}}
 
-
-@dg.asset(
-    **RECIPE,
-    deps=[dg.AssetDep("triplets", partition_mapping=every_shard), "towers"],
-    pool="gpu",
-    metadata={"dagster/column_schema": column_schema("checkpoints")},
-)
+@stage_asset("checkpoints", kinds={"pytorch"})
 def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """A trained retriever: a folder that stock transformers loads, with its training log and the recipe it came from."""
     from mmret.retriever.train.stage import train_on_lake, train_recipe
@@ -50,12 +42,7 @@ def curve(store: Lake, name: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![loss and held-out recall](data:image/png;base64,{picture})")
 
 
-@dg.asset(
-    **RECIPE,
-    deps=[checkpoints, *(dg.AssetDep(t, partition_mapping=every_shard) for t in ("images", "triplets"))],
-    pool="gpu",
-    metadata={"dagster/column_schema": column_schema("evaluations")},
-)
+@stage_asset("evaluations", kinds={"pytorch"})
 def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Composed retrieval over the whole corpus, trained and untrained, on queries that were kept out of training."""
     from mmret.benchmarks.stage import evaluate_recipe

@@ -24,13 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmret.freshness.survey import GROUPS  # noqa: E402
 from mmret.lake.store import Lake  # noqa: E402
+from mmret.stages import RUNS  # noqa: E402
 
-TABLES = [t for group in GROUPS for t in group if t not in ("checkpoints", "evaluations")]
+TABLES = [t for group in RUNS for t in group if t not in ("checkpoints", "evaluations")]
 PLAIN = """
 import sys
-from mmret import provenance
+from mmret.freshness.fingerprints import fingerprint_now
 from mmret.lake.configuration import resolve
 from mmret.lake import Lake
 from mmret.annotate.backends.load import load_annotator
@@ -45,7 +45,7 @@ from mmret.schemas import SIGNALS
 
 lake = Lake(sys.argv[1])
 settings = resolve(lake)[0]
-inputs = lambda table, shard: provenance.wanted(lake, settings, table, shard)
+inputs = lambda table, shard: fingerprint_now(lake, settings, table, shard)
 shards = lake.shards()
 for s in shards:
     ingest_shard(lake, s, settings.ingest, inputs("images", s))

@@ -17,12 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmret.freshness.survey import GROUPS
 from mmret.lake import Lake
+from mmret.stages import RUNS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = ROOT / "docs" / "rescaling.md"
-STAGES = tuple(table for group in GROUPS for table in group)
+STAGES = tuple(table for group in RUNS for table in group)
 
 
 def documented() -> tuple[str, dict[str, dict[str, int]]]:

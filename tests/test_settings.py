@@ -71,8 +71,8 @@ def test_a_lake_remembers_sources_and_overrides_and_adds_new_ones(tmp_path):
     ],
 )
 def test_a_setting_touches_the_stages_that_read_it_and_no_earlier_one(setting, first):
-    from mmret.freshness.fingerprints import STAGES
+    from mmret.stages import FINGERPRINTED
 
     before, after = load_profile("demo"), load_profile("demo", setting)
-    touched = [s.table for s in STAGES.values() if s.settings(before, "demo") != s.settings(after, "demo")]
+    touched = [s.name for s in FINGERPRINTED.values() if s.fingerprinted(before, "demo") != s.fingerprinted(after, "demo")]
     assert (touched[0] if touched else None) == first

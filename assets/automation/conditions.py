@@ -10,14 +10,14 @@ from datetime import datetime
 from functools import lru_cache
 
 import dagster as dg
-from dagster import AssetKey
-from dagster._core.definitions.events import AssetKeyPartitionKey
 
+from assets.dagster_internals.partition_subsets import partitions_result
 from assets.runner.run import busy
-from mmret.freshness.fingerprints import UNPARTITIONED
-from mmret.freshness.survey import Snapshot, Status, due, new_pairs, recorded, survey
+from mmret.freshness.survey import Snapshot, Status, due, new_pairs, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.lake.inputs import read_inputs
+from mmret.stages import UNPARTITIONED, stage_of
 from resources.lake import lake_folder
 
 AC = dg.AutomationCondition
@@ -32,16 +32,12 @@ def _surveyed(folder: str, _tick: datetime) -> list[Status]:
     return survey(lake, resolve(lake)[0])
 
 
-def _subset(context: dg.AutomationContext, partitions: set[str]) -> dg.AutomationResult:
-    key = context.key
-    keys = {AssetKeyPartitionKey(key, None if p == UNPARTITIONED else p) for p in partitions}
-    found = context.asset_graph_view.get_asset_subset_from_asset_partitions(key, keys, validate_existence=True)
-    return dg.AutomationResult(context, found.compute_intersection(context.candidate_subset))
+def _result(context: dg.AutomationContext, partitions: set[str]) -> dg.AutomationResult:
+    return partitions_result(context, [None if p == UNPARTITIONED else p for p in partitions])
 
 
-def _table(key: AssetKey) -> str:
-    table = key.path[-1]
-    return "images" if table == "rejects" else table
+def _stage(context: dg.AutomationContext) -> str:
+    return stage_of(context.key.path[-1]).name
 
 
 class Due(dg.AutomationCondition):
@@ -53,7 +49,7 @@ class Due(dg.AutomationCondition):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         work = due(_surveyed(lake_folder(), context.evaluation_time), together=True)
-        return _subset(context, {w.partition for w in work if _table(context.key) in w.tables})
+        return _result(context, {w.partition for w in work if _stage(context) in w.tables})
 
 
 class InLake(dg.AutomationCondition):
@@ -65,7 +61,7 @@ class InLake(dg.AutomationCondition):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         statuses = _surveyed(lake_folder(), context.evaluation_time)
-        return _subset(context, {s.partition for s in statuses if s.table == _table(context.key) and s.state == "current"})
+        return _result(context, {s.partition for s in statuses if s.table == _stage(context) and s.state == "current"})
 
 
 class EnoughNewPairs(dg.AutomationCondition):
@@ -83,7 +79,7 @@ class EnoughNewPairs(dg.AutomationCondition):
             if s.table == "checkpoints" and s.state != "current" and not s.waits_for
         ]
         profile = resolve(lake)[0] if settled else None
-        return _subset(
+        return _result(
             context,
             {recipe for recipe in settled if recipe in profile.train and new_pairs(lake, recipe) >= profile.automation.new_pairs},
         )
@@ -99,14 +95,14 @@ class NewCheckpoint(dg.AutomationCondition):
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         lake = Snapshot(lake_folder())
         statuses = _surveyed(lake_folder(), context.evaluation_time)
-        return _subset(context, {s.partition for s in statuses if s.table == "evaluations" and _unmeasured(lake, s.partition)})
+        return _result(context, {s.partition for s in statuses if s.table == "evaluations" and _unmeasured(lake, s.partition)})
 
 
 def _unmeasured(lake: Lake, recipe: str) -> bool:
     checkpoint, evaluation = lake.facts("checkpoints", recipe), lake.facts("evaluations", recipe)
     if checkpoint is None or evaluation is None:
         return checkpoint is not None
-    made_from = recorded(lake, evaluation.inputs) or {"upstream": {}}
+    made_from = read_inputs(lake, evaluation.inputs) or {"upstream": {}}
     return made_from["upstream"].get("checkpoints", {}).get(recipe, [None])[0] != checkpoint.digest
 
 
@@ -130,5 +126,10 @@ def new_checkpoint() -> dg.AutomationCondition:
     return _quietly(NewCheckpoint(), "new_checkpoint")
 
 
-CONDITIONS = {"towers": fill_missing(), "leaks": fill_missing(), "checkpoints": enough_new_pairs(), "evaluations": new_checkpoint()}
-"""Of the assets that are not partitioned by shard."""
+CONDITIONS: dict[str, dg.AutomationCondition | None] = {
+    "first": None,
+    "when missing or stale": fill_missing(),
+    "after enough new pairs": enough_new_pairs(),
+    "after a new checkpoint": new_checkpoint(),
+}
+"""Of a stage, by what the stage table says of when it starts."""

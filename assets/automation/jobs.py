@@ -6,10 +6,12 @@ import dagster as dg
 
 from assets.automation.upkeep import compact
 from assets.partitions import corpus_shards, recipes
+from mmret.stages import assets_of, names_of
 
-SHARD_STAGES = dg.AssetSelection.groups("corpus", "embeddings", "mining", "annotation") - dg.AssetSelection.assets(
-    "corpus_manifest", "towers", "leaks"
-)
+SHARDS = dg.AssetSelection.assets(*assets_of(names_of("shard")))
+UP_TO_TRIPLETS = SHARDS | dg.AssetSelection.assets(*names_of("whole"))
+"""Everything that is computed from the corpus; training waits for people or for enough new pairs."""
+
 
 seal_corpus = dg.define_asset_job(
     "seal_corpus", dg.AssetSelection.assets("corpus_manifest"), description="List the sources and register new shards."
@@ -17,7 +19,7 @@ seal_corpus = dg.define_asset_job(
 
 stale_shards = dg.define_asset_job(
     "stale_shards",
-    SHARD_STAGES | dg.AssetSelection.assets("towers", "leaks"),
+    UP_TO_TRIPLETS,
     description="What the schedule launches: any stages up to triplets, over a range of shards.",
 )
 
@@ -32,14 +34,12 @@ JOBS = [
     dg.define_asset_job(
         "train_towers", dg.AssetSelection.assets("towers"), description="Train the demo's similarity models on the corpus, once."
     ),
-    _shard_job("encode", SHARD_STAGES & dg.AssetSelection.groups("embeddings"), description="The three vector tables of a shard."),
+    _shard_job("encode", SHARDS & dg.AssetSelection.groups("embeddings"), description="The three vector tables of a shard."),
     _shard_job("mine", dg.AssetSelection.groups("mining"), description="Candidates, neighbours and pairs of a shard."),
     _shard_job(
         "annotate", dg.AssetSelection.groups("annotation"), description="Descriptions, instructions and triplets of a shard."
     ),
-    _shard_job(
-        "synthesise", SHARD_STAGES | dg.AssetSelection.assets("leaks"), description="From pictures to triplets, shard by shard."
-    ),
+    _shard_job("synthesise", SHARDS | dg.AssetSelection.assets("leaks"), description="From pictures to triplets, shard by shard."),
     dg.define_asset_job(
         "train_and_evaluate",
         dg.AssetSelection.groups("training"),

@@ -12,9 +12,9 @@ from assets.automation.jobs import stale_shards
 from assets.automation.upkeep import nightly
 from assets.partitions import corpus_shards
 from assets.runner.run import busy
-from mmret.freshness.fingerprints import UNPARTITIONED
 from mmret.freshness.survey import Work, due, survey
 from mmret.lake.configuration import resolve
+from mmret.stages import UNPARTITIONED, assets_of
 from resources.lake import LakeResource
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -36,7 +36,7 @@ def ranges(work: Iterable[Work], order: list[str]) -> Iterator[list[Work]]:
 def request(run: list[Work]) -> dg.RunRequest:
     """One run over a range of shards, tagged with the reason."""
     tables, first, last = run[0].tables, run[0].partition, run[-1].partition
-    keys = [dg.AssetKey(t) for t in ((*tables, "rejects") if "images" in tables else tables)]
+    keys = [dg.AssetKey(t) for t in assets_of(tables)]
     why = "; ".join(dict.fromkeys(reason for work in run for reason in work.reasons))
     tags = {"mmret/because": why[:250], "dagster/priority": "-1"}
     if first != UNPARTITIONED:

@@ -8,14 +8,14 @@ import time
 
 import dagster as dg
 
-from assets.automation.jobs import SHARD_STAGES, seal_corpus
+from assets.automation.jobs import UP_TO_TRIPLETS, seal_corpus
 from assets.automation.upkeep import fresh_catalogue
 from assets.runner.run import busy
-from mmret.freshness.fingerprints import UNPARTITIONED
 from mmret.freshness.survey import survey
 from mmret.hashing import fingerprint
 from mmret.ingest.watch import signature, watched
 from mmret.lake.configuration import resolve
+from mmret.stages import UNPARTITIONED
 from resources.lake import LakeResource
 
 
@@ -92,7 +92,7 @@ SENSORS = [
     stale_partitions,
     dg.AutomationConditionSensorDefinition(
         "missing_or_stale_shards",
-        target=SHARD_STAGES | dg.AssetSelection.assets("towers", "leaks"),
+        target=UP_TO_TRIPLETS,
         use_user_code_server=True,
         default_status=dg.DefaultSensorStatus.STOPPED,
         minimum_interval_seconds=30,

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from assets.checks.sql import Check, sql_check
-from mmret.freshness.survey import Snapshot, recorded
+from mmret.freshness.survey import Snapshot
 from mmret.lake import Facts, Lake
+from mmret.lake.inputs import read_inputs
 from mmret.schemas import SIGNALS
 
 Expected = Callable[[dict[str, Facts]], int]
@@ -37,7 +38,7 @@ def _conserved(asset: str, upstream: str, rule: str, expected: Expected, *, bloc
 
 
 def _made_from(lake: Lake, facts: Facts, upstream: str, shard: str) -> bool:
-    read = recorded(lake, facts.inputs)
+    read = read_inputs(lake, facts.inputs)
     if read is None:  # made before inputs were kept
         return True
     now = lake.facts(upstream, shard)

@@ -12,10 +12,10 @@ from typing import Any
 
 import dagster as dg
 
-from mmret.freshness.fingerprints import STAGES
 from mmret.freshness.survey import survey
 from mmret.lake import Lake
 from mmret.settings import Profile
+from mmret.stages import COMPUTED, stage_of
 from resources.lake import LakeResource, ProfileResource
 from resources.warehouse import Warehouse
 
@@ -66,9 +66,9 @@ def only_current(connection: Any, lake: Lake, profile: Profile, asset: str) -> N
     from mmret.warehouse.catalogue import current_files
     from mmret.warehouse.views import table_view
 
-    stage = "images" if asset == "rejects" else asset
-    if stage not in STAGES:
+    if asset not in COMPUTED:
         return
+    stage = stage_of(asset).name
     current = {s.partition for s in survey(lake, profile) if s.table == stage and s.state == "current"}
     files = current_files(lake)[asset]
     connection.execute(table_view(asset, [path for partition, path in files.items() if partition in current]))

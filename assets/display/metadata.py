@@ -7,9 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from assets.automation.conditions import CONDITIONS
 from assets.display.lineage import column_lineage
-from mmret.freshness.fingerprints import STAGES
 from mmret.lake import Facts, Lake
 from mmret.schemas import SIGNALS, TABLES
 
@@ -26,21 +24,6 @@ _ESCAPES = str.maketrans(
 def column_schema(table: str) -> dg.TableSchema:
     """The Arrow schema of ``table`` as the UI draws it."""
     return dg.TableSchema(columns=[dg.TableColumn(f.name, str(f.type)) for f in TABLES[table]])
-
-
-def completed(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    """``asset`` with what the graph as a whole decides: the code version under which the lake itself would compute it again,
-    and when it runs by itself."""
-
-    def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
-        table = spec.key.path[-1]
-        stage = STAGES.get("images" if table == "rejects" else table)
-        return spec.replace_attributes(
-            code_version=stage.version if stage else spec.code_version,
-            automation_condition=spec.automation_condition or CONDITIONS.get(table),
-        )
-
-    return asset.map_asset_specs(complete)
 
 
 def histogram(scores: pa.Table) -> str:

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
-from mmret.freshness import fingerprints as provenance
-from mmret.freshness.fingerprints import UNPARTITIONED
-from mmret.freshness.survey import GROUPS
+from mmret.freshness.fingerprints import current_facts
 from mmret.lake import Lake
 from mmret.settings import Profile
+from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
 from resources.models import kept
 
 OnStage = Callable[[list[str], str | None, int, int], None]
@@ -119,7 +118,7 @@ class Runner:
         import dagster as dg
 
         started, tables = time.monotonic(), tuple(tables)
-        keys = {dg.AssetKey(t) for t in ((*tables, "rejects") if "images" in tables else tables)}
+        keys = {dg.AssetKey(t) for t in assets_of(tables)}
         # checks look at the whole lake: they run once at the end, not with every shard
         if tables not in self._jobs:
             self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
@@ -172,9 +171,13 @@ class Runner:
     def stale(self, tables: Sequence[str], partition: str) -> list[str]:
         """From the first stage of ``tables`` that is not current to the last: one change runs what stands on it."""
         for i, table in enumerate(tables):
-            if provenance.current(self.lake, self.profile, table, partition) is None:
+            if current_facts(self.lake, self.profile, table, partition) is None:
                 return list(tables[i:])
         return []
+
+    def _partitions(self, stage: str) -> list[str | None]:
+        by_kind = {"whole": [None], "shard": self.lake.shards(), "recipe": list(self.profile.train)}
+        return by_kind[STAGES[stage].partitions]
 
     def run(self, until: str | None = None) -> Outcome:
         """Bring the lake up to date; ``until``: no further than that stage, and without the checks."""
@@ -182,12 +185,12 @@ class Runner:
         self.on_stage(["corpus_manifest"], None, 0, 1)
         self.launch(["corpus_manifest"], None)
         self.instance.add_dynamic_partitions("corpus_shards", self.lake.shards())
-        groups = list(GROUPS)
+        groups = list(RUNS)
         if until is not None:
             last = next(i for i, group in enumerate(groups) if until in group)
             groups = [*groups[:last], groups[last][: groups[last].index(until) + 1]]
         for group in groups:
-            keys = {"towers": [None], "leaks": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
+            keys = self._partitions(group[0])
             first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
             done = 0
             with kept():

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from mmret.errors import UserError
-from mmret.freshness.fingerprints import STAGES, UNPARTITIONED
 from mmret.freshness.survey import partitions_of, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.stages import FINGERPRINTED, STAGES, UNPARTITIONED, assets_of
 
 LAUNCH = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
@@ -61,26 +61,24 @@ def needed(lake: Lake, stages: Iterable[str], named: Iterable[str]) -> Selection
     """
     profile = resolve(lake)[0]
     stages, named = list(stages), list(named)
-    if unknown := [s for s in stages if s not in STAGES]:
-        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(STAGES)}")
-    wanted = stages or [t for t in STAGES if t not in ("checkpoints", "evaluations")]
+    if unknown := [s for s in stages if s not in FINGERPRINTED]:
+        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(FINGERPRINTED)}")
+    wanted = stages or [t for t, stage in FINGERPRINTED.items() if stage.partitions != "recipe"]
     if not named:
         found: Selection = {}
         for status in survey(lake, profile):
             if status.table in wanted and status.state != "current":
                 found.setdefault(status.table, []).append(status.partition)
         return found
-    existing = {
-        t: list(profile.recipes) if t in ("checkpoints", "evaluations") else partitions_of(lake, profile, t) for t in wanted
-    }
+    existing = {t: list(profile.recipes) if STAGES[t].partitions == "recipe" else partitions_of(lake, profile, t) for t in wanted}
     if unknown := [p for p in named if not any(p in have for have in existing.values())]:
         raise UserError(f"no partition {', '.join(unknown)} of {', '.join(wanted)}; shards: {', '.join(lake.shards())}")
     return {t: chosen for t, have in existing.items() if (chosen := [p for p in have if p in named])}
 
 
 def selectors(selection: Selection) -> list[dict[str, Any]]:
-    """``selection`` as GraphQL's ``partitionsByAssets``; ``rejects`` is written with ``images``."""
-    chosen = {**selection, "rejects": selection["images"]} if "images" in selection else selection
+    """``selection`` as GraphQL's ``partitionsByAssets``, with every asset that its stages write."""
+    chosen = {asset: parts for stage, parts in selection.items() for asset in assets_of([stage])}
     return [
         {
             "assetKey": {"path": [table]},

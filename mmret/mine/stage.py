@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from mmret import progress
 from mmret.encode.stage import read_vectors
 from mmret.errors import UserError
-from mmret.freshness.fingerprints import STAGES, Inputs
 from mmret.lake import Facts, Lake
+from mmret.lake.inputs import read_inputs
 from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose, pair_scores
@@ -119,35 +119,39 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
     """Merge every file that speaks of ``shard``'s images: its own and those of all later shards.
 
     Where the partition of before is the merge of the first of them as they are today, it stands for them: a corpus that
-    grew by a shard reads one new file.
+    grew by a shard reads one new file. Noted are the shards that the rows may point to (``linked_shards``): the files say it.
     """
     files = [s for s in lake.shards() if s >= shard]
-    done = _merged_before(lake, shard, settings.k, files)
-    before = [lake.read("neighbours", shard)] if done else []
-    later = (lake.read("candidates", s, filters=pc.field("query_shard") == shard) for s in files[done:])
-    merged = neighbours(chain(before, later), settings.k)
+    done = _files_merged_before(lake, shard, inputs, files)
+    linked = {s for s in lake.shards() if s <= shard}
+    if done:
+        linked |= set(lake.facts("neighbours", shard).notes.get("linked_shards", files[:done]))
+
+    def parts() -> Iterator[pa.Table]:
+        if done:
+            yield lake.read("neighbours", shard)
+        for file in files[done:]:
+            rows = lake.read("candidates", file, filters=pc.field("query_shard") == shard)
+            if rows.num_rows:
+                linked.add(file)
+            yield rows
+
+    merged = neighbours(parts(), settings.k)
     in_band = pc.sum(pc.invert(merged["above_band"])).as_py() or 0
-    return lake.write("neighbours", shard, merged, inputs, in_band=in_band, above_band=merged.num_rows - in_band)
+    notes = {"in_band": in_band, "above_band": merged.num_rows - in_band, "linked_shards": sorted(linked)}
+    return lake.write("neighbours", shard, merged, inputs, **notes)
 
 
-def _merged_before(lake: Lake, shard: str, k: int, files: list[str]) -> int:
-    """How many of ``files``, from the first, the partition of before holds; 0 where its fingerprint does not prove it.
-
-    The fingerprint covers the stage's version, ``k`` and the content of every file, so nothing that changed is kept.
-    """
-    before = lake.facts("neighbours", shard)
-    seen = [("candidates", s, lake.facts("candidates", s)) for s in files]
-    if before is None or any(facts is None for *_, facts in seen):
+def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) -> int:
+    """How many of ``files``, from the first, the partition of before holds; 0 where what it was made from does not prove it:
+    the same version, settings and content of every file."""
+    facts = lake.facts("neighbours", shard)
+    before, now = (read_inputs(lake, facts.inputs) if facts else None), read_inputs(lake, inputs)
+    if before is None or now is None or any(before[part] != now[part] for part in ("version", "settings")):
         return 0
-    version = STAGES["neighbours"].version
-    return next(
-        (
-            count
-            for count in range(len(files) - 1, 0, -1)
-            if Inputs("neighbours", version, k, tuple(seen[:count])).fingerprint == before.inputs
-        ),
-        0,
-    )
+    held, wanted = (parts["upstream"].get("candidates", {}) for parts in (before, now))
+    count = len(held)
+    return count if count < len(files) and list(held.items()) == [(f, wanted.get(f)) for f in files[:count]] else 0
 
 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:

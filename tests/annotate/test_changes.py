@@ -14,7 +14,7 @@ from mmret.annotate.backends import load as backends
 from mmret.annotate.stage import seconds_left
 from mmret.cli.estimate import reckon
 from mmret.errors import UserError
-from mmret.freshness import fingerprints as provenance
+from mmret.freshness import fingerprints
 from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
 from tests.annotate.server import RudeServer
@@ -97,7 +97,7 @@ def test_partitions_of_earlier_versions_count_as_they_are(shelf: Shelf) -> None:
     facts = shelf.lake.facts("descriptions", SHARD)
     notes = {k: v for k, v in facts.notes.items() if k not in ("unanswered", "retries", "annotation_seconds", "model")}
     shelf.lake.write("descriptions", SHARD, shelf.lake.read("descriptions", SHARD), facts.inputs, **notes)
-    assert provenance.current(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is not None
+    assert fingerprints.current_facts(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is not None
     assert seconds_left(shelf.lake, "descriptions", SHARD) is None
 
 

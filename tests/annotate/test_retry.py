@@ -3,15 +3,14 @@ and no others, and what is refused for good, or every time, is not sent for ever
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from mmret.annotate.retry import retry_notes, unanswered, unfinished
-from mmret.freshness import fingerprints as provenance
-from mmret.freshness import survey as staleness
+from mmret.freshness import fingerprints, survey
 from mmret.schemas import DESCRIPTIONS
 from tests.annotate.server import Status
 from tests.annotate.shelf import SHARD, Shelf
@@ -30,8 +29,8 @@ def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, undisturbe
     failed = int(sum(unanswered(shelf.lake.read("descriptions", SHARD)).to_pylist()))
     silent = int(sum(unanswered(shelf.lake.read("instructions", SHARD)).to_pylist()))
     assert failed
-    assert provenance.current(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is None
-    told = {(s.table, s.partition): s for s in staleness.survey(shelf.lake, shelf.profile("http://any"))}
+    assert fingerprints.current_facts(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is None
+    told = {(s.table, s.partition): s for s in survey.survey(shelf.lake, shelf.profile("http://any"))}
     assert f"{failed:,} requests got no answer" in told["descriptions", SHARD].reasons
     sent, rows = shelf.run()
     assert sent == failed + silent + failed  # those described now are instructed for the first time
@@ -40,18 +39,16 @@ def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, undisturbe
     assert shelf.run() == (0, 0)
 
 
-def test_nothing_by_itself_asks_again_so_soon(shelf: Shelf) -> None:
+def test_nothing_by_itself_asks_again_so_soon(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sensor looks every half minute: a server that is down for ten must not use up the attempts, nor fill the history."""
     shelf.run(_failing(Status(500)))
     profile = shelf.profile("http://any")
 
     def work() -> list[str]:
-        return [t for w in staleness.due(staleness.survey(shelf.lake, profile)) if w.partition == SHARD for t in w.tables]
+        return [t for w in survey.due(survey.survey(shelf.lake, profile)) if w.partition == SHARD for t in w.tables]
 
     assert "descriptions" not in work() and "triplets" in work()  # what was written goes on
-    for table in ("descriptions", "instructions"):
-        path = shelf.lake.path(table, SHARD)
-        os.utime(path, (path.stat().st_mtime - staleness.RETRY_SECONDS,) * 2)
+    monkeypatch.setattr(survey, "RETRY_SECONDS", 0)
     assert "descriptions" in work()
 
 
@@ -62,7 +59,7 @@ def test_what_fails_every_time_is_left_after_so_many_runs(shelf: Shelf) -> None:
     assert sent[0] > 0 and sent[0] == sent[1] and sent[2:] == [0, 0]
     assert shelf.lake.facts("descriptions", SHARD).notes["retries"] == 2
     raised = shelf.profile("http://any", retries=3)
-    assert provenance.current(shelf.lake, raised, "descriptions", SHARD) is None
+    assert fingerprints.current_facts(shelf.lake, raised, "descriptions", SHARD) is None
 
 
 def test_what_is_refused_for_good_is_not_sent_again_with_what_is_retried(shelf: Shelf) -> None:

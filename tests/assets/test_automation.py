@@ -11,10 +11,11 @@ from assets.automation.schedules import backfill_missing_and_stale, ranges
 from assets.automation.sensors import new_pictures, stale_partitions
 from assets.definitions import defs
 from assets.runner.run import exclusive
-from mmret.freshness.survey import SHARDED, Work, due, survey
+from mmret.freshness.survey import Work, due, survey
 from mmret.ingest.watch import signature
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.stages import names_of
 from resources.lake import LakeResource
 from tests.assets.pictures import drop
 
@@ -185,7 +186,7 @@ def test_a_changed_folder_has_another_signature(tmp_path, change_):
 
 def test_a_new_shard_is_followed_through_every_stage_by_what_is_due(lake):
     """Deleting a shard's tables one stage at a time gives the order in which they come back."""
-    for table in SHARDED:
+    for table in names_of("shard"):
         lake.path(table, "shard-00001").unlink()
     work = due(survey(lake, resolve(lake)[0]))
     assert [(w.tables, w.partition) for w in work] == [(("images",), "shard-00001")]

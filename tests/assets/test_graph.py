@@ -8,20 +8,19 @@ from assets.definitions import defs
 from assets.display.lineage import LINEAGE
 from assets.display.metadata import histogram
 from assets.partitions import corpus_shards
-from mmret.freshness.fingerprints import STAGES
-from mmret.freshness.survey import GROUPS, SHARDED
 from mmret.schemas import TABLES
+from mmret.stages import RUNS, STAGES, names_of
 
 GRAPH = defs.resolve_asset_graph()
 
 
-@pytest.mark.parametrize("table", [t for group in GROUPS for t in group])
+@pytest.mark.parametrize("table", [t for group in RUNS for t in group])
 def test_a_stage_has_the_lake_s_code_version_a_condition_and_a_known_pool(table):
     node = GRAPH.get(dg.AssetKey(table))
     assert node.code_version == STAGES[table].version
     assert node.automation_condition is not None
     assert node.pools <= POOLS.keys() and node.pools
-    if table in SHARDED:
+    if table in names_of("shard"):
         assert node.partitions_def == corpus_shards and node.backfill_policy.max_partitions_per_run == 4
 
 

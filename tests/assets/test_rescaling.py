@@ -5,11 +5,12 @@ import shlex
 import pytest
 
 from bench.rescaling import STAGES, change, documented, run
-from mmret.freshness.survey import SHARDED, survey
+from mmret.freshness.survey import survey
 from mmret.ingest.seal import KNOWN, seal
 from mmret.ingest.selection import reselect
 from mmret.lake.configuration import resolve
 from mmret.settings import parse_override
+from mmret.stages import names_of
 
 FIRST, TABLE = documented()
 SETTINGS = {
@@ -33,7 +34,7 @@ def test_a_changed_setting_makes_stale_what_the_table_says(lake, arguments):
     for status in survey(lake, settings):
         touched[status.table] += status.state != "current"
     shards = len(lake.shards())
-    assert {t: n * 4 // shards if t in SHARDED else n for t, n in touched.items()} == TABLE[arguments]
+    assert {t: n * 4 // shards if t in names_of("shard") else n for t, n in touched.items()} == TABLE[arguments]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_corpus_that_grows_or_shrinks_makes_stale_what_the_table_says(lake, ar
     for status in survey(lake, settings):
         touched[status.table] += status.state != "current"
     shards = len(lake.shards())
-    scaled = {t: 4 + shards - before if t in SHARDED and n == shards else n for t, n in touched.items()}
+    scaled = {t: 4 + shards - before if t in names_of("shard") and n == shards else n for t, n in touched.items()}
     assert scaled == TABLE[arguments]
 
 

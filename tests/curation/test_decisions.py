@@ -10,7 +10,7 @@ import pytest
 from mmret.curation import decisions
 from mmret.curation.decisions import DecisionLog, fingerprint_of, heeded, latest
 from mmret.errors import UserError
-from mmret.freshness import fingerprints as provenance
+from mmret.freshness import fingerprints
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 
@@ -92,15 +92,15 @@ def test_a_recipe_is_stale_exactly_when_other_pairs_are_left_out(small_lake, tmp
     plain = resolve(lake)[0]
     heeding = resolve(lake, overrides={"recipes.demo.decisions": "without_rejected"})[0]
     ids = lake.read("triplets")["pair_id"].to_pylist()
-    before = [provenance.wanted(lake, p, "checkpoints", "demo") for p in (plain, heeding)]
-    assert provenance.current(lake, plain, "checkpoints", "demo")
+    before = [fingerprints.fingerprint_now(lake, p, "checkpoints", "demo") for p in (plain, heeding)]
+    assert fingerprints.current_facts(lake, plain, "checkpoints", "demo")
     log = DecisionLog(lake, "ann")
     log.add(ids[:1], "rejected")
     log.add(ids[1:2], "accepted")
-    assert provenance.wanted(lake, plain, "checkpoints", "demo") == before[0]
-    assert provenance.wanted(lake, heeding, "checkpoints", "demo") != before[1]
+    assert fingerprints.fingerprint_now(lake, plain, "checkpoints", "demo") == before[0]
+    assert fingerprints.fingerprint_now(lake, heeding, "checkpoints", "demo") != before[1]
     log.add(ids[:1], "withdrawn")
-    assert provenance.wanted(lake, heeding, "checkpoints", "demo") == before[1]
+    assert fingerprints.fingerprint_now(lake, heeding, "checkpoints", "demo") == before[1]
     assert fingerprint_of(lake, "only_accepted") != fingerprint_of(lake, "without_rejected")
 
 

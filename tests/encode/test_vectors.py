@@ -201,18 +201,18 @@ def test_a_raised_version_of_the_code_makes_a_new_model_of_the_same_weights(
 def test_weights_changed_in_place_make_the_stage_stale(clip_folder: Path, tmp_path: Path) -> None:
     import shutil
 
-    from mmret.freshness.fingerprints import STAGES
     from mmret.settings import load_profile
+    from mmret.stages import STAGES
 
     copy = Path(shutil.copytree(clip_folder, tmp_path / "copy"))
     profiles = [
         load_profile("local", {"encoders.clip_image": {"kind": "clip", "model": str(path)}}) for path in (clip_folder, copy)
     ]
-    one, other = (STAGES["clip_image"].settings(p, SHARD)["weights"] for p in profiles)
+    one, other = (STAGES["clip_image"].fingerprinted(p, SHARD)["weights"] for p in profiles)
     assert one == other
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    assert STAGES["clip_image"].settings(profiles[1], SHARD)["weights"] != one
-    assert "weights" not in STAGES["clip_image"].settings(load_profile("demo"), SHARD)
+    assert STAGES["clip_image"].fingerprinted(profiles[1], SHARD)["weights"] != one
+    assert "weights" not in STAGES["clip_image"].fingerprinted(load_profile("demo"), SHARD)
 
 
 def test_batches_follow_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from mmret.freshness.fingerprints import current, wanted
+from mmret.freshness.fingerprints import current_facts, inputs_of
 from mmret.lake import Lake
+from mmret.lake.inputs import record_inputs
 from mmret.mine.stage import mine_neighbours
 from mmret.schemas import CANDIDATES, CORPUS_MANIFEST, SIGNALS
 from mmret.settings import Profile, load_profile
@@ -39,7 +40,9 @@ def add_candidates(lake: Lake, at: int, shift: float = 0) -> None:
 
 
 def merge(lake: Lake, profile: Profile = PROFILE, inputs: str | None = None) -> pa.Table:
-    mine_neighbours(lake, FIRST, profile.mine, inputs or wanted(lake, profile, "neighbours", FIRST))
+    parts = inputs_of(lake, profile, "neighbours", FIRST)
+    record_inputs(lake, parts)
+    mine_neighbours(lake, FIRST, profile.mine, inputs or parts.fingerprint)
     return lake.read("neighbours", FIRST)
 
 
@@ -76,7 +79,7 @@ def test_growth_reads_the_new_files_and_equals_a_fresh_merge(lake, read, new):
         add_candidates(lake, at)
     grown = merge(lake)
     assert read[:-1] == [("neighbours", FIRST), *(("candidates", f"shard-{at:05d}") for at in range(3, 3 + new))]
-    assert current(lake, PROFILE, "neighbours", FIRST)
+    assert current_facts(lake, PROFILE, "neighbours", FIRST)
     assert grown == fresh(lake) and any(target.startswith("3-") for target in grown["target_id"].to_pylist())
 
 

@@ -14,7 +14,7 @@ import mmret
 from mmret import progress
 from mmret.cli import app
 from mmret.errors import UserError
-from mmret.freshness import fingerprints as provenance
+from mmret.freshness import fingerprints
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.retriever.train.stage import base_folder, train_recipe
@@ -69,9 +69,9 @@ def test_an_mllm_trains_on_a_lake_and_merges_by_command(lake, tmp_path):
 
 def test_a_recipe_that_goes_on_from_another_is_computed_from_its_checkpoint(lake):
     profile = resolve(lake, overrides={"recipes.next": {"base": "checkpoints/demo"}})[0]
-    assert ("checkpoints", "demo") in provenance.reads(lake, profile, "checkpoints", "next")
-    assert provenance.wanted(lake, profile, "checkpoints", "next") is None  # not trained yet
-    assert ("checkpoints", "demo") not in provenance.reads(lake, profile, "checkpoints", "demo")
+    assert ("checkpoints", "demo") in fingerprints.upstream_of(lake, profile, "checkpoints", "next")
+    assert fingerprints.fingerprint_now(lake, profile, "checkpoints", "next") is None  # not trained yet
+    assert ("checkpoints", "demo") not in fingerprints.upstream_of(lake, profile, "checkpoints", "demo")
 
 
 def test_a_recipe_may_start_from_another_recipes_checkpoint(tmp_path):

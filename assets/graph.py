@@ -1,0 +1,73 @@
+"""From the stage table (:mod:`mmret.stages`) to Dagster: an asset's dependencies, partitions, pool, version and when it runs.
+
+An asset says what it is for and which function computes it; all else of it stands in the table and is derived here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from assets.automation.conditions import CONDITIONS
+from assets.display.metadata import OWNERS, column_schema
+from assets.partitions import PARTITIONS, every_shard
+from mmret.stages import STAGES, Reads, Stage, stage_of
+
+POOL_OF = {"cpu": "lake", "gpu": "gpu", "vlm": "vlm"}
+"""The concurrency pool (:mod:`assets.automation.pools`) of what a stage needs."""
+SHARDS_PER_RUN = dg.BackfillPolicy.multi_run(4)
+"""A run costs some ten seconds whatever it does, and loads its models once: four shards of a backfill share one. Not more, for
+Dagster marks none of a failed run's shards as done (the lake knows better and computes none of them twice)."""
+
+
+def dependencies(stage: Stage) -> list[dg.AssetDep]:
+    """One for each table that every partition of the stage reads; all its shards where it reads others than its own."""
+    found: dict[str, dg.AssetDep] = {}
+    for read in stage.reads:
+        found.setdefault(read.table, dg.AssetDep(read.table, partition_mapping=_mapping(stage, read)))
+    return list(found.values())
+
+
+def _mapping(stage: Stage, read: Reads) -> dg.PartitionMapping | None:
+    upstream = STAGES[read.table]
+    fan_in = upstream.partitions == "shard" and (read.scope != "same" or stage.partitions != "shard")
+    return every_shard if fan_in else None
+
+
+def _placement(stage: Stage) -> dict[str, Any]:
+    """How the stage's steps run: partitions, pool, and shards of a backfill per run."""
+    placement: dict[str, Any] = {"partitions_def": PARTITIONS[stage.partitions], "pool": POOL_OF[stage.needs]}
+    return placement | ({"backfill_policy": SHARDS_PER_RUN} if stage.partitions == "shard" else {})
+
+
+def _facts_of(table: str, kinds: set[str]) -> dict[str, Any]:
+    """What the UI shows of a table's asset, and when it runs by itself."""
+    stage = stage_of(table)
+    return {
+        "group_name": stage.group,
+        "kinds": kinds,
+        "owners": OWNERS,
+        "code_version": stage.version,
+        "metadata": {"dagster/column_schema": column_schema(table)},
+        "automation_condition": CONDITIONS[stage.starts],
+    }
+
+
+def stage_asset(name: str, kinds: set[str], **more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Decorator: the asset of the stage ``name``. ``more``: what the table does not say, such as a description or retries.
+
+    >>> @stage_asset("pairs", kinds={"parquet"})
+    ... def pairs(context, lake, profile): ...
+    """
+    stage = STAGES[name]
+    return dg.asset(name=name, deps=dependencies(stage), **_facts_of(name, kinds), **_placement(stage), **more)
+
+
+def stage_assets(name: str, tables: dict[str, tuple[str, set[str]]]) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Decorator: the assets of a stage that writes several tables, ``{table: (description, kinds)}``."""
+    stage = STAGES[name]
+    specs = [
+        dg.AssetSpec(table, deps=dependencies(stage), description=description, **_facts_of(table, kinds))
+        for table, (description, kinds) in tables.items()
+    ]
+    return dg.multi_asset(name=name, specs=specs, **_placement(stage))

@@ -1,0 +1,60 @@
+"""What a partition was computed from: the parts of its fingerprint, kept so that a later change has a name.
+
+A partition's file records the fingerprint alone; the parts behind it lie in ``<lake>/inputs/<fingerprint>.json``, written once
+per fingerprint. Costs a few hundred bytes a partition.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmret.atomic import write_text
+from mmret.hashing import fingerprint
+from mmret.lake.store import Facts, Lake
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that one partition is computed from."""
+
+    table: str
+    version: str
+    settings: Any
+    upstream: tuple[tuple[str, str, Facts], ...]
+    """(table, partition, facts) of everything it reads; the digest of the facts enters the fingerprint."""
+    decisions: str | None = None
+    """Fingerprint of what people decided, where it is honoured."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change when, and only when, one of the parts does."""
+        read = [(table, partition, facts.digest) for table, partition, facts in self.upstream]
+        return fingerprint(self.table, self.version, self.settings, read, *([self.decisions] if self.decisions else []))
+
+
+def record_inputs(lake: Lake, inputs: Inputs) -> None:
+    """Keep the parts behind a fingerprint."""
+    path = _path(lake, inputs.fingerprint)
+    if path.exists():
+        return
+    upstream: dict[str, dict[str, list[Any]]] = {}
+    for table, partition, facts in inputs.upstream:
+        upstream.setdefault(table, {})[partition] = [facts.digest, facts.rows]
+    parts = {"table": inputs.table, "version": inputs.version, "settings": inputs.settings, "upstream": upstream}
+    write_text(path, json.dumps(parts, default=str, separators=(",", ":")))
+
+
+def read_inputs(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
+    """The parts behind ``fingerprint``: table, version, settings, upstream ``{table: {partition: [digest, rows]}}``; None where
+    they were not kept."""
+    try:
+        return json.loads(_path(lake, fingerprint).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _path(lake: Lake, fingerprint: str) -> Path:
+    return lake.root / "inputs" / f"{fingerprint}.json"

@@ -1,0 +1,362 @@
+"""Every stage once: its order, partitions, the settings and tables it reads, its version and what it needs. All else is derived.
+
+From this table come the assets' dependencies, pools and code versions, the jobs, what runs by itself, the order of `mmret run`,
+the fingerprints that say when a partition is computed again (:mod:`mmret.freshness`), the words in which `mmret status` says why,
+and the first guess of how long a run takes. A test compares the graph in Dagster with it, and another what the stages really read.
+
+To add a stage: a row here, a function in ``<package>/stage.py``, an asset of a few lines in ``assets/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
+
+from mmret.annotate.backends.load import depends_on
+from mmret.annotate.retry import unfinished
+from mmret.curation.decisions import fingerprint_of
+from mmret.encode import TOWERS_VERSION, VERSION
+from mmret.encode.revision import local_weights
+from mmret.lake import Facts, Lake
+from mmret.retriever.train.rows import also_reads
+from mmret.schemas import SIGNALS
+from mmret.settings import HOW_A_RECIPE_RUNS, Profile, Recipe
+
+UNPARTITIONED = "all"
+"""Partition name of a table that has only one."""
+
+Partitioning = Literal["whole", "shard", "recipe"]
+Scope = Literal["same", "all", "up_to", "from", "linked", "named"]
+"""Which partitions of a table are read: of the same name; all; those of shards up to or from this one; ``linked``: the shards
+that the rows of the partition of table ``via`` point to; ``named``: the one called ``via``."""
+
+
+class Reads(NamedTuple):
+    """A table that a stage reads."""
+
+    table: str
+    scope: Scope = "same"
+    via: str = ""
+    pinned: bool = False
+    """What it was when the stage first ran stays: later content does not enter the fingerprint."""
+
+
+class Cost(NamedTuple):
+    """Seconds per unit of work, measured on two cores with profile ``demo`` (docs/performance.md): the proportions of an ETA."""
+
+    seconds: float
+    unit: Literal["new image", "image", "image pair", "picture trained on", "step"]
+
+
+def _nothing(*_: Any) -> tuple[Reads, ...]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage. ``name`` is that of its asset and of the table it writes, ``group`` the asset group.
+
+    ``version`` is raised when the code changes what the stage computes: its partitions are then computed again everywhere.
+    """
+
+    name: str
+    version: str
+    partitions: Partitioning
+    group: Literal["corpus", "embeddings", "mining", "annotation", "training"]
+    run: str
+    """Stages of one ``run`` are launched together, partition by partition; runs follow each other."""
+    needs: Literal["cpu", "gpu", "vlm"]
+    settings: str
+    """Dotted name of the settings it reads, as a person writes it."""
+    fingerprinted: Callable[[Profile, str], Any]
+    """(profile, partition) to the values of those settings that change its results."""
+    reads: tuple[Reads, ...] = ()
+    """Tables whose content it is computed from; their digests enter the fingerprint."""
+    sometimes_reads: Callable[[Profile, str], tuple[Reads, ...]] = _nothing
+    """(profile, partition) to tables that only some partitions are computed from."""
+    looks_up: tuple[str, ...] = ()
+    """Tables it opens for what cannot change its results: pictures by the id of their content, sizes, work done before."""
+    also_writes: tuple[str, ...] = ()
+    starts: Literal["first", "when missing or stale", "after enough new pairs", "after a new checkpoint"] = "when missing or stale"
+    """When automation materialises it. ``first``: at the begin of every run; it lists sources and has no fingerprint."""
+    decisions: Callable[[Lake, Profile, str], str | None] = lambda lake, profile, partition: None
+    """(lake, profile, partition) to a fingerprint of what people decided; None where that is not honoured."""
+    unfinished: Callable[[Profile, Facts], bool] = lambda profile, facts: False
+    """Whether a partition made from today's inputs is to be tried again all the same: requests of it got no answer."""
+    cost: Cost | None = None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Tables, and assets, that it writes."""
+        return (self.name, *self.also_writes)
+
+
+def _section(name: str, leave_out: tuple[str, ...] = ()) -> Callable[[Profile, str], Any]:
+    """The settings called ``name`` as plain values, without the fields that change no result."""
+
+    def values(profile: Profile, _: str) -> Any:
+        found: Any = profile
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found.model_dump(exclude=set(leave_out)) if hasattr(found, "model_dump") else found
+
+    return values
+
+
+def _encoder_settings(profile: Profile, signal: str) -> Any:
+    encoder = profile.encoders[signal]
+    weights = local_weights(encoder.model, encoder.revision)
+    return encoder.model_dump(exclude={"batch_size", "device"}) | ({"weights": weights} if weights else {})
+
+
+def _search_settings(profile: Profile, _: str) -> Any:
+    """What candidates depend on; the settings of an index only where there is one."""
+    values = profile.mine.model_dump(include={"k", "bands", "signals"})
+    index = profile.mine.index.model_dump(exclude={"checked", "recall_floor"})
+    return values if profile.mine.index.kind == "exact" else values | {"index": index}
+
+
+def _annotation_settings(table: Literal["descriptions", "instructions"]) -> Callable[[Profile, str], Any]:
+    return lambda profile, _: depends_on(profile.annotate, table)
+
+
+def _unanswered(profile: Profile, facts: Facts) -> bool:
+    return unfinished(facts.notes, profile.annotate.retries)
+
+
+def _recipe_settings(profile: Profile, name: str) -> Any:
+    recipe = profile.recipes[name]
+    values = recipe.model_dump(exclude=HOW_A_RECIPE_RUNS)
+    if recipe.as_of is not None:
+        values["as_of"] = recipe.as_of
+    if not profile.licences.keeps_all():
+        values["licences"] = profile.licences.model_dump()
+    return values | {"held_out": profile.evaluate.held_out} if recipe.pair_source == "naive" else values
+
+
+def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
+    """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
+    recipe: Recipe = profile.recipes[name]
+    tables = {table: Reads(table, "all") for table in also_reads(recipe)}
+    if not profile.licences.keeps_all():  # hard negatives answer to the licences of their pictures
+        tables["images"] = Reads("images", "all")
+    base = recipe.base.removeprefix("checkpoints/")
+    return (*tables.values(), *([Reads("checkpoints", "named", base)] if base != recipe.base else []))
+
+
+def _recipe_decisions(lake: Lake, profile: Profile, name: str) -> str | None:
+    return fingerprint_of(lake, profile.recipes[name].decisions)
+
+
+def _vectors(signal: str, seconds: float) -> Stage:
+    return Stage(
+        name=signal,
+        version=VERSION,
+        partitions="shard",
+        group="embeddings",
+        run="encode",
+        needs="gpu",
+        settings=f"encoders.{signal}",
+        fingerprinted=lambda profile, _: _encoder_settings(profile, signal),
+        reads=(Reads("images"), Reads("towers", "all")),
+        looks_up=("corpus_manifest",),  # sizes of files, for batches of bounded memory
+        cost=Cost(seconds, "new image"),
+    )
+
+
+_LINKED_BY_NEIGHBOURS = tuple(Reads(table, "linked", "neighbours") for table in ("images", *SIGNALS))
+_LINKED_BY_PAIRS = Reads("images", "linked", "pairs")
+
+TABLE: tuple[Stage, ...] = (
+    Stage(
+        name="corpus_manifest",
+        version="1",
+        partitions="whole",
+        group="corpus",
+        run="list",
+        needs="cpu",
+        settings="corpus",
+        fingerprinted=_section("corpus"),
+        starts="first",
+    ),
+    Stage(
+        name="images",
+        also_writes=("rejects",),
+        version="1",
+        partitions="shard",
+        group="corpus",
+        run="ingest",
+        needs="cpu",
+        settings="ingest",
+        fingerprinted=_section("ingest"),
+        reads=(Reads("corpus_manifest"),),
+        looks_up=("images",),  # pictures that an earlier or other run stored, by the id of their content
+        cost=Cost(0.0005, "new image"),
+    ),
+    Stage(
+        name="towers",
+        version=TOWERS_VERSION,
+        partitions="whole",
+        group="embeddings",
+        run="towers",
+        needs="gpu",
+        settings="towers",
+        fingerprinted=lambda profile, _: profile.towers.model_dump() if profile.towers else None,
+        reads=(Reads("images", "all", pinned=True),),  # or else a new shard would turn every vector stale
+        looks_up=("corpus_manifest",),
+        cost=Cost(0.0014, "picture trained on"),
+    ),
+    _vectors("clip_image", 0.0004),
+    _vectors("dino_image", 0.0004),
+    _vectors("caption", 0.0003),
+    Stage(
+        name="candidates",
+        version="1",
+        partitions="shard",
+        group="mining",
+        run="encode",
+        needs="gpu",
+        settings="mine",
+        fingerprinted=_search_settings,
+        reads=(*(Reads(signal, "up_to") for signal in SIGNALS), Reads("towers", "all")),
+        looks_up=("images", "corpus_manifest"),  # pictures of the oldest shard, copied and encoded where a band is proposed
+        cost=Cost(3e-8, "image pair"),
+    ),
+    Stage(
+        name="leaks",
+        version="1",
+        partitions="whole",
+        group="mining",
+        run="leaks",
+        needs="cpu",
+        settings="leaks",
+        fingerprinted=_section("leaks"),
+        reads=(Reads("images", "all"), Reads("clip_image", "all")),
+        looks_up=("corpus_manifest",),
+    ),
+    Stage(
+        name="neighbours",
+        version="1",
+        partitions="shard",
+        group="mining",
+        run="synthesise",
+        needs="cpu",
+        settings="mine.k",
+        fingerprinted=_section("mine.k"),
+        reads=(Reads("candidates", "from"),),
+        looks_up=("neighbours",),  # the merge of before, where its fingerprint proves which files it holds
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
+        name="pairs",
+        version="1",
+        partitions="shard",
+        group="mining",
+        run="synthesise",
+        needs="cpu",
+        settings="mine",
+        fingerprinted=_section("mine", leave_out=("tile", "device", "bands", "index")),
+        reads=(Reads("neighbours"), Reads("leaks", "all")),
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
+        name="descriptions",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="vlm",
+        settings="annotate",
+        fingerprinted=_annotation_settings("descriptions"),
+        reads=(Reads("pairs"),),
+        looks_up=("descriptions",),
+        unfinished=_unanswered,
+        cost=Cost(0.0004, "image"),
+    ),
+    Stage(
+        name="instructions",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="vlm",
+        settings="annotate",
+        fingerprinted=_annotation_settings("instructions"),
+        reads=(Reads("descriptions"), Reads("pairs")),
+        looks_up=("instructions",),
+        unfinished=_unanswered,
+        cost=Cost(0.0003, "image"),
+    ),
+    Stage(
+        name="triplets",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="cpu",
+        settings="evaluate.held_out",
+        fingerprinted=_section("evaluate.held_out"),
+        reads=(Reads("pairs"), Reads("descriptions"), Reads("instructions")),
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
+        name="checkpoints",
+        version="1",
+        partitions="recipe",
+        group="training",
+        run="train",
+        needs="gpu",
+        settings="recipes",
+        fingerprinted=_recipe_settings,
+        reads=(Reads("triplets", "all"), Reads("towers", "all")),
+        sometimes_reads=_recipe_reads,
+        starts="after enough new pairs",
+        decisions=_recipe_decisions,
+        cost=Cost(0.16, "step"),
+    ),
+    Stage(
+        name="evaluations",
+        version="2",
+        partitions="recipe",
+        group="training",
+        run="train",
+        needs="gpu",
+        settings="evaluate",
+        fingerprinted=_section("evaluate"),
+        reads=(Reads("checkpoints"), Reads("images", "all"), Reads("triplets", "all")),
+        starts="after a new checkpoint",
+        cost=Cost(0.0014, "image"),
+    ),
+)
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in TABLE}
+"""By name, in the order they are computed in."""
+
+FINGERPRINTED: dict[str, Stage] = {name: stage for name, stage in STAGES.items() if stage.starts != "first"}
+"""Stages whose partitions are compared with what they would be computed from now."""
+
+RUNS: tuple[tuple[str, ...], ...] = tuple(
+    tuple(stage.name for stage in run) for _, run in groupby(FINGERPRINTED.values(), key=lambda stage: stage.run)
+)
+"""Stages launched together; what a run has to do is known once those before it are done."""
+
+
+COMPUTED: frozenset[str] = frozenset(table for stage in FINGERPRINTED.values() for table in stage.tables)
+"""Tables whose partitions have a fingerprint."""
+
+
+def stage_of(table: str) -> Stage:
+    """The stage that writes ``table``. Raises KeyError for a table that no stage computes."""
+    return next(s for s in TABLE if table in s.tables) if table not in STAGES else STAGES[table]
+
+
+def assets_of(stages: Iterable[str]) -> tuple[str, ...]:
+    """The tables, and so the assets, that ``stages`` write."""
+    return tuple(table for name in stages for table in STAGES[name].tables)
+
+
+def names_of(partitions: Partitioning, run: str | None = None) -> tuple[str, ...]:
+    """Fingerprinted stages with these partitions (of one run), in order."""
+    return tuple(n for n, s in FINGERPRINTED.items() if s.partitions == partitions and run in (None, s.run))
