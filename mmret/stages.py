@@ -161,13 +161,12 @@ def _vectors(signal: str, seconds: float) -> Stage:
         settings=f"encoders.{signal}",
         fingerprinted=lambda profile, _: _encoder_settings(profile, signal),
         reads=(Reads("images"), Reads("towers", "all")),
-        looks_up=("corpus_manifest",),  # sizes of files, for batches of bounded memory
+        looks_up=(signal, "corpus_manifest"),  # vectors made before, under the model's name; sizes of files, for bounded batches
         cost=Cost(seconds, "new image"),
     )
 
 
-_LINKED_BY_NEIGHBOURS = tuple(Reads(table, "linked", "neighbours") for table in ("images", *SIGNALS))
-_LINKED_BY_PAIRS = Reads("images", "linked", "pairs")
+_IMAGES_OF_PAIRS = Reads("images", "linked", "pairs")
 
 TABLE: tuple[Stage, ...] = (
     Stage(
@@ -251,54 +250,59 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="pairs",
-        version="1",
+        version="2",  # 2: no hard negative is a near-duplicate of the target, whatever shards they lie in
         partitions="shard",
         group="mining",
         run="synthesise",
         needs="cpu",
         settings="mine",
         fingerprinted=_section("mine", leave_out=("tile", "device", "bands", "index")),
-        reads=(Reads("neighbours"), Reads("leaks", "all")),
+        reads=(
+            Reads("neighbours"),
+            Reads("leaks", "all"),
+            *(Reads(table, "linked", "neighbours") for table in ("images", *SIGNALS)),  # captions; scores of every signal
+        ),
         cost=Cost(0.0001, "image"),
     ),
     Stage(
         name="descriptions",
-        version="1",
+        version="2",  # 2: follows the captions of its images
         partitions="shard",
         group="annotation",
         run="synthesise",
         needs="vlm",
         settings="annotate",
         fingerprinted=_annotation_settings("descriptions"),
-        reads=(Reads("pairs"),),
-        looks_up=("descriptions",),
+        reads=(Reads("pairs"), _IMAGES_OF_PAIRS),
+        looks_up=("descriptions",),  # rows of before, where only what got no answer is asked again
         unfinished=_unanswered,
         cost=Cost(0.0004, "image"),
     ),
     Stage(
         name="instructions",
-        version="1",
+        version="2",  # 2: follows the captions of its images
         partitions="shard",
         group="annotation",
         run="synthesise",
         needs="vlm",
         settings="annotate",
         fingerprinted=_annotation_settings("instructions"),
-        reads=(Reads("descriptions"), Reads("pairs")),
+        reads=(Reads("descriptions"), Reads("pairs"), _IMAGES_OF_PAIRS),
         looks_up=("instructions",),
         unfinished=_unanswered,
         cost=Cost(0.0003, "image"),
     ),
     Stage(
         name="triplets",
-        version="1",
+        version="2",  # 2: follows the paths and licences of its images
         partitions="shard",
         group="annotation",
         run="synthesise",
         needs="cpu",
         settings="evaluate.held_out",
         fingerprinted=_section("evaluate.held_out"),
-        reads=(Reads("pairs"), Reads("descriptions"), Reads("instructions")),
+        reads=(Reads("pairs"), Reads("descriptions"), Reads("instructions"), _IMAGES_OF_PAIRS),
+        looks_up=("caption", "clip_image"),  # what its texts are measured with, noted beside the rows
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -312,6 +316,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprinted=_recipe_settings,
         reads=(Reads("triplets", "all"), Reads("towers", "all")),
         sometimes_reads=_recipe_reads,
+        looks_up=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
         starts="after enough new pairs",
         decisions=_recipe_decisions,
         cost=Cost(0.16, "step"),
@@ -326,6 +331,7 @@ TABLE: tuple[Stage, ...] = (
         settings="evaluate",
         fingerprinted=_section("evaluate"),
         reads=(Reads("checkpoints"), Reads("images", "all"), Reads("triplets", "all")),
+        looks_up=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
         starts="after a new checkpoint",
         cost=Cost(0.0014, "image"),
     ),

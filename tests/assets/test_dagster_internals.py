@@ -5,6 +5,7 @@ import subprocess
 import dagster as dg
 import pytest
 
+from assets.dagster_internals import VERSION
 from assets.dagster_internals.event_log import KeptSqliteEventLogStorage, open_instance
 
 
@@ -53,3 +54,11 @@ def test_a_home_that_says_where_its_logs_go_keeps_its_word(home):
 """)
     with open_instance(str(home)) as instance:
         assert type(instance.compute_log_manager).__name__ == "LocalComputeLogManager"
+
+
+def test_the_fence_was_written_against_the_dagster_that_is_installed():
+    """A new version may have moved what assets/dagster_internals/ imports: look there first, then raise VERSION."""
+    assert dg.__version__ == VERSION, (
+        f"Dagster {dg.__version__} is installed; assets/dagster_internals/ was written against {VERSION}: check each import of "
+        "dagster._core and dagster._serdes in it, run tests/assets, then set VERSION"
+    )

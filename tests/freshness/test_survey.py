@@ -1,0 +1,113 @@
+"""What makes a partition stale, and what does not: followed on a lake of empty tables, where only facts and notes count."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from mmret.freshness.fingerprints import current_facts, inputs_of, upstream_of
+from mmret.freshness.survey import new_pairs, survey
+from mmret.lake import Lake
+from mmret.lake.inputs import record_inputs
+from mmret.schemas import TABLES
+from mmret.settings import load_profile
+from mmret.stages import FINGERPRINTED, STAGES
+from tests.mine.lakes import filled
+
+SHARDS = ["shard-00000", "shard-00001", "shard-00002"]
+LINKED = {SHARDS[0]: SHARDS[:2], SHARDS[1]: SHARDS[:2], SHARDS[2]: SHARDS[2:]}
+PROFILE = load_profile("demo")
+
+
+def compute(lake: Lake, table: str, partition: str, rows: pa.Table | None = None) -> None:
+    """Write a partition as a stage would that was computed from what is there now."""
+    inputs = inputs_of(lake, PROFILE, table, partition)
+    record_inputs(lake, inputs)
+    notes = {"linked_shards": LINKED[partition]} if table in ("neighbours", "pairs") else {}
+    for written in STAGES[table].tables:
+        lake.write(written, partition, TABLES[written].empty_table() if rows is None else rows, inputs.fingerprint, **notes)
+
+
+def seal(lake: Lake, shard: str) -> None:
+    lake.write("corpus_manifest", shard, TABLES["corpus_manifest"].empty_table(), "x")
+
+
+def images(licence: str) -> pa.Table:
+    return filled(TABLES["images"], {"image_id": ["a"], "caption": ["a cat"], "licence": [licence]})
+
+
+def triplets(rows: int) -> pa.Table:
+    return filled(TABLES["triplets"], {"pair_id": [f"{n:032x}" for n in range(rows)]})
+
+
+@pytest.fixture
+def lake(tmp_path) -> Lake:
+    """Every stage of three shards, current; the pairs of the first two point to each other's images, the third's to its own."""
+    lake = Lake(tmp_path)
+    for shard in SHARDS:
+        seal(lake, shard)
+    for name, stage in FINGERPRINTED.items():
+        for partition in {"shard": SHARDS, "whole": ["all"], "recipe": ["demo"]}[stage.partitions]:
+            compute(lake, name, partition)
+    assert {s.state for s in survey(lake, PROFILE)} == {"current"}
+    return lake
+
+
+def stale(lake: Lake) -> set[tuple[str, str]]:
+    return {(s.table, s.partition) for s in survey(lake, PROFILE) if s.state == "stale"}
+
+
+def rewrite_images(lake: Lake, shard: str) -> None:
+    lake.write("images", shard, images("CC0-1.0"), lake.facts("images", shard).inputs)
+
+
+@pytest.mark.parametrize("table", ["pairs", "descriptions", "instructions", "triplets"])
+def test_rows_follow_the_images_of_every_shard_that_they_point_to_and_of_no_other(lake, table):
+    """A source is removed, its duplicate takes over, and `images` says another licence: `triplets` must not keep the old one."""
+    rewrite_images(lake, SHARDS[1])
+    assert {p for t, p in stale(lake) if t == table} == set(SHARDS[:2])
+    reasons = next(s.reasons for s in survey(lake, PROFILE) if (s.table, s.partition) == (table, SHARDS[0]))
+    assert f"images: {SHARDS[1]} changed" in reasons
+
+
+def test_a_new_shard_leaves_annotation_alone_where_no_pair_points_to_it(lake):
+    seal(lake, "shard-00003")
+    assert not {t for t, _ in stale(lake)} & {"pairs", "descriptions", "instructions", "triplets"}
+
+
+def test_a_partition_of_before_that_does_not_say_where_it_points_is_taken_to_point_anywhere(lake):
+    facts = lake.facts("pairs", SHARDS[2])
+    lake.write("pairs", SHARDS[2], TABLES["pairs"].empty_table(), facts.inputs)
+    assert {p for t, p in upstream_of(lake, PROFILE, "triplets", SHARDS[2]) if t == "images"} == set(SHARDS)
+
+
+def test_a_code_version_one_higher_is_the_reason_told(lake, monkeypatch):
+    import dataclasses
+
+    raised = dataclasses.replace(STAGES["leaks"], version="7")
+    monkeypatch.setitem(STAGES, "leaks", raised)
+    assert current_facts(lake, PROFILE, "leaks") is None
+    assert [s.reasons for s in survey(lake, PROFILE) if s.table == "leaks"] == [("code version 1 → 7",)]
+
+
+def test_right_after_training_no_pair_is_new_imported_ones_included(lake):
+    lake.write("triplets", "import-00000", triplets(5), "x")
+    assert new_pairs(lake, "demo") == 5
+    compute(lake, "checkpoints", "demo")
+    assert new_pairs(lake, "demo") == 0
+    lake.write("triplets", "import-00001", triplets(3), "x")
+    assert new_pairs(lake, "demo") == 3
+
+
+def test_a_lake_of_imports_alone_has_new_pairs(tmp_path):
+    lake = Lake(tmp_path)
+    lake.write("triplets", "import-00000", triplets(5), "x")
+    assert new_pairs(lake, "demo") == 5
+
+
+def test_a_partition_that_shrank_hides_nothing_that_others_gained(lake):
+    lake.write("triplets", SHARDS[0], triplets(4), "x")
+    compute(lake, "checkpoints", "demo")
+    lake.write("triplets", SHARDS[0], triplets(1), "x")
+    lake.write("triplets", SHARDS[1], triplets(2), "x")
+    assert new_pairs(lake, "demo") == 2

@@ -1,0 +1,85 @@
+"""``python -m tests.recorded_reads LAKE``: a whole small run in this process, and as JSON what each stage read of the lake.
+
+Recorded is what goes through the lake between a stage's begin and the writing of its table: (table, partition) of Parquet, the
+table alone of Lance. In a process of its own, because the code location takes its lake when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+Read = tuple[str, str | None]
+
+
+class Recorder:
+    """Patches the lake's methods; ``found`` holds (stage, partition, what was read) in the order of the run."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.pending: set[Read] = set()
+        self.found: list[tuple[str, str, list[Read]]] = []
+
+    def note(self, table: str, partitions: Iterable[str | None]) -> None:
+        if self.stage:
+            self.pending |= {(table, partition) for partition in partitions}
+
+    def patch(self) -> None:
+        import assets.materialize
+        from mmret.lake import Lake
+
+        read, head, facts, lance, write = Lake.read, Lake.head, Lake.facts, Lake.lance, Lake.write
+
+        def begin(lake: Lake, inputs: Any) -> None:
+            recording(lake, inputs)
+            self.stage, self.pending = inputs.table, set()
+
+        def reading(lake: Lake, table: str, partitions: Any = None, *args: Any, **kwargs: Any) -> Any:
+            named = lake.partitions(table) if partitions is None else [partitions] if isinstance(partitions, str) else partitions
+            named = list(named)
+            self.note(table, named)
+            return read(lake, table, named, *args, **kwargs)
+
+        def first_rows(lake: Lake, table: str, partition: str, rows: int) -> Any:
+            self.note(table, [partition])
+            return head(lake, table, partition, rows)
+
+        def knowing(lake: Lake, table: str, partition: str) -> Any:
+            self.note(table, [partition])
+            return facts(lake, table, partition)
+
+        def opening(lake: Lake, name: str, schema: Any = None) -> Any:
+            self.note(name, [None])
+            return lance(lake, name, schema)
+
+        def writing(lake: Lake, table: str, partition: str, *args: Any, **kwargs: Any) -> Any:
+            if table == self.stage:
+                self.found.append((table, partition, sorted(self.pending, key=str)))
+                self.stage = ""
+            return write(lake, table, partition, *args, **kwargs)
+
+        recording, assets.materialize.record_inputs = assets.materialize.record_inputs, begin
+        Lake.read, Lake.head, Lake.facts, Lake.lance, Lake.write = reading, first_rows, knowing, opening, writing
+
+
+def main(folder: str) -> None:
+    os.environ["MMRET_LAKE"] = folder
+    from assets.runner.run import Runner
+    from mmret.lake import Lake
+    from mmret.lake.configuration import resolve
+    from mmret.settings import parse_override
+    from tests.small_runs import TINY
+
+    lake, recorder = Lake(folder), Recorder()
+    profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3"], 60, dict(map(parse_override, TINY)))
+    lake.choose(configuration)
+    recorder.patch()
+    Runner(lake, profile, lambda *_: None).run()
+    json.dump(recorder.found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,100 @@
+"""The stage table against what is: the graph in Dagster is the table's, and a stage reads no table that it does not declare.
+
+The second is what keeps lineage honest: a table that is read and not declared can change without what was made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from assets.automation.conditions import CONDITIONS
+from assets.definitions import defs
+from assets.graph import POOL_OF
+from assets.partitions import PARTITIONS
+from mmret.freshness.fingerprints import upstream_of
+from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
+from mmret.settings import Profile
+from mmret.stages import STAGES, TABLE, Reads, stage_of
+from tests.conftest import CHECKOUT
+
+GRAPH = defs.resolve_asset_graph()
+
+
+def test_every_table_of_the_lake_is_written_by_exactly_one_stage_or_by_people():
+    written = [table for stage in TABLE for table in stage.tables]
+    assert sorted([*written, *WRITTEN_BY_PEOPLE]) == sorted(TABLES)
+
+
+def test_a_stage_stands_behind_all_that_it_reads():
+    order = list(STAGES)
+    for name, stage in STAGES.items():
+        for read in stage.reads:
+            assert order.index(read.table) < order.index(name), (name, read.table)
+
+
+@pytest.mark.parametrize("table", [table for stage in TABLE for table in stage.tables])
+def test_the_asset_is_the_table_s(table: str):
+    stage, node = stage_of(table), GRAPH.get(dg.AssetKey(table))
+    assert {key.path[-1] for key in node.parent_keys} == {read.table for read in stage.reads}
+    assert node.partitions_def == PARTITIONS[stage.partitions]
+    assert node.group_name == stage.group and node.code_version == stage.version
+    assert node.pools == {POOL_OF[stage.needs]}
+    assert node.automation_condition == CONDITIONS[stage.starts]
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_stage_that_reads_other_shards_than_its_own_waits_for_all_of_them(name: str):
+    stage, node = STAGES[name], GRAPH.get(dg.AssetKey(name))
+    for read in stage.reads:
+        if STAGES[read.table].partitions != "shard":
+            continue
+        fan_in = isinstance(node.partition_mappings.get(dg.AssetKey(read.table)), dg.AllPartitionMapping)
+        assert fan_in == (read.scope != "same" or stage.partitions != "shard"), (name, read)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Profile, dict[tuple[str, str], set]]:
+    """A small lake of three shards after a whole run, and what each stage's partitions read of it."""
+    folder = tmp_path_factory.mktemp("recorded") / "lake"
+    line = [sys.executable, "-W", "ignore", "-m", "tests.recorded_reads", str(folder)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=CHECKOUT, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {(stage, partition): {tuple(r) for r in reads} for stage, partition, reads in json.loads(done.stdout.splitlines()[-1])}
+    lake = Lake(folder)
+    return lake, resolve(lake)[0], found
+
+
+def _declared(lake: Lake, profile: Profile, stage: str, partition: str) -> set[tuple[str, str]]:
+    pinned = {read.table for read in STAGES[stage].reads if read.pinned}
+    return {*upstream_of(lake, profile, stage, partition), *((t, p) for t in pinned for p in lake.partitions(t))}
+
+
+@pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.starts != "first"])
+def test_the_tables_a_stage_really_reads_are_declared(stage: str, recorded):
+    lake, profile, found = recorded
+    partitions = {partition: reads for (name, partition), reads in found.items() if name == stage}
+    assert partitions, "the stage did not run: the test would pass for nothing"
+    for partition, reads in partitions.items():
+        declared = _declared(lake, profile, stage, partition)
+        tables = {table for table, _ in declared} | set(STAGES[stage].looks_up)
+        undeclared = {
+            (table, part)
+            for table, part in reads
+            if table not in STAGES[stage].looks_up and ((table, part) not in declared if part else table not in tables)
+        }
+        assert not undeclared, f"{stage} of {partition} reads {sorted(undeclared, key=str)} without declaring it in mmret/stages.py"
+
+
+def test_the_recorder_notices_an_undeclared_read(recorded):
+    """Or else the test above could not fail."""
+    lake, profile, found = recorded
+    assert ("images", None) in found["clip_image", lake.shards()[0]]
+    assert ("corpus_manifest", lake.shards()[0]) in found["images", lake.shards()[0]]
+    assert Reads("corpus_manifest") in STAGES["images"].reads
