@@ -4,7 +4,7 @@ import base64
 
 import dagster as dg
 
-from assets.display.metadata import drawn
+from assets.display.metadata import has_charts
 from assets.graph import stage_asset
 from assets.materialize import TRANSIENT, materialize
 from mmret.lake import Facts, Lake
@@ -89,7 +89,7 @@ def triplets(
     limits = profile.of(store).quality.model_dump()
     for shard in context.partition_keys:
         context.add_asset_metadata({"samples": samples(store, shard)}, partition_key=shard)
-        if drawn(store, shard):
+        if has_charts(store, shard):
             context.add_asset_metadata({"quality_picture": quality(store, shard, limits)}, partition_key=shard)
     return made
 

@@ -18,17 +18,24 @@ from mmret.stages import STAGES, UNPARTITIONED
 from resources.lake import LakeResource, ProfileResource
 
 TRANSIENT = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For what may pass by itself; everything else fails at once (:func:`passing`)."""
+"""For what may pass by itself; everything else fails at once (:func:`is_transient`)."""
 
-_PASSING = {"ConnectionError", "TimeoutError", "TransportError", "APIConnectionError", "InternalServerError", "OutOfMemoryError"}
+_TRANSIENT_ERRORS = {
+    "ConnectionError",
+    "TimeoutError",
+    "TransportError",
+    "APIConnectionError",
+    "InternalServerError",
+    "OutOfMemoryError",
+}
 
 Compute = Callable[[Lake, Profile, str, str], Facts | tuple[Facts, int]]
 """(lake, settings, partition, fingerprint of its inputs) -> what was written, and the rows worked on where those are fewer."""
 
 
-def passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same step may succeed later: a server that restarts, a GPU that somebody filled. A mistake does not pass."""
-    return not isinstance(error, UserError) and not _PASSING.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    return not isinstance(error, UserError) and not _TRANSIENT_ERRORS.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
@@ -44,7 +51,7 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
     try:
         made = compute(lake, profile, partition, inputs.fingerprint)
     except Exception as error:
-        if passing(error):
+        if is_transient(error):
             raise
         raise dg.Failure(str(error), allow_retries=False) from error  # trying again would end the same way
     return made if isinstance(made, tuple) else (made, made.rows)

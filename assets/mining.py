@@ -4,7 +4,7 @@ import base64
 
 import dagster as dg
 
-from assets.display.metadata import drawn
+from assets.display.metadata import has_charts
 from assets.graph import stage_asset
 from assets.materialize import materialize, materialize_whole
 from mmret.lake import Lake
@@ -43,7 +43,7 @@ def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
         lambda store, settings, shard, inputs: mine_neighbours(store, shard, settings.mine, inputs),
     )
     for shard in context.partition_keys:
-        if drawn(lake.open(), shard):
+        if has_charts(lake.open(), shard):
             context.add_asset_metadata({"bands": band_picture(lake.open(), profile, shard)}, partition_key=shard)
     return made
 
@@ -53,8 +53,8 @@ def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.Markdo
     from mmret.mine.band_report import plot
     from mmret.mine.lake_bands import lake_report
 
-    drawn = base64.b64encode(plot(lake_report(store, profile.of(store).mine, [shard]))).decode()
-    return dg.MetadataValue.md(f"![scores, bands and agreement of the signals](data:image/png;base64,{drawn})")
+    image = base64.b64encode(plot(lake_report(store, profile.of(store).mine, [shard]))).decode()
+    return dg.MetadataValue.md(f"![scores, bands and agreement of the signals](data:image/png;base64,{image})")
 
 
 @stage_asset("leaks", kinds={"parquet"})

@@ -24,7 +24,7 @@ AC = dg.AutomationCondition
 
 
 @lru_cache(maxsize=1)
-def _surveyed(folder: str, _tick: datetime) -> list[Status]:
+def _survey_of_tick(folder: str, _tick: datetime) -> list[Status]:
     """The state of every partition at this tick; nothing while `mmret run` is at work or no shard is sealed."""
     lake = Lake(folder)
     if busy(lake) or not lake.shards():
@@ -48,7 +48,7 @@ class Due(dg.AutomationCondition):
         return "due"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        work = due(_surveyed(lake_folder(), context.evaluation_time), together=True)
+        work = due(_survey_of_tick(lake_folder(), context.evaluation_time), together=True)
         return _result(context, {w.partition for w in work if _stage(context) in w.tables})
 
 
@@ -60,7 +60,7 @@ class InLake(dg.AutomationCondition):
         return "current_in_lake"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        statuses = _surveyed(lake_folder(), context.evaluation_time)
+        statuses = _survey_of_tick(lake_folder(), context.evaluation_time)
         return _result(context, {s.partition for s in statuses if s.table == _stage(context) and s.state == "current"})
 
 
@@ -75,7 +75,7 @@ class EnoughNewPairs(dg.AutomationCondition):
         lake = Snapshot(lake_folder())
         settled = [
             s.partition
-            for s in _surveyed(lake_folder(), context.evaluation_time)
+            for s in _survey_of_tick(lake_folder(), context.evaluation_time)
             if s.table == "checkpoints" and s.state != "current" and not s.waits_for
         ]
         profile = resolve(lake)[0] if settled else None
@@ -94,11 +94,13 @@ class NewCheckpoint(dg.AutomationCondition):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         lake = Snapshot(lake_folder())
-        statuses = _surveyed(lake_folder(), context.evaluation_time)
-        return _result(context, {s.partition for s in statuses if s.table == "evaluations" and _unmeasured(lake, s.partition)})
+        statuses = _survey_of_tick(lake_folder(), context.evaluation_time)
+        return _result(
+            context, {s.partition for s in statuses if s.table == "evaluations" and _evaluation_is_behind(lake, s.partition)}
+        )
 
 
-def _unmeasured(lake: Lake, recipe: str) -> bool:
+def _evaluation_is_behind(lake: Lake, recipe: str) -> bool:
     checkpoint, evaluation = lake.facts("checkpoints", recipe), lake.facts("evaluations", recipe)
     if checkpoint is None or evaluation is None:
         return checkpoint is not None
@@ -106,24 +108,24 @@ def _unmeasured(lake: Lake, recipe: str) -> bool:
     return made_from["upstream"].get("checkpoints", {}).get(recipe, [None])[0] != checkpoint.digest
 
 
-def _quietly(condition: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
+def _once(condition: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
     """Once, not while it runs, and not again after a failure: that waits for a person."""
     return (condition & ~AC.in_progress() & ~AC.execution_failed()).with_label(label)
 
 
 def fill_missing() -> dg.AutomationCondition:
     """Every partition that is missing or stale, once what it reads is there; what the lake has already is only registered."""
-    return _quietly(Due() | (InLake() & AC.missing()), "missing_or_stale")
+    return _once(Due() | (InLake() & AC.missing()), "missing_or_stale")
 
 
 def enough_new_pairs() -> dg.AutomationCondition:
     """Training waits for a threshold of new triplets (setting ``automation.new_pairs``)."""
-    return _quietly(EnoughNewPairs(), "enough_new_pairs")
+    return _once(EnoughNewPairs(), "enough_new_pairs")
 
 
 def new_checkpoint() -> dg.AutomationCondition:
     """Evaluation follows training."""
-    return _quietly(NewCheckpoint(), "new_checkpoint")
+    return _once(NewCheckpoint(), "new_checkpoint")
 
 
 CONDITIONS: dict[str, dg.AutomationCondition | None] = {

@@ -12,7 +12,7 @@ from assets.runner.run import busy
 from resources.lake import LakeResource, ProfileResource
 
 
-def others_at_work(context: dg.OpExecutionContext) -> bool:
+def other_runs_in_progress(context: dg.OpExecutionContext) -> bool:
     """Whether a run besides this one has begun and not ended."""
     unfinished = context.instance.get_run_ids(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]))
     return bool(set(unfinished) - {context.run_id})
@@ -23,7 +23,7 @@ def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: Pr
     from mmret.lake.compact import compact as compact_store
 
     store = lake.open()
-    quiet = not busy(store) and not others_at_work(context)
+    quiet = not busy(store) and not other_runs_in_progress(context)
     if not quiet:
         context.log.info("others are writing: the Lance tables wait for the next time")
     done = compact_store(store, profile.of(store).history, time.time_ns(), lance=quiet)

@@ -25,15 +25,15 @@ from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.pool import StaticPool
 
-_KEPT = 4  # files: the index, and those of the last runs
+_OPEN_FILES = 4  # files: the index, and those of the last runs
 _TIMEOUT = 60
 
 
-class KeptSqliteEventLogStorage(SqliteEventLogStorage):
+class PersistentSqliteEventLogStorage(SqliteEventLogStorage):
     """For one process that does one thing at a time; every statement still takes the storage's lock."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None):
-        self._kept: OrderedDict[str, db.Connection] = OrderedDict()
+        self._connections: OrderedDict[str, db.Connection] = OrderedDict()
         self._blank: bytes | None = None
         self._tables: set[str] = set()
         super().__init__(base_dir, inst_data)
@@ -50,7 +50,7 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
                 yield connection
 
     def _connection(self, shard: str) -> db.Connection:
-        if shard not in self._kept:
+        if shard not in self._connections:
             engine = db.create_engine(
                 self.conn_string_for_shard(shard),
                 poolclass=StaticPool,
@@ -62,11 +62,11 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
             connection = engine.connect()
             connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
             connection.rollback()
-            self._kept[shard] = connection
-        self._kept.move_to_end(shard)
-        while len(self._kept) > _KEPT:
-            self._close(self._kept.popitem(last=False)[1])
-        return self._kept[shard]
+            self._connections[shard] = connection
+        self._connections.move_to_end(shard)
+        while len(self._connections) > _OPEN_FILES:
+            self._close(self._connections.popitem(last=False)[1])
+        return self._connections[shard]
 
     def _make(self, shard: str, engine: db.Engine) -> None:
         """The file of a run, with its tables: those of the first are made, the others are copies of it while it was empty."""
@@ -94,8 +94,8 @@ class KeptSqliteEventLogStorage(SqliteEventLogStorage):
         connection.engine.dispose()
 
     def dispose(self) -> None:
-        while self._kept:
-            self._close(self._kept.popitem()[1])
+        while self._connections:
+            self._close(self._connections.popitem()[1])
         super().dispose()
 
 
@@ -111,5 +111,5 @@ def open_instance(home: str) -> dg.DagsterInstance:
     data = plain.event_storage_data
     if data is None or data.class_name != "SqliteEventLogStorage":
         return dg.DagsterInstance.from_ref(plain)
-    kept = ConfigurableClassData(__name__, KeptSqliteEventLogStorage.__name__, data.config_yaml)
+    kept = ConfigurableClassData(__name__, PersistentSqliteEventLogStorage.__name__, data.config_yaml)
     return dg.DagsterInstance.from_ref(plain._replace(event_storage_data=kept, storage_data=None))

@@ -14,7 +14,7 @@ from mmret.schemas import SIGNALS, TABLES
 OWNERS = ["team:mmret"]
 HISTOGRAMS = {"pairs": [f"{signal}_score" for signal in SIGNALS]}
 _BINS, _BAR = 20, 24
-_DRAWN = 8
+_CHARTS_EVERY = 8
 _PREVIEW_ROWS, _CELL = 5, 60
 _ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", **dict.fromkeys("\n\r\v\f\x85\u2028\u2029", " "), **{c: f"\\{c}" for c in "\\|`[!*_"}}
@@ -58,10 +58,10 @@ def preview(rows: pa.Table) -> str:
     return "\n".join(lines)
 
 
-def drawn(lake: Lake, shard: str) -> bool:
-    """Whether a shard's charts are drawn for the UI: of the first shard and every eighth after it. A chart costs some 0.2 s of one
+def has_charts(lake: Lake, shard: str) -> bool:
+    """Whether charts of a shard are made for the UI: of the first shard and every eighth after it. A chart costs some 0.2 s of one
     core and 25 kB of history; `mmret quality --pictures` draws any shard's, `mmret bands --plot` the lake's."""
-    return lake.shards().index(shard) % _DRAWN == 0
+    return lake.shards().index(shard) % _CHARTS_EVERY == 0
 
 
 def describe(lake: Lake, table: str, partition: str, facts: Facts, computed: int) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""``mmret run``: the whole graph in this process, stage after stage."""

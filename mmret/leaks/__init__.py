@@ -1,0 +1,1 @@
+"""Benchmark pictures in the corpus: found, listed, and kept out of pairs."""

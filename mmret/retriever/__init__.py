@@ -1,0 +1,1 @@
+"""MMRet-CLIP and MMRet-MLLM: models, their training, and vectors of anything."""

@@ -1,0 +1,1 @@
+"""The demo's own similarity models, trained on the corpus itself."""

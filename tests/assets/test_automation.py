@@ -6,7 +6,7 @@ import os
 import dagster as dg
 import pytest
 
-from assets.automation.conditions import _surveyed
+from assets.automation.conditions import _survey_of_tick
 from assets.automation.schedules import backfill_missing_and_stale, ranges
 from assets.automation.sensors import new_pictures, stale_partitions
 from assets.definitions import defs
@@ -61,7 +61,7 @@ def tick(instance: dg.DagsterInstance, lake: Lake) -> list[tuple[list[str], str,
 
 def requested(instance: dg.DagsterInstance) -> dict[str, set]:
     """What the automation conditions ask for, stage by stage, on the tick after the one that only looks."""
-    _surveyed.cache_clear()
+    _survey_of_tick.cache_clear()
     assets = [a for a in defs.assets if isinstance(a, dg.AssetsDefinition)]
     result = dg.evaluate_automation_conditions(dg.Definitions(assets=assets, resources=defs.resources), instance)
     return {t: keys for t in GRAPH if (keys := result.get_requested_partitions(dg.AssetKey(t)))}

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from assets.dagster_internals import VERSION
-from assets.dagster_internals.event_log import KeptSqliteEventLogStorage, open_instance
+from assets.dagster_internals.event_log import PersistentSqliteEventLogStorage, open_instance
 
 
 @dg.op
@@ -27,7 +27,7 @@ def home(tmp_path):
 
 def test_each_run_is_whole_to_a_dagster_that_knows_nothing_of_us(home):
     with open_instance(str(home)) as instance:
-        assert isinstance(instance.event_log_storage, KeptSqliteEventLogStorage)
+        assert isinstance(instance.event_log_storage, PersistentSqliteEventLogStorage)
         runs = [talk.execute_in_process(instance=instance).run_id for _ in range(7)]  # more than connections are kept
     with dg.DagsterInstance.from_config(str(home)) as plain:
         for run in runs:

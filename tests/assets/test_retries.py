@@ -4,7 +4,7 @@ import dagster as dg
 import httpx
 import pytest
 
-from assets.materialize import TRANSIENT, current_or_compute, passing
+from assets.materialize import TRANSIENT, current_or_compute, is_transient
 from mmret.errors import UserError
 from mmret.lake.configuration import resolve
 
@@ -22,13 +22,13 @@ from mmret.lake.configuration import resolve
     ],
 )
 def test_what_may_pass_is_tried_again_and_a_mistake_is_not(error, again):
-    assert passing(error) is again
+    assert is_transient(error) is again
 
 
 def test_a_full_gpu_may_pass():
     import torch
 
-    assert passing(torch.OutOfMemoryError("x"))
+    assert is_transient(torch.OutOfMemoryError("x"))
 
 
 @pytest.mark.parametrize(("error", "tries"), [(UserError("set mine.k to a number"), 1), (TimeoutError("the server is slow"), 2)])

@@ -1,0 +1,1 @@
+"""What writes the texts: caption differences, a server, or an engine in this process."""

@@ -1,0 +1,1 @@
+"""CIRCO: composed image retrieval with several true targets a query, over COCO's unlabelled images."""

@@ -1,0 +1,1 @@
+"""What the benchmarks share: reading, pictures and their vectors, ranking, protocols, reports."""

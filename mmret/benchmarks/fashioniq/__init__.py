@@ -1,0 +1,1 @@
+"""FashionIQ: composed image retrieval of garments, by category."""

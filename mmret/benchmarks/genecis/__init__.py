@@ -1,0 +1,1 @@
+"""GeneCIS: conditional similarity over small galleries."""

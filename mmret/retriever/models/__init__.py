@@ -1,0 +1,1 @@
+"""Retrievers at inference: CLIP, multimodal LLM, ONNX."""
