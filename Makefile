@@ -55,7 +55,9 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@command -v uv >/dev/null || test -x $(BIN)/uv || { $(BIN)/python -m ensurepip -q; $(BIN)/python -m pip install -q uv; }
+	@command -v uv >/dev/null || test -x $(BIN)/uv || { \
+		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check uv; }
 	@UV=$$(command -v uv || echo $(BIN)/uv); echo "installing into $(VENV) …"; \
 		$$UV pip install -q --python $(BIN)/python -r requirements.lock && \
 		$$UV pip install -q --python $(BIN)/python --no-deps -e .
