@@ -93,7 +93,7 @@ def print_estimate(found: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mmret.cli.live import clock
+    from mmret.cli.run_progress import clock
     from mmret.cli.terminal import console
 
     table = Table(

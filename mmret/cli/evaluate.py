@@ -51,6 +51,6 @@ def evaluate(
         return
     from rich.console import Console
 
-    from mmret.cli.summary import print_before_after
+    from mmret.cli.run_summary import print_before_after
 
     print_before_after({triplets.name: {"queries": len(queries), "gallery": gallery, **results}}, Console())

@@ -29,7 +29,7 @@ def import_(
 ) -> None:
     """Import released triplets, to train on them beside the lake's own. Begun again, it continues where it stopped."""
     from assets.runner.run import exclusive
-    from mmret.cli.live import Live
+    from mmret.cli.run_progress import Live
     from mmret.ingest.megapairs import Release as Files
     from mmret.ingest.megapairs import import_release
     from mmret.lake.configuration import resolve

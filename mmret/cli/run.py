@@ -38,7 +38,7 @@ def run(
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
 
-    from mmret.cli.live import Live
+    from mmret.cli.run_progress import Live
 
     live = Live(store, settings)
     live.say(f"lake {store.root} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
@@ -46,7 +46,7 @@ def run(
 
     started = time.time_ns()
     from assets.runner.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
-    from mmret.cli.summary import print_summary, summarise
+    from mmret.cli.run_summary import print_summary, summarise
     from mmret.lake.compact import compact, scattered
     from mmret.progress import reporting
     from mmret.warehouse import refresh_catalogue

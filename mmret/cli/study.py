@@ -60,7 +60,7 @@ def study(
 
 
 def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
-    from mmret.cli.live import Live
+    from mmret.cli.run_progress import Live
     from mmret.studies.designs import runs
 
     names = [name for _, name in sorted({(seed, name) for _, _, seed, name in runs(settings.studies)})]

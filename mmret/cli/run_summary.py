@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmret.cli.annotation_summary import annotation, quality, say_annotation
-from mmret.cli.live import clock
+from mmret.cli.run_progress import clock
+from mmret.cli.run_summary_annotation import annotation, quality, say_annotation
 from mmret.lake import Lake
 from mmret.schemas import TABLES
 from mmret.settings import Profile
