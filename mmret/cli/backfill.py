@@ -54,10 +54,10 @@ def post(url: str, query: str, **variables: Any) -> dict[str, Any]:
     return body["data"]
 
 
-def needed(lake: Lake, stages: Iterable[str], named: Iterable[str]) -> Selection:
-    """Partitions of ``stages`` (none: all up to triplets) that are missing or stale, with those that follow from them.
+def select_partitions(lake: Lake, stages: Iterable[str], named: Iterable[str]) -> Selection:
+    """Partitions of ``stages`` (empty: all up to triplets) that are missing or stale, with those that follow from them.
 
-    With ``named`` partitions, those instead, current or not. Raises UserError for a stage or partition that does not exist.
+    Where partitions are ``named``: those instead, current or not. Raises UserError for a stage or partition that does not exist.
     """
     profile = resolve(lake)[0]
     stages, named = list(stages), list(named)
@@ -101,7 +101,7 @@ def launch(url: str, selection: Selection, title: str) -> str:
     return result["backfillId"]
 
 
-def progress(url: str, backfill_id: str) -> tuple[str, int, int, int]:
+def backfill_progress(url: str, backfill_id: str) -> tuple[str, int, int, int]:
     """(status, partitions done, failed, all) of a backfill."""
     found = post(url, STATE, id=backfill_id)["partitionBackfillOrError"]
     if "status" not in found:
@@ -112,7 +112,7 @@ def progress(url: str, backfill_id: str) -> tuple[str, int, int, int]:
     return found["status"], done, failed, sum(s.get("numPartitionsTargeted", 1) for s in each)
 
 
-def _same_lake(url: str, lake: Lake) -> None:
+def _check_lake(url: str, lake: Lake) -> None:
     """Raises UserError where the server does not know the lake's shards: it serves another lake."""
     node = post(url, PARTITIONS, key={"path": ["images"]})["assetNodeOrError"]
     if "partitionKeys" not in node:
@@ -142,29 +142,29 @@ def backfill(
             f"{store.root} has no shards yet: seal its corpus first, with `mmret run --lake {lake}` or by "
             "materializing corpus_manifest in the UI"
         )
-    selection = needed(store, stage or [], partition or [])
+    selection = select_partitions(store, stage or [], partition or [])
     for table, parts in selection.items():
-        typer.echo(f"{table:<14}{len(parts):>6}  {parts[0]}{f' … {parts[-1]}' if len(parts) > 1 else ''}", err=True)
+        typer.echo(f"{table:<14}{len(parts):>6}  {parts[0]}{f' … {parts[-1]}' if len(parts) > 1 else ''}")
     if not selection:
-        typer.echo("nothing is missing or stale", err=True)
+        typer.echo("nothing is missing or stale")
         return
     if dry_run:
         return
-    _same_lake(url, store)
+    _check_lake(url, store)
     total = sum(map(len, selection.values()))
     backfill_id = launch(url, selection, f"mmret backfill: {total} partitions of {', '.join(selection)}")
-    typer.echo(f"backfill {backfill_id} launched: {url.rstrip('/')}/runs/b/{backfill_id}", err=True)
+    typer.echo(f"backfill {backfill_id} launched: {url.rstrip('/')}/runs/b/{backfill_id}")
     if wait and not _wait(url, backfill_id):
         raise typer.Exit(1)
 
 
 def _wait(url: str, backfill_id: str) -> bool:
-    """Whether the backfill ended well; prints a line whenever something has moved."""
-    said: tuple[str, int, int, int] | None = None
+    """Wait for the end of the backfill, with a line on stderr whenever a partition is done. Whether it succeeded."""
+    last: tuple[str, int, int, int] | None = None
     while True:
-        now = progress(url, backfill_id)
-        if now != said:
-            status, done, failed, total = said = now
+        now = backfill_progress(url, backfill_id)
+        if now != last:
+            status, done, failed, total = last = now
             typer.echo(f"{status.lower()}: {done} of {total} partitions{f', {failed} failed' if failed else ''}", err=True)
         if now[0] in _DONE:
             return now[0] in ("COMPLETED", "COMPLETED_SUCCESS")

@@ -43,7 +43,7 @@ def bands(
         print()
         return
     if found:
-        _show(found, _sources(store))
+        _print_report(found, _sources(store))
     for signal, band in proposals.items():
         value = f"{{low: {band['low']:g}, high: {band['high']:g}}}"
         print(f"proposed for {signal}: --set 'mine.bands.{signal}={value}'")
@@ -66,7 +66,7 @@ def _sources(store: Lake) -> dict[str, str]:
     return facts.notes.get("band_sources", {}) if facts else {}
 
 
-def _show(found: dict[str, Any], sources: dict[str, str]) -> None:
+def _print_report(found: dict[str, Any], sources: dict[str, str]) -> None:
     from rich import box
     from rich.table import Table
 

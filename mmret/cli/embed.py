@@ -41,13 +41,13 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Embed every row. Begun again after a crash, it goes on with the part it was at."""
-    from mmret.cli.terminal import reporter
+    from mmret.cli.terminal import stderr_reporter
     from mmret.progress import reporting
     from mmret.retriever.embed import EmbedOptions
     from mmret.retriever.embed import embed as run
 
     options = EmbedOptions(what.value, format_.value, query, batch_size, device=device, dtype=dtype)
-    with reporting(reporter("embedding")):
+    with reporting(stderr_reporter("embedding")):
         counts = run(sources, chosen_checkpoint(lake, recipe, checkpoint), out, options)
     if as_json:
         print(json.dumps({"out": str(out), **counts}))

@@ -20,16 +20,16 @@ def estimate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="a setting for this estimate, for example annotate.backend=openai"),
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="requests/s to reckon with; else that of earlier runs")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="requests/s to assume; default: that of earlier runs")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the estimate as JSON")] = False,
 ) -> None:
     """Requests, tokens, money and time that annotating the mined pairs would still take. Nothing is sent."""
     store = Lake(lake)
     profile, _ = resolve(store, overrides=dict(parse_override(text) for text in set_ or []))
-    show(reckon(store, profile, rate), as_json)
+    output_estimate(estimate_cost(store, profile, rate), as_json)
 
 
-def show(found: dict[str, Any], as_json: bool) -> None:
+def output_estimate(found: dict[str, Any], as_json: bool) -> None:
     """Print an estimate for a person, or as one line of JSON."""
     if as_json:
         json.dump(found, sys.stdout, ensure_ascii=False)
@@ -38,8 +38,12 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         print_estimate(found)
 
 
-def reckon(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any]:
-    """The estimate as plain JSON values: per kind of request, and in all. ``seconds`` is None where no rate is known."""
+def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any]:
+    """What annotating the lake would still take, as plain JSON values: per kind of request, and in all.
+
+    ``rate``: requests/s to assume; None: what earlier runs measured. ``seconds`` is None where no rate is known, ``cost`` is in the
+    currency of the prices in the settings. Raises UserError where no pairs are mined yet.
+    """
     from mmret.annotate.backends.load import load_annotator
     from mmret.annotate.estimate import estimate_lake, known_rate
 
@@ -93,7 +97,7 @@ def print_estimate(found: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mmret.cli.run_progress import clock
+    from mmret.cli.run_progress import format_seconds
     from mmret.cli.terminal import console
 
     table = Table(
@@ -111,13 +115,13 @@ def print_estimate(found: dict[str, Any]) -> None:
             f"{k['tokens_out']:,}",
             f"{k['cost']:,.2f}",
             f"{k['requests_per_second']:,.1f}" if k["requests_per_second"] else "unknown",
-            "unknown" if k["seconds"] is None else clock(k["seconds"]),
+            "unknown" if k["seconds"] is None else format_seconds(k["seconds"]),
         )
     console().print(table)
-    time = "unknown: give --rate, or annotate one shard first" if found["seconds"] is None else clock(found["seconds"])
+    time = "unknown: give --rate, or annotate one shard first" if found["seconds"] is None else format_seconds(found["seconds"])
     console().print(Text(f"{found['to_send']:,} requests, cost {found['cost']:,.2f} at the prices of the settings, time {time}"))
     if any(k["to_send"] and not k["tokens_measured"] for k in found["kinds"]):
         console().print("Tokens are guessed from prompts and picture sizes: expect half or twice as many until answers are stored.")
     if found["rejects"]:
-        told = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in found["rejects"].items())
-        console().print(Text(f"of {found['pairs_annotated']:,} pairs annotated so far, without texts: {told}"))
+        reasons = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in found["rejects"].items())
+        console().print(Text(f"of {found['pairs_annotated']:,} pairs annotated so far, without texts: {reasons}"))

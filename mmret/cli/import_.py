@@ -28,8 +28,8 @@ def import_(
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Import released triplets, to train on them beside the lake's own. Begun again, it continues where it stopped."""
-    from assets.runner.run import exclusive
-    from mmret.cli.run_progress import Live
+    from mmret.cli.graph import exclusive
+    from mmret.cli.run_progress import RunProgress
     from mmret.ingest.megapairs import Release as Files
     from mmret.ingest.megapairs import import_release
     from mmret.lake.configuration import resolve
@@ -45,13 +45,9 @@ def import_(
             f"profile {settings.name} trains its towers on captions, which the release does not have: give --profile "
             "local, whose encoders are published, or make the lake of your own pictures first"
         )
-    live = Live(store, settings)
-    with exclusive(store) as unfinished:
-        store.choose(choices)
-        if unfinished:
-            store.recover()
-        with live, reporting(live.advance):
-            counts = import_release(store, releases, settings)
+    progress = RunProgress(store, settings)
+    with exclusive(store, choices), progress, reporting(progress.advance):
+        counts = import_release(store, releases, settings)
     if as_json:
         print(json.dumps(counts))
         return

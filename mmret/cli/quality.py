@@ -88,11 +88,11 @@ def _print(found: dict[str, dict[str, Any]], limits: dict[str, float]) -> None:
     for name, path in ROWS.items():
         values = [_at(measured, path) for measured in found.values()]
         limit = LIMITS.get(path)
-        told = "" if limit is None else f"{'at most' if limit.startswith('max') else 'at least'} {limits[limit]:.0%}"
+        limit_text = "" if limit is None else f"{'at most' if limit.startswith('max') else 'at least'} {limits[limit]:.0%}"
         table.add_row(
             name,
             *("-" if v is None else f"{v:.1%}" if isinstance(v, float) and "words" not in path else f"{v:,.0f}" for v in values),
-            told,
+            limit_text,
         )
     console().print(table)
 

@@ -38,35 +38,31 @@ def run(
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
 
-    from mmret.cli.run_progress import Live
+    from mmret.cli.run_progress import RunProgress
 
-    live = Live(store, settings)
-    live.say(f"lake {store.root} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
-    live.say("loading …")
+    progress = RunProgress(store, settings)
+    progress.print(f"lake {store.root} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
+    progress.print("loading …")
 
     started = time.time_ns()
-    from assets.runner.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
-    from mmret.cli.run_summary import print_summary, summarise
+    from mmret.cli.graph import exclusive, materialize
+    from mmret.cli.run_summary import print_summary, summarise_run
+    from mmret.cli.terminal import console
     from mmret.lake.compact import compact, scattered
-    from mmret.progress import reporting
     from mmret.warehouse import refresh_catalogue
 
-    with exclusive(store) as unfinished:
-        store.choose(choices)
-        if unfinished:
-            live.say(f"the last run was cut short; taking its work up again ({store.recover()} stray files removed)")
-        with live, reporting(live.advance):
-            outcome = Runner(store, settings, live.stage).run(until="pairs" if dry_run else None)
+    with exclusive(store, choices):
+        outcome = materialize(store, settings, progress, until="pairs" if dry_run else None)
         if dry_run:
-            from mmret.cli.estimate import reckon, show
+            from mmret.cli.estimate import estimate_cost, output_estimate
 
-            return show(reckon(store, settings), as_json)
+            return output_estimate(estimate_cost(store, settings), as_json)
         if any(outcome.rows_computed.values()):
             history.note_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
             compact(store, settings.history, time.time_ns(), lance=scattered(store))
         refresh_catalogue(store)
-    summary = summarise(store, settings, outcome)
-    print_summary(summary, live.console)
+    summary = summarise_run(store, settings, outcome)
+    print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         json.dump(summary, sys.stdout, ensure_ascii=False)
         print()

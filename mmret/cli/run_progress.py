@@ -19,8 +19,12 @@ from mmret.settings import Profile
 _EVERY = 10.0
 
 
-def clock(seconds: float) -> str:
-    """``95`` to ``1 min 35 s``."""
+def format_seconds(seconds: float) -> str:
+    """A duration for a person.
+
+    >>> format_seconds(95)
+    '1 min 35 s'
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -28,15 +32,18 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-class Live:
-    """Context manager; give :meth:`advance` to :func:`mmret.progress.reporting` and :meth:`stage` to the runner."""
+class RunProgress:
+    """The progress display of one run, on stderr. A context manager: the bars are drawn inside the block.
+
+    Give :meth:`advance` to :func:`mmret.progress.reporting` and :meth:`stage` to the runner (``mmret.cli.graph.materialize``).
+    """
 
     def __init__(self, lake: Lake, profile: Profile):
         self._lake = lake
         self.console = Console(stderr=True, highlight=False)
         self.estimate = Estimate(profile)
         self.started = time.monotonic()
-        self._stage, self._said = "", 0.0
+        self._stage, self._last_line = "", 0.0
         self._bars: dict[str, Any] = {}
         self._progress = Progress(
             TextColumn("{task.description:<14}"),
@@ -48,14 +55,15 @@ class Live:
             disable=not self.console.is_terminal,
         )
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> RunProgress:
         self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
+        """A line on stderr, above the bars where there are any."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def stage(self, tables: list[str], partition: str | None, done: int, total: int) -> None:
@@ -68,8 +76,8 @@ class Live:
         if self.console.is_terminal:
             self._progress.console.print(what, style="dim", markup=False)
         else:
-            self.say(f"[{clock(time.monotonic() - self.started)}] {what}{self._left()}")
-        self._said = time.monotonic()
+            self.print(f"[{format_seconds(time.monotonic() - self.started)}] {what}{self._left()}")
+        self._last_line = time.monotonic()
 
     def advance(self, task: str, done: int, total: int | None, note: str = "") -> None:
         """Reporter for the loops inside the stages."""
@@ -81,12 +89,12 @@ class Live:
             if done < self._progress.tasks[bar].completed:
                 self._progress.reset(bar)
             self._progress.update(bar, completed=done, total=total, note=f"{note}{self._left()}")
-        elif time.monotonic() - self._said > _EVERY:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._last_line > _EVERY:
+            self._last_line = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
             count = f"{done:,}/{total:,}" if total else f"{done:,}"
-            self.say(f"[{clock(self._said - self.started)}] {task} {count}{share} {note}{self._left()}")
+            self.print(f"[{format_seconds(self._last_line - self.started)}] {task} {count}{share} {note}{self._left()}")
 
     def _left(self) -> str:
         left = self.estimate.left()
-        return "" if left is None else f" · about {clock(left)} left"
+        return "" if left is None else f" · about {format_seconds(left)} left"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich import box
@@ -10,18 +11,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmret.cli.run_progress import clock
-from mmret.cli.run_summary_annotation import annotation, quality, say_annotation
+from mmret.cli.run_progress import format_seconds
+from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
 from mmret.lake import Lake
 from mmret.schemas import TABLES
 from mmret.settings import Profile
 
+if TYPE_CHECKING:
+    from mmret.cli.graph import Outcome
 
-def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
-    """Everything the summary shows, as plain JSON values. ``outcome``: see ``assets.runner.run.Outcome``."""
+
+def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, Any]:
+    """The state of the lake and what this run did (``outcome``), as plain JSON values: what `mmret run --json` prints."""
     facts = {t: [f for p in lake.partitions(t) if (f := lake.facts(t, p))] for t in TABLES}
     rejects = lake.read("rejects", columns=["reason"])["reason"].value_counts().to_pylist()
-    pairs, described = facts["pairs"], facts["descriptions"]
+    pair_reasons = _sum_counts(f.notes.get("reasons", {}) for f in facts["pairs"])
+    texts = [*facts["descriptions"], *facts["instructions"]]
     evaluations = (
         pl.from_arrow(lake.read("evaluations"))
         .filter(pl.col("recipe").is_in([*profile.train, "untrained"]))
@@ -37,21 +42,21 @@ def summarise(lake: Lake, profile: Profile, outcome: Any) -> dict[str, Any]:
         "partitions_computed": outcome.partitions,
         "seconds": {t: round(s, 2) for t, s in outcome.seconds.items()},
         "rejects": {r["values"]: r["counts"] for r in rejects},
-        "retrieved_targets": sum(f.notes["reasons"].pop("retrieved", 0) for f in pairs if "reasons" in f.notes),
-        "queries_with_pairs": sum(f.notes.get("queries", 0) for f in pairs),
-        "pair_reasons": _added(f.notes.get("reasons", {}) for f in pairs),
-        "annotation": annotation(facts, lake, outcome),
-        "quality": quality(facts["triplets"]),
-        "annotation_reasons": _added(f.notes.get("reasons", {}) for f in [*described, *facts["instructions"]]),
+        "retrieved_targets": pair_reasons.get("retrieved", 0),
+        "queries_with_pairs": sum(f.notes.get("queries", 0) for f in facts["pairs"]),
+        "pair_reasons": {reason: n for reason, n in pair_reasons.items() if reason != "retrieved"},
+        "annotation": summarise_annotation(facts, lake, outcome),
+        "quality": summarise_quality(facts["triplets"]),
+        "annotation_reasons": _sum_counts(f.notes.get("reasons", {}) for f in texts),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
-        "evaluations": nested(evaluations.to_dicts()),
+        "evaluations": nest_evaluations(evaluations.to_dicts()),
         "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
         "checks_warned": sorted(outcome.warnings),
         "total_seconds": round(outcome.total, 2),
     }
 
 
-def _added(counts: Any) -> dict[str, int]:
+def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for each in counts:
         for reason, n in each.items():
@@ -59,7 +64,7 @@ def _added(counts: Any) -> dict[str, int]:
     return {reason: n for reason, n in sorted(total.items()) if n}
 
 
-def nested(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def nest_evaluations(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Rows of ``evaluations`` as ``{benchmark: {"queries", "gallery", recipe: {metric: percent}}}``."""
     out: dict[str, Any] = {}
     for row in rows:
@@ -69,7 +74,7 @@ def nested(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """Write the summary for a person."""
+    """Print the summary for a person. The commands at its end stay on one line each, whatever the width: they are for pasting."""
     stages = Table("stage", "rows", "computed now", "seconds", box=box.SIMPLE_HEAD, title_justify="left")
     for column in stages.columns[1:]:
         column.justify = "right"
@@ -80,20 +85,20 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     if summary["up_to_date"]:
         console.print("Nothing to do: every stage is up to date.", style="bold")
     else:
-        console.print(f"Done in {clock(summary['total_seconds'])}.", style="bold")
+        console.print(f"Done in {format_seconds(summary['total_seconds'])}.", style="bold")
     retrieved = f"of {summary['retrieved_targets']:,} targets retrieved, not taken"
     for name, key in (("rejected images", "rejects"), (retrieved, "pair_reasons"), ("texts not written", "annotation_reasons")):
         counts = {r: n for r, n in summary[key].items() if r not in ("chosen", "queries_without_candidates")}
         if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
-    say_annotation(summary, console)
+    print_annotation(summary, console)
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
     for name in summary["checks_warned"]:
         console.print(Text(f"check warns: {name} (`mmret quality` has the figures of the texts)"))
     _explain_pairs(summary, console)
     print_before_after(summary["evaluations"], console)
-    for recipe in _told_by_text(summary["evaluations"]):
+    for recipe in _found_by_text_alone(summary["evaluations"]):
         console.print(
             Text(
                 f"{recipe}: most held-out targets are found by the instruction alone. Its pairs share little, so an "
@@ -106,11 +111,12 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
   mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"
   mmret search --lake {lake} --image FILE --text "the same in red"
   mmret export --lake {lake} --format megapairs --out DIR
-  make ui                     the graph, its partitions and their history""")
+  make ui                     the graph, its partitions and their history"""),
+        soft_wrap=True,
     )
 
 
-def _told_by_text(evaluations: dict[str, Any], share: float = 0.7) -> list[str]:
+def _found_by_text_alone(evaluations: dict[str, Any], share: float = 0.7) -> list[str]:
     """Recipes whose text alone finds at least ``share`` of what the composed query finds first, on triplets of the lake."""
     found = evaluations.get("held-out triplets", {})
     return [

@@ -1,4 +1,4 @@
-"""The part of `mmret run`'s summary on annotation: what was sent and spent, what waits for an answer, how good it is."""
+"""The part of `mmret run`'s summary on annotation: requests and cost, what has no answer yet, and how good the texts are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmret.lake import Lake
 WRITTEN = ("descriptions", "instructions")
 
 
-def annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) -> dict[str, Any]:
-    """What annotation sent and spent in this run, per table, and what still waits for an answer in the whole lake."""
+def summarise_annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) -> dict[str, Any]:
+    """Requests, tokens and cost of this run, per table, and how many requests of the whole lake have no answer yet."""
     found: dict[str, Any] = {"unanswered": sum(f.notes.get("unanswered", 0) for t in WRITTEN for f in facts[t])}
     for table in WRITTEN:
         now = [f.notes for p in outcome.partitions.get(table, []) if (f := lake.facts(table, p))]
@@ -30,8 +30,8 @@ def annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) -> dict[st
     return found
 
 
-def quality(triplets: list[Any]) -> dict[str, float]:
-    """Means over the shards that were measured, by their triplets."""
+def summarise_quality(triplets: list[Any]) -> dict[str, float]:
+    """Means of the measurements over the shards that have them, weighted by their triplets; {} where none has."""
     measured = [q for f in triplets if (q := f.notes.get("quality"))]
     flat = [{**q, **(q.get("redundancy") or {}), "triplets": q["triplets"]} for q in measured]
     found = {}
@@ -42,8 +42,8 @@ def quality(triplets: list[Any]) -> dict[str, float]:
     return found
 
 
-def say_annotation(summary: dict[str, Any], console: Console) -> None:
-    """Write ``annotation`` and ``quality`` of the summary for a person."""
+def print_annotation(summary: dict[str, Any], console: Console) -> None:
+    """Print ``annotation`` and ``quality`` of the summary for a person."""
     for table in WRITTEN:
         done = summary["annotation"][table]
         if done["tokens_in"]:

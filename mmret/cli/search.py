@@ -35,9 +35,9 @@ def search(
     from rich import box
     from rich.table import Table
 
-    from mmret.cli.terminal import console, shown
+    from mmret.cli.terminal import console, printable
 
     table = Table("", "score", "path", "caption", box=box.SIMPLE_HEAD)
     for rank, hit in enumerate(hits, 1):
-        table.add_row(str(rank), f"{hit['score']:.3f}", shown(hit["path"]), shown(hit["caption"][:200]))
+        table.add_row(str(rank), f"{hit['score']:.3f}", printable(hit["path"]), printable(hit["caption"][:200]))
     console().print(table)

@@ -52,11 +52,11 @@ def sql(
     from rich import box
     from rich.table import Table
 
-    from mmret.cli.terminal import console, shown
+    from mmret.cli.terminal import console, printable
 
     table = Table(*names, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*map(shown, row))
+        table.add_row(*map(printable, row))
     console().print(table)
     console().print(f"{len(rows):,} rows", style="dim")
 

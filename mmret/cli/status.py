@@ -18,8 +18,8 @@ from mmret.lake.configuration import resolve
 _REASONS = 3  # shown per stage
 
 
-def summarise(statuses: list[Status]) -> dict[str, dict[str, Any]]:
-    """Per stage: how many partitions are current, follows, stale and missing, and the reasons with their counts."""
+def count_by_stage(statuses: list[Status]) -> dict[str, dict[str, Any]]:
+    """Per stage: how many partitions are in each state (current, follows, stale, missing), and the reasons with their counts."""
     stages: dict[str, dict[str, Any]] = {}
     for status in statuses:
         stage = stages.setdefault(status.table, {"current": 0, "follows": 0, "stale": 0, "missing": 0, "why": Counter()})
@@ -37,7 +37,7 @@ def status(
     if not store.shards():
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
     statuses = survey(store, resolve(store)[0])
-    stages = summarise(statuses)
+    stages = count_by_stage(statuses)
     if as_json:
         rows = [{"table": s.table, "partition": s.partition, "state": s.state, "why": s.reasons} for s in statuses]
         json.dump({"lake": str(store.root), "stages": stages, "partitions": rows}, sys.stdout, ensure_ascii=False)

@@ -60,23 +60,16 @@ def study(
 
 
 def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
-    from mmret.cli.run_progress import Live
+    from mmret.cli.graph import exclusive, materialize
+    from mmret.cli.run_progress import RunProgress
     from mmret.studies.designs import runs
 
     names = [name for _, name in sorted({(seed, name) for _, _, seed, name in runs(settings.studies)})]
     settings = settings.model_copy(update={"train": tuple(dict.fromkeys(names))})
-    live = Live(store, settings)
-    live.say(f"lake {store.root} · profile {settings.name} · {len(settings.train)} recipes")
-
-    from assets.runner.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
-    from mmret.progress import reporting
-
-    with exclusive(store) as unfinished:
-        store.choose(choices)
-        if unfinished:
-            live.say(f"the last run was cut short; taking its work up again ({store.recover()} stray files removed)")
-        with live, reporting(live.advance):
-            Runner(store, settings, live.stage).run()
+    progress = RunProgress(store, settings)
+    progress.print(f"lake {store.root} · profile {settings.name} · {len(settings.train)} recipes")
+    with exclusive(store, choices):
+        materialize(store, settings, progress)
 
 
 def print_studies(found: dict[str, Any], console: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where tables are printed: as wide as the terminal, and whole where the output is a file or a pipe."""
+"""How the commands print: results as wide as the terminal and never cut or wrapped in a file or a pipe; progress on stderr."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ _WIDE = 4000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def console() -> Console:
-    """A console on stdout that never cuts a cell for want of a terminal."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+def console(stderr: bool = False) -> Console:
+    """A console on stdout (or stderr) that neither cuts a cell nor wraps a line where there is no terminal."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False) if terminal else Console(stderr=stderr, highlight=False, width=_WIDE)
 
 
-def shown(value: object) -> Text:
-    """``value`` as it is printed: without markup of ours, and without characters that would steer the terminal or turn the line's
-    direction, for captions and paths come from outside."""
+def printable(value: object) -> Text:
+    """``value`` as text for a table: square brackets are no markup, and characters that would steer the terminal or change the
+    direction of the line are replaced, for captions and paths come from outside.
+
+    >>> printable("[red]a[/red]").plain
+    '[red]a[/red]'
+    """
     return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", "" if value is None else str(value)))
 
 
-def reporter(what: str, every: float = 5.0) -> Reporter:
-    """Says on stderr how many rows are done, at most once in ``every`` seconds; give it to ``mmret.progress.reporting``."""
+def stderr_reporter(task_name: str, every: float = 5.0) -> Reporter:
+    """A reporter for :func:`mmret.progress.reporting` that prints on stderr how many rows are done.
+
+    At most one line in ``every`` seconds. Example: ``with reporting(stderr_reporter("embedding")): ...``
+    """
     last = time.monotonic()
 
     def report(task: str, done: int, total: int | None, note: str = "") -> None:
         nonlocal last
         if time.monotonic() - last > every:
             last = time.monotonic()
-            print(f"{what}: {done:,}" + (f" of {total:,}" if total else "") + (f" ({note})" if note else ""), file=sys.stderr)
+            total_text, note_text = f" of {total:,}" if total else "", f" ({note})" if note else ""
+            print(f"{task_name}: {done:,}{total_text}{note_text}", file=sys.stderr)
 
     return report

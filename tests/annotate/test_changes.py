@@ -12,7 +12,7 @@ from mmret.annotate import estimate as estimating
 from mmret.annotate import steps as stages
 from mmret.annotate.backends import load as backends
 from mmret.annotate.stage import seconds_left
-from mmret.cli.estimate import reckon
+from mmret.cli.estimate import estimate_cost
 from mmret.errors import UserError
 from mmret.freshness import fingerprints
 from mmret.lake import Lake
@@ -53,7 +53,7 @@ def test_a_changed_prompt_of_the_instructions_leaves_the_descriptions_untouched(
 
 
 def test_what_was_sent_is_noted_and_the_rest_is_estimated(shelf: Shelf) -> None:
-    empty = reckon(shelf.lake, shelf.profile("http://any"))
+    empty = estimate_cost(shelf.lake, shelf.profile("http://any"))
     assert (empty["to_send"], empty["seconds"]) == (2 * PAIRS + 2 * shelf.lake.facts("pairs", "shard-00001").rows, None)
     shelf.run()
     notes = shelf.lake.facts("descriptions", SHARD).notes
@@ -67,7 +67,7 @@ def test_what_was_sent_is_noted_and_the_rest_is_estimated(shelf: Shelf) -> None:
             )
         }
     )
-    found = reckon(shelf.lake, priced)
+    found = estimate_cost(shelf.lake, priced)
     left = shelf.lake.facts("pairs", "shard-00001").rows
     assert [k["to_send"] for k in found["kinds"]] == [left, left]
     assert found["kinds"][0]["tokens_measured"] and found["kinds"][0]["cost"] == pytest.approx(7 * left)

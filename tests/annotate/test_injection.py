@@ -16,7 +16,7 @@ from assets.display.metadata import preview
 from mmret.annotate import AnswerStore, describe, instruct, prompts
 from mmret.annotate.compose import IMAGES, compose
 from mmret.annotate.protocol import Request
-from mmret.cli.terminal import shown
+from mmret.cli.terminal import printable
 from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS
 from mmret.settings import AnnotateSettings, EngineSettings
 from tests.annotate.server import RudeServer
@@ -76,10 +76,10 @@ def test_the_preview_is_a_table_of_text_whatever_the_text(schema: pa.Schema, col
 @pytest.mark.parametrize("text", EVIL)
 def test_a_terminal_is_not_steered(text: str) -> None:
     out = io.StringIO()
-    Console(file=out, width=400, force_terminal=True).print(shown(text))
+    Console(file=out, width=400, force_terminal=True).print(printable(text))
     said = out.getvalue()
     assert not set(said) & set("\x1b\x07\x00\u202e")
-    assert shown("[red]a[/red]").plain == "[red]a[/red]"
+    assert printable("[red]a[/red]").plain == "[red]a[/red]"
 
 
 def test_a_model_that_writes_orders_and_paths_writes_rows_and_nothing_else(tmp_path: Path) -> None:

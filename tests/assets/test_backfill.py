@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmret.cli import app
-from mmret.cli.backfill import needed, selectors
+from mmret.cli.backfill import select_partitions, selectors
 from mmret.errors import UserError
 
 
@@ -57,16 +57,16 @@ def state(status: str, done: int, failed: int = 0) -> dict:
     }
 
 
-def test_needed_is_what_is_missing_or_stale_or_named(lake):
-    assert needed(lake, [], []) == {}
+def test_selected_is_what_is_missing_or_stale_or_named(lake):
+    assert select_partitions(lake, [], []) == {}
     lake.path("triplets", "shard-00001").unlink()
-    assert needed(lake, [], []) == {"triplets": ["shard-00001"]}
-    assert needed(lake, ["pairs"], []) == {}
-    assert needed(lake, ["images"], ["shard-00000"]) == {"images": ["shard-00000"]}
-    assert needed(lake, ["checkpoints"], ["demo"]) == {"checkpoints": ["demo"]}
+    assert select_partitions(lake, [], []) == {"triplets": ["shard-00001"]}
+    assert select_partitions(lake, ["pairs"], []) == {}
+    assert select_partitions(lake, ["images"], ["shard-00000"]) == {"images": ["shard-00000"]}
+    assert select_partitions(lake, ["checkpoints"], ["demo"]) == {"checkpoints": ["demo"]}
     for stages, partitions, said in ((["nosuch"], [], "no stage nosuch"), ([], ["nosuch"], "no partition nosuch")):
         with pytest.raises(UserError, match=said):
-            needed(lake, stages, partitions)
+            select_partitions(lake, stages, partitions)
 
 
 def test_selectors_name_rejects_with_images_and_no_partition_of_a_whole_table():
@@ -76,7 +76,7 @@ def test_selectors_name_rejects_with_images_and_no_partition_of_a_whole_table():
 
 
 def test_it_is_launched_and_waited_for(lake, dagster, monkeypatch):
-    monkeypatch.setattr(sys.modules[needed.__module__], "_POLL", 0)  # the package has the function under this name
+    monkeypatch.setattr(sys.modules[select_partitions.__module__], "_POLL", 0)  # the package has the function under this name
     lake.path("triplets", "shard-00001").unlink()
     dagster.answers |= {
         "assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": lake.shards()},

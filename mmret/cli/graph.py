@@ -1,0 +1,49 @@
+"""The one door from the commands to the lineage graph: nothing else in ``mmret`` imports ``assets``, and with it Dagster.
+
+Importing Dagster takes about two seconds, so it is imported inside the functions: only commands that start the graph pay for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mmret.cli.run_progress import RunProgress
+from mmret.lake import Lake
+from mmret.progress import reporting
+from mmret.settings import Profile
+
+if TYPE_CHECKING:
+    from assets.runner.run import Outcome
+
+
+@contextmanager
+def exclusive(lake: Lake, choices: dict[str, Any] | None = None) -> Iterator[None]:
+    """Hold the lake's lock for the block, so that no two runs write it at once.
+
+    ``choices``: settings to record with the lake first (see :meth:`Lake.choose`). Where the last run was cut short, the files
+    that it left half written are removed before the block begins. Raises UserError while another process holds the lake.
+    """
+    from assets.runner.run import exclusive as lock
+
+    with lock(lake) as unfinished:
+        if choices is not None:
+            lake.choose(choices)
+        if unfinished:
+            removed = lake.recover()
+            print(f"the last run was cut short; taking its work up again ({removed} stray files removed)", file=sys.stderr)
+        yield
+
+
+def materialize(lake: Lake, profile: Profile, progress: RunProgress, until: str | None = None) -> Outcome:
+    """Compute what is missing or stale, stage after stage, recorded in the lake's Dagster instance; call it inside `exclusive`.
+
+    ``until``: no further than this stage, and without the checks. Returns what was computed, per stage. Raises UserError with the
+    cause where a stage fails.
+    """
+    from assets.runner.run import Runner
+
+    with progress, reporting(progress.advance):
+        return Runner(lake, profile, progress.stage).run(until=until)

@@ -1,0 +1,72 @@
+"""What `mmret run` prints, and where: results on standard output, progress on standard error, commands in one piece."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from mmret.cli.run_summary import print_summary, summarise_run
+from mmret.lake import Facts, Lake
+from mmret.lake.configuration import resolve
+from mmret.schemas import TABLES
+
+COMMANDS = (
+    'mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"',
+    'mmret search --lake {lake} --image FILE --text "the same in red"',
+    "mmret export --lake {lake} --format megapairs --out DIR",
+)
+
+
+class Outcome:
+    """Of a run that had nothing to do; see ``assets.runner.run.Outcome``."""
+
+    rows_computed, partitions, seconds, checks, warnings, total = {}, {}, {}, {}, [], 0.0
+
+
+def mmret_run(lake, *more: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "mmret", "run", "--lake", str(lake), *more]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+
+
+def test_the_summary_is_on_stdout_and_progress_on_stderr(small_lake):
+    lake, _ = small_lake
+    done = mmret_run(lake)
+    assert "Nothing to do: every stage is up to date." in done.stdout and "Nothing to do" not in done.stderr
+    assert re.search(r"^ *pairs +\d", done.stdout, re.M) and "held-out edits" in done.stdout
+    assert "loading …" in done.stderr and "corpus_manifest" in done.stderr and "loading" not in done.stdout
+    for command in COMMANDS:
+        assert f"  {command.format(lake=lake)}" in done.stdout.splitlines()
+
+
+def test_with_json_stdout_is_one_json_object_and_nothing_else(small_lake):
+    lake, summary = small_lake
+    done = mmret_run(lake, "--json")
+    assert len(done.stdout.splitlines()) == 1
+    again = json.loads(done.stdout)
+    assert again["up_to_date"] and list(again) == list(summary) and again["rows"] == summary["rows"]
+    assert "Nothing to do" in done.stderr
+
+
+@pytest.mark.parametrize("width", [40, 80, 4000])
+def test_commands_for_pasting_stay_on_one_line_at_any_width(tmp_path, width):
+    lake = Lake(tmp_path / ("folder" * 12))
+    out = io.StringIO()
+    print_summary(summarise_run(lake, resolve(lake)[0], Outcome()), Console(file=out, width=width))
+    for command in COMMANDS:
+        assert f"  {command.format(lake=lake.root)}" in out.getvalue().splitlines()
+
+
+def test_summarising_changes_nothing_of_what_the_lake_records(tmp_path):
+    """Targets retrieved are told apart from the reasons without taking them out of the facts: twice gives the same."""
+    lake = Lake(tmp_path)
+    facts = Facts(2, "", "", {"queries": 2, "reasons": {"retrieved": 9, "chosen": 2, "near_duplicate": 7, "not_near": 0}}, 0)
+    lake.partitions = lambda table: ["shard-00000"] if table == "pairs" else []
+    lake.facts = lambda table, partition: facts
+    first, second = (summarise_run(lake, resolve(lake)[0], Outcome()) for _ in range(2))
+    assert first == second and set(first["rows"]) == set(TABLES)
+    assert first["retrieved_targets"] == 9 and first["pair_reasons"] == {"chosen": 2, "near_duplicate": 7}
+    assert facts.notes["reasons"] == {"retrieved": 9, "chosen": 2, "near_duplicate": 7, "not_near": 0}
