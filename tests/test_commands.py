@@ -32,6 +32,17 @@ def test_every_table_is_a_view_and_counts_what_the_files_hold(lake, small_lake):
     assert json.loads(call("sql", "--lake", lake, "--json", "SELECT DISTINCT signal FROM embeddings").stdout)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["status", "backfill", "estimate", "quality", "bands", "sql|SELECT 1 AS n", "search|--text|a red circle"],
+    ids=lambda x: x.split("|")[0],
+)
+def test_what_a_command_found_is_on_stdout_and_stderr_is_left_to_progress(lake, line):
+    name, *arguments = line.split("|")
+    done = call(name, "--lake", lake, *arguments)
+    assert done.exit_code == 0 and done.stdout.strip() and done.stderr == ""
+
+
 def test_sql_prints_a_table_with_markup_as_it_is(lake):
     out = call("sql", "--lake", lake, "SELECT '[red]<b>' AS caption, 1 AS n").stdout
     assert "[red]<b>" in out and "1 rows" in out
@@ -79,7 +90,7 @@ def test_evaluate_reports_the_recipe_beside_the_untrained_model(lake, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"reference": "nosuch.png", "text": "red", "target": "x.png"}, "nosuch.png"),
         ({"reference": "a"}, "row 1"),
@@ -87,10 +98,10 @@ def test_evaluate_reports_the_recipe_beside_the_untrained_model(lake, tmp_path):
         ({"reference": "", "text": " ", "target": ""}, "empty"),
     ],
 )
-def test_a_triplet_that_cannot_be_read_is_named(lake, tmp_path, row, said):
+def test_a_triplet_that_cannot_be_read_is_named(lake, tmp_path, row, message):
     file = tmp_path / "t.jsonl"
     file.write_text(row if isinstance(row, str) else json.dumps(row))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         call("evaluate", "--lake", lake, "--triplets", file)
 
 
