@@ -17,12 +17,12 @@ DOOR = "mmret.cli.graph"
 """The one module of the library through which commands start the lineage graph."""
 
 ORDER = """
-    errors schemas hashing atomic progress devices settings
+    errors schemas hashing atomic progress devices ranking settings
     lake curation
     ingest encode mine towers leaks
     annotate assemble
-    studies retriever
-    search benchmarks
+    retriever
+    search benchmarks studies
     stages freshness
     warehouse export
     web serve
