@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -53,11 +54,11 @@ def test_with_json_stdout_is_one_json_object_and_nothing_else(small_lake):
 
 @pytest.mark.parametrize("width", [40, 80, 4000])
 def test_commands_for_pasting_stay_on_one_line_at_any_width(tmp_path, width):
-    lake = Lake(tmp_path / ("folder" * 12))
+    lake = Lake(tmp_path / "a folder with spaces and a long name, longer than the line")
     out = io.StringIO()
     print_summary(summarise_run(lake, resolve(lake)[0], Outcome()), Console(file=out, width=width))
     for command in COMMANDS:
-        assert f"  {command.format(lake=lake.root)}" in out.getvalue().splitlines()
+        assert f"  {command.format(lake=shlex.quote(str(lake.root)))}" in out.getvalue().splitlines()
 
 
 def test_summarising_changes_nothing_of_what_the_lake_records(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -52,4 +53,4 @@ def import_(
         print(json.dumps(counts))
         return
     print(f"{store.root}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items() if n))
-    print(f"train on them: mmret run --lake {lake}")
+    print(f"train on them: mmret run --lake {shlex.quote(str(lake))}")

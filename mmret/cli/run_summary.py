@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
                 "instruction has to retell its target; a denser corpus, or narrower mine.bands, gives better ones."
             )
         )
-    lake = summary["lake"]
+    lake = shlex.quote(summary["lake"])
     console.print(
         Text(f"""Next:
   mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"
