@@ -7,8 +7,8 @@ import pytest
 
 from assets.definitions import defs
 from mmret.stages import TABLE
+from tests.cli.test_command_flags import documented
 from tests.conftest import CHECKOUT
-from tests.test_command_flags import documented
 
 README = (CHECKOUT / "README.md").read_text()
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "AGENTS.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
