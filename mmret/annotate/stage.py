@@ -6,7 +6,7 @@ written again from the same inputs is a retry: its rows are kept, save those who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,21 +18,11 @@ from mmret.annotate.protocol import Annotator
 from mmret.annotate.retry import retry_notes, unanswered
 from mmret.annotate.steps import describe, instruct
 from mmret.annotate.store import AnswerStore
-from mmret.assemble.triplets import assemble
+from mmret.ingest.pair_images import captions_of
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.schemas import TABLES
-from mmret.settings import AnnotateSettings, EvaluateSettings
-
-
-def _images_of(lake: Lake, pairs: pa.Table, *columns: str) -> pa.Table:
-    named = pc.unique(pa.chunked_array([*pairs["query_id"].chunks, *pairs["target_id"].chunks], type=pa.string()))
-    return lake.read("images", columns=["image_id", *columns], filters=pc.field("image_id").isin(named))
-
-
-def _captions(lake: Lake, pairs: pa.Table) -> dict[str, str]:
-    images = _images_of(lake, pairs, "caption")
-    return dict(zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True))
+from mmret.settings import AnnotateSettings
 
 
 def _notes(rows: pa.Table, tally: Tally, settings: AnnotateSettings, before: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -81,7 +71,7 @@ def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     kept, before = _answered(lake, "descriptions", shard, inputs)
     pairs, tally = _without(lake.read("pairs", shard), kept), Tally()
     annotator.load_images = partial(images_by_id, lake)
-    rows = describe(pairs, _captions(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers"), tally)
+    rows = describe(pairs, captions_of(lake, pairs), annotator, settings, AnswerStore(lake.root / "answers"), tally)
     rows = pa.concat_tables([kept, rows]).sort_by("pair_id")
     return lake.write("descriptions", shard, rows, inputs, **_notes(rows, tally, settings, before)), pairs.num_rows
 
@@ -93,7 +83,7 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     described = _without(lake.read("descriptions", shard), kept)
     annotator.load_images = partial(images_by_id, lake)  # a judge looks at them
     store = AnswerStore(lake.root / "answers")
-    rows = instruct(described, pairs, _captions(lake, pairs), annotator, settings, store, tally)
+    rows = instruct(described, pairs, captions_of(lake, pairs), annotator, settings, store, tally)
     rows = pa.concat_tables([kept, rows]).sort_by("pair_id")
     return lake.write("instructions", shard, rows, inputs, **_notes(rows, tally, settings, before)), pairs.num_rows
 
@@ -108,20 +98,3 @@ def seconds_left(lake: Lake, table: str, like: str) -> float | None:
     waiting = set(lake.partitions("pairs")) - set(lake.partitions(table))
     left = sum(facts.rows for shard in waiting if (facts := lake.facts("pairs", shard)))
     return round(left * seconds / rows, 1) if rows else None
-
-
-def assemble_shard(
-    lake: Lake, shard: str, settings: EvaluateSettings, inputs: str, measure: Callable[[pa.Table], dict[str, Any]] | None = None
-) -> Facts:
-    """Write ``triplets`` of a shard; what ``measure`` says of them is noted as their ``quality``."""
-    pairs = lake.read("pairs", shard)
-    rows, left_out = assemble(
-        pairs,
-        lake.read("descriptions", shard),
-        lake.read("instructions", shard),
-        _images_of(lake, pairs, "path", "licence"),
-        settings,
-    )
-    train = pc.sum(pc.equal(rows["split"], "train")).as_py() or 0
-    noted = {"quality": measure(rows)} if measure is not None and rows.num_rows else {}
-    return lake.write("triplets", shard, rows, inputs, train=train, test=rows.num_rows - train, left_out=left_out, **noted)
