@@ -3,9 +3,9 @@ stages."""
 
 from __future__ import annotations
 
-from mmret.annotate.ask import Tally
+from mmret.annotate.answers import Tally
 from mmret.annotate.protocol import Annotator, Answer, Request
-from mmret.annotate.steps import describe, instruct
+from mmret.annotate.rows import describe, instruct
 from mmret.annotate.store import AnswerStore
 
 __all__ = ["AnswerStore", "Annotator", "Answer", "Request", "Tally", "describe", "instruct"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.annotate.ask import BATCH
+from mmret.annotate.answers import BATCH
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.compose import compose, engine_of
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request

@@ -1,6 +1,6 @@
 """What a back-end is: requests in, raw answers out, in any order.
 
-A back-end knows nothing of tables, caching or parsing; :mod:`mmret.annotate.ask` asks it only what the store does
+A back-end knows nothing of tables, caching or parsing; :mod:`mmret.annotate.answers` asks it only what the store does
 not hold. ``key`` must depend on everything that decides the answer and on nothing else: prompt text, picture or caption
 content, model revision, sampling. Then an answer is never paid for twice, and never reused for another question.
 """

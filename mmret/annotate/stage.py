@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.annotate.ask import Tally
+from mmret.annotate.answers import Tally
 from mmret.annotate.protocol import Annotator
 from mmret.annotate.retry import retry_notes, unanswered
-from mmret.annotate.steps import describe, instruct
+from mmret.annotate.rows import describe, instruct
 from mmret.annotate.store import AnswerStore
 from mmret.ingest.pair_images import captions_of
 from mmret.ingest.stage import images_by_id

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def shelf(small_lake: tuple[Path, dict], tmp_path: Path):
-    from tests.annotate.shelf import Shelf
+    from tests.annotate.annotation_run import Shelf
 
     return Shelf(shutil.copytree(small_lake[0], tmp_path / "lake"))
 
@@ -18,6 +18,6 @@ def shelf(small_lake: tuple[Path, dict], tmp_path: Path):
 @pytest.fixture
 def undisturbed(small_lake: tuple[Path, dict], tmp_path: Path):
     """The same shard once more, to compare with."""
-    from tests.annotate.shelf import Shelf
+    from tests.annotate.annotation_run import Shelf
 
     return Shelf(shutil.copytree(small_lake[0], tmp_path / "undisturbed"))

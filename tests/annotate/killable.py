@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.annotate import AnswerStore, describe, instruct
-from mmret.annotate import ask as answering
-from mmret.annotate import steps as stages
+from mmret.annotate import answers as answering
+from mmret.annotate import rows as stages
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Annotator, Answer, Request

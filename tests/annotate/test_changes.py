@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmret.annotate import estimate as estimating
-from mmret.annotate import steps as stages
+from mmret.annotate import rows as stages
 from mmret.annotate.backends import load as backends
 from mmret.annotate.stage import seconds_left
 from mmret.cli.estimate import reckon
@@ -17,8 +17,8 @@ from mmret.errors import UserError
 from mmret.freshness import fingerprints as provenance
 from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
+from tests.annotate.annotation_run import SHARD, Shelf
 from tests.annotate.server import RudeServer
-from tests.annotate.shelf import SHARD, Shelf
 from tests.annotate.test_openai_server import _answer
 from tests.small_runs import command, run
 

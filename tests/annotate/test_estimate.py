@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from mmret.annotate import AnswerStore, describe, instruct
+from mmret.annotate.backends.base import PromptedAnnotator
 from mmret.annotate.backends.captions import CaptionsAnnotator
-from mmret.annotate.backends.prompted import PromptedAnnotator
 from mmret.annotate.estimate import estimate
 from mmret.annotate.protocol import Answer, Request
 from mmret.hashing import pair_id

@@ -13,8 +13,8 @@ from mmret.annotate.retry import retry_notes, unanswered, unfinished
 from mmret.freshness import fingerprints as provenance
 from mmret.freshness import survey as staleness
 from mmret.schemas import DESCRIPTIONS
+from tests.annotate.annotation_run import SHARD, Shelf
 from tests.annotate.server import Status
-from tests.annotate.shelf import SHARD, Shelf
 from tests.annotate.test_openai_server import _answer, _nobody
 
 

@@ -22,7 +22,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from mmret.annotate.backends.balance import Balancer, Server, Unreachable
-from mmret.annotate.backends.prompted import PromptedAnnotator, jpeg
+from mmret.annotate.backends.base import PromptedAnnotator, jpeg
 from mmret.annotate.compose import IMAGES, Question, compose, engine_of
 from mmret.annotate.protocol import Answer, Request
 from mmret.annotate.retry import PASSING_STATUSES, REFUSING_STATUSES

@@ -10,8 +10,8 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mmret.annotate.backends.base import PromptedAnnotator
 from mmret.annotate.backends.openai_server import Lasting, data_uri, messages
-from mmret.annotate.backends.prompted import PromptedAnnotator
 from mmret.annotate.compose import Question, compose, engine_of
 from mmret.annotate.protocol import Answer, Request
 from mmret.errors import UserError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from mmret.annotate.ask import BATCH, Tally, ask
+from mmret.annotate.answers import BATCH, Tally, ask
 from mmret.annotate.judge import judge_request, verdict
 from mmret.annotate.parse import ASK_ANEW, PARSER_VERSION, Parsed, Want, parse
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from mmret.annotate import AnswerStore, Tally, describe, instruct
-from mmret.annotate import ask as answering
-from mmret.annotate import steps as stages
+from mmret.annotate import answers as answering
+from mmret.annotate import rows as stages
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.protocol import Answer, Request
 from mmret.hashing import pair_id
