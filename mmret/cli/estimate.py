@@ -41,13 +41,13 @@ def show(found: dict[str, Any], as_json: bool) -> None:
 def reckon(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any]:
     """The estimate as plain JSON values: per kind of request, and in all. ``seconds`` is None where no rate is known."""
     from mmret.annotate.backends.load import load_annotator
-    from mmret.annotate.estimate import estimate_lake, known_rate
+    from mmret.annotate.estimate import estimate_lake, requests_per_second
 
     annotator = load_annotator(profile.annotate)
     kinds = []
     for each in estimate_lake(lake, profile.annotate):
         model = annotator.model_for(each.kind)
-        speed = rate or known_rate(lake, each.kind, model)
+        speed = rate or requests_per_second(lake, each.kind, model)
         kinds.append(
             {
                 "kind": each.kind,

@@ -17,12 +17,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmret.annotate import AnswerStore, describe, instruct
 from mmret.annotate import answers as answering
 from mmret.annotate import rows as stages
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.describe import describe
+from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Annotator, Answer, Request
+from mmret.annotate.store import AnswerStore
 from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 

@@ -81,7 +81,7 @@ def test_what_is_refused_for_good_is_not_sent_again_with_what_is_retried(shelf: 
 
 def test_a_server_that_is_not_there_costs_no_attempt(shelf: Shelf) -> None:
     for _ in range(3):
-        shelf.annotate(shelf.profile(_nobody(), patience=0.3))
+        shelf.annotate(shelf.profile(_nobody(), patience=0.8))
     notes = shelf.lake.facts("descriptions", SHARD).notes
     assert set(notes["reasons"]) == {"unreachable"} and notes["retries"] == 0
     shelf.run()

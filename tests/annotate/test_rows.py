@@ -9,11 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mmret.annotate import AnswerStore, Tally, describe, instruct
 from mmret.annotate import answers as answering
 from mmret.annotate import rows as stages
+from mmret.annotate.answers import Stats
 from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.annotate.describe import describe
+from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Answer, Request
+from mmret.annotate.store import AnswerStore
 from mmret.hashing import pair_id
 from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS
 from mmret.settings import AnnotateSettings
@@ -128,9 +131,9 @@ def test_a_transport_error_is_a_failed_row_and_is_asked_again(tmp_path: Path) ->
             for i, answer in super().answers(requests):
                 yield i, Answer(error="timeout") if i % 3 == 0 else answer
 
-    tally = Tally()
-    described = describe(_pairs(), CAPTIONS, Down(), SETTINGS, AnswerStore(tmp_path), tally)
-    assert tally.reasons["timeout"] == sum(r == "timeout" for r in described["reason"].to_pylist()) > 50
+    stats = Stats()
+    described = describe(_pairs(), CAPTIONS, Down(), SETTINGS, AnswerStore(tmp_path), stats)
+    assert stats.reasons["timeout"] == sum(r == "timeout" for r in described["reason"].to_pylist()) > 50
     again = Counting()
     assert _run(again, AnswerStore(tmp_path)) == _run(CaptionsAnnotator(), None)
     assert 0 < len([r for r in again.asked if r.kind == "describe"]) < described.num_rows / 2

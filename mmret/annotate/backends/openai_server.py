@@ -22,8 +22,9 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from mmret.annotate.backends.balance import Balancer, Server, Unreachable
-from mmret.annotate.backends.base import PromptedAnnotator, jpeg
-from mmret.annotate.compose import IMAGES, Question, compose, engine_of
+from mmret.annotate.backends.base import ModelAnnotator, jpeg
+from mmret.annotate.compose import IMAGES, Question, compose
+from mmret.annotate.kinds import engine_of
 from mmret.annotate.protocol import Answer, Request
 from mmret.annotate.retry import PASSING_STATUSES, REFUSING_STATUSES
 from mmret.errors import UserError
@@ -54,7 +55,7 @@ class Lasting(Exception):
         self.code = code
 
 
-class OpenAIAnnotator(PromptedAnnotator):
+class OpenAIAnnotator(ModelAnnotator):
     """Asks the servers of ``settings.vision`` and ``settings.language_model``."""
 
     name = "openai"

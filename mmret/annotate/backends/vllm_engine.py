@@ -10,9 +10,10 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmret.annotate.backends.base import PromptedAnnotator
+from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.openai_server import Lasting, data_uri, messages
-from mmret.annotate.compose import Question, compose, engine_of
+from mmret.annotate.compose import Question, compose
+from mmret.annotate.kinds import engine_of
 from mmret.annotate.protocol import Answer, Request
 from mmret.errors import UserError
 from mmret.settings import EngineSettings
@@ -21,7 +22,7 @@ CHUNK = 256
 """Requests handed to the engine together: enough to keep it full, few enough to lose in a crash."""
 
 
-class VLLMAnnotator(PromptedAnnotator):
+class VLLMAnnotator(ModelAnnotator):
     """Answers with the models of ``settings.vision`` and ``settings.language_model``."""
 
     name = "vllm"
