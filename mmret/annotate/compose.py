@@ -17,7 +17,7 @@ from mmret.hashing import uniform
 from mmret.settings import AnnotateSettings, EngineSettings
 
 IMAGES = "{{images}}"
-"""Where the pictures stand in a user text; kept by the composer, replaced by the transport."""
+"""Stands for the pictures in a user text until the messages are built (:mod:`mmret.annotate.backends.chat`)."""
 MAX_DATA_CHARACTERS = 6000
 """Of a description or list that goes into a prompt."""
 

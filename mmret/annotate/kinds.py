@@ -1,4 +1,4 @@
-"""Which kinds of request are asked for which table, and which model answers each: said here once.
+"""Which kinds of request fill which table, and which model answers each: the only place where this is decided.
 
 Descriptions and instructions are two requests a pair. With ``annotate.one_step`` a model writes both texts in one answer, kind
 ``both``, and with ``annotate.judge`` a further request scores the instructions. Back-ends without a model know neither. Costs

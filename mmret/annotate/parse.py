@@ -1,8 +1,8 @@
-"""From a raw answer to texts or a reason.
+"""From a raw answer to texts, or to the reason why it cannot be used.
 
-Has a version of its own: a changed parser re-reads what is stored, and asks nothing. A model's answers are also
-checked for what cannot be used: refusals, the wrong language, instructions that tell the source, texts that only copy
-a caption. Costs about 10 us an answer; never raises on what a model wrote.
+``PARSER_VERSION`` is separate from the prompts' versions: a changed parser reads the stored answers again and asks nothing. A
+model's answers are also checked for what cannot be used: refusals, the wrong language, instructions that give the source picture
+away, texts that only copy a caption. Costs about 10 us an answer; never raises on what a model wrote.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmret.annotate.protocol import Answer, Request
 
 PARSER_VERSION = "1"
 MAX_ANSWER_CHARACTERS = 20_000
-"""A longer answer is no list of instructions; it is not searched."""
+"""A longer answer is no list of instructions, and is not parsed."""
 RETRY_REASONS = frozenset(
     {
         "refusal",
@@ -53,8 +53,8 @@ def parse(request: Request, answer: Answer, part: Part, language: str | None = N
     """The ``part`` of ``answer`` to ``request``, or the reason why it cannot be used. ``language``: of a model's texts, in English
     ("French"); None leaves out the checks that only a model's answers need.
 
-    Reasons: a transport error as it is, a back-end's own finish reason, refusal, truncated, empty, too_long, not_json,
-    too_few, duplicate, wrong_language, leaked_source, copied_caption.
+    Reasons: a transport error as it is, a finish reason that only the back-end gives, refusal, truncated, empty, too_long,
+    not_json, too_few, duplicate, wrong_language, leaked_source, copied_caption.
     """
     if answer.error:
         return Parsed(reason=answer.error)
@@ -76,10 +76,10 @@ def parse(request: Request, answer: Answer, part: Part, language: str | None = N
     parsed = _description(text, request.kind) if part == "description" else _instructions(text, request.count)
     if language is None or parsed.reason:
         return parsed
-    return _checked(parsed, request, text, part, language)
+    return _check(parsed, request, text, part, language)
 
 
-def _checked(parsed: Parsed, request: Request, raw: str, part: Part, language: str) -> Parsed:
+def _check(parsed: Parsed, request: Request, raw: str, part: Part, language: str) -> Parsed:
     if checks.in_wrong_language(" ".join(parsed.texts), language):
         return Parsed(reason="wrong_language")
     if checks.all_copied(parsed.texts, (request.query_caption, request.target_caption)):

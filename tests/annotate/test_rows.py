@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mmret.annotate import answers as answering
-from mmret.annotate import rows as stages
+from mmret.annotate import answers as answer_module
+from mmret.annotate import rows as row_module
 from mmret.annotate.answers import Stats
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.describe import describe
@@ -95,7 +95,7 @@ def test_changed_instruction_prompt_leaves_descriptions_alone(tmp_path: Path) ->
 
 def test_changed_parser_reads_stored_answers_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(CaptionsAnnotator(), AnswerStore(tmp_path))
-    monkeypatch.setattr(stages, "PARSER_VERSION", "other")
+    monkeypatch.setattr(row_module, "PARSER_VERSION", "other")
     again = Counting()
     described, instructed = _run(again, AnswerStore(tmp_path))
     assert not again.asked
@@ -111,13 +111,13 @@ def test_requests_go_out_by_query_image() -> None:
 
 def test_rows_do_not_depend_on_batches_or_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = _run(CaptionsAnnotator(), None)
-    monkeypatch.setattr(stages, "BATCH", 7)
-    monkeypatch.setattr(answering, "FLUSH_ROWS", 3)
+    monkeypatch.setattr(row_module, "BATCH", 7)
+    monkeypatch.setattr(answer_module, "FLUSH_ROWS", 3)
     assert _run(CaptionsAnnotator(), AnswerStore(tmp_path), _pairs().sort_by([("target_id", "descending")])) == first
 
 
 def test_a_run_broken_off_loses_no_stored_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "FLUSH_ROWS", 10)
+    monkeypatch.setattr(answer_module, "FLUSH_ROWS", 10)
     whole, broken, rest = _run(CaptionsAnnotator(), None), Counting(limit=55), Counting()
     with pytest.raises(KeyboardInterrupt):
         _run(broken, AnswerStore(tmp_path))

@@ -1,4 +1,4 @@
-"""What all model back-ends share: prompts, keys, and pictures made ready to be sent.
+"""What all model back-ends share: prompts, keys, prices, and pictures shrunk to the size they are sent in.
 
 A subclass only carries questions to a model and answers back. Cost: composing and keying a request about 150 us; a
 picture is decoded, shrunk and encoded once for several requests in a row (about 5 ms for 448 px), since requests come
