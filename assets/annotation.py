@@ -71,7 +71,7 @@ def triplets(
 ) -> dg.MaterializeResult:
     """The training set: query, instructions, target, hard negatives (the query image first), and the lineage of each row."""
     from mmret.annotate.quality.measure import measure_shard
-    from mmret.annotate.stage import assemble_shard
+    from mmret.assemble.stage import assemble_shard
 
     def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> Facts:
         return assemble_shard(

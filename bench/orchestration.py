@@ -35,7 +35,8 @@ from mmret.lake.configuration import resolve
 from mmret.lake import Lake
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.quality.measure import measure_shard
-from mmret.annotate.stage import assemble_shard, describe_shard, instruct_shard
+from mmret.annotate.stage import describe_shard, instruct_shard
+from mmret.assemble.stage import assemble_shard
 from mmret.leaks.stage import write_leaks
 from mmret.encode.protocol import load_encoder
 from mmret.encode.stage import encode_shard

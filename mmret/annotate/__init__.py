@@ -1,11 +1,6 @@
-"""Descriptions and instructions of mined pairs (paper, section 3.2): back-ends, the answer store, and the two
-stages."""
+"""Descriptions and instructions of mined pairs (paper, section 3.2).
 
-from __future__ import annotations
-
-from mmret.annotate.ask import Tally
-from mmret.annotate.protocol import Annotator, Answer, Request
-from mmret.annotate.steps import describe, instruct
-from mmret.annotate.store import AnswerStore
-
-__all__ = ["AnswerStore", "Annotator", "Answer", "Request", "Tally", "describe", "instruct"]
+``stage`` runs both steps on a lake: ``describe`` and ``instruct``, which share ``rows``. A back-end of ``backends`` answers
+requests (``protocol``); ``answers`` asks only what ``store`` does not hold, ``parse`` reads what came back. ``estimate`` says
+beforehand what it would cost, ``quality`` afterwards how good the texts are.
+"""

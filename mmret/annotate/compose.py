@@ -1,6 +1,6 @@
 """From a request to what a model is asked: messages, pictures, schema, sampling. The same for every model back-end.
 
-Nothing here depends on batch or time: the words wanted and the demonstrations shown are drawn by hash of seed, pair
+Nothing here depends on batch or time: the length asked for and the demonstrations are chosen by a hash of seed, pair
 and attempt, so the text, and with it the request's key, is the same in every run. What comes from captions, pictures
 or other models goes in as JSON strings, and the prompts say that it is data.
 """
@@ -12,12 +12,12 @@ import json
 from typing import Any, NamedTuple
 
 from mmret.annotate import prompts
-from mmret.annotate.protocol import Kind, Request, request_key
+from mmret.annotate.protocol import Request, request_key
 from mmret.hashing import uniform
 from mmret.settings import AnnotateSettings, EngineSettings
 
 IMAGES = "{{images}}"
-"""Where the pictures stand in a user text; kept by the composer, replaced by the transport."""
+"""Stands for the pictures in a user text until the messages are built (:mod:`mmret.annotate.backends.chat`)."""
 MAX_DATA_CHARACTERS = 6000
 """Of a description or list that goes into a prompt."""
 
@@ -32,15 +32,8 @@ class Question(NamedTuple):
     seed: int
 
 
-def engine_of(kind: Kind, settings: AnnotateSettings) -> EngineSettings:
-    """The model that answers ``kind``: the LLM writes instructions, the VLM does the rest."""
-    chosen = settings.language_model if kind == "instruct" and settings.language_model else settings.vision
-    assert chosen is not None  # the settings' own validator sees to it
-    return chosen
-
-
 def compose(request: Request, settings: AnnotateSettings) -> Question:
-    """The question of ``request``."""
+    """What the model is asked for ``request``: the filled prompt, pictures, JSON schema and seed."""
     draw = (settings.seed, request.pair_id, request.attempt)
     low, high = settings.words
     slots: dict[str, object] = {

@@ -1,9 +1,9 @@
-"""What a backfill would cost, before anything is spent: requests not yet answered, tokens, money, time.
+"""What annotating a lake would cost, before anything is spent: requests not yet answered, tokens, money, time.
 
-Sends nothing. Tokens come from answers already stored where there are any (their mean), else from the length of
-composed prompts of a sample, at four characters a token, and from the picture size, at one token per 28 by 28 pixels;
-so before the first answer expect half or twice the figure. Cost: composing the keys of a sample of the pairs (about
-0.4 ms each, ``PAIRS`` of them at most) and one look-up.
+Sends nothing. Tokens a request are the mean of stored answers where there are any, else a guess: of prompts composed for a
+sample, at four characters a token, and of the picture size, at one token per 28 by 28 pixels. So before the first answer expect
+half or twice the figure. Cost: composing the keys of a sample of the pairs (about 0.4 ms each, ``PAIRS`` of them at most) and
+one look-up.
 """
 
 from __future__ import annotations
@@ -12,31 +12,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from mmret.annotate.ask import BATCH
+from mmret.annotate.answers import BATCH
 from mmret.annotate.backends.load import load_annotator
-from mmret.annotate.compose import compose, engine_of
+from mmret.annotate.compose import compose
+from mmret.annotate.kinds import engine_of, request_kinds
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
+from mmret.annotate.rows import pair_request
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 from mmret.hashing import uniform
+from mmret.ingest.pair_images import captions_of
 from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
 
 SAMPLE = 200
 """Requests whose prompts are measured."""
 PAIRS = 20_000
-"""Pairs of a lake that are looked at; of more, a sample by hash stands for all."""
+"""Pairs of a lake that are looked at; of a larger lake, a sample by hash whose figures are scaled up."""
 _CHARACTERS_PER_TOKEN = 4
 _PIXELS_PER_TOKEN = 28 * 28
-_WORDS_TO_TOKENS = 1.35
-_ENOUGH = 50  # requests after which a rate is believed
+_TOKENS_PER_WORD = 1.35
+_WORDS_PER_INSTRUCTION = 12
+_WORDS_OF_JSON = 10
+_REQUESTS_FOR_A_RATE = 50  # fewer are no measurement
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one kind of request. ``measured``: tokens are means of stored answers, not guesses."""
+    """Of one kind of request. ``requests``: in all; ``stored``: of these, answered already. Tokens and ``cost`` are of the others.
+
+    ``measured``: tokens a request are the mean of stored answers, not a guess.
+    """
 
     kind: Kind
     requests: int
@@ -50,7 +57,7 @@ class Estimate:
         """Time for what is not stored, at the rate of an earlier run."""
         return (self.requests - self.stored) / requests_per_second
 
-    def times(self, factor: float) -> Estimate:
+    def scale(self, factor: float) -> Estimate:
         """The estimate of ``factor`` times as many pairs."""
         scaled = {name: round(getattr(self, name) * factor) for name in ("requests", "stored", "tokens_in", "tokens_out")}
         return replace(self, **scaled, cost=self.cost * factor)
@@ -60,39 +67,41 @@ def estimate_lake(lake: Lake, settings: AnnotateSettings) -> list[Estimate]:
     """One estimate per kind of request for all pairs of the lake, with back-end and prices of ``settings``.
 
     Raises UserError where no pairs have been mined.
+
+    >>> sum(each.cost for each in estimate_lake(lake, profile.annotate))
     """
-    ready = lake.partitions("pairs")
-    total = sum(facts.rows for shard in ready if (facts := lake.facts("pairs", shard)))
+    shards = lake.partitions("pairs")
+    total = sum(facts.rows for shard in shards if (facts := lake.facts("pairs", shard)))
     if not total:
         raise UserError(
             f"{lake.root} has no pairs yet, and what they cost to annotate depends on them: run "
             f"`mmret run --lake {lake.root} --dry-run` first, which mines and sends nothing"
         )
     share = min(1.0, PAIRS / total)
-    pairs = pa.concat_tables(
-        [_some(lake.read("pairs", shard, columns=["pair_id", "query_id", "target_id"]), share) for shard in ready]
-    )
-    named = pa.array(sorted({i for side in ("query_id", "target_id") for i in pairs[side].to_pylist()}), pa.string())
-    images = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(named))
-    captions = dict(zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True))
+    columns = ["pair_id", "query_id", "target_id"]
+    pairs = pa.concat_tables([_sample(lake.read("pairs", shard, columns=columns), share) for shard in shards])
     store = AnswerStore(lake.root / "answers")
-    found = estimate(pairs, captions, load_annotator(settings), settings, store)
-    return [each.times(total / pairs.num_rows) for each in found] if pairs.num_rows else found
+    estimates = estimate(pairs, captions_of(lake, pairs), load_annotator(settings), settings, store)
+    return [each.scale(total / pairs.num_rows) for each in estimates] if pairs.num_rows else estimates
 
 
-def _some(pairs: pa.Table, share: float) -> pa.Table:
+def _sample(pairs: pa.Table, share: float) -> pa.Table:
+    """``share`` of ``pairs``, chosen by hash."""
     if share >= 1:
         return pairs
     return pairs.filter(pa.array([uniform("estimate pairs", i) < share for i in pairs["pair_id"].to_pylist()]))
 
 
-def known_rate(lake: Lake, kind: Kind, model: str) -> float | None:
-    """Requests/s that ``model`` answered in the partition where most were sent to it; None where it has sent too few to tell."""
+def requests_per_second(lake: Lake, kind: Kind, model: str) -> float | None:
+    """The rate at which ``model`` answered the partition where most requests were sent to it.
+
+    None where too few were sent to tell.
+    """
     table = "instructions" if kind == "instruct" else "descriptions"
     notes = [facts.notes for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
     sent = [(n.get("requests_sent", 0), n.get("sent_per_second", 0.0)) for n in notes if n.get("model") == model]
     requests, rate = max(sent, default=(0, 0.0))
-    return rate if requests >= _ENOUGH and rate else None
+    return rate if requests >= _REQUESTS_FOR_A_RATE and rate else None
 
 
 def estimate(
@@ -104,79 +113,71 @@ def estimate(
     expected length, and none of them counts as stored unless its description is. ``pairs``: pair_id, query_id,
     target_id.
     """
-    kinds: list[Kind] = ["both"] if settings.one_step and annotator.sampled else ["describe", "instruct"]
-    if settings.judge and annotator.sampled:
-        kinds.append("judge")
-    rows = pairs.select(["pair_id", "query_id", "target_id"])
-    described: dict[str, str] = {}
-    found: list[Estimate] = []
-    for kind in kinds:
-        stored, answers, sample = 0, [], []
-        for start in range(0, rows.num_rows, BATCH):
-            asked = [_request(kind, row, captions, settings, described) for row in rows.slice(start, BATCH).to_pylist()]
-            known = store.look_up(kind, [annotator.key(r) for r in asked])
-            for request in asked:
-                answer = known.get(annotator.key(request))
-                stored += answer is not None
-                if answer is not None and kind == "describe":
-                    described[request.pair_id] = " ".join(answer.text.split()).strip('"“” ')
-            answers += list(known.values())[: SAMPLE - len(answers)]
-            sample += [r for r in asked if uniform("estimate", r.pair_id) < SAMPLE / max(SAMPLE, rows.num_rows)]
-        found.append(_estimate(kind, rows.num_rows, stored, answers, sample, annotator, settings))
-    return found
-
-
-def _request(
-    kind: Kind,
-    row: dict[str, str],
-    captions: Mapping[str, str],
-    settings: AnnotateSettings,
-    described: Mapping[str, str],
-) -> Request:
-    expected = "word " * (sum(settings.words) // 2)
-    return Request(
-        kind,
-        row["pair_id"],
-        row["query_id"],
-        row["target_id"],
-        captions.get(row["query_id"]) or "",
-        captions.get(row["target_id"]) or "",
-        described.get(row["pair_id"], expected) if kind == "instruct" else "",
-        settings.instructions_per_pair,
-        settings.seed,
-        instructions=("word " * 10,) * settings.instructions_per_pair if kind == "judge" else (),
-    )
+    descriptions: dict[str, str] = {}
+    return [
+        _estimate(kind, pairs, captions, annotator, settings, store, descriptions) for kind in request_kinds(settings, annotator)
+    ]
 
 
 def _estimate(
     kind: Kind,
-    requests: int,
-    stored: int,
-    answers: Sequence[Answer],
-    sample: Sequence[Request],
+    pairs: pa.Table,
+    captions: Mapping[str, str],
     annotator: Annotator,
     settings: AnnotateSettings,
+    store: AnswerStore,
+    descriptions: dict[str, str],
 ) -> Estimate:
-    todo = requests - stored
-    if not annotator.sampled:
-        return Estimate(kind, requests, stored, 0, 0, 0.0, True)
-    engine = engine_of(kind, settings)
-    measured = [a for a in answers if a.tokens_in]
-    if measured:
-        per_in = sum(a.tokens_in for a in measured) / len(measured)
-        per_out = sum(a.tokens_out for a in measured) / len(measured)
-    else:
-        questions = [compose(r, settings) for r in sample]
-        characters = sum(len(q.system) + len(q.user) for q in questions) / max(1, len(questions))
-        pictures = max((len(q.images) for q in questions), default=0)
-        per_in = characters / _CHARACTERS_PER_TOKEN + pictures * engine.image_size**2 / _PIXELS_PER_TOKEN
-        words = {
-            "describe": sum(settings.words) / 2,
-            "instruct": 12 * settings.instructions_per_pair + 10,
-            "judge": 12,
-            "both": sum(settings.words) / 2 + 12 * settings.instructions_per_pair + 10,
-        }[kind]
-        per_out = min(words * _WORDS_TO_TOKENS, engine.max_tokens)
-    tokens_in, tokens_out = round(todo * per_in), round(todo * per_out)
+    """Of one kind. ``descriptions``, stored texts by pair id, is filled by kind ``describe`` and read by ``instruct``."""
+    stored, answers, sample = 0, [], []
+    for start in range(0, pairs.num_rows, BATCH):
+        rows = pairs.slice(start, BATCH).select(["pair_id", "query_id", "target_id"]).to_pylist()
+        requests = [_request(kind, row, captions, settings, descriptions) for row in rows]
+        keys = [annotator.key(request) for request in requests]
+        known = store.look_up(kind, keys)
+        for request, key in zip(requests, keys, strict=True):
+            if answer := known.get(key):
+                stored += 1
+                if kind == "describe":
+                    descriptions[request.pair_id] = " ".join(answer.text.split()).strip('"“” ')
+        answers += list(known.values())[: SAMPLE - len(answers)]
+        sample += [r for r in requests if uniform("estimate", r.pair_id) < SAMPLE / max(SAMPLE, pairs.num_rows)]
+    if not annotator.uses_model:
+        return Estimate(kind, pairs.num_rows, stored, tokens_in=0, tokens_out=0, cost=0.0, measured=True)
+    mean = _mean_tokens(answers)
+    per_request = mean or _guess_tokens(kind, sample, settings)
+    tokens_in, tokens_out = (round((pairs.num_rows - stored) * tokens) for tokens in per_request)
     cost = annotator.cost(kind, tokens_in, tokens_out)
-    return Estimate(kind, requests, stored, tokens_in, tokens_out, cost, bool(measured))
+    return Estimate(kind, pairs.num_rows, stored, tokens_in, tokens_out, cost, measured=mean is not None)
+
+
+def _request(
+    kind: Kind, row: dict[str, str], captions: Mapping[str, str], settings: AnnotateSettings, descriptions: Mapping[str, str]
+) -> Request:
+    """The request as it will be, with texts of the expected length where they are not written yet."""
+    if kind == "instruct":
+        expected = "word " * (sum(settings.words) // 2)
+        return pair_request(kind, row, captions, settings, description=descriptions.get(row["pair_id"], expected))
+    texts = ("word " * 10,) * settings.instructions_per_pair if kind == "judge" else ()
+    return pair_request(kind, row, captions, settings, instructions=texts)
+
+
+def _mean_tokens(answers: Sequence[Answer]) -> tuple[float, float] | None:
+    """Tokens in and out per request, measured; None where no answer says how many it took."""
+    counted = [answer for answer in answers if answer.tokens_in]
+    if not counted:
+        return None
+    return sum(a.tokens_in for a in counted) / len(counted), sum(a.tokens_out for a in counted) / len(counted)
+
+
+def _guess_tokens(kind: Kind, sample: Sequence[Request], settings: AnnotateSettings) -> tuple[float, float]:
+    """Tokens in and out per request, from the prompts of ``sample`` and the length of texts that the settings ask for."""
+    engine = engine_of(kind, settings)
+    questions = [compose(request, settings) for request in sample]
+    characters = sum(len(q.system) + len(q.user) for q in questions) / max(1, len(questions))
+    pictures = max((len(q.images) for q in questions), default=0)
+    tokens_in = characters / _CHARACTERS_PER_TOKEN + pictures * engine.image_size**2 / _PIXELS_PER_TOKEN
+    description = sum(settings.words) / 2
+    instructions = _WORDS_PER_INSTRUCTION * settings.instructions_per_pair + _WORDS_OF_JSON
+    words = {"describe": description, "instruct": instructions, "judge": 12, "both": description + instructions}[kind]
+    return tokens_in, min(words * _TOKENS_PER_WORD, engine.max_tokens)

@@ -19,7 +19,7 @@ def judge_request(request: Request, texts: Sequence[str]) -> Request:
 
 
 def verdict(parsed: Parsed, settings: AnnotateSettings) -> tuple[str, str]:
-    """Status and reason of a pair whose judge said ``parsed``."""
+    """Status and reason of a pair for the scores in ``parsed``: ``ok``, ``rejected``, or ``failed`` where there are none."""
     if parsed.scores is None:
         return "failed", f"judge_{parsed.reason}"
     fidelity, discretion = parsed.scores

@@ -1,8 +1,8 @@
-"""From a raw answer to texts or a reason.
+"""From a raw answer to texts, or to the reason why it cannot be used.
 
-Has a version of its own: a changed parser re-reads what is stored, and asks nothing. A model's answers are also
-checked for what cannot be used: refusals, the wrong language, instructions that tell the source, texts that only copy
-a caption. Costs about 10 us an answer; never raises on what a model wrote.
+``PARSER_VERSION`` is separate from the prompts' versions: a changed parser reads the stored answers again and asks nothing. A
+model's answers are also checked for what cannot be used: refusals, the wrong language, instructions that give the source picture
+away, texts that only copy a caption. Costs about 10 us an answer; never raises on what a model wrote.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mmret.annotate.protocol import Answer, Request
 
 PARSER_VERSION = "1"
 MAX_ANSWER_CHARACTERS = 20_000
-"""A longer answer is no list of instructions; it is not searched."""
-ASK_ANEW = frozenset(
+"""A longer answer is no list of instructions, and is not parsed."""
+RETRY_REASONS = frozenset(
     {
         "refusal",
         "truncated",
@@ -31,9 +31,10 @@ ASK_ANEW = frozenset(
         "copied_caption",
     }
 )
-"""Reasons that another sample of the same model may not have."""
+"""Reasons for which the same model is asked again with another seed."""
 
-Want = Literal["description", "instructions", "scores"]
+Part = Literal["description", "instructions", "scores"]
+"""What is read from an answer; one of kind ``both`` holds a description and instructions."""
 
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _NUMBERED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s+(.+?)\s*$", re.MULTILINE)
@@ -48,11 +49,12 @@ class Parsed(NamedTuple):
     scores: tuple[int, int] | None = None
 
 
-def parse(request: Request, answer: Answer, want: Want, language: str | None = None) -> Parsed:
-    """Read ``answer`` to ``request``. ``language`` (of a model's texts) turns the checks on.
+def parse(request: Request, answer: Answer, part: Part, language: str | None = None) -> Parsed:
+    """The ``part`` of ``answer`` to ``request``, or the reason why it cannot be used. ``language``: of a model's texts, in English
+    ("French"); None leaves out the checks that only a model's answers need.
 
-    Reasons: a transport error as it is, a back-end's own finish reason, refusal, truncated, empty, too_long, not_json,
-    too_few, duplicate, wrong_language, leaked_source, copied_caption.
+    Reasons: a transport error as it is, a finish reason that only the back-end gives, refusal, truncated, empty, too_long,
+    not_json, too_few, duplicate, wrong_language, leaked_source, copied_caption.
     """
     if answer.error:
         return Parsed(reason=answer.error)
@@ -69,25 +71,25 @@ def parse(request: Request, answer: Answer, want: Want, language: str | None = N
         return Parsed(reason="too_long")
     if language is not None and checks.is_refusal(text):
         return Parsed(reason="refusal")
-    if want == "scores":
+    if part == "scores":
         return _scores(text)
-    parsed = _description(text, request.kind) if want == "description" else _instructions(text, request.count)
+    parsed = _description(text, request.kind) if part == "description" else _instructions(text, request.count)
     if language is None or parsed.reason:
         return parsed
-    return _checked(parsed, request, text, want, language)
+    return _check(parsed, request, text, part, language)
 
 
-def _checked(parsed: Parsed, request: Request, raw: str, want: Want, language: str) -> Parsed:
+def _check(parsed: Parsed, request: Request, raw: str, part: Part, language: str) -> Parsed:
     if checks.in_wrong_language(" ".join(parsed.texts), language):
         return Parsed(reason="wrong_language")
     if checks.all_copied(parsed.texts, (request.query_caption, request.target_caption)):
         return Parsed(reason="copied_caption")
-    if want == "description":
+    if part == "description":
         return parsed
     description = request.description or "".join(_description(raw, request.kind).texts)
-    kept = tuple(t for t in parsed.texts if not checks.tells_source(t, description, language))
-    kept = tuple(t for t in kept if not checks.all_copied((t,), (request.query_caption, request.target_caption)))
-    return Parsed(kept) if len(kept) >= request.count else Parsed(reason="leaked_source")
+    usable = tuple(t for t in parsed.texts if not checks.tells_source(t, description, language))
+    usable = tuple(t for t in usable if not checks.all_copied((t,), (request.query_caption, request.target_caption)))
+    return Parsed(usable) if len(usable) >= request.count else Parsed(reason="leaked_source")
 
 
 def _description(text: str, kind: str) -> Parsed:

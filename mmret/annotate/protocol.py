@@ -1,6 +1,6 @@
 """What a back-end is: requests in, raw answers out, in any order.
 
-A back-end knows nothing of tables, caching or parsing; :mod:`mmret.annotate.ask` asks it only what the store does
+A back-end knows nothing of tables, caching or parsing; :mod:`mmret.annotate.answers` asks it only what the store does
 not hold. ``key`` must depend on everything that decides the answer and on nothing else: prompt text, picture or caption
 content, model revision, sampling. Then an answer is never paid for twice, and never reused for another question.
 """
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 Kind = Literal["describe", "instruct", "both", "judge"]
 """``both``: one call writes description and instructions; ``judge``: one call scores instructions."""
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
-"""Encoded pictures by image id; ids that are gone are left out."""
+"""From image ids to the files of the pictures as they were found; ids that are gone are left out."""
 
 
 class Request(NamedTuple):
@@ -29,13 +29,13 @@ class Request(NamedTuple):
     description: str = ""  # only for ``instruct``
     count: int = 3  # instructions wanted, at least
     seed: int = 0
-    attempt: int = 0  # a later attempt is another request: it samples anew
+    attempt: int = 0  # a later attempt is another request, with another seed
     instructions: tuple[str, ...] = ()  # only for ``judge``
 
 
 class Answer(NamedTuple):
-    """What came back, untouched. With ``error`` there is no answer (a time-out, a refused connection): it is not stored
-    and the next run asks again. ``finish_reason`` is ``stop``, ``length``, or a reason of the back-end's own."""
+    """What came back, as it came. With ``error`` there is no answer (a time-out, a refused connection): it is not stored and the
+    next run asks again. ``finish_reason`` is ``stop``, ``length``, or a reason that only this back-end gives."""
 
     text: str = ""
     finish_reason: str = "stop"
@@ -48,10 +48,10 @@ class Annotator(Protocol):
     """A back-end. Building one may load a model; methods may be called from one thread at a time."""
 
     name: str
-    sampled: bool
-    """Whether answers are a model's: then they are checked, and unusable ones are asked for anew with another seed."""
+    uses_model: bool
+    """Whether a model writes the answers: then they are checked, and unusable ones are asked for again with another seed."""
     load_images: LoadImages | None
-    """Set by whoever knows where the pictures are; not used by a back-end that does not look at them."""
+    """Set by the stage, which knows where the pictures are; a back-end that does not look at them ignores it."""
 
     def model_for(self, kind: Kind) -> str:
         """Name and revision of the model that answers ``kind``, in one string; stamped on every row."""
@@ -70,7 +70,7 @@ class Annotator(Protocol):
         ...
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Place in ``requests`` and answer, each exactly once, in any order, as they come.
+        """Yield (index in ``requests``, answer), each exactly once, in any order, as answers come.
 
         Raises UserError only where no request can succeed (unknown model, missing package); trouble with one request is
         an Answer with ``error``.
@@ -79,6 +79,6 @@ class Annotator(Protocol):
 
 
 def request_key(*parts: object) -> str:
-    """Key of a request from its parts, whose texts may hold anything."""
+    """32 hex digits that depend on every part and its place; a part may hold any text."""
     text = "".join(f"{len(t)}:{t}" for t in map(str, parts))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -2,9 +2,9 @@
 refused every time must not be sent for ever.
 
 A row is *unanswered* where its request failed on the way and may succeed another time. A partition with such rows counts as
-unfinished, so the next run computes it again and sends these requests alone. Runs that heal nothing are counted; after
-``annotate.retries`` of them in a row the partition is left as it is. A run in which no server could be reached at all says
-nothing of the requests, and is not counted. Costs one pass over the rows' reasons.
+unfinished, so the next run computes it again and sends these requests alone. Runs that answer none of them are counted; after
+``annotate.retries`` of them in a row the partition is left as it is. A run in which no server could be reached at all shows
+nothing about the requests, and is not counted. Costs one pass over the rows' reasons.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses that speak of the server's state, not of the request."""
+TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""HTTP statuses that depend on the server's state, not on the request."""
 REFUSING_STATUSES = frozenset({401, 403, 404, 405})
-"""HTTP statuses of a server that takes no request at all as it is set up."""
+"""HTTP statuses of a server that takes no request at all as it is set up: wrong key, unknown path."""
 UNREACHABLE = "unreachable"
-"""Nobody was there to refuse the request."""
-PASSING = {UNREACHABLE, "no_answer", "timeout", "connection", "bad_response", "too_large"}
-PASSING |= {f"http_{status}" for status in PASSING_STATUSES | REFUSING_STATUSES}
+"""Reason of a request for which no server could be connected to."""
+TRANSIENT_REASONS = {UNREACHABLE, "no_answer", "timeout", "connection", "bad_response", "too_large"}
+TRANSIENT_REASONS |= {f"http_{status}" for status in TRANSIENT_STATUSES | REFUSING_STATUSES}
 
 
 def unanswered(rows: pa.Table) -> pa.ChunkedArray:
-    """Of each row of DESCRIPTIONS or INSTRUCTIONS (bool), whether its own request, or its judge's, got no answer that counts.
+    """Whether the request of each row, or its judge's, got no answer: (rows,) bool, for rows of DESCRIPTIONS or INSTRUCTIONS.
 
     False where a pair only carries on the reason of its description: that row is asked once the description is there.
     """
     reason = pc.replace_substring_regex(pc.fill_null(rows["reason"], ""), "^judge_", "")
     failed = pc.and_(pc.equal(rows["status"], "failed"), pc.is_valid(rows["request_key"]))
-    return pc.and_(failed, pc.is_in(reason, pa.array(sorted(PASSING))))
+    return pc.and_(failed, pc.is_in(reason, pa.array(sorted(TRANSIENT_REASONS))))
 
 
 def retry_notes(rows: pa.Table, before: Mapping[str, Any] | None) -> dict[str, int]:
-    """What a partition records of its unanswered rows. ``before``: its notes as they were, where this run was a retry."""
+    """Notes ``unanswered`` and ``retries`` of a partition with ``rows``; ``before``: its earlier notes, where this is a retry."""
     left = rows.filter(unanswered(rows))
     retries = 0
     if before is not None and left.num_rows and left.num_rows >= before.get("unanswered", 0):
-        nobody = pc.all(pc.match_substring_regex(left["reason"], f"^(judge_)?{UNREACHABLE}$")).as_py()
-        retries = before.get("retries", 0) + (not nobody)
+        no_server = pc.all(pc.match_substring_regex(left["reason"], f"^(judge_)?{UNREACHABLE}$")).as_py()
+        retries = before.get("retries", 0) + (not no_server)
     return {"unanswered": left.num_rows, "retries": retries}
 
 

@@ -1,10 +1,10 @@
 """Every raw answer, by the key of its request: what was paid for once is on disk before its row is.
 
-Answers lie under ``<lake>/answers/<kind>/`` in append-only Arrow IPC files, one per flushed batch, sorted by key. A
-look-up maps the files and searches their keys, so it reads only the pages it needs and holds nothing between calls.
-Files of a like size are merged by eight, so there are few; a process writes files of its own name, so several may write
-at once. A crash loses what was not flushed. Cost: about 10 us an answer to write, 5 us to find; disk about the text and
-60 bytes.
+Answers lie under ``<lake>/answers/<kind>/`` in Arrow IPC files that never change, one per flushed batch, sorted by key. A look-up
+maps the files and searches their keys, so it reads only the pages it needs and keeps nothing in memory between calls. Files of a
+like size are merged by eight, so there are few. Every file has a random name and appears whole, so several processes may write at
+once, and nothing is told from process ids. A crash loses what was not flushed. Cost: about 10 us an answer to write, 5 us to find;
+disk about the text and 60 bytes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ANSWERS = pa.schema(
         ("tokens_out", pa.int32()),
     ]
 )
-_FAN = 8
-_LARGEST = 2**16  # rows of a merged file; bounds the memory of a merge
+_FILES_PER_MERGE = 8  # of a like size, into one
+_MAX_MERGE_ROWS = 2**16  # at most; bounds the memory of a merge
 
 
 class AnswerStore:
@@ -45,7 +45,10 @@ class AnswerStore:
         self.root = Path(root)
 
     def look_up(self, kind: str, keys: Sequence[str]) -> dict[str, Answer]:
-        """Stored answers among ``keys`` (32 hex digits each)."""
+        """The stored answers to ``keys`` (32 hex digits each) by key; those that are not stored are left out.
+
+        >>> AnswerStore(lake.root / "answers").look_up("describe", [annotator.key(request)])
+        """
         found: dict[str, tuple[int, Answer]] = {}
         if not keys:
             return {}
@@ -107,17 +110,17 @@ class AnswerStore:
             os.fsync(file.fileno())
 
     def _merge(self, kind: str) -> None:
-        """Merge eight files of a like size into one, where there are as many and nobody else is at it."""
+        """Merge eight files of a like size into one, where there are as many and no other process is merging."""
         tiers: dict[int, list[Path]] = {}
         for path in self._segments(kind):
             rows = _rows(path)
-            if rows * _FAN <= _LARGEST:
-                tiers.setdefault(int(np.log(rows) / np.log(_FAN)), []).append(path)
-        ripe = next((paths for paths in tiers.values() if len(paths) >= _FAN), None)
+            if rows * _FILES_PER_MERGE <= _MAX_MERGE_ROWS:
+                tiers.setdefault(int(np.log(rows) / np.log(_FILES_PER_MERGE)), []).append(path)
+        ripe = next((paths for paths in tiers.values() if len(paths) >= _FILES_PER_MERGE), None)
         if ripe is None:
             return
-        with _alone(self.root / kind) as alone:
-            if not alone:
+        with _merge_lock(self.root / kind) as free:
+            if not free:
                 return
             tables = [t for p in ripe if (t := _open(p)) is not None]
             if len(tables) < len(ripe):
@@ -161,14 +164,20 @@ def _keys(table: pa.Table) -> np.ndarray:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether this process holds the lock on folder ``path`` for the block; never waits."""
-    folder = os.open(path, os.O_RDONLY)
+def _merge_lock(folder: Path) -> Iterator[bool]:
+    """Lock ``folder`` for the block; False where another process has it. Never waits.
+
+    On a file system without locks everybody may merge: two that do so at once store some answers twice, which does no harm.
+    """
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        except OSError:
+            free = True
+        yield free
     finally:
-        os.close(folder)
+        os.close(handle)

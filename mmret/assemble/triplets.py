@@ -1,7 +1,7 @@
 """Assemble triplets: pairs with accepted instructions become training rows that carry their own lineage.
 
 The query image itself is put first among the hard negatives, which MegaPairs makes mandatory (paper, section 3.2 and table 5).
-A hash of the query image draws the held-out slice, so an image stays on its side of the split when the corpus grows.
+A hash of the query image decides the split, so an image stays on its side when the corpus grows.
 Linear in the pairs of a shard; a shard of 100,000 images takes a few seconds.
 """
 
@@ -27,6 +27,8 @@ def assemble(
 
     ``images`` must hold ``image_id, path, licence`` of every query and target. Returns the triplets and, for the pairs that
     did not become one, counts by reason: ``no_description`` (failed or rejected), ``no_instructions``, ``unknown_image``.
+
+    >>> triplets, left_out = assemble(pairs, descriptions, instructions, images, profile.evaluate)
     """
     described = pl.from_arrow(descriptions).select("pair_id", description_model="model", described=pl.col("status") == "ok")
     instructed = pl.from_arrow(instructions).select(
@@ -37,8 +39,8 @@ def assemble(
         pl.from_arrow(pairs)
         .join(described, on="pair_id", how="left")
         .join(instructed, on="pair_id", how="left")
-        .join(_of("query", image), on="query_id", how="left")
-        .join(_of("target", image), on="target_id", how="left")
+        .join(_image_columns("query", image), on="query_id", how="left")
+        .join(_image_columns("target", image), on="target_id", how="left")
         .with_columns(
             pl.when(~pl.col("described").fill_null(False))
             .then(pl.lit("no_description"))
@@ -51,7 +53,7 @@ def assemble(
     )
     left_out = dict(rows.drop_nulls("left_out").group_by("left_out").len().sort("left_out").iter_rows())
     query, target = pl.col("query_licence"), pl.col("target_licence")
-    kept = (
+    triplets = (
         rows.filter(pl.col("left_out").is_null())
         .sort("query_id", "pair_id")
         .with_columns(
@@ -62,8 +64,8 @@ def assemble(
             .otherwise(pl.concat_str(query.fill_null("unknown"), target.fill_null("unknown"), separator=" | ")),
         )
     )
-    return kept.select(TRIPLETS.names).to_arrow().cast(TRIPLETS), left_out
+    return triplets.select(TRIPLETS.names).to_arrow().cast(TRIPLETS), left_out
 
 
-def _of(role: str, image: pl.DataFrame) -> pl.DataFrame:
+def _image_columns(role: str, image: pl.DataFrame) -> pl.DataFrame:
     return image.rename({"image_id": f"{role}_id", "path": f"{role}_path", "licence": f"{role}_licence"})

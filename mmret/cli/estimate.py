@@ -45,13 +45,13 @@ def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> di
     currency of the prices in the settings. Raises UserError where no pairs are mined yet.
     """
     from mmret.annotate.backends.load import load_annotator
-    from mmret.annotate.estimate import estimate_lake, known_rate
+    from mmret.annotate.estimate import estimate_lake, requests_per_second
 
     annotator = load_annotator(profile.annotate)
     kinds = []
     for each in estimate_lake(lake, profile.annotate):
         model = annotator.model_for(each.kind)
-        speed = rate or known_rate(lake, each.kind, model)
+        speed = rate or requests_per_second(lake, each.kind, model)
         kinds.append(
             {
                 "kind": each.kind,

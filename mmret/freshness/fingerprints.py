@@ -8,7 +8,7 @@ that alters nothing (a merge that found no better neighbour) stops there. Costs 
 from __future__ import annotations
 
 from mmret.lake import IMPORTED, Facts, Lake
-from mmret.lake.inputs import Inputs
+from mmret.lake.inputs import Inputs, linked_shards
 from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED, Reads
 
@@ -31,9 +31,7 @@ def _partitions(lake: Lake, read: Reads, partition: str) -> list[str]:
     if read.scope == "all":
         return [*shards, *(p for p in lake.partitions(read.table) if p.startswith(IMPORTED))]
     if read.scope == "linked":
-        facts = lake.facts(read.via, partition)
-        linked = facts.notes.get("linked_shards") if facts else None  # partitions of before say nothing: any may be meant
-        return shards if linked is None else [s for s in shards if s in linked]
+        return linked_shards(lake, read.via, partition)
     return [s for s in shards if (s <= partition if read.scope == "up_to" else s >= partition)]
 
 

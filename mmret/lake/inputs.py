@@ -15,6 +15,9 @@ from mmret.atomic import write_text
 from mmret.hashing import fingerprint
 from mmret.lake.store import Facts, Lake
 
+LINKED = "linked_shards"
+"""Among the notes of ``neighbours`` and ``pairs``: the shards whose images their rows name."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -54,6 +57,13 @@ def read_inputs(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
         return json.loads(_path(lake, fingerprint).read_text())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def linked_shards(lake: Lake, table: str, partition: str) -> list[str]:
+    """The shards that the rows of a partition point to, as it notes; all, for one of before that was noted."""
+    facts, shards = lake.facts(table, partition), lake.shards()
+    linked = facts.notes.get(LINKED) if facts else None
+    return shards if linked is None else [shard for shard in shards if shard in linked]
 
 
 def _path(lake: Lake, fingerprint: str) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmret.annotate.backends.captions import CaptionsAnnotator
-from mmret.annotate.steps import instruct
+from mmret.annotate.instruct import instruct
 from mmret.assemble.triplets import assemble, split_of
 from mmret.errors import UserError
 from mmret.hashing import draws, pair_id

@@ -9,15 +9,15 @@ import pytest
 
 
 @pytest.fixture
-def shelf(small_lake: tuple[Path, dict], tmp_path: Path):
-    from tests.annotate.shelf import Shelf
+def annotation(small_lake: tuple[Path, dict], tmp_path: Path):
+    from tests.annotate.annotation_run import AnnotationRun
 
-    return Shelf(shutil.copytree(small_lake[0], tmp_path / "lake"))
+    return AnnotationRun(shutil.copytree(small_lake[0], tmp_path / "lake"))
 
 
 @pytest.fixture
-def undisturbed(small_lake: tuple[Path, dict], tmp_path: Path):
+def reference(small_lake: tuple[Path, dict], tmp_path: Path):
     """The same shard once more, to compare with."""
-    from tests.annotate.shelf import Shelf
+    from tests.annotate.annotation_run import AnnotationRun
 
-    return Shelf(shutil.copytree(small_lake[0], tmp_path / "undisturbed"))
+    return AnnotationRun(shutil.copytree(small_lake[0], tmp_path / "reference"))

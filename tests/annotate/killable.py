@@ -17,12 +17,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmret.annotate import AnswerStore, describe, instruct
-from mmret.annotate import ask as answering
-from mmret.annotate import steps as stages
+from mmret.annotate import answers as answer_module
+from mmret.annotate import rows as row_module
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.describe import describe
+from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Annotator, Answer, Request
+from mmret.annotate.store import AnswerStore
 from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 
@@ -69,7 +71,7 @@ def annotator(url: str, out: Path) -> Annotator:
 
 
 def main(store: str, out: Path, count: int, flush: int, url: str) -> None:
-    answering.FLUSH_ROWS, stages.BATCH = flush, min(stages.BATCH, 7 * flush)
+    answer_module.FLUSH_ROWS, row_module.BATCH = flush, min(row_module.BATCH, 7 * flush)
     answers = None if store == "-" else AnswerStore(store)
     model, chosen = annotator(url, out), settings(url)
     described = describe(pairs(count), captions(count), model, chosen, answers)

@@ -9,57 +9,59 @@ from pathlib import Path
 import pytest
 
 from mmret.annotate import estimate as estimating
-from mmret.annotate import steps as stages
+from mmret.annotate import rows as row_module
 from mmret.annotate.backends import load as backends
 from mmret.annotate.stage import seconds_left
-from mmret.cli.estimate import estimate_cost
+from mmret.cli.estimate import reckon
 from mmret.errors import UserError
 from mmret.freshness import fingerprints
 from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
+from tests.annotate.annotation_run import SHARD, AnnotationRun
 from tests.annotate.server import RudeServer
-from tests.annotate.shelf import SHARD, Shelf
 from tests.annotate.test_openai_server import _answer
 from tests.small_runs import command, run
 
 PAIRS = 60
 
 
-def test_a_second_run_asks_nothing(shelf: Shelf) -> None:
-    assert shelf.run() == (2 * PAIRS, 2 * PAIRS)
-    assert shelf.run() == (0, 0)
+def test_a_second_run_asks_nothing(annotation: AnnotationRun) -> None:
+    assert annotation.run() == (2 * PAIRS, 2 * PAIRS)
+    assert annotation.run() == (0, 0)
 
 
-def test_a_changed_parser_asks_nothing_and_reads_every_row_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.run()
-    before = shelf.tables()
-    for module in (backends, stages):
+def test_a_changed_parser_asks_nothing_and_reads_every_row_again(
+    annotation: AnnotationRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotation.run()
+    before = annotation.tables()
+    for module in (backends, row_module):
         monkeypatch.setattr(module, "PARSER_VERSION", "next")
-    assert shelf.run() == (0, 2 * PAIRS)
-    for old, new in zip(before, shelf.tables(), strict=True):
+    assert annotation.run() == (0, 2 * PAIRS)
+    for old, new in zip(before, annotation.tables(), strict=True):
         assert set(new["parser_version"].to_pylist()) == {"next"}
         assert old.drop_columns("parser_version") == new.drop_columns("parser_version")
 
 
-def test_a_changed_prompt_of_the_instructions_leaves_the_descriptions_untouched(shelf: Shelf) -> None:
-    shelf.run()
-    described = shelf.lake.path("descriptions", SHARD)
+def test_a_changed_prompt_of_the_instructions_leaves_the_descriptions_untouched(annotation: AnnotationRun) -> None:
+    annotation.run()
+    described = annotation.lake.path("descriptions", SHARD)
     before = described.stat().st_mtime_ns
     systems: list[str] = []
     with RudeServer(lambda body, number: systems.append(body["messages"][0]["content"]) or _answer(body)) as server:
-        shelf.annotate(shelf.profile(server.url, demonstrations=2))
+        annotation.annotate(annotation.profile(server.url, demonstrations=2))
     assert len(systems) == PAIRS and all("search queries" in s for s in systems)
     assert described.stat().st_mtime_ns == before
 
 
-def test_what_was_sent_is_noted_and_the_rest_is_estimated(shelf: Shelf) -> None:
-    empty = estimate_cost(shelf.lake, shelf.profile("http://any"))
-    assert (empty["to_send"], empty["seconds"]) == (2 * PAIRS + 2 * shelf.lake.facts("pairs", "shard-00001").rows, None)
-    shelf.run()
-    notes = shelf.lake.facts("descriptions", SHARD).notes
+def test_what_was_sent_is_noted_and_the_rest_is_estimated(annotation: AnnotationRun) -> None:
+    empty = reckon(annotation.lake, annotation.profile("http://any"))
+    assert (empty["to_send"], empty["seconds"]) == (2 * PAIRS + 2 * annotation.lake.facts("pairs", "shard-00001").rows, None)
+    annotation.run()
+    notes = annotation.lake.facts("descriptions", SHARD).notes
     assert notes["requests_sent"] == PAIRS and notes["sent_tokens_in"] == notes["tokens_in"] == 7 * PAIRS
     assert notes["sent_per_second"] > 0 and notes["model"] == "m"
-    priced = shelf.profile("http://any").model_copy()
+    priced = annotation.profile("http://any").model_copy()
     priced = priced.model_copy(
         update={
             "annotate": priced.annotate.model_copy(
@@ -67,21 +69,21 @@ def test_what_was_sent_is_noted_and_the_rest_is_estimated(shelf: Shelf) -> None:
             )
         }
     )
-    found = estimate_cost(shelf.lake, priced)
-    left = shelf.lake.facts("pairs", "shard-00001").rows
+    found = reckon(annotation.lake, priced)
+    left = annotation.lake.facts("pairs", "shard-00001").rows
     assert [k["to_send"] for k in found["kinds"]] == [left, left]
     assert found["kinds"][0]["tokens_measured"] and found["kinds"][0]["cost"] == pytest.approx(7 * left)
     assert found["kinds"][0]["seconds"] == pytest.approx(left / notes["sent_per_second"], abs=0.1)
-    shelf.lake.path("descriptions", "shard-00001").unlink()  # mined, not annotated
+    annotation.lake.path("descriptions", "shard-00001").unlink()  # mined, not annotated
     pace = notes["annotation_seconds"] / PAIRS
-    assert seconds_left(shelf.lake, "descriptions", SHARD) == pytest.approx(left * pace, abs=0.1)
+    assert seconds_left(annotation.lake, "descriptions", SHARD) == pytest.approx(left * pace, abs=0.1)
 
 
-def test_of_many_pairs_a_sample_stands_for_all(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = shelf.profile("http://any").annotate
-    whole = estimating.estimate_lake(shelf.lake, settings)
+def test_of_many_pairs_a_sample_stands_for_all(annotation: AnnotationRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = annotation.profile("http://any").annotate
+    whole = estimating.estimate_lake(annotation.lake, settings)
     monkeypatch.setattr(estimating, "PAIRS", 100)
-    some = estimating.estimate_lake(shelf.lake, settings)
+    some = estimating.estimate_lake(annotation.lake, settings)
     assert [e.requests for e in some] == [e.requests for e in whole]
     assert some[0].tokens_in == pytest.approx(whole[0].tokens_in, rel=0.05)
 
@@ -91,23 +93,23 @@ def test_without_pairs_the_estimate_says_what_to_run(tmp_path: Path) -> None:
         estimating.estimate_lake(Lake(tmp_path), AnnotateSettings())
 
 
-def test_partitions_of_earlier_versions_count_as_they_are(shelf: Shelf) -> None:
+def test_partitions_of_earlier_versions_count_as_they_are(annotation: AnnotationRun) -> None:
     """No notes of unanswered rows: not a reason to compute again."""
-    shelf.run()
-    facts = shelf.lake.facts("descriptions", SHARD)
+    annotation.run()
+    facts = annotation.lake.facts("descriptions", SHARD)
     notes = {k: v for k, v in facts.notes.items() if k not in ("unanswered", "retries", "annotation_seconds", "model")}
-    shelf.lake.write("descriptions", SHARD, shelf.lake.read("descriptions", SHARD), facts.inputs, **notes)
-    assert fingerprints.current_facts(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is not None
-    assert seconds_left(shelf.lake, "descriptions", SHARD) is None
+    annotation.lake.write("descriptions", SHARD, annotation.lake.read("descriptions", SHARD), facts.inputs, **notes)
+    assert fingerprints.current_facts(annotation.lake, annotation.profile("http://any"), "descriptions", SHARD) is not None
+    assert seconds_left(annotation.lake, "descriptions", SHARD) is None
 
 
-def test_a_dry_run_stops_before_anything_is_sent(shelf: Shelf) -> None:
+def test_a_dry_run_stops_before_anything_is_sent(annotation: AnnotationRun) -> None:
     for table in ("descriptions", "instructions"):
-        shutil.rmtree(shelf.lake.root / table)
+        shutil.rmtree(annotation.lake.root / table)
     with RudeServer(_answer) as server:
         found = run(
             command(
-                shelf.lake.root,
+                annotation.lake.root,
                 "--dry-run",
                 "--set",
                 "annotate.backend=openai",
@@ -116,6 +118,6 @@ def test_a_dry_run_stops_before_anything_is_sent(shelf: Shelf) -> None:
             )
         )
         assert not server.bodies
-    pairs = sum(shelf.lake.facts("pairs", s).rows for s in shelf.lake.shards())
+    pairs = sum(annotation.lake.facts("pairs", s).rows for s in annotation.lake.shards())
     assert [(k["kind"], k["to_send"]) for k in found["kinds"]] == [("describe", pairs), ("instruct", pairs)]
-    assert found["cost"] > 0 and found["seconds"] is None and not shelf.lake.partitions("descriptions")
+    assert found["cost"] > 0 and found["seconds"] is None and not annotation.lake.partitions("descriptions")

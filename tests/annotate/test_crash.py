@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mmret.annotate import AnswerStore
 from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.protocol import Request
+from mmret.annotate.store import AnswerStore
 from mmret.hashing import uniform
 from tests.annotate import killable
 from tests.annotate.server import RudeServer

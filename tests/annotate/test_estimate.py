@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from mmret.annotate import AnswerStore, describe, instruct
+from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.captions import CaptionsAnnotator
-from mmret.annotate.backends.prompted import PromptedAnnotator
+from mmret.annotate.describe import describe
 from mmret.annotate.estimate import estimate
+from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Answer, Request
+from mmret.annotate.store import AnswerStore
 from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 
@@ -22,7 +24,7 @@ IDS = [f"{i:032x}" for i in range(31)]
 PAIRS = pa.table({"pair_id": list(map(pair_id, IDS, IDS[1:])), "query_id": IDS[:-1], "target_id": IDS[1:]})
 
 
-class Counted(PromptedAnnotator):
+class Counted(ModelAnnotator):
     sent = 0
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:

@@ -13,9 +13,12 @@ import pytest
 from rich.console import Console
 
 from assets.display.metadata import preview
-from mmret.annotate import AnswerStore, describe, instruct, prompts
+from mmret.annotate import prompts
 from mmret.annotate.compose import IMAGES, compose
+from mmret.annotate.describe import describe
+from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Request
+from mmret.annotate.store import AnswerStore
 from mmret.cli.terminal import printable
 from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS
 from mmret.settings import AnnotateSettings, EngineSettings

@@ -18,8 +18,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from mmret.annotate import AnswerStore, Tally, describe, instruct
+from mmret.annotate.answers import Stats
 from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.describe import describe
+from mmret.annotate.instruct import instruct
+from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
@@ -72,21 +75,21 @@ def _annotator(settings: AnnotateSettings) -> Any:
 
 
 def _describe(
-    settings: AnnotateSettings, count: int, store: AnswerStore | None = None, tally: Tally | None = None
+    settings: AnnotateSettings, count: int, store: AnswerStore | None = None, stats: Stats | None = None
 ) -> list[dict[str, Any]]:
-    return describe(_pairs(count), {}, _annotator(settings), settings, store, tally).to_pylist()
+    return describe(_pairs(count), {}, _annotator(settings), settings, store, stats).to_pylist()
 
 
 def test_two_steps_give_rows_with_tokens_and_models(tmp_path: Path) -> None:
     with RudeServer(_answer) as server:
-        settings, tally = _settings(server.url, revision="r1"), Tally()
+        settings, stats = _settings(server.url, revision="r1"), Stats()
         store, annotator = AnswerStore(tmp_path), _annotator(settings)
-        described = describe(_pairs(20), {}, annotator, settings, store, tally)
+        described = describe(_pairs(20), {}, annotator, settings, store, stats)
         texts = instruct(described, _pairs(20), {}, annotator, settings, store).to_pylist()
         first = len(server.bodies)
         assert describe(_pairs(20), {}, annotator, settings, AnswerStore(tmp_path)) == described
         assert len(server.bodies) == first == 40
-    assert tally.sent == 20 and (tally.tokens_in, tally.tokens_out) == (140, 60)
+    assert stats.sent == 20 and (stats.tokens_in, stats.tokens_out) == (140, 60)
     row = texts[0]
     assert row["texts"] == json.loads(INSTRUCTIONS)["instructions"] and row["status"] == "ok"
     assert (row["model"], row["prompt_version"]) == ("m@r1", "instruct.v1+v1x5")
@@ -201,17 +204,17 @@ def _moody(seed: int) -> Behaviour:
 def test_everything_at_once_and_every_pair_is_a_row(tmp_path: Path) -> None:
     with RudeServer(_moody(1)) as a, RudeServer(_moody(2)) as b:
         settings = _settings(a.url, b.url, _nobody(), timeout_s=0.7, deadline_s=20.0, tries=12)
-        annotator, store, tally = _annotator(settings), AnswerStore(tmp_path), Tally()
-        described = describe(_pairs(80), {}, annotator, settings, store, tally)
-        texts = instruct(described, _pairs(80), {}, annotator, settings, store, tally)
+        annotator, store, stats = _annotator(settings), AnswerStore(tmp_path), Stats()
+        described = describe(_pairs(80), {}, annotator, settings, store, stats)
+        texts = instruct(described, _pairs(80), {}, annotator, settings, store, stats)
         answered = a.answered + b.answered
     for rows in (described, texts):
         assert rows["pair_id"].to_pylist() == sorted(_pairs(80)["pair_id"].to_pylist())
         assert not [r for r in rows.to_pylist() if (r["status"] == "ok") != (r["reason"] is None)]
     ok = [sum(s == "ok" for s in rows["status"].to_pylist()) for rows in (described, texts)]
-    assert min(ok) > 72, tally.reasons
+    assert min(ok) > 72, stats.reasons
     kept = store.count("describe") + store.count("instruct")
-    assert tally.sent - sum(tally.reasons.values()) <= kept <= answered  # what was answered is kept
+    assert stats.sent - sum(stats.reasons.values()) <= kept <= answered  # what was answered is kept
     assert instruct(described, _pairs(80), {}, annotator, settings, store).num_rows == 80
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mmret.annotate.checks import in_wrong_language, tells_source
-from mmret.annotate.parse import Want, parse
+from mmret.annotate.parse import Part, parse
 from mmret.annotate.protocol import Answer, Request
 
 DESCRIPTION = (
@@ -27,7 +27,7 @@ CHINESE = json.dumps(["把它变成蓝色", "同样的,但是蓝色", "蓝色的
 GOOD = ["make it blue", "the same one in blue, with a spoon", "replace the white porcelain with blue"]
 
 
-def _reason(text: str, want: Want = "instructions", finish: str = "stop", language: str = "English") -> str:
+def _reason(text: str, want: Part = "instructions", finish: str = "stop", language: str = "English") -> str:
     request = ASKED if want == "instructions" else ASKED._replace(kind="describe", description="")
     return parse(request, Answer(text, finish), want, language).reason
 

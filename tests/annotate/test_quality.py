@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from mmret.annotate.quality import metrics as quality
+from mmret.annotate.quality import metrics
 from mmret.annotate.quality.measure import measure_shard
 from mmret.annotate.quality.picture import quality_picture
 from mmret.lake import Lake
@@ -25,15 +25,15 @@ SHARD = "shard-00000"
 
 
 def test_distinct_n_is_different_n_grams_over_all() -> None:
-    texts = [quality.tokens("Make it red."), quality.tokens("make it blue")]
-    assert quality.distinct(texts, 1) == 4 / 6 and quality.distinct(texts, 2) == 3 / 4 and quality.distinct(texts, 4) is None
-    assert quality.repeated(["a", "b", "a", "c"]) == 0.5 and quality.repeated([]) is None
+    texts = [metrics.tokens("Make it red."), metrics.tokens("make it blue")]
+    assert metrics.distinct(texts, 1) == 4 / 6 and metrics.distinct(texts, 2) == 3 / 4 and metrics.distinct(texts, 4) is None
+    assert metrics.repeat_share(["a", "b", "a", "c"]) == 0.5 and metrics.repeat_share([]) is None
 
 
 def test_histograms_count_every_text_and_the_last_bin_is_open() -> None:
-    found = quality.lengths([1, 3, 3, 900], (0, 2, 4))
+    found = metrics.length_histogram([1, 3, 3, 900], (0, 2, 4))
     assert found["counts"] == [1, 2, 1] and found["p50"] == 3
-    assert quality.lengths([], (0, 2))["counts"] == [0, 0]
+    assert metrics.length_histogram([], (0, 2))["counts"] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_histograms_count_every_text_and_the_last_bin_is_open() -> None:
 )
 def test_a_leak_names_what_only_the_source_has_and_does_not_change_it(text: str, leaks: bool) -> None:
     source, target = "A white mug with steam on a table", "A blue mug on a table"
-    assert quality.leakage([text], [source], [target], "English") == float(leaks)
+    assert metrics.leakage([text], [source], [target], "English") == float(leaks)
 
 
 def test_leakage_is_not_measured_where_it_cannot_be() -> None:
-    assert quality.leakage(["x"], ["a cat"], ["a dog"], "German") is None
-    assert quality.leakage(["x"], [""], ["a dog"], "English") is None
+    assert metrics.leakage(["x"], ["a cat"], ["a dog"], "German") is None
+    assert metrics.leakage(["x"], [""], ["a dog"], "English") is None
 
 
 def _unit(*rows: list[float]) -> np.ndarray:
@@ -65,8 +65,8 @@ def test_a_target_is_found_only_ahead_of_gallery_and_negatives_and_ties_do_not_c
     gallery = _unit([1, 0.1], [0, 1])
     excluded = np.array([[False, False], [True, False], [True, False], [True, True]])
     negatives = [np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), _unit([1, 0.2]), _unit([1, 0.3])]
-    assert quality.found_first(queries, targets, gallery, excluded, negatives).tolist() == [False, True, False, True]
-    nobody = quality.found_first(queries, targets, np.zeros((0, 2), np.float32), np.zeros((4, 0), bool), negatives)
+    assert metrics.ranked_first(queries, targets, gallery, excluded, negatives).tolist() == [False, True, False, True]
+    nobody = metrics.ranked_first(queries, targets, np.zeros((0, 2), np.float32), np.zeros((4, 0), bool), negatives)
     assert nobody.tolist() == [True, True, False, True]
 
 

@@ -12,8 +12,8 @@ import pytest
 from mmret.annotate.retry import retry_notes, unanswered, unfinished
 from mmret.freshness import fingerprints, survey
 from mmret.schemas import DESCRIPTIONS
+from tests.annotate.annotation_run import SHARD, AnnotationRun
 from tests.annotate.server import Status
-from tests.annotate.shelf import SHARD, Shelf
 from tests.annotate.test_openai_server import _answer, _nobody
 
 
@@ -22,67 +22,67 @@ def _failing(act: Any, share: int = 10) -> Callable[[dict[str, Any], int], Any]:
     return lambda body, number: act if body["seed"] % share == 0 else _answer(body)
 
 
-def test_a_later_run_sends_what_failed_and_nothing_else(shelf: Shelf, undisturbed: Shelf) -> None:
-    pairs = shelf.lake.facts("pairs", SHARD).rows
-    assert undisturbed.run() == (2 * pairs, 2 * pairs)
-    shelf.run(_failing(Status(500)))
-    failed = int(sum(unanswered(shelf.lake.read("descriptions", SHARD)).to_pylist()))
-    silent = int(sum(unanswered(shelf.lake.read("instructions", SHARD)).to_pylist()))
+def test_a_later_run_sends_what_failed_and_nothing_else(annotation: AnnotationRun, reference: AnnotationRun) -> None:
+    pairs = annotation.lake.facts("pairs", SHARD).rows
+    assert reference.run() == (2 * pairs, 2 * pairs)
+    annotation.run(_failing(Status(500)))
+    failed = int(sum(unanswered(annotation.lake.read("descriptions", SHARD)).to_pylist()))
+    silent = int(sum(unanswered(annotation.lake.read("instructions", SHARD)).to_pylist()))
     assert failed
-    assert fingerprints.current_facts(shelf.lake, shelf.profile("http://any"), "descriptions", SHARD) is None
-    told = {(s.table, s.partition): s for s in survey.survey(shelf.lake, shelf.profile("http://any"))}
+    assert fingerprints.current_facts(annotation.lake, annotation.profile("http://any"), "descriptions", SHARD) is None
+    told = {(s.table, s.partition): s for s in survey.survey(annotation.lake, annotation.profile("http://any"))}
     assert f"{failed:,} requests got no answer" in told["descriptions", SHARD].reasons
-    sent, rows = shelf.run()
+    sent, rows = annotation.run()
     assert sent == failed + silent + failed  # those described now are instructed for the first time
     assert rows == failed + pairs
-    assert shelf.tables() == undisturbed.tables()
-    assert shelf.run() == (0, 0)
+    assert annotation.tables() == reference.tables()
+    assert annotation.run() == (0, 0)
 
 
-def test_nothing_by_itself_asks_again_so_soon(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_by_itself_asks_again_so_soon(annotation: AnnotationRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sensor looks every half minute: a server that is down for ten must not use up the attempts, nor fill the history."""
-    shelf.run(_failing(Status(500)))
-    profile = shelf.profile("http://any")
+    annotation.run(_failing(Status(500)))
+    profile = annotation.profile("http://any")
 
     def work() -> list[str]:
-        return [t for w in survey.due(survey.survey(shelf.lake, profile)) if w.partition == SHARD for t in w.tables]
+        return [t for w in survey.due(survey.survey(annotation.lake, profile)) if w.partition == SHARD for t in w.tables]
 
     assert "descriptions" not in work() and "triplets" in work()  # what was written goes on
     monkeypatch.setattr(survey, "RETRY_SECONDS", 0)
     assert "descriptions" in work()
 
 
-def test_what_fails_every_time_is_left_after_so_many_runs(shelf: Shelf) -> None:
+def test_what_fails_every_time_is_left_after_so_many_runs(annotation: AnnotationRun) -> None:
     always = _failing(Status(500), 7)
-    shelf.run(always)
-    sent = [shelf.run(always)[0] for _ in range(4)]
+    annotation.run(always)
+    sent = [annotation.run(always)[0] for _ in range(4)]
     assert sent[0] > 0 and sent[0] == sent[1] and sent[2:] == [0, 0]
-    assert shelf.lake.facts("descriptions", SHARD).notes["retries"] == 2
-    raised = shelf.profile("http://any", retries=3)
-    assert fingerprints.current_facts(shelf.lake, raised, "descriptions", SHARD) is None
+    assert annotation.lake.facts("descriptions", SHARD).notes["retries"] == 2
+    raised = annotation.profile("http://any", retries=3)
+    assert fingerprints.current_facts(annotation.lake, raised, "descriptions", SHARD) is None
 
 
-def test_what_is_refused_for_good_is_not_sent_again_with_what_is_retried(shelf: Shelf) -> None:
+def test_what_is_refused_for_good_is_not_sent_again_with_what_is_retried(annotation: AnnotationRun) -> None:
     def refusing(body: dict[str, Any], number: int) -> Any:
         return Status(400) if body["seed"] % 10 == 1 else Status(503) if body["seed"] % 10 == 2 else _answer(body)
 
-    shelf.run(refusing)
-    reasons = shelf.lake.facts("descriptions", SHARD).notes["reasons"]
+    annotation.run(refusing)
+    reasons = annotation.lake.facts("descriptions", SHARD).notes["reasons"]
     assert reasons["http_400"] and reasons["http_503"]
     seeds: list[int] = []
-    shelf.run(lambda body, number: seeds.append(body["seed"]) or _answer(body))
+    annotation.run(lambda body, number: seeds.append(body["seed"]) or _answer(body))
     assert seeds and not [s for s in seeds if s % 10 == 1]
-    assert shelf.lake.facts("descriptions", SHARD).notes["reasons"] == {"http_400": reasons["http_400"]}
-    assert shelf.run() == (0, 0)
+    assert annotation.lake.facts("descriptions", SHARD).notes["reasons"] == {"http_400": reasons["http_400"]}
+    assert annotation.run() == (0, 0)
 
 
-def test_a_server_that_is_not_there_costs_no_attempt(shelf: Shelf) -> None:
+def test_a_server_that_is_not_there_costs_no_attempt(annotation: AnnotationRun) -> None:
     for _ in range(3):
-        shelf.annotate(shelf.profile(_nobody(), patience=0.3))
-    notes = shelf.lake.facts("descriptions", SHARD).notes
+        annotation.annotate(annotation.profile(_nobody(), patience=0.8))
+    notes = annotation.lake.facts("descriptions", SHARD).notes
     assert set(notes["reasons"]) == {"unreachable"} and notes["retries"] == 0
-    shelf.run()
-    assert shelf.lake.facts("instructions", SHARD).notes["reasons"] == {} and shelf.run() == (0, 0)
+    annotation.run()
+    assert annotation.lake.facts("instructions", SHARD).notes["reasons"] == {} and annotation.run() == (0, 0)
 
 
 def _rows(*reasons: str | None) -> pa.Table:

@@ -3,6 +3,8 @@ writers."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import random
 from pathlib import Path
@@ -37,6 +39,17 @@ def test_merging_keeps_every_answer_and_few_files(tmp_path: Path) -> None:
     assert store.count("describe") == 130 and store.look_up("describe", list(stored)) == stored
 
 
+def test_a_file_system_without_locks_stores_and_merges_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "no locks here")  # what NFS says of a lock on a folder
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store, stored = AnswerStore(tmp_path), _answers(40)
+    for key, answer in stored.items():
+        store.append("describe", [key], [answer])
+    assert len(list((tmp_path / "describe").glob("*.arrow"))) < 20 and store.look_up("describe", list(stored)) == stored
+
+
 def test_keys_with_zero_bytes_are_told_apart(tmp_path: Path) -> None:
     store, keys = AnswerStore(tmp_path), ["00" * 16, "00" * 15 + "01", "01" + "00" * 15, "ff" * 16]
     store.append("describe", keys[:3], [Answer(k) for k in keys[:3]])
@@ -58,7 +71,7 @@ def test_a_lone_surrogate_does_not_stop_a_run(tmp_path: Path) -> None:
 def test_a_half_written_file_is_not_seen_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     store, stored = AnswerStore(tmp_path), _answers(5)
     store.append("describe", list(stored), list(stored.values()))
-    (tmp_path / "describe" / ".000000009-ab.arrow.1-2.tmp").write_bytes(b"half")
+    (tmp_path / "describe" / ".000000009-ab.arrow.0123456789ab.tmp").write_bytes(b"half")
     assert store.look_up("describe", list(stored)) == stored
     (tmp_path / "describe" / "000000009-ab.arrow").write_bytes(b"ARROW1 nonsense")
     with pytest.raises(UserError, match="000000009-ab.arrow is damaged"):

@@ -21,9 +21,13 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from mmret.annotate import AnswerStore, Tally, describe, instruct, prompts
+from mmret.annotate import prompts
+from mmret.annotate.answers import Stats
 from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.describe import describe
+from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Request
+from mmret.annotate.store import AnswerStore
 from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
 
@@ -100,16 +104,16 @@ def _settings(backend: str, model: Path, **more: Any) -> AnnotateSettings:
 
 
 def _annotate(annotator: Any, settings: AnnotateSettings, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    store, tally = AnswerStore(folder), Tally()
+    store, stats = AnswerStore(folder), Stats()
     annotator.load_images = lambda ids: {i: PICTURES[i] for i in ids}
-    described = describe(_pairs(), {}, annotator, settings, store, tally)
+    described = describe(_pairs(), {}, annotator, settings, store, stats)
     # the instructions are asked of every pair, also where chance wrote no description
     told = described.set_column(2, "text", pa.array(["Both images show a colour."] * PAIRS)).set_column(
         6, "status", pa.array(["ok"] * PAIRS)
     )
-    texts = instruct(told, _pairs(), {}, annotator, settings, store, tally)
-    assert tally.sent == 2 * PAIRS
-    again = Tally()
+    texts = instruct(told, _pairs(), {}, annotator, settings, store, stats)
+    assert stats.sent == 2 * PAIRS
+    again = Stats()
     assert describe(_pairs(), {}, annotator, settings, AnswerStore(folder), again) == described
     assert instruct(told, _pairs(), {}, annotator, settings, AnswerStore(folder), again) == texts and again.sent == 0
     return described.to_pylist(), texts.to_pylist()

@@ -1,10 +1,10 @@
 """Which of several servers gets the next try.
 
-Every server has its own number of places, so one that hangs holds up no more than those. A server that cannot be
-reached, or fails three times in a row, rests, twice as long each time, and comes back with a single try. One that says
-it is asked too often rests as long as it says, and gets fewer places until it has answered for a while. One that
-refuses everybody (wrong key, unknown path) is out for good. Where none has answered for ``patience`` seconds, waiting
-ends.
+Every server takes at most so many tries at a time, so one that hangs holds up no more than those. A server that cannot be
+reached, or fails three times in a row, is paused, twice as long each time, and comes back with a single try. One that asks to be
+left alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while. One that refuses every
+request (wrong key, unknown path) is never asked again. Where none has answered for ``patience`` seconds, waiting ends. Costs
+microseconds a try.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-FIRST_REST, LONGEST_REST = 0.5, 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds a failing server is left alone, at first and at most."""
-SLIPS = 3
+MAX_BAD_ANSWERS = 3
 """Bad answers in a row after which a server counts as failing."""
 
 
 @dataclass
 class Server:
+    """What is known of one server."""
+
     url: str
     limit: float  # tries at a time that it bears
     busy: int = 0
-    slips: int = 0  # bad answers in a row
-    failures: int = 0  # rests in a row
-    rests_until: float = 0.0  # monotonic
-    out: str = ""  # why it is never asked again
+    bad_answers: int = 0  # in a row
+    failures: int = 0  # in a row
+    paused_until: float = 0.0  # monotonic
+    refusal: str = ""  # why it is never asked again
 
 
 class Unreachable(Exception):
@@ -48,15 +50,17 @@ class Balancer:
 
     @property
     def capacity(self) -> int:
+        """Tries at a time, on all servers together."""
         return self.places * len(self.servers)
 
     @property
-    def all_out(self) -> bool:
-        return all(s.out for s in self.servers)
+    def all_refuse(self) -> bool:
+        """Whether no server takes requests as it is set up."""
+        return all(s.refusal for s in self.servers)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[Server]:
-        """A place on the least busy server that is not resting; waits for one. Raises Unreachable."""
+        """A try at the least busy server that is not paused; waits for one. Raises Unreachable."""
         server = await self._take()
         try:
             yield server
@@ -65,49 +69,50 @@ class Balancer:
                 server.busy -= 1
                 self._freed.notify_all()
 
-    def succeeded(self, server: Server) -> None:
-        server.slips, server.failures, server.rests_until = 0, 0, 0.0
+    def record_success(self, server: Server) -> None:
+        """``server`` answered: it is no longer paused, and takes a little more at a time than before."""
+        server.bad_answers, server.failures, server.paused_until = 0, 0, 0.0
         server.limit = min(self.places, server.limit + 1 / server.limit)
         self._last_success = time.monotonic()
         self.answered = True
 
-    def slipped(self, server: Server) -> None:
-        """A bad answer, perhaps the request's own fault; three in a row are the server's."""
-        server.slips += 1
-        if server.slips >= SLIPS:
-            self.failed(server)
+    def record_bad_answer(self, server: Server) -> None:
+        """A bad answer, perhaps because of the request; after three in a row the server counts as failing."""
+        server.bad_answers += 1
+        if server.bad_answers >= MAX_BAD_ANSWERS:
+            self.record_failure(server)
 
-    def failed(self, server: Server) -> None:
-        """Let ``server`` rest, longer with every time in a row."""
+    def record_failure(self, server: Server) -> None:
+        """Pause ``server``, longer with every failure in a row."""
         now = time.monotonic()
-        if now < server.rests_until:
+        if now < server.paused_until:
             return  # tries that were under way when the first of them failed tell nothing new
         server.failures += 1
-        server.rests_until = now + min(LONGEST_REST, FIRST_REST * 2 ** (server.failures - 1))
+        server.paused_until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (server.failures - 1))
 
-    def rest(self, server: Server, seconds: float) -> None:
-        """Leave ``server`` alone for as long as it asked for, within reason, and then ask it less."""
-        if time.monotonic() >= server.rests_until:
+    def pause(self, server: Server, seconds: float) -> None:
+        """Leave ``server`` alone for as long as it asks, a minute at most, and then give it half as many tries at a time."""
+        if time.monotonic() >= server.paused_until:
             server.limit = max(1.0, server.limit / 2)
-        server.rests_until = max(server.rests_until, time.monotonic() + min(seconds, LONGEST_REST))
+        server.paused_until = max(server.paused_until, time.monotonic() + min(seconds, LONGEST_PAUSE))
 
     async def _take(self) -> Server:
         async with self._freed:
             while True:
                 now = time.monotonic()
                 patience = self._last_success + self.patience - now
-                if self.all_out or patience <= 0:
+                if self.all_refuse or patience <= 0:
                     raise Unreachable
                 free = [s for s in self.servers if self._has_place(s, now)]
                 if free:
                     server = min(free, key=lambda s: s.busy)
                     server.busy += 1
                     return server
-                wakes = [s.rests_until - now for s in self.servers if not s.out and s.rests_until > now]
+                wakes = [s.paused_until - now for s in self.servers if not s.refusal and s.paused_until > now]
                 try:
                     await asyncio.wait_for(self._freed.wait(), min([patience, *wakes]))
                 except TimeoutError:
                     continue
 
     def _has_place(self, server: Server, now: float) -> bool:
-        return not server.out and server.rests_until <= now and server.busy < (1 if server.failures else int(server.limit))
+        return not server.refusal and server.paused_until <= now and server.busy < (1 if server.failures else int(server.limit))

@@ -1,19 +1,19 @@
 """From settings to a back-end, and to what its rows depend on.
 
-A back-end's own libraries are imported when it is chosen.
+A new back-end is a line of ``BACKENDS``. Its libraries are imported when it is chosen, so loading costs nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-from mmret.annotate.compose import engine_of
+from mmret.annotate.kinds import AnnotationTable, engine_of, request_kind, uses_judge
 from mmret.annotate.parse import PARSER_VERSION
-from mmret.annotate.protocol import Annotator, Kind
+from mmret.annotate.protocol import Annotator
 from mmret.settings import AnnotateSettings
 
-_TRANSPORT = {
+_NOT_IN_ROWS = {
     "urls",
     "api_key_variable",
     "concurrency",
@@ -22,8 +22,10 @@ _TRANSPORT = {
     "tries",
     "max_answer_bytes",
     "engine",
+    "price_in",
+    "price_out",
 }
-_TRANSPORT |= {"price_in", "price_out"}
+"""Settings of an engine that change no answer: how it is reached, how hard it is tried, what it costs."""
 
 
 def _captions(settings: AnnotateSettings) -> Annotator:
@@ -49,35 +51,39 @@ BACKENDS: dict[str, Callable[[AnnotateSettings], Annotator]] = {
     "openai": _openai,
     "vllm": _vllm,
 }
+"""Back-ends by the name that setting ``annotate.backend`` gives them."""
 
 
 def load_annotator(settings: AnnotateSettings) -> Annotator:
-    """The back-end that ``settings.backend`` names."""
+    """The back-end that ``settings.backend`` names.
+
+    >>> load_annotator(AnnotateSettings()).model_for("describe")
+    'captions@2'
+    """
     return BACKENDS[settings.backend](settings)
 
 
-def depends_on(settings: AnnotateSettings, table: Literal["descriptions", "instructions"]) -> dict[str, Any]:
-    """All that the rows of ``table`` depend on besides their inputs, for a fingerprint: versions of prompt and parser,
+def depends_on(settings: AnnotateSettings, table: AnnotationTable) -> dict[str, Any]:
+    """What the rows of ``table`` depend on besides the tables they are made from, for a fingerprint: versions of prompt and parser,
     the model and its sampling.
 
-    Where a server stands, how often it is asked and what it costs are not in it, and a prompt or setting of the
-    instructions is not in that of the descriptions.
+    Where a server stands, how often it is asked and what it costs are not in it, and a prompt or setting of the instructions is not
+    in that of the descriptions.
     """
     annotator = load_annotator(settings)
-    first: Kind = "describe" if table == "descriptions" else "instruct"
-    kind: Kind = "both" if settings.one_step and annotator.sampled else first
-    found: dict[str, Any] = {
+    kind = request_kind(table, settings, annotator)
+    parts: dict[str, Any] = {
         "prompt": annotator.prompt_version(kind),
         "parser": PARSER_VERSION,
         "seed": settings.seed,
         "model": annotator.model_for(kind),
     }
     if kind != "describe":
-        found["count"] = settings.instructions_per_pair
-    if not annotator.sampled:
-        return found
-    found["sampling"] = engine_of(kind, settings).model_dump(exclude=_TRANSPORT)
-    found["asked"] = settings.model_dump(include={"language", "words", "attempts"})
-    if table == "instructions" and settings.judge:
-        found["judge"] = [annotator.prompt_version("judge"), annotator.model_for("judge"), settings.judge_minimum]
-    return found
+        parts["count"] = settings.instructions_per_pair
+    if not annotator.uses_model:
+        return parts
+    parts["sampling"] = engine_of(kind, settings).model_dump(exclude=_NOT_IN_ROWS)
+    parts["asked"] = settings.model_dump(include={"language", "words", "attempts"})
+    if table == "instructions" and uses_judge(settings, annotator):
+        parts["judge"] = [annotator.prompt_version("judge"), annotator.model_for("judge"), settings.judge_minimum]
+    return parts

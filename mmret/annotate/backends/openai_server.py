@@ -9,7 +9,6 @@ too_large, unreachable, image_gone, image_unreadable. Cost on this side: about 1
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import queue
@@ -22,50 +21,44 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from mmret.annotate.backends.balance import Balancer, Server, Unreachable
-from mmret.annotate.backends.prompted import PromptedAnnotator, jpeg
-from mmret.annotate.compose import IMAGES, Question, compose, engine_of
+from mmret.annotate.backends.base import ModelAnnotator
+from mmret.annotate.backends.chat import PermanentError, data_uris, messages
+from mmret.annotate.compose import Question, compose
+from mmret.annotate.kinds import engine_of
 from mmret.annotate.protocol import Answer, Request
-from mmret.annotate.retry import PASSING_STATUSES, REFUSING_STATUSES
+from mmret.annotate.retry import REFUSING_STATUSES, TRANSIENT_STATUSES
 from mmret.errors import UserError
 from mmret.settings import EngineSettings
 
-_ON_THE_WAY = 256  # answers between the event loop and the store; what a crash loses besides a batch
-_LOAD = 64  # requests whose pictures are read together
+_QUEUED_ANSWERS = 256  # answers between the event loop and the store; what a crash loses besides a batch
+_PICTURE_BATCH = 64  # requests whose pictures are read together
 _BACKOFF = wait_exponential_jitter(0.2, 10, jitter=0.2)
-_HOPELESS_S = 5.0  # patience where a whole earlier batch got no answer
+_SHORT_PATIENCE_S = 5.0  # where no server of the model answered anything of an earlier batch
 
 
-class Passing(Exception):
-    """A failed try that another may heal; ``code`` is the row's reason where none does.
+class TransientError(Exception):
+    """A failed try after which another may succeed; ``code`` is the row's reason where none does.
 
-    ``rest``: seconds the server asks to be left alone; None where the failure counts against it.
+    ``pause``: seconds the server asks to be left alone; None where the failure counts against it.
     """
 
-    def __init__(self, code: str, rest: float | None = None):
+    def __init__(self, code: str, pause: float | None = None):
         super().__init__(code)
-        self.code, self.rest = code, rest
+        self.code, self.pause = code, pause
 
 
-class Lasting(Exception):
-    """A failure that is the request's own."""
-
-    def __init__(self, code: str):
-        super().__init__(code)
-        self.code = code
-
-
-class OpenAIAnnotator(PromptedAnnotator):
+class OpenAIAnnotator(ModelAnnotator):
     """Asks the servers of ``settings.vision`` and ``settings.language_model``."""
 
     name = "openai"
     _unstructured: frozenset[str] = frozenset()  # models whose servers refuse response_format
-    _hopeless: frozenset[str] = frozenset()  # models that answered nothing in the last batch
+    _unresponsive: frozenset[str] = frozenset()  # models that answered nothing in the last batch
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         if not requests:
             return
         engine = engine_of(requests[0].kind, self.settings)
-        results: queue.Queue[Any] = queue.Queue(maxsize=_ON_THE_WAY)
+        results: queue.Queue[Any] = queue.Queue(maxsize=_QUEUED_ANSWERS)
         stop = threading.Event()
         thread = threading.Thread(target=self._work, args=(requests, engine, results, stop), daemon=True)
         thread.start()
@@ -91,17 +84,17 @@ class OpenAIAnnotator(PromptedAnnotator):
 
     async def _all(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event) -> None:
         patience = max(engine.deadline_s, 2 * engine.timeout_s)
-        if engine.model in self._hopeless:
-            patience = min(patience, _HOPELESS_S)
+        if engine.model in self._unresponsive:
+            patience = min(patience, _SHORT_PATIENCE_S)
         balancer = Balancer(engine.urls, engine.concurrency, patience)
-        waiting: asyncio.Queue[tuple[int, Question, dict[str, bytes]]] = asyncio.Queue(maxsize=2 * _LOAD)
+        waiting: asyncio.Queue[tuple[int, Question, dict[str, bytes]]] = asyncio.Queue(maxsize=2 * _PICTURE_BATCH)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=balancer.capacity)
         timeout = httpx.Timeout(engine.timeout_s, connect=min(10.0, engine.timeout_s), pool=None)
         async with httpx.AsyncClient(limits=limits, timeout=timeout, headers=_headers(engine)) as client:
 
             async def feed() -> None:
-                for start in range(0, len(requests), _LOAD):
-                    questions = [compose(r, self.settings) for r in requests[start : start + _LOAD]]
+                for start in range(0, len(requests), _PICTURE_BATCH):
+                    questions = [compose(r, self.settings) for r in requests[start : start + _PICTURE_BATCH]]
                     pictures = await asyncio.to_thread(self.pictures, questions)
                     for i, question in enumerate(questions):
                         await waiting.put((start + i, question, pictures))
@@ -133,10 +126,14 @@ class OpenAIAnnotator(PromptedAnnotator):
             await asyncio.gather(*everything, return_exceptions=True)
         if failed:
             raise failed[0].exception()  # type: ignore[misc]
-        self._hopeless = self._hopeless - {engine.model} if balancer.answered else self._hopeless | {engine.model}
-        if balancer.all_out:
+        if balancer.answered:
+            self._unresponsive -= {engine.model}
+        else:
+            self._unresponsive |= {engine.model}
+        if balancer.all_refuse:
             raise UserError(
-                f"no server of model {engine.model} takes requests: " + "; ".join(f"{s.url}: {s.out}" for s in balancer.servers)
+                f"no server of model {engine.model} takes requests: "
+                + "; ".join(f"{server.url}: {server.refusal}" for server in balancer.servers)
             )
 
     async def _one(
@@ -156,19 +153,21 @@ class OpenAIAnnotator(PromptedAnnotator):
 
         try:
             body = await asyncio.to_thread(self._body, engine, question, pictures)
-            async for attempt in AsyncRetrying(stop=stop, wait=_BACKOFF, reraise=True, retry=retry_if_exception_type(Passing)):
+            async for attempt in AsyncRetrying(
+                stop=stop, wait=_BACKOFF, reraise=True, retry=retry_if_exception_type(TransientError)
+            ):
                 with attempt:
                     async with balancer.place() as server:
                         began = time.monotonic()
                         try:
                             return await self._try(client, balancer, server, engine, body, left)
-                        except Passing as error:
+                        except TransientError as error:
                             last = error.code
-                            told_to_wait += error.rest is not None
+                            told_to_wait += error.pause is not None
                             raise
                         finally:
                             left -= time.monotonic() - began
-        except (Passing, Lasting) as error:
+        except (TransientError, PermanentError) as error:
             return Answer(error=error.code)
         except Unreachable:
             return Answer(error=last)
@@ -181,7 +180,7 @@ class OpenAIAnnotator(PromptedAnnotator):
             "top_p": engine.top_p,
             "seed": question.seed,
             "max_tokens": engine.max_tokens,
-            "messages": messages(question, _data_uris(question, pictures, engine)),
+            "messages": messages(question, data_uris(question, pictures, engine)),
         }
         if question.schema is not None and engine.structured and engine.model not in self._unstructured:
             body["response_format"] = {
@@ -203,21 +202,21 @@ class OpenAIAnnotator(PromptedAnnotator):
             async with asyncio.timeout(max(0.1, min(engine.timeout_s, left))):
                 answer = await self._post(client, server, engine, body)
         except (TimeoutError, httpx.TimeoutException):
-            balancer.failed(server)
-            raise Passing("timeout") from None
+            balancer.record_failure(server)
+            raise TransientError("timeout") from None
         except httpx.ConnectError:
-            balancer.failed(server)
-            raise Passing("unreachable") from None
+            balancer.record_failure(server)
+            raise TransientError("unreachable") from None
         except httpx.TransportError:
-            balancer.failed(server)
-            raise Passing("connection") from None
-        except Passing as error:
-            if error.rest is None:
-                balancer.slipped(server)
+            balancer.record_failure(server)
+            raise TransientError("connection") from None
+        except TransientError as error:
+            if error.pause is None:
+                balancer.record_bad_answer(server)
             else:
-                balancer.rest(server, error.rest)
+                balancer.pause(server, error.pause)
             raise
-        balancer.succeeded(server)
+        balancer.record_success(server)
         return answer
 
     async def _post(self, client: httpx.AsyncClient, server: Server, engine: EngineSettings, body: dict[str, Any]) -> Answer:
@@ -226,53 +225,24 @@ class OpenAIAnnotator(PromptedAnnotator):
             async for chunk in response.aiter_bytes():
                 data += chunk
                 if len(data) > engine.max_answer_bytes:
-                    raise Passing("too_large")
+                    raise TransientError("too_large")
         status = response.status_code
         if status == 200:
             return read_completion(bytes(data))
         if status == 400 and "response_format" in body and b"response_format" in data:
             self._unstructured |= {engine.model}
             del body["response_format"]
-            raise Passing("http_400", 0.0)
-        if status in PASSING_STATUSES:
-            raise Passing(f"http_{status}", retry_after(response.headers.get("retry-after")))
+            raise TransientError("http_400", 0.0)
+        if status in TRANSIENT_STATUSES:
+            raise TransientError(f"http_{status}", retry_after(response.headers.get("retry-after")))
         if status in REFUSING_STATUSES:
-            server.out = f"HTTP {status} {bytes(data[:200]).decode('utf-8', 'replace')}"
-            raise Passing(f"http_{status}")
-        raise Lasting(f"http_{status}")
-
-
-def messages(question: Question, pictures: Sequence[str]) -> list[dict[str, Any]]:
-    """Chat messages of a question; ``pictures`` (URLs or data URIs) stand where the prompt has them, source first."""
-    content: Any = question.user
-    if question.images:
-        before, _, after = question.user.partition(IMAGES)
-        parts = [{"type": "text", "text": "Source Image:"}, {"type": "text", "text": "Target Image:"}]
-        shown = [
-            p for label, url in zip(parts, pictures, strict=True) for p in (label, {"type": "image_url", "image_url": {"url": url}})
-        ]
-        content = [{"type": "text", "text": before.strip()}, *shown, {"type": "text", "text": after.strip()}]
-    return [{"role": "system", "content": question.system}, {"role": "user", "content": content}]
-
-
-def data_uri(data: bytes, engine: EngineSettings) -> str:
-    """The picture as a JPEG data URI of the engine's size."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg(data, engine)).decode()
-
-
-def _data_uris(question: Question, pictures: dict[str, bytes], engine: EngineSettings) -> list[str]:
-    from mmret.ingest.decode import Unreadable
-
-    if any(i not in pictures for i in question.images):
-        raise Lasting("image_gone")
-    try:
-        return [data_uri(pictures[i], engine) for i in question.images]
-    except Unreadable:
-        raise Lasting("image_unreadable") from None
+            server.refusal = f"HTTP {status} {bytes(data[:200]).decode('utf-8', 'replace')}"
+            raise TransientError(f"http_{status}")
+        raise PermanentError(f"http_{status}")
 
 
 def read_completion(data: bytes) -> Answer:
-    """The first choice of a chat completion. Raises Passing where ``data`` is none."""
+    """The first choice of a chat completion. Raises TransientError where ``data`` is none."""
     try:
         value = json.loads(data)
         choice = value["choices"][0]
@@ -285,7 +255,7 @@ def read_completion(data: bytes) -> Answer:
         text = (text or "").encode("utf-8", "replace").decode()  # a lone surrogate has no place in a table
         return Answer(text, str(choice.get("finish_reason") or "stop"), *_tokens(usage))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise Passing("bad_response") from None
+        raise TransientError("bad_response") from None
 
 
 def _tokens(usage: dict[str, Any]) -> tuple[int, int]:

@@ -10,18 +10,19 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmret.annotate.backends.openai_server import Lasting, data_uri, messages
-from mmret.annotate.backends.prompted import PromptedAnnotator
-from mmret.annotate.compose import Question, compose, engine_of
+from mmret.annotate.backends.base import ModelAnnotator
+from mmret.annotate.backends.chat import PermanentError, data_uris, messages
+from mmret.annotate.compose import Question, compose
+from mmret.annotate.kinds import engine_of
 from mmret.annotate.protocol import Answer, Request
 from mmret.errors import UserError
 from mmret.settings import EngineSettings
 
 CHUNK = 256
-"""Requests handed to the engine together: enough to keep it full, few enough to lose in a crash."""
+"""Requests handed to the engine together: enough to keep it busy, and no more than may be lost in a crash."""
 
 
-class VLLMAnnotator(PromptedAnnotator):
+class VLLMAnnotator(ModelAnnotator):
     """Answers with the models of ``settings.vision`` and ``settings.language_model``."""
 
     name = "vllm"
@@ -39,13 +40,13 @@ class VLLMAnnotator(PromptedAnnotator):
         places, chats, sampling = [], [], []
         for i, question in enumerate(questions):
             try:
-                chats.append(_chat(question, pictures, engine))
-            except Lasting as error:
+                chats.append(messages(question, data_uris(question, pictures, engine)))
+            except PermanentError as error:
                 yield start + i, Answer(error=error.code)
                 continue
             places.append(start + i)
             sampling.append(_sampling(question, engine))
-        yield from zip(places, _generated(model, chats, sampling), strict=True)
+        yield from zip(places, _generate(model, chats, sampling), strict=True)
 
     def _engine(self, engine: EngineSettings) -> Any:
         if self._loaded is None or self._loaded[0] != engine:
@@ -73,9 +74,12 @@ class VLLMAnnotator(PromptedAnnotator):
         return self._loaded[1]
 
 
-def _generated(model: Any, chats: list[Any], sampling: list[Any]) -> list[Answer]:
-    """What the engine says to each chat. It refuses a call whole where it refuses one prompt (longer than the model takes), before
-    anything is generated; so a refused call is made again by halves, until the prompt at fault is alone."""
+def _generate(model: Any, chats: list[Any], sampling: list[Any]) -> list[Answer]:
+    """The engine's answer to each chat.
+
+    It refuses a whole call for one prompt that it does not take (too long for the model), before anything is generated; so a
+    refused call is made again by halves, until that prompt is alone.
+    """
     if not chats:
         return []
     try:
@@ -84,7 +88,7 @@ def _generated(model: Any, chats: list[Any], sampling: list[Any]) -> list[Answer
         if len(chats) == 1:
             return [Answer(error="prompt_refused")]
         half = len(chats) // 2
-        return _generated(model, chats[:half], sampling[:half]) + _generated(model, chats[half:], sampling[half:])
+        return _generate(model, chats[:half], sampling[:half]) + _generate(model, chats[half:], sampling[half:])
     except Exception as error:
         raise UserError(
             f"the vLLM engine stopped ({type(error).__name__}: {error}); its own log above says why. "
@@ -102,23 +106,12 @@ def _generated(model: Any, chats: list[Any], sampling: list[Any]) -> list[Answer
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What the engine raises of a prompt it does not take: a ValueError, in newer versions one of its own."""
+    """The errors that the engine raises for a prompt it does not take: ValueError, and in newer versions a class of vLLM."""
     try:
         from vllm.exceptions import VLLMClientError
     except ImportError:
         return (ValueError,)
     return ValueError, VLLMClientError
-
-
-def _chat(question: Question, pictures: dict[str, bytes], engine: EngineSettings) -> list[dict[str, Any]]:
-    from mmret.ingest.decode import Unreadable
-
-    if any(i not in pictures for i in question.images):
-        raise Lasting("image_gone")
-    try:
-        return messages(question, [data_uri(pictures[i], engine) for i in question.images])
-    except Unreadable:
-        raise Lasting("image_unreadable") from None
 
 
 def _sampling(question: Question, engine: EngineSettings) -> Any:

@@ -52,7 +52,7 @@ def prompt(kind: str) -> Prompt:
 
 @lru_cache
 def demonstrations() -> tuple[Demonstration, ...]:
-    """The pool, in the file's order (paper: 50, of which five are drawn per call; theirs is not published)."""
+    """The pool, in the file's order (paper: 50, of which five go into a call; theirs is not published)."""
     lines = (_HERE / f"demonstrations.{CURRENT['demonstrations']}.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
     return tuple(Demonstration(r["topic"], r["description"], tuple(r["instructions"])) for r in rows)

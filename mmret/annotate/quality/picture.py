@@ -1,4 +1,4 @@
-"""The quality of a shard's texts as one picture for the Dagster UI: lengths, variety, and what each half of the query finds alone.
+"""The quality of a shard's texts as one picture for the Dagster UI: lengths, variety, and what each half of a query finds alone.
 
 About 25 kB of PNG and half a second, most of it matplotlib's import.
 """
@@ -17,7 +17,7 @@ def quality_picture(quality: dict[str, Any], limits: dict[str, float]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 4.6), dpi=80)  # margins by hand: having them worked out draws everything twice
+    figure = Figure(figsize=(9.6, 4.6), dpi=80)  # margins by hand: an automatic layout would draw everything twice
     figure.subplots_adjust(left=0.1, right=0.98, bottom=0.04, top=0.94, hspace=0.32, wspace=0.26)
     FigureCanvasAgg(figure)
     (instructions, descriptions), (found, variety) = figure.subplots(2, 2)

@@ -21,7 +21,7 @@ class CaptionsAnnotator:
     """Answers come in order, each a pure function of the two captions, the seed and the pair."""
 
     name = "captions"
-    sampled = False
+    uses_model = False
     load_images: LoadImages | None = None
 
     def model_for(self, kind: Kind) -> str:

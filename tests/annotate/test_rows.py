@@ -9,11 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mmret.annotate import AnswerStore, Tally, describe, instruct
-from mmret.annotate import ask as answering
-from mmret.annotate import steps as stages
+from mmret.annotate import answers as answer_module
+from mmret.annotate import rows as row_module
+from mmret.annotate.answers import Stats
 from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.annotate.describe import describe
+from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Answer, Request
+from mmret.annotate.store import AnswerStore
 from mmret.hashing import pair_id
 from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS
 from mmret.settings import AnnotateSettings
@@ -92,7 +95,7 @@ def test_changed_instruction_prompt_leaves_descriptions_alone(tmp_path: Path) ->
 
 def test_changed_parser_reads_stored_answers_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(CaptionsAnnotator(), AnswerStore(tmp_path))
-    monkeypatch.setattr(stages, "PARSER_VERSION", "other")
+    monkeypatch.setattr(row_module, "PARSER_VERSION", "other")
     again = Counting()
     described, instructed = _run(again, AnswerStore(tmp_path))
     assert not again.asked
@@ -108,13 +111,13 @@ def test_requests_go_out_by_query_image() -> None:
 
 def test_rows_do_not_depend_on_batches_or_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = _run(CaptionsAnnotator(), None)
-    monkeypatch.setattr(stages, "BATCH", 7)
-    monkeypatch.setattr(answering, "FLUSH_ROWS", 3)
+    monkeypatch.setattr(row_module, "BATCH", 7)
+    monkeypatch.setattr(answer_module, "FLUSH_ROWS", 3)
     assert _run(CaptionsAnnotator(), AnswerStore(tmp_path), _pairs().sort_by([("target_id", "descending")])) == first
 
 
 def test_a_run_broken_off_loses_no_stored_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "FLUSH_ROWS", 10)
+    monkeypatch.setattr(answer_module, "FLUSH_ROWS", 10)
     whole, broken, rest = _run(CaptionsAnnotator(), None), Counting(limit=55), Counting()
     with pytest.raises(KeyboardInterrupt):
         _run(broken, AnswerStore(tmp_path))
@@ -128,9 +131,9 @@ def test_a_transport_error_is_a_failed_row_and_is_asked_again(tmp_path: Path) ->
             for i, answer in super().answers(requests):
                 yield i, Answer(error="timeout") if i % 3 == 0 else answer
 
-    tally = Tally()
-    described = describe(_pairs(), CAPTIONS, Down(), SETTINGS, AnswerStore(tmp_path), tally)
-    assert tally.reasons["timeout"] == sum(r == "timeout" for r in described["reason"].to_pylist()) > 50
+    stats = Stats()
+    described = describe(_pairs(), CAPTIONS, Down(), SETTINGS, AnswerStore(tmp_path), stats)
+    assert stats.reasons["timeout"] == sum(r == "timeout" for r in described["reason"].to_pylist()) > 50
     again = Counting()
     assert _run(again, AnswerStore(tmp_path)) == _run(CaptionsAnnotator(), None)
     assert 0 < len([r for r in again.asked if r.kind == "describe"]) < described.num_rows / 2

@@ -21,7 +21,7 @@ from tests.annotate.test_openai_server import _answer
 SHARD = "shard-00000"
 
 
-class Shelf:
+class AnnotationRun:
     """Sixty pairs without answers. Each run counts what its server was asked."""
 
     def __init__(self, root: Path):

@@ -1,4 +1,4 @@
-"""What all model back-ends share: prompts, keys, and pictures made ready to be sent.
+"""What all model back-ends share: prompts, keys, prices, and pictures shrunk to the size they are sent in.
 
 A subclass only carries questions to a model and answers back. Cost: composing and keying a request about 150 us; a
 picture is decoded, shrunk and encoded once for several requests in a row (about 5 ms for 448 px), since requests come
@@ -13,17 +13,18 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from mmret.annotate import prompts
-from mmret.annotate.compose import Question, compose, engine_of, question_key
+from mmret.annotate.compose import Question, compose, question_key
+from mmret.annotate.kinds import engine_of
 from mmret.annotate.protocol import Answer, Kind, LoadImages, Request
 from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings
 
 
-class PromptedAnnotator(ABC):
+class ModelAnnotator(ABC):
     """Base of the back-ends that ask a model."""
 
-    name = "prompted"
-    sampled = True
+    name = "model"
+    uses_model = True
 
     def __init__(self, settings: AnnotateSettings):
         self.settings = settings

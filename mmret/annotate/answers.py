@@ -1,0 +1,88 @@
+"""The answer to every request: from the store where it is there, else from the back-end, and then stored as it comes.
+
+This is the only place that spends: a step hands over its requests in batches and gets back one answer for each. Answers are
+flushed every ``FLUSH_ROWS`` or ``FLUSH_SECONDS``, so that a killed run loses at most what was in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mmret.annotate.protocol import Annotator, Answer, Kind, Request
+from mmret.annotate.store import AnswerStore
+
+BATCH = 4096
+"""Requests looked up, sent and parsed together; bounds the memory of a step."""
+FLUSH_ROWS = 2048
+FLUSH_SECONDS = 10.0
+
+
+@dataclass
+class Stats:
+    """What a step did; filled while it runs, for its notes."""
+
+    requests: int = 0
+    sent: int = 0
+    stored: int = 0  # found in the store, or sent for another pair of the same batch
+    tokens_in: int = 0  # of the requests sent now
+    tokens_out: int = 0
+    cost: float = 0.0  # of those tokens, at the prices of the settings
+    seconds: float = 0.0
+    statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+def get_answers(
+    requests: Sequence[Request], annotator: Annotator, store: AnswerStore | None, stats: Stats
+) -> list[tuple[str, Answer]]:
+    """Key and answer of each request, in order; the requests are of one kind. ``store`` None: nothing is looked up or stored.
+
+    A request that the back-end never answers has an answer with ``error`` "no_answer". Raises what the back-end raises, after what
+    was answered is stored.
+    """
+    if not requests:
+        return []
+    kind = requests[0].kind
+    keys = [annotator.key(request) for request in requests]
+    known = store.look_up(kind, keys) if store is not None else {}
+    missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+    stats.requests += len(requests)
+    stats.sent += len(missing)
+    stats.stored += len(requests) - len(missing)
+    if missing:
+        known |= _send(missing, kind, annotator, store, stats)
+    lost = Answer(error="no_answer")
+    return [(key, known.get(key, lost)) for key in keys]
+
+
+def _send(
+    requests: dict[str, Request], kind: Kind, annotator: Annotator, store: AnswerStore | None, stats: Stats
+) -> dict[str, Answer]:
+    """The back-end's answers by key; those without an error are stored on the way."""
+    keys = list(requests)
+    answers: dict[str, Answer] = {}
+    pending: list[str] = []
+
+    def flush() -> None:
+        if store is not None:
+            store.append(kind, pending, [answers[key] for key in pending])
+        pending.clear()
+
+    last = time.monotonic()
+    try:
+        for i, answer in annotator.answers(list(requests.values())):
+            answers[keys[i]] = answer
+            stats.tokens_in += answer.tokens_in
+            stats.tokens_out += answer.tokens_out
+            stats.cost += annotator.cost(kind, answer.tokens_in, answer.tokens_out)
+            if not answer.error:
+                pending.append(keys[i])
+            if len(pending) >= FLUSH_ROWS or pending and time.monotonic() - last > FLUSH_SECONDS:
+                flush()
+                last = time.monotonic()
+    finally:
+        flush()
+    return answers

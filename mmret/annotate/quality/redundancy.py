@@ -1,0 +1,92 @@
+"""Modality redundancy of a shard's triplets: whether half of a query, its picture or its text alone, already finds the target.
+
+A triplet teaches composition only if neither does. For a sample of triplets the target is searched among its mined hard negatives
+and a gallery of images chosen by hash, the query's picture left out: by the *image alone* with the query's image vector against
+image vectors (``clip_image``), by the *text alone* with one of the instructions, chosen by hash and encoded as captions are,
+against caption vectors (``caption``). It counts as found where it is ranked first.
+
+Cost: the sample's texts encoded and some thousands of vectors looked up by id, whatever the size of the lake: a second or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmret.annotate.quality import metrics
+from mmret.encode.protocol import Encoder
+from mmret.encode.stage import of_model, vector_table
+from mmret.hashing import uniform
+from mmret.lake import Lake
+
+_IDS_PER_LOOKUP = 500
+_GALLERY_SHARDS = 8
+"""Shards that the gallery is taken from, the measured one and others evenly spread."""
+
+
+def measure_redundancy(
+    lake: Lake, shard: str, rows: Sequence[Mapping[str, Any]], gallery_size: int, encoder: Encoder
+) -> dict[str, float | int] | None:
+    """Shares of ``rows`` of TRIPLETS (a sample of ``shard``) found by text, image, either and neither; None without vectors.
+
+    ``gallery_size``: images among which the target is searched, besides the negatives. ``encoder``: of the signal ``caption``.
+    """
+    gallery = _gallery(lake, shard, gallery_size)
+    sides = ("query_id", "target_id")
+    ids = {*gallery, *(row[side] for row in rows for side in sides), *(i for row in rows for i in row["hard_negatives"])}
+    image, caption = (_vectors(lake, shard, signal, sorted(ids)) for signal in ("clip_image", "caption"))
+    rows = [row for row in rows if all(row[side] in image and row[side] in caption for side in sides)]
+    if not rows:
+        return None
+    gallery = [i for i in gallery if i in image and i in caption]
+    by_image = _search(np.stack([image[row["query_id"]] for row in rows]), rows, gallery, image)
+    texts = [row["texts"][int(uniform("quality text", row["pair_id"]) * len(row["texts"]))] for row in rows]
+    by_text = _search(encoder.encode_texts(texts), rows, gallery, caption)
+    return metrics.redundancy(by_text, by_image, len(gallery))
+
+
+def _search(
+    queries: np.ndarray, rows: Sequence[Mapping[str, Any]], gallery: Sequence[str], vectors: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Whether each row's target is ranked first for its query: (n,) bool. ``queries``: (n, d); ``vectors``: (d,) by image id."""
+
+    def stack(ids: Sequence[str]) -> np.ndarray:
+        return np.array([vectors[i] for i in ids if i in vectors], np.float32).reshape(-1, queries.shape[1])
+
+    place = {image_id: at for at, image_id in enumerate(gallery)}
+    excluded = np.zeros((len(rows), len(gallery)), bool)
+    negatives = []
+    for k, row in enumerate(rows):
+        pair = (row["query_id"], row["target_id"])
+        excluded[k, [place[i] for i in pair if i in place]] = True
+        negatives.append(stack([i for i in row["hard_negatives"] if i not in pair]))
+    return metrics.ranked_first(queries, stack([row["target_id"] for row in rows]), stack(gallery), excluded, negatives)
+
+
+def _gallery(lake: Lake, shard: str, count: int) -> list[str]:
+    """``count`` image ids at most, the lowest by hash of the measured shard and of up to seven other shards."""
+    ready = [s for s in lake.partitions("clip_image") if s in set(lake.partitions("caption"))]
+    step = max(1, len(ready) // (_GALLERY_SHARDS - 1))
+    chosen = sorted({shard, *ready[::step][: _GALLERY_SHARDS - 1]})
+    ids = [i for s in chosen for i in lake.read("images", s, columns=["image_id"])["image_id"].to_pylist()]
+    return sorted(ids, key=lambda i: uniform("quality gallery", i))[:count]
+
+
+def _vectors(lake: Lake, shard: str, signal: str, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Float32 vectors of ``ids`` by the model that encoded ``shard``; those that have none are left out."""
+    table, model = vector_table(lake, shard, signal), lake.facts(signal, shard).notes["model"]
+    found: dict[str, np.ndarray] = {}
+    for start in range(0, len(ids), _IDS_PER_LOOKUP):
+        listed = ", ".join(f"'{i}'" for i in ids[start : start + _IDS_PER_LOOKUP])
+        rows = (
+            table.search()
+            .where(f"image_id IN ({listed}) AND {of_model(model)}")
+            .select(["image_id", "vector"])
+            .limit(None)
+            .to_arrow()
+        )
+        values = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        found.update(zip(rows["image_id"].to_pylist(), values.reshape(rows.num_rows, -1), strict=True))
+    return found
