@@ -12,7 +12,7 @@ from mmret.annotate import estimate as estimating
 from mmret.annotate import rows as row_module
 from mmret.annotate.backends import load as backends
 from mmret.annotate.stage import seconds_left
-from mmret.cli.estimate import reckon
+from mmret.cli.estimate import estimate_cost
 from mmret.errors import UserError
 from mmret.freshness import fingerprints
 from mmret.lake import Lake
@@ -55,7 +55,7 @@ def test_a_changed_prompt_of_the_instructions_leaves_the_descriptions_untouched(
 
 
 def test_what_was_sent_is_noted_and_the_rest_is_estimated(annotation: AnnotationRun) -> None:
-    empty = reckon(annotation.lake, annotation.profile("http://any"))
+    empty = estimate_cost(annotation.lake, annotation.profile("http://any"))
     assert (empty["to_send"], empty["seconds"]) == (2 * PAIRS + 2 * annotation.lake.facts("pairs", "shard-00001").rows, None)
     annotation.run()
     notes = annotation.lake.facts("descriptions", SHARD).notes
@@ -69,7 +69,7 @@ def test_what_was_sent_is_noted_and_the_rest_is_estimated(annotation: Annotation
             )
         }
     )
-    found = reckon(annotation.lake, priced)
+    found = estimate_cost(annotation.lake, priced)
     left = annotation.lake.facts("pairs", "shard-00001").rows
     assert [k["to_send"] for k in found["kinds"]] == [left, left]
     assert found["kinds"][0]["tokens_measured"] and found["kinds"][0]["cost"] == pytest.approx(7 * left)
