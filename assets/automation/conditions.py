@@ -13,11 +13,11 @@ import dagster as dg
 from dagster import AssetKey
 from dagster._core.definitions.events import AssetKeyPartitionKey
 
-from assets.runner.run import busy
 from mmret.freshness.fingerprints import UNPARTITIONED
 from mmret.freshness.survey import Snapshot, Status, due, new_pairs, recorded, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.lake.lease import busy
 from resources.lake import lake_folder
 
 AC = dg.AutomationCondition

@@ -11,10 +11,10 @@ import dagster as dg
 from assets.automation.jobs import stale_shards
 from assets.automation.upkeep import nightly
 from assets.partitions import corpus_shards
-from assets.runner.run import busy
 from mmret.freshness.fingerprints import UNPARTITIONED
 from mmret.freshness.survey import Work, due, survey
 from mmret.lake.configuration import resolve
+from mmret.lake.lease import busy
 from resources.lake import LakeResource
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"

@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets.runner.run import busy
+from mmret.lake.lease import busy
 from resources.lake import LakeResource, ProfileResource
 
 

@@ -21,17 +21,17 @@ def compact(
 
     How long they are kept: settings history.days and history.bulky_days. Readers may be at work, a `mmret run` may not.
     """
-    from assets.runner.run import exclusive
     from mmret.lake.compact import compact as compact_lake
     from mmret.lake.compact import summary
     from mmret.lake.configuration import resolve
+    from mmret.lake.lease import exclusive
 
     store = Lake(lake)
     if not store.partitions("corpus_manifest"):
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
-    with exclusive(store) as unfinished:
-        if unfinished:
-            store.recover()
+    with exclusive(store, "mmret compact") as lease:
+        if lease.unfinished:
+            lease.recover()
         done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns()))
     if as_json:
         print(json.dumps(done))

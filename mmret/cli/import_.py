@@ -28,11 +28,11 @@ def import_(
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Import released triplets, to train on them beside the lake's own. Begun again, it continues where it stopped."""
-    from assets.runner.run import exclusive
     from mmret.cli.live import Live
     from mmret.ingest.megapairs import Release as Files
     from mmret.ingest.megapairs import import_release
     from mmret.lake.configuration import resolve
+    from mmret.lake.lease import exclusive
     from mmret.progress import reporting
 
     if not images.is_dir():
@@ -46,10 +46,10 @@ def import_(
             "local, whose encoders are published, or make the lake of your own pictures first"
         )
     live = Live(store, settings)
-    with exclusive(store) as unfinished:
+    with exclusive(store, "mmret import") as lease:
         store.choose(choices)
-        if unfinished:
-            store.recover()
+        if lease.unfinished:
+            lease.recover()
         with live, reporting(live.advance):
             counts = import_release(store, releases, settings)
     if as_json:

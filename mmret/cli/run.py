@@ -45,18 +45,19 @@ def run(
     live.say("loading …")
 
     started = time.time_ns()
-    from assets.runner.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
+    from assets.runner.run import Runner  # the lineage graph; the library itself knows nothing of it
     from mmret.cli.summary import print_summary, summarise
     from mmret.lake.compact import compact, scattered
+    from mmret.lake.lease import exclusive
     from mmret.progress import reporting
     from mmret.warehouse import refresh_catalogue
 
-    with exclusive(store) as unfinished:
+    with exclusive(store) as lease:
         store.choose(choices)
-        if unfinished:
-            live.say(f"the last run was cut short; taking its work up again ({store.recover()} stray files removed)")
+        if lease.unfinished:
+            live.say(f"the last run was cut short; taking its work up again ({lease.recover()} stray files removed)")
         with live, reporting(live.advance):
-            outcome = Runner(store, settings, live.stage).run(until="pairs" if dry_run else None)
+            outcome = Runner(lease, settings, live.stage).run(until="pairs" if dry_run else None)
         if dry_run:
             from mmret.cli.estimate import reckon, show
 

@@ -68,15 +68,16 @@ def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
     live = Live(store, settings)
     live.say(f"lake {store.root} · profile {settings.name} · {len(settings.train)} recipes")
 
-    from assets.runner.run import Runner, exclusive  # the lineage graph; the library itself knows nothing of it
+    from assets.runner.run import Runner  # the lineage graph; the library itself knows nothing of it
+    from mmret.lake.lease import exclusive
     from mmret.progress import reporting
 
-    with exclusive(store) as unfinished:
+    with exclusive(store, "mmret study") as lease:
         store.choose(choices)
-        if unfinished:
-            live.say(f"the last run was cut short; taking its work up again ({store.recover()} stray files removed)")
+        if lease.unfinished:
+            live.say(f"the last run was cut short; taking its work up again ({lease.recover()} stray files removed)")
         with live, reporting(live.advance):
-            Runner(store, settings, live.stage).run()
+            Runner(lease, settings, live.stage).run()
 
 
 def print_studies(found: dict[str, Any], console: Any) -> None:

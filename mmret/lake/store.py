@@ -10,11 +10,9 @@ Cost: one small read per partition for its facts; digesting runs at about 1 GB/s
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -202,22 +200,3 @@ class Lake:
     def sweep(self) -> int:
         """Remove temporary files and folders that nobody is writing; returns how many. Safe beside other runs."""
         return remove_abandoned(self.root.rglob(".*.tmp"))
-
-    def recover(self) -> int:
-        """After a killed run: :meth:`sweep`, and drop Lance files that no version refers to. Returns how many files went.
-
-        Old Lance versions are kept, so readers are safe; no other writer may be at work.
-        """
-        removed = self.sweep()
-        for path in sorted((self.root / "lance").glob("*.lance")):
-            if not _whole(path):  # killed while the table was being created
-                shutil.rmtree(path)
-                removed += 1
-                continue
-            stats = (
-                self._lance.open_table(path.stem)
-                .to_lance()
-                .cleanup_old_versions(older_than=timedelta(days=36500), delete_unverified=True)
-            )
-            removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
-        return removed

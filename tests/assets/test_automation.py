@@ -10,11 +10,11 @@ from assets.automation.conditions import _surveyed
 from assets.automation.schedules import backfill_missing_and_stale, ranges
 from assets.automation.sensors import new_pictures, stale_partitions
 from assets.definitions import defs
-from assets.runner.run import exclusive
 from mmret.freshness.survey import SHARDED, Work, due, survey
 from mmret.ingest.watch import signature
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.lake.lease import exclusive
 from resources.lake import LakeResource
 from tests.assets.pictures import drop
 
