@@ -119,7 +119,8 @@ def test_where_locks_do_not_work_age_decides(tmp_path, monkeypatch):
     new, old = temporary(tmp_path / "new"), temporary(tmp_path / "old")
     new.touch()
     old.touch()
-    monkeypatch.setattr(time, "time", lambda: new.stat().st_mtime + 60)
+    written = new.stat().st_mtime
+    monkeypatch.setattr(time, "time", lambda: written + 60)
     assert remove_abandoned(tmp_path.glob(".*.tmp")) == 0
-    monkeypatch.setattr(time, "time", lambda: old.stat().st_mtime + 25 * 3600)
+    monkeypatch.setattr(time, "time", lambda: written + 25 * 3600)
     assert remove_abandoned(tmp_path.glob(".*.tmp")) == 2

@@ -21,12 +21,13 @@ def others_at_work(context: dg.OpExecutionContext) -> bool:
 @dg.op(pool="lake", description="Merge small files and drop versions that no reader, checkpoint or --as-of needs any more.")
 def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: ProfileResource) -> None:
     from mmret.lake.compact import compact as compact_store
+    from mmret.warehouse import refresh_catalogue
 
     store = lake.open()
     quiet = not busy(store) and not others_at_work(context)
     if not quiet:
         context.log.info("others are writing: the Lance tables wait for the next time")
-    done = compact_store(store, profile.of(store).history, time.time_ns(), lance=quiet)
+    done = compact_store(store, profile.of(store).history, time.time_ns(), refresh_catalogue, lance=quiet)
     context.add_output_metadata(done.plain())
 
 

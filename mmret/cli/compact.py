@@ -25,6 +25,7 @@ def compact(
     from mmret.lake.compact import summary
     from mmret.lake.configuration import resolve
     from mmret.lake.lease import exclusive
+    from mmret.warehouse import refresh_catalogue
 
     store = Lake(lake)
     if not store.partitions("corpus_manifest"):
@@ -32,7 +33,7 @@ def compact(
     with exclusive(store, "mmret compact") as lease:
         if lease.unfinished:
             lease.recover()
-        done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns()))
+        done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns(), refresh_catalogue))
     if as_json:
         print(json.dumps(done))
         return

@@ -64,7 +64,7 @@ def run(
             return show(reckon(store, settings), as_json)
         if any(outcome.rows_computed.values()):
             history.note_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
-            compact(store, settings.history, time.time_ns(), lance=scattered(store))
+            compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=scattered(store))
         refresh_catalogue(store)
     summary = summarise(store, settings, outcome)
     print_summary(summary, live.console)

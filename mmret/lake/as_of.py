@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from mmret.errors import UserError
 from mmret.lake import history
-from mmret.lake.store import Facts, Lake
+from mmret.lake.partitions import Facts
+from mmret.lake.store import Lake
 
 
 class LakeAsOf(Lake):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any
 
 from mmret.atomic import write_text
 from mmret.lake import history
+from mmret.lake.partitions import read_facts
 from mmret.lake.store import Lake
 from mmret.settings import HistorySettings
-from mmret.warehouse import refresh_catalogue
 
 FRAGMENT_BYTES = 2**30
 """Lance files are merged up to about this size: few enough to open, small enough to rewrite."""
@@ -46,10 +46,13 @@ class Report:
         return asdict(self)
 
 
-def compact(lake: Lake, settings: HistorySettings, now: int, lance: bool = True) -> Report:
+def compact(
+    lake: Lake, settings: HistorySettings, now: int, refresh_catalogue: Callable[[Lake], object], lance: bool = True
+) -> Report:
     """Compact ``lake`` at the time ``now`` (ns since 1970). Without ``lance`` its tables are left alone: a writer is at work.
 
-    The catalogue is refreshed first, so that none on disk speaks of what is dropped.
+    ``refresh_catalogue`` (:func:`mmret.warehouse.refresh_catalogue`) is called before anything is dropped, so that no catalogue on
+    disk names a file that is gone.
     """
     report = Report(temporary_files=lake.sweep())
     if lake.partitions("corpus_manifest"):
@@ -70,7 +73,7 @@ def _kept_states(lake: Lake) -> set[str]:
     found = history.held(lake)
     for recipe in lake.partitions("checkpoints"):
         paths = [lake.path("checkpoints", recipe), *(v.path for v in history.versions(lake, "checkpoints", recipe))]
-        found |= {facts.notes["state"] for p in paths if (facts := lake.facts_of(p)) and "state" in facts.notes}
+        found |= {facts.notes["state"] for p in paths if (facts := read_facts(p)) and "state" in facts.notes}
     for path in (lake.root / "checkpoints").glob(f"*/{history.STATE_FILE}"):
         found.add(json.loads(path.read_text())["state"])
     return found

@@ -21,14 +21,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmret.atomic import held_open, is_held, temporary
+from mmret.atomic import held_open, is_held, temporary, write_text
 from mmret.errors import UserError
+from mmret.lake.partitions import Facts, PartitionFiles, read_facts, read_files
 from mmret.schemas import TABLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from mmret.lake.store import Facts, Lake
 
 BULKY = ("candidates", "neighbours")
 """Tables that are large and say nothing that ``pairs`` does not; a checkpoint does not hold on to their versions."""
@@ -57,22 +56,20 @@ class State:
 
     def read(self, table: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
         """Rows of ``table`` in this state, in partition order."""
-        from mmret.lake.store import read_files
-
         return read_files(table, self.files.get(table, {}).values(), columns, filters)
 
 
-def folder(lake: Lake) -> Path:
+def folder(lake: PartitionFiles) -> Path:
     return lake.root / "history"
 
 
-def _name(lake: Lake, table: str, partition: str, facts: Facts, path: Path) -> Path:
+def _name(lake: PartitionFiles, table: str, partition: str, facts: Facts, path: Path) -> Path:
     written = facts.written or path.stat().st_mtime_ns  # files of before versions were kept have no time of their own
     return folder(lake) / table / partition / f"{written:020d}-{facts.digest or '0' * 16}.parquet"
 
 
 @contextmanager
-def kept(lake: Lake, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
+def kept(lake: PartitionFiles, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
     """Around the replacement of a partition's file: give a function that makes the new file, while it still lies aside, a version.
     The file that it replaces is one already; the version gets its name when the replacement is done.
 
@@ -99,7 +96,7 @@ def kept(lake: Lake, table: str, partition: str, facts: Facts) -> Iterator[Calla
         waiting.unlink(missing_ok=True)
 
 
-def versions(lake: Lake, table: str, partition: str) -> list[Version]:
+def versions(lake: PartitionFiles, table: str, partition: str) -> list[Version]:
     """The kept versions of a partition, oldest first; the last is the current one wherever hard links work."""
     found = []
     try:
@@ -112,7 +109,7 @@ def versions(lake: Lake, table: str, partition: str) -> list[Version]:
     return found
 
 
-def link(lake: Lake, table: str, partition: str, copy: bool = False) -> Path | None:
+def link(lake: PartitionFiles, table: str, partition: str, copy: bool = False) -> Path | None:
     """The version that is the partition's current file, made where it is missing; None where it cannot be.
 
     ``copy``: by copying, on a file system without hard links.
@@ -136,32 +133,30 @@ def link(lake: Lake, table: str, partition: str, copy: bool = False) -> Path | N
         if not copy:
             return None
         shutil.copy2(current, aside)  # the file is replaced as a whole, never changed, so the copy is of one version
-    name = _name(lake, table, partition, lake.facts_of(aside), aside)
+    name = _name(lake, table, partition, read_facts(aside), aside)
     os.replace(aside, name)
     aside.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
     return name
 
 
-def pin(lake: Lake, tables: tuple[str, ...] = PINNED, name: str = "now") -> State:
+def pin(lake: PartitionFiles, tables: tuple[str, ...] = PINNED, name: str = "now") -> State:
     """The current files of ``tables`` under names that do not change, whatever is written meanwhile."""
     files = {t: {p: path for p in lake.partitions(t) if (path := link(lake, t, p, copy=True))} for t in tables}
     return State(name, files)
 
 
-def record(lake: Lake, state: State) -> str:
+def record(lake: PartitionFiles, state: State) -> str:
     """Keep ``state`` as one that something refers to; returns its id, the digest of what it lists."""
     listed = {t: {p: path.stem.partition("-")[2] for p, path in parts.items()} for t, parts in state.files.items()}
     text = json.dumps(listed, sort_keys=True, indent=0)
     state_id = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = state_path(lake, state_id)
     if not path.is_file():
-        from mmret.atomic import write_text
-
         write_text(path, text)
     return state_id
 
 
-def recorded(lake: Lake, state_id: str) -> dict[str, dict[str, str]]:
+def recorded(lake: PartitionFiles, state_id: str) -> dict[str, dict[str, str]]:
     """Digests by table and partition of a recorded state. Raises UserError where it is not there."""
     path = state_path(lake, state_id)
     if not path.is_file():
@@ -169,7 +164,7 @@ def recorded(lake: Lake, state_id: str) -> dict[str, dict[str, str]]:
     return json.loads(path.read_text())
 
 
-def of_record(lake: Lake, state_id: str, name: str) -> State:
+def of_record(lake: PartitionFiles, state_id: str, name: str) -> State:
     """The files of a recorded state. Raises UserError naming the first that is gone."""
     files: dict[str, dict[str, Path]] = {t: {} for t in PINNED}
     for table, parts in recorded(lake, state_id).items():
@@ -181,18 +176,18 @@ def of_record(lake: Lake, state_id: str, name: str) -> State:
     return State(name, files)
 
 
-def state_path(lake: Lake, state_id: str) -> Path:
+def state_path(lake: PartitionFiles, state_id: str) -> Path:
     return folder(lake) / STATES / f"{state_id}.json"
 
 
 @contextmanager
-def hold(lake: Lake, state_id: str) -> Iterator[None]:
+def hold(lake: PartitionFiles, state_id: str) -> Iterator[None]:
     """Keep a state from being dropped while this process works with it and no checkpoint refers to it yet."""
     with held_open(folder(lake) / STATES / f"{state_id}.{uuid.uuid4().hex[:12]}.held"):
         yield
 
 
-def held(lake: Lake) -> set[str]:
+def held(lake: PartitionFiles) -> set[str]:
     """States held by anybody at work; the marks of those that ended are removed."""
     found = set()
     for mark in (folder(lake) / STATES).glob("*.held"):
@@ -201,13 +196,13 @@ def held(lake: Lake) -> set[str]:
     return found
 
 
-def cleaned(lake: Lake) -> dict[str, int]:
+def cleaned(lake: PartitionFiles) -> dict[str, int]:
     """Versions that were replaced before this time (ns) have been dropped, of ``bulky`` tables and of the others; 0: none."""
     path = folder(lake) / "cleaned"
     return {"kept": 0, "bulky": 0} | (json.loads(path.read_text()) if path.is_file() else {})
 
 
-def at_time(lake: Lake, when: int, name: str) -> State:
+def at_time(lake: PartitionFiles, when: int, name: str) -> State:
     """The lake as it was at ``when`` (ns since 1970), bulky tables where still kept. Raises UserError where it is not known."""
     gone = cleaned(lake)
     if when < gone["kept"]:
@@ -227,7 +222,7 @@ def at_time(lake: Lake, when: int, name: str) -> State:
     return State(name, files)
 
 
-def note_run(lake: Lake, name: str, started: int, computed: Mapping[str, int]) -> None:
+def note_run(lake: PartitionFiles, name: str, started: int, computed: Mapping[str, int]) -> None:
     """Add a finished run to ``history/runs.jsonl``, so that the state it left can be asked for by its name."""
     line = json.dumps({"run": name, "started": started, "ended": time.time_ns(), "computed": dict(computed)})
     folder(lake).mkdir(parents=True, exist_ok=True)
@@ -235,7 +230,7 @@ def note_run(lake: Lake, name: str, started: int, computed: Mapping[str, int]) -
         log.write(line + "\n")
 
 
-def runs(lake: Lake) -> list[dict[str, Any]]:
+def runs(lake: PartitionFiles) -> list[dict[str, Any]]:
     """Finished runs, oldest first: run, started and ended (ns), rows computed per table. A line cut by a crash is passed over."""
     path, found = folder(lake) / "runs.jsonl", []
     for line in path.read_text().splitlines() if path.is_file() else []:
@@ -250,7 +245,7 @@ def shown(when: int) -> str:
     return datetime.fromtimestamp(when / 1e9, UTC).isoformat(timespec="milliseconds")
 
 
-def as_of(lake: Lake, text: str) -> State:
+def as_of(lake: PartitionFiles, text: str) -> State:
     """The state that ``--as-of TEXT`` means: a recipe's checkpoint, a checkpoint's folder, a run, a recorded state's id, or a time.
 
     Times are ISO 8601, local where no zone is given. Raises UserError saying what there is.

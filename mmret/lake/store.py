@@ -1,18 +1,15 @@
 """The lake: a folder of Parquet partitions and Lance tables, and what each of them was made from.
 
-A partition file carries three facts in its Parquet metadata: ``inputs``, the fingerprint of all it was computed from;
-``digest``, of its own content; ``rows``. A stage is current when the fingerprint it would be computed from equals the
-recorded one (:mod:`mmret.freshness.fingerprints`). Every file is written beside and renamed, so a reader sees a whole file or none;
-it keeps a second name under ``history/`` (:mod:`mmret.lake.history`), so what is replaced can still be read.
-Cost: one small read per partition for its facts; digesting runs at about 1 GB/s.
+A stage is current when the fingerprint it would be computed from equals the one that its partition's file carries
+(:mod:`mmret.lake.partitions`, :mod:`mmret.freshness.fingerprints`). Every file is written beside and renamed, so a reader sees a
+whole file or none; it keeps a second name under ``history/`` (:mod:`mmret.lake.history`), so what is replaced can still be read.
+Cost of a write: digesting runs at about 1 GB/s.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,24 +22,11 @@ from mmret.atomic import remove_abandoned, replacing, write_text
 from mmret.errors import UserError
 from mmret.hashing import digest_table
 from mmret.lake import history
+from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles
 from mmret.schemas import TABLES
 
-_KEY = b"mmret"
 _UNIQUE = ("pair_id", "request_key")
 ROW_GROUP = 131_072
-IMPORTED = "import-"
-"""How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is recorded of one partition: rows, fingerprint of its inputs, digest of its content, free-form notes."""
-
-    rows: int
-    inputs: str
-    digest: str
-    notes: dict[str, Any]
-    written: int = field(default=0, compare=False)  # ns since 1970
 
 
 def _whole(table: Path) -> bool:
@@ -70,73 +54,17 @@ def _encoding(rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
-    """Rows of partition files of ``table``, in the order given; an empty table where there are none."""
-    schema = TABLES[table]
-    if columns is not None:
-        schema = pa.schema([schema.field(c) for c in columns])
-    parts = [
-        pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None) for path in files
-    ]
-    return pa.concat_tables([schema.empty_table(), *parts])
+class Lake(PartitionFiles):
+    """Paths, tables and facts under one folder. Opening creates nothing; the first write does.
 
-
-class Lake:
-    """Paths, tables and facts under one folder. Opening creates nothing; the first write does."""
-
-    def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().absolute()
+    >>> lake = Lake("lakes/demo")
+    >>> lake.read("triplets", columns=["pair_id", "texts"])
+    """
 
     def __repr__(self) -> str:
         return f"Lake({str(self.root)!r})"
 
     # -- Parquet partitions -------------------------------------------------------------------------------------------
-
-    def path(self, table: str, partition: str) -> Path:
-        return self.root / table / f"{partition}.parquet"
-
-    def partitions(self, table: str) -> list[str]:
-        """Partitions of ``table`` that exist, in order."""
-        return sorted(p.stem for p in (self.root / table).glob("*.parquet") if not p.name.startswith("."))
-
-    def shards(self) -> list[str]:
-        """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
-        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORTED)]
-
-    def facts(self, table: str, partition: str) -> Facts | None:
-        """What is recorded of a partition, or None where it does not exist."""
-        return self.facts_of(self.path(table, partition))
-
-    @staticmethod
-    def facts_of(path: Path) -> Facts | None:
-        """What is recorded in a partition's file, of now or of before, or None where it does not exist."""
-        try:
-            meta = pq.read_metadata(path)
-        except FileNotFoundError:
-            return None
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
-        noted = json.loads((meta.metadata or {}).get(_KEY, b"{}"))
-        return Facts(
-            meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0)
-        )
-
-    def read(
-        self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None, filters: Any = None
-    ) -> pa.Table:
-        """Rows of the given partitions (None: all), in partition order; an empty table where there are none."""
-        if partitions is None:
-            partitions = self.partitions(table)
-        elif isinstance(partitions, str):
-            partitions = [partitions]
-        return read_files(table, (self.path(table, p) for p in partitions), columns, filters)
-
-    def head(self, table: str, partition: str, rows: int) -> pa.Table:
-        """The first ``rows`` rows of a partition, reading no more than it has to."""
-        with pq.ParquetFile(self.path(table, partition)) as file:
-            batches = file.iter_batches(batch_size=rows)
-            first = next(batches, None)
-            return pa.Table.from_batches([first] if first is not None else [], file.schema_arrow.remove_metadata())
 
     def write(self, table: str, partition: str, rows: pa.Table, inputs: str, **notes: Any) -> Facts:
         """Replace a partition atomically. ``rows`` must fit the table's schema; ``notes`` are kept with the facts."""
@@ -147,7 +75,7 @@ class Lake:
         path = self.path(table, partition)
         with history.kept(self, table, partition, facts) as keep, replacing(path) as aside:
             pq.write_table(
-                rows.replace_schema_metadata({_KEY: record.encode()}),
+                rows.replace_schema_metadata({METADATA_KEY: record.encode()}),
                 aside,
                 compression="zstd",
                 row_group_size=ROW_GROUP,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmret.lake import Facts, Lake
+from mmret.lake.partitions import Facts, read_facts
 from mmret.schemas import SIGNALS, TABLES
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
@@ -53,7 +53,7 @@ def footer(path: Path) -> Footer:
 
 @lru_cache(maxsize=100_000)
 def _footer(path: Path, inode: int, changed: int, size: int) -> Footer:
-    return Footer(Lake.facts_of(path), tuple(pq.read_schema(path).names), size, changed)
+    return Footer(read_facts(path), tuple(pq.read_schema(path).names), size, changed)
 
 
 def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
