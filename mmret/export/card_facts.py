@@ -16,7 +16,6 @@ from mmret.curation.decisions import latest
 from mmret.curation.licences import Licence, of_triplet, read_licence
 from mmret.errors import UserError
 from mmret.lake import Facts, Lake
-from mmret.lake.configuration import resolve
 from mmret.schemas import SIGNALS, TABLES
 from mmret.settings import Profile
 
@@ -48,8 +47,8 @@ class LakeFacts:
     queries: int = 0
 
 
-def gather(lake: Lake) -> LakeFacts:
-    """Ask the lake. Raises UserError where it has no tables."""
+def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
+    """Ask the lake, run with ``profile``. Raises UserError where it has no tables."""
     from mmret.warehouse import connect
 
     connection = connect(lake, getattr(lake, "state", None))
@@ -62,7 +61,6 @@ def gather(lake: Lake) -> LakeFacts:
     def pairs(sql: str) -> list[tuple[Any, Any]]:
         return [tuple(row.values()) for row in ask(sql)]
 
-    profile = resolve(lake)[0]
     bands = [f.notes["bands"] for f in _facts(lake, "candidates") if f.notes.get("bands")]
     decided = latest(lake)["decision"].value_counts().to_pylist()
     facts = LakeFacts(

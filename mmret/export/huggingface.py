@@ -23,6 +23,7 @@ from mmret.export.pictures import BATCH, batches, mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
 from mmret.lake import Lake
 from mmret.schemas import TRIPLETS
+from mmret.settings import Profile
 
 GROUP_BYTES = 32 * 2**20
 """Of pictures in a row group, about."""
@@ -44,8 +45,13 @@ IMAGES = pa.schema(
 ROWS = {"once": TRIPLETS, "rows": pa.schema([pa.field("query_image", _IMAGE), pa.field("target_image", _IMAGE), *TRIPLETS])}
 
 
-def export_huggingface(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
-    """Write the data set and its card to ``out``; returns what was written. Raises UserError as :func:`plan` does."""
+def export_huggingface(lake: Lake, profile: Profile, out: Path, settings: ExportSettings | None = None) -> Plan:
+    """Write the data set and its card to ``out``; returns what was written. Raises UserError as :func:`plan` does.
+
+    ``profile``: the settings that the lake is run with, for the card.
+
+    >>> export_huggingface(lake, resolve(lake)[0], Path("triplets"), ExportSettings(pictures="once"))
+    """
     from mmret.export.data_card import ExportFacts, write_data_card
 
     settings = settings or ExportSettings()
@@ -60,7 +66,7 @@ def export_huggingface(lake: Lake, out: Path, settings: ExportSettings | None = 
         for name in made.sets():
             _images(lake, work, name, made.images[name], max(1, settings.file_bytes // (mean + 512)))
         facts = ExportFacts("huggingface", made, configurations(made, work.folder))
-        write_data_card(lake, work.folder / "README.md", facts)
+        write_data_card(lake, profile, work.folder / "README.md", facts)
     return made
 
 

@@ -16,14 +16,16 @@ from mmret.export.folder import Work, whole_folder
 from mmret.export.pictures import Names, batches
 from mmret.export.rows import ExportSettings, Plan, plan, triplets
 from mmret.lake import Lake
+from mmret.settings import Profile
 
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
-def export_megapairs(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
+def export_megapairs(lake: Lake, profile: Profile, out: Path, settings: ExportSettings | None = None) -> Plan:
     """Write ``<split>.jsonl`` and ``images/`` to ``out``; returns what was written.
 
-    Raises UserError where ``out`` exists or there is nothing to export. The folder appears whole or not at all.
+    ``profile`` is for the card, which this format does not have. The folder appears whole or not at all. Raises UserError where
+    ``out`` exists or there is nothing to export.
     """
     settings = settings or ExportSettings()
     made = plan(lake, settings, "megapairs 2")

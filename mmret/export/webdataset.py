@@ -20,11 +20,12 @@ from mmret.export.megapairs import folder_of, json_line
 from mmret.export.pictures import mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
 from mmret.lake import Lake
+from mmret.settings import Profile
 
 _ROWS = 32  # triplets whose pictures are looked up at once
 
 
-def export_webdataset(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
+def export_webdataset(lake: Lake, profile: Profile, out: Path, settings: ExportSettings | None = None) -> Plan:
     """Write ``<split>-<number>.tar`` and the data card to ``out``; returns what was written. Raises what :func:`plan` does."""
     from mmret.export.data_card import ExportFacts, write_data_card
 
@@ -36,7 +37,7 @@ def export_webdataset(lake: Lake, out: Path, settings: ExportSettings | None = N
             name = f"{folder_of(piece.set)}{piece.split}-{piece.number:06d}.tar"
             work.file(name, lambda path, p=piece: _write(lake, made, p, path))
             progress.advance("export", at + 1, len(pieces))
-        write_data_card(lake, work.folder / "README.md", ExportFacts("webdataset", made))
+        write_data_card(lake, profile, work.folder / "README.md", ExportFacts("webdataset", made))
     return made
 
 
