@@ -56,7 +56,7 @@ def corpus_manifest(
     plan = config.arguments()
     settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
     configuration = resolve(store, **plan)[1]
-    store.choose(configuration)
+    store.write_configuration(configuration)
     sealed = reselected = 0
     for shard, rows in reselect(store, settings.corpus):
         store.write("corpus_manifest", shard, rows, inputs=fingerprint(configuration["sources"]))

@@ -113,8 +113,8 @@ def in_use(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def held_open(path: Path) -> Iterator[None]:
-    """A file that is there, and locked, for the time of the block: a mark that :func:`is_held` asks for."""
+def lock_file(path: Path) -> Iterator[None]:
+    """Make the empty file ``path`` and lock it; removed at the end of the block. A mark for others, who ask :func:`is_locked`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, folder=False):
         try:
@@ -123,8 +123,8 @@ def held_open(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def is_held(mark: Path) -> bool:
-    """Whether a mark of :func:`held_open` is held; one whose holder ended without taking it away is removed."""
+def is_locked(mark: Path) -> bool:
+    """Whether a mark of :func:`lock_file` is there and its process alive; the mark of a killed process is removed."""
     return mark.exists() and not _remove_abandoned(mark)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.atomic import held_open, is_held, remove_abandoned, replacing, replacing_folder, temporary
+from mmret.atomic import is_locked, lock_file, remove_abandoned, replacing, replacing_folder, temporary
 
 WRITER = """
 import sys, time
@@ -104,11 +104,11 @@ def test_eight_writers_beside_a_sweep_lose_nothing(tmp_path):
 
 def test_a_mark_is_held_as_long_as_its_block_and_no_longer(tmp_path):
     mark = tmp_path / "state.held"
-    with held_open(mark):
-        assert is_held(mark)
-    assert not mark.exists() and not is_held(mark)
+    with lock_file(mark):
+        assert is_locked(mark)
+    assert not mark.exists() and not is_locked(mark)
     mark.touch()  # of a process that was killed
-    assert not is_held(mark) and not mark.exists()
+    assert not is_locked(mark) and not mark.exists()
 
 
 def test_where_locks_do_not_work_age_decides(tmp_path, monkeypatch):

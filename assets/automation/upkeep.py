@@ -28,7 +28,7 @@ def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: Pr
     if not quiet:
         context.log.info("others are writing: the Lance tables wait for the next time")
     done = compact_store(store, profile.of(store).history, time.time_ns(), refresh_catalogue, lance=quiet)
-    context.add_output_metadata(done.plain())
+    context.add_output_metadata(done.counts())
 
 
 @dg.job(description="Merge small files, drop old versions, make the SQL catalogue anew.")

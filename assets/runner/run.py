@@ -21,7 +21,7 @@ from mmret.freshness.survey import GROUPS
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
 from mmret.settings import Profile
-from resources.models import kept
+from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
 """(stages, partition, how many like it are done, how many there are) as each launch begins."""
@@ -162,7 +162,7 @@ class Runner:
             keys = {"towers": [None], "leaks": [None], "checkpoints": list(self.profile.train)}.get(group[0], self.lake.shards())
             first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
             done = 0
-            with kept():
+            with shared_models():
                 for key in keys if first else ():
                     # candidates read all earlier shards: one of these that changes, as when a source is removed, comes first
                     tables = first.get(key) or (self.stale(group, key or UNPARTITIONED) if done else [])

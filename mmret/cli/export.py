@@ -11,7 +11,7 @@ import typer
 
 from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.lake.as_of import opened
+from mmret.lake.as_of import open_as_of
 from mmret.settings import LicenceSettings
 
 
@@ -66,7 +66,7 @@ def export(
     from mmret.export.rows import ExportSettings
     from mmret.lake.configuration import resolve
 
-    store = opened(Lake(lake), as_of)
+    store = open_as_of(Lake(lake), as_of)
     profile = resolve(store)[0]
     if split not in (None, "train", "test"):
         raise UserError(f"--split {split}: train or test")

@@ -39,7 +39,7 @@ def import_(
         raise UserError(f"--images {images}: no such folder")
     store = Lake(lake)
     releases = [Files(path.expanduser().absolute(), images.expanduser().absolute(), name, licence) for path in annotations]
-    settings, choices = resolve(store, profile, imports=[str(release.annotations) for release in releases])
+    settings, configuration = resolve(store, profile, imports=[str(release.annotations) for release in releases])
     if settings.towers is not None and not store.shards():
         raise UserError(
             f"profile {settings.name} trains its towers on captions, which the release does not have: give --profile "
@@ -47,7 +47,7 @@ def import_(
         )
     live = Live(store, settings)
     with exclusive(store, "mmret import") as lease:
-        store.choose(choices)
+        store.write_configuration(configuration)
         if lease.unfinished:
             lease.recover()
         with live, reporting(live.advance):

@@ -36,7 +36,7 @@ def run(
     """Register new shards and materialise what is missing or stale. Run again, it does nothing."""
     store = Lake(lake)
     overrides = dict(parse_override(text) for text in set_ or [])
-    settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
+    settings, configuration = resolve(store, profile, images or [], shard_size, overrides, remove or [])
 
     from mmret.cli.live import Live
 
@@ -47,13 +47,13 @@ def run(
     started = time.time_ns()
     from assets.runner.run import Runner  # the lineage graph; the library itself knows nothing of it
     from mmret.cli.summary import print_summary, summarise
-    from mmret.lake.compact import compact, scattered
+    from mmret.lake.compact import compact, needs_merging
     from mmret.lake.lease import exclusive
     from mmret.progress import reporting
     from mmret.warehouse import refresh_catalogue
 
     with exclusive(store) as lease:
-        store.choose(choices)
+        store.write_configuration(configuration)
         if lease.unfinished:
             live.say(f"the last run was cut short; taking its work up again ({lease.recover()} stray files removed)")
         with live, reporting(live.advance):
@@ -63,8 +63,8 @@ def run(
 
             return show(reckon(store, settings), as_json)
         if any(outcome.rows_computed.values()):
-            history.note_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
-            compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=scattered(store))
+            history.log_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
+            compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=needs_merging(store))
         refresh_catalogue(store)
     summary = summarise(store, settings, outcome)
     print_summary(summary, live.console)

@@ -33,14 +33,16 @@ def study(
     overrides: dict[str, Any] = dict(parse_override(text) for text in set_ or [])
     if seeds is not None:
         overrides["studies.seeds"] = seeds
-    settings, choices = resolve(store, profile or (None if store.choices() else PROFILE), images or [], overrides=overrides)
+    settings, configuration = resolve(
+        store, profile or (None if store.read_configuration() else PROFILE), images or [], overrides=overrides
+    )
     if settings.studies is None:
         raise UserError(
             f"profile '{settings.name}' of {store.root} has no section 'studies': use another --lake, which gets the "
             f"profile '{PROFILE}', or add one to a profile of your own"
         )
     if not only_show:
-        _run(store, settings, choices)
+        _run(store, settings, configuration)
 
     from mmret.cli.terminal import console
     from mmret.studies.picture import draw_studies
@@ -59,7 +61,7 @@ def study(
     print(f"picture: {out}")
 
 
-def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
+def _run(store: Lake, settings: Any, configuration: dict[str, Any]) -> None:
     from mmret.cli.live import Live
     from mmret.studies.designs import runs
 
@@ -73,7 +75,7 @@ def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
     from mmret.progress import reporting
 
     with exclusive(store, "mmret study") as lease:
-        store.choose(choices)
+        store.write_configuration(configuration)
         if lease.unfinished:
             live.say(f"the last run was cut short; taking its work up again ({lease.recover()} stray files removed)")
         with live, reporting(live.advance):

@@ -119,14 +119,14 @@ def read_licence(text: str | None) -> Licence:
     return Licence(said, frozenset({"unknown"})) if name is None else Licence(name, _terms(name))
 
 
-def of_triplet(text: str | None) -> tuple[Licence, ...]:
+def triplet_licences(text: str | None) -> tuple[Licence, ...]:
     """The distinct licences of a triplet's ``licence`` column, in its order."""
     return tuple(dict.fromkeys(read_licence(part) for part in (text or "").split(SEPARATOR)))
 
 
-def set_of(text: str | None, settings: LicenceSettings) -> str | None:
+def licence_set(text: str | None, settings: LicenceSettings) -> str | None:
     """The set of a row with this licence: ``main``, its strictest term that is kept apart, or None where it is excluded."""
-    licences = of_triplet(text)
+    licences = triplet_licences(text)
     if any(fnmatch(licence.name.lower(), pattern.lower()) for licence in licences for pattern in settings.exclude):
         return None
     terms = frozenset().union(*(licence.terms for licence in licences))
@@ -149,7 +149,7 @@ def _column(texts: pa.ChunkedArray, settings: LicenceSettings) -> pa.Array:
     """The set of every row, null where excluded."""
     encoded = texts.combine_chunks().dictionary_encode(null_encoding="encode")
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    sets = pa.array([set_of(t, settings) for t in encoded.dictionary.to_pylist()], pa.string())
+    sets = pa.array([licence_set(t, settings) for t in encoded.dictionary.to_pylist()], pa.string())
     return sets.take(encoded.indices)
 
 
@@ -161,7 +161,7 @@ def licence_sets(triplets: pa.Table, settings: LicenceSettings, images: pa.Table
     """
     belongs = _column(triplets["licence"], settings)
     sets, dropped = {MAIN: triplets.slice(0, 0)}, 0
-    own = None if images is None or settings.keeps_all() else _sets_of_images(images, settings)
+    own = None if images is None or settings.keeps_all() else _image_sets(images, settings)
     for name in (MAIN, *TERMS):
         rows = triplets.filter(pc.equal(belongs, name))
         if name != MAIN and not rows.num_rows:
@@ -174,7 +174,7 @@ def licence_sets(triplets: pa.Table, settings: LicenceSettings, images: pa.Table
     return LicenceSets(sets, {str(r["values"]): r["counts"] for r in out.value_counts().to_pylist()}, dropped)
 
 
-def _sets_of_images(images: pa.Table, settings: LicenceSettings) -> Mapping[str, str | None]:
+def _image_sets(images: pa.Table, settings: LicenceSettings) -> Mapping[str, str | None]:
     """Images that are not in ``main``, with their set; usually few."""
     belongs = _column(images["licence"], settings)
     apart = pc.fill_null(pc.not_equal(belongs, MAIN), True)

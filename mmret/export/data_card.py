@@ -15,7 +15,7 @@ from typing import Any
 from mmret.atomic import replacing, write_text
 from mmret.curation.licences import Licence
 from mmret.errors import UserError
-from mmret.export.card_facts import LakeFacts, gather_facts, settings_made_with
+from mmret.export.card_facts import LakeFacts, gather_facts, settings_rows
 from mmret.export.card_limits import limits
 from mmret.export.card_pictures import histograms, thumbnail
 from mmret.export.loading import FIELDS, LOADING
@@ -229,7 +229,8 @@ def _making(facts: LakeFacts) -> Iterator[str]:
     )
     yield f"Settings of profile {code(facts.profile.name)}:"
     yield table(
-        ["setting", "value"], [[code(name), code(value)] for name, value in settings_made_with(facts.profile, facts.lake.choices())]
+        ["setting", "value"],
+        [[code(name), code(value)] for name, value in settings_rows(facts.profile, facts.lake.read_configuration())],
     )
 
 

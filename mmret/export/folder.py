@@ -21,17 +21,17 @@ _PLAN = ".plan"
 
 
 class Work:
-    """The folder being written. ``written`` and ``kept`` count files made by this call and found from an earlier one."""
+    """The folder being written. ``written`` counts files made by this call, ``reused`` those that an earlier one had finished."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.written = self.kept = 0
+        self.written = self.reused = 0
 
     def file(self, name: str, write: Callable[[Path], object]) -> None:
         """Make file ``name`` (relative, of parts that the project chose) by ``write(path)``, unless it is there."""
         path = self.folder / name
         if path.is_file():
-            self.kept += 1
+            self.reused += 1
             return
         with replacing(path) as aside:
             write(aside)
@@ -55,7 +55,7 @@ def whole_folder(out: Path, identity: str) -> Iterator[Work]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another process is writing {out}") from None
-        _belong(partial, identity)
+        _start_or_resume(partial, identity)
         work = Work(partial)
         yield work
         (partial / _PLAN).unlink()
@@ -64,7 +64,7 @@ def whole_folder(out: Path, identity: str) -> Iterator[Work]:
         os.close(handle)
 
 
-def _belong(partial: Path, identity: str) -> None:
+def _start_or_resume(partial: Path, identity: str) -> None:
     """Empty ``partial`` unless it was begun for the same plan; drop the file a killed writer was at."""
     mark = partial / _PLAN
     same = mark.is_file() and mark.read_text() == identity

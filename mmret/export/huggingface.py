@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from mmret import progress
 from mmret.curation.licences import MAIN
 from mmret.export.folder import Work, whole_folder
-from mmret.export.megapairs import folder_of
+from mmret.export.megapairs import set_folder
 from mmret.export.pictures import BATCH, batches, mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
 from mmret.lake import Lake
@@ -71,7 +71,7 @@ def export_huggingface(lake: Lake, profile: Profile, out: Path, settings: Export
 
 
 def triplet_file(piece: Piece) -> str:
-    return f"{folder_of(piece.set)}triplets/{piece.split}-{piece.shard}-{piece.number:05d}.parquet"
+    return f"{set_folder(piece.set)}triplets/{piece.split}-{piece.shard}-{piece.number:05d}.parquet"
 
 
 def configurations(made: Plan, folder: Path) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _images(lake: Lake, work: Work, name: str, ids: pa.Array, per_file: int) -> 
 
     for number, start in enumerate(range(0, len(ids), per_file)):
         work.file(
-            f"{folder_of(name)}images/images-{number:05d}.parquet",
+            f"{set_folder(name)}images/images-{number:05d}.parquet",
             lambda path, some=ids.slice(start, per_file): _write(path, IMAGES, tables(some)),
         )
         progress.advance("export pictures", min(start + per_file, len(ids)), len(ids))

@@ -42,7 +42,7 @@ class Report:
     lance_files_dropped: int = 0
     bytes_freed: int = 0
 
-    def plain(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         return asdict(self)
 
 
@@ -68,9 +68,9 @@ def compact(
 # -- versions of partitions -------------------------------------------------------------------------------------------
 
 
-def _kept_states(lake: Lake) -> set[str]:
+def _states_in_use(lake: Lake) -> set[str]:
     """Ids of the states that a checkpoint, an earlier one that can still be listed, or a training at work refers to."""
-    found = history.held(lake)
+    found = history.protected_states(lake)
     for recipe in lake.partitions("checkpoints"):
         paths = [lake.path("checkpoints", recipe), *(v.path for v in history.versions(lake, "checkpoints", recipe))]
         found |= {facts.notes["state"] for p in paths if (facts := read_facts(p)) and "state" in facts.notes}
@@ -79,19 +79,19 @@ def _kept_states(lake: Lake) -> set[str]:
     return found
 
 
-def _protected(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[str]]:
+def _needed_digests(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[str]]:
     """Digests that ``states`` need, by table and partition."""
     found: dict[tuple[str, str], set[str]] = {}
     for state in states:
         if not history.state_path(lake, state).is_file():
             continue
-        for table, parts in history.recorded(lake, state).items():
+        for table, parts in history.read_state(lake, state).items():
             for partition, digest in parts.items():
                 found.setdefault((table, partition), set()).add(digest)
     return found
 
 
-def _kept_partitions(lake: Lake) -> Iterator[tuple[str, str]]:
+def _partitions_with_versions(lake: Lake) -> Iterator[tuple[str, str]]:
     for table in sorted(history.folder(lake).glob("*")):
         if table.is_dir() and table.name != history.STATES:
             for partition in sorted(table.iterdir()):
@@ -101,12 +101,12 @@ def _kept_partitions(lake: Lake) -> Iterator[tuple[str, str]]:
 
 def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Report) -> None:
     # checkpoints first: a version of theirs that goes no longer holds on to a state
-    order = sorted(_kept_partitions(lake), key=lambda where: where[0] != "checkpoints")
+    order = sorted(_partitions_with_versions(lake), key=lambda where: where[0] != "checkpoints")
     protected: dict[tuple[str, str], set[str]] | None = None
-    watermark = history.cleaned(lake)
+    watermark = history.dropped_before(lake)
     for table, partition in order:
         if protected is None and table != "checkpoints":
-            protected = _protected(lake, _kept_states(lake))
+            protected = _needed_digests(lake, _states_in_use(lake))
         bulky = table in history.BULKY
         before = now - int((settings.bulky_days if bulky else settings.days) * _DAY_NS)
         for version, replaced in _droppable(lake, table, partition, before, (protected or {}).get((table, partition), set())):
@@ -118,7 +118,7 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
                 write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # before: a crash must not leave a gap unsaid
             version.path.unlink()
             report.versions_dropped += 1
-    kept = _kept_states(lake)
+    kept = _states_in_use(lake)
     for path in (history.folder(lake) / history.STATES).glob("*.json"):
         if path.stem not in kept and path.stat().st_mtime_ns < now - int(settings.days * _DAY_NS):
             path.unlink()
@@ -166,7 +166,7 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
     report.bytes_freed += cleaned.bytes_removed
 
 
-def scattered(lake: Lake) -> bool:
+def needs_merging(lake: Lake) -> bool:
     """Whether some Lance table lies in so many files that merging them is worth its time."""
     tables = (p.stem for p in (lake.root / "lance").glob("*.lance"))
     return any(len(lake.lance(t).to_lance().get_fragments()) > MANY_FRAGMENTS for t in tables if lake.has_lance(t))
@@ -179,4 +179,4 @@ def _bytes(folder: str | Path) -> int:
 
 def summary(report: Report) -> dict[str, Any]:
     """What was done, without what was not."""
-    return {name: n for name, n in report.plain().items() if n}
+    return {name: n for name, n in report.counts().items() if n}

@@ -29,11 +29,6 @@ _UNIQUE = ("pair_id", "request_key")
 ROW_GROUP = 131_072
 
 
-def _whole(table: Path) -> bool:
-    """Whether a Lance folder has a version; one that was never committed has none."""
-    return any((table / "_versions").glob("*.manifest"))
-
-
 def _plain(value: Any) -> Any:
     """A number of NumPy as Python's own, anything else as text."""
     return value.item() if hasattr(value, "item") else str(value)
@@ -73,7 +68,7 @@ class Lake(PartitionFiles):
         facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
         record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written})
         path = self.path(table, partition)
-        with history.kept(self, table, partition, facts) as keep, replacing(path) as aside:
+        with history.new_version(self, table, partition, facts) as link, replacing(path) as aside:
             pq.write_table(
                 rows.replace_schema_metadata({METADATA_KEY: record.encode()}),
                 aside,
@@ -81,7 +76,7 @@ class Lake(PartitionFiles):
                 row_group_size=ROW_GROUP,
                 **_encoding(rows),
             )
-            keep(aside)
+            link(aside)
         return facts
 
     # -- Lance tables -------------------------------------------------------------------------------------------------
@@ -93,7 +88,8 @@ class Lake(PartitionFiles):
         return lancedb.connect(self.root / "lance")
 
     def has_lance(self, name: str) -> bool:
-        return _whole(self.root / "lance" / f"{name}.lance")
+        """Whether Lance table ``name`` exists; a folder in which nothing was ever committed is none."""
+        return any((self.root / "lance" / f"{name}.lance" / "_versions").glob("*.manifest"))
 
     def lance(self, name: str, schema: pa.Schema | None = None) -> Any:
         """Open LanceDB table ``name``; with ``schema``, create it where it is missing.
@@ -110,20 +106,22 @@ class Lake(PartitionFiles):
             raise UserError(f"table '{name}' of {self.root} has columns {table.schema.names}, expected {schema.names}")
         return table
 
-    # -- the lake's own choices ---------------------------------------------------------------------------------------
+    # -- configuration ------------------------------------------------------------------------------------------------
 
     @property
-    def choices_path(self) -> Path:
+    def configuration_path(self) -> Path:
+        """Of ``lake.yaml``, which a person may edit."""
         return self.root / "lake.yaml"
 
-    def choices(self) -> dict[str, Any]:
-        """Profile, overrides and sources this lake was last run with; empty for a new lake."""
-        if not self.choices_path.is_file():
+    def read_configuration(self) -> dict[str, Any]:
+        """Profile, overrides and sources that this lake remembers (:mod:`mmret.lake.configuration`); empty for a new lake."""
+        if not self.configuration_path.is_file():
             return {}
-        return yaml.safe_load(self.choices_path.read_text()) or {}
+        return yaml.safe_load(self.configuration_path.read_text()) or {}
 
-    def choose(self, choices: dict[str, Any]) -> None:
-        write_text(self.choices_path, yaml.safe_dump(choices, sort_keys=False))
+    def write_configuration(self, configuration: dict[str, Any]) -> None:
+        """Make the lake remember ``configuration``, as :func:`mmret.lake.configuration.resolve` returns it."""
+        write_text(self.configuration_path, yaml.safe_dump(configuration, sort_keys=False))
 
     def sweep(self) -> int:
         """Remove temporary files and folders that nobody is writing; returns how many. Safe beside other runs."""

@@ -19,7 +19,7 @@ from mmret.atomic import scratch_folder
 from mmret.hashing import fingerprint
 from mmret.lake import Lake, history
 from mmret.schemas import TABLES
-from mmret.warehouse.views import Files, all_views, footer, quoted
+from mmret.warehouse.views import Files, all_views, read_footer, sql_literal
 
 FORMAT = "v1.2.0"
 """Oldest DuckDB that can open the file."""
@@ -53,14 +53,14 @@ def catalogue_path(lake: Lake) -> Path:
 
 def current_files(lake: Lake) -> Files:
     """The file of every partition, by a name that will not be replaced where the file system allows one."""
-    return {t: {p: history.link(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
+    return {t: {p: history.current_version(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
 
 
 def _partitions(files: Files) -> pa.Table:
     rows = []
     for table, parts in files.items():
         for partition, path in parts.items():
-            found = footer(path)
+            found = read_footer(path)
             facts = found.facts
             rows.append(
                 {
@@ -129,7 +129,7 @@ def build_catalogue(lake: Lake) -> Path:
     place, mark = catalogue_path(lake), signature(lake)
     with scratch_folder(place) as folder, duckdb.connect() as connection:
         aside = folder / place.name
-        connection.execute(f"ATTACH {quoted(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
+        connection.execute(f"ATTACH {sql_literal(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
         connection.execute("USE catalogue")
         _fill(connection, lake, current_files(lake))
         connection.execute("CREATE TABLE made AS SELECT ? AS signature, ? AS lake", [mark, str(lake.root)])
@@ -141,13 +141,13 @@ def build_catalogue(lake: Lake) -> Path:
 
 def refresh_catalogue(lake: Lake) -> bool:
     """Build the catalogue where it is missing or of another state; returns whether it was built. Costs a ``stat`` a partition."""
-    if _made(catalogue_path(lake)) == signature(lake):
+    if _signature_on_disk(catalogue_path(lake)) == signature(lake):
         return False
     build_catalogue(lake)
     return True
 
 
-def _made(place: Path) -> str | None:
+def _signature_on_disk(place: Path) -> str | None:
     """Signature of the lake that a catalogue was made of, None where there is none that can be read."""
     import duckdb
 
@@ -180,6 +180,6 @@ def attach(place: Path) -> Any:
     import duckdb
 
     connection = duckdb.connect()
-    connection.execute(f"ATTACH {quoted(place)} AS lake (READ_ONLY)")
+    connection.execute(f"ATTACH {sql_literal(place)} AS lake (READ_ONLY)")
     connection.execute("USE lake")
     return connection

@@ -30,7 +30,7 @@ def _sql_type(type_: pa.DataType) -> str:
     return _SQL_TYPES[str(type_)]
 
 
-def quoted(text: object) -> str:
+def sql_literal(text: object) -> str:
     """A string literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
@@ -45,7 +45,7 @@ class Footer:
     changed: int  # ns since 1970
 
 
-def footer(path: Path) -> Footer:
+def read_footer(path: Path) -> Footer:
     """Of a partition's file; read once per process, since a version never changes."""
     stat = path.stat()
     return _footer(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -60,7 +60,7 @@ def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     """Files by the columns they have: those of before a column was added to the schema lack it."""
     found: dict[tuple[str, ...], list[Path]] = {}
     for path in files:
-        found.setdefault(footer(path).columns, []).append(path)
+        found.setdefault(read_footer(path).columns, []).append(path)
     return found
 
 
@@ -71,7 +71,7 @@ def table_view(table: str, files: Sequence[Path]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
 
     parts = [
-        f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(quoted, paths))}])"
+        f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(sql_literal, paths))}])"
         for names, paths in _by_columns(files).items()
     ] or [f"SELECT {columns(())} WHERE false"]
     return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'

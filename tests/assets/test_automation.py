@@ -37,7 +37,7 @@ GRAPH = [
 
 
 def change(lake: Lake, **settings) -> None:
-    lake.choose(resolve(lake, overrides={k.replace("__", "."): v for k, v in settings.items()})[1])
+    lake.write_configuration(resolve(lake, overrides={k.replace("__", "."): v for k, v in settings.items()})[1])
 
 
 def tick(instance: dg.DagsterInstance, lake: Lake) -> list[tuple[list[str], str, str]]:
@@ -139,12 +139,12 @@ def watch(instance, lake, cursor=None):
 def test_new_pictures_are_sealed_once_their_folder_is_quiet(lake, instance, tmp_path):
     folder = tmp_path / "landing"
     drop(folder, 0, 4)
-    lake.choose(resolve(lake, sources=[str(folder)], overrides={"automation.settle_seconds": 0})[1])
+    lake.write_configuration(resolve(lake, sources=[str(folder)], overrides={"automation.settle_seconds": 0})[1])
     first = watch(instance, lake)
     assert len(first.run_requests) == 1 and str(folder) in first.run_requests[0].tags["mmret/because"]
     again = watch(instance, lake, first.cursor)
     assert not again.run_requests and "no watched source has changed" in again.skip_reason.skip_message
-    lake.choose(resolve(lake, overrides={"automation.settle_seconds": 3600})[1])
+    lake.write_configuration(resolve(lake, overrides={"automation.settle_seconds": 3600})[1])
     drop(folder, 4, 6)
     busy = watch(instance, lake, again.cursor)
     assert not busy.run_requests and "to be quiet" in busy.skip_reason.skip_message

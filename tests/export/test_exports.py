@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mmret.cli import app
 from mmret.curation.decisions import DecisionLog
-from mmret.curation.licences import set_of
+from mmret.curation.licences import licence_set
 from mmret.errors import UserError
 from mmret.export.huggingface import export_huggingface
 from mmret.export.megapairs import export_megapairs
@@ -22,7 +22,7 @@ from mmret.export.rows import ExportSettings, plan
 from mmret.export.webdataset import export_webdataset
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Lake
-from mmret.lake.as_of import opened
+from mmret.lake.as_of import open_as_of
 from mmret.schemas import TRIPLETS
 from mmret.settings import LicenceSettings
 from tests.export.conftest import as_json, profile, rows_of
@@ -191,7 +191,7 @@ def test_licences_kept_apart_lie_apart_with_their_own_pictures(own_lake, tmp_pat
     assert made.sets() == ["main", "share_alike"] and made.left_out["licence"] > 0
     for name, config in (("main", "triplets"), ("share_alike", "triplets_share_alike")):
         found = datasets.load_dataset(str(tmp_path / "out"), config, split="train", cache_dir=str(tmp_path / "cache"))
-        expected = [r["pair_id"] for r in rows_of(own_lake, "train") if set_of(r["licence"], licences) == name]
+        expected = [r["pair_id"] for r in rows_of(own_lake, "train") if licence_set(r["licence"], licences) == name]
         assert sorted(found["pair_id"]) == expected
     export_megapairs(own_lake, profile(own_lake), tmp_path / "mp", ExportSettings(licences=licences))
     apart = lines_of(tmp_path / "mp/share_alike/train.jsonl")
@@ -204,7 +204,7 @@ def test_what_a_checkpoint_was_trained_on_is_exported_again(own_lake, tmp_path, 
     before = rows_of(own_lake)
     for shard in own_lake.partitions("triplets"):
         own_lake.write("triplets", shard, own_lake.read("triplets", shard).slice(3), "changed")
-    made = EXPORTS[format_](opened(own_lake, "demo"), profile(own_lake), tmp_path / "then", SMALL)
+    made = EXPORTS[format_](open_as_of(own_lake, "demo"), profile(own_lake), tmp_path / "then", SMALL)
     now = EXPORTS[format_](own_lake, profile(own_lake), tmp_path / "now", SMALL)
     assert sum(made.count(*key) for key in made.rows) == len(before) > sum(now.count(*key) for key in now.rows)
     if format_ != "megapairs":

@@ -50,21 +50,21 @@ def test_replaced_versions_go_after_their_time_and_the_current_ones_stay(tmp_pat
     assert compact(lake, SETTINGS, now + 100 * DAY, refresh_catalogue).versions_dropped == 0
     before = history.versions(lake, "triplets", "shard-00000")[0].written - 1
     with pytest.raises(UserError, match="have been dropped"):
-        history.at_time(lake, before, "then")
-    assert ids(history.at_time(lake, now, "then")) == ["4"]
+        history.state_at(lake, before, "then")
+    assert ids(history.state_at(lake, now, "then")) == ["4"]
 
 
 def test_what_a_checkpoint_was_trained_on_stays_as_long_as_the_checkpoint(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "a")
-    state = history.record(lake, history.pin(lake))
+    state = history.record_state(lake, history.current_state(lake))
     lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "x", state=state)
     for n in range(3):
         write(lake, str(n))
     far = time.time_ns() + 100 * DAY
     compact(lake, SETTINGS, far, refresh_catalogue)
     assert kept(lake) == 2 and ids(history.as_of(lake, "demo")) == ["a"]
-    lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "y", state=history.record(lake, history.pin(lake)))
+    lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "y", state=history.record_state(lake, history.current_state(lake)))
     report = compact(lake, SETTINGS, far, refresh_catalogue)
     assert kept(lake) == 1 and report.states_dropped == 1 and ids(history.as_of(lake, "demo")) == ["2"]
 
@@ -72,10 +72,10 @@ def test_what_a_checkpoint_was_trained_on_stays_as_long_as_the_checkpoint(tmp_pa
 def test_a_state_in_use_is_held_and_that_of_a_dead_process_is_not(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "a")
-    state = history.record(lake, history.pin(lake))
+    state = history.record_state(lake, history.current_state(lake))
     write(lake, "b")
     far = time.time_ns() + 100 * DAY
-    with history.hold(lake, state):
+    with history.protect_state(lake, state):
         compact(lake, SETTINGS, far, refresh_catalogue)
         assert ids(history.as_of(lake, state)) == ["a"]
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -92,12 +92,12 @@ def test_decisions_are_kept_for_a_checkpoint_alone_and_do_not_end_time_travel(tm
     write(lake, "a")
     lake.write("decisions", "me", DECISIONS.empty_table(), "")
     assert kept(lake, "decisions") == 0
-    history.pin(lake)
+    history.current_state(lake)
     lake.write("decisions", "me", DECISIONS.empty_table(), "")
     assert kept(lake, "decisions") == 1
     now = time.time_ns()
     assert compact(lake, SETTINGS, now + 100 * DAY, refresh_catalogue).versions_dropped == 1
-    assert ids(history.at_time(lake, now, "then")) == ["a"]
+    assert ids(history.state_at(lake, now, "then")) == ["a"]
 
 
 def test_a_reader_of_an_open_connection_is_not_disturbed(tmp_path):
@@ -156,7 +156,7 @@ def test_lance_files_are_merged_beside_readers_and_hold_the_same_rows(tmp_path):
     dropped = compact(lake, HistorySettings(bulky_days=0), time.time_ns(), refresh_catalogue)
     assert dropped.lance_versions_dropped > 25 and sorted(map(str, lake.lance("t").to_arrow().to_pylist())) == rows
     assert len(list((tmp_path / "lance" / "t.lance" / "data").iterdir())) == 1
-    assert compact(lake, SETTINGS, time.time_ns(), refresh_catalogue).plain() == {name: 0 for name in dropped.plain()}
+    assert compact(lake, SETTINGS, time.time_ns(), refresh_catalogue).counts() == {name: 0 for name in dropped.counts()}
 
 
 def test_tables_that_a_writer_works_on_are_left_alone(tmp_path):
