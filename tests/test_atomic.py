@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.atomic import is_locked, lock_file, remove_abandoned, replacing, replacing_folder, temporary
+from mmret.atomic import in_use, is_locked, lock_file, remove_abandoned, replacing, replacing_folder, temporary
 
 WRITER = """
 import sys, time
@@ -124,3 +124,21 @@ def test_where_locks_do_not_work_age_decides(tmp_path, monkeypatch):
     assert remove_abandoned(tmp_path.glob(".*.tmp")) == 0
     monkeypatch.setattr(time, "time", lambda: written + 25 * 3600)
     assert remove_abandoned(tmp_path.glob(".*.tmp")) == 2
+
+
+def test_a_folder_that_is_renamed_before_it_is_locked_is_somebody_else_s(tmp_path, monkeypatch):
+    """A writer that ends between the two has put it in its place: what is locked is the finished folder."""
+    import fcntl
+
+    partial, lock = tmp_path / "partial", fcntl.flock
+    partial.mkdir()
+
+    def late(*arguments):
+        partial.rename(tmp_path / "out")
+        lock(*arguments)
+
+    with in_use(partial) as used:
+        assert not used
+    monkeypatch.setattr("fcntl.flock", late)
+    with in_use(partial) as used:
+        assert used

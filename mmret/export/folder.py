@@ -7,14 +7,13 @@ The last step renames the folder. A lock keeps two exports to one place apart.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmret.atomic import replacing, write_text
+from mmret.atomic import in_use, replacing, write_text
 from mmret.errors import UserError
 
 _PLAN = ".plan"
@@ -49,19 +48,13 @@ def whole_folder(out: Path, identity: str) -> Iterator[Work]:
         raise UserError(f"{out} exists already; give a folder that does not")
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is writing {out}") from None
+    with in_use(partial) as used:
+        if used:
+            raise UserError(f"another process is writing {out}")
         _start_or_resume(partial, identity)
-        work = Work(partial)
-        yield work
+        yield Work(partial)
         (partial / _PLAN).unlink()
         os.replace(partial, out)
-    finally:
-        os.close(handle)
 
 
 def _start_or_resume(partial: Path, identity: str) -> None:

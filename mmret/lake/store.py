@@ -21,7 +21,7 @@ import yaml
 from mmret.atomic import remove_abandoned, replacing, write_text
 from mmret.errors import UserError
 from mmret.hashing import digest_table
-from mmret.lake import history
+from mmret.lake.history import new_version
 from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles
 from mmret.schemas import TABLES
 
@@ -68,7 +68,7 @@ class Lake(PartitionFiles):
         facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
         record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written})
         path = self.path(table, partition)
-        with history.new_version(self, table, partition, facts) as link, replacing(path) as aside:
+        with new_version(self, table, partition, facts) as link, replacing(path) as aside:
             pq.write_table(
                 rows.replace_schema_metadata({METADATA_KEY: record.encode()}),
                 aside,
