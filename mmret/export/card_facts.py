@@ -117,7 +117,7 @@ def _by_licence(counts: list[tuple[str | None, int]], read: Any) -> dict[Licence
 
 
 def _facts(lake: Lake, table: str) -> list[Facts]:
-    """Of every partition; none of a table that an earlier state of the lake does not keep."""
+    """The facts of every partition; none where an earlier state of the lake has no versions of ``table``."""
     try:
         return [facts for p in lake.partitions(table) if (facts := lake.facts(table, p))]
     except UserError:
@@ -125,7 +125,7 @@ def _facts(lake: Lake, table: str) -> list[Facts]:
 
 
 def _latest_evaluations(lake: Lake) -> list[dict[str, Any]]:
-    """Rows of ``evaluations``, the last of each recipe, benchmark and metric; of an earlier state none are kept."""
+    """Rows of ``evaluations``, the last of each recipe, benchmark and metric; an earlier state of a lake has none."""
     if not _facts(lake, "evaluations"):
         return []
     rows = pl.from_arrow(lake.read("evaluations")).unique(["recipe", "benchmark", "metric"], keep="last", maintain_order=True)

@@ -31,7 +31,7 @@ normalised sum of the picture's and the text's features."""
 
 
 def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None = None) -> Path:
-    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder. UserError: there is none."""
+    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder; UserError without one."""
     rows = lake.read("checkpoints", recipe).to_pylist() if recipe in lake.partitions("checkpoints") else []
     if not rows:
         raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.root}: train it with `mmret run`")
@@ -40,7 +40,10 @@ def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None
 
 
 def with_model_card(lake: Lake, profile: Profile, recipe: str, evaluated: Facts) -> Facts:
-    """Write the card again after an evaluation, where there is a checkpoint to describe; returns ``evaluated``."""
+    """Write the card again after an evaluation, where there is a checkpoint to describe.
+
+    Returns ``evaluated``, the facts of the evaluation, so that a stage can end with the call.
+    """
     if lake.read("checkpoints", recipe, ["recipe"]).num_rows:
         write_model_card(lake, profile, recipe)
     return evaluated

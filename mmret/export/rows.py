@@ -1,6 +1,6 @@
 """Which triplets an export writes: one function that every format reads, and the settings that choose.
 
-An export is parted twice: by split, and by licence where the settings keep some terms apart (:mod:`mmret.curation.licences`); each
+An export is divided twice: by split, and by licence where the settings keep some terms apart (:mod:`mmret.curation.licences`); each
 such set lies in a folder of its own with its own pictures, so that it can be passed on or left behind alone. Cost: a shard's
 triplets at a time, plus 34 bytes for every distinct picture.
 """

@@ -69,7 +69,7 @@ def compact(
 
 
 def _states_in_use(lake: Lake) -> set[str]:
-    """Ids of the states that a checkpoint, an earlier one that can still be listed, or a training at work refers to."""
+    """Ids of the states that a checkpoint, a version of one that is still there, or a training at work refers to."""
     found = history.protected_states(lake)
     for recipe in lake.partitions("checkpoints"):
         paths = [lake.path("checkpoints", recipe), *(v.path for v in history.versions(lake, "checkpoints", recipe))]
@@ -92,6 +92,7 @@ def _needed_digests(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[s
 
 
 def _partitions_with_versions(lake: Lake) -> Iterator[tuple[str, str]]:
+    """(table, partition) of all that has a folder in ``history/``."""
     for table in sorted(history.folder(lake).glob("*")):
         if table.is_dir() and table.name != history.STATES:
             for partition in sorted(table.iterdir()):
@@ -115,18 +116,20 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
             if table not in history.GROWING:  # of which a state at a time does not speak
                 kind = "bulky" if bulky else "kept"
                 watermark[kind] = max(watermark[kind], replaced)
-                write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # before: a crash must not leave a gap unsaid
+                write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # first: a crash must not leave a gap unsaid
             version.path.unlink()
             report.versions_dropped += 1
-    kept = _states_in_use(lake)
+    in_use = _states_in_use(lake)
     for path in (history.folder(lake) / history.STATES).glob("*.json"):
-        if path.stem not in kept and path.stat().st_mtime_ns < now - int(settings.days * _DAY_NS):
+        if path.stem not in in_use and path.stat().st_mtime_ns < now - int(settings.days * _DAY_NS):
             path.unlink()
             report.states_dropped += 1
 
 
 def _droppable(lake: Lake, table: str, partition: str, before: int, protected: set[str]) -> list[tuple[history.Version, int]]:
-    """Versions replaced before ``before``, with when they were, that no state needs; of equal content the newest will do for it."""
+    """Versions to drop, each with the time (ns) of its replacement: replaced earlier than ``before``, and of no digest in
+    ``protected``; where several versions have a protected digest, the newest stays and the others may go.
+    """
     try:
         current = lake.path(table, partition).stat().st_ino
     except FileNotFoundError:
@@ -167,16 +170,16 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
 
 
 def needs_merging(lake: Lake) -> bool:
-    """Whether some Lance table lies in so many files that merging them is worth its time."""
+    """Whether some Lance table has so many files that merging them is worth its time."""
     tables = (p.stem for p in (lake.root / "lance").glob("*.lance"))
     return any(len(lake.lance(t).to_lance().get_fragments()) > MANY_FRAGMENTS for t in tables if lake.has_lance(t))
 
 
 def _bytes(folder: str | Path) -> int:
-    """Of the data files of a Lance table, old versions included."""
+    """Size of the data files of a Lance table, old versions included."""
     return sum(entry.stat().st_size for entry in os.scandir(Path(folder) / "data"))
 
 
 def summary(report: Report) -> dict[str, Any]:
-    """What was done, without what was not."""
+    """The counts of ``report`` that are not zero."""
     return {name: n for name, n in report.counts().items() if n}

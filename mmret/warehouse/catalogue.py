@@ -52,7 +52,7 @@ def catalogue_path(lake: Lake) -> Path:
 
 
 def current_files(lake: Lake) -> Files:
-    """The file of every partition, by a name that will not be replaced where the file system allows one."""
+    """The file of every partition, by its name in ``history/``, which nothing replaces, where the file system has hard links."""
     return {t: {p: history.current_version(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
 
 
@@ -100,7 +100,9 @@ def _fill(connection: Any, lake: Lake, files: Files) -> None:
 def connect(lake: Lake, state: history.State | None = None) -> Any:
     """A DuckDB connection in memory over the lake as it is now, or over ``state``; nothing is written to disk.
 
-    Its views keep to the files of this moment, so it sees one whole state for as long as it is open.
+    Its views name the files of this moment, so it sees one whole state for as long as it is open.
+
+    >>> connect(Lake("lakes/demo")).execute("SELECT count(*) FROM triplets").fetchone()
     """
     import duckdb
 
@@ -140,7 +142,7 @@ def build_catalogue(lake: Lake) -> Path:
 
 
 def refresh_catalogue(lake: Lake) -> bool:
-    """Build the catalogue where it is missing or of another state; returns whether it was built. Costs a ``stat`` a partition."""
+    """Build the catalogue where it is missing or out of date; returns whether it was built. Costs a ``stat`` a partition."""
     if _signature_on_disk(catalogue_path(lake)) == signature(lake):
         return False
     build_catalogue(lake)
@@ -148,7 +150,7 @@ def refresh_catalogue(lake: Lake) -> bool:
 
 
 def _signature_on_disk(place: Path) -> str | None:
-    """Signature of the lake that a catalogue was made of, None where there is none that can be read."""
+    """:func:`signature` of the lake at the time its catalogue ``place`` was built, None where there is none that can be read."""
     import duckdb
 
     if not place.is_file():
@@ -175,8 +177,8 @@ def open_catalogue(lake: Lake) -> Any:
 
 
 def attach(place: Path) -> Any:
-    """A connection of its own to a catalogue. ``duckdb.connect(path)`` would share what this process has open under the name,
-    which may be the catalogue before this one."""
+    """A connection to a catalogue that shares nothing. ``duckdb.connect(path)`` would return what this process has open under that
+    name, which may be the catalogue before this one."""
     import duckdb
 
     connection = duckdb.connect()

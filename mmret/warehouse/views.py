@@ -31,13 +31,13 @@ def _sql_type(type_: pa.DataType) -> str:
 
 
 def sql_literal(text: object) -> str:
-    """A string literal."""
+    """``text`` as a string literal of SQL."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What the views and the table ``partitions`` need of a file."""
+    """What the views and the table ``partitions`` need to know of a partition's file."""
 
     facts: Facts
     columns: tuple[str, ...]
@@ -46,7 +46,7 @@ class Footer:
 
 
 def read_footer(path: Path) -> Footer:
-    """Of a partition's file; read once per process, since a version never changes."""
+    """The footer of a partition's file; read once per process, since a version never changes."""
     stat = path.stat()
     return _footer(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
@@ -57,7 +57,7 @@ def _footer(path: Path, inode: int, changed: int, size: int) -> Footer:
 
 
 def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
-    """Files by the columns they have: those of before a column was added to the schema lack it."""
+    """Files by the columns they have: one written before a column was added to the schema lacks it."""
     found: dict[tuple[str, ...], list[Path]] = {}
     for path in files:
         found.setdefault(read_footer(path).columns, []).append(path)
@@ -119,5 +119,5 @@ LEFT JOIN instructions i ON i.pair_id = t.pair_id"""
 
 
 def all_views(files: Files) -> list[str]:
-    """Every ``CREATE VIEW`` statement, tables first. A table that ``files`` does not speak of has no view, an empty one has."""
+    """Every ``CREATE VIEW`` statement, tables first. A table that ``files`` lacks has no view, one without files an empty one."""
     return [*(table_view(t, list(files[t].values())) for t in TABLES if t in files), EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE]
