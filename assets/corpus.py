@@ -1,8 +1,10 @@
 """Corpus: what the sources hold, sealed into shards, and the pictures themselves with those that could not be taken."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from assets.display.metadata import describe
 from assets.graph import stage_asset, stage_assets
@@ -16,12 +18,21 @@ from resources.lake import LakeResource, ProfileResource
 
 
 class CorpusPlan(dg.Config):
-    """Enlarge or shrink the corpus from the launchpad: sources added and removed are remembered by the lake."""
+    """Enlarge or shrink the corpus from the launchpad. The lake remembers all of it, as it does what `mmret run` is given.
+
+    Settings for one run alone are those of resource ``profile``.
+    """
 
     sources: list[str] = []
     remove: list[str] = []
     images: int | None = None
     shard_size: int | None = None
+    settings: dict[str, Any] = Field({}, description="any other settings by dotted name, as of --set: {'mine.k': 20}")
+
+    def arguments(self) -> dict[str, Any]:
+        """The plan as arguments of :func:`mmret.lake.configuration.resolve`."""
+        overrides = self.settings | ({"corpus.images": self.images} if self.images else {})
+        return {"sources": self.sources, "shard_size": self.shard_size, "overrides": overrides, "remove": self.remove}
 
 
 @stage_asset("corpus_manifest", kinds={"parquet"})
@@ -36,17 +47,16 @@ def corpus_manifest(
     from mmret.ingest.selection import reselect
 
     store = lake.open()
-    overrides = profile.overrides | ({"corpus.images": config.images} if config.images else {})
-    settings, choices = resolve(
-        store, sources=config.sources, shard_size=config.shard_size, overrides=overrides, remove=config.remove
-    )
-    store.choose(choices)
+    plan = config.arguments()
+    settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
+    configuration = resolve(store, **plan)[1]
+    store.write_configuration(configuration)
     sealed = reselected = 0
     for shard, rows in reselect(store, settings.corpus):
-        store.write("corpus_manifest", shard, rows, inputs=fingerprint(choices["sources"]))
+        store.write("corpus_manifest", shard, rows, inputs=fingerprint(configuration["sources"]))
         reselected += 1
     for shard, rows in seal(store.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest):
-        store.write("corpus_manifest", shard, rows, inputs=fingerprint(choices["sources"]))
+        store.write("corpus_manifest", shard, rows, inputs=fingerprint(configuration["sources"]))
         sealed += rows.num_rows
     shards = store.shards()
     context.instance.add_dynamic_partitions(corpus_shards.name, shards)

@@ -16,9 +16,9 @@ corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
 
 
 def _recipe_names() -> list[str]:
-    choices = Lake(lake_folder()).choices()
+    configuration = Lake(lake_folder()).read_configuration()
     try:
-        return list(load_profile(choices.get("profile", DEFAULT_PROFILE), choices.get("overrides")).recipes)
+        return list(load_profile(configuration.get("profile", DEFAULT_PROFILE), configuration.get("overrides")).recipes)
     except UserError:  # a lake whose settings no longer load must still open in the UI; its runs say what is wrong
         return list(load_profile(DEFAULT_PROFILE).recipes)
 

@@ -93,7 +93,7 @@ def _remove_abandoned(path: Path) -> bool:
 
 @contextmanager
 def in_use(path: Path) -> Iterator[bool]:
-    """Whether somebody holds ``path`` locked, or it is gone; inside the block nobody can begin to."""
+    """Whether somebody holds the file or folder ``path`` locked, or it is gone. Where neither, the block holds it locked itself."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -102,7 +102,7 @@ def in_use(path: Path) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            used = False
+            used = not _is_open_file(path, handle)
         except BlockingIOError:
             used = True
         except OSError:
@@ -113,8 +113,8 @@ def in_use(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def held_open(path: Path) -> Iterator[None]:
-    """A file that is there, and locked, for the time of the block: a mark that :func:`is_held` asks for."""
+def lock_file(path: Path) -> Iterator[None]:
+    """Make the empty file ``path`` and lock it; removed at the end of the block. A mark for others, who ask :func:`is_locked`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, folder=False):
         try:
@@ -123,8 +123,8 @@ def held_open(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def is_held(mark: Path) -> bool:
-    """Whether a mark of :func:`held_open` is held; one whose holder ended without taking it away is removed."""
+def is_locked(mark: Path) -> bool:
+    """Whether a mark of :func:`lock_file` is there and its process alive; the mark of a killed process is removed."""
     return mark.exists() and not _remove_abandoned(mark)
 
 
@@ -139,13 +139,18 @@ def _locked(path: Path, folder: bool) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
             break
-        try:
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:
-                break
-        except FileNotFoundError:
-            pass
+        if _is_open_file(path, handle):
+            break
         os.close(handle)
     try:
         yield
     finally:
         os.close(handle)
+
+
+def _is_open_file(path: Path, handle: int) -> bool:
+    """Whether ``path`` is still what was opened: it may have been renamed or removed before it was locked."""
+    try:
+        return os.stat(path).st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from mmret.annotate.backends.load import depends_on
 from mmret.annotate.retry import unfinished
-from mmret.curation.decisions import fingerprint_of
+from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode import TOWERS_VERSION, VERSION
 from mmret.encode.revision import local_weights
 from mmret.lake import Facts, Lake
@@ -147,7 +147,7 @@ def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
 
 
 def _recipe_decisions(lake: Lake, profile: Profile, name: str) -> str | None:
-    return fingerprint_of(lake, profile.recipes[name].decisions)
+    return decisions_fingerprint(lake, profile.recipes[name].decisions)
 
 
 def _vectors(signal: str, seconds: float) -> Stage:

@@ -1,13 +1,14 @@
 """Models of a run: loaded when a step first needs one, shared by its steps, freed at its end.
 
-`mmret run` launches a run per shard; within :func:`kept` those runs share what is loaded, and it is freed at the end of the block.
+`mmret run` launches a run per shard; within :func:`shared_models` those runs share what is loaded, and it is freed at the end of
+the block.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_kept: dict[str, Any] | None = None
+_shared: dict[str, Any] | None = None
 
 
 def free(loaded: dict[str, Any]) -> None:
@@ -22,20 +23,20 @@ def free(loaded: dict[str, Any]) -> None:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def shared_models() -> Iterator[None]:
     """Models outlive the runs inside the block, and end with it."""
-    global _kept
-    _kept = {}
+    global _shared
+    _shared = {}
     try:
         yield
     finally:
-        free(_kept)
-        _kept = None
+        free(_shared)
+        _shared = None
 
 
 def model(loaded: dict[str, Any], key: str, load: Callable[[], Any]) -> Any:
     """The model called ``key``: of the block if there is one, else of ``loaded``, the run's own; ``load`` makes it once."""
-    models = loaded if _kept is None else _kept
+    models = loaded if _shared is None else _shared
     if key not in models:
         models[key] = load()
     return models[key]

@@ -70,14 +70,16 @@ def main(folder: str) -> None:
     from assets.runner.run import Runner
     from mmret.lake import Lake
     from mmret.lake.configuration import resolve
+    from mmret.lake.lease import exclusive
     from mmret.settings import parse_override
     from tests.small_runs import TINY
 
     lake, recorder = Lake(folder), Recorder()
     profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3"], 60, dict(map(parse_override, TINY)))
-    lake.choose(configuration)
+    lake.write_configuration(configuration)
     recorder.patch()
-    Runner(lake, profile, lambda *_: None).run()
+    with exclusive(lake) as lease:
+        Runner(lease, profile, lambda *_: None).run()
     json.dump(recorder.found, sys.stdout)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.atomic import held_open, is_held, remove_abandoned, replacing, replacing_folder, temporary
+from mmret.atomic import in_use, is_locked, lock_file, remove_abandoned, replacing, replacing_folder, temporary
 
 WRITER = """
 import sys, time
@@ -104,11 +104,11 @@ def test_eight_writers_beside_a_sweep_lose_nothing(tmp_path):
 
 def test_a_mark_is_held_as_long_as_its_block_and_no_longer(tmp_path):
     mark = tmp_path / "state.held"
-    with held_open(mark):
-        assert is_held(mark)
-    assert not mark.exists() and not is_held(mark)
+    with lock_file(mark):
+        assert is_locked(mark)
+    assert not mark.exists() and not is_locked(mark)
     mark.touch()  # of a process that was killed
-    assert not is_held(mark) and not mark.exists()
+    assert not is_locked(mark) and not mark.exists()
 
 
 def test_where_locks_do_not_work_age_decides(tmp_path, monkeypatch):
@@ -119,7 +119,26 @@ def test_where_locks_do_not_work_age_decides(tmp_path, monkeypatch):
     new, old = temporary(tmp_path / "new"), temporary(tmp_path / "old")
     new.touch()
     old.touch()
-    monkeypatch.setattr(time, "time", lambda: new.stat().st_mtime + 60)
+    written = new.stat().st_mtime
+    monkeypatch.setattr(time, "time", lambda: written + 60)
     assert remove_abandoned(tmp_path.glob(".*.tmp")) == 0
-    monkeypatch.setattr(time, "time", lambda: old.stat().st_mtime + 25 * 3600)
+    monkeypatch.setattr(time, "time", lambda: written + 25 * 3600)
     assert remove_abandoned(tmp_path.glob(".*.tmp")) == 2
+
+
+def test_a_folder_that_is_renamed_before_it_is_locked_is_somebody_else_s(tmp_path, monkeypatch):
+    """A writer that ends between the two has put it in its place: what is locked is the finished folder."""
+    import fcntl
+
+    partial, lock = tmp_path / "partial", fcntl.flock
+    partial.mkdir()
+
+    def late(*arguments):
+        partial.rename(tmp_path / "out")
+        lock(*arguments)
+
+    with in_use(partial) as used:
+        assert not used
+    monkeypatch.setattr("fcntl.flock", late)
+    with in_use(partial) as used:
+        assert used

@@ -45,12 +45,12 @@ def test_unknown_profile_lists_those_there_are():
 def test_a_lake_remembers_sources_and_overrides_and_adds_new_ones(tmp_path):
     lake = Lake(tmp_path / "lake")
     first, choices = resolve(lake, sources=["shapes:100"], overrides={"mine.k": 7})
-    lake.choose(choices)
+    lake.write_configuration(choices)
     again, _ = resolve(lake)
     assert again == first and again.mine.k == 7
     more, choices = resolve(lake, sources=[str(tmp_path), "shapes:100"], shard_size=10)
     assert more.corpus.sources == ("shapes:100", str(tmp_path.resolve())) and more.corpus.shard_size == 10
-    lake.choose(choices)
+    lake.write_configuration(choices)
     with pytest.raises(UserError, match="made with profile 'demo'"):
         resolve(lake, profile="paper")
 

@@ -12,11 +12,11 @@ from functools import lru_cache
 import dagster as dg
 
 from assets.dagster_internals.partition_subsets import partitions_result
-from assets.runner.run import busy
 from mmret.freshness.survey import Snapshot, Status, due, new_pairs, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.inputs import read_inputs
+from mmret.lake.lease import busy
 from mmret.stages import UNPARTITIONED, stage_of
 from resources.lake import lake_folder
 

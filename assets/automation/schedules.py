@@ -11,9 +11,9 @@ import dagster as dg
 from assets.automation.jobs import stale_shards
 from assets.automation.upkeep import nightly
 from assets.partitions import corpus_shards
-from assets.runner.run import busy
 from mmret.freshness.survey import Work, due, survey
 from mmret.lake.configuration import resolve
+from mmret.lake.lease import busy
 from mmret.stages import UNPARTITIONED, assets_of
 from resources.lake import LakeResource
 

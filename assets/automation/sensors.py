@@ -10,11 +10,11 @@ import dagster as dg
 
 from assets.automation.jobs import UP_TO_TRIPLETS, seal_corpus
 from assets.automation.upkeep import fresh_catalogue
-from assets.runner.run import busy
 from mmret.freshness.survey import survey
 from mmret.hashing import fingerprint
 from mmret.ingest.watch import signature, watched
 from mmret.lake.configuration import resolve
+from mmret.lake.lease import busy
 from mmret.stages import UNPARTITIONED
 from resources.lake import LakeResource
 

@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets.runner.run import busy
+from mmret.lake.lease import busy
 from resources.lake import LakeResource, ProfileResource
 
 
@@ -21,13 +21,14 @@ def other_runs_in_progress(context: dg.OpExecutionContext) -> bool:
 @dg.op(pool="lake", description="Merge small files and drop versions that no reader, checkpoint or --as-of needs any more.")
 def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: ProfileResource) -> None:
     from mmret.lake.compact import compact as compact_store
+    from mmret.warehouse import refresh_catalogue
 
     store = lake.open()
     quiet = not busy(store) and not other_runs_in_progress(context)
     if not quiet:
         context.log.info("others are writing: the Lance tables wait for the next time")
-    done = compact_store(store, profile.of(store).history, time.time_ns(), lance=quiet)
-    context.add_output_metadata(done.plain())
+    done = compact_store(store, profile.of(store).history, time.time_ns(), refresh_catalogue, lance=quiet)
+    context.add_output_metadata(done.counts())
 
 
 @dg.job(description="Merge small files, drop old versions, make the SQL catalogue anew.")

@@ -5,13 +5,11 @@ kill at any moment changes nothing. One Dagster run per shard and group of stage
 the UI and carry their own data version.
 """
 
-import fcntl
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ from typing import Any
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
 from mmret.lake import Lake
+from mmret.lake.lease import Lease
 from mmret.settings import Profile
 from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
-from resources.models import kept
+from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
 """(stages, partition, how many like it are done, how many there are) as each launch begins."""
@@ -39,39 +38,6 @@ class Outcome:
     total: float = 0.0
 
 
-@contextmanager
-def exclusive(lake: Lake) -> Iterator[bool]:
-    """Hold the lake for one `mmret run`; yields whether the last one ended without finishing.
-
-    Raises UserError while another process holds it. The kernel drops the lock of a killed process.
-    """
-    lake.root.mkdir(parents=True, exist_ok=True)
-    with open(lake.root / ".run.lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another `mmret run` is working on {lake.root}; wait for it or stop it") from None
-        lock.seek(0)
-        unfinished = lock.read() != ""
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield unfinished
-        lock.truncate(0)
-
-
-def busy(lake: Lake) -> bool:
-    """Whether a `mmret run` holds the lake now; sensors and schedules leave it alone then."""
-    try:
-        with open(lake.root / ".run.lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
 def dagster_instance(lake: Lake) -> Any:
     """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``."""
     from assets.dagster_internals.event_log import open_instance
@@ -86,15 +52,16 @@ def dagster_instance(lake: Lake) -> Any:
 
 
 class Runner:
-    """Launches runs of the code location's own assets in this process."""
+    """Launches runs of the code location's own assets in this process, for whoever holds the lease of the lake."""
 
-    def __init__(self, lake: Lake, profile: Profile, on_stage: OnStage):
+    def __init__(self, lease: Lease, profile: Profile, on_stage: OnStage):
+        lake = lease.lake
         os.environ["MMRET_LAKE"] = str(lake.root)
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
         logging.getLogger("dagster").setLevel(logging.ERROR)
         from assets.definitions import defs
 
-        self.lake, self.profile, self.on_stage, self.outcome = lake, profile, on_stage, Outcome()
+        self.lease, self.lake, self.profile, self.on_stage, self.outcome = lease, lake, profile, on_stage, Outcome()
         self.instance = dagster_instance(lake)
         self.job = defs.resolve_implicit_global_asset_job_def()
         self.checks = defs.resolve_job_def("verify")
@@ -102,15 +69,16 @@ class Runner:
         self._fail_abandoned_runs()
 
     def _fail_abandoned_runs(self) -> None:
-        """A killed process leaves its run marked as started for ever; say what became of it."""
+        """A killed process leaves its run marked as started for ever; say what became of it.
+
+        Only the holder of the lease launches such runs, so those of an earlier lease have nobody that works on them.
+        """
         import dagster as dg
 
-        for run in self.instance.get_runs(
-            dg.RunsFilter(
-                statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING], tags={"mmret/lake": str(self.lake.root)}
-            )
-        ):
-            if not Path(f"/proc/{run.tags.get('mmret/pid', '')}").is_dir():
+        unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+        for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished, tags={"mmret/lake": str(self.lake.root)})):
+            # a run that the UI executes again has its parent's tags, and a process of its own
+            if run.tags.get("mmret/lease") != self.lease.id and run.parent_run_id is None:
                 self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
 
     def launch(self, tables: Sequence[str], partition: str | None) -> None:
@@ -141,7 +109,11 @@ class Runner:
         return {
             "instance": self.instance,
             "raise_on_error": False,
-            "tags": {"mmret/lake": str(self.lake.root), "mmret/pid": str(os.getpid())},
+            "tags": {
+                "mmret/lake": str(self.lake.root),
+                "mmret/lease": self.lease.id,
+                "mmret/pid": str(os.getpid()),  # for people; no code asks for it
+            },
             "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         }
 
@@ -193,7 +165,7 @@ class Runner:
             keys = self._partitions(group[0])
             first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
             done = 0
-            with kept():
+            with shared_models():
                 for key in keys if first else ():
                     # candidates read all earlier shards: one of these that changes, as when a source is removed, comes first
                     tables = first.get(key) or (self.stale(group, key or UNPARTITIONED) if done else [])

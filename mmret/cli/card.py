@@ -19,11 +19,12 @@ def card(
     """Describe the data set, or with --recipe a trained model, from what the lake's tables say."""
     from mmret.export.data_card import write_data_card
     from mmret.export.model_card import write_model_card
+    from mmret.lake.configuration import resolve
 
     store = Lake(lake)
     if recipe is not None:
-        print(write_model_card(store, recipe, out))
+        print(write_model_card(store, resolve(store)[0], recipe, out))
     elif out is None:
         raise UserError("give --out FILE.md or FILE.html, or --recipe for a model card")
     else:
-        print(write_data_card(store, out))
+        print(write_data_card(store, resolve(store)[0], out))

@@ -25,12 +25,13 @@ def compact(
     from mmret.lake.compact import compact as compact_lake
     from mmret.lake.compact import summary
     from mmret.lake.configuration import resolve
+    from mmret.warehouse import refresh_catalogue
 
     store = Lake(lake)
     if not store.partitions("corpus_manifest"):
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
-    with exclusive(store):
-        done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns()))
+    with exclusive(store, command="mmret compact"):
+        done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns(), refresh_catalogue))
     if as_json:
         print(json.dumps(done))
         return

@@ -11,7 +11,8 @@ import typer
 
 from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.lake.as_of import opened
+from mmret.lake.as_of import open_as_of
+from mmret.settings import LicenceSettings
 
 
 class Format(StrEnum):
@@ -63,8 +64,10 @@ def export(
     import importlib
 
     from mmret.export.rows import ExportSettings
+    from mmret.lake.configuration import resolve
 
-    store = opened(Lake(lake), as_of)
+    store = open_as_of(Lake(lake), as_of)
+    profile = resolve(store)[0]
     if split not in (None, "train", "test"):
         raise UserError(f"--split {split}: train or test")
     if without_rejected and only_accepted:
@@ -72,12 +75,12 @@ def export(
     settings = ExportSettings(
         splits=(split,) if split else ("train", "test"),
         decisions="only_accepted" if only_accepted else "without_rejected" if without_rejected else "ignore",
-        licences=_licences(store, licence or []),
+        licences=_licences(profile.licences, licence or []),
         pictures=pictures.value,
         negatives=negatives,
     )
     write = getattr(importlib.import_module(f"mmret.export.{format_.value}"), f"export_{format_.value}")
-    made = write(store, out, settings)
+    made = write(store, profile, out, settings)
     counts = {name: {**{s: made.count(name, s) for s in settings.splits}, "images": len(made.images[name])} for name in made.sets()}
     if as_json:
         print(json.dumps({"out": str(out), "sets": counts, "left_out": made.left_out}))
@@ -88,14 +91,11 @@ def export(
         print("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in made.left_out.items()))
 
 
-def _licences(lake: Lake, rules: list[str]):
+def _licences(settings: LicenceSettings, rules: list[str]) -> LicenceSettings:
     """The lake's licence settings with ``TERM=RULE`` of the command line put over them."""
     from pydantic import ValidationError
 
-    from mmret.lake.configuration import resolve
-    from mmret.settings import LicenceSettings
-
-    chosen = resolve(lake)[0].licences.model_dump() if lake.choices() else {}
+    chosen = settings.model_dump()
     for rule in rules:
         term, _, value = rule.partition("=")
         chosen[term.strip()] = value.strip()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmret.cli.run_progress import RunProgress
 from mmret.lake import Lake
+from mmret.lake.lease import Lease
+from mmret.lake.lease import exclusive as lease_of
 from mmret.progress import reporting
 from mmret.settings import Profile
 
@@ -20,25 +22,23 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def exclusive(lake: Lake, choices: dict[str, Any] | None = None) -> Iterator[None]:
-    """Hold the lake's lock for the block, so that no two runs write it at once.
+def exclusive(lake: Lake, choices: dict[str, Any] | None = None, command: str = "mmret run") -> Iterator[Lease]:
+    """Hold the lake's lease for the block, so that no two runs write it at once.
 
-    ``choices``: settings to record with the lake first (see :meth:`Lake.choose`). Where the last run was cut short, the files
+    ``choices``: settings to record with the lake first (see :meth:`Lake.write_configuration`). Where the last run was cut short, the files
     that it left half written are removed before the block begins. Raises UserError while another process holds the lake.
     """
-    from assets.runner.run import exclusive as lock
-
-    with lock(lake) as unfinished:
+    with lease_of(lake, command) as lease:
         if choices is not None:
-            lake.choose(choices)
-        if unfinished:
-            removed = lake.recover()
+            lake.write_configuration(choices)
+        if lease.unfinished:
+            removed = lease.recover()
             print(f"the last run was cut short; taking its work up again ({removed} stray files removed)", file=sys.stderr)
-        yield
+        yield lease
 
 
-def materialize(lake: Lake, profile: Profile, progress: RunProgress, until: str | None = None) -> Outcome:
-    """Compute what is missing or stale, stage after stage, recorded in the lake's Dagster instance; call it inside `exclusive`.
+def materialize(lease: Lease, profile: Profile, progress: RunProgress, until: str | None = None) -> Outcome:
+    """Compute what is missing or stale, stage after stage, recorded in the Dagster instance of the lake that ``lease`` holds.
 
     ``until``: no further than this stage, and without the checks. Returns what was computed, per stage. Raises UserError with the
     cause where a stage fails.
@@ -46,4 +46,4 @@ def materialize(lake: Lake, profile: Profile, progress: RunProgress, until: str 
     from assets.runner.run import Runner
 
     with progress, reporting(progress.advance):
-        return Runner(lake, profile, progress.stage).run(until=until)
+        return Runner(lease, profile, progress.stage).run(until=until)

@@ -47,7 +47,7 @@ def import_(
             "local, whose encoders are published, or make the lake of your own pictures first"
         )
     progress = RunProgress(store, settings)
-    with exclusive(store, choices), progress, reporting(progress.advance):
+    with exclusive(store, choices, "mmret import"), progress, reporting(progress.advance):
         counts = import_release(store, releases, settings)
     if as_json:
         print(json.dumps(counts))

@@ -48,18 +48,18 @@ def run(
     from mmret.cli.graph import exclusive, materialize
     from mmret.cli.run_summary import print_summary, summarise_run
     from mmret.cli.terminal import console
-    from mmret.lake.compact import compact, scattered
+    from mmret.lake.compact import compact, needs_merging
     from mmret.warehouse import refresh_catalogue
 
-    with exclusive(store, choices):
-        outcome = materialize(store, settings, progress, until="pairs" if dry_run else None)
+    with exclusive(store, choices) as lease:
+        outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None)
         if dry_run:
             from mmret.cli.estimate import estimate_cost, output_estimate
 
             return output_estimate(estimate_cost(store, settings), as_json)
         if any(outcome.rows_computed.values()):
-            history.note_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
-            compact(store, settings.history, time.time_ns(), lance=scattered(store))
+            history.log_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
+            compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=needs_merging(store))
         refresh_catalogue(store)
     summary = summarise_run(store, settings, outcome)
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then

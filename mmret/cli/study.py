@@ -33,7 +33,9 @@ def study(
     overrides: dict[str, Any] = dict(parse_override(text) for text in set_ or [])
     if seeds is not None:
         overrides["studies.seeds"] = seeds
-    settings, choices = resolve(store, profile or (None if store.choices() else PROFILE), images or [], overrides=overrides)
+    settings, choices = resolve(
+        store, profile or (None if store.read_configuration() else PROFILE), images or [], overrides=overrides
+    )
     if settings.studies is None:
         raise UserError(
             f"profile '{settings.name}' of {store.root} has no section 'studies': use another --lake, which gets the "
@@ -68,8 +70,8 @@ def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
     settings = settings.model_copy(update={"train": tuple(dict.fromkeys(names))})
     progress = RunProgress(store, settings)
     progress.print(f"lake {store.root} · profile {settings.name} · {len(settings.train)} recipes")
-    with exclusive(store, choices):
-        materialize(store, settings, progress)
+    with exclusive(store, choices, "mmret study") as lease:
+        materialize(lease, settings, progress)
 
 
 def print_studies(found: dict[str, Any], console: Any) -> None:

@@ -2,8 +2,8 @@
 
 A reviewing session appends to a file of its own, written whole beside the old one and renamed, so two people never
 overwrite each other and a crash loses at most the decision at hand. The last decision on a pair counts; ``withdrawn`` takes
-one back. Exports and training heed them by a setting. Cost: a few milliseconds per decision, since a session's file is rolled
-over at ``ROWS_PER_FILE`` rows; reading is one pass over all rows.
+one back. What exports and training make of them is a setting (:data:`DecisionRule`). Cost: a few milliseconds per decision, since a
+session's file is rolled over at ``ROWS_PER_FILE`` rows; reading is one pass over all rows.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from mmret.lake import Lake
 from mmret.schemas import DECISIONS
 
 Decision = Literal["accepted", "rejected", "withdrawn"]
-Heed = Literal["ignore", "without_rejected", "only_accepted"]
-"""How decisions are honoured: not at all, rejected triplets left out, or nothing but accepted ones."""
+DecisionRule = Literal["ignore", "without_rejected", "only_accepted"]
+"""Which triplets are used: all of them, all but those that were rejected, or only those that were accepted."""
 
 ROWS_PER_FILE = 2000
 _INSTANT = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -64,29 +64,32 @@ class DecisionLog:
                 self._start()
 
 
-def latest(lake: Lake, pair_ids: Sequence[str] | None = None) -> pa.Table:
+def latest_decisions(lake: Lake, pair_ids: Sequence[str] | None = None) -> pa.Table:
     """The decision that counts for every pair that has one (of ``pair_ids``), columns of DECISIONS, sorted by pair_id."""
-    wanted = None if pair_ids is None else pc.field("pair_id").isin(list(pair_ids))
-    rows = pl.from_arrow(lake.read("decisions", filters=wanted))
+    chosen = None if pair_ids is None else pc.field("pair_id").isin(list(pair_ids))
+    rows = pl.from_arrow(lake.read("decisions", filters=chosen))
     last = rows.sort("decided_at", maintain_order=True).unique("pair_id", keep="last")
     return last.filter(pl.col("decision") != "withdrawn").sort("pair_id").to_arrow().cast(DECISIONS)
 
 
-def heeded(lake: Lake, triplets: pa.Table, heed: Heed) -> pa.Table:
-    """Rows of ``triplets`` (any table with ``pair_id``) that are left when decisions are honoured, in their order."""
-    if heed == "ignore":
+def apply_decisions(lake: Lake, triplets: pa.Table, rule: DecisionRule) -> pa.Table:
+    """Rows of ``triplets`` (any table with ``pair_id``) that ``rule`` leaves, in their order.
+
+    >>> apply_decisions(lake, lake.read("triplets"), "without_rejected")
+    """
+    if rule == "ignore":
         return triplets
-    last = latest(lake)
-    kind = "rejected" if heed == "without_rejected" else "accepted"
+    last = latest_decisions(lake)
+    kind = "rejected" if rule == "without_rejected" else "accepted"
     named = pc.is_in(triplets["pair_id"], last.filter(pc.equal(last["decision"], kind))["pair_id"].combine_chunks())
-    return triplets.filter(pc.invert(named) if heed == "without_rejected" else named)
+    return triplets.filter(pc.invert(named) if rule == "without_rejected" else named)
 
 
-def fingerprint_of(lake: Lake, heed: Heed) -> str | None:
-    """Changes when, and only when, other pairs are left out; None where decisions are ignored or there are none that count."""
-    if heed == "ignore":
+def decisions_fingerprint(lake: Lake, rule: DecisionRule) -> str | None:
+    """Changes when, and only when, ``rule`` leaves out other pairs; None under ``ignore`` and where nobody rejected anything."""
+    if rule == "ignore":
         return None
-    last = latest(lake)
-    kind = "rejected" if heed == "without_rejected" else "accepted"
+    last = latest_decisions(lake)
+    kind = "rejected" if rule == "without_rejected" else "accepted"
     ids = last.filter(pc.equal(last["decision"], kind))["pair_id"].to_pylist()
-    return fingerprint(ids) if ids or heed == "only_accepted" else None
+    return fingerprint(ids) if ids or rule == "only_accepted" else None

@@ -119,14 +119,22 @@ def read_licence(text: str | None) -> Licence:
     return Licence(said, frozenset({"unknown"})) if name is None else Licence(name, _terms(name))
 
 
-def of_triplet(text: str | None) -> tuple[Licence, ...]:
-    """The distinct licences of a triplet's ``licence`` column, in its order."""
+def triplet_licences(text: str | None) -> tuple[Licence, ...]:
+    """The distinct licences in a cell of column ``licence`` of table ``triplets``, in their order.
+
+    >>> [licence.name for licence in triplet_licences("CC BY 2.0 | CC BY-SA 4.0")]
+    ['CC-BY-2.0', 'CC-BY-SA-4.0']
+    """
     return tuple(dict.fromkeys(read_licence(part) for part in (text or "").split(SEPARATOR)))
 
 
-def set_of(text: str | None, settings: LicenceSettings) -> str | None:
-    """The set of a row with this licence: ``main``, its strictest term that is kept apart, or None where it is excluded."""
-    licences = of_triplet(text)
+def licence_set(text: str | None, settings: LicenceSettings) -> str | None:
+    """The set of a row with this licence: ``main``, its strictest term that is kept apart, or None where it is excluded.
+
+    >>> licence_set("CC BY-SA 4.0", LicenceSettings(share_alike="apart"))
+    'share_alike'
+    """
+    licences = triplet_licences(text)
     if any(fnmatch(licence.name.lower(), pattern.lower()) for licence in licences for pattern in settings.exclude):
         return None
     terms = frozenset().union(*(licence.terms for licence in licences))
@@ -138,53 +146,54 @@ def set_of(text: str | None, settings: LicenceSettings) -> str | None:
 
 @dataclass(frozen=True)
 class LicenceSets:
-    """Triplets by set (``main`` always there, then those kept apart), how many rows were excluded, by licence text."""
+    """What :func:`licence_sets` returns."""
 
-    sets: dict[str, pa.Table]
-    excluded: dict[str, int]
+    sets: dict[str, pa.Table]  # triplets by set: ``main``, also where it is empty, then those kept apart
+    excluded: dict[str, int]  # rows in no set, by licence text
     dropped_negatives: int = 0
 
 
-def _column(texts: pa.ChunkedArray, settings: LicenceSettings) -> pa.Array:
+def _set_of_each_row(texts: pa.ChunkedArray, settings: LicenceSettings) -> pa.Array:
     """The set of every row, null where excluded."""
     encoded = texts.combine_chunks().dictionary_encode(null_encoding="encode")
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    sets = pa.array([set_of(t, settings) for t in encoded.dictionary.to_pylist()], pa.string())
+    sets = pa.array([licence_set(t, settings) for t in encoded.dictionary.to_pylist()], pa.string())
     return sets.take(encoded.indices)
 
 
 def licence_sets(triplets: pa.Table, settings: LicenceSettings, images: pa.Table | None = None) -> LicenceSets:
-    """Part ``triplets`` (any columns, with ``licence``) as ``settings`` say; every row is in one set or counted as excluded.
+    """Split ``triplets`` (any columns, with ``licence``) into sets; every row is in one of them or counted as excluded.
 
-    With ``images`` (``image_id, licence``) hard negatives answer to the settings too: one stays where its own set is ``main`` or
-    the row's; the query image, hns[0], always does.
+    With ``images`` (``image_id, licence``) hard negatives are dropped whose own set is neither ``main`` nor the row's; the query
+    image, the first of them, always stays.
     """
-    belongs = _column(triplets["licence"], settings)
+    belongs = _set_of_each_row(triplets["licence"], settings)
     sets, dropped = {MAIN: triplets.slice(0, 0)}, 0
-    own = None if images is None or settings.keeps_all() else _sets_of_images(images, settings)
+    image_sets = None if images is None or settings.keeps_all() else _image_sets(images, settings)
     for name in (MAIN, *TERMS):
         rows = triplets.filter(pc.equal(belongs, name))
         if name != MAIN and not rows.num_rows:
             continue
-        if own is not None and "hard_negatives" in rows.column_names:
-            rows, fewer = _allowed_negatives(rows, own, name)
+        if image_sets is not None and "hard_negatives" in rows.column_names:
+            rows, fewer = _allowed_negatives(rows, image_sets, name)
             dropped += fewer
         sets[name] = rows
     out = triplets["licence"].filter(pc.is_null(belongs))
     return LicenceSets(sets, {str(r["values"]): r["counts"] for r in out.value_counts().to_pylist()}, dropped)
 
 
-def _sets_of_images(images: pa.Table, settings: LicenceSettings) -> Mapping[str, str | None]:
+def _image_sets(images: pa.Table, settings: LicenceSettings) -> Mapping[str, str | None]:
     """Images that are not in ``main``, with their set; usually few."""
-    belongs = _column(images["licence"], settings)
+    belongs = _set_of_each_row(images["licence"], settings)
     apart = pc.fill_null(pc.not_equal(belongs, MAIN), True)
     return dict(zip(images["image_id"].filter(apart).to_pylist(), belongs.filter(apart).to_pylist(), strict=True))
 
 
-def _allowed_negatives(rows: pa.Table, own: Mapping[str, str | None], name: str) -> tuple[pa.Table, int]:
+def _allowed_negatives(rows: pa.Table, image_sets: Mapping[str, str | None], name: str) -> tuple[pa.Table, int]:
+    """``rows`` of set ``name`` without the hard negatives of other sets, and how many these were."""
     before = pc.sum(pc.list_value_length(rows["hard_negatives"])).as_py() or 0
     kept = [
-        [i for at, i in enumerate(ids or []) if at == 0 or own.get(i, MAIN) in (MAIN, name)]
+        [i for at, i in enumerate(ids or []) if at == 0 or image_sets.get(i, MAIN) in (MAIN, name)]
         for ids in rows["hard_negatives"].to_pylist()
     ]
     place = rows.column_names.index("hard_negatives")

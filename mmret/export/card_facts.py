@@ -12,11 +12,10 @@ from typing import Any
 
 import polars as pl
 
-from mmret.curation.decisions import latest
-from mmret.curation.licences import Licence, of_triplet, read_licence
+from mmret.curation.decisions import latest_decisions
+from mmret.curation.licences import Licence, read_licence, triplet_licences
 from mmret.errors import UserError
 from mmret.lake import Facts, Lake
-from mmret.lake.configuration import resolve
 from mmret.schemas import SIGNALS, TABLES
 from mmret.settings import Profile
 
@@ -48,8 +47,8 @@ class LakeFacts:
     queries: int = 0
 
 
-def gather(lake: Lake) -> LakeFacts:
-    """Ask the lake. Raises UserError where it has no tables."""
+def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
+    """Ask the lake, run with ``profile``. Raises UserError where it has no tables."""
     from mmret.warehouse import connect
 
     connection = connect(lake, getattr(lake, "state", None))
@@ -62,9 +61,8 @@ def gather(lake: Lake) -> LakeFacts:
     def pairs(sql: str) -> list[tuple[Any, Any]]:
         return [tuple(row.values()) for row in ask(sql)]
 
-    profile = resolve(lake)[0]
     bands = [f.notes["bands"] for f in _facts(lake, "candidates") if f.notes.get("bands")]
-    decided = latest(lake)["decision"].value_counts().to_pylist()
+    decided = latest_decisions(lake)["decision"].value_counts().to_pylist()
     facts = LakeFacts(
         lake,
         profile,
@@ -79,7 +77,7 @@ def gather(lake: Lake) -> LakeFacts:
         ],
         rejects=dict(pairs("SELECT reason, count(*) FROM rejects GROUP BY ALL ORDER BY 2 DESC, 1")),
         image_licences=_by_licence(pairs("SELECT licence, count(*) FROM images GROUP BY ALL"), lambda text: (read_licence(text),)),
-        triplet_licences=_by_licence(pairs("SELECT licence, count(*) FROM triplets GROUP BY ALL"), of_triplet),
+        triplet_licences=_by_licence(pairs("SELECT licence, count(*) FROM triplets GROUP BY ALL"), triplet_licences),
         annotators=ask(
             "SELECT d.model AS description_model, d.prompt_version AS description_prompt, i.model AS instruction_model, "
             "i.prompt_version AS instruction_prompt, count(*) AS triplets FROM triplets t JOIN descriptions d USING (pair_id) "
@@ -119,7 +117,7 @@ def _by_licence(counts: list[tuple[str | None, int]], read: Any) -> dict[Licence
 
 
 def _facts(lake: Lake, table: str) -> list[Facts]:
-    """Of every partition; none of a table that an earlier state of the lake does not keep."""
+    """The facts of every partition; none where an earlier state of the lake has no versions of ``table``."""
     try:
         return [facts for p in lake.partitions(table) if (facts := lake.facts(table, p))]
     except UserError:
@@ -127,14 +125,14 @@ def _facts(lake: Lake, table: str) -> list[Facts]:
 
 
 def _latest_evaluations(lake: Lake) -> list[dict[str, Any]]:
-    """Rows of ``evaluations``, the last of each recipe, benchmark and metric; of an earlier state none are kept."""
+    """Rows of ``evaluations``, the last of each recipe, benchmark and metric; an earlier state of a lake has none."""
     if not _facts(lake, "evaluations"):
         return []
     rows = pl.from_arrow(lake.read("evaluations")).unique(["recipe", "benchmark", "metric"], keep="last", maintain_order=True)
     return rows.to_dicts()
 
 
-def settings_made_with(profile: Profile, choices: dict[str, Any]) -> list[tuple[str, str]]:
+def settings_rows(profile: Profile, configuration: dict[str, Any]) -> list[tuple[str, str]]:
     """Settings of mining, annotation and the held-out slice as ``(dotted name, value)``; overrides of the lake among them."""
     shown = {
         "mine": profile.mine.model_dump(mode="json", exclude={"tile", "device"}),
@@ -147,6 +145,8 @@ def settings_made_with(profile: Profile, choices: dict[str, Any]) -> list[tuple[
         flat += [(f"{name}.{key}".rstrip("."), json.dumps(part, ensure_ascii=False)) for key, part in parts]
     done = {name for name, _ in flat}
     flat += [
-        (name, json.dumps(value, ensure_ascii=False)) for name, value in choices.get("overrides", {}).items() if name not in done
+        (name, json.dumps(value, ensure_ascii=False))
+        for name, value in configuration.get("overrides", {}).items()
+        if name not in done
     ]
     return flat

@@ -15,7 +15,7 @@ from typing import Any
 from mmret.atomic import replacing, write_text
 from mmret.curation.licences import Licence
 from mmret.errors import UserError
-from mmret.export.card_facts import LakeFacts, gather, settings_made_with
+from mmret.export.card_facts import LakeFacts, gather_facts, settings_rows
 from mmret.export.card_limits import limits
 from mmret.export.card_pictures import histograms, thumbnail
 from mmret.export.loading import FIELDS, LOADING
@@ -24,6 +24,7 @@ from mmret.export.rows import Plan
 from mmret.hashing import uniform
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Lake
+from mmret.settings import Profile
 
 SAMPLES = 8
 PAPER = "https://arxiv.org/abs/2412.14475"
@@ -48,11 +49,16 @@ class Card:
     pictures: dict[str, bytes]
 
 
-def write_data_card(lake: Lake, out: Path, export: ExportFacts | None = None) -> Path:
-    """Write the card of ``lake`` to ``out``, a ``.md`` (pictures in a folder beside it) or ``.html`` file (pictures inside)."""
+def write_data_card(lake: Lake, profile: Profile, out: Path, export: ExportFacts | None = None) -> Path:
+    """Write the card of ``lake`` to ``out``, a ``.md`` (pictures in a folder beside it) or ``.html`` file (pictures inside).
+
+    ``profile``: the settings that the lake is run with, of which the card tells. Raises UserError where there are no triplets.
+
+    >>> write_data_card(lake, resolve(lake)[0], Path("card.html"))
+    """
     if not lake.partitions("triplets"):
         raise UserError(f"{lake.root} has no triplets yet: run `mmret run --lake {lake.root}` first")
-    return write_card(out, lambda folder: data_card(lake, folder, export))
+    return write_card(out, lambda folder: data_card(lake, profile, folder, export))
 
 
 def write_card(out: Path, make: Callable[[str], Card]) -> Path:
@@ -72,9 +78,9 @@ def write_card(out: Path, make: Callable[[str], Card]) -> Path:
     return out
 
 
-def data_card(lake: Lake, folder: str, export: ExportFacts | None = None) -> Card:
+def data_card(lake: Lake, profile: Profile, folder: str, export: ExportFacts | None = None) -> Card:
     """The card, its pictures named ``<folder>/...``; with ``export`` it opens with Hugging Face's metadata."""
-    facts = gather(lake)
+    facts = gather_facts(lake, profile)
     title = f"Composed-retrieval triplets: {lake.root.name}"
     pictures = {f"{folder}/histograms.png": histograms(facts)}
     sections = [
@@ -223,7 +229,8 @@ def _making(facts: LakeFacts) -> Iterator[str]:
     )
     yield f"Settings of profile {code(facts.profile.name)}:"
     yield table(
-        ["setting", "value"], [[code(name), code(value)] for name, value in settings_made_with(facts.profile, facts.lake.choices())]
+        ["setting", "value"],
+        [[code(name), code(value)] for name, value in settings_rows(facts.profile, facts.lake.read_configuration())],
     )
 
 

@@ -7,31 +7,30 @@ The last step renames the folder. A lock keeps two exports to one place apart.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmret.atomic import replacing, write_text
+from mmret.atomic import in_use, replacing, write_text
 from mmret.errors import UserError
 
 _PLAN = ".plan"
 
 
 class Work:
-    """The folder being written. ``written`` and ``kept`` count files made by this call and found from an earlier one."""
+    """The folder being written. ``written`` counts files made by this call, ``reused`` those that an earlier one had finished."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.written = self.kept = 0
+        self.written = self.reused = 0
 
     def file(self, name: str, write: Callable[[Path], object]) -> None:
         """Make file ``name`` (relative, of parts that the project chose) by ``write(path)``, unless it is there."""
         path = self.folder / name
         if path.is_file():
-            self.kept += 1
+            self.reused += 1
             return
         with replacing(path) as aside:
             write(aside)
@@ -49,22 +48,16 @@ def whole_folder(out: Path, identity: str) -> Iterator[Work]:
         raise UserError(f"{out} exists already; give a folder that does not")
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is writing {out}") from None
-        _belong(partial, identity)
-        work = Work(partial)
-        yield work
+    with in_use(partial) as used:
+        if used:
+            raise UserError(f"another process is writing {out}")
+        _start_or_resume(partial, identity)
+        yield Work(partial)
         (partial / _PLAN).unlink()
         os.replace(partial, out)
-    finally:
-        os.close(handle)
 
 
-def _belong(partial: Path, identity: str) -> None:
+def _start_or_resume(partial: Path, identity: str) -> None:
     """Empty ``partial`` unless it was begun for the same plan; drop the file a killed writer was at."""
     mark = partial / _PLAN
     same = mark.is_file() and mark.read_text() == identity

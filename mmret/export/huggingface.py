@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 from mmret import progress
 from mmret.curation.licences import MAIN
 from mmret.export.folder import Work, whole_folder
-from mmret.export.megapairs import folder_of
+from mmret.export.megapairs import set_folder
 from mmret.export.pictures import BATCH, batches, mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
 from mmret.lake import Lake
 from mmret.schemas import TRIPLETS
+from mmret.settings import Profile
 
 GROUP_BYTES = 32 * 2**20
 """Of pictures in a row group, about."""
@@ -44,8 +45,13 @@ IMAGES = pa.schema(
 ROWS = {"once": TRIPLETS, "rows": pa.schema([pa.field("query_image", _IMAGE), pa.field("target_image", _IMAGE), *TRIPLETS])}
 
 
-def export_huggingface(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
-    """Write the data set and its card to ``out``; returns what was written. Raises UserError as :func:`plan` does."""
+def export_huggingface(lake: Lake, profile: Profile, out: Path, settings: ExportSettings | None = None) -> Plan:
+    """Write the data set and its card to ``out``; returns what was written. Raises UserError as :func:`plan` does.
+
+    ``profile``: the settings that the lake is run with, for the card.
+
+    >>> export_huggingface(lake, resolve(lake)[0], Path("triplets"), ExportSettings(pictures="once"))
+    """
     from mmret.export.data_card import ExportFacts, write_data_card
 
     settings = settings or ExportSettings()
@@ -60,12 +66,12 @@ def export_huggingface(lake: Lake, out: Path, settings: ExportSettings | None = 
         for name in made.sets():
             _images(lake, work, name, made.images[name], max(1, settings.file_bytes // (mean + 512)))
         facts = ExportFacts("huggingface", made, configurations(made, work.folder))
-        write_data_card(lake, work.folder / "README.md", facts)
+        write_data_card(lake, profile, work.folder / "README.md", facts)
     return made
 
 
 def triplet_file(piece: Piece) -> str:
-    return f"{folder_of(piece.set)}triplets/{piece.split}-{piece.shard}-{piece.number:05d}.parquet"
+    return f"{set_folder(piece.set)}triplets/{piece.split}-{piece.shard}-{piece.number:05d}.parquet"
 
 
 def configurations(made: Plan, folder: Path) -> list[dict[str, Any]]:
@@ -101,7 +107,7 @@ def _images(lake: Lake, work: Work, name: str, ids: pa.Array, per_file: int) -> 
 
     for number, start in enumerate(range(0, len(ids), per_file)):
         work.file(
-            f"{folder_of(name)}images/images-{number:05d}.parquet",
+            f"{set_folder(name)}images/images-{number:05d}.parquet",
             lambda path, some=ids.slice(start, per_file): _write(path, IMAGES, tables(some)),
         )
         progress.advance("export pictures", min(start + per_file, len(ids)), len(ids))

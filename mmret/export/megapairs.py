@@ -16,14 +16,16 @@ from mmret.export.folder import Work, whole_folder
 from mmret.export.pictures import Names, batches
 from mmret.export.rows import ExportSettings, Plan, plan, triplets
 from mmret.lake import Lake
+from mmret.settings import Profile
 
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
-def export_megapairs(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
+def export_megapairs(lake: Lake, profile: Profile, out: Path, settings: ExportSettings | None = None) -> Plan:
     """Write ``<split>.jsonl`` and ``images/`` to ``out``; returns what was written.
 
-    Raises UserError where ``out`` exists or there is nothing to export. The folder appears whole or not at all.
+    ``profile`` is for the card, which this format does not have. The folder appears whole or not at all. Raises UserError where
+    ``out`` exists or there is nothing to export.
     """
     settings = settings or ExportSettings()
     made = plan(lake, settings, "megapairs 2")
@@ -31,12 +33,12 @@ def export_megapairs(lake: Lake, out: Path, settings: ExportSettings | None = No
         names = Names(lake)
         for name in made.sets():
             for split in settings.splits:
-                work.file(f"{folder_of(name)}{split}.jsonl", lambda path, n=name, s=split: _lines(lake, made, path, (n, s), names))
+                work.file(f"{set_folder(name)}{split}.jsonl", lambda path, n=name, s=split: _lines(lake, made, path, (n, s), names))
             _pictures(lake, work, made, name, names)
     return made
 
 
-def folder_of(name: str) -> str:
+def set_folder(name: str) -> str:
     """Where a set lies in an export: the top folder for ``main``."""
     return "" if name == MAIN else f"{name}/"
 
@@ -67,7 +69,7 @@ def _lines(lake: Lake, made: Plan, path: Path, key: tuple[str, str], names: Name
 def _pictures(lake: Lake, work: Work, made: Plan, name: str, names: Names) -> None:
     wanted, done = made.images[name], 0
     for start in range(0, len(wanted), 1024):
-        paths = {i: f"{folder_of(name)}images/{i[:2]}/{n}" for i, n in names.of(wanted[start : start + 1024]).items()}
+        paths = {i: f"{set_folder(name)}images/{i[:2]}/{n}" for i, n in names.of(wanted[start : start + 1024]).items()}
         missing = [i for i, path in paths.items() if not (work.folder / path).is_file()]
         for rows in batches(lake, missing):
             for row in rows:

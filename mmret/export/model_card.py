@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
-from mmret.export.card_facts import LakeFacts, gather
+from mmret.export.card_facts import LakeFacts, gather_facts
 from mmret.export.card_limits import limits
 from mmret.export.data_card import PAPER, Card, evaluation_rows, hub_licences, write_card
 from mmret.export.markdown import code, plain, table
 from mmret.lake import Facts, Lake
+from mmret.settings import Profile
 
 _METRICS = ("R@1", "R@5", "R@10", "R@50", "image R@1", "text R@1")
 _USE = """```python
@@ -29,19 +30,22 @@ _CLIP = """The files are those of a stock `transformers.CLIPModel` and of `sente
 normalised sum of the picture's and the text's features."""
 
 
-def write_model_card(lake: Lake, recipe: str, out: Path | None = None) -> Path:
-    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder. UserError: there is none."""
+def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None = None) -> Path:
+    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder; UserError without one."""
     rows = lake.read("checkpoints", recipe).to_pylist() if recipe in lake.partitions("checkpoints") else []
     if not rows:
         raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.root}: train it with `mmret run`")
-    facts = gather(lake)
+    facts = gather_facts(lake, profile)
     return write_card(out or lake.root / rows[0]["folder"] / "README.md", lambda _: model_card(facts, rows[0]))
 
 
-def with_model_card(lake: Lake, recipe: str, evaluated: Facts) -> Facts:
-    """Write the card again after an evaluation, where there is a checkpoint to describe; returns ``evaluated``."""
+def with_model_card(lake: Lake, profile: Profile, recipe: str, evaluated: Facts) -> Facts:
+    """Write the card again after an evaluation, where there is a checkpoint to describe.
+
+    Returns ``evaluated``, the facts of the evaluation, so that a stage can end with the call.
+    """
     if lake.read("checkpoints", recipe, ["recipe"]).num_rows:
-        write_model_card(lake, recipe)
+        write_model_card(lake, profile, recipe)
     return evaluated
 
 

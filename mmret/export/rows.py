@@ -1,6 +1,6 @@
 """Which triplets an export writes: one function that every format reads, and the settings that choose.
 
-An export is parted twice: by split, and by licence where the settings keep some terms apart (:mod:`mmret.curation.licences`); each
+An export is divided twice: by split, and by licence where the settings keep some terms apart (:mod:`mmret.curation.licences`); each
 such set lies in a folder of its own with its own pictures, so that it can be passed on or left behind alone. Cost: a shard's
 triplets at a time, plus 34 bytes for every distinct picture.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from mmret.curation.decisions import fingerprint_of, heeded
+from mmret.curation.decisions import apply_decisions, decisions_fingerprint
 from mmret.curation.licences import MAIN, licence_sets
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
@@ -41,7 +41,7 @@ def triplets(lake: Lake, shard: str, settings: ExportSettings) -> dict[tuple[str
 
     Set ``main`` is always there for every split; the others are licence terms that the settings keep apart.
     """
-    rows = heeded(lake, lake.read("triplets", shard), settings.decisions)
+    rows = apply_decisions(lake, lake.read("triplets", shard), settings.decisions)
     images = None if settings.licences.keeps_all() else lake.read("images", columns=["image_id", "licence"])
     sets = {MAIN: rows} if images is None else licence_sets(rows, settings.licences, images).sets
     return {(name, split): part.filter(pc.equal(part["split"], split)) for name, part in sets.items() for split in settings.splits}
@@ -93,7 +93,7 @@ def plan(lake: Lake, settings: ExportSettings, format_: str) -> Plan:
     if not shards:
         raise UserError(f"{lake.root} has no triplets yet: run `mmret run --lake {lake.root}` first")
     digests = [(t, p, lake.facts(t, p).digest) for t in ("triplets", "images") for p in lake.partitions(t)]
-    made = Plan(settings, fingerprint(format_, settings.model_dump(), digests, fingerprint_of(lake, settings.decisions)))
+    made = Plan(settings, fingerprint(format_, settings.model_dump(), digests, decisions_fingerprint(lake, settings.decisions)))
     images: dict[str, list[pa.Array]] = {MAIN: []}
     total = 0
     for shard in shards:
@@ -102,7 +102,7 @@ def plan(lake: Lake, settings: ExportSettings, format_: str) -> Plan:
         for (name, split), rows in triplets(lake, shard, settings).items():
             if rows.num_rows or name == MAIN:
                 made.rows.setdefault((name, split), Counter())[shard] += rows.num_rows
-                images.setdefault(name, []).append(_named(rows))
+                images.setdefault(name, []).append(_image_ids(rows))
         images = {name: [pc.unique(pa.chunked_array(parts, pa.string()))] for name, parts in images.items()}
     made.images = {name: parts[0].take(pc.array_sort_indices(parts[0])) for name, parts in images.items()}
     written = sum(made.count(*key) for key in made.rows)
@@ -112,7 +112,7 @@ def plan(lake: Lake, settings: ExportSettings, format_: str) -> Plan:
     return made
 
 
-def _named(rows: pa.Table) -> pa.Array:
+def _image_ids(rows: pa.Table) -> pa.Array:
     columns = [rows["query_id"], rows["target_id"], pc.list_flatten(rows["hard_negatives"])]
     return pc.unique(pa.chunked_array([c for column in columns for c in column.chunks], pa.string()))
 
@@ -120,6 +120,6 @@ def _named(rows: pa.Table) -> pa.Array:
 def _left_out(lake: Lake, settings: ExportSettings, total: int, written: int) -> dict[str, int]:
     splits = lake.read("triplets", columns=["pair_id", "split"])
     wanted = splits.filter(pc.is_in(splits["split"], pa.array(settings.splits)))
-    decided = heeded(lake, wanted, settings.decisions).num_rows
+    decided = apply_decisions(lake, wanted, settings.decisions).num_rows
     counts = {"other split": total - wanted.num_rows, "decision": wanted.num_rows - decided, "licence": decided - written}
     return {reason: n for reason, n in counts.items() if n}

@@ -16,15 +16,16 @@ from typing import Any
 
 from mmret import progress
 from mmret.export.folder import whole_folder
-from mmret.export.megapairs import folder_of, json_line
+from mmret.export.megapairs import json_line, set_folder
 from mmret.export.pictures import mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
 from mmret.lake import Lake
+from mmret.settings import Profile
 
 _ROWS = 32  # triplets whose pictures are looked up at once
 
 
-def export_webdataset(lake: Lake, out: Path, settings: ExportSettings | None = None) -> Plan:
+def export_webdataset(lake: Lake, profile: Profile, out: Path, settings: ExportSettings | None = None) -> Plan:
     """Write ``<split>-<number>.tar`` and the data card to ``out``; returns what was written. Raises what :func:`plan` does."""
     from mmret.export.data_card import ExportFacts, write_data_card
 
@@ -33,10 +34,10 @@ def export_webdataset(lake: Lake, out: Path, settings: ExportSettings | None = N
     pieces = made.pieces(max(1, settings.file_bytes // ((2 + settings.negatives) * mean_bytes(lake) + 2048)))
     with whole_folder(out, made.identity) as work:
         for at, piece in enumerate(pieces):
-            name = f"{folder_of(piece.set)}{piece.split}-{piece.number:06d}.tar"
+            name = f"{set_folder(piece.set)}{piece.split}-{piece.number:06d}.tar"
             work.file(name, lambda path, p=piece: _write(lake, made, p, path))
             progress.advance("export", at + 1, len(pieces))
-        write_data_card(lake, work.folder / "README.md", ExportFacts("webdataset", made))
+        write_data_card(lake, profile, work.folder / "README.md", ExportFacts("webdataset", made))
     return made
 
 
@@ -54,14 +55,14 @@ def _samples(lake: Lake, made: Plan, piece: Piece) -> Iterator[tuple[str, dict[s
     rows = triplets(lake, piece.shard, made.settings)[piece.set, piece.split].slice(piece.start, piece.rows)
     for start in range(0, rows.num_rows, _ROWS):
         some = rows.slice(start, _ROWS).to_pylist()
-        shown = [_shown(row, made.settings.negatives) for row in some]
+        shown = [_roles(row, made.settings.negatives) for row in some]
         found = pictures(lake, [i for roles in shown for i in roles.values()])
         for row, roles in zip(some, shown, strict=True):
             files = {f"{role}.{suffix(found[i]['format'])}": found[i]["data"] for role, i in roles.items()}
             yield row["pair_id"], {"json": json_line(row).encode(), **files}
 
 
-def _shown(row: dict[str, Any], negatives: int) -> dict[str, str]:
+def _roles(row: dict[str, Any], negatives: int) -> dict[str, str]:
     """Role to image id. The query image, hns[0], and the target are not repeated among the negatives."""
     mined = [i for i in row["hard_negatives"] if i not in (row["query_id"], row["target_id"])][:negatives]
     return {"query": row["query_id"], "target": row["target_id"], **{f"negative{n}": i for n, i in enumerate(mined, 1)}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from mmret.lake.store import IMPORTED, Facts, Lake
+from mmret.lake.partitions import IMPORTED, Facts
+from mmret.lake.store import Lake
 
 __all__ = ["IMPORTED", "Facts", "Lake"]

@@ -1,7 +1,7 @@
 """A lake as it was: the same object with the tables of an earlier state, for everything that only reads.
 
-``opened(lake, "demo")`` is the lake that the checkpoint *demo* was trained on. Tables are read from the versions in ``history/``
-(:mod:`mmret.lake.history`), pictures by their content id from where they lie now. Costs what reading the lake costs.
+Tables are read from the versions in ``history/`` (:mod:`mmret.lake.history`), pictures by their content id from where they lie now.
+Costs what reading the lake costs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from mmret.errors import UserError
 from mmret.lake import history
-from mmret.lake.store import Facts, Lake
+from mmret.lake.partitions import Facts
+from mmret.lake.store import Lake
 
 
 class LakeAsOf(Lake):
@@ -39,6 +40,9 @@ class LakeAsOf(Lake):
         raise UserError(f"{self.root} as of {self.state.name} is read only")
 
 
-def opened(lake: Lake, as_of: str | None) -> Lake:
-    """``lake`` as it was (:func:`mmret.lake.history.as_of` says how a state is named), or itself for None."""
+def open_as_of(lake: Lake, as_of: str | None) -> Lake:
+    """``lake`` as it was (:func:`mmret.lake.history.as_of` says how a state is named), or itself for None.
+
+    >>> open_as_of(lake, "demo").read("triplets")  # those that recipe `demo` was trained on
+    """
     return lake if as_of is None else LakeAsOf(lake, history.as_of(lake, as_of))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any
 
 from mmret.atomic import write_text
 from mmret.lake import history
+from mmret.lake.partitions import read_facts
 from mmret.lake.store import Lake
 from mmret.settings import HistorySettings
-from mmret.warehouse import refresh_catalogue
 
 FRAGMENT_BYTES = 2**30
 """Lance files are merged up to about this size: few enough to open, small enough to rewrite."""
@@ -42,14 +42,17 @@ class Report:
     lance_files_dropped: int = 0
     bytes_freed: int = 0
 
-    def plain(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         return asdict(self)
 
 
-def compact(lake: Lake, settings: HistorySettings, now: int, lance: bool = True) -> Report:
+def compact(
+    lake: Lake, settings: HistorySettings, now: int, refresh_catalogue: Callable[[Lake], object], lance: bool = True
+) -> Report:
     """Compact ``lake`` at the time ``now`` (ns since 1970). Without ``lance`` its tables are left alone: a writer is at work.
 
-    The catalogue is refreshed first, so that none on disk speaks of what is dropped.
+    ``refresh_catalogue`` (:func:`mmret.warehouse.refresh_catalogue`) is called before anything is dropped, so that no catalogue on
+    disk names a file that is gone.
     """
     report = Report(temporary_files=lake.sweep())
     if lake.partitions("corpus_manifest"):
@@ -65,30 +68,31 @@ def compact(lake: Lake, settings: HistorySettings, now: int, lance: bool = True)
 # -- versions of partitions -------------------------------------------------------------------------------------------
 
 
-def _kept_states(lake: Lake) -> set[str]:
-    """Ids of the states that a checkpoint, an earlier one that can still be listed, or a training at work refers to."""
-    found = history.held(lake)
+def _states_in_use(lake: Lake) -> set[str]:
+    """Ids of the states that a checkpoint, a version of one that is still there, or a training at work refers to."""
+    found = history.protected_states(lake)
     for recipe in lake.partitions("checkpoints"):
         paths = [lake.path("checkpoints", recipe), *(v.path for v in history.versions(lake, "checkpoints", recipe))]
-        found |= {facts.notes["state"] for p in paths if (facts := lake.facts_of(p)) and "state" in facts.notes}
+        found |= {facts.notes["state"] for p in paths if (facts := read_facts(p)) and "state" in facts.notes}
     for path in (lake.root / "checkpoints").glob(f"*/{history.STATE_FILE}"):
         found.add(json.loads(path.read_text())["state"])
     return found
 
 
-def _protected(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[str]]:
+def _needed_digests(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[str]]:
     """Digests that ``states`` need, by table and partition."""
     found: dict[tuple[str, str], set[str]] = {}
     for state in states:
         if not history.state_path(lake, state).is_file():
             continue
-        for table, parts in history.recorded(lake, state).items():
+        for table, parts in history.read_state(lake, state).items():
             for partition, digest in parts.items():
                 found.setdefault((table, partition), set()).add(digest)
     return found
 
 
-def _kept_partitions(lake: Lake) -> Iterator[tuple[str, str]]:
+def _partitions_with_versions(lake: Lake) -> Iterator[tuple[str, str]]:
+    """(table, partition) of all that has a folder in ``history/``."""
     for table in sorted(history.folder(lake).glob("*")):
         if table.is_dir() and table.name != history.STATES:
             for partition in sorted(table.iterdir()):
@@ -98,12 +102,12 @@ def _kept_partitions(lake: Lake) -> Iterator[tuple[str, str]]:
 
 def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Report) -> None:
     # checkpoints first: a version of theirs that goes no longer holds on to a state
-    order = sorted(_kept_partitions(lake), key=lambda where: where[0] != "checkpoints")
+    order = sorted(_partitions_with_versions(lake), key=lambda where: where[0] != "checkpoints")
     protected: dict[tuple[str, str], set[str]] | None = None
-    watermark = history.cleaned(lake)
+    watermark = history.dropped_before(lake)
     for table, partition in order:
         if protected is None and table != "checkpoints":
-            protected = _protected(lake, _kept_states(lake))
+            protected = _needed_digests(lake, _states_in_use(lake))
         bulky = table in history.BULKY
         before = now - int((settings.bulky_days if bulky else settings.days) * _DAY_NS)
         for version, replaced in _droppable(lake, table, partition, before, (protected or {}).get((table, partition), set())):
@@ -112,18 +116,20 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
             if table not in history.GROWING:  # of which a state at a time does not speak
                 kind = "bulky" if bulky else "kept"
                 watermark[kind] = max(watermark[kind], replaced)
-                write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # before: a crash must not leave a gap unsaid
+                write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # first: a crash must not leave a gap unsaid
             version.path.unlink()
             report.versions_dropped += 1
-    kept = _kept_states(lake)
+    in_use = _states_in_use(lake)
     for path in (history.folder(lake) / history.STATES).glob("*.json"):
-        if path.stem not in kept and path.stat().st_mtime_ns < now - int(settings.days * _DAY_NS):
+        if path.stem not in in_use and path.stat().st_mtime_ns < now - int(settings.days * _DAY_NS):
             path.unlink()
             report.states_dropped += 1
 
 
 def _droppable(lake: Lake, table: str, partition: str, before: int, protected: set[str]) -> list[tuple[history.Version, int]]:
-    """Versions replaced before ``before``, with when they were, that no state needs; of equal content the newest will do for it."""
+    """Versions to drop, each with the time (ns) of its replacement: replaced earlier than ``before``, and of no digest in
+    ``protected``; where several versions have a protected digest, the newest stays and the others may go.
+    """
     try:
         current = lake.path(table, partition).stat().st_ino
     except FileNotFoundError:
@@ -163,17 +169,17 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
     report.bytes_freed += cleaned.bytes_removed
 
 
-def scattered(lake: Lake) -> bool:
-    """Whether some Lance table lies in so many files that merging them is worth its time."""
+def needs_merging(lake: Lake) -> bool:
+    """Whether some Lance table has so many files that merging them is worth its time."""
     tables = (p.stem for p in (lake.root / "lance").glob("*.lance"))
     return any(len(lake.lance(t).to_lance().get_fragments()) > MANY_FRAGMENTS for t in tables if lake.has_lance(t))
 
 
 def _bytes(folder: str | Path) -> int:
-    """Of the data files of a Lance table, old versions included."""
+    """Size of the data files of a Lance table, old versions included."""
     return sum(entry.stat().st_size for entry in os.scandir(Path(folder) / "data"))
 
 
 def summary(report: Report) -> dict[str, Any]:
-    """What was done, without what was not."""
-    return {name: n for name, n in report.plain().items() if n}
+    """The counts of ``report`` that are not zero."""
+    return {name: n for name, n in report.counts().items() if n}

@@ -32,42 +32,47 @@ def resolve(
     remove: Sequence[str] = (),
     imports: Sequence[str] = (),
 ) -> tuple[Profile, dict[str, Any]]:
-    """Combine what the lake remembers with what is asked for now; returns the settings and what to remember.
+    """Combine the lake's configuration with what is asked for now; returns the settings and the new configuration.
+
+    Nothing is written: :meth:`mmret.lake.store.Lake.write_configuration` makes the lake remember it. ``overrides`` are settings by
+    dotted name; ``remove`` names sources that the lake is to be without, ``imports`` files of released triplets.
+
+    >>> settings, configuration = resolve(Lake("lakes/demo"), overrides={"mine.k": 20})
 
     Raises UserError where the profile differs from the one the lake was made with: that would silently re-encode everything,
     and for a source to ``remove`` that the lake does not have.
     """
-    old = lake.choices()
+    old = lake.read_configuration()
     name = profile or old.get("profile") or DEFAULT_PROFILE
     if old and name != old["profile"]:
         raise UserError(
             f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
-            f"or change 'profile' in {lake.choices_path} yourself to have its stages computed again."
+            f"or change 'profile' in {lake.configuration_path} yourself to have its stages computed again."
         )
-    kept = [*old.get("sources", [])]
-    kept += [s for s in map(source_name, sources) if s not in kept]
-    choices = {"profile": name, "sources": kept, "overrides": {**old.get("overrides", {}), **(overrides or {})}}
+    all_sources = [*old.get("sources", [])]
+    all_sources += [s for s in map(source_name, sources) if s not in all_sources]
+    configuration = {"profile": name, "sources": all_sources, "overrides": {**old.get("overrides", {}), **(overrides or {})}}
     if shard_size is not None:
-        choices["overrides"]["corpus.shard_size"] = shard_size
+        configuration["overrides"]["corpus.shard_size"] = shard_size
     if remove:
-        kept = kept or list(load_profile(name, choices["overrides"]).corpus.sources)
-        if unknown := [s for s in map(source_name, remove) if s not in kept]:
-            raise UserError(f"{lake.root} has no source {', '.join(unknown)}; it has {', '.join(kept)}")
-        kept = [s for s in kept if s not in set(map(source_name, remove))]
-        if not kept:
+        all_sources = all_sources or list(load_profile(name, configuration["overrides"]).corpus.sources)
+        if unknown := [s for s in map(source_name, remove) if s not in all_sources]:
+            raise UserError(f"{lake.root} has no source {', '.join(unknown)}; it has {', '.join(all_sources)}")
+        all_sources = [s for s in all_sources if s not in set(map(source_name, remove))]
+        if not all_sources:
             raise UserError("a lake needs a source: name another with --images before the last one is removed")
-    gone = [*dict.fromkeys((*old.get("removed", []), *map(source_name, remove)))]
-    choices |= {"sources": kept, "removed": [s for s in gone if s not in kept]}
-    settings = dict(choices["overrides"])
-    if kept:
-        settings["corpus.sources"] = kept
-    if choices["removed"]:
-        settings["corpus.removed"] = choices["removed"]
-    if given := [*dict.fromkeys((*old.get("imports", []), *imports))]:
-        choices["imports"] = given  # released triplets: a lake of these alone has no sources, not the profile's
-        if not kept and not lake.shards():
+    removed = [*dict.fromkeys((*old.get("removed", []), *map(source_name, remove)))]
+    configuration |= {"sources": all_sources, "removed": [s for s in removed if s not in all_sources]}
+    settings = dict(configuration["overrides"])
+    if all_sources:
+        settings["corpus.sources"] = all_sources
+    if configuration["removed"]:
+        settings["corpus.removed"] = configuration["removed"]
+    if released := [*dict.fromkeys((*old.get("imports", []), *imports))]:
+        configuration["imports"] = released  # released triplets: a lake of these alone has no sources, not the profile's
+        if not all_sources and not lake.shards():
             settings["corpus.sources"] = []
     resolved = load_profile(name, settings)
-    if not resolved.corpus.sources and not given:
+    if not resolved.corpus.sources and not released:
         raise UserError("no images: give --images with a folder, a manifest file or a WebDataset tar, or shapes:<n>")
-    return resolved, choices
+    return resolved, configuration

@@ -21,20 +21,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmret.atomic import held_open, is_held, temporary
+from mmret.atomic import is_locked, lock_file, temporary, write_text
 from mmret.errors import UserError
+from mmret.lake.partitions import Facts, PartitionFiles, read_facts, read_files
 from mmret.schemas import TABLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mmret.lake.store import Facts, Lake
-
 BULKY = ("candidates", "neighbours")
 """Tables that are large and say nothing that ``pairs`` does not; a checkpoint does not hold on to their versions."""
 GROWING = ("decisions",)
 """Tables whose rows are only ever added and carry their time: a version is kept where a checkpoint needs it, not at each write."""
-PINNED = tuple(t for t in TABLES if t not in (*BULKY, "checkpoints", "evaluations"))
+LINEAGE = tuple(t for t in TABLES if t not in (*BULKY, "checkpoints", "evaluations"))
 """Tables whose versions a checkpoint holds on to: the lineage of its triplets."""
 STATES = "states"
 
@@ -57,50 +56,50 @@ class State:
 
     def read(self, table: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
         """Rows of ``table`` in this state, in partition order."""
-        from mmret.lake.store import read_files
-
         return read_files(table, self.files.get(table, {}).values(), columns, filters)
 
 
-def folder(lake: Lake) -> Path:
+def folder(lake: PartitionFiles) -> Path:
+    """Where versions and states lie."""
     return lake.root / "history"
 
 
-def _name(lake: Lake, table: str, partition: str, facts: Facts, path: Path) -> Path:
+def _name(lake: PartitionFiles, table: str, partition: str, facts: Facts, path: Path) -> Path:
     written = facts.written or path.stat().st_mtime_ns  # files of before versions were kept have no time of their own
     return folder(lake) / table / partition / f"{written:020d}-{facts.digest or '0' * 16}.parquet"
 
 
 @contextmanager
-def kept(lake: Lake, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
-    """Around the replacement of a partition's file: give a function that makes the new file, while it still lies aside, a version.
-    The file that it replaces is one already; the version gets its name when the replacement is done.
+def new_version(lake: PartitionFiles, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
+    """To put around the replacement of a partition's file, so that both the old and the new file are versions.
 
-    On a file system without hard links nothing is kept here, and :func:`pin` copies what a checkpoint needs.
+    Gives a function to call with the new file while it still lies aside: it links the file into ``history/``, under its name there
+    once the block has ended without an error. Where the file system has no hard links there is no version here, and
+    :func:`current_state` copies what a checkpoint needs.
     """
     if table in GROWING:
         yield lambda aside: None
         return
     with suppress(UserError):  # a damaged file is replaced, not kept
-        link(lake, table, partition)
+        current_version(lake, table, partition)
     name = folder(lake) / table / partition / f"{facts.written:020d}-{facts.digest}.parquet"
     waiting = temporary(name)
 
-    def keep(aside: Path) -> None:
+    def link(aside: Path) -> None:
         waiting.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):
             os.link(aside, waiting)
 
     try:
-        yield keep
+        yield link
         with suppress(FileNotFoundError):
             os.replace(waiting, name)
     finally:
         waiting.unlink(missing_ok=True)
 
 
-def versions(lake: Lake, table: str, partition: str) -> list[Version]:
-    """The kept versions of a partition, oldest first; the last is the current one wherever hard links work."""
+def versions(lake: PartitionFiles, table: str, partition: str) -> list[Version]:
+    """The versions of a partition that are still there, oldest first; the last is the current one wherever hard links work."""
     found = []
     try:
         names = os.listdir(folder(lake) / table / partition)
@@ -112,10 +111,10 @@ def versions(lake: Lake, table: str, partition: str) -> list[Version]:
     return found
 
 
-def link(lake: Lake, table: str, partition: str, copy: bool = False) -> Path | None:
-    """The version that is the partition's current file, made where it is missing; None where it cannot be.
+def current_version(lake: PartitionFiles, table: str, partition: str, copy: bool = False) -> Path | None:
+    """Path in ``history/`` of the partition's current file, linked there where it is not yet; None where that is not possible.
 
-    ``copy``: by copying, on a file system without hard links.
+    ``copy``: copy it instead, on a file system without hard links.
     """
     current = lake.path(table, partition)
     try:
@@ -136,32 +135,30 @@ def link(lake: Lake, table: str, partition: str, copy: bool = False) -> Path | N
         if not copy:
             return None
         shutil.copy2(current, aside)  # the file is replaced as a whole, never changed, so the copy is of one version
-    name = _name(lake, table, partition, lake.facts_of(aside), aside)
+    name = _name(lake, table, partition, read_facts(aside), aside)
     os.replace(aside, name)
     aside.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
     return name
 
 
-def pin(lake: Lake, tables: tuple[str, ...] = PINNED, name: str = "now") -> State:
-    """The current files of ``tables`` under names that do not change, whatever is written meanwhile."""
-    files = {t: {p: path for p in lake.partitions(t) if (path := link(lake, t, p, copy=True))} for t in tables}
+def current_state(lake: PartitionFiles, tables: tuple[str, ...] = LINEAGE, name: str = "now") -> State:
+    """The lake's state now: the files of ``tables`` under names that do not change, whatever is written meanwhile."""
+    files = {t: {p: path for p in lake.partitions(t) if (path := current_version(lake, t, p, copy=True))} for t in tables}
     return State(name, files)
 
 
-def record(lake: Lake, state: State) -> str:
-    """Keep ``state`` as one that something refers to; returns its id, the digest of what it lists."""
+def record_state(lake: PartitionFiles, state: State) -> str:
+    """Write what ``state`` consists of to ``history/states/``; returns its id, the digest of what it lists."""
     listed = {t: {p: path.stem.partition("-")[2] for p, path in parts.items()} for t, parts in state.files.items()}
     text = json.dumps(listed, sort_keys=True, indent=0)
     state_id = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = state_path(lake, state_id)
     if not path.is_file():
-        from mmret.atomic import write_text
-
         write_text(path, text)
     return state_id
 
 
-def recorded(lake: Lake, state_id: str) -> dict[str, dict[str, str]]:
+def read_state(lake: PartitionFiles, state_id: str) -> dict[str, dict[str, str]]:
     """Digests by table and partition of a recorded state. Raises UserError where it is not there."""
     path = state_path(lake, state_id)
     if not path.is_file():
@@ -169,10 +166,10 @@ def recorded(lake: Lake, state_id: str) -> dict[str, dict[str, str]]:
     return json.loads(path.read_text())
 
 
-def of_record(lake: Lake, state_id: str, name: str) -> State:
+def state_by_id(lake: PartitionFiles, state_id: str, name: str) -> State:
     """The files of a recorded state. Raises UserError naming the first that is gone."""
-    files: dict[str, dict[str, Path]] = {t: {} for t in PINNED}
-    for table, parts in recorded(lake, state_id).items():
+    files: dict[str, dict[str, Path]] = {t: {} for t in LINEAGE}
+    for table, parts in read_state(lake, state_id).items():
         for partition, digest in parts.items():
             have = [v.path for v in versions(lake, table, partition) if v.digest == digest]
             if not have:
@@ -181,53 +178,57 @@ def of_record(lake: Lake, state_id: str, name: str) -> State:
     return State(name, files)
 
 
-def state_path(lake: Lake, state_id: str) -> Path:
+def state_path(lake: PartitionFiles, state_id: str) -> Path:
+    """Of the file that lists a recorded state."""
     return folder(lake) / STATES / f"{state_id}.json"
 
 
 @contextmanager
-def hold(lake: Lake, state_id: str) -> Iterator[None]:
-    """Keep a state from being dropped while this process works with it and no checkpoint refers to it yet."""
-    with held_open(folder(lake) / STATES / f"{state_id}.{uuid.uuid4().hex[:12]}.held"):
+def protect_state(lake: PartitionFiles, state_id: str) -> Iterator[None]:
+    """Nobody drops the state while the block runs: for work on it before a checkpoint refers to it."""
+    with lock_file(folder(lake) / STATES / f"{state_id}.{uuid.uuid4().hex[:12]}.held"):
         yield
 
 
-def held(lake: Lake) -> set[str]:
-    """States held by anybody at work; the marks of those that ended are removed."""
+def protected_states(lake: PartitionFiles) -> set[str]:
+    """Ids of the states that somebody protects (:func:`protect_state`); marks that a killed process left are removed."""
     found = set()
     for mark in (folder(lake) / STATES).glob("*.held"):
-        if is_held(mark):
+        if is_locked(mark):
             found.add(mark.name.partition(".")[0])
     return found
 
 
-def cleaned(lake: Lake) -> dict[str, int]:
-    """Versions that were replaced before this time (ns) have been dropped, of ``bulky`` tables and of the others; 0: none."""
+def dropped_before(lake: PartitionFiles) -> dict[str, int]:
+    """Time (ns) before which replaced versions have been dropped: ``bulky`` of bulky tables, ``kept`` of the others; 0: none."""
     path = folder(lake) / "cleaned"
     return {"kept": 0, "bulky": 0} | (json.loads(path.read_text()) if path.is_file() else {})
 
 
-def at_time(lake: Lake, when: int, name: str) -> State:
-    """The lake as it was at ``when`` (ns since 1970), bulky tables where still kept. Raises UserError where it is not known."""
-    gone = cleaned(lake)
+def state_at(lake: PartitionFiles, when: int, name: str) -> State:
+    """The lake as it was at ``when`` (ns since 1970); without bulky tables where their versions have been dropped.
+
+    Raises UserError where versions of other tables have been.
+    """
+    gone = dropped_before(lake)
     if when < gone["kept"]:
         raise UserError(
-            f"--as-of {name}: versions replaced before {shown(gone['kept'])} have been dropped; what a checkpoint was "
+            f"--as-of {name}: versions replaced before {iso_time(gone['kept'])} have been dropped; what a checkpoint was "
             'trained on is kept, `mmret sql "SELECT * FROM checkpoints"` lists them'
         )
     tables = [t for t in TABLES if t not in GROWING and (t not in BULKY or when >= gone["bulky"])]
     files: dict[str, dict[str, Path]] = {t: {} for t in tables}
     for table in tables:
         for partition in lake.partitions(table):
-            link(lake, table, partition, copy=table in PINNED)
+            current_version(lake, table, partition, copy=table in LINEAGE)
             if then := [v for v in versions(lake, table, partition) if v.written <= when]:
                 files[table][partition] = then[-1].path
     if not any(files.values()):
-        raise UserError(f"--as-of {name}: {lake.root} had no tables at {shown(when)}")
+        raise UserError(f"--as-of {name}: {lake.root} had no tables at {iso_time(when)}")
     return State(name, files)
 
 
-def note_run(lake: Lake, name: str, started: int, computed: Mapping[str, int]) -> None:
+def log_run(lake: PartitionFiles, name: str, started: int, computed: Mapping[str, int]) -> None:
     """Add a finished run to ``history/runs.jsonl``, so that the state it left can be asked for by its name."""
     line = json.dumps({"run": name, "started": started, "ended": time.time_ns(), "computed": dict(computed)})
     folder(lake).mkdir(parents=True, exist_ok=True)
@@ -235,7 +236,7 @@ def note_run(lake: Lake, name: str, started: int, computed: Mapping[str, int]) -
         log.write(line + "\n")
 
 
-def runs(lake: Lake) -> list[dict[str, Any]]:
+def runs(lake: PartitionFiles) -> list[dict[str, Any]]:
     """Finished runs, oldest first: run, started and ended (ns), rows computed per table. A line cut by a crash is passed over."""
     path, found = folder(lake) / "runs.jsonl", []
     for line in path.read_text().splitlines() if path.is_file() else []:
@@ -246,11 +247,12 @@ def runs(lake: Lake) -> list[dict[str, Any]]:
     return found
 
 
-def shown(when: int) -> str:
+def iso_time(when: int) -> str:
+    """A time in ns since 1970 as ISO 8601, UTC."""
     return datetime.fromtimestamp(when / 1e9, UTC).isoformat(timespec="milliseconds")
 
 
-def as_of(lake: Lake, text: str) -> State:
+def as_of(lake: PartitionFiles, text: str) -> State:
     """The state that ``--as-of TEXT`` means: a recipe's checkpoint, a checkpoint's folder, a run, a recorded state's id, or a time.
 
     Times are ISO 8601, local where no zone is given. Raises UserError saying what there is.
@@ -258,13 +260,13 @@ def as_of(lake: Lake, text: str) -> State:
     if (facts := lake.facts("checkpoints", text)) is not None:
         if "state" not in facts.notes:
             raise UserError(f"--as-of {text}: this checkpoint is older than recorded states or was trained on nothing; train again")
-        return of_record(lake, facts.notes["state"], text)
+        return state_by_id(lake, facts.notes["state"], text)
     if (found := Path(text) / STATE_FILE).is_file():
-        return of_record(lake, json.loads(found.read_text())["state"], text)
+        return state_by_id(lake, json.loads(found.read_text())["state"], text)
     if run := [r for r in runs(lake) if r["run"] == text]:
-        return at_time(lake, run[-1]["ended"], text)
+        return state_at(lake, run[-1]["ended"], text)
     if state_path(lake, text).is_file():
-        return of_record(lake, text, text)
+        return state_by_id(lake, text, text)
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -273,7 +275,7 @@ def as_of(lake: Lake, text: str) -> State:
             f"--as-of {text}: neither a checkpoint nor a run of this lake (there are {known}), nor a time such as "
             f"{datetime.now().isoformat(timespec='seconds')}"
         ) from None
-    return at_time(lake, int(when.timestamp() * 1e9), text)
+    return state_at(lake, int(when.timestamp() * 1e9), text)
 
 
 STATE_FILE = "data.state"

@@ -1,20 +1,15 @@
 """The lake: a folder of Parquet partitions and Lance tables, and what each of them was made from.
 
-A partition file carries three facts in its Parquet metadata: ``inputs``, the fingerprint of all it was computed from;
-``digest``, of its own content; ``rows``. A stage is current when the fingerprint it would be computed from equals the
-recorded one (:mod:`mmret.freshness.fingerprints`). Every file is written beside and renamed, so a reader sees a whole file or none;
-it keeps a second name under ``history/`` (:mod:`mmret.lake.history`), so what is replaced can still be read.
-Cost: one small read per partition for its facts; digesting runs at about 1 GB/s.
+A stage is current when the fingerprint it would be computed from equals the one that its partition's file carries
+(:mod:`mmret.lake.partitions`, :mod:`mmret.freshness.fingerprints`). Every file is written beside and renamed, so a reader sees a
+whole file or none; it keeps a second name under ``history/`` (:mod:`mmret.lake.history`), so what is replaced can still be read.
+Cost of a write: digesting runs at about 1 GB/s.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,30 +21,12 @@ import yaml
 from mmret.atomic import remove_abandoned, replacing, write_text
 from mmret.errors import UserError
 from mmret.hashing import digest_table
-from mmret.lake import history
+from mmret.lake.history import new_version
+from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles
 from mmret.schemas import TABLES
 
-_KEY = b"mmret"
 _UNIQUE = ("pair_id", "request_key")
 ROW_GROUP = 131_072
-IMPORTED = "import-"
-"""How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is recorded of one partition: rows, fingerprint of its inputs, digest of its content, free-form notes."""
-
-    rows: int
-    inputs: str
-    digest: str
-    notes: dict[str, Any]
-    written: int = field(default=0, compare=False)  # ns since 1970
-
-
-def _whole(table: Path) -> bool:
-    """Whether a Lance folder has a version; one that was never committed has none."""
-    return any((table / "_versions").glob("*.manifest"))
 
 
 def _plain(value: Any) -> Any:
@@ -72,73 +49,17 @@ def _encoding(rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
-    """Rows of partition files of ``table``, in the order given; an empty table where there are none."""
-    schema = TABLES[table]
-    if columns is not None:
-        schema = pa.schema([schema.field(c) for c in columns])
-    parts = [
-        pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None) for path in files
-    ]
-    return pa.concat_tables([schema.empty_table(), *parts])
+class Lake(PartitionFiles):
+    """Paths, tables and facts under one folder. Opening creates nothing; the first write does.
 
-
-class Lake:
-    """Paths, tables and facts under one folder. Opening creates nothing; the first write does."""
-
-    def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().absolute()
+    >>> lake = Lake("lakes/demo")
+    >>> lake.read("triplets", columns=["pair_id", "texts"])
+    """
 
     def __repr__(self) -> str:
         return f"Lake({str(self.root)!r})"
 
     # -- Parquet partitions -------------------------------------------------------------------------------------------
-
-    def path(self, table: str, partition: str) -> Path:
-        return self.root / table / f"{partition}.parquet"
-
-    def partitions(self, table: str) -> list[str]:
-        """Partitions of ``table`` that exist, in order."""
-        return sorted(p.stem for p in (self.root / table).glob("*.parquet") if not p.name.startswith("."))
-
-    def shards(self) -> list[str]:
-        """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
-        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORTED)]
-
-    def facts(self, table: str, partition: str) -> Facts | None:
-        """What is recorded of a partition, or None where it does not exist."""
-        return self.facts_of(self.path(table, partition))
-
-    @staticmethod
-    def facts_of(path: Path) -> Facts | None:
-        """What is recorded in a partition's file, of now or of before, or None where it does not exist."""
-        try:
-            meta = pq.read_metadata(path)
-        except FileNotFoundError:
-            return None
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
-        noted = json.loads((meta.metadata or {}).get(_KEY, b"{}"))
-        return Facts(
-            meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0)
-        )
-
-    def read(
-        self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None, filters: Any = None
-    ) -> pa.Table:
-        """Rows of the given partitions (None: all), in partition order; an empty table where there are none."""
-        if partitions is None:
-            partitions = self.partitions(table)
-        elif isinstance(partitions, str):
-            partitions = [partitions]
-        return read_files(table, (self.path(table, p) for p in partitions), columns, filters)
-
-    def head(self, table: str, partition: str, rows: int) -> pa.Table:
-        """The first ``rows`` rows of a partition, reading no more than it has to."""
-        with pq.ParquetFile(self.path(table, partition)) as file:
-            batches = file.iter_batches(batch_size=rows)
-            first = next(batches, None)
-            return pa.Table.from_batches([first] if first is not None else [], file.schema_arrow.remove_metadata())
 
     def write(self, table: str, partition: str, rows: pa.Table, inputs: str, **notes: Any) -> Facts:
         """Replace a partition atomically. ``rows`` must fit the table's schema; ``notes`` are kept with the facts."""
@@ -147,15 +68,15 @@ class Lake:
         facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
         record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written})
         path = self.path(table, partition)
-        with history.kept(self, table, partition, facts) as keep, replacing(path) as aside:
+        with new_version(self, table, partition, facts) as link, replacing(path) as aside:
             pq.write_table(
-                rows.replace_schema_metadata({_KEY: record.encode()}),
+                rows.replace_schema_metadata({METADATA_KEY: record.encode()}),
                 aside,
                 compression="zstd",
                 row_group_size=ROW_GROUP,
                 **_encoding(rows),
             )
-            keep(aside)
+            link(aside)
         return facts
 
     # -- Lance tables -------------------------------------------------------------------------------------------------
@@ -167,7 +88,8 @@ class Lake:
         return lancedb.connect(self.root / "lance")
 
     def has_lance(self, name: str) -> bool:
-        return _whole(self.root / "lance" / f"{name}.lance")
+        """Whether Lance table ``name`` exists; a folder in which nothing was ever committed is none."""
+        return any((self.root / "lance" / f"{name}.lance" / "_versions").glob("*.manifest"))
 
     def lance(self, name: str, schema: pa.Schema | None = None) -> Any:
         """Open LanceDB table ``name``; with ``schema``, create it where it is missing.
@@ -184,40 +106,23 @@ class Lake:
             raise UserError(f"table '{name}' of {self.root} has columns {table.schema.names}, expected {schema.names}")
         return table
 
-    # -- the lake's own choices ---------------------------------------------------------------------------------------
+    # -- configuration ------------------------------------------------------------------------------------------------
 
     @property
-    def choices_path(self) -> Path:
+    def configuration_path(self) -> Path:
+        """Of ``lake.yaml``, which a person may edit."""
         return self.root / "lake.yaml"
 
-    def choices(self) -> dict[str, Any]:
-        """Profile, overrides and sources this lake was last run with; empty for a new lake."""
-        if not self.choices_path.is_file():
+    def read_configuration(self) -> dict[str, Any]:
+        """Profile, overrides and sources that this lake remembers (:mod:`mmret.lake.configuration`); empty for a new lake."""
+        if not self.configuration_path.is_file():
             return {}
-        return yaml.safe_load(self.choices_path.read_text()) or {}
+        return yaml.safe_load(self.configuration_path.read_text()) or {}
 
-    def choose(self, choices: dict[str, Any]) -> None:
-        write_text(self.choices_path, yaml.safe_dump(choices, sort_keys=False))
+    def write_configuration(self, configuration: dict[str, Any]) -> None:
+        """Make the lake remember ``configuration``, as :func:`mmret.lake.configuration.resolve` returns it."""
+        write_text(self.configuration_path, yaml.safe_dump(configuration, sort_keys=False))
 
     def sweep(self) -> int:
         """Remove temporary files and folders that nobody is writing; returns how many. Safe beside other runs."""
         return remove_abandoned(self.root.rglob(".*.tmp"))
-
-    def recover(self) -> int:
-        """After a killed run: :meth:`sweep`, and drop Lance files that no version refers to. Returns how many files went.
-
-        Old Lance versions are kept, so readers are safe; no other writer may be at work.
-        """
-        removed = self.sweep()
-        for path in sorted((self.root / "lance").glob("*.lance")):
-            if not _whole(path):  # killed while the table was being created
-                shutil.rmtree(path)
-                removed += 1
-                continue
-            stats = (
-                self._lance.open_table(path.stem)
-                .to_lance()
-                .cleanup_old_versions(older_than=timedelta(days=36500), delete_unverified=True)
-            )
-            removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
-        return removed

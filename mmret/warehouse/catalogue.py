@@ -19,7 +19,7 @@ from mmret.atomic import scratch_folder
 from mmret.hashing import fingerprint
 from mmret.lake import Lake, history
 from mmret.schemas import TABLES
-from mmret.warehouse.views import Files, all_views, footer, quoted
+from mmret.warehouse.views import Files, all_views, read_footer, sql_literal
 
 FORMAT = "v1.2.0"
 """Oldest DuckDB that can open the file."""
@@ -52,15 +52,15 @@ def catalogue_path(lake: Lake) -> Path:
 
 
 def current_files(lake: Lake) -> Files:
-    """The file of every partition, by a name that will not be replaced where the file system allows one."""
-    return {t: {p: history.link(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
+    """The file of every partition, by its name in ``history/``, which nothing replaces, where the file system has hard links."""
+    return {t: {p: history.current_version(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
 
 
 def _partitions(files: Files) -> pa.Table:
     rows = []
     for table, parts in files.items():
         for partition, path in parts.items():
-            found = footer(path)
+            found = read_footer(path)
             facts = found.facts
             rows.append(
                 {
@@ -100,7 +100,9 @@ def _fill(connection: Any, lake: Lake, files: Files) -> None:
 def connect(lake: Lake, state: history.State | None = None) -> Any:
     """A DuckDB connection in memory over the lake as it is now, or over ``state``; nothing is written to disk.
 
-    Its views keep to the files of this moment, so it sees one whole state for as long as it is open.
+    Its views name the files of this moment, so it sees one whole state for as long as it is open.
+
+    >>> connect(Lake("lakes/demo")).execute("SELECT count(*) FROM triplets").fetchone()
     """
     import duckdb
 
@@ -129,7 +131,7 @@ def build_catalogue(lake: Lake) -> Path:
     place, mark = catalogue_path(lake), signature(lake)
     with scratch_folder(place) as folder, duckdb.connect() as connection:
         aside = folder / place.name
-        connection.execute(f"ATTACH {quoted(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
+        connection.execute(f"ATTACH {sql_literal(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
         connection.execute("USE catalogue")
         _fill(connection, lake, current_files(lake))
         connection.execute("CREATE TABLE made AS SELECT ? AS signature, ? AS lake", [mark, str(lake.root)])
@@ -140,15 +142,15 @@ def build_catalogue(lake: Lake) -> Path:
 
 
 def refresh_catalogue(lake: Lake) -> bool:
-    """Build the catalogue where it is missing or of another state; returns whether it was built. Costs a ``stat`` a partition."""
-    if _made(catalogue_path(lake)) == signature(lake):
+    """Build the catalogue where it is missing or out of date; returns whether it was built. Costs a ``stat`` a partition."""
+    if _signature_on_disk(catalogue_path(lake)) == signature(lake):
         return False
     build_catalogue(lake)
     return True
 
 
-def _made(place: Path) -> str | None:
-    """Signature of the lake that a catalogue was made of, None where there is none that can be read."""
+def _signature_on_disk(place: Path) -> str | None:
+    """:func:`signature` of the lake at the time its catalogue ``place`` was built, None where there is none that can be read."""
     import duckdb
 
     if not place.is_file():
@@ -175,11 +177,11 @@ def open_catalogue(lake: Lake) -> Any:
 
 
 def attach(place: Path) -> Any:
-    """A connection of its own to a catalogue. ``duckdb.connect(path)`` would share what this process has open under the name,
-    which may be the catalogue before this one."""
+    """A connection to a catalogue that shares nothing. ``duckdb.connect(path)`` would return what this process has open under that
+    name, which may be the catalogue before this one."""
     import duckdb
 
     connection = duckdb.connect()
-    connection.execute(f"ATTACH {quoted(place)} AS lake (READ_ONLY)")
+    connection.execute(f"ATTACH {sql_literal(place)} AS lake (READ_ONLY)")
     connection.execute("USE lake")
     return connection

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmret.lake import Facts, Lake
+from mmret.lake.partitions import Facts, read_facts
 from mmret.schemas import SIGNALS, TABLES
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
@@ -30,14 +30,14 @@ def _sql_type(type_: pa.DataType) -> str:
     return _SQL_TYPES[str(type_)]
 
 
-def quoted(text: object) -> str:
-    """A string literal."""
+def sql_literal(text: object) -> str:
+    """``text`` as a string literal of SQL."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What the views and the table ``partitions`` need of a file."""
+    """What the views and the table ``partitions`` need to know of a partition's file."""
 
     facts: Facts
     columns: tuple[str, ...]
@@ -45,22 +45,22 @@ class Footer:
     changed: int  # ns since 1970
 
 
-def footer(path: Path) -> Footer:
-    """Of a partition's file; read once per process, since a version never changes."""
+def read_footer(path: Path) -> Footer:
+    """The footer of a partition's file; read once per process, since a version never changes."""
     stat = path.stat()
     return _footer(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=100_000)
 def _footer(path: Path, inode: int, changed: int, size: int) -> Footer:
-    return Footer(Lake.facts_of(path), tuple(pq.read_schema(path).names), size, changed)
+    return Footer(read_facts(path), tuple(pq.read_schema(path).names), size, changed)
 
 
 def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
-    """Files by the columns they have: those of before a column was added to the schema lack it."""
+    """Files by the columns they have: one written before a column was added to the schema lacks it."""
     found: dict[tuple[str, ...], list[Path]] = {}
     for path in files:
-        found.setdefault(footer(path).columns, []).append(path)
+        found.setdefault(read_footer(path).columns, []).append(path)
     return found
 
 
@@ -71,7 +71,7 @@ def table_view(table: str, files: Sequence[Path]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
 
     parts = [
-        f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(quoted, paths))}])"
+        f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(sql_literal, paths))}])"
         for names, paths in _by_columns(files).items()
     ] or [f"SELECT {columns(())} WHERE false"]
     return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'
@@ -119,5 +119,5 @@ LEFT JOIN instructions i ON i.pair_id = t.pair_id"""
 
 
 def all_views(files: Files) -> list[str]:
-    """Every ``CREATE VIEW`` statement, tables first. A table that ``files`` does not speak of has no view, an empty one has."""
+    """Every ``CREATE VIEW`` statement, tables first. A table that ``files`` lacks has no view, one without files an empty one."""
     return [*(table_view(t, list(files[t].values())) for t in TABLES if t in files), EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from mmret.curation.licences import of_triplet
+from mmret.curation.licences import triplet_licences
 from mmret.schemas import SIGNALS
 from mmret.settings import Settings, Signal
 from mmret.web.tables import Tables
@@ -161,7 +161,7 @@ def choices(tables: Tables) -> dict[str, Any]:
     )[0]
     licences: dict[str, tuple[tuple[str, ...], int]] = {}
     for row in tables.ask("SELECT coalesce(licence, '') AS text, count(*) AS n FROM triplets GROUP BY ALL ORDER BY n DESC, 1"):
-        for licence in of_triplet(row["text"]):
+        for licence in triplet_licences(row["text"]):
             texts, n = licences.get(licence.name, ((), 0))
             licences[licence.name] = ((*texts, row["text"]), n + row["n"])
     return {

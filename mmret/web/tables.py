@@ -15,13 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.curation.decisions import latest
+from mmret.curation.decisions import latest_decisions
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.warehouse import connect
 from mmret.warehouse.catalogue import current_files
-from mmret.warehouse.views import quoted, table_view
+from mmret.warehouse.views import sql_literal, table_view
 
 SECONDS = 20.0
 """Longest a free query may run."""
@@ -67,7 +67,7 @@ class Tables:
         with self._lock:
             seen = self._signature(WRITTEN_BY_PEOPLE)
             if self._decided is None or seen != self._decided_seen:
-                self._decided, self._decided_seen = latest(self.lake).select(["pair_id", "decision", "note"]), seen
+                self._decided, self._decided_seen = latest_decisions(self.lake).select(["pair_id", "decision", "note"]), seen
             return self._decided
 
     def _signature(self, tables: Any) -> tuple[Any, ...]:
@@ -87,7 +87,7 @@ class Tables:
             parts = []
             for shard, path in files[table].items():
                 connection.execute(table_view(table, [path]).replace(f'VIEW "{table}"', f'VIEW "{table} of {shard}"', 1))
-                parts.append(f'SELECT {quoted(shard)} AS shard, * FROM "{table} of {shard}"')
+                parts.append(f'SELECT {sql_literal(shard)} AS shard, * FROM "{table} of {shard}"')
             whole = " UNION ALL ".join(parts) or f"SELECT NULL::VARCHAR AS shard, * FROM {table} WHERE false"
             connection.execute(f"CREATE VIEW {table}_by_shard AS {whole}")
         lock(connection, self.lake)
@@ -97,7 +97,7 @@ class Tables:
 def lock(connection: Any, lake: Lake) -> None:
     """Confine a connection in memory to reading the lake; cannot be undone on it."""
     for setting in (
-        f"allowed_directories = [{quoted(lake.root)}]",
+        f"allowed_directories = [{sql_literal(lake.root)}]",
         f"memory_limit = '{MEMORY}'",
         "temp_directory = ''",
         "autoinstall_known_extensions = false",

@@ -10,11 +10,11 @@ from assets.automation.conditions import _survey_of_tick
 from assets.automation.schedules import backfill_missing_and_stale, ranges
 from assets.automation.sensors import new_pictures, stale_partitions
 from assets.definitions import defs
-from assets.runner.run import exclusive
 from mmret.freshness.survey import Work, due, survey
 from mmret.ingest.watch import signature
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.lake.lease import exclusive
 from mmret.stages import names_of
 from resources.lake import LakeResource
 from tests.assets.pictures import drop
@@ -38,7 +38,7 @@ GRAPH = [
 
 
 def change(lake: Lake, **settings) -> None:
-    lake.choose(resolve(lake, overrides={k.replace("__", "."): v for k, v in settings.items()})[1])
+    lake.write_configuration(resolve(lake, overrides={k.replace("__", "."): v for k, v in settings.items()})[1])
 
 
 def tick(instance: dg.DagsterInstance, lake: Lake) -> list[tuple[list[str], str, str]]:
@@ -140,12 +140,12 @@ def watch(instance, lake, cursor=None):
 def test_new_pictures_are_sealed_once_their_folder_is_quiet(lake, instance, tmp_path):
     folder = tmp_path / "landing"
     drop(folder, 0, 4)
-    lake.choose(resolve(lake, sources=[str(folder)], overrides={"automation.settle_seconds": 0})[1])
+    lake.write_configuration(resolve(lake, sources=[str(folder)], overrides={"automation.settle_seconds": 0})[1])
     first = watch(instance, lake)
     assert len(first.run_requests) == 1 and str(folder) in first.run_requests[0].tags["mmret/because"]
     again = watch(instance, lake, first.cursor)
     assert not again.run_requests and "no watched source has changed" in again.skip_reason.skip_message
-    lake.choose(resolve(lake, overrides={"automation.settle_seconds": 3600})[1])
+    lake.write_configuration(resolve(lake, overrides={"automation.settle_seconds": 3600})[1])
     drop(folder, 4, 6)
     busy = watch(instance, lake, again.cursor)
     assert not busy.run_requests and "to be quiet" in busy.skip_reason.skip_message

@@ -68,10 +68,7 @@ def test_backfill_watched_folder_schedule_and_one_ctrl_c(tmp_path):
 def seal_eight_shards(ui: UI, store: Lake, folder: Path) -> None:
     run = ui.launch_job(
         "seal_corpus",
-        {
-            "ops": {"corpus_manifest": {"config": {"sources": [str(folder)], "shard_size": 40}}},
-            "resources": {"profile": {"config": {"overrides": SETTINGS}}},
-        },
+        {"ops": {"corpus_manifest": {"config": {"sources": [str(folder)], "shard_size": 40, "settings": SETTINGS}}}},
     )
     assert ui.finish(run) == "SUCCESS"
     assert store.shards() == SHARDS[:8]

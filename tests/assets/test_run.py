@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import dagster as dg
 import pytest
 
 from mmret.freshness.survey import survey
@@ -140,16 +141,32 @@ def test_a_removed_source_leaves_its_shard_empty_and_added_again_all_is_as_befor
     assert {t: store.read(t).sort_by("pair_id").select(RESULT[t]).to_pylist() for t in before} == before
 
 
-def test_one_run_at_a_time(tmp_path):
-    from assets.runner.run import exclusive
-    from mmret.errors import UserError
+def test_runs_of_an_earlier_lease_are_marked_failed_and_no_others(tmp_path, monkeypatch):
+    """Whatever process ids say: that of a dead process may be anybody's, and that of a live one unknown in another container."""
+    from assets.runner.run import Runner
+    from mmret.lake.lease import exclusive
 
-    with exclusive(Lake(tmp_path)) as unfinished:
-        assert not unfinished
-        with pytest.raises(UserError, match="another"), exclusive(Lake(tmp_path)):
-            pass
-    with exclusive(Lake(tmp_path)) as unfinished:
-        assert not unfinished
+    lake = Lake(tmp_path / "lake")
+    monkeypatch.setattr(Path, "is_dir", lambda _: pytest.fail("no process is looked for"))
+    with exclusive(lake) as lease, dg.DagsterInstance.ephemeral() as instance:
+
+        def started(parent: str | None = None, **tags: str) -> str:
+            tags = {"mmret/lake": str(lake.root), "mmret/pid": str(os.getpid())} | {f"mmret/{k}": v for k, v in tags.items()}
+            job = dg.JobDefinition(graph_def=dg.GraphDefinition(name="g"))
+            run = instance.create_run_for_job(
+                job, status=dg.DagsterRunStatus.STARTED, tags=tags, parent_run_id=parent, root_run_id=parent
+            )
+            return run.run_id
+
+        before, killed, other = started(), started(lease="an earlier one"), started(lake="another")
+        ours, again = started(lease=lease.id), started(lease="an earlier one", parent=killed)
+        runner = object.__new__(Runner)
+        runner.lease, runner.lake, runner.instance = lease, lake, instance
+        runner._fail_abandoned_runs()
+        failed = {
+            r for r in (before, killed, other, ours, again) if instance.get_run_by_id(r).status == dg.DagsterRunStatus.FAILURE
+        }
+    assert failed == {before, killed}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from assets.automation.upkeep import compact, fresh_catalogue
-from assets.runner.run import exclusive
 from mmret.lake import Lake
+from mmret.lake.lease import exclusive
 from mmret.schemas import CORPUS_MANIFEST, TRIPLETS
 from mmret.warehouse import catalogue_path
 from mmret.warehouse.catalogue import attach

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from mmret.curation import decisions
-from mmret.curation.decisions import DecisionLog, fingerprint_of, heeded, latest
+from mmret.curation.decisions import DecisionLog, apply_decisions, decisions_fingerprint, latest_decisions
 from mmret.errors import UserError
 from mmret.freshness import fingerprints
 from mmret.lake import Lake
@@ -16,7 +16,7 @@ from mmret.lake.configuration import resolve
 
 
 def said(lake: Lake) -> dict[str, str]:
-    rows = latest(lake)
+    rows = latest_decisions(lake)
     return dict(zip(rows["pair_id"].to_pylist(), rows["decision"].to_pylist(), strict=True))
 
 
@@ -81,9 +81,9 @@ def test_heeding_leaves_out_what_was_rejected_or_not_accepted(small_lake, tmp_pa
     log = DecisionLog(lake, "ann")
     log.add(ids[:3], "rejected")
     log.add(ids[3:5], "accepted")
-    assert heeded(lake, triplets, "ignore").num_rows == len(ids)
-    assert heeded(lake, triplets, "without_rejected")["pair_id"].to_pylist() == ids[3:]
-    assert heeded(lake, triplets, "only_accepted")["pair_id"].to_pylist() == ids[3:5]
+    assert apply_decisions(lake, triplets, "ignore").num_rows == len(ids)
+    assert apply_decisions(lake, triplets, "without_rejected")["pair_id"].to_pylist() == ids[3:]
+    assert apply_decisions(lake, triplets, "only_accepted")["pair_id"].to_pylist() == ids[3:5]
 
 
 def test_a_recipe_is_stale_exactly_when_other_pairs_are_left_out(small_lake, tmp_path):
@@ -101,7 +101,7 @@ def test_a_recipe_is_stale_exactly_when_other_pairs_are_left_out(small_lake, tmp
     assert fingerprints.fingerprint_now(lake, heeding, "checkpoints", "demo") != before[1]
     log.add(ids[:1], "withdrawn")
     assert fingerprints.fingerprint_now(lake, heeding, "checkpoints", "demo") == before[1]
-    assert fingerprint_of(lake, "only_accepted") != fingerprint_of(lake, "without_rejected")
+    assert decisions_fingerprint(lake, "only_accepted") != decisions_fingerprint(lake, "without_rejected")
 
 
 def test_a_recipe_that_heeds_trains_on_what_is_left(small_lake, tmp_path, monkeypatch):

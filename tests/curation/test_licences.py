@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from mmret.curation.licences import MAIN, TERMS, licence_sets, of_triplet, read_licence, set_of
+from mmret.curation.licences import MAIN, TERMS, licence_set, licence_sets, read_licence, triplet_licences
 from mmret.schemas import TRIPLETS
 from mmret.settings import LicenceSettings
 
@@ -49,12 +49,12 @@ def test_spellings(text, name, terms):
 
 
 def test_a_triplet_has_the_terms_of_both_pictures():
-    assert [licence.name for licence in of_triplet("CC BY 2.0 | CC BY-SA 4.0")] == ["CC-BY-2.0", "CC-BY-SA-4.0"]
-    assert set_of("CC BY 2.0 | CC BY-SA 4.0", APART) == "share_alike"
-    assert set_of("CC BY-SA 4.0 | unknown", APART) == "unknown", "the strictest term names the set"
-    assert set_of("CC BY-SA 4.0 | unknown", LicenceSettings(share_alike="exclude")) is None
-    assert set_of("CC BY-NC 2.0", LicenceSettings(exclude=("cc-by-nc*",))) is None
-    assert set_of(None, LicenceSettings()) == MAIN
+    assert [licence.name for licence in triplet_licences("CC BY 2.0 | CC BY-SA 4.0")] == ["CC-BY-2.0", "CC-BY-SA-4.0"]
+    assert licence_set("CC BY 2.0 | CC BY-SA 4.0", APART) == "share_alike"
+    assert licence_set("CC BY-SA 4.0 | unknown", APART) == "unknown", "the strictest term names the set"
+    assert licence_set("CC BY-SA 4.0 | unknown", LicenceSettings(share_alike="exclude")) is None
+    assert licence_set("CC BY-NC 2.0", LicenceSettings(exclude=("cc-by-nc*",))) is None
+    assert licence_set(None, LicenceSettings()) == MAIN
 
 
 def rows(*licences, negatives=()):

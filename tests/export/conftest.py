@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.settings import Profile
 from tests.hostile import make_hostile
 
 
@@ -25,3 +27,8 @@ def rows_of(lake: Lake, split: str | None = None) -> list[dict]:
 
 def as_json(value: object) -> object:
     return json.loads(json.dumps(value))
+
+
+def profile(lake: Lake) -> Profile:
+    """The settings that the lake was last run with."""
+    return resolve(lake)[0]

@@ -12,14 +12,16 @@ from typer.testing import CliRunner
 from mmret.cli import app
 from mmret.curation.decisions import DecisionLog
 from mmret.errors import UserError
-from mmret.export.card_facts import gather, source_label
+from mmret.export.card_facts import gather_facts, source_label
 from mmret.export.data_card import write_data_card
 from mmret.export.huggingface import export_huggingface
 from mmret.export.markdown import code, plain, table, to_html
 from mmret.export.model_card import write_model_card
 from mmret.export.webdataset import export_webdataset
 from mmret.lake import Lake
+from mmret.lake.configuration import resolve
 from tests.browser import Watched, chromium
+from tests.export.conftest import profile
 from tests.hostile import HOSTILE
 
 
@@ -52,8 +54,8 @@ def test_no_text_is_markup_in_a_cell(bad):
 
 
 def test_the_data_card_says_what_the_tables_hold(lake, tmp_path):
-    card = write_data_card(lake, tmp_path / "card.md").read_text()
-    facts = gather(lake)
+    card = write_data_card(lake, profile(lake), tmp_path / "card.md").read_text()
+    facts = gather_facts(lake, profile(lake))
     triplets = lake.read("triplets")
     assert f"{triplets.num_rows:,} triplets" in card and f"{lake.read('images').num_rows:,} pictures" in card
     assert facts.texts == sum(map(len, triplets["texts"].to_pylist()))
@@ -66,7 +68,14 @@ def test_the_data_card_says_what_the_tables_hold(lake, tmp_path):
     for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card):
         assert (tmp_path / name).is_file()
     assert str(lake.root) not in card
-    assert write_data_card(lake, tmp_path / "again.md").read_text().replace("again_", "card_") == card
+    assert write_data_card(lake, profile(lake), tmp_path / "again.md").read_text().replace("again_", "card_") == card
+
+
+def test_a_card_tells_of_the_settings_of_its_run_and_not_of_those_in_the_lake(lake, tmp_path):
+    run = resolve(lake, overrides={"mine.k": 77, "annotate.language": "German"})[0]
+    card = write_data_card(lake, run, tmp_path / "card.md").read_text()
+    assert re.search(r"mine\.k.*\b77\b", card) and "German" in card
+    assert not re.search(r"mine\.k.*\b77\b", write_data_card(lake, profile(lake), tmp_path / "card.md").read_text())
 
 
 def test_a_card_names_a_folder_and_not_where_it_lies():
@@ -77,13 +86,13 @@ def test_decisions_are_told(small_lake, tmp_path):
     shutil.copytree(small_lake[0], tmp_path / "lake")
     own = Lake(tmp_path / "lake")
     DecisionLog(own, "ann").add(own.read("triplets")["pair_id"].to_pylist()[:7], "rejected")
-    card = write_data_card(own, tmp_path / "card.md").read_text()
+    card = write_data_card(own, profile(own), tmp_path / "card.md").read_text()
     assert "7 triplets rejected" in card and "No triplet was reviewed" not in card
 
 
 @pytest.mark.parametrize("write", [export_huggingface, export_webdataset])
 def test_the_card_of_an_export_is_valid_for_hugging_face(lake, tmp_path, write):
-    made = write(lake, tmp_path / "out")
+    made = write(lake, profile(lake), tmp_path / "out")
     card = DatasetCard.load(tmp_path / "out" / "README.md")
     data = card.data.to_dict()
     assert data["pretty_name"] and data["license"] == ["unknown"] or data["license"]
@@ -98,7 +107,7 @@ def test_the_card_of_an_export_is_valid_for_hugging_face(lake, tmp_path, write):
 def test_the_model_card_carries_the_results(small_lake, tmp_path):
     shutil.copytree(small_lake[0], tmp_path / "lake")
     own = Lake(tmp_path / "lake")
-    path = write_model_card(own, "demo")
+    path = write_model_card(own, profile(own), "demo")
     assert path == own.root / "checkpoints" / "demo" / "README.md"
     data = ModelCard.load(path).data.to_dict()
     name, results = model_index_to_eval_results(data["model-index"])
@@ -107,7 +116,7 @@ def test_the_model_card_carries_the_results(small_lake, tmp_path):
     assert name == "mmret-clip-demo" and told
     assert all(round(r["value"], 3) == told[r["benchmark"], r["metric"]] for r in rows if (r["benchmark"], r["metric"]) in told)
     with pytest.raises(UserError, match="no checkpoint"):
-        write_model_card(own, "../demo")
+        write_model_card(own, profile(own), "../demo")
     from mmret.retriever.models.clip import ClipRetriever
 
     assert ClipRetriever.load(path.parent).dim  # the folder is still what it was
@@ -119,7 +128,7 @@ def test_a_run_writes_the_model_card(lake):
 
 def test_front_matter_cannot_be_written_by_the_corpus(hostile_lake, tmp_path):
     own = Lake(hostile_lake)
-    export_huggingface(own, tmp_path / "out")
+    export_huggingface(own, profile(own), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     data = yaml.safe_load(text.split("---\n")[1])
     assert set(data["license"]) <= {"other", "unknown", "mit"} and data["pretty_name"].startswith("Composed-retrieval")
@@ -143,12 +152,12 @@ def test_the_command_writes_both_cards_and_says_what_is_wrong(lake, tmp_path):
     with pytest.raises(UserError, match=".md or .html"):
         call("--out", str(tmp_path / "card.pdf"))
     with pytest.raises(UserError, match="mmret run"):
-        write_data_card(Lake(tmp_path / "none"), tmp_path / "c.md")
+        write_data_card(Lake(tmp_path / "none"), profile(Lake(tmp_path / "none")), tmp_path / "c.md")
 
 
 @pytest.mark.slow
 def test_a_hostile_card_in_a_browser_is_text_and_pictures(hostile_lake, tmp_path):
-    path = write_data_card(Lake(hostile_lake), tmp_path / "card.html")
+    path = write_data_card(Lake(hostile_lake), profile(Lake(hostile_lake)), tmp_path / "card.html")
     with chromium() as browser:
         watched = Watched(browser, "file:")
         watched.page.goto(path.as_uri())

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mmret.cli import app
 from mmret.curation.decisions import DecisionLog
-from mmret.curation.licences import set_of
+from mmret.curation.licences import licence_set
 from mmret.errors import UserError
 from mmret.export.huggingface import export_huggingface
 from mmret.export.megapairs import export_megapairs
@@ -22,10 +22,10 @@ from mmret.export.rows import ExportSettings, plan
 from mmret.export.webdataset import export_webdataset
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Lake
-from mmret.lake.as_of import opened
+from mmret.lake.as_of import open_as_of
 from mmret.schemas import TRIPLETS
 from mmret.settings import LicenceSettings
-from tests.export.conftest import as_json, rows_of
+from tests.export.conftest import as_json, profile, rows_of
 
 EXPORTS = {"megapairs": export_megapairs, "huggingface": export_huggingface, "webdataset": export_webdataset}
 SMALL = ExportSettings(file_bytes=60_000)  # several files of each kind
@@ -54,7 +54,7 @@ def named(rows: list[dict]) -> set[str]:
 def test_hugging_face_datasets_reads_the_tables_and_the_pictures(lake, tmp_path):
     import datasets
 
-    export_huggingface(lake, tmp_path / "out", SMALL)
+    export_huggingface(lake, profile(lake), tmp_path / "out", SMALL)
     files = images_by_id(lake, sorted(named(rows_of(lake))))
     for split in ("train", "test"):
         found = datasets.load_dataset(str(tmp_path / "out"), split=split, cache_dir=str(tmp_path / "cache"))
@@ -78,7 +78,7 @@ def test_hugging_face_datasets_reads_the_tables_and_the_pictures(lake, tmp_path)
 def test_hugging_face_rows_can_go_without_pictures(lake, tmp_path):
     import datasets
 
-    export_huggingface(lake, tmp_path / "out", ExportSettings(pictures="once", splits=("train",)))
+    export_huggingface(lake, profile(lake), tmp_path / "out", ExportSettings(pictures="once", splits=("train",)))
     found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert list(found) == ["train"]
     assert sorted(found["train"].to_list(), key=lambda r: r["pair_id"]) == rows_of(lake, "train")
@@ -87,7 +87,7 @@ def test_hugging_face_rows_can_go_without_pictures(lake, tmp_path):
 def test_webdataset_reads_the_tables_and_the_pictures(lake, tmp_path):
     import webdataset
 
-    export_webdataset(lake, tmp_path / "out", SMALL)
+    export_webdataset(lake, profile(lake), tmp_path / "out", SMALL)
     files = images_by_id(lake, sorted(named(rows_of(lake))))
     for split in ("train", "test"):
         tars = sorted(glob.glob(str(tmp_path / f"out/{split}-*.tar")))
@@ -105,7 +105,7 @@ def test_webdataset_reads_the_tables_and_the_pictures(lake, tmp_path):
 
 
 def test_megapairs_reads_the_tables_and_the_pictures(lake, tmp_path):
-    export_megapairs(lake, tmp_path / "out")
+    export_megapairs(lake, profile(lake), tmp_path / "out")
     files = images_by_id(lake, sorted(named(rows_of(lake))))
     for split in ("train", "test"):
         rows = lines_of(tmp_path / f"out/{split}.jsonl")
@@ -127,7 +127,7 @@ def test_megapairs_reads_the_tables_and_the_pictures(lake, tmp_path):
 
 @pytest.mark.parametrize("format_", EXPORTS)
 def test_an_export_that_was_killed_goes_on_and_ends_the_same(lake, tmp_path, monkeypatch, format_):
-    EXPORTS[format_](lake, tmp_path / "whole", SMALL)
+    EXPORTS[format_](lake, profile(lake), tmp_path / "whole", SMALL)
     real, calls = os.replace, []
 
     def dying(source, target):
@@ -139,10 +139,10 @@ def test_an_export_that_was_killed_goes_on_and_ends_the_same(lake, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dying)
         with pytest.raises(KeyboardInterrupt):
-            EXPORTS[format_](lake, tmp_path / "out", SMALL)
+            EXPORTS[format_](lake, profile(lake), tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / ".out.partial").rglob("*") if p.suffix in (".parquet", ".tar", ".png")}
-    EXPORTS[format_](lake, tmp_path / "out", SMALL)
+    EXPORTS[format_](lake, profile(lake), tmp_path / "out", SMALL)
     now = {p: tmp_path / "out" / p.relative_to(tmp_path / ".out.partial") for p in kept}
     assert kept and all(now[p].stat().st_mtime_ns == written for p, written in kept.items())
     contents = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}  # noqa: E731
@@ -172,7 +172,7 @@ def test_decisions_are_honoured(own_lake, tmp_path, format_):
     log.add(ids[:5], "rejected")
     log.add(ids[5:8], "accepted")
     for decisions, expected in (("without_rejected", len(ids) - 5), ("only_accepted", 3), ("ignore", len(ids))):
-        made = EXPORTS[format_](own_lake, tmp_path / decisions, ExportSettings(decisions=decisions))
+        made = EXPORTS[format_](own_lake, profile(own_lake), tmp_path / decisions, ExportSettings(decisions=decisions))
         assert sum(made.count(*key) for key in made.rows) == expected
         assert made.left_out == ({} if expected == len(ids) else {"decision": len(ids) - expected})
 
@@ -187,13 +187,13 @@ def test_licences_kept_apart_lie_apart_with_their_own_pictures(own_lake, tmp_pat
             row["licence"] = mixed[n % 5]
         own_lake.write("triplets", shard, pa.Table.from_pylist(rows, TRIPLETS), "x")
     licences = LicenceSettings(share_alike="apart", non_commercial="exclude")
-    made = export_huggingface(own_lake, tmp_path / "out", ExportSettings(licences=licences))
+    made = export_huggingface(own_lake, profile(own_lake), tmp_path / "out", ExportSettings(licences=licences))
     assert made.sets() == ["main", "share_alike"] and made.left_out["licence"] > 0
     for name, config in (("main", "triplets"), ("share_alike", "triplets_share_alike")):
         found = datasets.load_dataset(str(tmp_path / "out"), config, split="train", cache_dir=str(tmp_path / "cache"))
-        expected = [r["pair_id"] for r in rows_of(own_lake, "train") if set_of(r["licence"], licences) == name]
+        expected = [r["pair_id"] for r in rows_of(own_lake, "train") if licence_set(r["licence"], licences) == name]
         assert sorted(found["pair_id"]) == expected
-    export_megapairs(own_lake, tmp_path / "mp", ExportSettings(licences=licences))
+    export_megapairs(own_lake, profile(own_lake), tmp_path / "mp", ExportSettings(licences=licences))
     apart = lines_of(tmp_path / "mp/share_alike/train.jsonl")
     pictures = tmp_path / "mp/share_alike/images"
     assert apart and all((pictures / name).is_file() for r in apart for name in (r["q_img"], r["t_img"], *r["hns"]))
@@ -204,8 +204,8 @@ def test_what_a_checkpoint_was_trained_on_is_exported_again(own_lake, tmp_path, 
     before = rows_of(own_lake)
     for shard in own_lake.partitions("triplets"):
         own_lake.write("triplets", shard, own_lake.read("triplets", shard).slice(3), "changed")
-    made = EXPORTS[format_](opened(own_lake, "demo"), tmp_path / "then", SMALL)
-    now = EXPORTS[format_](own_lake, tmp_path / "now", SMALL)
+    made = EXPORTS[format_](open_as_of(own_lake, "demo"), profile(own_lake), tmp_path / "then", SMALL)
+    now = EXPORTS[format_](own_lake, profile(own_lake), tmp_path / "now", SMALL)
     assert sum(made.count(*key) for key in made.rows) == len(before) > sum(now.count(*key) for key in now.rows)
     if format_ != "megapairs":
         assert f"{len(before):,} triplets" in (tmp_path / "then" / "README.md").read_text()
@@ -233,7 +233,7 @@ def test_the_command_says_what_it_wrote_and_what_is_wrong(own_lake, tmp_path):
 @pytest.mark.parametrize("format_", EXPORTS)
 def test_text_stays_data_in_every_export(hostile_lake, tmp_path, format_):
     lake = Lake(hostile_lake)
-    EXPORTS[format_](lake, tmp_path / "out", SMALL)
+    EXPORTS[format_](lake, profile(lake), tmp_path / "out", SMALL)
     plain = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./")
     names = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")]
     for tar in (tmp_path / "out").glob("*.tar"):

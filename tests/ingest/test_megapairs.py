@@ -27,8 +27,8 @@ SAME = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "split", 
 
 @pytest.fixture(scope="module")
 def exported(small_lake, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("release") / "out"
-    export_megapairs(Lake(small_lake[0]), out)
+    lake, out = Lake(small_lake[0]), tmp_path_factory.mktemp("release") / "out"
+    export_megapairs(lake, resolve(lake)[0], out)
     return out
 
 

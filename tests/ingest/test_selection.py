@@ -22,7 +22,7 @@ def sources(tmp_path):
 def sealed(lake: Lake, **choice) -> dict[str, dict]:
     """What asset corpus_manifest does; all rows by path, and which shards were written."""
     settings, choices = resolve(lake, **choice)
-    lake.choose(choices)
+    lake.write_configuration(choices)
     touched = []
     for shard, rows in reselect(lake, settings.corpus):
         lake.write("corpus_manifest", shard, rows, inputs="")

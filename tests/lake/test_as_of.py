@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mmret.cli import app
 from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.lake.as_of import opened
+from mmret.lake.as_of import open_as_of
 from mmret.lake.configuration import resolve
 from mmret.retriever.train.data_state import trained_on
 from mmret.retriever.train.stage import checkpoint_folder, train_recipe
@@ -46,8 +46,8 @@ def test_the_exact_rows_of_a_checkpoint_outlive_changes_of_the_lake(lake):
     assert 0 < rows.num_rows == lake.facts("checkpoints", "demo").notes["triplets"]
     change(lake)
     assert trained_on(lake, "demo").equals(rows)
-    assert opened(lake, "demo").read("triplets").equals(before) and not lake.read("triplets").equals(before)
-    assert opened(lake, str(checkpoint_folder(lake, "demo"))).read("triplets").equals(before)
+    assert open_as_of(lake, "demo").read("triplets").equals(before) and not lake.read("triplets").equals(before)
+    assert open_as_of(lake, str(checkpoint_folder(lake, "demo"))).read("triplets").equals(before)
     ids = "SELECT pair_id, texts FROM triplets ORDER BY pair_id"
     listed = sql(lake, ids, "--as-of", "demo")
     assert listed == before.select(["pair_id", "texts"]).sort_by("pair_id").to_pylist() != sql(lake, ids)
@@ -83,12 +83,12 @@ def test_export_as_of_a_checkpoint(lake, tmp_path):
 
 
 def test_a_state_is_read_only_and_says_what_it_does_not_keep(lake):
-    then = opened(lake, "demo")
+    then = open_as_of(lake, "demo")
     with pytest.raises(UserError, match="read only"):
         then.write("triplets", "shard-00000", TRIPLETS.empty_table(), "x")
     with pytest.raises(UserError, match="neighbours is not kept"):
         then.read("neighbours")
-    assert then.facts("triplets", "shard-77777") is None and opened(lake, None) is lake
+    assert then.facts("triplets", "shard-77777") is None and open_as_of(lake, None) is lake
 
 
 def test_licences_kept_apart_are_not_trained_on_together(lake, monkeypatch):
@@ -112,5 +112,5 @@ def test_checkpoints_of_before_say_so(lake):
     table = lake.read("checkpoints", "demo")
     lake.write("checkpoints", "demo", table, "x")
     with pytest.raises(UserError, match="older than recorded states"):
-        opened(lake, "demo")
+        open_as_of(lake, "demo")
     assert Path(checkpoint_folder(lake, "demo") / "data.state").is_file()

@@ -15,9 +15,10 @@ from mmret.cli import app
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.compact import compact
-from mmret.schemas import CHECKPOINTS, NEIGHBOURS, TRIPLETS
+from mmret.schemas import CHECKPOINTS, CORPUS_MANIFEST, NEIGHBOURS, TRIPLETS
 from mmret.settings import HistorySettings
-from mmret.warehouse import connect
+from mmret.warehouse import connect, refresh_catalogue
+from mmret.warehouse.catalogue import attach, catalogue_path
 
 DAY = 86_400 * 10**9
 SETTINGS = HistorySettings(days=7, bulky_days=1)
@@ -42,45 +43,45 @@ def test_replaced_versions_go_after_their_time_and_the_current_ones_stay(tmp_pat
     lake.write("neighbours", "shard-00000", NEIGHBOURS.empty_table(), "x")
     lake.write("neighbours", "shard-00000", NEIGHBOURS.empty_table(), "y")
     now = time.time_ns()
-    assert compact(lake, SETTINGS, now).versions_dropped == 0
-    assert compact(lake, SETTINGS, now + 2 * DAY).versions_dropped == 1 and kept(lake, "neighbours") == 1
-    report = compact(lake, SETTINGS, now + 8 * DAY)
+    assert compact(lake, SETTINGS, now, refresh_catalogue).versions_dropped == 0
+    assert compact(lake, SETTINGS, now + 2 * DAY, refresh_catalogue).versions_dropped == 1 and kept(lake, "neighbours") == 1
+    report = compact(lake, SETTINGS, now + 8 * DAY, refresh_catalogue)
     assert report.versions_dropped == 4 and report.bytes_freed > 0 and kept(lake) == 1 and ids(lake) == ["4"]
-    assert compact(lake, SETTINGS, now + 100 * DAY).versions_dropped == 0
+    assert compact(lake, SETTINGS, now + 100 * DAY, refresh_catalogue).versions_dropped == 0
     before = history.versions(lake, "triplets", "shard-00000")[0].written - 1
     with pytest.raises(UserError, match="have been dropped"):
-        history.at_time(lake, before, "then")
-    assert ids(history.at_time(lake, now, "then")) == ["4"]
+        history.state_at(lake, before, "then")
+    assert ids(history.state_at(lake, now, "then")) == ["4"]
 
 
 def test_what_a_checkpoint_was_trained_on_stays_as_long_as_the_checkpoint(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "a")
-    state = history.record(lake, history.pin(lake))
+    state = history.record_state(lake, history.current_state(lake))
     lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "x", state=state)
     for n in range(3):
         write(lake, str(n))
     far = time.time_ns() + 100 * DAY
-    compact(lake, SETTINGS, far)
+    compact(lake, SETTINGS, far, refresh_catalogue)
     assert kept(lake) == 2 and ids(history.as_of(lake, "demo")) == ["a"]
-    lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "y", state=history.record(lake, history.pin(lake)))
-    report = compact(lake, SETTINGS, far)
+    lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "y", state=history.record_state(lake, history.current_state(lake)))
+    report = compact(lake, SETTINGS, far, refresh_catalogue)
     assert kept(lake) == 1 and report.states_dropped == 1 and ids(history.as_of(lake, "demo")) == ["2"]
 
 
 def test_a_state_in_use_is_held_and_that_of_a_dead_process_is_not(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "a")
-    state = history.record(lake, history.pin(lake))
+    state = history.record_state(lake, history.current_state(lake))
     write(lake, "b")
     far = time.time_ns() + 100 * DAY
-    with history.hold(lake, state):
-        compact(lake, SETTINGS, far)
+    with history.protect_state(lake, state):
+        compact(lake, SETTINGS, far, refresh_catalogue)
         assert ids(history.as_of(lake, state)) == ["a"]
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (history.folder(lake) / "states" / f"{state}.{dead.pid}-0.held").touch()
-    compact(lake, SETTINGS, far)
+    compact(lake, SETTINGS, far, refresh_catalogue)
     assert kept(lake) == 1 and not list((history.folder(lake) / "states").iterdir())
 
 
@@ -91,12 +92,12 @@ def test_decisions_are_kept_for_a_checkpoint_alone_and_do_not_end_time_travel(tm
     write(lake, "a")
     lake.write("decisions", "me", DECISIONS.empty_table(), "")
     assert kept(lake, "decisions") == 0
-    history.pin(lake)
+    history.current_state(lake)
     lake.write("decisions", "me", DECISIONS.empty_table(), "")
     assert kept(lake, "decisions") == 1
     now = time.time_ns()
-    assert compact(lake, SETTINGS, now + 100 * DAY).versions_dropped == 1
-    assert ids(history.at_time(lake, now, "then")) == ["a"]
+    assert compact(lake, SETTINGS, now + 100 * DAY, refresh_catalogue).versions_dropped == 1
+    assert ids(history.state_at(lake, now, "then")) == ["a"]
 
 
 def test_a_reader_of_an_open_connection_is_not_disturbed(tmp_path):
@@ -104,8 +105,27 @@ def test_a_reader_of_an_open_connection_is_not_disturbed(tmp_path):
     write(lake, "a")
     with connect(lake) as reader:
         write(lake, "b")
-        compact(lake, SETTINGS, time.time_ns())
+        compact(lake, SETTINGS, time.time_ns(), refresh_catalogue)
         assert reader.execute("SELECT pair_id FROM triplets").fetchall() == [("a",)]
+
+
+def test_no_catalogue_on_disk_names_a_file_that_compaction_has_dropped(tmp_path):
+    lake = Lake(tmp_path)
+    lake.write("corpus_manifest", "shard-00000", CORPUS_MANIFEST.empty_table(), "x")
+    write(lake, "a")
+    refresh_catalogue(lake)
+    write(lake, "b")
+    assert compact(lake, SETTINGS, time.time_ns() + 100 * DAY, refresh_catalogue).versions_dropped == 1
+    assert attach(catalogue_path(lake)).execute("SELECT pair_id FROM triplets").fetchall() == [("b",)]
+
+
+def test_the_catalogue_is_refreshed_before_anything_is_dropped(tmp_path):
+    lake, versions = Lake(tmp_path), []
+    lake.write("corpus_manifest", "shard-00000", CORPUS_MANIFEST.empty_table(), "x")
+    write(lake, "a")
+    write(lake, "b")
+    compact(lake, SETTINGS, time.time_ns() + 100 * DAY, lambda lake: versions.append(kept(lake)))
+    assert versions == [2] and kept(lake) == 1
 
 
 def test_lance_files_are_merged_beside_readers_and_hold_the_same_rows(tmp_path):
@@ -127,16 +147,16 @@ def test_lance_files_are_merged_beside_readers_and_hold_the_same_rows(tmp_path):
 
     thread = threading.Thread(target=read)
     thread.start()
-    report = compact(lake, SETTINGS, time.time_ns())
+    report = compact(lake, SETTINGS, time.time_ns(), refresh_catalogue)
     done.set()
     thread.join()
     assert not problems and counts == {29}, problems[:2]
     assert report.lance_files_merged >= 29 and report.lance_files_made == 1 and report.lance_files_dropped == 0
     assert sorted(map(str, lake.lance("t").to_arrow().to_pylist())) == rows
-    dropped = compact(lake, HistorySettings(bulky_days=0), time.time_ns())
+    dropped = compact(lake, HistorySettings(bulky_days=0), time.time_ns(), refresh_catalogue)
     assert dropped.lance_versions_dropped > 25 and sorted(map(str, lake.lance("t").to_arrow().to_pylist())) == rows
     assert len(list((tmp_path / "lance" / "t.lance" / "data").iterdir())) == 1
-    assert compact(lake, SETTINGS, time.time_ns()).plain() == {name: 0 for name in dropped.plain()}
+    assert compact(lake, SETTINGS, time.time_ns(), refresh_catalogue).counts() == {name: 0 for name in dropped.counts()}
 
 
 def test_tables_that_a_writer_works_on_are_left_alone(tmp_path):
@@ -144,7 +164,7 @@ def test_tables_that_a_writer_works_on_are_left_alone(tmp_path):
     table = lake.lance("t", pa.schema([("x", pa.int64())]))
     for n in range(4):
         table.add(pa.table({"x": [n]}))
-    assert compact(lake, SETTINGS, time.time_ns(), lance=False).lance_files_merged == 0
+    assert compact(lake, SETTINGS, time.time_ns(), refresh_catalogue, lance=False).lance_files_merged == 0
 
 
 def test_the_command_does_it_and_is_safe_to_repeat(small_lake, tmp_path):

@@ -32,8 +32,8 @@ def test_a_replaced_partition_can_be_read_as_of_any_time_since(tmp_path):
         times.append(time.time_ns())
     write(lake, "shard-00001", "later")
     for n, when in enumerate(times):
-        assert ids(history.at_time(lake, when, "t")) == [str(i) for i in range(n + 1)]
-    assert ids(history.pin(lake)) == ["0", "1", "2", "later"]
+        assert ids(history.state_at(lake, when, "t")) == [str(i) for i in range(n + 1)]
+    assert ids(history.current_state(lake)) == ["0", "1", "2", "later"]
     local = datetime.fromtimestamp(times[0] / 1e9).isoformat()
     assert ids(history.as_of(lake, local)) == ["0"]
     with pytest.raises(UserError, match="no tables at"):
@@ -45,13 +45,13 @@ def test_a_version_costs_no_space_until_it_is_replaced(tmp_path):
     write(lake, "shard-00000", "a")
     kept = history.versions(lake, "triplets", "shard-00000")
     assert [v.path.stat().st_ino for v in kept] == [lake.path("triplets", "shard-00000").stat().st_ino]
-    assert history.link(lake, "triplets", "shard-00000") == kept[0].path and len(os.listdir(kept[0].path.parent)) == 1
+    assert history.current_version(lake, "triplets", "shard-00000") == kept[0].path and len(os.listdir(kept[0].path.parent)) == 1
 
 
 def test_the_state_of_a_checkpoint_outlives_what_is_written_later(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "shard-00000", "a", "b")
-    state = history.record(lake, history.pin(lake))
+    state = history.record_state(lake, history.current_state(lake))
     lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "x", state=state)
     write(lake, "shard-00000", "c")
     write(lake, "shard-00001", "d")
@@ -69,7 +69,7 @@ def test_the_state_of_a_checkpoint_outlives_what_is_written_later(tmp_path):
 def test_a_run_is_asked_for_by_its_name_and_what_is_not_known_says_what_is(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "shard-00000", "a")
-    history.note_run(lake, "run-1", 0, {"triplets": 1})
+    history.log_run(lake, "run-1", 0, {"triplets": 1})
     write(lake, "shard-00000", "b")
     with open(history.folder(lake) / "runs.jsonl", "a") as log:
         log.write('{"run": "run-2", "sta')
@@ -83,12 +83,12 @@ def test_partitions_of_before_versions_were_kept_are_pinned_too_and_a_damaged_on
     write(lake, "shard-00000", "a")
     for version in history.versions(lake, "triplets", "shard-00000"):
         version.path.unlink()
-    assert ids(history.pin(lake)) == ["a"]
+    assert ids(history.current_state(lake)) == ["a"]
     for version in history.versions(lake, "triplets", "shard-00000"):
         version.path.unlink()
     os.truncate(lake.path("triplets", "shard-00000"), 20)
     write(lake, "shard-00000", "b")
-    assert ids(history.pin(lake)) == ["b"]
+    assert ids(history.current_state(lake)) == ["b"]
 
 
 def test_a_file_system_without_hard_links_copies_what_is_pinned(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_file_system_without_hard_links_copies_what_is_pinned(tmp_path, monkey
     lake = Lake(tmp_path)
     write(lake, "shard-00000", "a")
     assert history.versions(lake, "triplets", "shard-00000") == []
-    state = history.pin(lake)
+    state = history.current_state(lake)
     write(lake, "shard-00000", "b")
     assert ids(state) == ["a"] and not [p for p in tmp_path.rglob("*.tmp")]
 
@@ -119,7 +119,7 @@ def test_a_state_pinned_while_partitions_are_rewritten_is_whole(tmp_path):
     try:
         seen = set()
         for _ in range(30):
-            found = ids(history.pin(lake, ("triplets",)))
+            found = ids(history.current_state(lake, ("triplets",)))
             assert len(found) == 5 and len(set(found)) == 1
             seen.add(found[0])
     finally:

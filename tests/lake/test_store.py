@@ -54,20 +54,6 @@ def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path):
     assert lake.partitions("evaluations") == ["demo", "other"]
 
 
-def test_recover_drops_lance_files_no_version_refers_to(tmp_path):
-    lake = Lake(tmp_path)
-    table = lake.lance("t", pa.schema([("x", pa.int64())]))
-    table.add(pa.table({"x": [1]}))
-    data = next((tmp_path / "lance" / "t.lance" / "data").iterdir())
-    orphan = data.with_name("0000deadbeef.lance")
-    orphan.write_bytes(data.read_bytes())
-    uncommitted = tmp_path / "lance" / "half.lance" / "data"
-    uncommitted.mkdir(parents=True)
-    assert not lake.has_lance("half") and lake.has_lance("t")
-    assert lake.recover() == 2
-    assert not uncommitted.exists() and not orphan.exists() and data.exists() and table.count_rows() == 1
-
-
 def test_a_damaged_partition_and_another_vector_width_say_what_to_do(tmp_path):
     lake = Lake(tmp_path)
     lake.write("evaluations", "demo", rows(1.0), inputs="x")

@@ -30,7 +30,7 @@ def command(lake, *more: str) -> subprocess.CompletedProcess:
 
 def test_what_is_there_is_shown_without_training(tmp_path):
     lake = evaluated(tmp_path / "lake", lambda study, place, seed: 3.0 + place, (0, 1))
-    lake.choose({"profile": "studies", "sources": [], "overrides": {}})
+    lake.write_configuration({"profile": "studies", "sources": [], "overrides": {}})
     done = CliRunner().invoke(app, ["study", "--lake", str(lake.root), "--show"])
     assert done.exit_code == 0 and done.output.count("of 2 seeds") == 4 and "3.0 ± 0.0" in done.output
     assert (lake.root / "studies.png").is_file()
@@ -38,7 +38,7 @@ def test_what_is_there_is_shown_without_training(tmp_path):
 
 def test_a_lake_without_studies_says_what_to_do(tmp_path):
     lake = Lake(tmp_path)
-    lake.choose({"profile": "demo", "sources": [], "overrides": {}})
+    lake.write_configuration({"profile": "demo", "sources": [], "overrides": {}})
     with pytest.raises(UserError, match="has no section 'studies': use another --lake"):
         CliRunner().invoke(app, ["study", "--lake", str(tmp_path), "--show"], catch_exceptions=False)
 

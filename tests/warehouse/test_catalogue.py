@@ -125,7 +125,7 @@ def test_a_file_of_before_a_column_was_added_reads_as_null(tmp_path, monkeypatch
 def test_partitions_and_runs_are_tables(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "shard-00000", 1)
-    history.note_run(lake, "run-1", 0, {"triplets": 50})
+    history.log_run(lake, "run-1", 0, {"triplets": 50})
     with connect(lake) as connection:
         assert connection.execute("SELECT table_name, partition, rows, inputs FROM partitions").fetchall() == [
             ("triplets", "shard-00000", 50, "1")
@@ -136,7 +136,7 @@ def test_partitions_and_runs_are_tables(tmp_path):
 def test_views_of_a_checkpoint_s_state_are_those_that_are_kept(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "shard-00000", 1)
-    state = history.pin(lake)
+    state = history.current_state(lake)
     write(lake, "shard-00000", 2)
     with connect(lake, state) as connection:
         assert generations(connection) == [("1", 50)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.curation.decisions import latest
+from mmret.curation.decisions import latest_decisions
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Lake
 from tests.browser import Watched, chromium
@@ -65,10 +65,10 @@ def test_review_by_keyboard_filters_and_sql(small_lake, tmp_path):
         page.keyboard.press("k")
         page.keyboard.press("k")
         page.wait_for_function("document.querySelectorAll('.triplet')[0].classList.contains('selected')")
-        assert {r["pair_id"]: r["decision"] for r in latest(lake).to_pylist()} == {ids[0]: "rejected", ids[2]: "accepted"}
+        assert {r["pair_id"]: r["decision"] for r in latest_decisions(lake).to_pylist()} == {ids[0]: "rejected", ids[2]: "accepted"}
         page.keyboard.press("u")
         page.wait_for_function("!document.querySelectorAll('.triplet')[0].classList.contains('rejected')")
-        assert set(latest(lake)["reviewer"].to_pylist()) == {"tester"} and latest(lake).num_rows == 1
+        assert set(latest_decisions(lake)["reviewer"].to_pylist()) == {"tester"} and latest_decisions(lake).num_rows == 1
 
         page.keyboard.press("n")
         page.get_by_text("21 to 40").wait_for(timeout=WAIT)

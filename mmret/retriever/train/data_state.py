@@ -14,7 +14,7 @@ import pyarrow as pa
 from mmret.atomic import write_text
 from mmret.errors import UserError
 from mmret.lake import Lake, history
-from mmret.lake.as_of import opened
+from mmret.lake.as_of import open_as_of
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.rows import also_reads, training_rows
 from mmret.settings import LicenceSettings, Recipe
@@ -22,16 +22,16 @@ from mmret.settings import LicenceSettings, Recipe
 
 def data_state(lake: Lake, recipe: Recipe) -> str:
     """Id of the recorded state that ``recipe`` trains on: the lake as it is now, or what its ``as_of`` names."""
-    tables = tuple(dict.fromkeys((*history.PINNED, *also_reads(recipe))))
+    tables = tuple(dict.fromkeys((*history.LINEAGE, *also_reads(recipe))))
     if recipe.as_of is None:
-        return history.record(lake, history.pin(lake, tables))
+        return history.record_state(lake, history.current_state(lake, tables))
     then = history.as_of(lake, recipe.as_of)
-    return history.record(lake, history.State(then.name, {t: then.files[t] for t in tables if t in then.files}))
+    return history.record_state(lake, history.State(then.name, {t: then.files[t] for t in tables if t in then.files}))
 
 
 def write_data_state(lake: Lake, folder: Path, state: str) -> None:
     """Put the state's id, and the triplet partitions it names, into a checkpoint's folder."""
-    record = {"state": state, "triplets": history.recorded(lake, state).get("triplets", {})}
+    record = {"state": state, "triplets": history.read_state(lake, state).get("triplets", {})}
     write_text(folder / history.STATE_FILE, json.dumps(record, indent=2) + "\n")
 
 
@@ -46,7 +46,7 @@ def trained_on(lake: Lake, name: str) -> pa.Table:
     recipe = Recipe.model_validate_json(lake.read("checkpoints", name)["settings"][0].as_py())
     if recipe.pair_source != "mined":
         raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")
-    then = opened(lake, facts.notes.get("state", name))
+    then = open_as_of(lake, facts.notes.get("state", name))
     licences = LicenceSettings.model_validate(facts.notes.get("licences", {}))
     kept = TrainingSet(training_rows(then, recipe, licences), recipe).keys  # the first 64 bits of its pair ids
     rows = then.read("triplets").sort_by("pair_id")

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.curation.decisions import heeded
+from mmret.curation.decisions import apply_decisions
 from mmret.curation.licences import MAIN, licence_sets
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -41,7 +41,7 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings | None =
         images = lake.read("images", columns=["image_id", "caption", "path", "licence"])
         rows = naive_triplets(images, recipe.pairs or 0, recipe.seed, resolve(lake)[0].evaluate)
         return rows.select(COLUMNS)
-    rows = heeded(lake, lake.read("triplets", columns=[*COLUMNS, "licence"]), recipe.decisions)
+    rows = apply_decisions(lake, lake.read("triplets", columns=[*COLUMNS, "licence"]), recipe.decisions)
     rows = _of_licences(lake, rows, recipe, licences or resolve(lake)[0].licences).select(COLUMNS)
     return rows if "neighbours" not in also_reads(recipe) else of_signals(rows, _found(lake, recipe))
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Facts, Lake, history
-from mmret.lake.as_of import opened
+from mmret.lake.as_of import open_as_of
 from mmret.lake.configuration import resolve
 from mmret.retriever.train.data_state import data_state, write_data_state
 from mmret.retriever.train.loop import train
@@ -40,7 +40,7 @@ def checkpoint_folder(lake: Lake, name: str) -> Path:
 
 def train_on_lake(lake: Lake, name: str, recipe: Recipe, on_row: OnRow | None = None, group: Group = ALONE) -> dict[str, Any]:
     """Train ``recipe`` on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`."""
-    rows = training_rows(opened(lake, recipe.as_of), recipe)
+    rows = training_rows(open_as_of(lake, recipe.as_of), recipe)
     return train(
         recipe,
         rows,
@@ -59,10 +59,10 @@ def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str, train_on: T
     """
     state = data_state(lake, recipe)
     recipe = recipe.model_copy(update={"as_of": state})  # the same rows in every process, whatever is written meanwhile
-    then = opened(lake, state)
+    then = open_as_of(lake, state)
     if not any(f.notes.get("train") for p in then.partitions("triplets") if (f := then.facts("triplets", p))):
         return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason="no training triplets")
-    with history.hold(lake, state):
+    with history.protect_state(lake, state):
         made = train_on(lake, name, recipe)
     folder = checkpoint_folder(lake, name).relative_to(lake.root)
     write_data_state(lake, lake.root / folder, state)

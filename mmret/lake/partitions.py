@@ -1,0 +1,101 @@
+"""Partition files as they lie in a lake: their rows, and the facts that each carries of how it was made. Reading only.
+
+A partition file carries three facts in its Parquet metadata: ``inputs``, the fingerprint of all it was computed from;
+``digest``, of its own content; ``rows``. Cost: one small read per partition for its facts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmret.errors import UserError
+from mmret.schemas import TABLES
+
+METADATA_KEY = b"mmret"
+"""Of a file's Parquet metadata: the facts, as JSON."""
+IMPORTED = "import-"
+"""How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is recorded of one partition."""
+
+    rows: int
+    inputs: str  # fingerprint of all that it was computed from
+    digest: str  # of its content
+    notes: dict[str, Any]  # free-form, JSON
+    written: int = field(default=0, compare=False)  # ns since 1970
+
+
+def read_facts(path: Path) -> Facts | None:
+    """What is recorded in a partition's file, the current one or an earlier version; None where it does not exist.
+
+    Raises UserError where it is no whole Parquet file.
+    """
+    try:
+        meta = pq.read_metadata(path)
+    except FileNotFoundError:
+        return None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+    noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
+    return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0))
+
+
+def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+    """Rows of partition files of ``table``, in the order given; an empty table where there are none."""
+    schema = TABLES[table]
+    if columns is not None:
+        schema = pa.schema([schema.field(c) for c in columns])
+    parts = [
+        pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None) for path in files
+    ]
+    return pa.concat_tables([schema.empty_table(), *parts])
+
+
+class PartitionFiles:
+    """The Parquet partitions under one folder, to read; what a file is called is said here alone."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser().absolute()
+
+    def path(self, table: str, partition: str) -> Path:
+        """The file of a partition, whether it exists or not."""
+        return self.root / table / f"{partition}.parquet"
+
+    def partitions(self, table: str) -> list[str]:
+        """Partitions of ``table`` that exist, in order."""
+        return sorted(p.stem for p in (self.root / table).glob("*.parquet") if not p.name.startswith("."))
+
+    def shards(self) -> list[str]:
+        """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
+        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORTED)]
+
+    def facts(self, table: str, partition: str) -> Facts | None:
+        """What is recorded of a partition, or None where it does not exist."""
+        return read_facts(self.path(table, partition))
+
+    def read(
+        self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None, filters: Any = None
+    ) -> pa.Table:
+        """Rows of the given partitions (None: all), in partition order; an empty table where there are none."""
+        if partitions is None:
+            partitions = self.partitions(table)
+        elif isinstance(partitions, str):
+            partitions = [partitions]
+        return read_files(table, (self.path(table, p) for p in partitions), columns, filters)
+
+    def head(self, table: str, partition: str, rows: int) -> pa.Table:
+        """The first ``rows`` rows of a partition, reading no more than it has to."""
+        with pq.ParquetFile(self.path(table, partition)) as file:
+            batches = file.iter_batches(batch_size=rows)
+            first = next(batches, None)
+            return pa.Table.from_batches([first] if first is not None else [], file.schema_arrow.remove_metadata())

@@ -1,0 +1,135 @@
+"""Leases: one holder at a time, told by the kernel's locks; who only asks is never in the way; a killed holder is noticed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pyarrow as pa
+import pytest
+
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.lake.lease import busy, exclusive
+
+HOLD = """
+import sys
+from mmret.lake import Lake
+from mmret.lake.lease import exclusive
+
+with exclusive(Lake(sys.argv[1]), "mmret study"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(lake: Lake) -> subprocess.Popen:
+    """Another process that holds the lease until its standard input ends."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(lake.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_second_holder_is_refused_and_the_lease_is_free_after_the_block(tmp_path):
+    lake = Lake(tmp_path / "lake")
+    assert not busy(lake) and not lake.root.exists(), "asking makes nothing"
+    with exclusive(lake) as lease:
+        assert not lease.unfinished and busy(lake)
+        with pytest.raises(UserError, match=r"another `mmret run` \(host .+, since 20.+\) is working on"), exclusive(lake):
+            pass
+        assert busy(lake), "who was refused has not taken the lease away"
+    with exclusive(lake) as another:
+        assert not another.unfinished and another.id != lease.id
+    assert not busy(lake)
+
+
+def test_a_holder_in_another_process_is_named_with_its_command_and_start_and_a_killed_one_is_unfinished(tmp_path):
+    lake = Lake(tmp_path)
+    process = holder(lake)
+    try:
+        named = rf"another `mmret study` \(host \S+, process {process.pid}, since 20\d\d-\S+\) is working on"
+        assert busy(lake)
+        with pytest.raises(UserError, match=named), exclusive(lake):
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not busy(lake), "the kernel has dropped the lock of the killed process"
+    with exclusive(lake) as lease:
+        assert lease.unfinished
+
+
+def test_a_holder_that_ends_well_leaves_nothing_unfinished_and_one_that_fails_does(tmp_path):
+    lake = Lake(tmp_path)
+    process = holder(lake)
+    process.communicate(b"")
+    with pytest.raises(ZeroDivisionError, match="division"), exclusive(lake) as lease:
+        assert not lease.unfinished
+        1 / 0  # noqa: B018
+    with exclusive(lake) as lease:
+        assert lease.unfinished
+
+
+@pytest.mark.parametrize("left", ["12345", '{"lease": "of a killed run"}', "{"])
+def test_whoever_asks_whether_the_lake_is_busy_never_makes_a_start_fail(tmp_path, left):
+    """With the text that a killed run left, each question locks the file for a moment."""
+    lake, done = Lake(tmp_path), threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            busy(lake)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(200):
+            (tmp_path / ".run.lock").write_text(left)
+            with exclusive(lake) as lease:
+                assert lease.unfinished
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_shared_lock_is_waited_for_and_not_taken_for_a_holder(tmp_path):
+    import fcntl
+
+    lake = Lake(tmp_path)
+    with exclusive(lake):
+        pass
+    with open(tmp_path / ".run.lock") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        threading.Timer(0.3, fcntl.flock, (asking.fileno(), fcntl.LOCK_UN)).start()
+        with exclusive(lake) as lease:
+            assert not lease.unfinished and busy(lake)
+
+
+def test_liveness_needs_no_process_ids(tmp_path, monkeypatch):
+    """The id on record may be anybody's: of another container, or given again."""
+    lake = Lake(tmp_path)
+    (tmp_path / ".run.lock").write_text(str(os.getpid()))
+    assert not busy(lake)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("no process is asked"))
+    with exclusive(lake) as lease:
+        assert lease.unfinished
+
+
+def test_the_lease_alone_lets_one_drop_lance_files_that_no_version_refers_to(tmp_path):
+    lake = Lake(tmp_path)
+    assert not hasattr(lake, "recover")
+    table = lake.lance("t", pa.schema([("x", pa.int64())]))
+    table.add(pa.table({"x": [1]}))
+    data = next((tmp_path / "lance" / "t.lance" / "data").iterdir())
+    orphan = data.with_name("0000deadbeef.lance")
+    orphan.write_bytes(data.read_bytes())
+    uncommitted = tmp_path / "lance" / "half.lance" / "data"
+    uncommitted.mkdir(parents=True)
+    assert not lake.has_lance("half") and lake.has_lance("t")
+    with exclusive(lake) as lease:
+        assert lease.recover() == 2
+    assert not uncommitted.exists() and not orphan.exists() and data.exists() and table.count_rows() == 1
+    with pytest.raises(RuntimeError, match="lease is over"):
+        lease.recover()
