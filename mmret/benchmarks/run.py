@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mmret.benchmarks.circo.runner import run_circo, run_cirr, run_fashioniq
 from mmret.benchmarks.common.pictures import Embedder, Encoder
-from mmret.benchmarks.common.run_gallery import run_circo, run_cirr, run_fashioniq
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions
 from mmret.benchmarks.genecis.runner import run_genecis
 from mmret.benchmarks.mmeb.runner import run_mmeb

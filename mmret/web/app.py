@@ -13,8 +13,8 @@ from typing import Any
 from mmret.curation.decisions import DecisionLog
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Lake
+from mmret.search.search import Searcher
 from mmret.web.pictures import Thumbnails
-from mmret.web.search import Searcher
 from mmret.web.tables import Tables
 
 POLICY = (

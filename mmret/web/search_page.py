@@ -7,10 +7,10 @@ from urllib.parse import urlencode
 
 from mmret.errors import UserError
 from mmret.ingest.stage import images_by_id
+from mmret.search.search import Query
 from mmret.web.app import Site
 from mmret.web.parts import empty, head, picture
 from mmret.web.pictures import ID, SIDES
-from mmret.web.search import Query
 
 K = 24
 _LARGEST = 32 * 2**20  # bytes of an uploaded picture

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from mmret.benchmarks.circo import scorer as circo
+from mmret.benchmarks.circo.submission import circo_submission, cirr_submission
 from mmret.benchmarks.cirr import scorer as cirr
+from mmret.benchmarks.common.gallery import DEPTH, Question, Ranker, paraphrased, prepare, ways
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder
 from mmret.benchmarks.common.protocol import Template, load_protocol
-from mmret.benchmarks.common.ranker import DEPTH, Question, Ranker, paraphrased, prepare, ways
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
-from mmret.benchmarks.common.submissions import circo_submission, cirr_submission
 from mmret.benchmarks.fashioniq import scorer as fashioniq
 from mmret.errors import UserError
 

@@ -1,8 +1,8 @@
 """The gallery over a synthetic lake of a million triplets: how long a person waits, and how much memory it takes.
 
-    python bench/gallery.py --lake DIR                      # makes the lake there first, if it is not there (about 0.7 GB)
-    python bench/gallery.py --lake DIR --triplets 100000
-    python bench/gallery.py --lake DIR --browser            # also in Chromium: from the address to the first pictures
+    python bench/web.py --lake DIR                      # makes the lake there first, if it is not there (about 0.7 GB)
+    python bench/web.py --lake DIR --triplets 100000
+    python bench/web.py --lake DIR --browser            # also in Chromium: from the address to the first pictures
 
 Counts are asserted before anything is timed. Each figure is the median of ``REPEATS`` calls after one that is not counted, wall
 clock; processor time of the process is given beside it, since other work may share the cores. The texts, scores and ids are drawn
