@@ -66,7 +66,5 @@ def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: 
         lake,
         profile,
         "evaluations",
-        lambda store, settings, recipe, inputs: with_model_card(
-            store, recipe, evaluate_recipe(store, recipe, settings.recipes[recipe], settings.evaluate, inputs)
-        ),
+        lambda store, settings, recipe, inputs: with_model_card(store, recipe, evaluate_recipe(store, settings, recipe, inputs)),
     )

@@ -1,21 +1,33 @@
-"""Search of the corpus for the page: any two checkpoints beside each other, each loaded once and kept.
+"""The one search of a lake's corpus, by picture, text or a picture changed as a text says, for the command, the page and a server.
 
 The first search with a checkpoint embeds the corpus if nobody has (the lake keeps the vectors); after that a query costs one
-forward pass and one product with the gallery. torch is imported by the first search, not before.
+forward pass and one product with the gallery, about 0.1 s over 100,000 pictures. Models stay in memory once used, with 4 bytes a
+dimension and picture. torch is imported by the first search, not before.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from mmret.errors import UserError
 from mmret.hashing import content_id
-from mmret.web.browse import images_of
-from mmret.web.tables import Tables
+from mmret.ingest.stage import images_by_id
+from mmret.lake import Lake
+from mmret.search.corpus_vectors import gallery
+from mmret.search.encoder import Encoder
+from mmret.search.models import UNTRAINED, model_folder, pick_recipe, trained_recipes
+from mmret.search.names import ImageNames
+from mmret.search.rank import rank, target_ranks
+from mmret.settings import Profile
+
+COLUMNS = ["image_id", "path", "root", "caption", "licence"]
+"""Of table ``images``, in a hit."""
 
 
 @dataclass(frozen=True)
@@ -27,76 +39,102 @@ class Query:
     target: str | None = None
 
 
-class Searcher:
-    """Checkpoints of one lake, kept in memory once used. Safe for threads; searches wait for each other."""
+@dataclass(frozen=True)
+class SearchResult:
+    """``hits``: rows with ``score`` (cosine) and :data:`COLUMNS`, best first. ``target_rank``: from 1, None without a target.
 
-    def __init__(self, tables: Tables):
-        self.tables, self.lake = tables, tables.lake
+    ``gallery``: how many pictures were searched.
+    """
+
+    hits: list[dict[str, Any]]
+    target_rank: int | None
+    gallery: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint in memory, and the corpus as it sees it: ``vectors`` (n, dim) float32, row i of ``ids[i]``."""
+
+    folder: Path | str
+    retriever: Encoder
+    ids: list[str]
+    vectors: np.ndarray
+    position: dict[str, int]
+
+    def encode(self, query: Query) -> np.ndarray:
+        """(1, dim) float32. A picture alone is encoded as a candidate is, without an instruction."""
+        from mmret.retriever.models.load import query_options
+
+        text = query.text.strip()
+        options = query_options(self.folder, composed=query.image is not None) if text else {}
+        return self.retriever.encode(None if query.image is None else [query.image], [text] if text else None, **options)
+
+
+class Searcher:
+    """Search of one lake with any of its checkpoints. Safe for threads; searches wait for each other.
+
+    searcher = Searcher(lake, profile)
+    searcher.search("demo", Query(text="a red circle"), k=5).hits
+    """
+
+    def __init__(self, lake: Lake, profile: Profile):
+        self.lake, self.profile = lake, profile
         self._lock = threading.Lock()
-        self._loaded: dict[str, tuple[Any, Any, list[str], np.ndarray]] = {}
+        self._models: dict[Path | str, tuple[Any, Model]] = {}
 
     def recipes(self) -> list[str]:
         """Names that :meth:`search` takes: trained recipes, then ``untrained``."""
-        from mmret.benchmarks.stage import UNTRAINED, trained_recipes
+        return [*trained_recipes(self.lake, self.profile), UNTRAINED]
 
-        return [*trained_recipes(self.lake), UNTRAINED]
+    def search(self, recipe: str, query: Query, k: int = 20) -> SearchResult:
+        """The ``k`` images nearest to ``query`` by the checkpoint of ``recipe``.
 
-    def search(self, recipe: str, query: Query, k: int = 20) -> dict[str, Any]:
-        """The ``k`` best images: ``hits`` (score, rank from 1, columns of ``images``), ``target_rank`` where a target is asked for.
-
-        A query picture that is in the corpus is not among its own results. Raises UserError for an empty query, an unknown recipe
-        or a picture that cannot be read.
+        A query picture that is in the corpus is not among its own results. While the corpus is embedded,
+        :func:`mmret.progress.advance` is told of it. Raises UserError for an empty query, an unknown recipe, a picture that
+        cannot be read, and a model whose vectors are not finite.
         """
-        from mmret.search.rank import rank
-
         if query.image is None and not query.text.strip():
             raise UserError("give a picture, a text or both")
-        if recipe not in self.recipes():
-            raise UserError(f"no checkpoint of recipe '{recipe}'; there are {', '.join(self.recipes())}")
+        pick_recipe(self.lake, self.profile, recipe)
         with self._lock:
-            retriever, options, ids, vectors = self._load(recipe)
-            text = query.text.strip()
-            vector = retriever.encode(
-                None if query.image is None else [query.image],
-                [text] if text else None,
-                **(options(query.image is not None) if text else {}),
-            )
-        at = {image_id: place for place, image_id in enumerate(ids)}
-        own = [at[i] for i in ([content_id(query.image)] if query.image else []) if i in at]
-        best = [int(p) for p in rank(vector, vectors, k, [own])[0] if p >= 0]
-        scores = vectors @ vector[0].astype(np.float32)
-        rows = images_of(self.tables, [ids[p] for p in best])
-        target = at.get(query.target or "")
-        return {
-            "hits": [
-                {**rows.get(ids[p], {"image_id": ids[p]}), "score": float(scores[p]), "rank": n} for n, p in enumerate(best, 1)
-            ],
-            "target_rank": None if target is None else _rank(scores, target, own),
-            "gallery": len(ids),
-        }
+            model = self._model(recipe)
+            vector = model.encode(query)
+        own = content_id(query.image) if query.image else None
+        exclude = [{model.position[own]} if own in model.position else set()]
+        best = [int(p) for p in rank(vector, model.vectors, k, exclude)[0] if p >= 0]
+        scores = model.vectors[best] @ vector[0].astype(np.float32)
+        ids = [model.ids[p] for p in best]
+        found = self.lake.read("images", columns=COLUMNS, filters=pc.field("image_id").isin(ids)).to_pylist()
+        rows = {row["image_id"]: row for row in found}
+        gone = dict.fromkeys(COLUMNS)  # of a picture whose row was removed since its vector was read
+        target = model.position.get(query.target or "")
+        return SearchResult(
+            [{"score": float(score), **rows.get(i, gone | {"image_id": i})} for i, score in zip(ids, scores, strict=True)],
+            None if target is None else int(target_ranks(vector, model.vectors, [{target}], [exclude[0] - {target}])[0]),
+            len(model.ids),
+        )
 
-    def _load(self, recipe: str) -> tuple[Any, Any, list[str], np.ndarray]:
-        from mmret.benchmarks.stage import checkpoint_folder
-        from mmret.retriever.models.load import Retriever, query_options
-        from mmret.search.rank import gallery
+    def _model(self, recipe: str) -> Model:
+        """The model of ``recipe``, loaded again where its checkpoint or the corpus has changed since."""
+        from mmret.retriever.models.load import Retriever
 
-        folder = checkpoint_folder(self.lake, recipe)
+        folder = model_folder(self.lake, self.profile, recipe)
+        trained = self.lake.facts("checkpoints", recipe)
         images = [self.lake.facts("images", shard).digest for shard in self.lake.partitions("images")]
-        state = f"{folder}:{images}:{_trained(self.lake, recipe)}"
-        if state not in self._loaded:
-            for old in [key for key in self._loaded if key.startswith(f"{folder}:")]:
-                del self._loaded[old]
+        state = (images, trained.digest if trained else "")
+        if folder not in self._models or self._models[folder][0] != state:
+            self._models.pop(folder, None)  # before the new one is loaded: memory for one
             ids, vectors = gallery(self.lake, folder)
-            self._loaded[state] = (Retriever.load(folder), lambda composed: query_options(folder, composed=composed), ids, vectors)
-        return self._loaded[state]
+            position = {image_id: i for i, image_id in enumerate(ids)}
+            self._models[folder] = (state, Model(folder, Retriever.load(folder), ids, vectors, position))
+        return self._models[folder][1]
 
 
-def _trained(lake: Any, recipe: str) -> str:
-    facts = lake.facts("checkpoints", recipe)
-    return facts.digest if facts else ""
-
-
-def _rank(scores: np.ndarray, target: int, own: list[int]) -> int:
-    """Rank of ``target`` from 1, the query's own picture not counted; ties rank before it."""
-    before = np.count_nonzero(scores >= scores[target]) - 1
-    return 1 + before - sum(scores[p] >= scores[target] and p != target for p in own)
+def query_image(lake: Lake, image: Path) -> bytes:
+    """Contents of ``image``: a file, or a path or id of the corpus. Raises UserError for what is neither."""
+    if image.is_file():
+        return image.read_bytes()
+    image_id = ImageNames(lake).resolve(str(image), "--image")
+    if image_id is None:
+        raise UserError(f'--image {image}: rejected at ingest, see `mmret sql "SELECT * FROM rejects"`; give the file itself')
+    return images_by_id(lake, [image_id])[image_id]
