@@ -9,13 +9,9 @@ from typing import Annotated
 
 import typer
 
+from mmret.benchmarks.registry import BENCHMARKS
 
-class Benchmark(StrEnum):
-    circo = "circo"
-    cirr = "cirr"
-    fashioniq = "fashioniq"
-    genecis = "genecis"
-    mmeb = "mmeb"
+Benchmark = StrEnum("Benchmark", list(BENCHMARKS))
 
 
 class Gallery(StrEnum):

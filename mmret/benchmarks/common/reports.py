@@ -17,8 +17,8 @@ import pyarrow as pa
 import yaml
 
 from mmret.atomic import write_text
-from mmret.benchmarks.circo.submission import write_submission
 from mmret.benchmarks.common.runs import COMPOSED, BenchmarkRun, Variant
+from mmret.benchmarks.common.submissions import write_submission
 from mmret.hashing import fingerprint
 from mmret.lake import Lake
 from mmret.schemas import EVALUATIONS
