@@ -41,7 +41,7 @@ def score(
     for note in scores.notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        typer.echo(json.dumps(scores.values, indent=2, allow_nan=False))
+        typer.echo(json.dumps(scores.document(), indent=2, allow_nan=False))
         return
     from rich.table import Table
 
@@ -49,5 +49,6 @@ def score(
     table.add_column("metric")
     table.add_column("%", justify="right")
     for metric, value in scores.rows():
-        table.add_row(metric, "-" if value is None else f"{value:.2f}")
+        bound = "≥ " if metric in scores.lower_bounds else ""
+        table.add_row(metric, "-" if value is None else f"{bound}{value:.2f}")
     Console().print(table)
