@@ -1,6 +1,7 @@
 """Stage ``evaluations``: how well a recipe's checkpoint retrieves over the whole corpus, beside the model before training.
 
-Two rulers need no download. ``held-out triplets``: instructions of query images that no recipe trains on, with their one target.
+Two sets of queries need no download. ``held-out triplets``: instructions of query images that no recipe trains on, each with
+its one target.
 ``held-out edits``: on a ``shapes`` corpus, edits whose every right answer is known (:mod:`mmret.benchmarks.edits`).
 Cost: the image tower once over the corpus per checkpoint, kept in the lake; then well under a second per 1,000 queries.
 """
@@ -65,18 +66,18 @@ def held_out_edits(lake: Lake, settings: EvaluateSettings) -> list[Query]:
     return [Query(e["reference"], e["text"], frozenset(e["targets"])) for e in edits(extras, settings.edits)]
 
 
-BENCHMARKS = {"held-out triplets": held_out_triplets, "held-out edits": held_out_edits}
+QUERY_SETS = {"held-out triplets": held_out_triplets, "held-out edits": held_out_edits}
 
 
 def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Facts:
-    """Write ``evaluations`` of recipe ``name``: every benchmark, its checkpoint and the untrained model over the same gallery.
+    """Write ``evaluations`` of recipe ``name``: every set of queries, its checkpoint and the untrained model over the same gallery.
 
     What some recipe's partition holds already, of the same checkpoint, queries and pictures, is taken from there: the
     untrained model is measured once and not with every recipe.
     """
     rows: list[dict[str, Any]] = []
     trained = [name] if lake.facts("checkpoints", name).rows else []
-    for benchmark, queries_of in BENCHMARKS.items():
+    for benchmark, queries_of in QUERY_SETS.items():
         queries = queries_of(lake, profile.evaluate)
         if not queries:
             continue

@@ -21,7 +21,7 @@ Order = Literal["table", "clip_image", "-clip_image", "dino_image", "-dino_image
 
 
 class Filters(Settings):
-    """What to show. ``chosen`` are pair ids of a free query, in its order."""
+    """What to show. ``pair_ids``: those of a free query alone, in its order."""
 
     shard: str | None = None
     split: Literal["train", "test"] | None = None
@@ -31,7 +31,7 @@ class Filters(Settings):
     decision: Literal["undecided", "accepted", "rejected"] | None = None
     licences: tuple[str, ...] | None = Field(None, description="texts of the licence column; '' where none is given")
     order: Order = "table"
-    chosen: tuple[str, ...] | None = None
+    pair_ids: tuple[str, ...] | None = None
 
     def empty(self) -> bool:
         return self == Filters()
@@ -67,10 +67,10 @@ def _query(filters: Filters) -> tuple[str, str, dict[str, Any]]:
     elif filters.decision:
         where.append("t.pair_id IN (SELECT pair_id FROM decided WHERE decision = $decision)")
         values["decision"] = filters.decision
-    if filters.chosen is not None:
+    if filters.pair_ids is not None:
         joins.append("JOIN chosen c ON c.pair_id = t.pair_id")
     signal = filters.order.lstrip("-")
-    order = "ORDER BY c.place" if filters.chosen is not None and filters.order == "table" else ""
+    order = "ORDER BY c.place" if filters.pair_ids is not None and filters.order == "table" else ""
     if filters.order != "table":
         order = f"ORDER BY p.{signal}_score {'DESC' if filters.order.startswith('-') else 'ASC'} NULLS LAST, t.pair_id"
     return "FROM " + " ".join(joins) + (" WHERE " + " AND ".join(where) if where else ""), order, values
@@ -78,8 +78,8 @@ def _query(filters: Filters) -> tuple[str, str, dict[str, Any]]:
 
 def _relations(tables: Tables, filters: Filters) -> dict[str, pa.Table]:
     relations = {"decided": tables.decisions()} if filters.decision else {}
-    if filters.chosen is not None:
-        ids = pa.array(filters.chosen, pa.string())
+    if filters.pair_ids is not None:
+        ids = pa.array(filters.pair_ids, pa.string())
         relations["chosen"] = pa.table({"pair_id": ids, "place": pa.array(range(len(ids)), pa.int64())})
     return relations
 

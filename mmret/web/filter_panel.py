@@ -33,7 +33,7 @@ class FilterPanel:
         from nicegui import ui
 
         self.site, self.changed, self.choices = site, changed, choices
-        self.chosen: tuple[str, ...] | None = None
+        self.pair_ids: tuple[str, ...] | None = None
         self.text = ui.input("in instructions or captions").props("dense outlined clearable debounce=400").classes("w-full")
         self.shard = self._select({"": "any shard", **{s: s for s in choices["shards"]}})
         self.split = self._select(_SPLITS)
@@ -87,7 +87,7 @@ class FilterPanel:
             text=(self.text.value or "").strip(),
             order=self.order.value,
             scores=scores,
-            chosen=self.chosen,
+            pair_ids=self.pair_ids,
         )
 
     async def apply(self) -> None:
@@ -95,7 +95,7 @@ class FilterPanel:
 
     async def reset(self) -> None:
         """Back to everything."""
-        self.chosen = None
+        self.pair_ids = None
         for element in (self.shard, self.split, self.signal, self.decision, self.licence, self.order):
             element.value = next(iter(element.options))
         for element in self.ranges.values():
@@ -107,7 +107,7 @@ class FilterPanel:
         """Run the free query; its pairs become the list, or its rows a table."""
         text = (self.sql.value or "").strip()
         if not text:
-            self.chosen = None
+            self.pair_ids = None
             return await self.apply()
         self.status.text = "running ..."
         try:
@@ -120,7 +120,7 @@ class FilterPanel:
             self.status.text = f"{len(answer.rows):,}{' or more' if answer.more else ''} rows"
             _table(answer)
             return
-        self.chosen = ids
+        self.pair_ids = ids
         self.status.text = f"{len(ids):,} pairs{', and more that are not shown' if answer.more else ''}"
         await self.apply()
 

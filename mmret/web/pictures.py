@@ -1,6 +1,6 @@
 """Pictures for the browser, from Lance by id: decoded and encoded anew, so that a file that is not a picture is never served.
 
-A page's pictures are fetched in one look-up (about 30 ms for 500) and kept as thumbnails, the last ``MOST_THUMBNAILS`` of them.
+A page's pictures are fetched in one look-up (about 30 ms for 500); the last ``MOST_THUMBNAILS`` stay in memory as thumbnails.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Thumbnails:
         if not missing:
             return
         files = images_by_id(self.lake, missing)
-        made = {i: _thumbnail(files.get(i), side) for i in missing}
+        new = {i: _thumbnail(files.get(i), side) for i in missing}
         with self._lock:
-            self._thumbnails.update(((i, side), data) for i, data in made.items())
+            self._thumbnails.update(((i, side), data) for i, data in new.items())
             while len(self._thumbnails) > MOST_THUMBNAILS:
                 self._thumbnails.popitem(last=False)
 

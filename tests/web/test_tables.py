@@ -123,8 +123,8 @@ def test_free_sql_chooses_pairs_in_its_own_order(tables):
     answer = run_query(tables, "SELECT pair_id FROM triplets ORDER BY pair_id DESC", 50)
     ids = answer.pair_ids()
     assert answer.more and len(ids) == 50 and list(ids) == sorted(ids, reverse=True)
-    assert [r["pair_id"] for r in everything(tables, Filters(chosen=ids))] == list(ids)
-    assert count(tables, Filters(chosen=(*ids, "none such"))) == 50
+    assert [r["pair_id"] for r in everything(tables, Filters(pair_ids=ids))] == list(ids)
+    assert count(tables, Filters(pair_ids=(*ids, "none such"))) == 50
     assert run_query(tables, "SELECT count(*) AS n FROM images", 5).pair_ids() is None
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmret.errors import UserError
 
-SHOWN = 5
+MOST_LISTED = 5
 """Problems of one kind that are listed before they are only counted."""
 
 
@@ -137,7 +137,7 @@ def recognise(data: Any) -> str:
     if "metric" in data or "version" in data:
         return f"a CIRR submission (metric {data.get('metric')!r})"
     found = (name for name, looks in _LOOKS if looks(data))
-    return next(found, f"an object with the keys {', '.join(list(data)[:SHOWN])}")
+    return next(found, f"an object with the keys {', '.join(list(data)[:MOST_LISTED])}")
 
 
 def _first_entries(data: dict[str, Any]) -> set[type | None]:
@@ -245,8 +245,8 @@ class Findings:
         if self.errors:
             lines = []
             for kind, details in self.errors.items():
-                more = f"; and {len(details) - SHOWN} more" if len(details) > SHOWN else ""
-                lines.append(f"  {kind}: {'; '.join(details[:SHOWN])}{more}")
+                more = f"; and {len(details) - MOST_LISTED} more" if len(details) > MOST_LISTED else ""
+                lines.append(f"  {kind}: {'; '.join(details[:MOST_LISTED])}{more}")
             raise UserError(f"{self.path} cannot be scored:\n" + "\n".join(lines))
         if self.short:
             self.note(f"{self.short} lists are shorter than the benchmark asks for")
@@ -254,7 +254,7 @@ class Findings:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")
 
 
 def _short(value: Any) -> str:
