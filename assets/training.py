@@ -54,6 +54,6 @@ def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: 
         profile,
         "evaluations",
         lambda store, settings, recipe, inputs: with_model_card(
-            store, settings, recipe, evaluate_recipe(store, recipe, settings.recipes[recipe], settings.evaluate, inputs)
+            store, settings, recipe, evaluate_recipe(store, settings, recipe, inputs)
         ),
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mmret.benchmarks.common.pictures import Encoder
 from mmret.errors import UserError
+from mmret.search.encoder import Encoder
 
 try:
     from mteb.models.abs_encoder import AbsEncoder

@@ -1,25 +1,15 @@
-"""One entrance to the five runners: a checkpoint and a benchmark's pictures in, numbers with their protocol out."""
+"""One entrance to the runners: a checkpoint and a benchmark's pictures in, numbers with their protocol out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from mmret.benchmarks.common.pictures import Embedder, Encoder
-from mmret.benchmarks.common.run_gallery import run_circo, run_cirr, run_fashioniq
+from mmret.benchmarks.common.pictures import Embedder
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions
-from mmret.benchmarks.genecis.runner import run_genecis
-from mmret.benchmarks.mmeb.runner import run_mmeb
+from mmret.benchmarks.registry import benchmark_of, takers
 from mmret.errors import UserError
 from mmret.lake import Lake
-
-RUNNERS: dict[str, Callable[[Embedder, RunOptions], BenchmarkRun]] = {
-    "circo": run_circo,
-    "cirr": run_cirr,
-    "fashioniq": run_fashioniq,
-    "genecis": run_genecis,
-    "mmeb": run_mmeb,
-}
+from mmret.search.encoder import Encoder
 
 
 def run_benchmark(
@@ -30,19 +20,19 @@ def run_benchmark(
     Raises UserError for an unknown benchmark, missing pictures (unless allowed), malformed annotations, and embeddings
     that are not finite or all the same.
     """
-    runner = RUNNERS.get(benchmark)
-    if runner is None:
-        raise UserError(f"no benchmark '{benchmark}': there are {', '.join(RUNNERS)}")
-    if options.gallery != "original" and benchmark != "fashioniq":
-        raise UserError("only fashioniq has a choice of gallery")
-    return runner(Embedder(encoder, model, lake, batch_size), options)
+    entry = benchmark_of(benchmark)
+    if options.gallery != "original" and "gallery" not in entry.options:
+        raise UserError(f"only {' and '.join(takers('gallery'))} has a choice of gallery")
+    return entry.run(Embedder(encoder, model, lake, batch_size), options)
 
 
 def run_checkpoint(
     benchmark: str, checkpoint: str | Path, options: RunOptions, lake: Lake | None = None, batch_size: int = 64
 ) -> BenchmarkRun:
-    """As :func:`run_benchmark` for a checkpoint folder (ours, a BGE-VL or any CLIP folder) or a hub name."""
-    import mmret
-    from mmret.retriever.models.load import embedding_digest
+    """As :func:`run_benchmark` for a checkpoint folder (ours, a BGE-VL or any CLIP folder) or a hub name.
 
-    return run_benchmark(benchmark, mmret.Retriever.load(checkpoint), embedding_digest(checkpoint), options, lake, batch_size)
+    run_checkpoint("cirr", "lakes/demo/checkpoints/demo", RunOptions(images, annotations)).variants[0].values
+    """
+    from mmret.retriever.models.load import Retriever, embedding_digest
+
+    return run_benchmark(benchmark, Retriever.load(checkpoint), embedding_digest(checkpoint), options, lake, batch_size)

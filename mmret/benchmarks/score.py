@@ -1,43 +1,28 @@
-"""One entrance to the five scorers, for the command line and for Python."""
+"""One entrance to the scorers, for the command line and for Python."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
-from mmret.benchmarks.circo import scorer as circo
-from mmret.benchmarks.cirr import scorer as cirr
 from mmret.benchmarks.common.scores import ScoreOptions, Scores
-from mmret.benchmarks.fashioniq import scorer as fashioniq
-from mmret.benchmarks.genecis import scorer as genecis
-from mmret.benchmarks.mmeb import scorer as mmeb
+from mmret.benchmarks.registry import benchmark_of, takers
 from mmret.errors import UserError
-
-SCORERS: dict[str, Callable[[Path, Path, ScoreOptions], Scores]] = {
-    "circo": circo.score,
-    "cirr": cirr.score,
-    "fashioniq": fashioniq.score,
-    "genecis": genecis.score,
-    "mmeb": mmeb.score,
-}
 
 
 def score_file(benchmark: str, annotations: str | Path, predictions: str | Path, options: ScoreOptions | None = None) -> Scores:
     """Score a prediction file by the benchmark's official rules.
 
     ``annotations``: the benchmark's annotation file or a folder in its official layout. Raises UserError for an unknown
-    benchmark and for malformed files of either kind.
+    benchmark, an option of another one, and malformed files of either kind.
+
+        score_file("circo", "CIRCO/annotations/val.json", "predictions.json").values["mAP"]["5"]
     """
-    scorer = SCORERS.get(benchmark)
-    if scorer is None:
-        raise UserError(f"no benchmark '{benchmark}': there are {', '.join(SCORERS)}")
+    entry = benchmark_of(benchmark)
     options = options or ScoreOptions()
-    for chosen, name, takers in (
-        (options.subset_predictions, "--subset-predictions", ("cirr",)),
-        (options.soft, "--soft", ("cirr",)),
-        (options.remove_reference, "--remove-reference", ("circo", "fashioniq")),
-        (options.gallery != "original", "--gallery", ("fashioniq",)),
-    ):
-        if chosen and benchmark not in takers:
-            raise UserError(f"{name} is for {' and '.join(takers)} only, not for {benchmark}")
-    return scorer(Path(annotations), Path(predictions), options)
+    for field in fields(options):
+        names = takers(field.name)
+        if names and benchmark not in names and getattr(options, field.name) != field.default:
+            flag = f"--{field.name.replace('_', '-')}"
+            raise UserError(f"{flag} is for {' and '.join(names)} only, not for {benchmark}")
+    return entry.score(Path(annotations), Path(predictions), options)

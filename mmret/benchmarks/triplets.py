@@ -1,7 +1,6 @@
 """Queries of the user's own: a file of ``{"reference", "text", "target"}`` resolved to images of the corpus.
 
-Paths are written as in the corpus manifest; where two sources use the same relative path, the absolute one tells them apart.
-An image that was taken as a duplicate is found under each of its names. Reads three columns of the manifest.
+Names are resolved by :mod:`mmret.search.names`. Cost: the file, and three columns of the manifest.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.search.names import ImageNames
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def read_triplets(lake: Lake, file: Path) -> tuple[list[Query], dict[str, int]]:
     the target is the very picture of the reference (two names of one file), which is removed from the ranking.
     Raises UserError naming the row for anything malformed, unknown or ambiguous, and where no row is left.
     """
-    names = Names(lake)
+    names = ImageNames(lake)
     queries: list[Query] = []
     skipped: dict[str, int] = {}
     for line, row in _rows(file):
@@ -54,40 +54,6 @@ def read_triplets(lake: Lake, file: Path) -> tuple[list[Query], dict[str, int]]:
     if not queries:
         raise UserError(f"{file} holds no triplet that can be asked of this corpus {skipped or ''}".strip())
     return queries, skipped
-
-
-class Names:
-    """From a path of the manifest, an absolute path or an image id to the image id."""
-
-    def __init__(self, lake: Lake):
-        rows = lake.read("corpus_manifest", columns=["root", "path", "image_id"]).to_pylist()
-        if not rows:
-            raise UserError(f"{lake.root} holds no lake yet: make one with `mmret run --lake {lake.root}`")
-        self._taken = set(lake.read("images", columns=["image_id"])["image_id"].to_pylist())
-        self._by_path: dict[str, set[str]] = {}
-        self._refused: set[str] = set()
-        for row in rows:
-            for name in (row["path"], str(Path(row["root"]) / row["path"])):
-                if row["image_id"] in self._taken:
-                    self._by_path.setdefault(name, set()).add(row["image_id"])
-                else:
-                    self._refused.add(name)
-
-    def resolve(self, name: Any, where: str) -> str | None:
-        """Image id of ``name``, None for one that was rejected at ingest; raises UserError starting with ``where``."""
-        if name in self._taken:
-            return name
-        found = self._by_path.get(name) or self._by_path.get(str(name).removeprefix("./")) or set()
-        if len(found) == 1:
-            return next(iter(found))
-        if found:
-            raise UserError(f"{where}: {name} names {len(found)} images of different sources; write the absolute path")
-        if name in self._refused:
-            return None
-        raise UserError(
-            f"{where}: no image of the corpus is called {name!r}; paths are written as in the corpus manifest "
-            '(see `mmret sql "SELECT path FROM images"`)'
-        )
 
 
 def _rows(file: Path) -> list[tuple[int, Any]]:

@@ -24,15 +24,18 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model."""
-    from mmret.benchmarks.stage import UNTRAINED, evaluate_queries, pick_recipe
+    from mmret.benchmarks.stage import evaluate_queries
     from mmret.benchmarks.triplets import read_triplets
+    from mmret.lake.configuration import resolve
+    from mmret.search.models import UNTRAINED, pick_recipe
 
     store = Lake(lake)
-    name = pick_recipe(store, recipe)
+    profile, _ = resolve(store)
+    name = pick_recipe(store, profile, recipe)
     queries, skipped = read_triplets(store, triplets)
     for reason, n in skipped.items():
         print(f"note: {n:,} rows left out: {reason.replace('_', ' ')}", file=sys.stderr)
-    results = {r: evaluate_queries(store, r, queries) for r in dict.fromkeys((name, UNTRAINED))}
+    results = {r: evaluate_queries(store, profile, r, queries) for r in dict.fromkeys((name, UNTRAINED))}
     gallery = results[name].pop("gallery")
     results.get(UNTRAINED, {}).pop("gallery", None)
     if as_json:

@@ -40,7 +40,9 @@ def chosen_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | N
         if recipe is not None:
             raise UserError("--recipe names a checkpoint of a --lake; with --checkpoint leave it out")
         return checkpoint
-    from mmret.benchmarks.stage import checkpoint_folder, pick_recipe
+    from mmret.lake.configuration import resolve
+    from mmret.search.models import model_folder, pick_recipe
 
     store = Lake(lake)
-    return checkpoint_folder(store, pick_recipe(store, recipe))
+    profile, _ = resolve(store)
+    return model_folder(store, profile, pick_recipe(store, profile, recipe))

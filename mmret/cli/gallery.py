@@ -21,7 +21,9 @@ def gallery(
 ) -> None:
     """Browse triplets, see where each came from, accept or reject them, and search with any checkpoint."""
     if importlib.util.find_spec("nicegui") is None:
-        raise UserError("the gallery needs the extra 'gallery': pip install 'mmret[gallery]'")
+        raise UserError("the page needs the extra 'gallery': pip install 'mmret[gallery]'")
+    from mmret.lake.configuration import resolve
     from mmret.web.app import serve
 
-    serve(Lake(lake), port, host, not no_browser, reviewer)
+    store = Lake(lake)
+    serve(store, resolve(store)[0], port, host, not no_browser, reviewer)

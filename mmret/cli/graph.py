@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def exclusive(lake: Lake, choices: dict[str, Any] | None = None, command: str = "mmret run") -> Iterator[Lease]:
     """Hold the lake's lease for the block, so that no two runs write it at once.
 
-    ``choices``: settings to record with the lake first (see :meth:`Lake.write_configuration`). Where the last run was cut short, the files
-    that it left half written are removed before the block begins. Raises UserError while another process holds the lake.
+    ``choices``: settings to record with the lake first (:meth:`Lake.write_configuration`). Where the last run was cut short, the
+    files that it left half written are removed before the block begins. Raises UserError while another process holds the lake.
     """
     with lease_of(lake, command) as lease:
         if choices is not None:

@@ -9,13 +9,9 @@ from typing import Annotated
 
 import typer
 
+from mmret.benchmarks.registry import BENCHMARKS
 
-class Benchmark(StrEnum):
-    circo = "circo"
-    cirr = "cirr"
-    fashioniq = "fashioniq"
-    genecis = "genecis"
-    mmeb = "mmeb"
+Benchmark = StrEnum("Benchmark", list(BENCHMARKS))
 
 
 class Gallery(StrEnum):
@@ -45,7 +41,7 @@ def score(
     for note in scores.notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        typer.echo(json.dumps(scores.values, indent=2, allow_nan=False))
+        typer.echo(json.dumps(scores.document(), indent=2, allow_nan=False))
         return
     from rich.table import Table
 
@@ -53,5 +49,6 @@ def score(
     table.add_column("metric")
     table.add_column("%", justify="right")
     for metric, value in scores.rows():
-        table.add_row(metric, "-" if value is None else f"{value:.2f}")
+        bound = "≥ " if metric in scores.lower_bounds else ""
+        table.add_row(metric, "-" if value is None else f"{bound}{value:.2f}")
     Console().print(table)

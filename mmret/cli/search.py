@@ -22,20 +22,27 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False,
 ) -> None:
     """Find images of the corpus. The query image itself, where it is in the corpus, is left out."""
-    from mmret.benchmarks.stage import pick_recipe, search_corpus
+    from mmret.cli.terminal import console
+    from mmret.lake.configuration import resolve
+    from mmret.progress import reporting
+    from mmret.search.models import pick_recipe
+    from mmret.search.search import Query, Searcher, query_image
 
     if image is None and not (text or "").strip():
         raise UserError("give --image, --text or both")
     store = Lake(lake)
-    hits = search_corpus(store, pick_recipe(store, recipe), image, text, k)
+    profile, _ = resolve(store)
+    name = pick_recipe(store, profile, recipe)
+    query = Query(None if image is None else query_image(store, image), text or "")
+    with reporting(stderr_reporter(f"embedding the corpus with {name}")):
+        found = Searcher(store, profile).search(name, query, k)
+    hits = [{**hit, "score": round(hit["score"], 4)} for hit in found.hits]
     if as_json:
         json.dump(hits, sys.stdout, ensure_ascii=False, indent=1)
         print()
         return
     from rich import box
     from rich.table import Table
-
-    from mmret.cli.terminal import console, printable
 
     table = Table("", "score", "path", "caption", box=box.SIMPLE_HEAD)
     for rank, hit in enumerate(hits, 1):

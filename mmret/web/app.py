@@ -1,4 +1,4 @@
-"""The gallery as a web application: pictures by id, two pages, and nothing that the outside can reach.
+"""The web application of a lake: pictures by id, two pages, and nothing that the outside can reach.
 
 It listens on 127.0.0.1 unless told otherwise and answers only to the names it was started under, so that a page elsewhere cannot
 reach it through a name that points here. Scripts in attributes are switched off for the whole page: even markup that got into it
@@ -7,15 +7,13 @@ would not run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from mmret.curation.decisions import DecisionLog
-from mmret.ingest.stage import images_by_id
 from mmret.lake import Lake
-from mmret.web.pictures import Thumbnails
-from mmret.web.search import Searcher
-from mmret.web.tables import Tables
+from mmret.settings import Profile
+from mmret.web.browse_page import BrowsePage
+from mmret.web.search_page import SearchPage
+from mmret.web.site import Site, open_site
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; script-src-attr 'none'; "
@@ -24,33 +22,11 @@ POLICY = (
 )
 
 
-@dataclass(frozen=True)
-class Site:
-    """What the pages share: one lake, read by many threads; one log of decisions."""
-
-    lake: Lake
-    tables: Tables
-    thumbnails: Thumbnails
-    searcher: Searcher
-    log: DecisionLog
-
-
-def site(lake: Lake, reviewer: str | None = None) -> Site:
-    """Open ``lake``. Raises UserError where there is none."""
-    tables = Tables(lake)
-    tables.cursor()
-    images_by_id(lake, ["0"])  # Lance is imported and the table opened before anybody waits for it
-    return Site(lake, tables, Thumbnails(lake), Searcher(tables), DecisionLog(lake, reviewer))
-
-
-def build(shared: Site, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")) -> Any:
+def build(site: Site, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")) -> Any:
     """The FastAPI application. One per process: NiceGUI keeps its pages in a global."""
     from fastapi import FastAPI, Response
     from nicegui import ui
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    from mmret.web.browse_page import BrowsePage
-    from mmret.web.search_page import SearchPage
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -66,25 +42,33 @@ def build(shared: Site, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::
 
     @app.get("/pictures/{image_id}/{side}")
     def picture(image_id: str, side: int) -> Response:
-        data = shared.thumbnails.get(image_id, side)
+        data = site.thumbnails.get(image_id, side)
         if data is None:
             return Response(status_code=404)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
-    @ui.page("/", title=f"Triplets of {shared.lake.root.name}")
-    def browse() -> None:
-        BrowsePage(shared).show()
-
-    @ui.page("/search", title=f"Search {shared.lake.root.name}")
-    def search(image: str = "", text: str = "", target: str = "") -> None:
-        SearchPage(shared, image, text, target).show()
-
-    ui.run_with(app, title="MMRet gallery", favicon="🖼", show_welcome_message=False, reconnect_timeout=30)
+    add_pages(site)
+    ui.run_with(app, title="MMRet", favicon="🖼", show_welcome_message=False, reconnect_timeout=30)
     return app
 
 
-def serve(lake: Lake, port: int, host: str = "127.0.0.1", browser: bool = True, reviewer: str | None = None) -> None:
-    """Serve until interrupted. Raises UserError where the port is taken."""
+def add_pages(site: Site) -> None:
+    """Register ``/`` and ``/search`` with NiceGUI."""
+    from nicegui import ui
+
+    @ui.page("/", title=f"Triplets of {site.lake.root.name}")
+    def browse() -> None:
+        BrowsePage(site).build()
+
+    @ui.page("/search", title=f"Search {site.lake.root.name}")
+    def search(image: str = "", text: str = "", target: str = "") -> None:
+        SearchPage(site, image, text, target).build()
+
+
+def serve(
+    lake: Lake, profile: Profile, port: int, host: str = "127.0.0.1", browser: bool = True, reviewer: str | None = None
+) -> None:
+    """Serve ``lake``, whose settings are ``profile``, until interrupted. Raises UserError where the port is taken."""
     import socket
     import threading
     import webbrowser
@@ -93,7 +77,7 @@ def serve(lake: Lake, port: int, host: str = "127.0.0.1", browser: bool = True, 
 
     from mmret.errors import UserError
 
-    application = build(site(lake, reviewer), ("127.0.0.1", "localhost", "[::1]", host))
+    application = build(open_site(lake, profile, reviewer), ("127.0.0.1", "localhost", "[::1]", host))
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -102,7 +86,7 @@ def serve(lake: Lake, port: int, host: str = "127.0.0.1", browser: bool = True, 
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); give another --port, or 0 for any") from None
     address = f"http://{host}:{listener.getsockname()[1]}"
-    print(f"gallery of {lake.root}: {address}  (Ctrl-C stops it)", flush=True)
+    print(f"triplets of {lake.root}: {address}  (Ctrl-C stops it)", flush=True)
     if browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
     uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listener])

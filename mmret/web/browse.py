@@ -21,7 +21,7 @@ Order = Literal["table", "clip_image", "-clip_image", "dino_image", "-dino_image
 
 
 class Filters(Settings):
-    """What to show. ``chosen`` are pair ids of a free query, in its order."""
+    """What to show. ``pair_ids``: those of a free query alone, in its order."""
 
     shard: str | None = None
     split: Literal["train", "test"] | None = None
@@ -31,7 +31,7 @@ class Filters(Settings):
     decision: Literal["undecided", "accepted", "rejected"] | None = None
     licences: tuple[str, ...] | None = Field(None, description="texts of the licence column; '' where none is given")
     order: Order = "table"
-    chosen: tuple[str, ...] | None = None
+    pair_ids: tuple[str, ...] | None = None
 
     def empty(self) -> bool:
         return self == Filters()
@@ -67,19 +67,19 @@ def _query(filters: Filters) -> tuple[str, str, dict[str, Any]]:
     elif filters.decision:
         where.append("t.pair_id IN (SELECT pair_id FROM decided WHERE decision = $decision)")
         values["decision"] = filters.decision
-    if filters.chosen is not None:
+    if filters.pair_ids is not None:
         joins.append("JOIN chosen c ON c.pair_id = t.pair_id")
     signal = filters.order.lstrip("-")
-    order = "ORDER BY c.place" if filters.chosen is not None and filters.order == "table" else ""
+    order = "ORDER BY c.place" if filters.pair_ids is not None and filters.order == "table" else ""
     if filters.order != "table":
         order = f"ORDER BY p.{signal}_score {'DESC' if filters.order.startswith('-') else 'ASC'} NULLS LAST, t.pair_id"
     return "FROM " + " ".join(joins) + (" WHERE " + " AND ".join(where) if where else ""), order, values
 
 
 def _relations(tables: Tables, filters: Filters) -> dict[str, pa.Table]:
-    relations = {"decided": tables.decided()} if filters.decision else {}
-    if filters.chosen is not None:
-        ids = pa.array(filters.chosen, pa.string())
+    relations = {"decided": tables.decisions()} if filters.decision else {}
+    if filters.pair_ids is not None:
+        ids = pa.array(filters.pair_ids, pa.string())
         relations["chosen"] = pa.table({"pair_id": ids, "place": pa.array(range(len(ids)), pa.int64())})
     return relations
 
@@ -87,7 +87,7 @@ def _relations(tables: Tables, filters: Filters) -> dict[str, pa.Table]:
 def count(tables: Tables, filters: Filters) -> int:
     """How many triplets the filters leave."""
     where, _, values = _query(filters)
-    return tables.ask(f"SELECT count(*) AS n {where}", values, **_relations(tables, filters))[0]["n"]
+    return tables.rows(f"SELECT count(*) AS n {where}", values, **_relations(tables, filters))[0]["n"]
 
 
 def page(tables: Tables, filters: Filters, number: int = 0, size: int = PAGE) -> list[dict[str, Any]]:
@@ -96,23 +96,23 @@ def page(tables: Tables, filters: Filters, number: int = 0, size: int = PAGE) ->
     values |= {"size": size, "start": number * size}
     # where rows are sorted or sifted, only their ids are carried through it
     columns = "t.*" if filters.empty() else "t.shard, t.pair_id"
-    found = tables.ask(f"SELECT {columns} {where} {order} LIMIT $size OFFSET $start", values, **_relations(tables, filters))
+    found = tables.rows(f"SELECT {columns} {where} {order} LIMIT $size OFFSET $start", values, **_relations(tables, filters))
     if found and not filters.empty():
-        rows = {r["pair_id"]: r for r in tables.ask(f"SELECT * FROM triplets_by_shard WHERE {_at(found)}")}
+        rows = {r["pair_id"]: r for r in tables.rows(f"SELECT * FROM triplets_by_shard WHERE {_at(found)}")}
         found = [rows[r["pair_id"]] for r in found]
     return _with_details(tables, found) if found else []
 
 
 def by_id(tables: Tables, pair_id: str) -> dict[str, Any] | None:
     """One triplet as :func:`page` gives it, None where there is none of this id."""
-    found = tables.ask("SELECT * FROM triplets_by_shard WHERE pair_id = $id", {"id": pair_id})
+    found = tables.rows("SELECT * FROM triplets_by_shard WHERE pair_id = $id", {"id": pair_id})
     return _with_details(tables, found[:1])[0] if found else None
 
 
 def _with_details(tables: Tables, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     scores = {
         r["pair_id"]: r
-        for r in tables.ask(f"SELECT pair_id, {', '.join(f'{s}_score' for s in SIGNALS)} FROM pairs_by_shard WHERE {_at(rows)}")
+        for r in tables.rows(f"SELECT pair_id, {', '.join(f'{s}_score' for s in SIGNALS)} FROM pairs_by_shard WHERE {_at(rows)}")
     }
     images = images_of(tables, [r[role] for r in rows for role in ("query_id", "target_id")])
     decided = decisions_of(tables, [r["pair_id"] for r in rows])
@@ -130,24 +130,24 @@ def _with_details(tables: Tables, rows: list[dict[str, Any]]) -> list[dict[str, 
 
 def _at(rows: list[dict[str, Any]]) -> str:
     """Where the rows of these pairs are in a table with a view by shard."""
-    return f"{listed('shard', sorted({r['shard'] for r in rows}))} AND {listed('pair_id', [r['pair_id'] for r in rows])}"
+    return f"{in_list('shard', sorted({r['shard'] for r in rows}))} AND {in_list('pair_id', [r['pair_id'] for r in rows])}"
 
 
 def images_of(tables: Tables, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Rows of table ``images`` by id."""
-    return {r["image_id"]: r for r in tables.ask(f"SELECT * FROM images WHERE {listed('image_id', ids)}")} if ids else {}
+    return {r["image_id"]: r for r in tables.rows(f"SELECT * FROM images WHERE {in_list('image_id', ids)}")} if ids else {}
 
 
 def decisions_of(tables: Tables, pair_ids: list[str]) -> dict[str, str]:
     """The decision that counts on each of some pairs that have one."""
     import pyarrow.compute as pc
 
-    decided = tables.decided()
+    decided = tables.decisions()
     rows = decided.filter(pc.is_in(decided["pair_id"], pa.array(pair_ids, pa.string())))
     return dict(zip(rows["pair_id"].to_pylist(), rows["decision"].to_pylist(), strict=True))
 
 
-def listed(column: str, ids: list[str]) -> str:
+def in_list(column: str, ids: list[str]) -> str:
     """``column IN (...)`` of ids and shard names, which are letters, digits and hyphens; written out, so that files are pruned."""
     plain = [i for i in dict.fromkeys(ids) if i.replace("-", "").replace("_", "").isalnum()]
     return f"{column} IN ({', '.join(repr(i) for i in plain)})" if plain else "false"
@@ -156,11 +156,11 @@ def listed(column: str, ids: list[str]) -> str:
 def choices(tables: Tables) -> dict[str, Any]:
     """What the filters can be set to: ``shards``, ``licences`` (a licence's name to its texts in the tables and the number of its
     triplets, most first) and ``scores`` (least and most of each)."""
-    ranges = tables.ask(
+    ranges = tables.rows(
         "SELECT " + ", ".join(f"min({s}_score) AS {s}_low, max({s}_score) AS {s}_high" for s in SIGNALS) + " FROM pairs"
     )[0]
     licences: dict[str, tuple[tuple[str, ...], int]] = {}
-    for row in tables.ask("SELECT coalesce(licence, '') AS text, count(*) AS n FROM triplets GROUP BY ALL ORDER BY n DESC, 1"):
+    for row in tables.rows("SELECT coalesce(licence, '') AS text, count(*) AS n FROM triplets GROUP BY ALL ORDER BY n DESC, 1"):
         for licence in triplet_licences(row["text"]):
             texts, n = licences.get(licence.name, ((), 0))
             licences[licence.name] = ((*texts, row["text"]), n + row["n"])

@@ -11,12 +11,13 @@ from typing import Any
 from mmret.curation.decisions import Decision
 from mmret.errors import UserError
 from mmret.web import browse
-from mmret.web.app import Site
 from mmret.web.browse import PAGE, Filters
 from mmret.web.filter_panel import FilterPanel
 from mmret.web.lineage import lineage
 from mmret.web.lineage_panel import lineage_panel
-from mmret.web.parts import chip, empty, head, picture, score_chips
+from mmret.web.parts import chip, empty, head, picture, score_chips, waiting
+from mmret.web.site import Site
+from mmret.web.threads import in_thread
 
 KEYS = (("j →", "next"), ("k ←", "previous"), ("a", "accept"), ("r", "reject"), ("u", "take back"))
 """Shown above the list; n and p turn the page, / goes to the text filter."""
@@ -31,9 +32,10 @@ class BrowsePage:
         self.rows: list[dict[str, Any]] = []
         self.cards: list[Any] = []
         self.selected = 0
-        self.asked = 0
+        self.question = 0
+        self.panel: FilterPanel | None = None  # until the filters' choices are there
 
-    def show(self) -> None:
+    def build(self) -> None:
         """Build the frame; rows follow as soon as the browser is connected, then filters and counts."""
         from nicegui import ui
 
@@ -41,6 +43,8 @@ class BrowsePage:
         ui.keyboard(self.key, ignore=["input", "textarea", "select"])
         with ui.left_drawer(value=True, bordered=True).props("width=290").classes("gap-2 bg-white"):
             self.panel_slot = ui.column().classes("w-full gap-2")
+            with self.panel_slot:
+                waiting("reading what the filters can be set to")
         with ui.row().classes("w-full no-wrap gap-4 items-start"):
             with ui.column().classes("flex-1 min-w-0 gap-2"):
                 with ui.row().classes("w-full items-center gap-2"):
@@ -55,7 +59,7 @@ class BrowsePage:
             self.detail = ui.column().classes("gap-1 sticky top-16")
             self.detail.style("width: 470px; max-height: calc(100vh - 80px); overflow-y: auto")
         with self.list:
-            ui.spinner(size="lg")
+            waiting("reading the triplets")
         ui.timer(0, self._begin, once=True)
 
     async def _begin(self) -> None:
@@ -63,9 +67,8 @@ class BrowsePage:
         await self._build_panel()
 
     async def _build_panel(self) -> None:
-        from nicegui import run
-
-        found = await run.io_bound(browse.choices, self.site.tables)
+        found = await in_thread(self.panel_slot, browse.choices, self.site.tables)
+        self.panel_slot.clear()
         with self.panel_slot:
             self.panel = FilterPanel(self.site, found, self.apply)
         await self._count()
@@ -79,17 +82,15 @@ class BrowsePage:
 
     async def load(self) -> bool:
         """Fetch and show the current page; False where a newer question came in between."""
-        from nicegui import run
-
-        self.asked += 1
-        asked = self.asked
+        self.question += 1
+        question = self.question
         try:
-            rows = await run.io_bound(self._fetch, self.filters, self.number)
+            rows = await in_thread(self.list, self._fetch, self.filters, self.number)
         except UserError as error:
             rows, failed = [], str(error)
         else:
             failed = None
-        if asked != self.asked or rows is None:  # None: the server is stopping
+        if question != self.question:
             return False
         self.rows, self.selected = rows, min(self.selected, max(0, len(rows) - 1))
         self._show_rows(failed)
@@ -102,10 +103,8 @@ class BrowsePage:
         return rows
 
     async def _count(self) -> None:
-        from nicegui import run
-
         filters = self.filters
-        total = await run.io_bound(browse.count, self.site.tables, filters)
+        total = await in_thread(self.list, browse.count, self.site.tables, filters)
         if filters is self.filters:
             self.total = total
             self._show_where()
@@ -157,10 +156,8 @@ class BrowsePage:
             await self._show_detail()
 
     async def _show_detail(self) -> None:
-        from nicegui import run
-
         row = self.rows[self.selected] if self.rows else None
-        found = await run.io_bound(lineage, self.site.tables, row["pair_id"]) if row else None
+        found = await in_thread(self.detail, lineage, self.site.tables, row["pair_id"]) if row else None
         if row is not None and (not self.rows or self.rows[self.selected] is not row):
             return
         self.detail.clear()
@@ -184,14 +181,14 @@ class BrowsePage:
         return await self.load()
 
     async def decide(self, decision: Decision) -> None:
-        """Record a decision on the selected triplet and go on to the next; a failure is said and changes nothing."""
-        from nicegui import run, ui
+        """Record a decision on the selected triplet and go on to the next; a failure is notified and changes nothing."""
+        from nicegui import ui
 
         if not self.rows:
             return
         at, row = self.selected, self.rows[self.selected]
         try:
-            await run.io_bound(self.site.log.add, [row["pair_id"]], decision)
+            await in_thread(self.list, self.site.log.add, [row["pair_id"]], decision)
         except (OSError, UserError) as error:
             ui.notify(f"not saved: {error}", type="negative")
             return
@@ -212,5 +209,5 @@ class BrowsePage:
             await self.turn(1 if name == "n" else -1)
         elif name in ("a", "r", "u"):
             await self.decide({"a": "accepted", "r": "rejected", "u": "withdrawn"}[name])
-        elif name == "/" and event.action.keydown:
+        elif name == "/" and self.panel is not None:
             self.panel.text.run_method("focus")

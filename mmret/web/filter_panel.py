@@ -7,9 +7,10 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.schemas import SIGNALS
-from mmret.web.app import Site
 from mmret.web.browse import Filters
-from mmret.web.tables import Answer, free
+from mmret.web.site import Site
+from mmret.web.tables import Answer, run_query
+from mmret.web.threads import in_thread
 
 MOST_PAIRS = 200_000
 """Pairs that a free query may choose."""
@@ -32,7 +33,7 @@ class FilterPanel:
         from nicegui import ui
 
         self.site, self.changed, self.choices = site, changed, choices
-        self.chosen: tuple[str, ...] | None = None
+        self.pair_ids: tuple[str, ...] | None = None
         self.text = ui.input("in instructions or captions").props("dense outlined clearable debounce=400").classes("w-full")
         self.shard = self._select({"": "any shard", **{s: s for s in choices["shards"]}})
         self.split = self._select(_SPLITS)
@@ -49,7 +50,9 @@ class FilterPanel:
         self.sql = ui.textarea(placeholder=EXAMPLE).classes("w-full").on("keydown.ctrl.enter", self.run)
         self.sql.props("outlined dense autogrow input-style='font: 12px ui-monospace, monospace'")
         ui.button("Run", on_click=self.run).props("dense no-caps padding='2px 14px'").classes("self-start")
-        self.said = ui.label("A query with a column pair_id chooses triplets; any other is shown as a table.").classes("faint text")
+        self.status = ui.label("A query with a column pair_id chooses triplets; any other is shown as a table.").classes(
+            "faint text"
+        )
 
     def _select(self, options: dict[str, str]) -> Any:
         from nicegui import ui
@@ -84,7 +87,7 @@ class FilterPanel:
             text=(self.text.value or "").strip(),
             order=self.order.value,
             scores=scores,
-            chosen=self.chosen,
+            pair_ids=self.pair_ids,
         )
 
     async def apply(self) -> None:
@@ -92,35 +95,33 @@ class FilterPanel:
 
     async def reset(self) -> None:
         """Back to everything."""
-        self.chosen = None
+        self.pair_ids = None
         for element in (self.shard, self.split, self.signal, self.decision, self.licence, self.order):
             element.value = next(iter(element.options))
         for element in self.ranges.values():
             element.value = {"min": element.props["min"], "max": element.props["max"]}
-        self.text.value, self.said.text = "", ""
+        self.text.value, self.status.text = "", ""
         await self.apply()
 
     async def run(self) -> None:
         """Run the free query; its pairs become the list, or its rows a table."""
-        from nicegui import run
-
         text = (self.sql.value or "").strip()
         if not text:
-            self.chosen = None
+            self.pair_ids = None
             return await self.apply()
-        self.said.text = "running ..."
+        self.status.text = "running ..."
         try:
-            answer = await run.io_bound(free, self.site.tables, text, MOST_PAIRS)
+            answer = await in_thread(self.sql, run_query, self.site.tables, text, MOST_PAIRS)
         except UserError as error:
-            self.said.text = str(error)
+            self.status.text = str(error)
             return
         ids = answer.pair_ids()
         if ids is None:
-            self.said.text = f"{len(answer.rows):,}{' or more' if answer.more else ''} rows"
+            self.status.text = f"{len(answer.rows):,}{' or more' if answer.more else ''} rows"
             _table(answer)
             return
-        self.chosen = ids
-        self.said.text = f"{len(ids):,} pairs{', and more that are not shown' if answer.more else ''}"
+        self.pair_ids = ids
+        self.status.text = f"{len(ids):,} pairs{', and more that are not shown' if answer.more else ''}"
         await self.apply()
 
 

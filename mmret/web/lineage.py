@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmret.web.browse import by_id, images_of, listed
+from mmret.web.browse import by_id, images_of, in_list
 from mmret.web.tables import Tables
 
 _ANNOTATION = ("text", "texts", "model", "prompt_version", "parser_version", "status", "request_key", "tokens_in", "tokens_out")
@@ -23,14 +23,14 @@ def lineage(tables: Tables, pair_id: str) -> dict[str, Any] | None:
     if triplet is None:
         return None
     images = images_of(tables, [triplet["query_id"], triplet["target_id"], *triplet["hard_negatives"]])
-    at = f"{listed('shard', [triplet['shard']])} AND {listed('pair_id', [pair_id])}"
+    at = f"{in_list('shard', [triplet['shard']])} AND {in_list('pair_id', [pair_id])}"
     annotations = {}
     for table in ("descriptions", "instructions"):
-        rows = tables.ask(f"SELECT * FROM {table}_by_shard WHERE {at}")
+        rows = tables.rows(f"SELECT * FROM {table}_by_shard WHERE {at}")
         annotations[table[:-1]] = {k: rows[0][k] for k in _ANNOTATION if k in rows[0]} if rows else {}
-    encoders = tables.ask(
+    encoders = tables.rows(
         "SELECT signal, any_value(model) AS model FROM embeddings WHERE "
-        f"{listed('image_id', [triplet['query_id']])} GROUP BY signal"
+        f"{in_list('image_id', [triplet['query_id']])} GROUP BY signal"
     )
     mined = [i for i in triplet["hard_negatives"] if i != triplet["query_id"]]
     return {
@@ -40,5 +40,5 @@ def lineage(tables: Tables, pair_id: str) -> dict[str, Any] | None:
         "negatives": [images.get(i, {"image_id": i}) for i in mined],
         **annotations,
         "encoders": {r["signal"]: r["model"] for r in encoders},
-        "history": tables.ask(f"SELECT * FROM decisions WHERE {listed('pair_id', [pair_id])} ORDER BY decided_at"),
+        "history": tables.rows(f"SELECT * FROM decisions WHERE {in_list('pair_id', [pair_id])} ORDER BY decided_at"),
     }

@@ -85,3 +85,12 @@ def empty(text: str, hint: str = "") -> None:
         ui.label(text).classes("text-lg text-gray-700")
         if hint:
             ui.label(hint).classes("faint")
+
+
+def waiting(text: str) -> Any:
+    """A spinner and what the wait is for; returns the label, whose text may change."""
+    from nicegui import ui
+
+    with ui.row().classes("items-center gap-2"):
+        ui.spinner(size="lg")
+        return ui.label(text).classes("faint")

@@ -1,6 +1,6 @@
 """Pictures for the browser, from Lance by id: decoded and encoded anew, so that a file that is not a picture is never served.
 
-A page's pictures are fetched in one look-up (about 30 ms for 500) and kept as thumbnails, the last ``KEPT`` of them.
+A page's pictures are fetched in one look-up (about 30 ms for 500); the last ``MOST_THUMBNAILS`` stay in memory as thumbnails.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from mmret.lake import Lake
 
 SIDES = (160, 512)
 """Sizes in pixels that can be asked for: in a list, and alone."""
-KEPT = 2000
+MOST_THUMBNAILS = 2000
 ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Thumbnails:
-    """JPEG thumbnails by (image id, side), made once and kept while there is room."""
+    """JPEG thumbnails by (image id, side), made once and remembered while there is room."""
 
     def __init__(self, lake: Lake):
         self.lake = lake
         self._lock = threading.Lock()
-        self._made: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
+        self._thumbnails: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
 
     def prepare(self, ids: Sequence[str], side: int = SIDES[0]) -> None:
         """Make those of ``ids`` that are not there, in one look-up."""
         with self._lock:
-            missing = [i for i in dict.fromkeys(ids) if (i, side) not in self._made and ID.fullmatch(i)]
+            missing = [i for i in dict.fromkeys(ids) if (i, side) not in self._thumbnails and ID.fullmatch(i)]
         if not missing:
             return
         files = images_by_id(self.lake, missing)
-        made = {i: _thumbnail(files.get(i), side) for i in missing}
+        new = {i: _thumbnail(files.get(i), side) for i in missing}
         with self._lock:
-            self._made.update(((i, side), data) for i, data in made.items())
-            while len(self._made) > KEPT:
-                self._made.popitem(last=False)
+            self._thumbnails.update(((i, side), data) for i, data in new.items())
+            while len(self._thumbnails) > MOST_THUMBNAILS:
+                self._thumbnails.popitem(last=False)
 
     def get(self, image_id: str, side: int) -> bytes | None:
         """The JPEG, or None where the lake has no such picture."""
@@ -50,7 +50,7 @@ class Thumbnails:
             return None
         self.prepare([image_id], side)
         with self._lock:
-            return self._made.get((image_id, side))
+            return self._thumbnails.get((image_id, side))
 
 
 def _thumbnail(data: bytes | None, side: int) -> bytes | None:
@@ -67,5 +67,5 @@ def _thumbnail(data: bytes | None, side: int) -> bytes | None:
 
 
 def url(image_id: str, side: int = SIDES[0]) -> str:
-    """Address of a picture, on the gallery's own host."""
+    """Address of a picture, on the page's own host."""
     return f"/pictures/{image_id if ID.fullmatch(image_id) else 'none'}/{side}"

@@ -7,10 +7,11 @@ from urllib.parse import urlencode
 
 from mmret.errors import UserError
 from mmret.ingest.stage import images_by_id
-from mmret.web.app import Site
-from mmret.web.parts import empty, head, picture
+from mmret.search.search import Query, SearchResult
+from mmret.web.parts import empty, head, picture, waiting
 from mmret.web.pictures import ID, SIDES
-from mmret.web.search import Query
+from mmret.web.site import Site
+from mmret.web.threads import in_thread
 
 K = 24
 _LARGEST = 32 * 2**20  # bytes of an uploaded picture
@@ -25,14 +26,15 @@ class SearchPage:
         self.target = target if ID.fullmatch(target) else None
         self.text = text
         self.uploaded: bytes | None = None
+        self.question = 0
 
-    def show(self) -> None:
+    def build(self) -> None:
         """Build the frame; checkpoints, and the answer to a query of the address, follow once the browser is connected."""
         from nicegui import ui
 
         head(self.site.lake.root.name, "search", "Search")
         with ui.row().classes("w-full items-start gap-4"):
-            self.shown = ui.column().classes("gap-1")
+            self.query_picture = ui.column().classes("gap-1")
             with ui.column().classes("flex-1 gap-2 min-w-[20rem]"):
                 self.input = ui.input("what should be different, or what to find", value=self.text)
                 self.input.props("outlined dense clearable").classes("w-full").on("keydown.enter", self.search)
@@ -44,20 +46,18 @@ class SearchPage:
                 label="a picture of your own",
                 auto_upload=True,
                 max_file_size=_LARGEST,
-                on_upload=self.take,
+                on_upload=self.upload_picture,
                 on_rejected=lambda: ui.notify("not taken: a picture of at most 32 MB, please"),
             )
             self.upload.props("flat bordered accept=image/*").classes("w-64")
         self._show_query()
         self.results = ui.row().classes("w-full no-wrap gap-6 items-start")
         with self.results:
-            ui.spinner(size="lg")
+            waiting("reading which checkpoints there are")
         ui.timer(0, self._begin, once=True)
 
     async def _begin(self) -> None:
-        from nicegui import run
-
-        recipes = await run.io_bound(self.site.searcher.recipes)
+        recipes = await in_thread(self.results, self.site.searches.recipes)
         for select, name in zip(self.models, (recipes[0], recipes[-1]), strict=True):
             select.set_options(recipes, value=name)
             select.on_value_change(self.search)
@@ -71,61 +71,75 @@ class SearchPage:
     def _show_query(self) -> None:
         from nicegui import ui
 
-        self.shown.clear()
-        with self.shown:
+        self.query_picture.clear()
+        with self.query_picture:
             if self.uploaded is not None:
                 ui.label("your picture").classes("faint")
             elif self.image_id:
                 picture(self.image_id, "query", 120, SIDES[1])
             if self.uploaded is not None or self.image_id:
-                ui.button("Without picture", on_click=self.drop).props("flat dense no-caps size=sm")
+                ui.button("Without picture", on_click=self.remove_picture).props("flat dense no-caps size=sm")
 
-    async def take(self, event: Any) -> None:
+    async def upload_picture(self, event: Any) -> None:
         """An uploaded picture becomes the query."""
         self.uploaded, self.image_id, self.target = await event.file.read(), "", None
         self._show_query()
         await self.search()
 
-    async def drop(self) -> None:
+    async def remove_picture(self) -> None:
+        """Ask by text alone from now on."""
         self.uploaded, self.image_id, self.target = None, "", None
         self.upload.reset()
         self._show_query()
 
     async def search(self) -> None:
-        """Ask both models and show their answers side by side."""
-        from nicegui import run, ui
+        """Ask both models and show their answers side by side; a newer question replaces one that still waits."""
+        from nicegui import ui
 
         if not self.go.enabled:
             return
+        self.question += 1
+        question = self.question
         image = self.uploaded
         if image is None and self.image_id:
-            image = (await run.io_bound(images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
+            image = (await in_thread(self.results, images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
+            if question != self.question:
+                return
         query = Query(image, self.input.value or "", self.target)
         self.results.clear()
         with self.results:
-            columns = [ui.column().classes("flex-1 min-w-0 gap-2") for _ in self.models]
-        for column in columns:
+            columns = [(ui.column().classes("flex-1 min-w-0 gap-2"), model.value) for model in self.models]
+        for column, recipe in columns:
             with column:
-                ui.spinner(size="lg")
-        for column, model in zip(columns, self.models, strict=True):
+                self._wait(recipe)
+        for column, recipe in columns:
             try:
-                found = await run.io_bound(self.site.searcher.search, model.value, query, K)
+                found: SearchResult | str = await in_thread(column, self.site.searches.search, recipe, query, K)
             except UserError as error:
                 found = str(error)
+                if column.is_deleted:
+                    return
             column.clear()
             with column:
-                self._answer(model.value, found)
+                self._answer(recipe, found)
 
-    def _answer(self, model: str, found: dict[str, Any] | str) -> None:
+    def _wait(self, recipe: str) -> None:
+        """A spinner with what the search waits for, looked up twice a second; gone with the column it stands in."""
+        from nicegui import ui
+
+        label = waiting(self.site.searches.waiting_for(recipe))
+        ui.timer(0.5, lambda: label.set_text(self.site.searches.waiting_for(recipe)))
+
+    def _answer(self, recipe: str, found: SearchResult | str) -> None:
         from nicegui import ui
 
         if isinstance(found, str):
             return empty("No answer", found)
-        rank = f", the triplet's target at {found['target_rank']:,}" if found["target_rank"] else ""
-        ui.label(f"{model}: {found['gallery']:,} pictures{rank}").classes("text-sm font-semibold")
+        rank = f", the triplet's target at {found.target_rank:,}" if found.target_rank else ""
+        ui.label(f"{recipe}: {found.gallery:,} pictures{rank}").classes("text-sm font-semibold")
         with ui.row().classes("gap-2"):
-            for hit in found["hits"]:
+            for place, hit in enumerate(found.hits, 1):
                 address = f"/search?{urlencode({'image': hit['image_id'], 'text': self.input.value or ''})}"
                 with ui.link(target=address).classes("no-underline hit" + (" target" if hit["image_id"] == self.target else "")):
                     picture(hit["image_id"], hit.get("caption"), 112)
-                    ui.label(f"{hit['rank']}. {hit['score']:.3f}").classes("faint")
+                    ui.label(f"{place}. {hit['score']:.3f}").classes("faint")

@@ -1,4 +1,4 @@
-"""DuckDB for the gallery: the lake's views on a connection that can read the lake and nothing else.
+"""DuckDB for the page: the lake's views on a connection that can read the lake and nothing else.
 
 Free SQL comes from a person at a browser, so the connection is locked: no file outside the lake, no extension, no setting can be
 changed, one SELECT at a time, cut off after ``SECONDS``. The connection sees one whole state and is opened again once the lake has
@@ -40,11 +40,11 @@ class Tables:
         self._connection: Any = None
         self._seen: tuple[Any, ...] = ()
         self._looked = 0.0
-        self._decided: pa.Table | None = None
-        self._decided_seen: tuple[Any, ...] = ()
+        self._decisions: pa.Table | None = None
+        self._decisions_seen: tuple[Any, ...] = ()
 
-    def ask(self, sql: str, values: Mapping[str, Any] | Sequence[Any] = (), **relations: pa.Table) -> list[dict[str, Any]]:
-        """Rows of one of the gallery's own queries; ``relations`` are named in it, beside the lake's views."""
+    def rows(self, sql: str, values: Mapping[str, Any] | Sequence[Any] = (), **relations: pa.Table) -> list[dict[str, Any]]:
+        """Rows of one of the page's own queries; ``relations`` are named in it, beside the lake's views."""
         cursor = self.cursor()
         for name, rows in relations.items():
             cursor.register(name, rows)
@@ -62,13 +62,13 @@ class Tables:
                 self._looked = time.monotonic()
             return self._connection.cursor()
 
-    def decided(self) -> pa.Table:
+    def decisions(self) -> pa.Table:
         """The decisions that count, as of now."""
         with self._lock:
             seen = self._signature(WRITTEN_BY_PEOPLE)
-            if self._decided is None or seen != self._decided_seen:
-                self._decided, self._decided_seen = latest_decisions(self.lake).select(["pair_id", "decision", "note"]), seen
-            return self._decided
+            if self._decisions is None or seen != self._decisions_seen:
+                self._decisions, self._decisions_seen = latest_decisions(self.lake).select(["pair_id", "decision", "note"]), seen
+            return self._decisions
 
     def _signature(self, tables: Any) -> tuple[Any, ...]:
         seen = []
@@ -125,7 +125,7 @@ class Answer:
         return tuple(dict.fromkeys(str(row[place]) for row in self.rows if row[place] is not None))
 
 
-def free(tables: Tables, sql: str, limit: int) -> Answer:
+def run_query(tables: Tables, sql: str, limit: int) -> Answer:
     """Run a person's SELECT for at most ``limit`` rows.
 
     Raises UserError for anything but one SELECT, for an error in it, and where it takes longer than ``SECONDS``.
@@ -138,7 +138,7 @@ def free(tables: Tables, sql: str, limit: int) -> Answer:
     except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise UserError("SQL: give one SELECT; the gallery changes nothing but decisions")
+        raise UserError("SQL: give one SELECT; the page changes nothing but decisions")
     stop = threading.Timer(SECONDS, cursor.interrupt)
     stop.start()
     try:

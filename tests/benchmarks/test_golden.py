@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import load
+from .conftest import dump, load
 
 
 def same(given, expected):
@@ -21,6 +21,21 @@ def test_circo_equals_the_official_evaluation(golden, call, case, folder):
     same(values["mAP"], expected["mAP"])
     same(values["Recall"], expected["recall"])
     same(values["semantic_mAP@10"], expected["semantic_mAP@10"])
+
+
+@pytest.mark.parametrize("case", ["official_example", "perfect_target_last"])
+def test_circo_lists_cut_to_10_give_map_at_5_and_10_as_they_are_and_the_rest_as_lower_bounds(golden, call, tmp_path, case):
+    expected = load(golden / "circo" / "expected.json")[case]
+    whole = load(golden / "circo" / expected["file"])
+    cut = dump(tmp_path / "cut.json", {query: ids[:10] for query, ids in whole.items()})
+    answer = call("circo", "--annotations", golden / "circo", "--predictions", cut, "--json")
+    same(answer.json["semantic_mAP@10"], expected["semantic_mAP@10"])
+    for name, figures in (("mAP", expected["mAP"]), ("Recall", expected["recall"])):
+        for k in ("5", "10"):
+            same(answer.json[name][k], figures[k])
+        for k in ("25", "50"):
+            assert answer.json[name][k] <= figures[k] + 5e-9
+    assert answer.json["lower_bounds"] == ["mAP@25", "mAP@50", "Recall@25", "Recall@50"]
 
 
 def cirr_arguments(golden):
@@ -82,8 +97,6 @@ def test_genecis_equals_get_recall(golden, call):
 
 def mmeb_answer(golden, call, dump_to, percents):
     """Rankings that score the given percentages exactly: 1,000 queries a set."""
-    from .conftest import dump
-
     lists = {name: [[0, 1]] * round(p * 10) + [[1, 0]] * (1000 - round(p * 10)) for name, p in percents.items()}
     path = dump(dump_to / "mmeb.json.gz", lists)
     return call("mmeb", "--annotations", golden / "mmeb", "--predictions", path, "--json")

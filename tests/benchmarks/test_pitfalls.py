@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mmret.benchmarks.circo import scorer as circo_benchmark
+from mmret.benchmarks.circo.submission import circo_submission
 from mmret.benchmarks.cirr.scorer import RANKS, SUBSET_RANKS
 from mmret.benchmarks.mmeb.scorer import aggregate, published_sets
+from mmret.errors import UserError
 
 from .conftest import dump, load
 from .layouts import (
@@ -88,6 +90,56 @@ def test_circo_lists_longer_than_50_score_the_same_and_are_remarked(call, tmp_pa
     fifty = call(*arguments, dump(tmp_path / "p.json", circo_predictions()))
     sixty = call(*arguments, dump(tmp_path / "q.json", {str(i): CIRCO_IDS for i in range(4)}))
     assert sixty.json == fifty.json and "longer than 50" in sixty.err
+
+
+@pytest.mark.parametrize(
+    "length, bounds",
+    [
+        (50, []),
+        (30, ["mAP@50", "Recall@50"]),
+        (10, ["mAP@25", "mAP@50", "Recall@25", "Recall@50"]),
+        (3, [f"{m}@{k}" for m in ("mAP", "Recall") for k in (5, 10, 25, 50)]),
+    ],
+)
+def test_circo_lists_shorter_than_50_are_scored_and_what_lies_deeper_is_flagged_as_a_lower_bound(call, tmp_path, length, bounds):
+    arguments = ("circo", "--annotations", circo(tmp_path), "--predictions")
+    others = [i for i in CIRCO_IDS if i not in range(110, 114)]
+    rankings = {str(i): [*others[:35], 110 + i, *others[35:]][:50] for i in range(4)}
+    whole = call(*arguments, dump(tmp_path / "whole.json", rankings), "--json").json
+    one_cut = dump(tmp_path / "cut.json", {**rankings, "1": rankings["1"][:length]})  # the shortest list decides
+    answer, table = call(*arguments, one_cut, "--json"), call(*arguments, one_cut)
+    aspects = [f"semantic_mAP@10 {aspect}" for aspect in circo_benchmark.ASPECTS] if length < 10 else []
+    assert answer.json.get("lower_bounds", []) == bounds + aspects
+    for name in ("mAP", "Recall"):
+        for k, value in whole[name].items():
+            assert answer.json[name][k] <= value + 1e-9
+            assert f"{name}@{k}" in bounds or answer.json[name][k] == value
+    if bounds:
+        assert f"the shortest has {length}" in answer.err and answer.json["remarks"] and table.out.count("≥") >= len(bounds)
+        assert answer.json["Recall"]["50"] < whole["Recall"]["50"]  # the target of query 1 stands at 36
+    else:
+        assert answer.json.keys() == whole.keys() and "≥" not in table.out and not answer.err
+
+
+def test_circo_a_list_of_a_gallery_smaller_than_50_is_whole(call, tmp_path):
+    folder, ids = circo(tmp_path), CIRCO_IDS[:30]
+    dump(tmp_path / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", {"images": [{"id": i} for i in ids]})
+    whole = dump(tmp_path / "p.json", {str(i): ids for i in range(4)})
+    assert "lower_bounds" not in call("circo", "--annotations", folder, "--predictions", whole, "--json").json
+
+
+def test_circo_a_submission_still_needs_exactly_50(tmp_path):
+    truth = circo_benchmark.load(circo(tmp_path))
+    rankings = {key: ids[:10] for key, ids in circo_predictions().items()}
+    with pytest.raises(UserError, match="exactly 50 distinct ids a query, here are 10 of 10"):
+        circo_submission(rankings, truth)
+
+
+def test_circo_short_lists_for_the_test_split_are_not_called_ready(golden, call, tmp_path):
+    rankings = load(golden / "circo" / "mmret_base_circo.json")
+    cut = dump(tmp_path / "cut.json", {key: ids[:10] for key, ids in rankings.items()})
+    answer = call("circo", "--annotations", golden / "circo" / "test.json", "--predictions", cut)
+    assert answer.code == 2 and "no submission yet: 800 of its lists hold fewer than 50" in answer.err
 
 
 def test_circo_val_predictions_are_not_test_predictions(golden, call):

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from mmret.benchmarks.circo import scorer as circo
+from mmret.benchmarks.circo.submission import circo_submission
 from mmret.benchmarks.cirr import scorer as cirr
+from mmret.benchmarks.cirr.submission import cirr_submission
 from mmret.benchmarks.common.pictures import crop, crop_rectangle
 from mmret.benchmarks.common.protocol import load_protocol
 from mmret.benchmarks.common.reports import headline
-from mmret.benchmarks.common.submissions import circo_submission, cirr_submission, write_submission
+from mmret.benchmarks.common.submissions import write_submission
 from mmret.benchmarks.fashioniq import scorer as fashioniq
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable

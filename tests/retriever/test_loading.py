@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import mmret
+from mmret.benchmarks.composed import evaluate_composed
 from mmret.retriever.models import load as loading
 from mmret.retriever.models.load import TEXT_INSTRUCTION, embedding_digest, query_options
 from mmret.retriever.train.state import weights_digest
-from mmret.search.rank import evaluate_composed
 from mmret.settings import Recipe
 from tests.retriever import mllm_folders
 

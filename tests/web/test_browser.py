@@ -1,4 +1,4 @@
-"""The gallery as a person uses it, in a real Chromium: keys, decisions, filters, SQL, search, and texts that stay texts."""
+"""The page as a person uses it, in a real Chromium: keys, decisions, filters, SQL, search, and texts that stay texts."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from tests.browser import Watched, chromium
 from tests.hostile import HOSTILE, make_hostile
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("nicegui", reason="the gallery needs the extra 'gallery'")
+pytest.importorskip("nicegui", reason="the page needs the extra 'gallery'")
 WAIT = 60_000  # ms, for a busy machine
 
 
@@ -37,7 +37,7 @@ def served(lake: Path) -> Iterator[str]:
                 yield found[0]
                 break
         else:
-            pytest.fail("the gallery did not start")
+            pytest.fail("the page did not start")
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) is not None

@@ -1,10 +1,8 @@
-"""What the gallery shows is what the tables hold; free SQL can read the lake and nothing else, and change nothing."""
+"""What the page shows is what the tables hold; free SQL can read the lake and nothing else, and change nothing."""
 
 import itertools
-import json
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,7 @@ from mmret.web import tables as module
 from mmret.web.browse import Filters, by_id, choices, count, page
 from mmret.web.lineage import lineage
 from mmret.web.pictures import SIDES, Thumbnails, url
-from mmret.web.tables import Tables, free
+from mmret.web.tables import Tables, run_query
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +113,19 @@ def test_choices_are_what_the_filters_can_find(tables):
     for signal, bounds in found["scores"].items():
         assert (
             count(tables, Filters(scores={signal: bounds}))
-            == tables.ask(f"SELECT count(*) AS n FROM triplets JOIN pairs USING (pair_id) WHERE {signal}_score IS NOT NULL")[0]["n"]
+            == tables.rows(f"SELECT count(*) AS n FROM triplets JOIN pairs USING (pair_id) WHERE {signal}_score IS NOT NULL")[0][
+                "n"
+            ]
         )
 
 
 def test_free_sql_chooses_pairs_in_its_own_order(tables):
-    answer = free(tables, "SELECT pair_id FROM triplets ORDER BY pair_id DESC", 50)
+    answer = run_query(tables, "SELECT pair_id FROM triplets ORDER BY pair_id DESC", 50)
     ids = answer.pair_ids()
     assert answer.more and len(ids) == 50 and list(ids) == sorted(ids, reverse=True)
-    assert [r["pair_id"] for r in everything(tables, Filters(chosen=ids))] == list(ids)
-    assert count(tables, Filters(chosen=(*ids, "none such"))) == 50
-    assert free(tables, "SELECT count(*) AS n FROM images", 5).pair_ids() is None
+    assert [r["pair_id"] for r in everything(tables, Filters(pair_ids=ids))] == list(ids)
+    assert count(tables, Filters(pair_ids=(*ids, "none such"))) == 50
+    assert run_query(tables, "SELECT count(*) AS n FROM images", 5).pair_ids() is None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_free_sql_reads_the_lake_and_nothing_else(own, tmp_path, sql):
     (tmp_path / "outside.txt").write_text("secret")
     before = sorted(p.name for p in own.lake.root.iterdir())
     with pytest.raises(UserError, match="SQL"):
-        free(own, sql.replace("{lake}", str(own.lake.root)), 10)
+        run_query(own, sql.replace("{lake}", str(own.lake.root)), 10)
     assert sorted(p.name for p in own.lake.root.iterdir()) == before and count(own, Filters())
 
 
@@ -161,7 +161,7 @@ def test_a_query_that_would_take_for_ever_is_stopped(tables, monkeypatch):
     monkeypatch.setattr(module, "SECONDS", 0.5)
     started = time.monotonic()
     with pytest.raises(UserError, match="stopped after"):
-        free(tables, "SELECT count(*) FROM triplets a, triplets b, triplets c, triplets d", 10)
+        run_query(tables, "SELECT count(*) FROM triplets a, triplets b, triplets c, triplets d", 10)
     assert time.monotonic() - started < 60 and count(tables, Filters())
 
 
@@ -173,27 +173,3 @@ def test_thumbnails_are_made_of_pictures_only(tables):
         assert thumbnails.get(bad, SIDES[0]) is None
     assert thumbnails.get(image_id, 99_999) is None
     assert url("a' onerror=") == f"/pictures/none/{SIDES[0]}"
-
-
-def test_search_agrees_with_the_command_and_ranks_the_target(tables):
-    from mmret.benchmarks.stage import search_corpus
-    from mmret.ingest.stage import images_by_id
-    from mmret.web.search import Query, Searcher
-
-    searcher = Searcher(tables)
-    assert searcher.recipes() == ["demo", "untrained"]
-    row = page(tables, Filters(), 0, 1)[0]
-    data = images_by_id(tables.lake, [row["query_id"]])[row["query_id"]]
-    for recipe in searcher.recipes():
-        found = searcher.search(recipe, Query(data, row["texts"][0], row["target_id"]), k=180)
-        from_command = search_corpus(tables.lake, recipe, Path(row["query_path"]), row["texts"][0], 180)
-        assert [(h["path"], round(h["score"], 4)) for h in found["hits"]] == [(h["path"], h["score"]) for h in from_command]
-        at = [h["image_id"] for h in found["hits"]].index(row["target_id"]) + 1
-        assert found["target_rank"] >= at and row["query_id"] not in [h["image_id"] for h in found["hits"]]
-    with pytest.raises(UserError, match="a picture, a text"):
-        searcher.search("demo", Query())
-    with pytest.raises(UserError, match="no checkpoint"):
-        searcher.search("../demo", Query(text="x"))
-    with pytest.raises(UserError):
-        searcher.search("demo", Query(image=b"<svg onload=alert(1)>"))
-    assert json.dumps(found["hits"][0])

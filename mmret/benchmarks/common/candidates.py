@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mmret.search.rank import best_first
+
 
 def similarities(candidates: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Dot products (n,) of ``candidates`` (n, d) with ``query`` (d,): equal rows give equal values, bit for bit.
@@ -23,13 +25,13 @@ def similarities(candidates: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 def order(scores: np.ndarray, twins: Sequence[int] = ()) -> list[int]:
-    """Positions best first; position 0, the ground truth, after all that tie with it but its ``twins``, which follow
-    it.
+    """Positions of ``scores`` (n,) best first; position 0, the ground truth, after all that tie with it but its ``twins``,
+    which follow it. Raises UserError for scores that are not finite.
     """
     place = np.zeros(len(scores), dtype=np.int8)
     place[0] = 1
     place[list(twins)] = 2
-    return np.lexsort((np.arange(len(scores)), place, -scores)).tolist()
+    return best_first(scores, place).tolist()
 
 
 def twins_of_first(keys: Sequence[Any]) -> list[int]:

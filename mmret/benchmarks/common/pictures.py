@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from mmret.hashing import content_id, fingerprint
 from mmret.ingest.decode import FORMATS, Unreadable, open_rgb
 from mmret.lake import Lake
 from mmret.progress import advance
+from mmret.search.encoder import Encoder
 
 Box = tuple[float, float, float, float]
 CHUNK = 1024
@@ -35,19 +36,6 @@ CHUNK = 1024
 CROP_RULE = "genecis-0.7"
 """Part of a crop's cache key: a changed rule is another picture."""
 DILATION = 0.7
-
-
-class Encoder(Protocol):
-    """Anything that embeds images, texts, or image-text pairs: a CLIP retriever, an MLLM retriever, a mock of a test.
-
-    One that tells queries from candidates and takes a task instruction has a further keyword ``instruction: str |
-    None``.
-    """
-
-    dim: int
-
-    def encode(self, images: Sequence[Any] | None = None, texts: Sequence[str] | None = None, batch_size: int = 64) -> np.ndarray:
-        """Unit vectors (n, d) float32."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmret.errors import UserError
 
-SHOWN = 5
+MOST_LISTED = 5
 """Problems of one kind that are listed before they are only counted."""
 
 
@@ -119,6 +119,15 @@ def read_as(path: Path, kind: Any, what: str) -> Any:
         raise UserError(f"{path} is not {what} (at {place}: {first['msg']}); is it another benchmark's or split's file?") from None
 
 
+_LOOKS: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("a FashionIQ file", lambda data: any(re.fullmatch(r"dress|shirt|toptee", key) for key in data)),
+    ("a GeneCIS file", lambda data: any(re.fullmatch(r"(focus|change)_(attribute|object)", key) for key in data)),
+    ("a CIRCO file", lambda data: _first_entries(data) == {int} and all(key.isdecimal() for key in data)),
+    ("an MMEB file", lambda data: _first_entries(data) == {list}),
+)
+"""What prediction files look like, the surest sign first."""
+
+
 def recognise(data: Any) -> str:
     """What a prediction file looks like, for the message of a scorer that was given another benchmark's."""
     if isinstance(data, list):
@@ -127,16 +136,13 @@ def recognise(data: Any) -> str:
         return "empty" if data == {} else "no JSON object"
     if "metric" in data or "version" in data:
         return f"a CIRR submission (metric {data.get('metric')!r})"
-    if any(re.fullmatch(r"dress|shirt|toptee", key) for key in data):
-        return "a FashionIQ file"
-    if any(re.fullmatch(r"(focus|change)_(attribute|object)", key) for key in data):
-        return "a GeneCIS file"
-    first = {type(value[0]) if isinstance(value, list) and value else None for value in data.values()}
-    if first == {int} and all(key.isdecimal() for key in data):
-        return "a CIRCO file"
-    if first == {list}:
-        return "an MMEB file"
-    return f"an object with the keys {', '.join(list(data)[:SHOWN])}"
+    found = (name for name, looks in _LOOKS if looks(data))
+    return next(found, f"an object with the keys {', '.join(list(data)[:MOST_LISTED])}")
+
+
+def _first_entries(data: dict[str, Any]) -> set[type | None]:
+    """Types of the lists' first entries."""
+    return {type(value[0]) if isinstance(value, list) and value else None for value in data.values()}
 
 
 def predictions_object(path: Path, data: Any, expected: str) -> dict[str, Any]:
@@ -239,8 +245,8 @@ class Findings:
         if self.errors:
             lines = []
             for kind, details in self.errors.items():
-                more = f"; and {len(details) - SHOWN} more" if len(details) > SHOWN else ""
-                lines.append(f"  {kind}: {'; '.join(details[:SHOWN])}{more}")
+                more = f"; and {len(details) - MOST_LISTED} more" if len(details) > MOST_LISTED else ""
+                lines.append(f"  {kind}: {'; '.join(details[:MOST_LISTED])}{more}")
             raise UserError(f"{self.path} cannot be scored:\n" + "\n".join(lines))
         if self.short:
             self.note(f"{self.short} lists are shorter than the benchmark asks for")
@@ -248,7 +254,7 @@ class Findings:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,58 +94,6 @@ class Missing:
                 ]
             )
         )
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Named pictures; ``distinct`` (m, d) float32 are their vectors without repetition, ``group[name]`` the row of
-    each.
-
-    Names that share a vector are ranked as one and then listed, targets last, so that they tie exactly: in a matrix
-    product equal columns may differ in the last bit, and rounding would break the tie.
-    """
-
-    shots: dict[Any, Shot]
-    distinct: np.ndarray
-    group: dict[Any, int]
-    members: list[list[Any]]
-
-    @classmethod
-    def of(cls, shots: dict[Any, Shot], vectors: np.ndarray) -> Gallery:
-        """``vectors`` (n, d): the rows of ``shots``, in their order."""
-        first: dict[bytes, int] = {}
-        group = {
-            name: first.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), len(first))
-            for name, row in zip(shots, vectors, strict=True)
-        }
-        members: list[list[Any]] = [[] for _ in first]
-        for name, number in group.items():
-            members[number].append(name)
-        distinct = vectors
-        if len(first) < len(vectors):
-            firsts = {name: i for i, name in enumerate(shots)}
-            distinct = vectors[[firsts[names[0]] for names in members]]
-        return cls(shots, distinct, group, members)
-
-
-def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options: RunOptions) -> tuple[Gallery, Missing]:
-    """Embed the pictures of ``paths`` (name -> file, None: not found) and report those without one.
-
-    Raises UserError where some are missing and that was not allowed, or none is left.
-    """
-    missing = Missing({str(name): "not found" for name, path in paths.items() if path is None})
-    missing.check(len(paths), options.allow_missing, options.images)
-    found = {name: Shot(path) for name, path in paths.items() if path is not None}
-    vectors = embedder.shots(list(found.values()), "gallery")
-    names = list(found)
-    for i, reason in vectors.unreadable.items():
-        missing.reasons[str(names[i])] = reason
-    missing.check(len(paths), options.allow_missing, options.images)
-    keep = [i for i in range(len(names)) if i not in vectors.unreadable]
-    if not keep:
-        raise UserError(f"none of the {len(paths)} pictures of the gallery was found under {options.images}")
-    rows = vectors.rows if len(keep) == len(names) else vectors.rows[keep]
-    return Gallery.of({names[i]: found[names[i]] for i in keep}, rows), missing
 
 
 def averaged(parts: Sequence[np.ndarray]) -> np.ndarray:

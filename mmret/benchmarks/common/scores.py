@@ -30,16 +30,25 @@ class ScoreOptions:
 class Scores:
     """Metrics of one prediction file in percent. ``values`` is what ``mmret score --json`` prints; None: not
     defined.
+
+    ``lower_bounds``: metrics, named as in :meth:`rows`, that longer lists of predictions could only raise.
     """
 
     benchmark: str
     values: dict[str, Any]
     queries: int
     notes: tuple[str, ...] = ()
+    lower_bounds: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, float | None]]:
         """(metric, percent) in the order of ``values``, nested keys joined: ``mAP@5``, ``dress R@10``."""
         yield from flatten(self.values)
+
+    def document(self) -> dict[str, Any]:
+        """``values`` for JSON; where some are only lower bounds, also ``lower_bounds`` and the ``remarks`` on the file."""
+        if not self.lower_bounds:
+            return self.values
+        return {**self.values, "lower_bounds": list(self.lower_bounds), "remarks": list(self.notes)}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:

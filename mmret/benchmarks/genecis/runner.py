@@ -26,7 +26,7 @@ from mmret.benchmarks.genecis import scorer as genecis
 from mmret.errors import UserError
 
 
-def run_genecis(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
+def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     """All GeneCIS tasks that are annotated. ``options.images`` holds COCO val2017 and Visual Genome, in their own
     folders or all together.
     """

@@ -51,13 +51,13 @@ def metrics(
     return found
 
 
-def _average_precision(hits: Sequence[bool], wanted: int) -> float:
+def _average_precision(hits: Sequence[bool], relevant: int) -> float:
     total, count = 0.0, 0
     for position, hit in enumerate(hits, start=1):
         if hit:
             count += 1
             total += count / position
-    return total / wanted if wanted else 0.0
+    return total / relevant if relevant else 0.0
 
 
 def ndcg(ranking: Sequence[Any], gain: Mapping[Any, float], k: int, exponential: bool = False) -> float:

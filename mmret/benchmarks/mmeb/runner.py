@@ -80,7 +80,7 @@ def _split(text: str, instruction: str) -> tuple[str, str]:
     return "", text
 
 
-def run_mmeb(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
+def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     """MMEB v1 from its parquet files (``options.annotations``: one folder a set), pictures under ``options.images``.
 
     ``options.template`` is one of :data:`MODES`; None takes ``instructed`` for a model that takes instructions, else

@@ -1,8 +1,8 @@
-"""The gallery over a synthetic lake of a million triplets: how long a person waits, and how much memory it takes.
+"""The web page over a synthetic lake of a million triplets: how long a person waits, and how much memory it takes.
 
-    python bench/gallery.py --lake DIR                      # makes the lake there first, if it is not there (about 0.7 GB)
-    python bench/gallery.py --lake DIR --triplets 100000
-    python bench/gallery.py --lake DIR --browser            # also in Chromium: from the address to the first pictures
+    python bench/web.py --lake DIR                      # makes the lake there first, if it is not there (about 0.7 GB)
+    python bench/web.py --lake DIR --triplets 100000
+    python bench/web.py --lake DIR --browser            # also in Chromium: from the address to the first pictures
 
 Counts are asserted before anything is timed. Each figure is the median of ``REPEATS`` calls after one that is not counted, wall
 clock; processor time of the process is given beside it, since other work may share the cores. The texts, scores and ids are drawn
@@ -31,11 +31,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmret.ingest import image_table
 from mmret.lake import Lake
+from mmret.lake.configuration import resolve
 from mmret.schemas import IMAGES, SIGNALS, TABLES
-from mmret.web.app import site
 from mmret.web.browse import PAGE, Filters, choices, count, page
 from mmret.web.lineage import lineage
-from mmret.web.tables import free
+from mmret.web.site import open_site
+from mmret.web.tables import run_query
 
 REPEATS = 5
 _SHARD = 100_000  # triplets
@@ -51,18 +52,19 @@ def main(
     make(store, triplets)
     triplets = sum(store.facts("triplets", s).rows for s in store.partitions("triplets"))
     started = time.perf_counter()
-    shared = site(store)
+    site = open_site(store, resolve(store)[0])
     print(json.dumps({"triplets": triplets, "open_s": round(time.perf_counter() - started, 2)}))
-    tables = shared.tables
+    tables = site.tables
     assert count(tables, Filters()) == triplets
     middle = page(tables, Filters(), triplets // PAGE // 2)
 
     def first(filters: Filters, number: int = 0) -> list[dict[str, Any]]:
         rows = page(tables, filters, number)
-        shared.thumbnails.prepare([i for r in rows for i in (r["query_id"], r["target_id"])])
+        site.thumbnails.prepare([i for r in rows for i in (r["query_id"], r["target_id"])])
         return rows
 
     shard = store.partitions("triplets")[-1]
+    sql = "SELECT pair_id FROM pairs WHERE caption_score > 0.9 LIMIT 10000"
     for name, work in {
         "first page": lambda: first(Filters()),
         "page in the middle": lambda: first(Filters(), triplets // PAGE // 2),
@@ -76,7 +78,7 @@ def main(
         "text that nothing has": lambda: first(Filters(text="submarine")),
         "most alike by caption first": lambda: first(Filters(order="-caption")),
         "lineage of one": lambda: lineage(tables, middle[0]["pair_id"]),
-        "free SQL, 10,000 pairs": lambda: free(tables, "SELECT pair_id FROM pairs WHERE caption_score > 0.9 LIMIT 10000", 200_000),
+        "free SQL, 10,000 pairs": lambda: run_query(tables, sql, 200_000),
     }.items():
         report(name, work)
     print(json.dumps({"peak_memory_mb": round(peak_mb())}))

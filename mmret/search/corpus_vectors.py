@@ -1,0 +1,89 @@
+"""The vectors of a lake's corpus by one checkpoint, kept in the lake: without them every search would embed all pictures anew.
+
+They lie at ``<lake>/gallery/<digest of the checkpoint>/<shard>.parquet``, for search and evaluation, trained and untrained
+models alike. Cost: the image tower once per picture and checkpoint, a shard at a time, so that a crash loses at most one
+shard; then 4 bytes a dimension on disk and in memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmret.atomic import replacing
+from mmret.errors import UserError
+from mmret.ingest.stage import read_images
+from mmret.lake import Lake
+from mmret.progress import advance
+from mmret.search.encoder import Encoder
+
+
+def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list[str], np.ndarray]:
+    """Ids and unit vectors (n, dim) float32 of every image of the lake, embedded by the checkpoint in ``folder``.
+
+    Only shards without current vectors are embedded; :func:`mmret.progress.advance` is told how many pictures are done, of
+    task ``gallery``. Raises UserError for a lake without images and for a picture that gets no vector.
+
+        ids, vectors = gallery(Lake("lakes/demo"), "lakes/demo/checkpoints/demo")
+    """
+    from mmret.retriever.models.load import Retriever, embedding_digest
+
+    cache = lake.root / "gallery" / embedding_digest(folder)
+    shards = {shard: lake.read("images", shard, ["image_id"])["image_id"].to_pylist() for shard in lake.partitions("images")}
+    total = sum(map(len, shards.values()))
+    retriever: Encoder | None = None
+    ids: list[str] = []
+    parts: list[np.ndarray] = []
+    for shard, shard_ids in shards.items():
+        if not shard_ids:  # a shard of rejects, or imported triplets of pictures that others brought
+            continue
+        path = cache / f"{shard}.parquet"
+        rows = pq.read_table(path) if path.is_file() else None
+        if rows is None or rows["image_id"].to_pylist() != shard_ids:
+            retriever = retriever or Retriever.load(folder)
+            rows = _embed_shard(lake, shard, shard_ids, retriever, batch_size, (len(ids), total))
+            with replacing(path) as aside:
+                pq.write_table(rows, aside)
+        ids += shard_ids
+        parts.append(rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(shard_ids), -1))
+    if not ids:
+        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+    return ids, np.concatenate(parts)
+
+
+def _embed_shard(
+    lake: Lake, shard: str, ids: list[str], retriever: Encoder, batch_size: int, progress: tuple[int, int]
+) -> pa.Table:
+    """Rows ``image_id, vector`` in the order of ``ids``; ``progress``: images done before this shard, images in all."""
+    done, total = progress
+    vectors = np.full((len(ids), retriever.dim), np.nan, dtype=np.float32)
+    place = {image_id: i for i, image_id in enumerate(ids)}
+    for batch in read_images(lake, shard, batch_size, ids=place):
+        found = batch.column("image_id").to_pylist()
+        vectors[[place[i] for i in found]] = retriever.encode(batch.column("data").to_pylist(), batch_size=batch_size)
+        done += len(found)
+        advance("gallery", done, total)
+    if np.isnan(vectors).any():
+        missing = int(np.isnan(vectors).any(axis=1).sum())
+        raise UserError(
+            f"{missing} images of {shard} have no vector: they are missing from the lake, or the "
+            "checkpoint is broken; run `mmret run` again"
+        )
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), retriever.dim)
+    return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})
+
+
+def forget_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
+    """Delete the vectors of every checkpoint but those in ``folders``; returns of how many."""
+    from mmret.retriever.models.load import embedding_digest
+
+    keep = {embedding_digest(folder) for folder in folders}
+    stale = [p for p in (lake.root / "gallery").glob("*") if p.is_dir() and p.name not in keep]
+    for path in stale:
+        shutil.rmtree(path)
+    return len(stale)

@@ -1,0 +1,176 @@
+"""The pages without a browser: keys and departures at any moment raise nothing, and whoever waits reads what for."""
+
+import asyncio
+import logging
+import shutil
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nicegui", reason="the page needs the extra 'gallery'")
+
+from nicegui.testing.user_simulation import user_simulation
+
+from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.search.search import Query, Searcher
+from mmret.web import browse, browse_page
+from mmret.web.app import add_pages
+from mmret.web.search_progress import SearchProgress
+from mmret.web.site import Site, open_site
+
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def site(small_lake) -> Site:
+    lake = Lake(small_lake[0])
+    return open_site(lake, resolve(lake)[0], "tester")
+
+
+def visit(site: Site, act: Callable[[Any], Awaitable[None]], caplog: pytest.LogCaptureFixture) -> None:
+    """Run ``act`` with a simulated visitor of the pages; whatever a page's handlers raised is logged, and an error here."""
+
+    async def run() -> None:
+        async with user_simulation() as user:
+            add_pages(site)
+            await act(user)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(run())
+    # on a busy machine NiceGUI logs that it gave up on cancelling the tasks of a visitor at the end: no fault of a page
+    faults = [r.getMessage() for r in caplog.records if not r.getMessage().startswith("Could not cancel")]
+    assert not faults, faults
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    for _ in range(SECONDS * 20):
+        if holds():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("it did not happen in time")
+
+
+def labels(client: Any) -> list[str]:
+    from nicegui import ui
+
+    return [e.text for e in client.elements.values() if isinstance(e, ui.label)]
+
+
+def press(client: Any, key: str) -> None:
+    """``key`` as the browser sends it."""
+    from nicegui import ui
+
+    (keyboard,) = (e for e in client.elements.values() if isinstance(e, ui.keyboard))
+    modifiers = dict.fromkeys(("altKey", "ctrlKey", "shiftKey", "metaKey"), False)
+    (listener,) = keyboard._event_listeners.values()
+    event = {"action": "keydown", "repeat": False, "key": key, "code": key, "location": 0, **modifiers}
+    keyboard._handle_event({"listener_id": listener.id, "args": event})
+
+
+class Gate:
+    """A function that waits until it is opened; ``entered`` once somebody is in it."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.entered, self.opened = function, threading.Event(), threading.Event()
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.entered.set()
+        assert self.opened.wait(SECONDS)
+        return self.function(*arguments)
+
+
+def test_every_key_may_be_pressed_before_the_filters_have_loaded(site, monkeypatch, caplog):
+    gate = Gate(browse.choices)
+    monkeypatch.setattr(browse_page.browse, "choices", gate)
+
+    async def act(user: Any) -> None:
+        client = await user.open("/")
+        assert {"reading the triplets", "reading what the filters can be set to"} <= set(labels(client))
+        await until(gate.entered.is_set)
+        for key in "/jknp":
+            press(client, key)
+        await asyncio.sleep(0.2)
+        gate.opened.set()
+        await until(lambda: "Free SQL" in labels(client))
+        press(client, "/")
+        await asyncio.sleep(0.1)
+
+    visit(site, act, caplog)
+
+
+@pytest.mark.parametrize("address", ["/", "/search", "/search?text=a+red+circle"])
+def test_a_page_may_be_left_while_it_loads(site, monkeypatch, caplog, address):
+    gates = [Gate(site.searches.recipes), Gate(browse.choices), Gate(site.searches.search)]
+    monkeypatch.setattr(site.searches, "recipes", gates[0])
+    monkeypatch.setattr(browse_page.browse, "choices", gates[1])
+    monkeypatch.setattr(site.searches, "search", gates[2])
+    if "text" in address:
+        gates[0].opened.set()
+
+    async def act(user: Any) -> None:
+        client = await user.open(address)
+        await until(lambda: any(g.entered.is_set() and not g.opened.is_set() for g in gates))
+        client.delete()
+        await asyncio.sleep(0.2)
+        for gate in gates:
+            gate.opened.set()
+        await asyncio.sleep(0.3)
+
+    visit(site, act, caplog)
+
+
+def test_a_search_that_is_left_by_its_visitor_does_not_touch_the_page(site, monkeypatch, caplog):
+    gate = Gate(site.searches.search)
+    monkeypatch.setattr(site.searches, "search", gate)
+
+    async def act(user: Any) -> None:
+        from nicegui import ui
+
+        client = await user.open("/search")
+        await until(lambda: "Nothing asked yet" in labels(client))
+        with client:
+            user.find(ui.input).type("a red circle").trigger("keydown.enter")
+        await until(gate.entered.is_set)
+        client.delete()
+        gate.opened.set()
+        await asyncio.sleep(0.3)
+
+    visit(site, act, caplog)
+
+
+def test_who_waits_for_a_first_search_reads_how_far_the_corpus_is_embedded(small_lake, tmp_path, monkeypatch, caplog):
+    from mmret.search import corpus_vectors
+
+    shutil.copytree(small_lake[0], tmp_path / "lake")
+    shutil.rmtree(tmp_path / "lake" / "gallery")
+    lake, gate = Lake(tmp_path / "lake"), Gate(corpus_vectors.pq.write_table)
+    site = open_site(lake, resolve(lake)[0], "tester")
+    monkeypatch.setattr(corpus_vectors.pq, "write_table", lambda rows, aside: gate(rows, aside))
+    first = lake.facts("images", lake.partitions("images")[0]).rows
+
+    async def act(user: Any) -> None:
+        client = await user.open("/search?text=a+red+circle")
+        wait = f"embedding the corpus with demo: {first} of 180 pictures"
+        await until(
+            lambda: sum(wait in text for text in labels(client)) == 2
+        )  # of both checkpoints: the second waits for the first
+        gate.opened.set()
+        await until(lambda: {"demo: 180 pictures", "untrained: 180 pictures"} <= set(labels(client)))
+
+    visit(site, act, caplog)
+
+
+def test_what_a_search_waits_for_is_told_to_others_too_and_forgotten_after_a_failure(small_lake):
+    from mmret.errors import UserError
+
+    lake = Lake(small_lake[0])
+    searches = SearchProgress(Searcher(lake, resolve(lake)[0]))
+    assert searches.waiting_for("demo") == "loading the checkpoint of demo"
+    searches.search("demo", Query(text="a red circle"), 3)
+    assert searches.waiting_for("demo") == "searching with demo"
+    with pytest.raises(UserError, match="a picture, a text or both"):
+        searches.search("demo", Query(), 3)
+    assert searches.waiting_for("demo") == "searching with demo"
