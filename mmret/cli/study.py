@@ -61,7 +61,7 @@ def study(
 
 def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
     from mmret.cli.live import Live
-    from mmret.studies.designs import runs
+    from mmret.settings.studies import runs
 
     names = [name for _, name in sorted({(seed, name) for _, _, seed, name in runs(settings.studies)})]
     settings = settings.model_copy(update={"train": tuple(dict.fromkeys(names))})

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmret.lake import Lake
 from mmret.settings import StudySettings
-from mmret.studies.designs import Study, designs, runs
+from mmret.settings.studies import Study, designs, runs
 
 UNTRAINED = "untrained"
 
