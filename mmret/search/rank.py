@@ -9,7 +9,7 @@ the image tower once per picture and checkpoint; then one (block, gallery) produ
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,59 +22,10 @@ from mmret.errors import UserError
 from mmret.ingest.stage import read_images
 from mmret.lake import Lake
 from mmret.progress import advance
+from mmret.ranking import rank, recall_at, target_ranks  # noqa: F401  (rank is for those who search)
 
 if TYPE_CHECKING:
     from mmret.benchmarks.common.pictures import Encoder
-
-BLOCK_BYTES = 256 * 2**20
-"""Scores held at once."""
-
-
-def rank(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    k: int,
-    exclude: Sequence[Collection[int]] | None = None,
-    behind: Sequence[Collection[int]] | None = None,
-) -> np.ndarray:
-    """Positions in ``gallery`` (n, d) of the ``k`` highest scores for each of ``queries`` (q, d): (q, k) int64, best
-    first.
-
-    ``exclude[i]`` are positions that query i must not find; where fewer than ``k`` are left the row ends in -1. Equal
-    scores are in the gallery's order, except that those of ``behind[i]``, the targets of an evaluation, come after
-    all others. Raises UserError for vectors that are not finite.
-    """
-    found = np.full((len(queries), k), -1, dtype=np.int64)
-    for first, scores in _score_blocks(queries, gallery, exclude):
-        for row, score in enumerate(scores):
-            allowed = np.flatnonzero(score > -np.inf)
-            if len(allowed) > k:
-                worst = np.partition(score[allowed], -k)[-k]
-                allowed = allowed[score[allowed] >= worst]  # with all that tie with the last
-            last = np.isin(allowed, list(behind[first + row])) if behind is not None else np.zeros(len(allowed), bool)
-            best = allowed[np.lexsort((allowed, last, -score[allowed]))][:k]
-            found[first + row, : len(best)] = best
-    return found
-
-
-def target_ranks(
-    queries: np.ndarray, gallery: np.ndarray, targets: Sequence[Collection[int]], exclude: Sequence[Collection[int]] | None = None
-) -> np.ndarray:
-    """Rank (q,) int64, from 1, of the best target of each query: 1 and how many that are no target score as high or
-    higher."""
-    ranks = np.empty(len(queries), dtype=np.int64)
-    for first, scores in _score_blocks(queries, gallery, exclude):
-        for row, score in enumerate(scores):
-            own = list(targets[first + row])
-            best = score[own].max()
-            ranks[first + row] = 1 + np.count_nonzero(score >= best) - np.count_nonzero(score[own] >= best)
-    return ranks
-
-
-def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[str, float]:
-    """``{"R@k": percent of queries whose best target is among the first k}`` of ranks from 1; 0 where there are no
-    queries."""
-    return {f"R@{k}": 100.0 * float(np.mean(ranks <= k)) if len(ranks) else 0.0 for k in ks}
 
 
 def evaluate_composed(
@@ -126,26 +77,6 @@ def _composed(
         files = load_images([reference for reference, _, _ in part])
         parts.append(retriever.encode([files[reference] for reference, _, _ in part], [text for _, text, _ in part], **options))
     return np.concatenate(parts)
-
-
-def _score_blocks(
-    queries: np.ndarray, gallery: np.ndarray, exclude: Sequence[Collection[int]] | None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """First query and scores (b, n) float32 of each block, the excluded at -inf."""
-    for name, vectors in (("queries", queries), ("gallery", gallery)):
-        if not np.isfinite(vectors).all():
-            broken = int((~np.isfinite(vectors)).any(axis=1).sum())
-            raise UserError(
-                f"{broken} vectors of the {name} are not finite: the model is broken (a training run that "
-                "diverged?); train it again with a lower learning rate"
-            )
-    block = max(1, BLOCK_BYTES // (4 * max(1, len(gallery))))
-    for first in range(0, len(queries), block):
-        scores = queries[first : first + block] @ gallery.T
-        if exclude is not None:
-            for row, positions in enumerate(exclude[first : first + block]):
-                scores[row, list(positions)] = -np.inf
-        yield first, scores
 
 
 def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list[str], np.ndarray]:

@@ -1,4 +1,4 @@
-"""Invariants of mmret.search.rank: ranking equals brute force whatever the block; ties never help; broken
+"""Invariants of ranking and of a gallery: ranking equals brute force whatever the block; ties never help; broken
 vectors are refused; the reference is out of the gallery; gallery vectors are computed once per checkpoint and image."""
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmret import ranking
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.ranking import rank, recall_at, target_ranks
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.schemas import IMAGES_INDEX
-from mmret.search import rank as retrieval
-from mmret.search.rank import evaluate_composed, forget_galleries, gallery, rank, recall_at, target_ranks
+from mmret.search.rank import evaluate_composed, forget_galleries, gallery
 
 
 @st.composite
@@ -38,7 +39,7 @@ def brute_force(query, vectors, exclude, targets):
 def test_ranking_equals_brute_force_with_targets_behind_their_ties(problem, k, block_bytes):
     queries, vectors, exclude, targets = problem
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "BLOCK_BYTES", block_bytes)
+        patch.setattr(ranking, "BLOCK_BYTES", block_bytes)
         found = rank(queries, vectors, k, exclude, behind=targets)
         ranks = target_ranks(queries, vectors, targets, exclude)
     for i, query in enumerate(queries):
@@ -123,7 +124,7 @@ def lake(tmp_path, pictures, monkeypatch):
             yield pa.record_batch({"image_id": part, "data": pa.array([pictures[i] for i in part], pa.large_binary())})
 
     lake.missing = set()
-    monkeypatch.setattr(retrieval, "read_images", read)
+    monkeypatch.setattr("mmret.search.rank.read_images", read)
     return lake
 
 
