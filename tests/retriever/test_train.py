@@ -19,10 +19,11 @@ from transformers import CLIPModel, CLIPProcessor
 
 from mmret import progress
 from mmret.errors import UserError
+from mmret.retriever.models.checkpoint import weights_digest
 from mmret.retriever.train.log import SCHEMA, plot_log, read_log
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.loss import info_nce
-from mmret.retriever.train.state import States, weights_digest
+from mmret.retriever.train.state import States
 from mmret.settings import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]

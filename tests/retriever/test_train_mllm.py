@@ -16,9 +16,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import mmret
 from mmret import progress
 from mmret.errors import UserError
+from mmret.retriever.models.merge import export_merged
 from mmret.retriever.train.log import read_log
 from mmret.retriever.train.loop import train
-from mmret.retriever.train.mllm import export_merged
 from tests.retriever.mllm_folders import FOLDERS
 from tests.retriever.runs import a_trainer, small
 

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.train.data import Batch, TrainingSet
-from mmret.retriever.train.embedder import Gather, home
+from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import ALONE, Group
 from mmret.retriever.train.tower import ImageTower, LoadImages, Pictures, frozen_features
@@ -45,9 +45,9 @@ class ClipEmbedder:
 
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> ClipEmbedder:
-        return cls(recipe, ClipRetriever.load(base, home(group)), group)
+        return cls(recipe, ClipRetriever.load(base, group.device), group)
 
-    def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:

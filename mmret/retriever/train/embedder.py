@@ -3,7 +3,7 @@
 The loop knows batches, features, a loss and an optimiser. An embedder says which parameters are trained, reads a
 batch's pictures (in a thread, while the step before runs), and names the features to be made of it, chunk by chunk.
 One class per kind of recipe, in :mod:`mmret.retriever.train.clip` and :mod:`mmret.retriever.train.mllm`; a further
-kind is a further class and a line in :func:`embedders`.
+kind is a further class and a line in :mod:`mmret.retriever.train.kinds`. Costs nothing itself.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Embedder(Protocol):
     def load(cls, recipe: Recipe, base: Path | str, group: Group) -> Embedder:
         """The model a recipe starts from. Raises UserError where there is none of the recipe's kind."""
 
-    def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         """The parameters that are trained, with their peak learning rates."""
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
@@ -57,18 +57,3 @@ class Embedder(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint's files."""
-
-
-def embedders() -> dict[str, type[Embedder]]:
-    """The embedder of each kind of recipe."""
-    from mmret.retriever.train.clip import ClipEmbedder
-    from mmret.retriever.train.mllm import MllmEmbedder
-
-    return {"clip": ClipEmbedder, "mllm": MllmEmbedder}
-
-
-def home(group: Group) -> str:
-    """The device of this process: the GPU of its rank, or the CPU."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    return "cuda" if group.size == 1 else f"cuda:{torch.cuda.current_device()}"

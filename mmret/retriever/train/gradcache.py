@@ -57,7 +57,7 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
         loss.backward()
         return loss.detach()
     after = rng_state()
-    features = [group.whole(rows.detach(), part.total).requires_grad_() for part, rows in zip(parts, made, strict=True)]
+    features = [group.gather_rows(rows.detach(), part.total).requires_grad_() for part, rows in zip(parts, made, strict=True)]
     loss = loss_of(*features)
     gradients = [
         torch.zeros_like(rows) if gradient is None else gradient

@@ -54,11 +54,18 @@ class Group:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
+    @property
+    def device(self) -> str:
+        """Where this process's model lies: the GPU of its rank, or the CPU where there is none."""
+        if not torch.cuda.is_available():
+            return "cpu"
+        return "cuda" if self.size == 1 else f"cuda:{torch.cuda.current_device()}"
+
     def share(self, total: int) -> slice:
         """Which of ``total`` items are this process's; of few items some processes have none."""
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
-    def whole(self, own: torch.Tensor, total: int) -> torch.Tensor:
+    def gather_rows(self, own: torch.Tensor, total: int) -> torch.Tensor:
         """Rows (total, d) of all processes, of which ``own`` are this one's :meth:`share`."""
         if self.size == 1:
             return own
@@ -91,7 +98,7 @@ class Group:
                 parameter.grad = torch.zeros_like(parameter)
         self.sum([p.grad for p in shared])
 
-    def each(self, value: Any) -> list[Any]:
+    def all_values(self, value: Any) -> list[Any]:
         """``value`` of every process, in the order of their ranks."""
         if self.size == 1:
             return [value]
