@@ -40,7 +40,7 @@ class ClipEmbedder:
         if recipe.compile:
             for part in (self.model.vision_model, self.model.text_model):
                 part.compile(backend=recipe.compile)
-        self.chunks = self._fitting()
+        self.chunks = self._chunk_sizes()
         self.rows: Callable[[np.ndarray], torch.Tensor] | None = None
 
     @classmethod
@@ -98,7 +98,7 @@ class ClipEmbedder:
 
     def image_features(self, rows: torch.Tensor) -> torch.Tensor:
         """Un-normalised projections (n, dim) of rows below the cut, or of uint8 pixels."""
-        return self.tower.features(self.retriever.normalised(rows) if rows.dtype == torch.uint8 else rows)
+        return self.tower.features(self.retriever.normalise(rows) if rows.dtype == torch.uint8 else rows)
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
         cut = self.retriever.truncated
@@ -109,7 +109,7 @@ class ClipEmbedder:
     def save(self, folder: Path) -> None:
         self.retriever.save(folder)
 
-    def _fitting(self) -> tuple[int, int]:
+    def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size, self.recipe.chunk_size
         vision, text = self.model.config.vision_config, self.model.config.text_config

@@ -1,4 +1,4 @@
-"""What a checkpoint was trained on, kept so that its exact rows can be listed again however the lake has changed since.
+"""Records what a checkpoint was trained on, so that its exact rows can be listed again however the lake has changed since.
 
 The state is a list of files that already exist (:mod:`mmret.lake.history`), so recording it costs one small read per partition.
 """
@@ -20,8 +20,8 @@ from mmret.retriever.train.rows import also_reads, training_rows
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 
 
-def data_state(lake: Lake, recipe: Recipe) -> str:
-    """Id of the recorded state that ``recipe`` trains on: the lake as it is now, or what its ``as_of`` names."""
+def record_data_state(lake: Lake, recipe: Recipe) -> str:
+    """Record the state of the lake that ``recipe`` trains on, as it is now or as its ``as_of`` names it; returns the state's id."""
     tables = tuple(dict.fromkeys((*history.PINNED, *also_reads(recipe))))
     if recipe.as_of is None:
         return history.record(lake, history.pin(lake, tables))
@@ -39,7 +39,8 @@ def checkpoint_rows(lake: Lake, name: str) -> pa.Table:
     """The exact rows that checkpoint ``name`` was trained on, columns of TRIPLETS, sorted by pair_id: those of the state and the
     licences that its record names, whatever the lake's settings are today.
 
-    Raises UserError where it has no recorded state, was trained on pairs that are not the lake's triplets, or a file is gone.
+    Example: ``checkpoint_rows(Lake("lakes/demo"), "demo")``. Raises UserError where it has no recorded state, was trained on pairs
+    that are not the lake's triplets, or a file is gone.
     """
     facts = lake.facts("checkpoints", name)
     if facts is None or not facts.rows:

@@ -26,7 +26,7 @@ SHARE_OF_FREE_MEMORY = 1 / 3
 
 @dataclass(frozen=True)
 class Part:
-    """Features to be made: ``encode(chunk)`` gives (rows of the chunk, dim); the features are those of all chunks in
+    """Features to compute: ``encode(chunk)`` gives (rows of the chunk, dim); the features are those of all chunks in
     order. With several processes ``chunks`` are this one's share of ``total`` rows, and ``empty`` (0, dim) stands for
     the features of a process that has none."""
 

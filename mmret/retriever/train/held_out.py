@@ -1,4 +1,4 @@
-"""Retrieval on a held-out slice while a model trains: is it getting better at what it is for?
+"""Retrieval on a held-out slice while a model trains, to see whether it gets better at what it is for.
 
 The slice is triplets of split ``test`` with one of their texts; the gallery is all of its images, so the figure is
 comparable within a run and between recipes on one lake, and not with an evaluation over the whole corpus. Costs one

@@ -44,7 +44,7 @@ def train(
     of the run.
 
     ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
-    checkpoint that is there already its facts are returned. ``on_row`` is told each row of the log as it is written.
+    checkpoint that is there already its facts are returned. ``on_row`` is called with each row of the log as it is written.
     With several processes all of them call this, each with its :class:`Group`; the first one writes. Facts: ``step,
     loss`` (mean of the last tenth), ``pairs`` (training pairs seen), ``seconds, triplets, images, batch_size,
     samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``notes``

@@ -46,7 +46,7 @@ class MllmEmbedder:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if recipe.compile:
             self.model.model.compile(backend=recipe.compile)
-        self.chunks = self._fitting()
+        self.chunks = self._chunk_sizes()
         self.pictures: Pictures | None = None
 
     @classmethod
@@ -58,7 +58,7 @@ class MllmEmbedder:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
         torch.manual_seed(recipe.seed)  # of the adapters
-        adapted = _continued(model, base) if adapter else _adapted(model, recipe.lora)
+        adapted = _load_adapters(model, base) if adapter else _add_adapters(model, recipe.lora)
         adapted.peft_config["default"].base_model_name_or_path = adapter or str(base)
         retriever = MllmRetriever(model.to(group.device), load_processor(base))
         return cls(recipe, retriever, adapted, group)
@@ -113,7 +113,7 @@ class MllmEmbedder:
         self.adapted.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
 
-    def _fitting(self) -> tuple[int, int]:
+    def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size, self.recipe.chunk_size
         text = self.model.config.get_text_config()
@@ -128,7 +128,7 @@ def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:
     return [tuple(map(list, zip(*rows[i : i + size], strict=True))) for i in range(0, len(rows), size)]
 
 
-def _adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
+def _add_adapters(model: PreTrainedModel, lora: LoraSettings) -> Any:
     peft = _peft()
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     try:
@@ -146,7 +146,7 @@ def _adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
         raise UserError(f"LoRA does not fit the model: {error}; see the recipe's lora.target_modules") from None
 
 
-def _continued(model: PreTrainedModel, adapter: Path | str) -> Any:
+def _load_adapters(model: PreTrainedModel, adapter: Path | str) -> Any:
     try:
         return _peft().PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:

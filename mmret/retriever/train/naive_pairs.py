@@ -25,7 +25,7 @@ from mmret.settings import AnnotateSettings, EvaluateSettings
 COMMON = 0.5
 """A word in a larger share of the captions than this makes no pair."""
 ROUNDS = 20
-"""Deals, each of twice what is missing, after which a corpus counts as having no more pairs."""
+"""Times that twice as many pairs as are missing are drawn, before a corpus counts as having no more of them."""
 
 
 def naive_triplets(
@@ -43,16 +43,16 @@ def naive_triplets(
     """
     rows = images.select(["image_id", "caption", "path", "licence"]).sort_by("image_id")
     ids, captions = rows["image_id"].to_pylist(), [caption or "" for caption in rows["caption"].to_pylist()]
-    deck = _Deck(captions, np.array([split_of(i, evaluate) == "train" for i in ids], bool))
+    index = _CaptionIndex(captions, np.array([split_of(i, evaluate) == "train" for i in ids], bool))
     by_id = dict(zip(ids, captions, strict=True))
     parts: list[pa.Table] = []
     made, seen = 0, np.empty(0, np.int64)
     for number in range(ROUNDS):
-        dealt = deck.deal(2 * (count - made) + 64, seed, number)
-        dealt = dealt[~np.isin(dealt, seen)]
-        seen = np.concatenate([seen, dealt])
+        drawn = index.draw_pairs(2 * (count - made) + 64, seed, number)
+        drawn = drawn[~np.isin(drawn, seen)]
+        seen = np.concatenate([seen, drawn])
         # a tenth more than is missing: few pairs get no instruction, and writing is what costs
-        for part in np.array_split(dealt, range(count // 9 + 16, len(dealt), count // 9 + 16)):
+        for part in np.array_split(drawn, range(count // 9 + 16, len(drawn), count // 9 + 16)):
             if made < count and len(part):
                 parts.append(accept(_triplets(part, ids, by_id, rows, evaluate)).slice(0, count - made))
                 made += parts[-1].num_rows
@@ -61,7 +61,7 @@ def naive_triplets(
     raise UserError(f"the captions of this corpus make {made:,} naive pairs and {count:,} are wanted: lower the recipe's pairs")
 
 
-class _Deck:
+class _CaptionIndex:
     """Images by the words of their captions. A pair is one number, ``query * n + target``, of places in ``captions``."""
 
     def __init__(self, captions: list[str], train: np.ndarray):
@@ -75,8 +75,8 @@ class _Deck:
         self.words = [[w for w in own if w in self.having] for own in words]
         self.queries = np.array([q for q in np.flatnonzero(train) if self.words[q]], np.int64)
 
-    def deal(self, count: int, seed: int, number: int) -> np.ndarray:
-        """Distinct pairs (at most ``count``,) int64 in the order drawn; deal ``number`` of ``seed``."""
+    def draw_pairs(self, count: int, seed: int, number: int) -> np.ndarray:
+        """Distinct pairs (at most ``count``,) int64 in the order drawn; ``number`` counts the draws of ``seed``."""
         if not len(self.queries):
             return np.empty(0, np.int64)
         places = np.arange(count, dtype=np.uint64)

@@ -1,6 +1,6 @@
-"""Processes that train one model together: what they share out, and what they add up.
+"""Processes that train one model together: how they divide a step, and what they add up.
 
-A step's distinct images and texts are dealt out to the processes, so the cluster as a whole embeds each of them once;
+Each process embeds its share of a step's distinct images and texts, so the cluster as a whole embeds each of them once;
 their features are exchanged, and each process takes the loss of its own queries against every candidate (*local loss,
 global negatives*). The features' gradients are added up over the processes, and so, once a step, are the parameters'.
 The sum is the gradient a single process would have computed from the whole batch. Cost per step: all features twice

@@ -15,7 +15,7 @@ import pyarrow as pa
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import opened
-from mmret.retriever.train.data_state import data_state, write_data_state
+from mmret.retriever.train.data_state import record_data_state, write_data_state
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import ALONE, Group
 from mmret.retriever.train.rows import training_rows
@@ -105,7 +105,7 @@ def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lak
     (`--as-of`). ``inputs``: fingerprint of all it is computed from.
     """
     lake, name = job.lake, job.name
-    state = data_state(lake, job.recipe)
+    state = record_data_state(lake, job.recipe)
     # the same rows in every process, whatever is written meanwhile
     job = replace(job, recipe=job.recipe.model_copy(update={"as_of": state}))
     then = opened(lake, state)

@@ -15,7 +15,7 @@ import torch
 
 from mmret.atomic import remove_abandoned, replacing, write_text
 
-KEPT = 2
+STATES_KEPT = 2
 
 
 class States:
@@ -46,5 +46,5 @@ class States:
         path = self.folder / f"state-{step:09d}.pt"
         with replacing(path) as aside:
             torch.save(state, aside)
-        for old in self._paths()[:-KEPT]:
+        for old in self._paths()[:-STATES_KEPT]:
             old.unlink()

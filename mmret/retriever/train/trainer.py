@@ -1,4 +1,4 @@
-"""Model, optimiser and position of one training run, and what a step is."""
+"""Model, optimiser and position of one training run, and what a step is. Cost: the embedder's forward and backward passes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from mmret.retriever.train.state import States
 from mmret.settings import Recipe
 
 OnRow = Callable[[dict[str, Any]], None]
-"""Told each row of the log (columns of :data:`mmret.retriever.train.log.SCHEMA`) as it is written."""
+"""Called with each row of the log (columns of :data:`mmret.retriever.train.log.SCHEMA`) as it is written."""
 
 
 class Trainer:
-    """``run`` trains from the newest state to the last step. The first process of ``group`` keeps states and log."""
+    """``run`` trains from the newest state to the last step. The first process of ``group`` writes states and log.
+
+    Raises UserError where the loss is not finite or rises far above its lowest value.
+    """
 
     def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = ALONE):
         self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
