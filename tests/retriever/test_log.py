@@ -71,16 +71,16 @@ def test_events_are_on_disk_while_it_trains_and_those_after_the_last_state_are_p
     def dying(at):
         def report(task, done, total, note=""):
             if done == at:
-                raise Killed
+                raise Killed("killed here")
 
         return progress.reporting(report)
 
     recipe, live = small("clip", log_every=1), tmp_path / "out.work" / EVENTS
-    with pytest.raises(Killed), dying(3):
+    with pytest.raises(Killed, match="killed here"), dying(3):
         train(recipe, triplets, load, clip_folder, tmp_path / "out")
     assert list(events(live)["train/loss"]) == [1, 2, 3]
     shutil.move(next(live.iterdir()), tmp_path / "first")
-    with pytest.raises(Killed), dying(5):  # goes on from the state of step 2
+    with pytest.raises(Killed, match="killed here"), dying(5):  # goes on from the state of step 2
         train(recipe, triplets, load, clip_folder, tmp_path / "out")
     assert list(events(live)["purged from"]) == [3] and list(events(live)["train/loss"]) == [3, 4, 5]
     train(recipe, triplets, load, clip_folder, tmp_path / "out")
