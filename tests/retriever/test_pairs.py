@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from mmret.lake import Lake
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.rows import COLUMNS, keep_negatives, training_rows
+from mmret.retriever.train.rows import COLUMNS, also_reads, keep_negatives, training_rows
 from mmret.schemas import NEIGHBOURS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 
@@ -57,3 +57,12 @@ def test_a_lake_gives_a_recipe_the_rows_of_its_signals(triplets, tmp_path):
         mined = row["hard_negatives"][1:]
         assert set(mined) <= (inside if row["query_id"] == first["query_id"] else set())
     assert len(TrainingSet(rows, Recipe(signals=("caption",), batch_size=4)).mined) <= len(inside)
+
+
+def test_tables_that_decide_on_the_rows_are_named():
+    apart = LicenceSettings(share_alike="apart")
+    assert also_reads(Recipe()) == also_reads(Recipe(), LicenceSettings()) == ()
+    assert also_reads(Recipe(), apart) == also_reads(Recipe(licence_set="unknown")) == ("images",)
+    assert also_reads(Recipe(signals=("caption",)), apart) == ("neighbours", "images")
+    naive = Recipe(pair_source="naive", negatives="query", pairs=3)
+    assert also_reads(naive) == also_reads(naive, apart) == ("images",)

@@ -24,11 +24,13 @@ COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signa
 """Of TRIPLETS, what training reads."""
 
 
-def also_reads(recipe: Recipe) -> tuple[str, ...]:
-    """Tables besides triplets and towers that decide what ``recipe`` trains on."""
+def also_reads(recipe: Recipe, licences: LicenceSettings = LicenceSettings()) -> tuple[str, ...]:
+    """Tables besides triplets and towers that decide what ``recipe`` trains on: ``images`` has the captions of naive pairs and the
+    licences of hard negatives, ``neighbours`` says which signal found a negative."""
     if recipe.pair_source == "naive":
         return ("images",)
-    return () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
+    neighbours = () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
+    return neighbours if _uses_all(recipe, licences) else (*neighbours, "images")
 
 
 def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate: EvaluateSettings) -> pa.Table:
