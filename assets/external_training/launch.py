@@ -3,8 +3,6 @@
 Costs the start of that process (some 8 s, nearly all of it imports). Its log appears in the run's while it trains.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def train_outside(context: dg.AssetExecutionContext, job: TrainingJob) -> dict[str, Any]:
+def train_outside(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict[str, Any]:
     """Train ``job`` in ``job.recipe.processes`` processes; returns the facts of the run.
 
     Raises UserError with the message of a mistake that the training reports, and Dagster's own error where a process died.

@@ -34,10 +34,11 @@ _MEASURED = 10.0  # seconds of finished stages before they rescale the rest
 
 
 class Pace:
-    """Seconds per unit of one loop, from the moments at which it said how far it is and from what was ``expected``.
+    """Seconds per unit of one loop, from the times of its progress reports and from the ``expected`` seconds per unit, if any.
 
     Until the first unit is done the pace is the expected one. From then on the loop's own pace counts the more, the more units
-    and seconds it was observed for. It is that of the later half of the units since, so a slow second start fades too.
+    and seconds it was observed for. It is that of the later half of the units since, so a slow start that lasts several units
+    fades too.
 
     Example: after ``observe(30.0, 1)`` and ``observe(30.2, 2)`` the 30 seconds of the first unit are not in ``seconds()``.
     """
