@@ -8,7 +8,7 @@ import dagster as dg
 from assets.external_training.launch import train_outside
 from assets.graph import stage_asset
 from assets.materialize import materialize
-from mmret.cli.train import said
+from mmret.cli.train import log_line
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
@@ -17,12 +17,12 @@ from resources.lake import LakeResource, ProfileResource
 @stage_asset("checkpoints", kinds={"pytorch"})
 def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """A trained retriever: a folder that stock transformers loads, with its training log and the recipe it came from."""
-    from mmret.retriever.train.stage import train_on_lake, train_recipe
+    from mmret.retriever.train.stage import TrainingJob, train_on_lake, train_recipe
 
     def compute(store: Lake, settings: Profile, name: str, inputs: str) -> Facts:
-        recipe = settings.recipes[name]
-        inside = partial(train_on_lake, on_row=lambda row: context.log.info(said(row)))
-        return train_recipe(store, name, recipe, inputs, partial(train_outside, context) if recipe.outside else inside)
+        job = TrainingJob.of(store, settings, name)
+        inside = partial(train_on_lake, on_row=lambda row: context.log.info(log_line(row)))
+        return train_recipe(job, inputs, partial(train_outside, context) if job.recipe.outside else inside)
 
     made = materialize(context, lake, profile, "checkpoints", compute)
     for name in context.partition_keys:

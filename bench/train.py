@@ -33,7 +33,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from mmret.ingest.shapes import caption, scene
-from mmret.retriever.models.clip import ClipRetriever, pooled
+from mmret.retriever.models.clip import ClipRetriever, feature_tensor
 from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.state import States
@@ -129,9 +129,9 @@ class SumFusion(nn.Module):
         self.clip = ClipRetriever.load(folder, "cpu").model
 
     def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
-        total = pooled(self.clip.get_image_features(features["pixel_values"]))
+        total = feature_tensor(self.clip.get_image_features(features["pixel_values"]))
         if "input_ids" in features:
-            total = total + pooled(self.clip.get_text_features(features["input_ids"], features["attention_mask"]))
+            total = total + feature_tensor(self.clip.get_text_features(features["input_ids"], features["attention_mask"]))
         return {**features, "sentence_embedding": normalize(total, dim=-1)}
 
 
@@ -153,7 +153,7 @@ class Theirs:
         tokens = retriever.processor.tokenizer(batch.texts, padding=True, truncation=True, return_tensors="pt")
         mined = batch.candidates[2 * count :].reshape(count, NEGATIVES - 1)
         images = [batch.queries, batch.targets, batch.queries, *mined.T]
-        pixels = [retriever.normalised(self.ours.pixels[torch.from_numpy(np.ascontiguousarray(i))]).contiguous() for i in images]
+        pixels = [retriever.normalise(self.ours.pixels[torch.from_numpy(np.ascontiguousarray(i))]).contiguous() for i in images]
         return [{"pixel_values": p} | (dict(tokens) if n == 0 else {}) for n, p in enumerate(pixels)]
 
     def step(self, columns: list[dict[str, torch.Tensor]]) -> float:

@@ -139,11 +139,9 @@ def _recipe_settings(profile: Profile, name: str) -> Any:
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
     recipe: Recipe = profile.recipes[name]
-    tables = {table: Reads(table, "all") for table in also_reads(recipe)}
-    if not profile.licences.keeps_all():  # hard negatives answer to the licences of their pictures
-        tables["images"] = Reads("images", "all")
+    tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
     base = recipe.base.removeprefix("checkpoints/")
-    return (*tables.values(), *([Reads("checkpoints", "named", base)] if base != recipe.base else []))
+    return (*tables, *([Reads("checkpoints", "named", base)] if base != recipe.base else []))
 
 
 def _recipe_decisions(lake: Lake, profile: Profile, name: str) -> str | None:

@@ -8,49 +8,43 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from mmret.errors import UserError
-from mmret.lake import Lake
-from mmret.settings import Recipe
+
+if TYPE_CHECKING:
+    from mmret.retriever.train.stage import TrainingJob
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def train_outside(context: dg.AssetExecutionContext, lake: Lake, name: str, recipe: Recipe) -> dict[str, Any]:
-    """Train ``recipe`` in ``recipe.processes`` processes; returns the facts of the run.
+def train_outside(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict[str, Any]:
+    """Train ``job`` in ``job.recipe.processes`` processes; returns the facts of the run.
 
-    Raises UserError with what the training said, and Dagster's own error where a process died.
+    Raises UserError with the message of a mistake that the training reports, and Dagster's own error where a process died.
     """
     import torch
 
     from mmret.retriever.train.log import EVENTS
-    from mmret.retriever.train.loop import trained_already
-    from mmret.retriever.train.stage import checkpoint_folder
+    from mmret.retriever.train.loop import finished_run
 
-    folder = checkpoint_folder(lake, name)
-    context.log.info(f"training {name} outside this process; TensorBoard meanwhile: {folder}.work/{EVENTS}")
-    job = {
-        "lake": str(lake.root),
-        "name": name,
-        "recipe": recipe.model_dump(mode="json"),
-        "parent": os.getpid(),
-        "threads": max(1, torch.get_num_threads() // recipe.processes),
-    }
+    processes = job.recipe.processes
+    context.log.info(f"training {job.name} outside this process; TensorBoard meanwhile: {job.folder}.work/{EVENTS}")
+    task = {**job.to_json(), "parent": os.getpid(), "threads": max(1, torch.get_num_threads() // processes)}
     with tempfile.TemporaryDirectory() as place:
-        said = Path(place) / "error"
+        message = Path(place) / "error"
         try:
             dg.PipesSubprocessClient(cwd=str(CHECKOUT)).run(
-                context=context, command=command(recipe.processes, json.dumps({**job, "error": str(said)})), env=environment()
+                context=context, command=command(processes, json.dumps({**task, "error": str(message)})), env=environment()
             )
-        except Exception:  # Dagster's, of no public class: a process ended otherwise than well; why, it may have said
-            if not said.is_file():
+        except Exception:  # of no public class of Dagster's: the process failed, and may have left a message that says why
+            if not message.is_file():
                 raise
-        if said.is_file():
-            raise UserError(said.read_text())
-    return trained_already(folder)
+        if message.is_file():
+            raise UserError(message.read_text())
+    return finished_run(job.folder)
 
 
 def command(processes: int, job: str) -> list[str]:

@@ -1,8 +1,9 @@
 """The process that trains outside Dagster's: ``python -m assets.external_training.process JOB``, or the same under torchrun.
 
-JOB is JSON: lake, name, recipe, parent (process id), threads, error (file to write what a person can mend into). The first
-process reports through Dagster Pipes, each row of the training log as it is written; the others only compute. All of them end
-when the parent does, however it ended. Needs ``dagster_pipes``, a package of one file, and not ``dagster``.
+JOB is JSON: a :class:`mmret.retriever.train.stage.TrainingJob`, and parent (process id), threads, error (the file that gets the
+message of a mistake the user can correct). The first process reports through Dagster Pipes, each row of the training log as it is
+written; the others only compute. All of them end when the parent does, however it ended. Needs ``dagster_pipes``, a package of one
+file, and not ``dagster``.
 """
 
 import contextlib
@@ -16,10 +17,8 @@ from typing import Any
 
 import psutil
 
-from mmret.cli.train import said
+from mmret.cli.train import log_line
 from mmret.errors import UserError
-from mmret.lake import Lake
-from mmret.settings import Recipe
 
 LOOK_EVERY_S = 1.0
 
@@ -44,14 +43,13 @@ def work(job: dict[str, Any]) -> None:
     import torch
 
     from mmret.retriever.train.parallel import Group
-    from mmret.retriever.train.stage import train_on_lake
+    from mmret.retriever.train.stage import TrainingJob, train_on_lake
 
     torch.set_num_threads(job["threads"])
-    lake, recipe = Lake(job["lake"]), Recipe.model_validate(job["recipe"])
     try:
         with Group.join() as group, reporter(group.first) as pipes:
-            train_on_lake(lake, job["name"], recipe, lambda row: pipes.log.info(said(row)), group)
-    except UserError as error:  # told, not raised: the parent knows what to do with it
+            train_on_lake(TrainingJob.from_json(job), lambda row: pipes.log.info(log_line(row)), group)
+    except UserError as error:  # not raised: the parent raises it, with this message
         Path(job["error"]).write_text(str(error))
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from mmret.errors import UserError
+from mmret.ranking import recall_at, target_ranks
 from mmret.search.encoder import Encoder
-from mmret.search.rank import recall_at, target_ranks
 
 
 def evaluate_composed(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmret.cli.export_onnx import chosen_checkpoint
+from mmret.cli.export_onnx import pick_checkpoint
 
 
 class What(StrEnum):
@@ -48,7 +48,7 @@ def embed(
 
     options = EmbedOptions(what.value, format_.value, query, batch_size, device=device, dtype=dtype)
     with reporting(stderr_reporter("embedding")):
-        counts = run(sources, chosen_checkpoint(lake, recipe, checkpoint), out, options)
+        counts = run(sources, pick_checkpoint(lake, recipe, checkpoint), out, options)
     if as_json:
         print(json.dumps({"out": str(out), **counts}))
         return

@@ -22,7 +22,7 @@ def export_onnx(
     """Write image.onnx and text.onnx with the processor's files; needs the extra 'onnx'."""
     from mmret.retriever.models.onnx import export_onnx as write
 
-    made = write(chosen_checkpoint(lake, recipe, checkpoint), out)
+    made = write(pick_checkpoint(lake, recipe, checkpoint), out)
     if as_json:
         print(json.dumps({"out": str(out), **made}))
     else:
@@ -32,7 +32,7 @@ def export_onnx(
         )
 
 
-def chosen_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | None) -> str | Path:
+def pick_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | None) -> str | Path:
     """The checkpoint that --checkpoint, or --lake and --recipe, name. Raises UserError for neither or both."""
     if (lake is None) == (checkpoint is None):
         raise UserError("give --lake (with --recipe), or --checkpoint, a folder or hub name")

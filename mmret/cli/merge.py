@@ -18,7 +18,7 @@ def merge(
     """Merge a LoRA adapter into its base model: a folder that stock transformers loads, without peft."""
     from mmret.errors import UserError
     from mmret.lake import Lake
-    from mmret.retriever.train.mllm import export_merged
+    from mmret.retriever.models.merge import export_merged
     from mmret.retriever.train.stage import checkpoint_folder
 
     if adapter is None and (lake is None or recipe is None):

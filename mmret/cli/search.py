@@ -22,7 +22,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False,
 ) -> None:
     """Find images of the corpus. The query image itself, where it is in the corpus, is left out."""
-    from mmret.cli.terminal import console
+    from mmret.cli.terminal import console, printable, stderr_reporter
     from mmret.lake.configuration import resolve
     from mmret.progress import reporting
     from mmret.search.models import pick_recipe

@@ -68,7 +68,7 @@ def _of_state(lake: Lake, as_of: str) -> Any:
 
     connection = connect(lake, history.as_of(lake, as_of))
     if lake.facts("checkpoints", as_of) is not None:
-        from mmret.retriever.train.data_state import trained_on
+        from mmret.retriever.train.data_state import checkpoint_rows
 
-        connection.register("trained_on", trained_on(lake, as_of))
+        connection.register("trained_on", checkpoint_rows(lake, as_of))
     return connection

@@ -64,7 +64,7 @@ def study(
 def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
     from mmret.cli.graph import exclusive, materialize
     from mmret.cli.run_progress import RunProgress
-    from mmret.studies.designs import runs
+    from mmret.settings.studies import runs
 
     names = [name for _, name in sorted({(seed, name) for _, _, seed, name in runs(settings.studies)})]
     settings = settings.model_copy(update={"train": tuple(dict.fromkeys(names))})
@@ -88,7 +88,7 @@ def print_studies(found: dict[str, Any], console: Any) -> None:
         for n, v in enumerate(study["variants"]):
             cells = [_cell(v["mean"].get(m), v["spread"].get(m)) for m in metrics]
             table.add_row(study["title"] if not n else "", v["label"], str(len(v["seeds"])), *cells)
-        said = {"rising": "each above the one before", "last": "the last as good as each other"}[study["claim"]]
+        claim = {"rising": "each above the one before", "last": "the last as good as each other"}[study["claim"]]
         verdict = (
             "not measured yet"
             if study["holds"] is None
@@ -96,7 +96,7 @@ def print_studies(found: dict[str, Any], console: Any) -> None:
                 f"{'holds' if study['holds'] else 'DOES NOT HOLD'} on the means, in {study['holds_in']} of {study['seeds']} seeds"
             )
         )
-        table.add_row("", f"[dim]{said}: {verdict}[/dim]", "", *[""] * len(metrics), end_section=True)
+        table.add_row("", f"[dim]{claim}: {verdict}[/dim]", "", *[""] * len(metrics), end_section=True)
     console.print(
         f"{found['benchmark']}: {found['queries']:,} queries over {found['gallery']:,} images, percent; "
         "mean and standard deviation over the seeds"

@@ -2,13 +2,15 @@
 
 ``_PER_UNIT`` holds seconds per unit of work measured on two cores with profile ``demo`` (see docs/performance.md). They only
 set the proportions between stages: every finished stage rescales what is left by actual over expected, and the running stage is
-judged by its own pace after the first seconds.
+judged by its own pace (:class:`Pace`) more and more. What comes before a loop's first unit is done (compilation, features computed
+once, that unit itself) says nothing about the others and is left out. Costs nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from mmret.lake import Lake
 from mmret.settings import Profile
@@ -29,18 +31,60 @@ _PER_UNIT = {  # stage: (seconds a unit, unit)
     "evaluations": (0.0014, "image"),
 }
 _MEASURED = 10.0  # seconds of finished stages before they rescale the rest
-_TRUST = 3.0  # seconds after which a loop's own pace says more than the table
+
+
+class Pace:
+    """Seconds per unit of one loop, from the times of its progress reports and from the ``expected`` seconds per unit, if any.
+
+    Until the first unit is done the pace is the expected one. From then on the loop's own pace counts the more, the more units
+    and seconds it was observed for. It is that of the later half of the units since, so a slow start that lasts several units
+    fades too.
+
+    Example: after ``observe(30.0, 1)`` and ``observe(30.2, 2)`` the 30 seconds of the first unit are not in ``seconds()``.
+    """
+
+    def __init__(self, expected: float | None):
+        self.expected = expected or None
+        self._first: tuple[float, int] | None = None
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def observe(self, now: float, done: int) -> None:
+        """``done`` units are finished at ``now`` (seconds of any clock)."""
+        if done <= 0 or (self._marks and done <= self._marks[-1][1]):
+            return
+        self._first = self._first or (now, done)
+        self._marks.append((now, done))
+        half = (done + self._first[1]) / 2
+        while len(self._marks) > 2 and self._marks[1][1] <= half:
+            self._marks.popleft()
+
+    def seconds(self) -> float | None:
+        """Seconds a unit, or None where nothing is known yet."""
+        if len(self._marks) < 2:
+            return self.expected
+        (start, before), (end, done) = self._marks[0], self._marks[-1]
+        own = max(1e-9, end - start) / (done - before)
+        if self.expected is None:
+            return own
+        units = done - self._first[1]
+        # two units or one second are worth as much as the table; a single unit may be a second slow start, however long it took
+        trust = units / 2 + (end - self._first[0]) * (1 - 1 / units)
+        weight = trust / (1 + trust)
+        return own**weight * self.expected ** (1 - weight)  # geometric: a table that is ten times off either way fades alike
 
 
 class Estimate:
     """Seconds left, from the stages still to come and the one that runs. Knows nothing until the corpus is listed."""
 
-    def __init__(self, profile: Profile):
-        self._profile = profile
+    def __init__(self, profile: Profile, clock: Callable[[], float] = time.monotonic):
+        self._profile, self._clock = profile, clock
         self._expected: dict[str, float] = {}
         self._current: list[str] = []
-        self._began = time.monotonic()
-        self._fraction, self._task = 0.0, ""
+        self._share = 1.0
+        self._began = clock()
+        self._task, self._done, self._total = "", 0, 0
+        self._pace = Pace(None)
+        self._seen: set[str] = set()  # tables of the current run that have reported
         self._spent_expected, self._spent = 0.0, 0.0
 
     def plan(self, lake: Lake) -> None:
@@ -78,22 +122,34 @@ class Estimate:
             if earlier == tables[0]:
                 break
             self._expected[earlier] = 0.0
-        self._current, self._began, self._fraction = list(tables), time.monotonic(), 0.0
+        self._current, self._began, self._task, self._seen = list(tables), self._clock(), "", set()
         self._share = 1 / max(1, total - done)
 
     def _finish(self) -> None:
         for table in self._current:
-            expected = self._expected.get(table, 0.0) * self._share
+            expected = self._expected_of(table)
             self._spent_expected += expected
             self._expected[table] = self._expected.get(table, 0.0) - expected
-        self._spent += time.monotonic() - self._began if self._current else 0.0
+        self._spent += self._clock() - self._began if self._current else 0.0
+
+    def _expected_of(self, table: str) -> float:
+        """Seconds by the table above for what is left of ``table``, this run's share."""
+        return self._expected.get(table, 0.0) * self._share
 
     def advance(self, task: str, done: int, total: int | None) -> None:
         """``done`` of ``total`` units of the loop ``task`` are finished."""
-        if task in self._current and total:
-            if task != self._task:
-                self._task, self._began = task, time.monotonic()
-            self._fraction = done / total
+        if task not in self._current or not total:
+            return
+        if task != self._task or done < self._done:
+            self._task = task
+            self._pace = Pace(self._expected_of(task) * self._correction() / total)
+            self._seen.add(task)
+        self._done, self._total = done, total
+        self._pace.observe(self._clock(), done)
+
+    def _correction(self) -> float:
+        """How many times as long as by the table the finished stages took."""
+        return self._spent / self._spent_expected if self._spent_expected > _MEASURED else 1.0
 
     def left(self) -> float | None:
         """Seconds, or None while there is nothing to go by: before the corpus is listed, or when a stage has outrun its estimate
@@ -101,15 +157,13 @@ class Estimate:
         """
         if not self._expected:
             return None
-        pace = self._spent / self._spent_expected if self._spent_expected > _MEASURED else 1.0
-        running = sum(self._expected.get(t, 0.0) * self._share for t in self._current)
-        later = sum(self._expected.values()) - running
-        elapsed = time.monotonic() - self._began
-        if self._task in self._current and self._fraction > 0 and elapsed > _TRUST:
-            own = self._expected.get(self._task, 0.0) * self._share
-            now = elapsed * (1 - self._fraction) / self._fraction + max(0.0, running - own) * pace
-        elif elapsed > running * pace:
+        correction = self._correction()
+        running = sum(map(self._expected_of, self._current))
+        later = max(0.0, sum(self._expected.values()) - running)
+        if self._task and (pace := self._pace.seconds()):
+            to_come = sum(self._expected_of(t) for t in self._current if t not in self._seen)
+            return pace * (self._total - self._done) + (to_come + later) * correction
+        elapsed = self._clock() - self._began
+        if elapsed > running * correction:
             return None
-        else:
-            now = running * pace - elapsed
-        return now + max(0.0, later) * pace
+        return (running + later) * correction - elapsed

@@ -22,22 +22,20 @@ def train(
     from mmret.lake import Lake
     from mmret.lake.configuration import resolve
     from mmret.retriever.train.parallel import Group
-    from mmret.retriever.train.stage import checkpoint_folder, train_on_lake
+    from mmret.retriever.train.stage import TrainingJob, train_on_lake
 
     store = Lake(lake)
     profile, _ = resolve(store)
     if recipe not in profile.recipes:
         raise UserError(f"no recipe '{recipe}': profile {profile.name} has {', '.join(profile.recipes)}")
+    job = TrainingJob.of(store, profile, recipe)
     with Group.join() as group:
-        facts = train_on_lake(store, recipe, profile.recipes[recipe], lambda row: typer.echo(said(row)), group)
+        facts = train_on_lake(job, lambda row: typer.echo(log_line(row)), group)
         if group.first:
-            typer.echo(
-                f"{checkpoint_folder(store, recipe)}: {facts['step']} steps, loss {facts['loss']:.3f}, "
-                f"{facts['samples_per_second']:,} samples/s"
-            )
+            typer.echo(f"{job.folder}: {facts['step']} steps, loss {facts['loss']:.3f}, {facts['samples_per_second']:,} samples/s")
 
 
-def said(row: dict) -> str:
+def log_line(row: dict) -> str:
     """A row of the training log in one line."""
     recall = "".join(f", held-out R@{k} {row[f'recall_{k}']:.1f}" for k in (1, 5, 10) if row.get(f"recall_{k}") is not None)
     return (

@@ -50,6 +50,8 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
     ``source, path, caption, reason, vector`` (float32, unit length; null where there is a reason). Returns counts:
     ``rows, embedded, truncated, kept`` (rows of parts that an earlier run had finished), and one by reason. Raises
     UserError where ``out`` exists or a source cannot be read.
+
+    Example: ``embed(["pictures/"], "lakes/demo/checkpoints/demo", Path("vectors"))``.
     """
     from mmret.retriever.models.load import Retriever, embedding_digest, query_options
 
@@ -69,11 +71,11 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
     number = -1
     for number, rows in enumerate(_batches(records, options.part_rows)):
         path = work / f"part-{number:06d}.parquet"
-        kept = _of_rows(path, rows)
+        kept = _finished_part(path, rows)
         if kept is None:
             retriever = retriever or Retriever.load(checkpoint, options.device, options.dtype)
             before = retriever.truncated
-            kept = _part(rows, retriever, options, keywords, counts["rows"])
+            kept = _embed_part(rows, retriever, options, keywords, counts["rows"])
             cut = retriever.truncated - before
             with replacing(path) as aside:
                 pq.write_table(kept.replace_schema_metadata({"truncated": str(cut)}), aside, compression="zstd")
@@ -93,8 +95,8 @@ def _batches(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
         yield rows
 
 
-def _of_rows(path: Path, rows: Sequence[Record]) -> pa.Table | None:
-    """What a finished part says of its rows, or None where it is missing, damaged or of other rows."""
+def _finished_part(path: Path, rows: Sequence[Record]) -> pa.Table | None:
+    """The table of an earlier run's part, without vectors; None where it is missing, damaged or of other rows."""
     try:
         table = pq.read_table(path, columns=["source", "path", "caption", "reason"])
     except (FileNotFoundError, pa.ArrowInvalid, OSError):
@@ -107,7 +109,7 @@ def _of_rows(path: Path, rows: Sequence[Record]) -> pa.Table | None:
     return table if same else None
 
 
-def _part(rows: Sequence[Record], retriever: Any, options: EmbedOptions, keywords: dict[str, str], done: int) -> pa.Table:
+def _embed_part(rows: Sequence[Record], retriever: Any, options: EmbedOptions, keywords: dict[str, str], done: int) -> pa.Table:
     vectors = np.zeros((len(rows), retriever.dim), np.float32)
     reasons: list[str | None] = [row.reason for row in rows]
     with ThreadPoolExecutor(8) as pool:
@@ -115,7 +117,7 @@ def _part(rows: Sequence[Record], retriever: Any, options: EmbedOptions, keyword
             places = [p for p in range(start, min(start + options.batch_size, len(rows))) if reasons[p] is None]
             pictures: list[Any] = [None] * len(places)
             if options.what != "text":
-                for n, opened in enumerate(pool.map(_opened, (rows[p] for p in places))):
+                for n, opened in enumerate(pool.map(_open_picture, (rows[p] for p in places))):
                     pictures[n], reasons[places[n]] = opened
             good = [n for n, p in enumerate(places) if reasons[p] is None]
             if good:
@@ -136,7 +138,7 @@ def _part(rows: Sequence[Record], retriever: Any, options: EmbedOptions, keyword
     )
 
 
-def _opened(row: Record) -> tuple[Any, str | None]:
+def _open_picture(row: Record) -> tuple[Any, str | None]:
     try:
         return open_rgb(row.read()), None
     except Unreadable as error:

@@ -39,39 +39,40 @@ class Record:
 
 
 def open_records(sources: Sequence[str], pictures: bool, texts: bool) -> Iterator[Record]:
-    """All rows of ``sources``; those without what is asked for bear a reason. Raises UserError for an unknown source."""
+    """All rows of ``sources``; those without a picture or text that is needed carry a reason. Raises UserError for an unknown
+    source."""
     for text in sources:
         path = Path(text).expanduser()
         if path.suffix.lower() == ".parquet" and path.is_file() and (held := _picture_column(path)):
-            rows = _held(path, held)
+            rows = _parquet_records(path, held)
         elif path.is_file() and path.suffix.lower() in SUFFIXES:
-            rows = _corpus(ManifestSource(path, whole=False)) if pictures else _texts(path)
+            rows = _source_records(ManifestSource(path, whole=False)) if pictures else _text_records(path)
         else:
-            rows = _corpus(open_source(text))
+            rows = _source_records(open_source(text))
         for row in rows:
             lacks = row.reason or ("no_text" if texts and not (row.caption or "").strip() else None)
             yield Record(row.source, row.path, row.caption, row.read, lacks)
 
 
-def _corpus(source: Source) -> Iterator[Record]:
+def _source_records(source: Source) -> Iterator[Record]:
     for row in source.rows():
-        yield Record(source.root, row.path, row.caption, partial(_content, source, row.path), row.reason)
+        yield Record(source.root, row.path, row.caption, partial(_read_file, source, row.path), row.reason)
 
 
-def _content(source: Source, path: str) -> bytes:
+def _read_file(source: Source, path: str) -> bytes:
     stream, _ = source.open(path)
     with stream:
         return stream.read()
 
 
-def _texts(path: Path) -> Iterator[Record]:
+def _text_records(path: Path) -> Iterator[Record]:
     """Rows of a manifest as texts, its pictures not looked at."""
     for number, columns in read_manifest(path):
-        text, reason = _text(columns) if isinstance(columns, dict) else (None, "bad_manifest_row")
+        text, reason = _text_of(columns) if isinstance(columns, dict) else (None, "bad_manifest_row")
         yield Record(str(path.resolve()), f"row {number}", text, bytes, reason)
 
 
-def _text(columns: dict[str, Any]) -> tuple[str | None, str | None]:
+def _text_of(columns: dict[str, Any]) -> tuple[str | None, str | None]:
     """Text of a record, or why it has none that can be read."""
     try:
         own = described(columns)["caption"]
@@ -95,7 +96,7 @@ def _picture_column(path: Path) -> str | None:
     return None
 
 
-def _held(path: Path, column: str) -> Iterator[Record]:
+def _parquet_records(path: Path, column: str) -> Iterator[Record]:
     number = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_ROWS):
@@ -104,7 +105,7 @@ def _held(path: Path, column: str) -> Iterator[Record]:
                 data = value.get("bytes") if isinstance(value, dict) else value
                 name = value.get("path") if isinstance(value, dict) else None
                 name = name or next((row[n] for n in ("path", "file_name", "image_id", "id") if isinstance(row.get(n), str)), None)
-                text, reason = _text(row)
+                text, reason = _text_of(row)
                 yield Record(
                     str(path.resolve()),
                     name or f"row {number}",

@@ -19,11 +19,11 @@ from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Lake
+from mmret.ranking import rank, target_ranks
 from mmret.search.corpus_vectors import gallery
 from mmret.search.encoder import Encoder
 from mmret.search.models import UNTRAINED, model_folder, pick_recipe, trained_recipes
 from mmret.search.names import ImageNames
-from mmret.search.rank import rank, target_ranks
 from mmret.settings import Profile
 
 COLUMNS = ["image_id", "path", "root", "caption", "licence"]

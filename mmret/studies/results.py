@@ -1,4 +1,4 @@
-"""What came out of the studies: each variant's figures over its seeds, and whether the paper's order holds.
+"""The results of the studies: each variant's figures over its seeds, and whether the paper's order holds.
 
 Read from ``evaluations`` alone, so it shows what is there while the rest is still being trained. A claim is judged on the
 means, and seed by seed: the runs of one seed saw the same draws. Costs nothing.
@@ -12,7 +12,7 @@ from typing import Any
 
 from mmret.lake import Lake
 from mmret.settings import StudySettings
-from mmret.studies.designs import Study, designs, runs
+from mmret.settings.studies import Study, designs, runs
 
 UNTRAINED = "untrained"
 
@@ -34,7 +34,7 @@ def results(lake: Lake, settings: StudySettings) -> dict[str, Any]:
     names: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for study, variant, seed, name in runs(settings):
         names.setdefault((study.name, variant.label), []).append((seed, name))
-    told = []
+    compared = []
     for study in designs(settings):
         variants = []
         for variant in study.variants:
@@ -51,12 +51,12 @@ def results(lake: Lake, settings: StudySettings) -> dict[str, Any]:
                     "values": {m: [round(x, 3) for x in v] for m, v in values.items()},
                 }
             )
-        told.append(
+        compared.append(
             {
                 "name": study.name,
                 "title": study.title,
                 "claim": study.claim,
-                **_judged(study, variants, settings.metric),
+                **_verdict(study, variants, settings.metric),
                 "variants": variants,
             }
         )
@@ -65,11 +65,11 @@ def results(lake: Lake, settings: StudySettings) -> dict[str, Any]:
         "metric": settings.metric,
         **sizes,
         "untrained": {m: round(v, 3) for m, v in rows.get(UNTRAINED, {}).items()},
-        "studies": told,
+        "studies": compared,
     }
 
 
-def _judged(study: Study, variants: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+def _verdict(study: Study, variants: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     shared = sorted(set.intersection(*(set(v["seeds"]) for v in variants)))
     if not shared:
         return {"holds": None, "holds_in": 0, "seeds": 0}

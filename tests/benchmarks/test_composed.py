@@ -9,8 +9,8 @@ import pytest
 
 from mmret.benchmarks.composed import evaluate_composed
 from mmret.errors import UserError
+from mmret.ranking import recall_at
 from mmret.retriever.models.clip import ClipRetriever
-from mmret.search.rank import recall_at
 from tests.retriever.conftest import clip_folder, load, pictures  # noqa: F401
 
 

@@ -109,7 +109,7 @@ def test_a_recipe_that_heeds_trains_on_what_is_left(small_lake, tmp_path, monkey
 
     shutil.copytree(small_lake[0], tmp_path / "lake")
     lake = Lake(tmp_path / "lake")
-    recipe = resolve(lake, overrides={"recipes.demo.decisions": "without_rejected"})[0].recipes["demo"]
+    profile = resolve(lake, overrides={"recipes.demo.decisions": "without_rejected"})[0]
     gone = lake.read("triplets")["pair_id"].to_pylist()[:4]
     DecisionLog(lake, "ann").add(gone, "rejected")
     seen = {}
@@ -119,6 +119,6 @@ def test_a_recipe_that_heeds_trains_on_what_is_left(small_lake, tmp_path, monkey
         return {"step": 1, "loss": 0.0, "pairs": 1, "seconds": 0.0}
 
     monkeypatch.setattr(recipes, "train", train)
-    recipes.train_recipe(lake, "demo", recipe, "x")
+    recipes.train_recipe(recipes.TrainingJob.of(lake, profile, "demo"), "x")
     assert len(seen["ids"]) == lake.read("triplets").num_rows - 4
     assert not pc.any(pc.is_in(seen["ids"], lake.read("decisions")["pair_id"].combine_chunks())).as_py()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +14,8 @@ from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.as_of import open_as_of
 from mmret.lake.configuration import resolve
-from mmret.retriever.train.data_state import trained_on
-from mmret.retriever.train.stage import checkpoint_folder, train_recipe
+from mmret.retriever.train.data_state import checkpoint_rows
+from mmret.retriever.train.stage import TrainingJob, checkpoint_folder, train_recipe
 from mmret.schemas import TRIPLETS
 
 
@@ -41,11 +42,11 @@ def sql(lake: Lake, query: str, *more: str) -> list[dict]:
 
 
 def test_the_exact_rows_of_a_checkpoint_outlive_changes_of_the_lake(lake):
-    recipe = resolve(lake)[0].recipes["demo"]
-    before, rows = lake.read("triplets"), trained_on(lake, "demo")
+    job = TrainingJob.of(lake, resolve(lake)[0], "demo")
+    before, rows = lake.read("triplets"), checkpoint_rows(lake, "demo")
     assert 0 < rows.num_rows == lake.facts("checkpoints", "demo").notes["triplets"]
     change(lake)
-    assert trained_on(lake, "demo").equals(rows)
+    assert checkpoint_rows(lake, "demo").equals(rows)
     assert open_as_of(lake, "demo").read("triplets").equals(before) and not lake.read("triplets").equals(before)
     assert open_as_of(lake, str(checkpoint_folder(lake, "demo"))).read("triplets").equals(before)
     ids = "SELECT pair_id, texts FROM triplets ORDER BY pair_id"
@@ -55,10 +56,10 @@ def test_the_exact_rows_of_a_checkpoint_outlive_changes_of_the_lake(lake):
     assert trained == rows["pair_id"].to_pylist()
     # asked to train on that state, it finds that this is what it was trained on
     weights = (checkpoint_folder(lake, "demo") / "model.safetensors").stat()
-    again = train_recipe(lake, "demo", recipe.model_copy(update={"as_of": "demo"}), "x")
+    again = train_recipe(replace(job, recipe=job.recipe.model_copy(update={"as_of": "demo"})), "x")
     assert (checkpoint_folder(lake, "demo") / "model.safetensors").stat() == weights
     assert again.notes["state"] == lake.facts("checkpoints", "demo").notes["state"]
-    assert trained_on(lake, "demo").equals(rows)
+    assert checkpoint_rows(lake, "demo").equals(rows)
 
 
 def test_a_run_s_name_is_the_state_it_left(lake):
@@ -93,7 +94,7 @@ def test_a_state_is_read_only_and_says_what_it_does_not_keep(lake):
 
 def test_licences_kept_apart_are_not_trained_on_together(lake, monkeypatch):
     from mmret.retriever.train.rows import training_rows
-    from mmret.settings import LicenceSettings, Recipe
+    from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 
     rows = lake.read("triplets", "shard-00000")
     licences = pa.array(["CC BY-SA 4.0" if i % 3 == 0 else "CC0" for i in range(rows.num_rows)])
@@ -101,7 +102,7 @@ def test_licences_kept_apart_are_not_trained_on_together(lake, monkeypatch):
     recipe, apart = Recipe(), LicenceSettings(share_alike="apart")
     every = {r["pair_id"] for r in lake.read("triplets").to_pylist()}
     found = {
-        s: {r["pair_id"] for r in training_rows(lake, recipe.model_copy(update={"licence_set": s}), apart).to_pylist()}
+        s: set(training_rows(lake, recipe.model_copy(update={"licence_set": s}), apart, EvaluateSettings())["pair_id"].to_pylist())
         for s in ("main", "share_alike", "unknown")
     }
     assert found["main"] | found["share_alike"] == every and not found["main"] & found["share_alike"] and not found["unknown"]

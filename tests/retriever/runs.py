@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.embedder import embedders
+from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.state import States
 from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
@@ -32,7 +32,7 @@ def small(kind: str, **changes: Any) -> Recipe:
 
 def a_trainer(recipe: Recipe, base: Path, triplets: pa.Table, load: Any, work: Path, double: bool = True) -> Trainer:
     """A trainer at step 0; in float64 gradients can be compared."""
-    embedder = embedders()[recipe.kind].load(recipe, base, group=_alone())
+    embedder = EMBEDDERS[recipe.kind].load(recipe, base, group=_alone())
     if double:
         embedder.model.double()
     data = TrainingSet(triplets, recipe)

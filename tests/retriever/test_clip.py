@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 import mmret
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, _like_lengths, pooled
+from mmret.retriever.models.clip import ClipRetriever, _like_lengths, feature_tensor
 
 TEXTS = ["make it green", "with a darker tone", "a red square left of a blue circle"]
 
@@ -33,8 +33,8 @@ def stock(folder, files, texts):
     model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
     images = [Image.open(io.BytesIO(f)) for f in files]
     with torch.no_grad():
-        image = pooled(model.get_image_features(**processor(images=images, return_tensors="pt")))
-        text = pooled(model.get_text_features(**processor(text=texts, padding=True, return_tensors="pt")))
+        image = feature_tensor(model.get_image_features(**processor(images=images, return_tensors="pt")))
+        text = feature_tensor(model.get_text_features(**processor(text=texts, padding=True, return_tensors="pt")))
     return {
         name: (x / x.norm(dim=-1, keepdim=True)).numpy()
         for name, x in (("image", image), ("text", text), ("composed", image + text))

@@ -65,21 +65,21 @@ def test_texts_and_both_are_choices(folder, clip_folder, tmp_path, what):
 
 def test_a_run_cut_short_goes_on_and_ends_the_same(folder, clip_folder, tmp_path, monkeypatch):
     embed([str(folder)], clip_folder, tmp_path / "whole", PARTS)
-    real = embedding._part
+    real = embedding._embed_part
     calls = []
 
     def dies(*arguments):
         calls.append(1)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("killed here")
         return real(*arguments)
 
-    monkeypatch.setattr(embedding, "_part", dies)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(embedding, "_embed_part", dies)
+    with pytest.raises(KeyboardInterrupt, match="killed here"):
         embed([str(folder)], clip_folder, tmp_path / "out", PARTS)
     assert not (tmp_path / "out").exists()
     calls.clear()
-    monkeypatch.setattr(embedding, "_part", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(embedding, "_embed_part", lambda *a: calls.append(1) or real(*a))
     counts = embed([str(folder)], clip_folder, tmp_path / "out", PARTS)
     assert len(calls) == 2 and counts["kept"] == 5 and counts["rows"] == 11
     assert pq.read_table(tmp_path / "out").equals(pq.read_table(tmp_path / "whole"))

@@ -69,9 +69,21 @@ def test_a_tower_that_trains_nothing_takes_no_gradient():
     assert models[0][0].weight.grad is not None
 
 
-def test_the_chunk_is_the_largest_power_of_two_that_fits_a_third_of_the_memory(monkeypatch):
+def test_the_chunk_is_the_largest_power_of_two_that_fits_a_third_of_the_memory(monkeypatch, tmp_path):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=3 * 2**20))
+    monkeypatch.setattr("mmret.devices._CONTROL_GROUP", tmp_path)  # without a limit
     numbers = 10 * (34 * 8 + 5 * 2 * 10)  # of one layer and row
     assert fitting_chunk(torch.device("cpu"), 4, [(10, 8, 2)]) == 2 ** int(np.log2(2**20 / 4 / numbers)) == 64
     assert fitting_chunk(torch.device("cpu"), 4, [(10, 8, 2)] * 2) == 32
     assert fitting_chunk(torch.device("cpu"), 4, [(10**6, 8, 2)]) == 1
+
+
+def test_the_chunk_honours_the_limit_of_a_control_group(monkeypatch, tmp_path):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=3 * 2**20))
+    monkeypatch.setattr("mmret.devices._CONTROL_GROUP", tmp_path)
+    layers = [(10, 8, 2)]
+    assert fitting_chunk(torch.device("cpu"), 4, layers) == 64  # no control group
+    (tmp_path / "memory.current").write_text(f"{2**20}\n")
+    for limit, rows in (("max\n", 64), (f"{2**20 + 3 * 2**17}\n", 8), (f"{2**30}\n", 64), (f"{2**19}\n", 1)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert fitting_chunk(torch.device("cpu"), 4, layers) == rows, limit

@@ -13,8 +13,8 @@ import pytest
 import mmret
 from mmret.benchmarks.composed import evaluate_composed
 from mmret.retriever.models import load as loading
+from mmret.retriever.models.checkpoint import weights_digest
 from mmret.retriever.models.load import TEXT_INSTRUCTION, embedding_digest, query_options
-from mmret.retriever.train.state import weights_digest
 from mmret.settings import Recipe
 from tests.retriever import mllm_folders
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from assets.checks.training import loss_fell, loss_is_finite
 from mmret import progress
+from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.retriever.train.embedder import embedders
 from mmret.retriever.train.held_out import HeldOut
+from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.log import EVENTS, TAGS, plot_log, read_log, write_log
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import ALONE
@@ -70,16 +71,16 @@ def test_events_are_on_disk_while_it_trains_and_those_after_the_last_state_are_p
     def dying(at):
         def report(task, done, total, note=""):
             if done == at:
-                raise Killed
+                raise Killed("killed here")
 
         return progress.reporting(report)
 
     recipe, live = small("clip", log_every=1), tmp_path / "out.work" / EVENTS
-    with pytest.raises(Killed), dying(3):
+    with pytest.raises(Killed, match="killed here"), dying(3):
         train(recipe, triplets, load, clip_folder, tmp_path / "out")
     assert list(events(live)["train/loss"]) == [1, 2, 3]
     shutil.move(next(live.iterdir()), tmp_path / "first")
-    with pytest.raises(Killed), dying(5):  # goes on from the state of step 2
+    with pytest.raises(Killed, match="killed here"), dying(5):  # goes on from the state of step 2
         train(recipe, triplets, load, clip_folder, tmp_path / "out")
     assert list(events(live)["purged from"]) == [3] and list(events(live)["train/loss"]) == [3, 4, 5]
     train(recipe, triplets, load, clip_folder, tmp_path / "out")
@@ -88,7 +89,7 @@ def test_events_are_on_disk_while_it_trains_and_those_after_the_last_state_are_p
 
 def test_recall_is_brute_force_over_the_slices_own_images(clip_folder, triplets, pictures, load):
     recipe = small("clip", held_out_queries=3)
-    embedder = embedders()["clip"].load(recipe, clip_folder, ALONE)
+    embedder = EMBEDDERS["clip"].load(recipe, clip_folder, ALONE)
     held_out = HeldOut(triplets, recipe, load)
     assert len(held_out) == 3 and len(HeldOut(triplets, small("clip"), load)) == 4
     test = {row["pair_id"]: row for row in triplets.to_pylist() if row["split"] == "test"}
@@ -100,7 +101,7 @@ def test_recall_is_brute_force_over_the_slices_own_images(clip_folder, triplets,
         assert text in row["texts"]
         scores = gallery @ embedder.retriever.encode([pictures[ids[query]]], [text])[0]
         ranks.append(1 + sum(scores[i] >= scores[target] for i in range(len(ids)) if i not in (query, target)))
-    assert held_out.recall_at(embedder) == {f"recall_{k}": 100 * np.mean([r <= k for r in ranks]) for k in (1, 5, 10)}
+    assert held_out.measure(embedder) == {f"recall_{k}": 100 * np.mean([r <= k for r in ranks]) for k in (1, 5, 10)}
 
 
 def test_a_model_that_embeds_everything_alike_finds_nothing(triplets, load):
@@ -114,8 +115,22 @@ def test_a_model_that_embeds_everything_alike_finds_nothing(triplets, load):
             return np.ones((len(images), 4), np.float32)
 
     held_out = HeldOut(triplets, small("clip"), load)
-    assert len(held_out.pictures) > 11 and held_out.recall_at(Same) == {"recall_1": 0, "recall_5": 0, "recall_10": 0}
-    assert HeldOut(triplets.slice(0, 0), small("clip"), load).recall_at(Same) == {}
+    assert len(held_out.pictures) > 11 and held_out.measure(Same) == {"recall_1": 0, "recall_5": 0, "recall_10": 0}
+    assert HeldOut(triplets.slice(0, 0), small("clip"), load).measure(Same) == {}
+
+
+def test_vectors_that_are_not_numbers_are_refused_and_not_a_recall_of_100(triplets, load):
+    class Broken:
+        class model:  # noqa: N801
+            training = False
+            eval = train = staticmethod(lambda *_: None)
+
+        @staticmethod
+        def encode(images, texts=None):
+            return np.full((len(images), 4), np.nan, np.float32)
+
+    with pytest.raises(UserError, match="are not finite: the model is broken"):
+        HeldOut(triplets, small("clip"), load).measure(Broken)
 
 
 @pytest.mark.parametrize(

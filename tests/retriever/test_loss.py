@@ -59,12 +59,10 @@ def test_with_one_positive_and_no_mask_it_is_cross_entropy():
     )
 
 
-def test_masks_ignore_other_occurrences_of_the_target_and_of_its_group():
+def test_masks_ignore_other_occurrences_of_the_target():
     positives, ignored = masks(np.array([7, 8]), np.array([7, 8, 7, 3]))
     assert positives.tolist() == [[True, False, False, False], [False, True, False, False]]
     assert ignored.tolist() == [[False, False, True, False], [False, False, False, False]]
-    _, grouped = masks(np.array([7, 8]), np.array([7, 8, 7, 3]), groups=np.array([0, 1, 0, 1]))
-    assert grouped.tolist() == [[False, False, True, False], [False, False, False, True]]
 
 
 def test_a_query_without_negatives_has_no_loss_and_a_finite_gradient():

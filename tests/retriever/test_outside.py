@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
+import pyarrow as pa
 import pytest
 import torch
 
@@ -19,7 +20,9 @@ from assets.external_training import process as training_process
 from assets.external_training.launch import command, environment, train_outside
 from assets.training import checkpoints
 from mmret.lake import Lake
-from mmret.settings import Recipe
+from mmret.retriever.train.data_state import checkpoint_rows
+from mmret.retriever.train.stage import TrainingJob
+from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 from resources.lake import LakeResource, ProfileResource
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,9 +35,9 @@ def lake(small_lake, tmp_path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
-def materialise(lake: Lake, **changes) -> tuple[dg.ExecuteInProcessResult, list[str]]:
-    """One run of ``checkpoints`` for recipe demo, and what it logged."""
-    overrides = {f"recipes.demo.{key}": value for key, value in changes.items()}
+def materialise(lake: Lake, settings: dict | None = None, **changes) -> tuple[dg.ExecuteInProcessResult, list[str]]:
+    """One run of ``checkpoints`` for recipe demo with ``settings`` and those of the recipe overridden, and what it logged."""
+    overrides = {**(settings or {}), **{f"recipes.demo.{key}": value for key, value in changes.items()}}
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             [checkpoints],
@@ -68,14 +71,29 @@ def test_training_outside_gives_the_same_checkpoint_and_its_log_in_the_run(lake)
     assert weights(lake) == expected  # how a recipe runs is no part of what it makes
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_run_whose_licences_are_overridden_trains_on_the_rows_they_allow_and_records_them(lake, outside):
+    allowed = set()
+    for shard in lake.partitions("triplets"):
+        rows = lake.read("triplets", shard)
+        licences = pa.array(["CC BY-NC 4.0" if i % 3 == 0 else "CC0-1.0" for i in range(rows.num_rows)])
+        rows = rows.set_column(rows.column_names.index("licence"), "licence", licences)
+        lake.write("triplets", shard, rows, "x", train=rows.num_rows)
+        allowed |= {r["pair_id"] for r in rows.to_pylist() if r["split"] == "train" and r["licence"] == "CC0-1.0"}
+    assert 0 < len(allowed) < lake.read("triplets").num_rows
+    result, logged = materialise(lake, {"licences.non_commercial": "exclude"}, outside=outside, steps=2)
+    assert result.success and any("outside this process" in text for text in logged) == outside
+    notes = lake.facts("checkpoints", "demo").notes
+    assert notes["triplets"] == len(allowed) and notes["licences"]["non_commercial"] == "exclude"
+    assert set(checkpoint_rows(lake, "demo")["pair_id"].to_pylist()) == allowed
+
+
 def test_what_a_person_can_mend_is_written_down_by_the_child(tmp_path, monkeypatch):
     monkeypatch.setattr(training_process, "end_with", lambda parent: None)
     monkeypatch.setattr(training_process, "reporter", lambda first: nullcontext())
     training_process.work(
         {
-            "lake": str(tmp_path / "empty"),
-            "name": "demo",
-            "recipe": {},
+            **TrainingJob(Lake(tmp_path / "empty"), "demo", Recipe(), LicenceSettings(), EvaluateSettings()).to_json(),
             "parent": 0,
             "threads": torch.get_num_threads(),
             "error": str(tmp_path / "error"),
@@ -94,7 +112,7 @@ def test_what_the_child_wrote_is_the_failure_and_else_that_it_died(tmp_path, mon
 
     @dg.asset
     def trained(context: dg.AssetExecutionContext) -> None:
-        train_outside(context, Lake(tmp_path), "demo", Recipe(outside=True))
+        train_outside(context, TrainingJob(Lake(tmp_path), "demo", Recipe(outside=True), LicenceSettings(), EvaluateSettings()))
 
     result = dg.materialize([trained], raise_on_error=False)
     (failure,) = (e.step_failure_data.error for e in result.all_events if e.is_step_failure)
@@ -146,10 +164,11 @@ def test_two_processes_under_torchrun_train_end_and_report(lake):
 
 @pytest.mark.slow
 def test_a_killed_parent_takes_torchrun_and_its_processes_with_it(lake, tmp_path):
-    recipe = {"base": "towers/clip", "batch_size": 32, "steps": 100_000, "trainable": "text+blocks"}
+    recipe = Recipe(base="towers/clip", batch_size=32, steps=100_000, trainable="text+blocks")
+    job = TrainingJob(lake, "demo", recipe, LicenceSettings(), EvaluateSettings()).to_json()
     script = (
         "import json, os, subprocess, sys, time; from assets.external_training.launch import command; "
-        f"job = {{'lake': {str(lake.root)!r}, 'name': 'demo', 'recipe': {recipe!r}, 'parent': os.getpid(), 'threads': 1, "
+        f"job = {{**{job!r}, 'parent': os.getpid(), 'threads': 1, "
         f"'error': {str(tmp_path / 'error')!r}}}; subprocess.Popen(command(2, json.dumps(job))); time.sleep(600)"
     )
     context = {"DAGSTER_PIPES_CONTEXT": "", "DAGSTER_PIPES_MESSAGES": ""}

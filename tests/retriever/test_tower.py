@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, pooled
+from mmret.retriever.models.clip import ClipRetriever, feature_tensor
 from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.loss import info_nce, masks
@@ -67,7 +67,7 @@ def plain_gradients(trainer: Trainer, load, batch) -> dict[str, torch.Tensor]:
 def test_the_two_parts_together_are_the_stock_tower(clip_folder, pictures, level):
     retriever = ClipRetriever.load(clip_folder, device="cpu")
     tower, pixels = ImageTower(retriever.model, recipe(level)), retriever.pixels(list(pictures.values())[:4])
-    expected = pooled(retriever.model.get_image_features(pixel_values=pixels))
+    expected = feature_tensor(retriever.model.get_image_features(pixel_values=pixels))
     torch.testing.assert_close(tower.features(tower.frozen(pixels)), expected, atol=1e-6, rtol=1e-5)
 
 

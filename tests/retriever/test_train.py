@@ -19,10 +19,11 @@ from transformers import CLIPModel, CLIPProcessor
 
 from mmret import progress
 from mmret.errors import UserError
+from mmret.retriever.models.checkpoint import weights_digest
 from mmret.retriever.train.log import SCHEMA, plot_log, read_log
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.loss import info_nce
-from mmret.retriever.train.state import States, weights_digest
+from mmret.retriever.train.state import States
 from mmret.settings import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ def dying(after: int):
 
     def report(task, done, total, note=""):
         if done >= after:
-            raise Killed
+            raise Killed("killed here")
 
     return progress.reporting(report)
 
@@ -74,7 +75,7 @@ def test_a_run_that_died_continues_to_bit_equal_weights(clip_folder, triplets, l
     chosen = recipe(trainable=trainable)
     train(chosen, triplets, load, clip_folder, tmp_path / "whole")
     for after in (3, 6, 11, 12):
-        with pytest.raises(Killed), dying(after):
+        with pytest.raises(Killed, match="killed here"), dying(after):
             train(chosen, triplets, load, clip_folder, tmp_path / "broken")
     facts = train(chosen, triplets, load, clip_folder, tmp_path / "broken")
     assert facts["step"] == 12
@@ -149,13 +150,13 @@ def test_a_checkpoint_that_is_there_is_not_trained_again(clip_folder, triplets, 
     facts = train(recipe(), triplets, load, clip_folder, tmp_path / "out")
     with dying(0):
         assert train(recipe(), triplets, load, clip_folder, tmp_path / "out") == facts
-    with pytest.raises(Killed), dying(1):
+    with pytest.raises(Killed, match="killed here"), dying(1):
         train(recipe(learning_rate=2e-3), triplets, load, clip_folder, tmp_path / "out")
     assert_bit_equal(tmp_path / "out", tmp_path / "out")  # the old one stands until the new one is whole
 
 
 def test_states_of_another_run_are_not_continued(clip_folder, triplets, load, tmp_path):
-    with pytest.raises(Killed), dying(9):
+    with pytest.raises(Killed, match="killed here"), dying(9):
         train(recipe(learning_rate=5e-3), triplets, load, clip_folder, tmp_path / "out")
     train(recipe(), triplets, load, clip_folder, tmp_path / "out")
     train(recipe(), triplets, load, clip_folder, tmp_path / "fresh")

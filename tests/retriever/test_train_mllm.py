@@ -16,9 +16,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import mmret
 from mmret import progress
 from mmret.errors import UserError
+from mmret.retriever.models.merge import export_merged
 from mmret.retriever.train.log import read_log
 from mmret.retriever.train.loop import train
-from mmret.retriever.train.mllm import export_merged
 from tests.retriever.mllm_folders import FOLDERS
 from tests.retriever.runs import a_trainer, small
 
@@ -147,9 +147,9 @@ def test_a_run_that_died_continues_to_bit_equal_adapters(folders, triplets, load
 
     def dying(task, done, total, note=""):
         if done >= 5:
-            raise Killed
+            raise Killed("killed here")
 
-    with pytest.raises(Killed), progress.reporting(dying):
+    with pytest.raises(Killed, match="killed here"), progress.reporting(dying):
         train(recipe, triplets, load, folders["qwen3_vl"], tmp_path / "broken")
     assert [p.name for p in (tmp_path / "broken.work").glob("state-*")]
     train(recipe, triplets, load, folders["qwen3_vl"], tmp_path / "broken")
@@ -158,5 +158,5 @@ def test_a_run_that_died_continues_to_bit_equal_adapters(folders, triplets, load
 
 
 def test_a_base_of_another_kind_is_refused(clip_folder, triplets, load, tmp_path):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="cannot load an MLLM"):
         train(small("mllm"), triplets, load, clip_folder, tmp_path / "out")

@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 import mmret
 from mmret import progress
+from mmret.assemble.triplets import split_of
 from mmret.cli import app
 from mmret.errors import UserError
 from mmret.freshness import fingerprints
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.retriever.train.stage import base_folder, train_recipe
+from mmret.retriever.train.rows import training_rows
+from mmret.retriever.train.stage import TrainingJob, base_folder, train_recipe
+from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import small
 
@@ -41,7 +46,7 @@ def test_the_command_makes_the_checkpoint_that_a_run_then_records(lake, small_la
         raise AssertionError("trained again")
 
     with progress.reporting(trains):
-        facts = train_recipe(lake, "demo", resolve(lake)[0].recipes["demo"], "x")
+        facts = train_recipe(TrainingJob.of(lake, resolve(lake)[0], "demo"), "x")
     assert facts.rows == 1 and facts.notes["loss"] == ours["facts"]["loss"]
 
 
@@ -53,7 +58,7 @@ def test_a_recipe_the_profile_lacks_is_refused(lake):
 def test_an_mllm_trains_on_a_lake_and_merges_by_command(lake, tmp_path):
     pytest.importorskip("peft")
     recipe = small("mllm", base=str(qwen2_vl(tmp_path / "qwen2_vl")), steps=2, batch_size=3)
-    facts = train_recipe(lake, "tiny", recipe, "x")
+    facts = train_recipe(TrainingJob(lake, "tiny", recipe, LicenceSettings(), EvaluateSettings()), "x")
     assert facts.rows == 1 and lake.read("checkpoints", "tiny")["folder"].to_pylist() == ["checkpoints/tiny"]
     done = CliRunner().invoke(app, ["merge", "--lake", str(lake.root), "--recipe", "tiny", "--out", str(tmp_path / "whole")])
     assert done.exit_code == 0, done.output
@@ -65,6 +70,42 @@ def test_an_mllm_trains_on_a_lake_and_merges_by_command(lake, tmp_path):
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
     nothing = CliRunner().invoke(app, ["merge", "--out", str(tmp_path / "other")])
     assert isinstance(nothing.exception, UserError) and "which adapter" in str(nothing.exception)
+
+
+def test_a_job_is_the_same_in_another_process(lake):
+    profile = resolve(lake, overrides={"licences.exclude": ["CC-BY-NC*"], "evaluate.held_out": 0.25, "recipes.demo.as_of": "demo"})[
+        0
+    ]
+    job = TrainingJob.of(lake, profile, "demo")
+    again = TrainingJob.from_json(json.loads(json.dumps(job.to_json())))
+    assert again.lake.root == lake.root and replace(again, lake=lake) == job
+    assert (job.licences, job.evaluate) == (profile.licences, profile.evaluate)
+
+
+def test_naive_pairs_follow_the_licences_and_the_held_out_share_that_are_given(lake):
+    images = lake.read("images", columns=["image_id", "licence"])
+    closed = set(images["image_id"].to_pylist()[::4])
+    for shard in lake.partitions("images"):
+        rows = lake.read("images", shard)
+        texts = ["CC BY-NC 4.0" if i in closed else "CC0-1.0" for i in rows["image_id"].to_pylist()]
+        column = pa.array(texts, rows.schema.field("licence").type)
+        lake.write("images", shard, rows.set_column(rows.column_names.index("licence"), "licence", column), "x")
+    recipe = Recipe(pair_source="naive", negatives="query", pairs=60)
+
+    def used(licences: LicenceSettings, evaluate: EvaluateSettings, recipe: Recipe = recipe) -> pa.Table:
+        rows = training_rows(lake, recipe, licences, evaluate)
+        assert rows.num_rows == 60
+        return rows
+
+    every, few = used(LicenceSettings(), EvaluateSettings()), used(LicenceSettings(), EvaluateSettings(held_out=0.5))
+    assert closed & {*every["query_id"].to_pylist(), *every["target_id"].to_pylist()}
+    assert all(split_of(i, EvaluateSettings(held_out=0.5)) == "train" for i in few["query_id"].to_pylist())
+    apart = LicenceSettings(non_commercial="apart")
+    for licences in (LicenceSettings(non_commercial="exclude"), apart):
+        rows = used(licences, EvaluateSettings())
+        assert not closed & {*rows["query_id"].to_pylist(), *rows["target_id"].to_pylist()}
+    rows = used(apart, EvaluateSettings(), recipe.model_copy(update={"licence_set": "non_commercial"}))
+    assert all({q, t} & closed for q, t in zip(rows["query_id"].to_pylist(), rows["target_id"].to_pylist(), strict=True))
 
 
 def test_a_recipe_that_goes_on_from_another_is_computed_from_its_checkpoint(lake):

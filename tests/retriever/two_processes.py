@@ -14,7 +14,7 @@ import torch
 
 from mmret import progress
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.embedder import embedders
+from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import Group
 from mmret.retriever.train.state import States
@@ -40,7 +40,7 @@ def main(folder: Path, group: Group) -> None:
         def load(ids):
             return {i: (folder / "pictures" / i).read_bytes() for i in ids}
 
-        embedder = embedders()[recipe.kind].load(recipe, case["base"], group)
+        embedder = EMBEDDERS[recipe.kind].load(recipe, case["base"], group)
         embedder.model.double()
         data = TrainingSet(triplets, recipe)
         trainer = Trainer(recipe, data, embedder, States(folder / "work" / f"{name}-{group.rank}", "x"), group)

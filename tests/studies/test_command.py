@@ -13,7 +13,7 @@ from mmret.cli import app
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.settings import load_profile, parse_override
-from mmret.studies.designs import runs
+from mmret.settings.studies import runs
 from tests.studies.test_results import evaluated
 
 TINY = (

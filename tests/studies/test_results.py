@@ -7,7 +7,7 @@ import pytest
 from mmret.lake import Lake
 from mmret.schemas import EVALUATIONS
 from mmret.settings import load_profile
-from mmret.studies.designs import runs
+from mmret.settings.studies import runs
 from mmret.studies.picture import draw_studies
 from mmret.studies.results import in_order, results
 

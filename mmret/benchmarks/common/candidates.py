@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmret.search.rank import best_first
+from mmret.ranking import best_first
 
 
 def similarities(candidates: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from mmret.benchmarks.common.runs import (
     query_vectors,
 )
 from mmret.errors import UserError
-from mmret.search.rank import best_first, rank
+from mmret.ranking import best_first, rank
 
 DEPTH = 50
 QUERY_BLOCK = 256

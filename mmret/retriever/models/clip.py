@@ -112,7 +112,7 @@ class ClipRetriever:
         ``images`` and ``texts`` both given, row i is the composed query of image i and text i. Raises UserError for
         neither or for unequal lengths, and for a picture that cannot be read.
         """
-        given = [_listed(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
+        given = [require_list(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
             raise UserError(
                 "encode needs images, texts, or as many of one as of the other; got "
@@ -130,15 +130,15 @@ class ClipRetriever:
 
     def pixels(self, images: Sequence[Picture]) -> torch.Tensor:
         """Decoded, resized, normalised pictures (n, 3, h, w) float32 on the CPU."""
-        return self.processor.image_processor(images=decoded(images), return_tensors="pt")["pixel_values"]
+        return self.processor.image_processor(images=decode_images(images), return_tensors="pt")["pixel_values"]
 
     def raw_pixels(self, images: Sequence[Picture]) -> torch.Tensor:
         """Decoded and resized pictures (n, 3, h, w) uint8: :meth:`pixels` in a quarter of the memory."""
-        return self.processor.image_processor(images=decoded(images), return_tensors="pt", do_rescale=False, do_normalize=False)[
-            "pixel_values"
-        ].to(torch.uint8)
+        return self.processor.image_processor(
+            images=decode_images(images), return_tensors="pt", do_rescale=False, do_normalize=False
+        )["pixel_values"].to(torch.uint8)
 
-    def normalised(self, raw: torch.Tensor) -> torch.Tensor:
+    def normalise(self, raw: torch.Tensor) -> torch.Tensor:
         """:meth:`pixels` (n, 3, h, w) float32 of :meth:`raw_pixels`, on the model's device."""
         steps = self.processor.image_processor
         scale = 1 / steps.rescale_factor if steps.do_rescale else 1.0
@@ -156,7 +156,7 @@ class ClipRetriever:
 
     def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Un-normalised projections (n, dim) of ``pixels`` (n, 3, h, w)."""
-        return pooled(self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype)))
+        return feature_tensor(self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype)))
 
     def text_features(self, texts: Sequence[str]) -> torch.Tensor:
         """Un-normalised projections (n, dim) of texts."""
@@ -172,7 +172,7 @@ class ClipRetriever:
             with quiet():
                 padded = self.processor.tokenizer.pad({"input_ids": [ids[i] for i in group]}, return_tensors="pt")
             padded = padded.to(self.device)
-            parts.append(pooled(self.model.get_text_features(padded["input_ids"], padded["attention_mask"])))
+            parts.append(feature_tensor(self.model.get_text_features(padded["input_ids"], padded["attention_mask"])))
         place = torch.empty(len(ids), dtype=torch.long)
         place[order] = torch.arange(len(ids))
         return torch.cat(parts).index_select(0, place.to(self.device))
@@ -190,13 +190,13 @@ def _like_lengths(lengths: Sequence[int], fewest: int = 32) -> list[tuple[int, i
     return list(zip(cuts, [*cuts[1:], len(lengths)], strict=True))
 
 
-def pooled(output: Any) -> torch.Tensor:
+def feature_tensor(output: Any) -> torch.Tensor:
     """The features of ``get_image_features`` or ``get_text_features``: a tensor until transformers 4, since 5 an
     output object."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def decoded(images: Sequence[Picture]) -> list[Image.Image]:
+def decode_images(images: Sequence[Picture]) -> list[Image.Image]:
     """:func:`to_rgb` of each, in threads."""
     with ThreadPoolExecutor(min(8, max(1, torch.get_num_threads()))) as pool:
         return list(pool.map(to_rgb, images))
@@ -208,11 +208,11 @@ def to_rgb(picture: Picture) -> Image.Image:
         if isinstance(picture, bytes | bytearray | memoryview):
             return open_rgb(bytes(picture))
         if isinstance(picture, Image.Image):
-            return flat(picture)
+            return flatten_transparency(picture)
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:
                 raise UserError(f"an image array must be uint8, (h, w) or (h, w, channels); got {picture.dtype} {picture.shape}")
-            return flat(Image.fromarray(picture))
+            return flatten_transparency(Image.fromarray(picture))
         if isinstance(picture, str | Path):
             return open_rgb(Path(picture).read_bytes())
     except (OSError, Unreadable) as error:
@@ -220,7 +220,7 @@ def to_rgb(picture: Picture) -> Image.Image:
     raise UserError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(picture).__name__}")
 
 
-def flat(picture: Image.Image) -> Image.Image:
+def flatten_transparency(picture: Image.Image) -> Image.Image:
     """RGB with transparency on white, as :func:`mmret.ingest.decode.open_rgb` gives it."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
@@ -242,7 +242,7 @@ class quiet:  # noqa: N801  (used as a function: `with quiet():`)
             transformers_logging.enable_progress_bar()
 
 
-def _listed(values: Sequence[Any], name: str) -> Sequence[Any]:
+def require_list(values: Sequence[Any], name: str) -> Sequence[Any]:
     if isinstance(values, str | bytes | Path | Image.Image):
         raise UserError(f"encode takes lists: write {name}=[...], also for one")
     return values

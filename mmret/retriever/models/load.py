@@ -1,7 +1,11 @@
-"""One way to load any retriever: the kind is that of the checkpoint, said by the ``model_type`` of its config.json.
+"""One way to load any retriever: its kind is the ``model_type`` in the checkpoint's config.json.
 
-retriever = mmret.Retriever.load(folder)
-retriever.encode(images=[...], texts=[...])
+Example::
+
+    retriever = mmret.Retriever.load("lakes/demo/checkpoints/demo")
+    retriever.encode(images=["cat.jpg"], texts=["the same, but at night"])  # (1, dim) float32
+
+Costs reading the weights.
 """
 
 from __future__ import annotations
@@ -12,17 +16,15 @@ from pathlib import Path
 
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
+from mmret.retriever.models.checkpoint import RECORD, weights_digest
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base
 from mmret.retriever.models.mllm_prompts import prompt_of, prompts
-from mmret.retriever.train.state import weights_digest
 from mmret.settings import Recipe
 
 KINDS: dict[str, type[ClipRetriever] | type[MllmRetriever]] = {"clip": ClipRetriever, **dict.fromkeys(prompts(), MllmRetriever)}
 """The retriever of each ``model_type``."""
 DTYPES = ("float32", "bfloat16", "float16")
-RECORD = "recipe.json"
-"""In a trained checkpoint's folder: the recipe it came from."""
 TEXT_INSTRUCTION = "Find me an image that matches the given caption"
 """What an MLLM is told with a query that is text alone (paper.md, section 2)."""
 

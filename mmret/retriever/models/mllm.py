@@ -25,7 +25,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from mmret.devices import device_of
 from mmret.errors import UserError
-from mmret.retriever.models.clip import Picture, _listed, quiet, to_rgb
+from mmret.retriever.models.clip import Picture, quiet, require_list, to_rgb
 from mmret.retriever.models.mllm_prompts import prompt_of
 
 ADAPTER = "adapter_config.json"
@@ -66,7 +66,7 @@ class MllmRetriever:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {base or folder}: {error}") from None
         if base:
-            model = _merged(model, folder)
+            model = _merge_adapter(model, folder)
         return cls(model.to(device_of(device)), processor, max_text_tokens)
 
     @property
@@ -91,7 +91,7 @@ class MllmRetriever:
         ``batch_size`` is the most rows at once: a batch that does not fit the GPU is halved. Raises UserError for
         neither images nor texts, for unequal lengths, and for a picture that cannot be read.
         """
-        given = [_listed(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
+        given = [require_list(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
             raise UserError(
                 "encode needs images, texts, or as many of one as of the other; got "
@@ -208,7 +208,7 @@ def load_processor(folder: str | Path) -> ProcessorMixin:
         return AutoProcessor.from_pretrained(str(folder) if own or not base else base)
 
 
-def _merged(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+def _merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     try:
         from peft import PeftModel
     except ImportError:

@@ -20,7 +20,7 @@ from torch import nn
 
 from mmret.atomic import replacing_folder
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, Picture, pooled, quiet, to_rgb
+from mmret.retriever.models.clip import ClipRetriever, Picture, feature_tensor, quiet, to_rgb
 from mmret.retriever.models.load import Retriever
 
 TOLERANCE = 1e-4
@@ -36,7 +36,7 @@ class _Image(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return pooled(self.model.get_image_features(pixel_values=pixel_values))
+        return feature_tensor(self.model.get_image_features(pixel_values=pixel_values))
 
 
 class _Text(nn.Module):
@@ -45,11 +45,13 @@ class _Text(nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return pooled(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
+        return feature_tensor(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
 
 
 def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
     """Write the CLIP checkpoint in ``folder`` to folder ``out``; returns what ``onnx.json`` holds.
+
+    Example: ``export_onnx("lakes/demo/checkpoints/demo", Path("onnx"))``.
 
     Raises UserError for a checkpoint of another kind, without the packages, where ``out`` exists, and where onnxruntime
     does not give torch's vectors to within :data:`TOLERANCE`.

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.train.data import Batch, TrainingSet
-from mmret.retriever.train.embedder import Gather, home
+from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import ALONE, Group
 from mmret.retriever.train.tower import ImageTower, LoadImages, Pictures, frozen_features
@@ -40,14 +40,14 @@ class ClipEmbedder:
         if recipe.compile:
             for part in (self.model.vision_model, self.model.text_model):
                 part.compile(backend=recipe.compile)
-        self.chunks = self._fitting()
+        self.chunks = self._chunk_sizes()
         self.rows: Callable[[np.ndarray], torch.Tensor] | None = None
 
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> ClipEmbedder:
-        return cls(recipe, ClipRetriever.load(base, home(group)), group)
+        return cls(recipe, ClipRetriever.load(base, group.device), group)
 
-    def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
@@ -98,7 +98,7 @@ class ClipEmbedder:
 
     def image_features(self, rows: torch.Tensor) -> torch.Tensor:
         """Un-normalised projections (n, dim) of rows below the cut, or of uint8 pixels."""
-        return self.tower.features(self.retriever.normalised(rows) if rows.dtype == torch.uint8 else rows)
+        return self.tower.features(self.retriever.normalise(rows) if rows.dtype == torch.uint8 else rows)
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
         cut = self.retriever.truncated
@@ -109,7 +109,7 @@ class ClipEmbedder:
     def save(self, folder: Path) -> None:
         self.retriever.save(folder)
 
-    def _fitting(self) -> tuple[int, int]:
+    def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size, self.recipe.chunk_size
         vision, text = self.model.config.vision_config, self.model.config.text_config

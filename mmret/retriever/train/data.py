@@ -63,7 +63,7 @@ class TrainingSet:
 
     def __init__(self, triplets: pa.Table, recipe: Recipe):
         self.recipe = recipe
-        rows = _trainable(triplets, recipe).sort_by("pair_id").combine_chunks()
+        rows = _rows_with_texts(triplets, recipe).sort_by("pair_id").combine_chunks()
         keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
         if recipe.pairs is not None and recipe.pairs < rows.num_rows:
             subset = np.sort(np.argsort(draws(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
@@ -118,7 +118,7 @@ class TrainingSet:
         return found[order][place < self.recipe.mined_negatives]
 
 
-def _trainable(triplets: pa.Table, recipe: Recipe) -> pa.Table:
+def _rows_with_texts(triplets: pa.Table, recipe: Recipe) -> pa.Table:
     """Rows of split ``train`` with a text, found by one of the recipe's signals; raises UserError where there are none."""
     train = triplets.filter(pc.equal(triplets["split"], "train"))
     texted = train.filter(pc.greater(pc.list_value_length(train["texts"]), 0))

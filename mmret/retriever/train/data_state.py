@@ -1,4 +1,4 @@
-"""What a checkpoint was trained on, kept so that its exact rows can be listed again however the lake has changed since.
+"""Records what a checkpoint was trained on, so that its exact rows can be listed again however the lake has changed since.
 
 The state is a list of files that already exist (:mod:`mmret.lake.history`), so recording it costs one small read per partition.
 """
@@ -17,11 +17,11 @@ from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.rows import also_reads, training_rows
-from mmret.settings import LicenceSettings, Recipe
+from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 
 
-def data_state(lake: Lake, recipe: Recipe) -> str:
-    """Id of the recorded state that ``recipe`` trains on: the lake as it is now, or what its ``as_of`` names."""
+def record_data_state(lake: Lake, recipe: Recipe) -> str:
+    """Record the state of the lake that ``recipe`` trains on, as it is now or as its ``as_of`` names it; returns the state's id."""
     tables = tuple(dict.fromkeys((*history.LINEAGE, *also_reads(recipe))))
     if recipe.as_of is None:
         return history.record_state(lake, history.current_state(lake, tables))
@@ -35,10 +35,12 @@ def write_data_state(lake: Lake, folder: Path, state: str) -> None:
     write_text(folder / history.STATE_FILE, json.dumps(record, indent=2) + "\n")
 
 
-def trained_on(lake: Lake, name: str) -> pa.Table:
-    """The exact rows that checkpoint ``name`` was trained on, columns of TRIPLETS, sorted by pair_id.
+def checkpoint_rows(lake: Lake, name: str) -> pa.Table:
+    """The exact rows that checkpoint ``name`` was trained on, columns of TRIPLETS, sorted by pair_id: those of the state and the
+    licences that its record names, whatever the lake's settings are today.
 
-    Raises UserError where it has no recorded state, was trained on pairs that are not the lake's triplets, or a file is gone.
+    Example: ``checkpoint_rows(Lake("lakes/demo"), "demo")``. Raises UserError where it has no recorded state, was trained on pairs
+    that are not the lake's triplets, or a file is gone.
     """
     facts = lake.facts("checkpoints", name)
     if facts is None or not facts.rows:
@@ -48,7 +50,7 @@ def trained_on(lake: Lake, name: str) -> pa.Table:
         raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")
     then = open_as_of(lake, facts.notes.get("state", name))
     licences = LicenceSettings.model_validate(facts.notes.get("licences", {}))
-    kept = TrainingSet(training_rows(then, recipe, licences), recipe).keys  # the first 64 bits of its pair ids
+    kept = TrainingSet(training_rows(then, recipe, licences, EvaluateSettings()), recipe).keys  # the first 64 bits of its pair ids
     rows = then.read("triplets").sort_by("pair_id")
     keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], np.uint64)
     return rows.filter(pa.array(np.isin(keys, kept)))

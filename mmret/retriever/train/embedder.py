@@ -1,9 +1,9 @@
 """What the training loop needs of a model, whatever its kind: the :class:`Embedder` protocol.
 
 The loop knows batches, features, a loss and an optimiser. An embedder says which parameters are trained, reads a
-batch's pictures (in a thread, while the step before runs), and names the features to be made of it, chunk by chunk.
+batch's pictures (in a thread, while the step before runs), and says which features are computed from it, chunk by chunk.
 One class per kind of recipe, in :mod:`mmret.retriever.train.clip` and :mod:`mmret.retriever.train.mllm`; a further
-kind is a further class and a line in :func:`embedders`.
+kind is a further class and a line in :mod:`mmret.retriever.train.kinds`. Costs nothing itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmret.retriever.train.tower import LoadImages
 from mmret.settings import Recipe
 
 Gather = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-"""Features of all parts to unit vectors of the batch's queries (b, d) and candidates (m, d)."""
+"""Takes the features of every part; gives unit vectors of the batch's queries (b, d) and candidates (m, d)."""
 
 
 class Embedder(Protocol):
@@ -40,35 +40,20 @@ class Embedder(Protocol):
     def load(cls, recipe: Recipe, base: Path | str, group: Group) -> Embedder:
         """The model a recipe starts from. Raises UserError where there is none of the recipe's kind."""
 
-    def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         """The parameters that are trained, with their peak learning rates."""
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
-        """Make ready what :meth:`read` reads from; ``work`` is the run's own folder."""
+        """Prepare what :meth:`read` reads from; ``work`` is a folder of this run alone."""
 
     def read(self, batch: Batch) -> Any:
         """This process's share of a batch's pictures and texts, on the CPU; called from another thread."""
 
     def parts(self, batch: Batch, read: Any) -> tuple[list[Part], Gather]:
-        """The features to be made of what was read, and how queries and candidates come out of them."""
+        """The features to compute from what was read, and how queries and candidates are gathered from them."""
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
         """Unit vectors (n, d) float32 of candidates, or with ``texts`` of composed queries, as at inference."""
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint's files."""
-
-
-def embedders() -> dict[str, type[Embedder]]:
-    """The embedder of each kind of recipe."""
-    from mmret.retriever.train.clip import ClipEmbedder
-    from mmret.retriever.train.mllm import MllmEmbedder
-
-    return {"clip": ClipEmbedder, "mllm": MllmEmbedder}
-
-
-def home(group: Group) -> str:
-    """The device of this process: the GPU of its rank, or the CPU."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    return "cuda" if group.size == 1 else f"cuda:{torch.cuda.current_device()}"

@@ -26,7 +26,7 @@ SHARE_OF_FREE_MEMORY = 1 / 3
 
 @dataclass(frozen=True)
 class Part:
-    """Features to be made: ``encode(chunk)`` gives (rows of the chunk, dim); the features are those of all chunks in
+    """Features to compute: ``encode(chunk)`` gives (rows of the chunk, dim); the features are those of all chunks in
     order. With several processes ``chunks`` are this one's share of ``total`` rows, and ``empty`` (0, dim) stands for
     the features of a process that has none."""
 
@@ -57,7 +57,7 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
         loss.backward()
         return loss.detach()
     after = rng_state()
-    features = [group.whole(rows.detach(), part.total).requires_grad_() for part, rows in zip(parts, made, strict=True)]
+    features = [group.gather_rows(rows.detach(), part.total).requires_grad_() for part, rows in zip(parts, made, strict=True)]
     loss = loss_of(*features)
     gradients = [
         torch.zeros_like(rows) if gradient is None else gradient

@@ -1,4 +1,4 @@
-"""Retrieval on a held-out slice while a model trains: is it getting better at what it is for?
+"""Retrieval on a held-out slice while a model trains, to see whether it gets better at what it is for.
 
 The slice is triplets of split ``test`` with one of their texts; the gallery is all of its images, so the figure is
 comparable within a run and between recipes on one lake, and not with an evaluation over the whole corpus. Costs one
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.hashing import uniform
+from mmret.ranking import recall_at, target_ranks
 from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.tower import LoadImages, Pictures
 from mmret.settings import Recipe
@@ -20,7 +21,7 @@ DEPTHS = (1, 5, 10)
 
 
 class HeldOut:
-    """``recall_at(embedder)`` of at most ``recipe.held_out_queries`` triplets that no recipe trains on."""
+    """``measure(embedder)``: recall over at most ``recipe.held_out_queries`` triplets that no recipe trains on."""
 
     def __init__(self, triplets: pa.Table, recipe: Recipe, load_images: LoadImages):
         test = triplets.filter(pc.equal(triplets["split"], "test"))
@@ -36,9 +37,12 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.query)
 
-    def recall_at(self, embedder: Embedder, block: int = 256) -> dict[str, float]:
+    def measure(self, embedder: Embedder, block: int = 256) -> dict[str, float]:
         """``{"recall_1": ..., "recall_5": ..., "recall_10": ...}`` in percent, the query image left out of its gallery;
-        nothing where no triplet is held out. A target counts as behind everything that scores the same."""
+        nothing where no triplet is held out. Ranked as every evaluation is (:mod:`mmret.ranking`).
+
+        Raises UserError where a vector is not finite: the model is broken.
+        """
         if not len(self):
             return {}
         training = embedder.model.training
@@ -56,9 +60,5 @@ class HeldOut:
             ]
         )
         embedder.model.train(training)
-        scores = asked @ gallery.T
-        row = np.arange(len(self))
-        own = scores[row, self.target].copy()
-        scores[row, self.query] = -np.inf
-        ranks = (scores >= own[:, None]).sum(axis=1)
-        return {f"recall_{k}": 100 * float((ranks <= k).mean()) for k in DEPTHS}
+        ranks = target_ranks(asked, gallery, [[t] for t in self.target], [[q] for q in self.query])
+        return {f"recall_{k}": recall_at(ranks, [k])[f"R@{k}"] for k in DEPTHS}

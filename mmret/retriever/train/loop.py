@@ -3,7 +3,7 @@
 A step has its embedder make the features of a batch, chunk by chunk, gathers queries and candidates from them and takes
 InfoNCE. What a step does depends on (recipe, step, weights) alone and the state is kept every ``checkpoint_every``
 steps, so a killed run continues to the same weights, bit for bit on the CPU. With several processes (:mod:`.parallel`)
-each does its share of every step. Cost: the embedder's; see :mod:`.train_clip` and :mod:`.train_mllm`.
+each does its share of every step. Cost: the embedder's; see :mod:`.clip` and :mod:`.mllm`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ import pyarrow as pa
 from mmret.atomic import replacing_folder
 from mmret.errors import UserError
 from mmret.hashing import digest_table, fingerprint
+from mmret.retriever.models.checkpoint import RECORD, weights_digest
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.embedder import embedders
 from mmret.retriever.train.held_out import HeldOut
+from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.log import write_log
 from mmret.retriever.train.parallel import ALONE, Group
-from mmret.retriever.train.state import States, weights_digest
+from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import LoadImages
 from mmret.retriever.train.trainer import OnRow, Trainer
 from mmret.settings import HOW_A_RECIPE_RUNS, Recipe
-
-FACTS = "recipe.json"
-"""In a checkpoint's folder: the resolved recipe, the digest of all it was trained from, and the facts of the run."""
 
 
 def train(
@@ -46,7 +44,7 @@ def train(
     of the run.
 
     ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
-    checkpoint that is there already its facts are returned. ``on_row`` is told each row of the log as it is written.
+    checkpoint that is there already its facts are returned. ``on_row`` is called with each row of the log as it is written.
     With several processes all of them call this, each with its :class:`Group`; the first one writes. Facts: ``step,
     loss`` (mean of the last tenth), ``pairs`` (training pairs seen), ``seconds, triplets, images, batch_size,
     samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``notes``
@@ -54,8 +52,8 @@ def train(
     not of the recipe's kind, or the loss is not finite or explodes.
     """
     identity = fingerprint(recipe.model_dump(exclude=HOW_A_RECIPE_RUNS), digest_table(triplets), weights_digest(base))
-    done = trained_already(out, identity)
-    if all(group.each(done is not None)):
+    done = finished_run(out, identity)
+    if all(group.all_values(done is not None)):
         return done
     data = TrainingSet(triplets, recipe)
     if data.batch_size < group.size:
@@ -67,7 +65,7 @@ def train(
     if group.first:
         States(work, identity)  # throws away what another run left there, before anybody looks
     group.wait()
-    embedder = embedders()[recipe.kind].load(recipe, base, group)
+    embedder = EMBEDDERS[recipe.kind].load(recipe, base, group)
     trainer = Trainer(recipe, data, embedder, States(work, identity), group)
     trainer.on_row = on_row
     if recipe.evaluate_every and group.first:
@@ -75,13 +73,13 @@ def train(
     embedder.open(data, load_images, work)
     with ThreadPoolExecutor(1) as pool:
         trainer.run(pool)
-    facts = group.each(trainer.facts())[0]
+    facts = group.all_values(trainer.facts())[0]
 
     def fill(folder: Path) -> None:
         embedder.save(folder)
         write_log(trainer.log, folder)
         record = {"identity": identity, "recipe": recipe.model_dump(), "facts": facts}
-        (folder / FACTS).write_text(json.dumps(record, indent=2, default=str) + "\n")
+        (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
 
     if group.first:
         with replacing_folder(out) as aside:
@@ -91,9 +89,9 @@ def train(
     return facts
 
 
-def trained_already(out: Path, identity: str | None = None) -> dict[str, Any] | None:
+def finished_run(out: Path, identity: str | None = None) -> dict[str, Any] | None:
     """The facts of the checkpoint in ``out``, of the run ``identity`` where that is given; None where there is none."""
-    if not (out / FACTS).is_file():
+    if not (out / RECORD).is_file():
         return None
-    record = json.loads((out / FACTS).read_text())
+    record = json.loads((out / RECORD).read_text())
     return record["facts"] if identity in (None, record["identity"]) else None

@@ -73,7 +73,6 @@ def _losses(
 def masks(
     targets: np.ndarray,
     candidates: np.ndarray,
-    groups: np.ndarray | None = None,
     mask_false_negatives: bool = True,
     queries: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,8 +80,7 @@ def masks(
 
     ``targets`` (b,) and ``candidates`` (m,) are image ids as integers. Where ``queries`` (b,) is given, rows of one
     number are one query: the targets of all of them are its positives. A further occurrence of a positive, brought by
-    another query, would be pushed away as a negative; with ``mask_false_negatives`` it is ignored, as is every
-    candidate of the target's group where ``groups`` (m,), for example caption ids, is given.
+    another query, would be pushed away as a negative; with ``mask_false_negatives`` it is ignored.
     """
     count = len(targets)
     positives = np.zeros((count, len(candidates)), dtype=bool)
@@ -90,9 +88,7 @@ def masks(
     ignored = np.zeros_like(positives)
     if mask_false_negatives:
         ignored = targets[:, None] == candidates[None, :]
-        if groups is not None:
-            ignored |= groups[:count, None] == groups[None, :]
-    for rows in _of_one_query(queries):
+    for rows in _rows_of_one_query(queries):
         ignored[rows] |= mask_false_negatives & np.isin(candidates, targets[rows])
         for row in rows:
             others = [i for i in rows if targets[i] != targets[row]]
@@ -101,7 +97,7 @@ def masks(
     return torch.from_numpy(positives), torch.from_numpy(ignored & ~positives)
 
 
-def _of_one_query(queries: np.ndarray | None) -> list[np.ndarray]:
+def _rows_of_one_query(queries: np.ndarray | None) -> list[np.ndarray]:
     """Rows that share their query, for every query that has more than one."""
     if queries is None:
         return []

@@ -2,8 +2,8 @@
 
 A query (instruction, text, picture) and a candidate (picture) are different prompts, so nothing but a repeated row is
 shared: each distinct query and each distinct candidate of a batch is embedded once. The checkpoint is the adapter, as
-peft saves it, with the processor: some 0.5 % of the model's size; :func:`export_merged` writes the whole model as stock
-``transformers`` files. Cost: as many forward passes of the LLM as there are distinct rows, twice with GradCache.
+peft saves it, with the processor: some 0.5 % of the model's size (:mod:`mmret.retriever.models.merge` makes a whole model
+of it). Cost: as many forward passes of the LLM as there are distinct rows, twice with GradCache.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from mmret.atomic import replacing_folder
 from mmret.errors import UserError
 from mmret.retriever.models.clip import quiet
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
 from mmret.retriever.train.data import Batch, TrainingSet
-from mmret.retriever.train.embedder import Gather, home
+from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import ALONE, Group
 from mmret.retriever.train.tower import LoadImages, Pictures
@@ -47,7 +46,7 @@ class MllmEmbedder:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if recipe.compile:
             self.model.model.compile(backend=recipe.compile)
-        self.chunks = self._fitting()
+        self.chunks = self._chunk_sizes()
         self.pictures: Pictures | None = None
 
     @classmethod
@@ -59,12 +58,12 @@ class MllmEmbedder:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
         torch.manual_seed(recipe.seed)  # of the adapters
-        adapted = _continued(model, base) if adapter else _adapted(model, recipe.lora)
+        adapted = _load_adapters(model, base) if adapter else _add_adapters(model, recipe.lora)
         adapted.peft_config["default"].base_model_name_or_path = adapter or str(base)
-        retriever = MllmRetriever(model.to(home(group)), load_processor(base))
+        retriever = MllmRetriever(model.to(group.device), load_processor(base))
         return cls(recipe, retriever, adapted, group)
 
-    def rates(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [([p for p in self.model.parameters() if p.requires_grad], self.recipe.learning_rate)]
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
@@ -114,7 +113,7 @@ class MllmEmbedder:
         self.adapted.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
 
-    def _fitting(self) -> tuple[int, int]:
+    def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size, self.recipe.chunk_size
         text = self.model.config.get_text_config()
@@ -129,7 +128,7 @@ def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:
     return [tuple(map(list, zip(*rows[i : i + size], strict=True))) for i in range(0, len(rows), size)]
 
 
-def _adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
+def _add_adapters(model: PreTrainedModel, lora: LoraSettings) -> Any:
     peft = _peft()
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     try:
@@ -147,7 +146,7 @@ def _adapted(model: PreTrainedModel, lora: LoraSettings) -> Any:
         raise UserError(f"LoRA does not fit the model: {error}; see the recipe's lora.target_modules") from None
 
 
-def _continued(model: PreTrainedModel, adapter: Path | str) -> Any:
+def _load_adapters(model: PreTrainedModel, adapter: Path | str) -> Any:
     try:
         return _peft().PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -160,24 +159,3 @@ def _peft() -> Any:
     except ImportError:
         raise UserError("recipes of kind mllm train LoRA adapters, which needs peft: pip install 'mmret[mllm]'") from None
     return peft
-
-
-def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
-    """Merge an adapter into its base model and write the whole as stock ``transformers`` files into ``out``.
-
-    Raises UserError where ``adapter`` is none or ``out`` is there already. Needs the model's size in memory and disk.
-    """
-
-    if adapter_base(adapter) is None:
-        raise UserError(f"{adapter} holds no LoRA adapter: there is nothing to merge")
-    if out.exists():
-        raise UserError(f"{out} is there already; name another folder")
-    retriever = MllmRetriever.load(adapter, "cpu", dtype)
-
-    def fill(folder: Path) -> None:
-        with quiet():
-            retriever.model.save_pretrained(folder)
-            retriever.processor.save_pretrained(folder)
-
-    with replacing_folder(out) as aside:
-        fill(aside)

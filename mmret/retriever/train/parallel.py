@@ -1,6 +1,6 @@
-"""Processes that train one model together: what they share out, and what they add up.
+"""Processes that train one model together: how they divide a step, and what they add up.
 
-A step's distinct images and texts are dealt out to the processes, so the cluster as a whole embeds each of them once;
+Each process embeds its share of a step's distinct images and texts, so the cluster as a whole embeds each of them once;
 their features are exchanged, and each process takes the loss of its own queries against every candidate (*local loss,
 global negatives*). The features' gradients are added up over the processes, and so, once a step, are the parameters'.
 The sum is the gradient a single process would have computed from the whole batch. Cost per step: all features twice
@@ -54,11 +54,18 @@ class Group:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
+    @property
+    def device(self) -> str:
+        """Where this process's model lies: the GPU of its rank, or the CPU where there is none."""
+        if not torch.cuda.is_available():
+            return "cpu"
+        return "cuda" if self.size == 1 else f"cuda:{torch.cuda.current_device()}"
+
     def share(self, total: int) -> slice:
         """Which of ``total`` items are this process's; of few items some processes have none."""
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
-    def whole(self, own: torch.Tensor, total: int) -> torch.Tensor:
+    def gather_rows(self, own: torch.Tensor, total: int) -> torch.Tensor:
         """Rows (total, d) of all processes, of which ``own`` are this one's :meth:`share`."""
         if self.size == 1:
             return own
@@ -91,7 +98,7 @@ class Group:
                 parameter.grad = torch.zeros_like(parameter)
         self.sum([p.grad for p in shared])
 
-    def each(self, value: Any) -> list[Any]:
+    def all_values(self, value: Any) -> list[Any]:
         """``value`` of every process, in the order of their ranks."""
         if self.size == 1:
             return [value]

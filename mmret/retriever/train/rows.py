@@ -8,6 +8,8 @@ about 1 s for five million.
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,54 +17,71 @@ import pyarrow.compute as pc
 from mmret.curation.decisions import apply_decisions
 from mmret.curation.licences import MAIN, licence_sets
 from mmret.lake import Lake
-from mmret.lake.configuration import resolve
 from mmret.schemas import SIGNALS, TRIPLETS
-from mmret.settings import LicenceSettings, Recipe
+from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 
 COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"]
 """Of TRIPLETS, what training reads."""
 
 
-def also_reads(recipe: Recipe) -> tuple[str, ...]:
-    """Tables besides triplets and towers that decide what ``recipe`` trains on."""
+def also_reads(recipe: Recipe, licences: LicenceSettings = LicenceSettings()) -> tuple[str, ...]:
+    """Tables besides triplets and towers that decide what ``recipe`` trains on: ``images`` has the captions of naive pairs and the
+    licences of hard negatives, ``neighbours`` says which signal found a negative."""
     if recipe.pair_source == "naive":
         return ("images",)
-    return () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
+    neighbours = () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
+    return neighbours if _uses_all(recipe, licences) else (*neighbours, "images")
 
 
-def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings | None = None) -> pa.Table:
-    """Columns :data:`COLUMNS` of the triplets of ``recipe``, held-out ones included; how many it takes is its own affair.
+def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate: EvaluateSettings) -> pa.Table:
+    """Columns :data:`COLUMNS` of the triplets that ``recipe`` may train on, held-out ones included, unsorted.
 
-    ``licences`` part them (None: the lake's own settings), and ``recipe.licence_set`` names the set that is returned.
+    ``licences`` part the triplets, and ``recipe.licence_set`` names the set that is returned; ``evaluate`` says which queries of
+    naive pairs are held out. ``recipe.pairs`` is applied later, by :class:`mmret.retriever.train.data.TrainingSet`, but to naive
+    pairs, which are drawn one by one. Raises UserError where the captions make fewer naive pairs than that.
     """
     if recipe.pair_source == "naive":
-        from mmret.studies.naive import naive_triplets
-
-        images = lake.read("images", columns=["image_id", "caption", "path", "licence"])
-        rows = naive_triplets(images, recipe.pairs or 0, recipe.seed, resolve(lake)[0].evaluate)
-        return rows.select(COLUMNS)
+        return _naive_rows(lake, recipe, licences, evaluate)
     rows = apply_decisions(lake, lake.read("triplets", columns=[*COLUMNS, "licence"]), recipe.decisions)
-    rows = _of_licences(lake, rows, recipe, licences or resolve(lake)[0].licences).select(COLUMNS)
-    return rows if "neighbours" not in also_reads(recipe) else of_signals(rows, _found(lake, recipe))
+    if not _uses_all(recipe, licences):
+        images = lake.read("images", columns=["image_id", "licence"])
+        rows = _licence_set(rows, recipe, licences, images)
+    rows = rows.select(COLUMNS)
+    return rows if "neighbours" not in also_reads(recipe) else keep_negatives(rows, _retrieved(lake, recipe))
 
 
-def _of_licences(lake: Lake, rows: pa.Table, recipe: Recipe, licences: LicenceSettings) -> pa.Table:
-    """The set of ``rows`` that ``licences`` let ``recipe`` train on."""
-    if licences.keeps_all() and recipe.licence_set == MAIN:
-        return rows
-    images = lake.read("images", columns=["image_id", "licence"])
+def _naive_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate: EvaluateSettings) -> pa.Table:
+    from mmret.retriever.train.naive_pairs import naive_triplets  # with the annotator, which other recipes do without
+
+    images = lake.read("images", columns=["image_id", "caption", "path", "licence"])
+    if _uses_all(recipe, licences):
+        return naive_triplets(images, recipe.pairs or 0, recipe.seed, evaluate).select(COLUMNS)
+    # a picture that is excluded, or kept apart from set main, makes no pair: drawing it would be in vain
+    sets = licence_sets(images, licences).sets
+    images = sets[MAIN] if recipe.licence_set == MAIN else pa.concat_tables(sets.values())
+    accept = partial(_licence_set, recipe=recipe, licences=licences)
+    return naive_triplets(images, recipe.pairs or 0, recipe.seed, evaluate, accept).select(COLUMNS)
+
+
+def _uses_all(recipe: Recipe, licences: LicenceSettings) -> bool:
+    """Whether no licence keeps a row from ``recipe``."""
+    return licences.keeps_all() and recipe.licence_set == MAIN
+
+
+def _licence_set(rows: pa.Table, recipe: Recipe, licences: LicenceSettings, images: pa.Table | None = None) -> pa.Table:
+    """Those of ``rows`` that are in the recipe's licence set; with ``images`` hard negatives of other sets are left out too."""
     return licence_sets(rows, licences, images).sets.get(recipe.licence_set, rows.slice(0, 0))
 
 
-def of_signals(triplets: pa.Table, found: pa.Table) -> pa.Table:
-    """``triplets`` with only those mined hard negatives that are a target of their query in ``found`` (query_id, target_id).
+def keep_negatives(triplets: pa.Table, retrieved: pa.Table) -> pa.Table:
+    """``triplets`` with only those mined hard negatives that are a target of their query in ``retrieved`` (query_id, target_id).
 
     The query image, first among a row's negatives, stays; which rows are trained on is decided by their ``signals``.
     """
     rows = pl.from_arrow(triplets).with_row_index("row")
     negatives = rows.select("row", "query_id", target_id="hard_negatives").explode("target_id").with_row_index("place")
     own = pl.col("query_id") == pl.col("target_id")
-    theirs = negatives.filter(~own).join(pl.from_arrow(found), on=["query_id", "target_id"], how="semi")
+    theirs = negatives.filter(~own).join(pl.from_arrow(retrieved), on=["query_id", "target_id"], how="semi")
     kept = (
         pl.concat([negatives.filter(own), theirs])
         .sort("place")
@@ -77,7 +96,7 @@ def of_signals(triplets: pa.Table, found: pa.Table) -> pa.Table:
     return joined.select(triplets.column_names).to_arrow().cast(pa.schema([TRIPLETS.field(c) for c in triplets.column_names]))
 
 
-def _found(lake: Lake, recipe: Recipe) -> pa.Table:
+def _retrieved(lake: Lake, recipe: Recipe) -> pa.Table:
     """(query_id, target_id) that some signal of ``recipe`` retrieved inside its band."""
     inside = pc.field("signal").isin(list(recipe.signals)) & ~pc.field("above_band")
     return lake.read("neighbours", columns=["query_id", "target_id"], filters=inside)

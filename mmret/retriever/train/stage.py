@@ -1,8 +1,12 @@
-"""Training as it runs on a lake: a recipe, the lake's triplets and pictures in, a checkpoint folder and its record out."""
+"""Training as it runs on a lake: a recipe, the lake's triplets and pictures in, a checkpoint folder and its record out.
+
+The lake's settings are not read here: a :class:`TrainingJob` carries those of the run, overrides included. Cost: the training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +15,63 @@ import pyarrow as pa
 from mmret.ingest.stage import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
-from mmret.lake.configuration import resolve
-from mmret.retriever.train.data_state import data_state, write_data_state
+from mmret.retriever.train.data_state import record_data_state, write_data_state
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import ALONE, Group
 from mmret.retriever.train.rows import training_rows
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
-from mmret.settings import Recipe
+from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
 
 UNTRAINED = "untrained"
 
 
-TrainOn = Callable[[Lake, str, Recipe], dict[str, Any]]
-"""(lake, recipe's name, recipe) -> facts of the run, with the checkpoint's folder in place: here, or in another process."""
+@dataclass(frozen=True)
+class TrainingJob:
+    """One recipe to train on one lake, with all the settings that decide on its rows: where it is trained, nothing else is read.
+
+    Example: ``TrainingJob.of(Lake("lakes/demo"), load_profile("demo"), "demo")``.
+    """
+
+    lake: Lake
+    name: str
+    recipe: Recipe
+    licences: LicenceSettings
+    evaluate: EvaluateSettings
+
+    @classmethod
+    def of(cls, lake: Lake, profile: Profile, name: str) -> TrainingJob:
+        """The job of recipe ``name`` of ``profile``."""
+        return cls(lake, name, profile.recipes[name], profile.licences, profile.evaluate)
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoint lies."""
+        return checkpoint_folder(self.lake, self.name)
+
+    def rows(self) -> pa.Table:
+        """What it trains on, of the lake as it was where the recipe says so; see :func:`training_rows`."""
+        return training_rows(open_as_of(self.lake, self.recipe.as_of), self.recipe, self.licences, self.evaluate)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, from which :meth:`from_json` makes the same job in another process."""
+        settings = {part: getattr(self, part).model_dump(mode="json") for part in ("recipe", "licences", "evaluate")}
+        return {"lake": str(self.lake.root), "name": self.name, **settings}
+
+    @classmethod
+    def from_json(cls, job: Mapping[str, Any]) -> TrainingJob:
+        """The job that :meth:`to_json` wrote; further keys are ignored."""
+        return cls(
+            Lake(job["lake"]),
+            job["name"],
+            Recipe.model_validate(job["recipe"]),
+            LicenceSettings.model_validate(job["licences"]),
+            EvaluateSettings.model_validate(job["evaluate"]),
+        )
+
+
+TrainOn = Callable[[TrainingJob], dict[str, Any]]
+"""job -> facts of the run, with the checkpoint's folder in place: trained here, or in another process."""
 
 
 def base_folder(lake: Lake, base: str) -> Path | str:
@@ -38,39 +85,40 @@ def checkpoint_folder(lake: Lake, name: str) -> Path:
     return lake.root / "checkpoints" / name
 
 
-def train_on_lake(lake: Lake, name: str, recipe: Recipe, on_row: OnRow | None = None, group: Group = ALONE) -> dict[str, Any]:
-    """Train ``recipe`` on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`."""
-    rows = training_rows(open_as_of(lake, recipe.as_of), recipe)
+def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = ALONE) -> dict[str, Any]:
+    """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`."""
     return train(
-        recipe,
-        rows,
-        lambda ids: images_by_id(lake, ids),
-        base_folder(lake, recipe.base),
-        checkpoint_folder(lake, name),
+        job.recipe,
+        job.rows(),
+        lambda ids: images_by_id(job.lake, ids),
+        base_folder(job.lake, job.recipe.base),
+        job.folder,
         on_row,
         group,
     )
 
 
-def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str, train_on: TrainOn = train_on_lake) -> Facts:
-    """Train ``recipe`` into ``<lake>/checkpoints/<name>`` and record it; a lake without training triplets records none.
+def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lake) -> Facts:
+    """Train the job's recipe into ``<lake>/checkpoints/<name>`` and record it; a lake without training triplets records none.
 
-    The state of the lake that it trains on is recorded with it, so its exact rows can be listed again (`--as-of`).
+    The state of the lake that it trains on is recorded with it, and the licences, so its exact rows can be listed again
+    (`--as-of`). ``inputs``: fingerprint of all it is computed from.
     """
-    state = data_state(lake, recipe)
-    recipe = recipe.model_copy(update={"as_of": state})  # the same rows in every process, whatever is written meanwhile
+    lake, name = job.lake, job.name
+    state = record_data_state(lake, job.recipe)
+    # the same rows in every process, whatever is written meanwhile
+    job = replace(job, recipe=job.recipe.model_copy(update={"as_of": state}))
     then = open_as_of(lake, state)
     if not any(f.notes.get("train") for p in then.partitions("triplets") if (f := then.facts("triplets", p))):
         return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason="no training triplets")
     with history.protect_state(lake, state):
-        made = train_on(lake, name, recipe)
-    folder = checkpoint_folder(lake, name).relative_to(lake.root)
-    write_data_state(lake, lake.root / folder, state)
+        run = train_on(job)
+    write_data_state(lake, job.folder, state)
     row = {
         "recipe": name,
-        "folder": str(folder),
-        "settings": recipe.model_dump_json(),
-        **{k: made[k] for k in ("step", "loss", "pairs", "seconds")},
+        "folder": str(job.folder.relative_to(lake.root)),
+        "settings": job.recipe.model_dump_json(),
+        **{k: run[k] for k in ("step", "loss", "pairs", "seconds")},
     }
     return lake.write(
         "checkpoints",
@@ -78,6 +126,6 @@ def train_recipe(lake: Lake, name: str, recipe: Recipe, inputs: str, train_on: T
         pa.Table.from_pylist([row], CHECKPOINTS),
         inputs,
         state=state,
-        licences=resolve(lake)[0].licences.model_dump(),
-        **{k: v for k, v in made.items() if k not in ("pairs", "step")},
+        licences=job.licences.model_dump(),
+        **{k: v for k, v in run.items() if k not in ("pairs", "step")},
     )

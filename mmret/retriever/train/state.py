@@ -7,7 +7,6 @@ optimiser, RNG. It is written beside and renamed, and the last two are kept, so 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ import torch
 
 from mmret.atomic import remove_abandoned, replacing, write_text
 
-KEPT = 2
-NOT_WEIGHTS = {"recipe.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
-"""JSON files of a checkpoint that do not enter its digest: the record of the run, and other libraries' indices."""
+STATES_KEPT = 2
 
 
 class States:
@@ -49,23 +46,5 @@ class States:
         path = self.folder / f"state-{step:09d}.pt"
         with replacing(path) as aside:
             torch.save(state, aside)
-        for old in self._paths()[:-KEPT]:
+        for old in self._paths()[:-STATES_KEPT]:
             old.unlink()
-
-
-def weights_digest(folder: str | Path) -> str:
-    """16 hex digits of all that decides a checkpoint's embeddings: weights, configuration, tokeniser, preprocessing.
-
-    Of a hub name, which is no folder here, the digest of the name. Reads the weights once, at about 1 GB/s.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    sha = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".txt")):
-        if path.name in NOT_WEIGHTS:
-            continue
-        sha.update(path.name.encode())
-        with path.open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
-    return sha.hexdigest()[:16]

@@ -25,7 +25,7 @@ from transformers import CLIPModel
 
 from mmret.atomic import replacing
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, pooled
+from mmret.retriever.models.clip import ClipRetriever, feature_tensor
 from mmret.settings import Recipe
 
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
@@ -58,7 +58,7 @@ class ImageTower:
             return pixels
         pixels = pixels.to(self.model.device, self.model.dtype)
         if self.trainable == "text":
-            return pooled(self.model.get_image_features(pixel_values=pixels))
+            return feature_tensor(self.model.get_image_features(pixel_values=pixels))
         vision = self.model.vision_model
         if self.trainable == "text+projection":
             return vision(pixel_values=pixels).pooler_output
@@ -71,7 +71,7 @@ class ImageTower:
         """(n, ...) of :meth:`frozen` to un-normalised projections (n, dim)."""
         frozen = frozen.to(self.model.device, self.model.dtype)
         if self.trainable == "all":
-            return pooled(self.model.get_image_features(pixel_values=frozen))
+            return feature_tensor(self.model.get_image_features(pixel_values=frozen))
         if self.trainable == "text":
             return frozen
         if self.trainable == "text+projection":
@@ -125,8 +125,8 @@ def frozen_features(
     """Output of ``tower.frozen`` for every picture as a memory-mapped .npy file at ``path``, computed where it is
     missing.
 
-    (n, ...) float32 in the order of the images' numbers. Written beside and renamed. ``report`` is told how many are
-    done.
+    (n, ...) float32 in the order of the images' numbers. Written beside and renamed. ``report`` is called with how
+    many are done.
     """
     if not path.exists():
         rows = None

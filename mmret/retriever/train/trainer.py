@@ -1,4 +1,4 @@
-"""Model, optimiser and position of one training run, and what a step is."""
+"""Model, optimiser and position of one training run, and what a step is. Cost: the embedder's forward and backward passes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from mmret.retriever.train.state import States
 from mmret.settings import Recipe
 
 OnRow = Callable[[dict[str, Any]], None]
-"""Told each row of the log (columns of :data:`mmret.retriever.train.log.SCHEMA`) as it is written."""
+"""Called with each row of the log (columns of :data:`mmret.retriever.train.log.SCHEMA`) as it is written."""
 
 
 class Trainer:
-    """``run`` trains from the newest state to the last step. The first process of ``group`` keeps states and log."""
+    """``run`` trains from the newest state to the last step. The first process of ``group`` writes states and log.
+
+    Raises UserError where the loss is not finite or rises far above its lowest value.
+    """
 
     def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = ALONE):
         self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
@@ -36,7 +39,7 @@ class Trainer:
         self.on_row: OnRow | None = None
         torch.manual_seed(recipe.seed + group.rank)
         self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "peak": rate, "lr": rate} for parameters, rate in embedder.rates() if parameters],
+            [{"params": parameters, "peak": rate, "lr": rate} for parameters, rate in embedder.parameter_groups() if parameters],
             weight_decay=recipe.weight_decay,
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -69,7 +72,7 @@ class Trainer:
                 self.write_row(events)
                 last = time.monotonic()  # measuring is not training
             if self.step % self.recipe.checkpoint_every == 0 and self.step < self.recipe.steps:
-                self.keep()
+                self.save_state()
             advance("checkpoints", self.step, self.recipe.steps, f"loss {self.recent_loss():.3f}")
         self.embedder.model.eval()
         if events:
@@ -151,7 +154,7 @@ class Trainer:
             "samples_per_second": len(losses) * self.data.batch_size / max(1e-9, self.seconds - before),
         }
         if self.held_out is not None and self.due(self.recipe.evaluate_every):
-            row |= self.held_out.recall_at(self.embedder)
+            row |= self.held_out.measure(self.embedder)
         self.log.append(row)
         self.recent = []
         if events:
@@ -169,9 +172,9 @@ class Trainer:
             f"(now {rate:g}), give it warmup_steps, or raise temperature (now {temperature:g})"
         )
 
-    def keep(self) -> None:
+    def save_state(self) -> None:
         """Write the state a killed run continues from. All processes take part, the first one writes."""
-        rng, truncated = self.group.each(rng_state()), sum(self.group.each(self.embedder.retriever.truncated))
+        rng, truncated = self.group.all_values(rng_state()), sum(self.group.all_values(self.embedder.retriever.truncated))
         if self.group.first:
             self.states.save(self.step, self.state() | {"rng": rng, "truncated": truncated})
 
@@ -203,7 +206,7 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """See :func:`mmret.retriever.train.loop.train`. All processes take part."""
-        truncated = sum(self.group.each(self.embedder.retriever.truncated))
+        truncated = sum(self.group.all_values(self.embedder.retriever.truncated))
         last = self.log[-max(1, len(self.log) // 10) :]
         seen, size, notes = self.step * self.data.batch_size, self.data.batch_size, []
         if size < self.recipe.batch_size:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmret import ranking as module
 from mmret.errors import UserError
-from mmret.search import rank as module
-from mmret.search.rank import best_first, rank, recall_at, target_ranks
+from mmret.ranking import best_first, rank, recall_at, target_ranks
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Naive pairs: two images whose captions share a word, drawn at random. What mining is compared with in the headline study.
+"""Naive pairs: two images whose captions share a word, drawn at random, which the headline study compares mining with.
 
 MegaPairs is set against methods that pair images by where they were found, without looking at them. Here the query is
 drawn uniformly, then a word of its caption, then another image whose caption has that word. The instructions are written
@@ -9,6 +9,7 @@ captions say nothing and make no pair. Cost: about 10 s for 70,000 pairs and cor
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -24,37 +25,43 @@ from mmret.settings import AnnotateSettings, EvaluateSettings
 COMMON = 0.5
 """A word in a larger share of the captions than this makes no pair."""
 ROUNDS = 20
-"""Deals, each of twice what is missing, after which a corpus counts as having no more pairs."""
+"""Times that twice as many pairs as are missing are drawn, before a corpus counts as having no more of them."""
 
 
-def naive_triplets(images: pa.Table, count: int, seed: int, evaluate: EvaluateSettings) -> pa.Table:
-    """``count`` triplets (schema TRIPLETS) of split ``train``, by query and pair id.
+def naive_triplets(
+    images: pa.Table,
+    count: int,
+    seed: int,
+    evaluate: EvaluateSettings,
+    accept: Callable[[pa.Table], pa.Table] = lambda triplets: triplets,
+) -> pa.Table:
+    """``count`` triplets (schema TRIPLETS) of split ``train``, sorted by query and pair id.
 
     ``images``: ``image_id, caption, path, licence`` of a corpus. The draws depend on ``seed`` and the captions alone.
-    A pair that gets no instruction (captions that mean the same) is replaced by another. Raises UserError where the
-    corpus has fewer such pairs.
+    A pair that gets no instruction (captions that mean the same) is replaced by another, as is one that ``accept`` leaves out
+    of the triplets it is given. Raises UserError where the corpus has fewer such pairs.
     """
     rows = images.select(["image_id", "caption", "path", "licence"]).sort_by("image_id")
     ids, captions = rows["image_id"].to_pylist(), [caption or "" for caption in rows["caption"].to_pylist()]
-    deck = _Deck(captions, np.array([split_of(i, evaluate) == "train" for i in ids], bool))
+    index = _CaptionIndex(captions, np.array([split_of(i, evaluate) == "train" for i in ids], bool))
     by_id = dict(zip(ids, captions, strict=True))
     parts: list[pa.Table] = []
     made, seen = 0, np.empty(0, np.int64)
     for number in range(ROUNDS):
-        dealt = deck.deal(2 * (count - made) + 64, seed, number)
-        dealt = dealt[~np.isin(dealt, seen)]
-        seen = np.concatenate([seen, dealt])
+        drawn = index.draw_pairs(2 * (count - made) + 64, seed, number)
+        drawn = drawn[~np.isin(drawn, seen)]
+        seen = np.concatenate([seen, drawn])
         # a tenth more than is missing: few pairs get no instruction, and writing is what costs
-        for part in np.array_split(dealt, range(count // 9 + 16, len(dealt), count // 9 + 16)):
+        for part in np.array_split(drawn, range(count // 9 + 16, len(drawn), count // 9 + 16)):
             if made < count and len(part):
-                parts.append(_written(part, ids, by_id, rows, evaluate).slice(0, count - made))
+                parts.append(accept(_triplets(part, ids, by_id, rows, evaluate)).slice(0, count - made))
                 made += parts[-1].num_rows
         if made == count:
             return pa.concat_tables(parts).sort_by([("query_id", "ascending"), ("pair_id", "ascending")])
     raise UserError(f"the captions of this corpus make {made:,} naive pairs and {count:,} are wanted: lower the recipe's pairs")
 
 
-class _Deck:
+class _CaptionIndex:
     """Images by the words of their captions. A pair is one number, ``query * n + target``, of places in ``captions``."""
 
     def __init__(self, captions: list[str], train: np.ndarray):
@@ -68,8 +75,8 @@ class _Deck:
         self.words = [[w for w in own if w in self.having] for own in words]
         self.queries = np.array([q for q in np.flatnonzero(train) if self.words[q]], np.int64)
 
-    def deal(self, count: int, seed: int, number: int) -> np.ndarray:
-        """Distinct pairs (at most ``count``,) int64 in the order drawn; deal ``number`` of ``seed``."""
+    def draw_pairs(self, count: int, seed: int, number: int) -> np.ndarray:
+        """Distinct pairs (at most ``count``,) int64 in the order drawn; ``number`` counts the draws of ``seed``."""
         if not len(self.queries):
             return np.empty(0, np.int64)
         places = np.arange(count, dtype=np.uint64)
@@ -86,7 +93,7 @@ class _Deck:
         return unique[np.argsort(first)]
 
 
-def _written(pairs: np.ndarray, ids: list[str], captions: dict[str, str], rows: pa.Table, evaluate: EvaluateSettings) -> pa.Table:
+def _triplets(pairs: np.ndarray, ids: list[str], captions: dict[str, str], rows: pa.Table, evaluate: EvaluateSettings) -> pa.Table:
     """Triplets of ``pairs`` that got instructions."""
     queries, targets = ([ids[i] for i in part.tolist()] for part in np.divmod(pairs, len(ids)))
     keys = [pair_id(q, t) for q, t in zip(queries, targets, strict=True)]

@@ -6,7 +6,7 @@ import pytest
 from mmret.errors import UserError
 from mmret.retriever.train.rows import also_reads
 from mmret.settings import Recipe, load_profile
-from mmret.studies.designs import designs, runs
+from mmret.settings.studies import designs, runs
 
 PROFILE = load_profile("studies")
 VARIED = {

@@ -10,8 +10,8 @@ from mmret.assemble.triplets import split_of
 from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest.shapes import caption, scene
+from mmret.retriever.train.naive_pairs import COMMON, naive_triplets
 from mmret.settings import EvaluateSettings
-from mmret.studies.naive import COMMON, naive_triplets
 
 EVALUATE = EvaluateSettings(held_out=0.2)
 

@@ -1,4 +1,6 @@
-"""The studies as data: every variant of every study is a recipe like any other, so a backfill reproduces them.
+"""The paper's studies as data: every variant of every study is a recipe like any other, so a backfill reproduces them.
+
+A profile with a section ``studies`` gets these recipes when it is loaded; :mod:`mmret.studies` compares what came out.
 
 The paper's claims (section 4.4 and tables 5 to 7; paper.md, section 4): negatives none < + query image < + mined; the
 three signals together at least as good as each alone; more pairs are better; and n mined triplets beat 70 n pairs of
@@ -10,17 +12,39 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
 
 from mmret.schemas import SIGNALS
-
-if TYPE_CHECKING:
-    from mmret.settings import StudySettings
+from mmret.settings.base import Settings
 
 PREFIX = "study-"
 """Of the names of the recipes below."""
+
+
 SHORT = {"clip_image": "I", "dino_image": "D", "caption": "T"}
 """The paper's letters for the signals."""
+
+
+class StudySettings(Settings):
+    """The paper's ablations and scaling study, and its headline, as recipes."""
+
+    recipe: str = Field(description="the recipe of this profile that every variant starts from")
+    change: dict[str, Any] = Field({}, description="settings of that recipe that differ in the studies, for example fewer steps")
+    seeds: int = Field(3, ge=1, description="runs of each variant: order, texts, negatives and the subset of pairs are drawn anew")
+    pairs: int = Field(ge=16, description="of the negatives study and the largest of the scaling study (paper: 1 M)")
+    volume: dict[str, Any] = Field(
+        {},
+        description="settings that differ in the scaling study and the headline too, such "
+        "as more steps: a run has to see its pairs",
+    )
+    shares: tuple[float, ...] = Field((1 / 16, 1 / 4, 1), description="of pairs, in the scaling study")
+    signal_pairs: int = Field(ge=1, description="of every variant of the signals study, alone and together")
+    headline_pairs: int = Field(ge=1, description="n mined triplets, against times * n naive pairs")
+    times: int = Field(70, ge=1, description="paper: 0.5 M mined pairs beat MagicLens on 36.7 M")
+    benchmark: str = "held-out edits"
+    metric: str = "R@10"
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,8 @@ def designs(settings: StudySettings) -> tuple[Study, ...]:
 
 
 def runs(settings: StudySettings) -> Iterator[tuple[Study, Variant, int, str]]:
-    """(study, variant, seed, name of its recipe) of every run; one that a study before has too bears that one's name."""
+    """(study, variant, seed, name of its recipe) of every run. A run that an earlier study contains has that study's name, so it
+    is trained once."""
     names: dict[str, str] = {}
     for study in designs(settings):
         for place, variant in enumerate(study.variants):
@@ -96,15 +121,11 @@ def runs(settings: StudySettings) -> Iterator[tuple[Study, Variant, int, str]]:
                 yield study, variant, seed, names.setdefault(content, f"{PREFIX}{study.name}-{place}-{seed}")
 
 
-def with_recipes(data: dict[str, Any]) -> dict[str, Any]:
+def add_study_recipes(data: dict[str, Any]) -> dict[str, Any]:
     """The raw settings of a profile with the recipes of its ``studies`` added, where it has any.
 
     What does not validate is left for the profile's own validation to name.
     """
-    from pydantic import ValidationError
-
-    from mmret.settings import StudySettings
-
     given, recipes = data.get("studies"), data.get("recipes")
     if given is None or not isinstance(recipes, dict):
         return data

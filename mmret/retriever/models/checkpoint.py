@@ -1,0 +1,29 @@
+"""What the files of a checkpoint's folder are, and the digest by which its vectors are kept. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+RECORD = "recipe.json"
+"""In the folder of a checkpoint that was trained here: the recipe, the digest of all it was trained from, the facts of the run."""
+NOT_WEIGHTS = {RECORD, "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
+"""JSON files of a checkpoint that do not enter its digest: the record of the run, and other libraries' indices."""
+
+
+def weights_digest(folder: str | Path) -> str:
+    """16 hex digits of all that decides a checkpoint's embeddings: weights, configuration, tokeniser, preprocessing.
+
+    Of a hub name, which is no folder here, the digest of the name. Reads the weights once, at about 1 GB/s.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    sha = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".txt")):
+        if path.name in NOT_WEIGHTS:
+            continue
+        sha.update(path.name.encode())
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()[:16]

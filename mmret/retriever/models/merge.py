@@ -1,0 +1,31 @@
+"""A LoRA adapter and its base model as one whole model, which loads without peft. Needs the model's size in memory and on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmret.atomic import replacing_folder
+from mmret.errors import UserError
+from mmret.retriever.models.clip import quiet
+from mmret.retriever.models.mllm import MllmRetriever, adapter_base
+
+
+def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
+    """Merge an adapter into its base model and write the whole as stock ``transformers`` files into ``out``.
+
+    ``dtype``: of the weights written; ``auto`` is the base model's own. Raises UserError where ``adapter`` is none or ``out`` is
+    there already.
+    """
+    if adapter_base(adapter) is None:
+        raise UserError(f"{adapter} holds no LoRA adapter: there is nothing to merge")
+    if out.exists():
+        raise UserError(f"{out} is there already; name another folder")
+    retriever = MllmRetriever.load(adapter, "cpu", dtype)
+
+    def fill(folder: Path) -> None:
+        with quiet():
+            retriever.model.save_pretrained(folder)
+            retriever.processor.save_pretrained(folder)
+
+    with replacing_folder(out) as aside:
+        fill(aside)

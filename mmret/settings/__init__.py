@@ -1,0 +1,43 @@
+"""Every setting there is, validated, one file per subject; loading a profile takes a few milliseconds.
+
+A profile is a YAML file in ``resources/profiles/``. Defaults below are the paper's values wherever the paper gives one
+(arXiv 2412.14475); a field whose value the paper does not publish says so. Every stage takes its own object, never the whole.
+"""
+
+from mmret.settings.annotation import AnnotateSettings, EngineSettings, QualitySettings
+from mmret.settings.base import Settings, Signal
+from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
+from mmret.settings.mining import BandSettings, IndexSettings, MineSettings
+from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
+from mmret.settings.similarity import EncoderSettings, TowerSettings
+from mmret.settings.studies import StudySettings
+from mmret.settings.training import HOW_A_RECIPE_RUNS, EvaluateSettings, LoraSettings, Recipe
+
+__all__ = [
+    "AnnotateSettings",
+    "AutomationSettings",
+    "BandSettings",
+    "CorpusSettings",
+    "EncoderSettings",
+    "EngineSettings",
+    "EvaluateSettings",
+    "HOW_A_RECIPE_RUNS",
+    "HistorySettings",
+    "IndexSettings",
+    "IngestSettings",
+    "LeakSettings",
+    "LicenceSettings",
+    "LoraSettings",
+    "MineSettings",
+    "PROFILES",
+    "Profile",
+    "QualitySettings",
+    "Recipe",
+    "Settings",
+    "Signal",
+    "StudySettings",
+    "TowerSettings",
+    "load_profile",
+    "parse_override",
+    "profile_names",
+]

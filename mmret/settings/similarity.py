@@ -1,0 +1,40 @@
+"""Settings of the models whose vectors say which pictures are alike: the encoders, and the towers a lake trains itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mmret.settings.base import Settings
+
+
+class EncoderSettings(Settings):
+    """One similarity model. ``kind`` names an implementation in :mod:`mmret.encode`."""
+
+    kind: Literal["clip", "open_clip", "dinov2"]
+    model: str = Field(description="name on a hub, local folder, or towers/<name> for one trained by the lake itself")
+    revision: str | None = None
+    batch_size: int | None = Field(None, description="None: chosen to fit memory")
+    device: str = "auto"
+
+
+class TowerSettings(Settings):
+    """Tiny CLIP and DINOv2-shaped towers trained on the corpus itself (profile ``demo``); not in the paper."""
+
+    image_size: int = 48
+    patch_size: int = 8
+    width: int = 96
+    layers: int = 3
+    heads: int = 4
+    vocabulary: int = Field(4096, ge=514, description="entries of the byte-level tokenizer, at most")
+    projection: int = 64
+    epochs: int = Field(3, description="of contrastive image-caption pre-training, for a corpus of plain captions")
+    dino_epochs: int = 2
+    max_richness: float = Field(5.0, ge=1, description="up to so many times the epochs where captions use more words")
+    min_steps: int = Field(150, ge=1, description="for a small corpus")
+    max_images: int = Field(20_000, description="corpus rows used, the lowest image ids first")
+    max_steps: int | None = None
+    batch_size: int = Field(64, ge=2, description="small on purpose: more steps for the same work")
+    learning_rate: float = 1e-3
+    seed: int = 0

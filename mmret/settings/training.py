@@ -1,0 +1,108 @@
+"""Settings of training and evaluation: a recipe is one training run described by data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mmret.schemas import SIGNALS
+from mmret.settings.base import Settings, Signal
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters of an MLLM, through peft (paper: rank 32 on the ViT and the LLM; the rest is not published)."""
+
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64, gt=0, description="updates are scaled by alpha / rank; not published")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the adapters; not published")
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="names, or one regular expression; all-linear: every linear layer but the output head"
+    )
+    exclude_modules: str | None = Field(
+        r".*(multi_modal_projector|merger).*", description="regular expression of what is left out: the paper names ViT, LLM"
+    )
+
+
+HOW_A_RECIPE_RUNS = frozenset(
+    {"as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"}
+)
+"""Fields of a recipe that change no weight: another value makes no other checkpoint."""
+
+
+class Recipe(Settings):
+    """One training run described by data. Defaults are MMRet base's (paper, section 4 and appendix)."""
+
+    kind: Literal["clip", "mllm"] = "clip"
+    base: str = Field("towers/clip", description="folder or hub name the run starts from; towers/<name>: of the lake")
+    signals: tuple[Signal, ...] = SIGNALS
+    negatives: Literal["none", "query", "query+mined"] = "query+mined"
+    mined_negatives: int = Field(3, ge=0, description="per query, besides the query image (paper: 4 in all)")
+    pair_source: Literal["mined", "naive"] = Field(
+        "mined",
+        description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from both "
+        "captions, without mined negatives (what the headline study compares mining with)",
+    )
+    pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
+    decisions: Literal["ignore", "without_rejected", "only_accepted"] = Field(
+        "ignore", description="whether triplets that people rejected are left out, or all that nobody accepted"
+    )
+    licence_set: Literal["main", "unknown", "no_derivatives", "non_commercial", "share_alike"] = Field(
+        "main", description="which of the sets that `licences` keeps apart is trained on"
+    )
+    as_of: str | None = Field(None, description="train on the lake as it was: a checkpoint, a run or a time; None: as it is")
+    trainable: Literal["all", "text+blocks", "text+projection", "text"] = Field(
+        "all", description="what of the image tower is trained with the text tower; the rest is computed once per image"
+    )
+    image_blocks: int = Field(1, ge=1, description="of text+blocks: how many blocks at the end of the image tower")
+    steps: int = Field(15_000, ge=1)
+    batch_size: int = Field(2048, ge=2)
+    chunk_size: int | None = Field(None, ge=1, description="images or texts in one forward pass; None: chosen to fit memory")
+    learning_rate: float = Field(5e-6, gt=0, description="decays linearly to zero")
+    text_learning_rate: float | None = Field(None, gt=0, description="of the text tower; None: learning_rate")
+    warmup_steps: int = Field(0, ge=0, description="not published")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW; the optimiser is not published")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; not published")
+    temperature: float = Field(0.02, gt=0)
+    mask_false_negatives: bool = Field(True, description="another row's copy of a query's target is no negative of it")
+    several_positives: bool = Field(True, description="rows of one query image and one text share their targets as positives")
+    hardness: float = Field(
+        0.0,
+        ge=0,
+        description="weight negatives by exp(hardness * cosine), without a gradient through it "
+        "(LLaVE, arXiv 2503.04812, which takes 9); 0: off, as in the paper",
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: mixed, weights under training stay float32")
+    gradient_checkpointing: bool = Field(False, description="recompute each layer's activations: less memory, a third more time")
+    compile: Literal["inductor", "aot_eager", "eager"] | None = Field(None, description="back-end of torch.compile; None: off")
+    lora: LoraSettings = Field(LoraSettings(), description="of kind mllm")
+    instruction: str = Field(
+        "Retrieve the target image that best meets the combined criteria by using both the provided image and the image retrieval "
+        "instructions: ",
+        description="of kind mllm: the task in every query (paper: its CIR instruction)",
+    )
+    checkpoint_every: int = Field(200, ge=1, description="steps between the states a killed run continues from")
+    log_every: int = Field(10, ge=1)
+    evaluate_every: int | None = Field(None, ge=1, description="steps between measurements on a held-out slice; None: none")
+    held_out_queries: int = Field(200, ge=1, description="of that slice, at most; its images are the gallery")
+    processes: int = Field(1, ge=1, description="one per GPU, started by torchrun; batch_size is that of all together")
+    outside: bool = Field(False, description="train in a process of its own, whose memory is free when it ends")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Recipe:
+        if self.pair_source == "naive" and (self.pairs is None or self.negatives == "query+mined"):
+            raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
+        if self.kind == "mllm" and self.trainable != "all":
+            raise ValueError(f"trainable '{self.trainable}' is of kind clip; what an mllm trains is said by lora.target_modules")
+        if self.processes > 1 and not self.outside:
+            raise ValueError(f"{self.processes} processes need outside: true")
+        if self.processes > self.batch_size:
+            raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
+        return self
+
+
+class EvaluateSettings(Settings):
+    held_out: float = Field(0.03, ge=0, lt=1, description="share of query images whose triplets are never trained on")
+    max_queries: int = 2000
+    edits: int = Field(1000, description="held-out edits drawn on a shapes corpus")
