@@ -48,6 +48,14 @@ def bands_of(lake: Lake, settings: MineSettings, load: Load) -> dict[str, LakeBa
     return bands
 
 
+def mined_bands(lake: Lake, shard: str) -> dict[str, BandSettings]:
+    """The bands that the candidates of ``shard`` were mined with, by signal. Raises UserError where there are none yet."""
+    facts = lake.facts("candidates", shard)
+    if facts is None:
+        raise UserError(f"{shard} has no candidates yet: run `mmret run --lake {lake.root}` first")
+    return {signal: BandSettings(low=low, high=high) for signal, (low, high) in facts.notes["bands"].items()}
+
+
 def _proposal(lake: Lake, signal: str, load: Load) -> LakeBand:
     oldest = lake.shards()[0]
     facts = lake.facts(signal, oldest)

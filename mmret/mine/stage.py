@@ -19,12 +19,14 @@ from mmret.freshness.fingerprints import STAGES, Inputs
 from mmret.lake import Facts, Lake
 from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
-from mmret.mine.choose import choose, pair_scores
-from mmret.mine.lake_bands import Load, bands_of
+from mmret.mine.choose import choose
+from mmret.mine.lake_bands import Load, bands_of, mined_bands
 from mmret.mine.merge import neighbours
+from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.recall import exact_lists, in_band_recall, sample
+from mmret.mine.scores import pair_scores
 from mmret.schemas import SIGNALS
-from mmret.settings import BandSettings, MineSettings
+from mmret.settings import MineSettings
 
 
 def shard_vectors(lake: Lake, shard: str, signals: Iterable[str] = SIGNALS) -> ShardVectors:
@@ -106,10 +108,7 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
         [name for p in parts for name in p.ids],
         {s: np.concatenate([p.vectors[s] for p in parts]) for s in settings.signals},
     )
-    bands = {
-        signal: BandSettings(low=low, high=high)
-        for signal, (low, high) in lake.facts("candidates", shards[0]).notes["bands"].items()
-    }
+    bands = mined_bands(lake, shards[0])
     exact = exact_lists(queries, (shard_vectors(lake, s, settings.signals) for s in shards), settings, bands)
     found = lake.read("neighbours", shards, filters=pc.field("query_id").isin(queries.ids))
     return in_band_recall(found, exact, settings.signals)
@@ -151,20 +150,27 @@ def _merged_before(lake: Lake, shard: str, k: int, files: list[str]) -> int:
 
 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
-    """Choose targets and hard negatives for the images of ``shard``."""
-    retrieved = lake.read("neighbours", shard)
-    leaked = lake.read("leaks", columns=["image_id"])["image_id"]
-    clean = pc.invert(pc.or_(*(pc.is_in(retrieved[side], leaked) for side in ("query_id", "target_id"))))
-    found = retrieved.filter(clean)
-    named = pc.unique(pa.chunked_array([*found["query_id"].chunks, *found["target_id"].chunks], type=pa.string()))
-    captions = lake.read("images", columns=["image_id", "caption", "shard"], filters=pc.field("image_id").isin(named))
+    """Choose targets and hard negatives for the images of ``shard``.
 
+    Reads the shard's neighbours and the bands noted with its candidates, the leaks, and of every shard the captions of
+    images that the neighbours name and the vectors of all signals: once for the scores, and again where a list above the
+    band is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and those
+    of the images that chosen pairs and the candidates for their negatives name. Raises UserError for vectors of different
+    models.
+    """
     one_model(lake, lake.shards(), SIGNALS)
 
     def score(pairs: pa.Table) -> pa.Table:
         return pair_scores(pairs, (shard_vectors(lake, s) for s in lake.shards()))
 
-    chosen, reasons = choose(found, captions, score, settings)
+    bands, lists = mined_bands(lake, shard), lake.read("neighbours", shard)
+    retrieved = pa.concat_tables([lists, beyond_full_lists(lists, score, bands, settings.k)])
+    leaked = lake.read("leaks", columns=["image_id"])["image_id"]
+    clean = pc.invert(pc.or_(*(pc.is_in(retrieved[side], leaked) for side in ("query_id", "target_id"))))
+    found = retrieved.filter(clean)
+    named = pc.unique(pa.chunked_array([*found["query_id"].chunks, *found["target_id"].chunks], type=pa.string()))
+    captions = lake.read("images", columns=["image_id", "caption", "shard"], filters=pc.field("image_id").isin(named))
+    chosen, reasons = choose(found, captions, score, settings, bands)
     if dropped := retrieved.num_rows - found.num_rows:
         reasons["benchmark_picture"] = dropped
     images = lake.facts("images", shard).rows
