@@ -38,8 +38,7 @@ def corpus_manifest(
 
     A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason.
     """
-    from mmret.ingest.seal import KNOWN, seal
-    from mmret.ingest.selection import reselect
+    from mmret.ingest.stage import seal_corpus
 
     store = lake.open()
     overrides = profile.overrides | ({"corpus.images": config.images} if config.images else {})
@@ -47,25 +46,19 @@ def corpus_manifest(
         store, sources=config.sources, shard_size=config.shard_size, overrides=overrides, remove=config.remove
     )
     store.choose(choices)
-    sealed = reselected = 0
-    for shard, rows in reselect(store, settings.corpus):
-        store.write("corpus_manifest", shard, rows, inputs=fingerprint(choices["sources"]))
-        reselected += 1
-    for shard, rows in seal(store.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest):
-        store.write("corpus_manifest", shard, rows, inputs=fingerprint(choices["sources"]))
-        sealed += rows.num_rows
+    sealed = seal_corpus(store, settings, fingerprint(choices["sources"]))
     shards = store.shards()
     context.instance.add_dynamic_partitions(corpus_shards.name, shards)
     rows = sum(store.facts("corpus_manifest", s).rows for s in shards)
-    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed) if shards else {}
+    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed.rows) if shards else {}
     last.pop("dagster/partition_row_count", None)
     return dg.MaterializeResult(
         metadata={
             **last,
             "dagster/row_count": rows,
-            "rows_computed": sealed,
+            "rows_computed": sealed.rows,
             "shards": len(shards),
-            "shards_reselected": reselected,
+            "shards_reselected": sealed.reselected,
             "sources": dg.MetadataValue.json(list(settings.corpus.sources)),
         },
         data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))),

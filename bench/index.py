@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from neighbours import BAND, CLUSTER, vectors
 
-from mmret.encode.stage import vector_table
+from mmret.encode.vectors import vector_table
 from mmret.lake import Lake
 from mmret.mine.approximate import build, index_candidates
 from mmret.mine.candidates import candidates

@@ -19,7 +19,7 @@ from mmret.annotate.retry import retry_notes, unanswered
 from mmret.annotate.steps import describe, instruct
 from mmret.annotate.store import AnswerStore
 from mmret.assemble.triplets import assemble
-from mmret.ingest.stage import images_by_id
+from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.schemas import TABLES
 from mmret.settings import AnnotateSettings, EvaluateSettings

@@ -20,7 +20,7 @@ from mmret.benchmarks.edits import edits
 from mmret.benchmarks.triplets import Names, Query
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, uniform
-from mmret.ingest.stage import images_by_id
+from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.retriever.train.stage import UNTRAINED, base_folder

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from mmret.atomic import replacing
 from mmret.encode.protocol import Encoder, load_encoder
-from mmret.encode.stage import read_vectors
+from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.ingest.decode import open_rgb
-from mmret.ingest.stage import read_images
+from mmret.ingest.images import read_images
 from mmret.lake import Facts, Lake
 from mmret.leaks.find import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.schemas import LEAKS

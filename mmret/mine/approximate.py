@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import torch
 
 from mmret import progress
-from mmret.encode.stage import of_model, read_vectors, vector_table
+from mmret.encode.vectors import read_vectors, rows_of_model, vector_table
 from mmret.lake import Lake
 from mmret.mine.merge import neighbours
 from mmret.mine.operands import gathered
@@ -51,7 +51,7 @@ def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band
     ids, vectors = read_vectors(lake, shard, signal)
     table = vector_table(lake, shard, signal)
     build(table, settings.index, vectors.shape[1])
-    search = _Search(table, f"shard <= '{shard}' AND {of_model(lake.facts(signal, shard).notes['model'])}", settings, band)
+    search = _Search(table, f"shard <= '{shard}' AND {rows_of_model(lake.facts(signal, shard).notes['model'])}", settings, band)
     shard_of: dict[str, str] = dict.fromkeys(ids, shard)
 
     def edges() -> Iterator[pa.Table]:

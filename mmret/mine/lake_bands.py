@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmret.encode.protocol import Encoder
-from mmret.encode.stage import read_vectors
+from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.hashing import uniform
 from mmret.lake import Lake
@@ -89,7 +89,7 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     """(COPIES,) cosines of pictures and nearly identical copies of them, as this model sees them."""
     import torch
 
-    from mmret.ingest.stage import read_images
+    from mmret.ingest.images import read_images
     from mmret.towers.augment import NEAR_DUPLICATE, seeded, views
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret import progress
-from mmret.encode.stage import read_vectors
+from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import STAGES, Inputs
 from mmret.lake import Facts, Lake

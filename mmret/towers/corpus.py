@@ -49,7 +49,7 @@ def distinct_words(captions: Iterable[str]) -> int:
 
 def sampled(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Captioned]:
     """The ``max_images`` images of the lake with the lowest ids, shard by shard."""
-    from mmret.ingest.stage import read_images
+    from mmret.ingest.images import read_images
 
     index = lake.read("images", columns=["image_id", "shard"])
     chosen = sorted(index["image_id"].to_pylist())[:max_images]

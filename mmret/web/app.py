@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmret.curation.decisions import DecisionLog
-from mmret.ingest.stage import images_by_id
+from mmret.ingest.images import images_by_id
 from mmret.lake import Lake
 from mmret.web.pictures import Thumbnails
 from mmret.web.search import Searcher

@@ -158,7 +158,7 @@ def test_the_asset_check_fails_where_too_little_was_found(tmp_path):
 
 
 def test_an_index_is_trained_once_and_takes_new_rows_in(tmp_path):
-    from mmret.encode.stage import vector_table
+    from mmret.encode.vectors import vector_table
     from mmret.mine.approximate import build
 
     def index():

@@ -177,7 +177,7 @@ def test_thumbnails_are_made_of_pictures_only(tables):
 
 def test_search_agrees_with_the_command_and_ranks_the_target(tables):
     from mmret.benchmarks.stage import search_corpus
-    from mmret.ingest.stage import images_by_id
+    from mmret.ingest.images import images_by_id
     from mmret.web.search import Query, Searcher
 
     searcher = Searcher(tables)

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from mmret.annotate.quality import metrics as quality
 from mmret.encode.protocol import Encoder, load_encoder
-from mmret.encode.stage import vector_table
+from mmret.encode.vectors import vector_table
 from mmret.errors import UserError
 from mmret.hashing import uniform
 from mmret.lake import Lake

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.ingest.stage import images_by_id
+from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import opened
 from mmret.lake.configuration import resolve
