@@ -32,8 +32,8 @@ from mmret.encode.vectors import vector_table
 from mmret.lake import Lake
 from mmret.mine.approximate import build, index_candidates
 from mmret.mine.candidates import candidates
+from mmret.mine.lake_vectors import part, shard_vectors
 from mmret.mine.recall import exact_lists, in_band_recall, sample
-from mmret.mine.stage import part, shard_vectors
 from mmret.settings import IndexSettings, MineSettings
 from tests.mine.lakes import add_shard
 

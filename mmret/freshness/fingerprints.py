@@ -17,13 +17,14 @@ from typing import Any, Literal
 from mmret.annotate.backends.load import depends_on
 from mmret.annotate.retry import unfinished
 from mmret.curation.decisions import fingerprint_of
-from mmret.encode import TOWERS_VERSION, VERSION
+from mmret.encode import VERSION
 from mmret.encode.revision import local_weights
 from mmret.hashing import fingerprint
 from mmret.lake import IMPORTED, Facts, Lake
 from mmret.retriever.train.rows import also_reads
 from mmret.schemas import SIGNALS
 from mmret.settings import HOW_A_RECIPE_RUNS, MineSettings, Profile, Recipe
+from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
 """Partition name of a table that has only one."""

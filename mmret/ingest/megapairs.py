@@ -25,7 +25,6 @@ from mmret.errors import UserError
 from mmret.hashing import fingerprint, pair_id
 from mmret.ingest.annotations import Annotation, Refused, read_annotations
 from mmret.ingest.known import Known
-from mmret.ingest.pool import in_order
 from mmret.ingest.rows import Row
 from mmret.ingest.seal import hashed
 from mmret.ingest.sources import open_reader
@@ -34,6 +33,7 @@ from mmret.lake import IMPORTED, Lake
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TRIPLETS
 from mmret.settings import Profile
+from mmret.threads import in_order
 
 VERSION = "1"
 _PEEKED = 1000

@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.pool import in_order
 from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed import COLUMNS, Sealed
 from mmret.ingest.selection import rows_taken
@@ -27,6 +26,7 @@ from mmret.lake import IMPORTED
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
+from mmret.threads import in_order
 
 KNOWN = ("shard", *COLUMNS)
 """The columns of the sealed rows that :func:`seal` reads; captions and extra columns need not be loaded."""

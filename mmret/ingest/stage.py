@@ -19,7 +19,6 @@ from mmret.hashing import content_id
 from mmret.ingest import image_table
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.images import BATCH_BYTES
-from mmret.ingest.pool import in_order
 from mmret.ingest.seal import KNOWN, seal
 from mmret.ingest.selection import reselect
 from mmret.ingest.sources import open_reader
@@ -27,6 +26,7 @@ from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.schemas import IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
+from mmret.threads import in_order
 
 BATCH_ROWS = 1000
 
@@ -120,7 +120,7 @@ def _store(
     refused: dict[str, tuple[str, str]] = {}
     batch: list[Row] = []
     held, before, total = 0, len(images), len(images) + len(rows)
-    for at, (row, outcome) in enumerate(in_order(load, rows, lambda row: row["size"], BATCH_BYTES)):
+    for at, (row, outcome) in enumerate(in_order(load, rows, size=lambda row: row["size"], limit=BATCH_BYTES)):
         if isinstance(outcome, Unreadable):
             refused[row["image_id"]] = (outcome.reason, outcome.detail)
         else:

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from mmret.encode.bands import propose
 from mmret.encode.protocol import Encoder
 from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.hashing import uniform
 from mmret.lake import Lake
-from mmret.mine.bands import propose
 from mmret.settings import BandSettings, MineSettings
 
 COPIES = 256  # pictures whose near-duplicates are looked at
@@ -77,7 +77,7 @@ def _proposal(lake: Lake, signal: str, load: Load) -> LakeBand:
 
 
 def proposed(lake: Lake, signal: str, load: Load) -> BandSettings:
-    """The band that the oldest shard's vectors propose for ``signal`` (see :func:`mmret.mine.bands.propose`)."""
+    """The band that the oldest shard's vectors propose for ``signal`` (see :func:`mmret.encode.bands.propose`)."""
     oldest = lake.shards()[0]
     ids, vectors = read_vectors(lake, oldest, signal)
     if signal == "caption":  # two captions are near-duplicates where they are one and the same to the model

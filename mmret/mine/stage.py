@@ -1,11 +1,11 @@
-"""Mining as it runs on a lake: which tables a shard's candidates, neighbours and pairs are read from and written to.
+"""The stages `candidates`, `neighbours` and `pairs`: which tables of a lake each reads and writes.
 
 Memory: the vectors of two shards, one tile of similarities and the shard's own edges; :mod:`mmret.mine.tiles` has the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
@@ -13,40 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret import progress
-from mmret.encode.vectors import read_vectors
-from mmret.errors import UserError
 from mmret.freshness.fingerprints import STAGES, Inputs
 from mmret.lake import Facts, Lake
 from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
 from mmret.mine.lake_bands import Load, bands_of, mined_bands
+from mmret.mine.lake_vectors import one_model, part, shard_vectors
 from mmret.mine.merge import neighbours
 from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.mine.scores import pair_scores
 from mmret.schemas import SIGNALS
 from mmret.settings import MineSettings
-
-
-def shard_vectors(lake: Lake, shard: str, signals: Iterable[str] = SIGNALS) -> ShardVectors:
-    """All signals' vectors of a shard, in position order."""
-    read = {signal: read_vectors(lake, shard, signal) for signal in signals}
-    ids = next(iter(read.values()))[0]
-    return ShardVectors(shard, ids, {signal: vectors for signal, (_, vectors) in read.items()})
-
-
-def one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None:
-    """Raise UserError where two shards' vectors of one signal come from different models: their cosines mean nothing."""
-    for signal in signals:
-        models = {s: facts.notes["model"] for s in shards if (facts := lake.facts(signal, s))}
-        if len(set(models.values())) > 1:
-            (one, first), *others = models.items()
-            other, second = next((s, m) for s, m in others if m != first)
-            raise UserError(
-                f"{signal}: {one} was encoded by {first}, {other} by {second}; the weights were changed in place: "
-                f"delete {lake.path(signal, one).parent} and run again, and every shard is encoded by today's"
-            )
 
 
 def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
@@ -80,14 +59,6 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
     else:
         edges = candidates(own, stream(), settings, bands)
     return lake.write("candidates", shard, edges, inputs, **notes)
-
-
-def part(shard: ShardVectors, ids: Iterable[str]) -> ShardVectors:
-    """The images ``ids`` of a shard."""
-    place = {name: at for at, name in enumerate(shard.ids)}
-    ids = list(ids)
-    rows = [place[name] for name in ids]
-    return ShardVectors(shard.shard, ids, {signal: vectors[rows] for signal, vectors in shard.vectors.items()})
 
 
 def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:

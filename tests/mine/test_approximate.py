@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 import pytest
 
 from mmret.lake import Lake
+from mmret.mine.lake_vectors import part, shard_vectors
 from mmret.mine.recall import exact_lists, in_band_recall, sample
-from mmret.mine.stage import lake_recall, mine_candidates, mine_neighbours, part, shard_vectors
+from mmret.mine.stage import lake_recall, mine_candidates, mine_neighbours
 from mmret.schemas import SIGNALS
 from mmret.settings import IndexSettings, MineSettings
 from tests.mine.corpora import BAND, BANDS, brute_force, clustered, image_ids, rows_of, shards

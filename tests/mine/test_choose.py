@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmret.encode.bands import propose
 from mmret.errors import UserError
 from mmret.hashing import pair_id, uniform
-from mmret.mine.bands import propose
 from mmret.mine.choose import REASONS, choose
 from mmret.mine.images import comparable
 from mmret.mine.negatives import beyond_full_lists

@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmret.atomic import replacing_folder
+from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import quiet
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.embedder import Gather, home
@@ -54,7 +54,7 @@ class MllmEmbedder:
     def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> MllmEmbedder:
         adapter = adapter_base(base)
         try:
-            with quiet():
+            with silence():
                 model = AutoModelForImageTextToText.from_pretrained(adapter or str(base), dtype=getattr(torch, recipe.precision))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
@@ -175,7 +175,7 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
     retriever = MllmRetriever.load(adapter, "cpu", dtype)
 
     def fill(folder: Path) -> None:
-        with quiet():
+        with silence():
             retriever.model.save_pretrained(folder)
             retriever.processor.save_pretrained(folder)
 
