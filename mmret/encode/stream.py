@@ -34,10 +34,10 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
     Raises UserError naming the image where one cannot be decoded.
     """
     if encoder.on_cpu:
-        yield from on_every_core(lambda rows: encoder.encode_images(_decoded(encoder, rows)), batches)
+        yield from on_every_core(lambda rows: encoder.encode_images(_pixels(encoder, rows)), batches)
         return
     workers = os.cpu_count() or 1
-    for rows, pixels in in_order(lambda rows: _decoded(encoder, rows).pin_memory(), batches, workers, _AHEAD * workers):
+    for rows, pixels in in_order(lambda rows: _pixels(encoder, rows).pin_memory(), batches, workers, _AHEAD * workers):
         yield rows, encoder.encode_images(pixels)
 
 
@@ -50,7 +50,7 @@ def text_vectors(encoder: Encoder, batches: Iterable[list[str]]) -> Iterator[tup
         yield texts, encoder.encode_texts(texts)
 
 
-def _decoded(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
+def _pixels(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
     pixels = []
     for image_id, path, data in zip(*(rows[c] for c in ("image_id", "path", "data")), strict=True):
         try:

@@ -19,7 +19,7 @@ from mmret.hashing import content_id
 from mmret.ingest import image_table
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.images import BATCH_BYTES
-from mmret.ingest.seal import KNOWN, seal
+from mmret.ingest.seal import MANIFEST_COLUMNS, seal
 from mmret.ingest.selection import reselect
 from mmret.ingest.sources import open_reader
 from mmret.lake import Lake
@@ -52,7 +52,7 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
     for shard, table in reselect(lake, profile.corpus):
         lake.write("corpus_manifest", shard, table, inputs)
         reselected += 1
-    for shard, table in seal(lake.read("corpus_manifest", columns=list(KNOWN)), profile.corpus, profile.ingest):
+    for shard, table in seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), profile.corpus, profile.ingest):
         lake.write("corpus_manifest", shard, table, inputs)
         rows += table.num_rows
     return Sealing(rows, reselected)
@@ -67,7 +67,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     manifest = lake.read("corpus_manifest", shard).sort_by("position").to_pylist()
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
     table = lake.lance("images", IMAGES)
-    row_ids = image_table.stored(table, shard, wanted, partial(_wanted_by_any, lake))
+    row_ids = image_table.stored_row_ids(table, shard, wanted, partial(_in_any_shard, lake))
     images: dict[str, Row] = {}
     for image_id, found in image_table.describe(table, row_ids.values()).items():
         if found == _index_row(wanted[image_id], _inspected(found)) and _still_fits(wanted[image_id], found, settings):
@@ -94,7 +94,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     }
 
 
-def _wanted_by_any(lake: Lake, image_ids: list[str]) -> set[str]:
+def _in_any_shard(lake: Lake, image_ids: list[str]) -> set[str]:
     listed = pc.field("image_id").isin(image_ids) & pc.field("reason").is_null()
     return set(lake.read("corpus_manifest", columns=["image_id"], filters=listed)["image_id"].to_pylist())
 
@@ -110,7 +110,7 @@ def _store(
             if row["image_id"] in row_ids:
                 data = image_table.picture(table, row_ids[row["image_id"]])
             else:
-                data = _unchanged(readers[row["root"]], row)
+                data = _file_as_sealed(readers[row["root"]], row)
             return data, inspect(data, settings)
         except Unreadable as why:
             return why
@@ -143,7 +143,7 @@ def _append(table: Any, batch: list[Row], row_ids: dict[str, int], images: dict[
         images[row["image_id"]] = row
 
 
-def _unchanged(reader: Any, row: Row) -> bytes:
+def _file_as_sealed(reader: Any, row: Row) -> bytes:
     """The file of ``row``. Raises Unreadable (``changed_on_disk``) where it is not what was sealed."""
     stream, size = reader.open(row["path"])
     with stream:

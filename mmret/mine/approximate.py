@@ -24,7 +24,7 @@ from mmret import progress
 from mmret.encode.vectors import read_vectors, rows_of_model, vector_table
 from mmret.lake import Lake
 from mmret.mine.merge import neighbours
-from mmret.mine.operands import gathered
+from mmret.mine.operands import exact_of_few
 from mmret.mine.toplists import edges_of_band
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, IndexSettings, MineSettings
@@ -114,7 +114,7 @@ class _Search:
         vectors = hits["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
         rough = np.einsum("nd,nd->n", queries.astype(np.float32)[at], vectors.astype(np.float32))
         keep = np.flatnonzero(rough > self.low - _ROUNDING)
-        scores = gathered(
+        scores = exact_of_few(
             torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(vectors[keep]), at[keep], np.arange(len(keep))
         )
         keep, scores = keep[scores > self.low], scores[scores > self.low]

@@ -21,7 +21,7 @@ from mmret import progress
 from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.mine.operands import Matrix
-from mmret.mine.ordering import Texts, order, within_group
+from mmret.mine.ordering import Texts, order, place_in_group
 from mmret.mine.tiles import between, tile_rows, within
 from mmret.mine.toplists import Edges, TopLists, edges_of_band
 from mmret.schemas import CANDIDATES
@@ -56,20 +56,20 @@ def candidate_tables(
     for signal in settings.signals:
         if signal not in bands:
             raise UserError(f"mine.bands has no band for {signal}: set low and high, for example 0.8 and 0.96")
-    mine = _Prepared(own, settings)
-    lists = {signal: _OwnLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
+    mine = _SortedShard(own, settings)
+    lists = {signal: _ShardLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
     for signal in settings.signals:
         lists[signal].compare_within()
     known = set(own.ids)
     for shard in earlier:
         if twice := known.intersection(shard.ids):
             raise UserError(f"image {min(twice)} is in {shard.shard} and in {own.shard}: an image belongs to one shard")
-        theirs = _Prepared(shard, settings)
+        theirs = _SortedShard(shard, settings)
         yield pa.concat_tables([lists[signal].compare_with(theirs) for signal in settings.signals])
     yield pa.concat_tables([lists[signal].table() for signal in settings.signals])
 
 
-class _Prepared:
+class _SortedShard:
     """A shard sorted by id, so that among equal scores the smaller row number is the smaller id."""
 
     def __init__(self, shard: ShardVectors, settings: MineSettings):
@@ -92,15 +92,15 @@ class _Prepared:
         return Matrix(vectors if in_order else vectors[self.by_id], self.ids, signal, self.tile, self.device)
 
 
-class _OwnLists:
+class _ShardLists:
     """The own lists in one signal. Their floors rise from shard to shard and spare the work that cannot matter."""
 
-    def __init__(self, mine: _Prepared, signal: str, k: int, band: BandSettings):
+    def __init__(self, mine: _SortedShard, signal: str, k: int, band: BandSettings):
         self.mine, self.signal, self.k, self.band = mine, signal, k, band
         self.matrix = mine.matrix(signal)
         self.ids = [mine.ids]  # of the shards compared so far; targets are numbered through
         self.rows, self.targets, self.scores = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32)
-        self._settled = 0
+        self._rows_after_cut = 0
         self.floor = self.above_floor = None
 
     def compare_within(self) -> None:
@@ -108,7 +108,7 @@ class _OwnLists:
         within(self.matrix, lists, self._tick())
         self._take(lists, 0)
 
-    def compare_with(self, theirs: _Prepared) -> pa.Table:
+    def compare_with(self, theirs: _SortedShard) -> pa.Table:
         """Take what ``theirs`` offers to the own lists; return the candidates of its side."""
         matrix = theirs.matrix(self.signal)
         if matrix.width != self.matrix.width:
@@ -127,7 +127,7 @@ class _OwnLists:
 
     def table(self) -> pa.Table:
         """The own side, complete."""
-        self._settle()
+        self._cut_lists()
         edges = Edges(self.rows, self.targets, self.scores)
         return _table(self.mine.shard.shard, self.mine.ids, self.signal, edges, self._names(), self.band)
 
@@ -143,21 +143,21 @@ class _OwnLists:
         self.rows = np.concatenate([self.rows, edges.rows])
         self.targets = np.concatenate([self.targets, edges.targets.astype(np.int64) + offset])
         self.scores = np.concatenate([self.scores, edges.scores])
-        if offset and len(self.rows) > 2 * self._settled:
-            self._settle()
+        if offset and len(self.rows) > 2 * self._rows_after_cut:
+            self._cut_lists()
 
-    def _settle(self) -> None:
+    def _cut_lists(self) -> None:
         """Cut the lists over all shards so far to ``k`` in the band and ``k`` above it, and raise the floors."""
         by = order(self.rows, self.scores, lambda at: self._names().take(self.targets[at]))
         rows, scores = self.rows[by], self.scores[by]
         above = scores >= edges_of_band(self.band)[1]
-        rank = within_group(rows * 2 + ~above)
+        rank = place_in_group(rows * 2 + ~above)
         for side, floor in ((~above, self.floor), (above, self.above_floor)):
             last = side & (rank == self.k - 1)
             floor[rows[last]] = np.maximum(floor[rows[last]], scores[last])
         keep = rank < self.k
         self.rows, self.targets, self.scores = rows[keep], self.targets[by][keep], scores[keep]
-        self._settled = len(self.rows)
+        self._rows_after_cut = len(self.rows)
 
     def _tick(self, other: str | None = None) -> Callable[[], None]:
         done, total = 0, len(self.matrix.blocks)

@@ -37,7 +37,7 @@ import pyarrow.compute as pc
 from mmret.hashing import hash64, pair_draws, pair_id
 from mmret.mine.images import Images
 from mmret.mine.negatives import Negatives, PairsOfQueries, Score, hard_negatives
-from mmret.mine.ordering import arrange, distinct, within_group
+from mmret.mine.ordering import arrange, distinct, place_in_group
 from mmret.mine.scores import SCORES
 from mmret.schemas import PAIRS, SIGNALS
 from mmret.settings import BandSettings, MineSettings
@@ -148,10 +148,12 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
     )
 
     ready = np.flatnonzero(fates == _BEYOND)
-    priority = pair_draws(images.words[queries[ready]], images.words[targets[ready]], np.uint64(hash64(f"{settings.seed} target")))
+    priority = pair_draws(
+        images.hashes[queries[ready]], images.hashes[targets[ready]], np.uint64(hash64(f"{settings.seed} target"))
+    )
     late = np.maximum(images.shards[targets[ready]], images.shards[queries[ready]])
     ready = ready[np.lexsort((priority, late, queries[ready]))]
-    fates[ready[within_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
+    fates[ready[place_in_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
 
     chosen, pool = np.flatnonzero(fates == _CHOSEN), np.flatnonzero(np.isin(fates, (_BEYOND, _FAR)))
     inside = ~rows.above

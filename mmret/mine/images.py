@@ -13,26 +13,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.hashing import hash64
-from mmret.mine.ordering import alphabetical, numbered
+from mmret.mine.ordering import number_texts, text_ranks
 
 
 class Images:
     """All images that a table ``NEIGHBOURS`` names, numbered in the order of their ids.
 
     ``queries``, ``targets`` (rows,) int64: the numbers in each row of it; ``names``: ids by number; ``captions``, ``shards``
-    int64 and ``words`` uint64 (images,): equal numbers for equal captions (-1: none), shards in their order, hashes of the ids.
+    int64 and ``hashes`` uint64 (images,): equal numbers for equal captions (-1: none), shards in their order, hashes of the ids.
     """
 
     def __init__(self, neighbours: pa.Table, captions: Mapping[str, str] | pa.Table):
         both = pa.chunked_array([*neighbours["query_id"].chunks, *neighbours["target_id"].chunks], pa.string())
-        self.names, numbers = numbered(both)
+        self.names, numbers = number_texts(both)
         self.queries, self.targets = np.split(numbers, 2)
         above = neighbours["above_band"].to_numpy()
         one, other = self.queries[above], self.targets[above]
         self.duplicates = np.sort(np.concatenate([self.key(one, other), self.key(other, one)]))
         self.duplicated = np.zeros(len(self.names), bool)
         self.duplicated[one] = self.duplicated[other] = True
-        self.words = np.array([hash64(name) for name in self.names.to_pylist()], np.uint64)
+        self.hashes = np.array([hash64(name) for name in self.names.to_pylist()], np.uint64)
         self._describe(captions)
 
     def _describe(self, captions: Mapping[str, str] | pa.Table) -> None:
@@ -49,7 +49,7 @@ class Images:
         if "shard" in captions.column_names:
             shards = captions["shard"].take(at)
             known = shards.is_valid().to_numpy()
-            self.shards[known] = alphabetical(shards.filter(shards.is_valid()))
+            self.shards[known] = text_ranks(shards.filter(shards.is_valid()))
 
     def key(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """One number for an ordered pair."""

@@ -43,8 +43,8 @@ def bands_of(lake: Lake, settings: MineSettings, load: Load) -> dict[str, LakeBa
     """
     bands = {}
     for signal in settings.signals:
-        wish = settings.bands.get(signal, BandSettings())
-        bands[signal] = _proposal(lake, signal, load) if wish == "proposed" else LakeBand(wish, "set")
+        setting = settings.bands.get(signal, BandSettings())
+        bands[signal] = _proposal(lake, signal, load) if setting == "proposed" else LakeBand(setting, "set")
     return bands
 
 
@@ -73,10 +73,10 @@ def _proposal(lake: Lake, signal: str, load: Load) -> LakeBand:
     if mined and mined.notes.get("band_sources", {}).get(signal) == source:
         low, high = mined.notes["bands"][signal]
         return LakeBand(BandSettings(low=low, high=high), source)
-    return LakeBand(proposed(lake, signal, load), source)
+    return LakeBand(propose_band(lake, signal, load), source)
 
 
-def proposed(lake: Lake, signal: str, load: Load) -> BandSettings:
+def propose_band(lake: Lake, signal: str, load: Load) -> BandSettings:
     """The band that the oldest shard's vectors propose for ``signal`` (see :func:`mmret.encode.bands.propose`)."""
     oldest = lake.shards()[0]
     ids, vectors = read_vectors(lake, oldest, signal)
@@ -90,13 +90,13 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     import torch
 
     from mmret.ingest.images import read_images
-    from mmret.towers.augment import NEAR_DUPLICATE, seeded, views
+    from mmret.towers.augment import NEAR_DUPLICATE, seeded_generator, views
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])
     scores = []
     for number, rows in enumerate(read_images(lake, shard, min(32, encoder.batch_size), chosen)):
         pixels = torch.stack([encoder.preprocess(data.as_py()) for data in rows["data"]])
-        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE, seeded("copies", number)))
+        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE, seeded_generator("copies", number)))
         scores.append((encoder.encode_images(pixels) * copies).sum(1))
     return np.concatenate(scores)
 

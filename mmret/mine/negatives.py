@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from mmret.hashing import hash64, pair_draws
 from mmret.mine.images import Images
-from mmret.mine.ordering import arrange, within_group
+from mmret.mine.ordering import arrange, place_in_group
 from mmret.mine.scores import SCORES
 from mmret.mine.toplists import edges_of_band
 from mmret.schemas import NEIGHBOURS, SIGNALS
@@ -74,7 +74,7 @@ def hard_negatives(
         more = np.bincount(pair, minlength=pairs) == drawn  # whose pool may hold more candidates than were drawn
         clean = ~above_band(answer, bands)
         pair, candidate = pair[clean], candidate[clean]
-        place = within_group(pair)
+        place = place_in_group(pair)
         keep = place < limit
         result[pair[keep], place[keep]] = candidate[keep]
         counts[pending] = np.bincount(pair[keep], minlength=pairs)[pending]
@@ -130,7 +130,7 @@ def _drawn(
     for part in parts:
         of_part = np.flatnonzero(pending[offset : offset + len(part.queries)])
         pair, candidate = _by_priority(part, of_part, images, seed)
-        keep = within_group(pair) < count
+        keep = place_in_group(pair) < count
         pairs.append(pair[keep] + offset)
         candidates.append(candidate[keep])
         offset += len(part.queries)
@@ -146,8 +146,8 @@ def _by_priority(part: PairsOfQueries, rows: np.ndarray, images: Images, seed: i
     candidate = part.pool[np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(first, sizes)]
     allowed = ~(images.same_caption(targets[pair], candidate) | images.near_duplicates(targets[pair], candidate))
     pair, candidate = pair[allowed], candidate[allowed]
-    of_pair = pair_draws(images.words[queries], images.words[targets], np.uint64(hash64(f"{seed} negatives")))
-    priority = pair_draws(of_pair[pair], images.words[candidate], np.uint64(0))
+    of_pair = pair_draws(images.hashes[queries], images.hashes[targets], np.uint64(hash64(f"{seed} negatives")))
+    priority = pair_draws(of_pair[pair], images.hashes[candidate], np.uint64(0))
     by = arrange((pair.astype(np.uint64) << np.uint64(40)) | (priority >> np.uint64(24)), lambda at: priority[at])
     return rows[pair[by]], candidate[by]
 

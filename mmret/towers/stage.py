@@ -11,7 +11,7 @@ import pyarrow as pa
 from mmret.lake import Facts, Lake
 from mmret.schemas import TOWERS
 from mmret.settings import Profile
-from mmret.towers.corpus import sampled
+from mmret.towers.corpus import sample_images
 from mmret.towers.train import train
 
 
@@ -23,5 +23,5 @@ def train_towers(lake: Lake, profile: Profile, inputs: str) -> Facts:
     """
     if profile.towers is None:
         return lake.write("towers", "all", TOWERS.empty_table(), inputs)
-    record = train(sampled(lake, profile.towers.max_images), profile.towers, lake.root / "towers", inputs)
+    record = train(sample_images(lake, profile.towers.max_images), profile.towers, lake.root / "towers", inputs)
     return lake.write("towers", "all", pa.Table.from_pylist(record.pop("rows"), TOWERS), inputs, **record)

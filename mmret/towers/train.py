@@ -34,8 +34,8 @@ from mmret.settings import BandSettings, TowerSettings
 from mmret.towers import TOWERS_VERSION
 from mmret.towers import clip as clip_tower
 from mmret.towers import dino as dino_tower
-from mmret.towers.augment import NEAR_DUPLICATE, seeded, views
-from mmret.towers.corpus import Captioned, TowerCorpus, decoded, distinct_words
+from mmret.towers.augment import NEAR_DUPLICATE, seeded_generator, views
+from mmret.towers.corpus import Captioned, TowerCorpus, decode_images, distinct_words
 from mmret.towers.pretrain import Plan, fit
 from mmret.towers.tokenizer import train_tokenizer
 
@@ -71,7 +71,7 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
     started = time.perf_counter()
     progress.advance("towers", 0, None, "reading the corpus")
     pixels = from_image_processor(clip_tower.image_processor(settings).to_dict())
-    corpus = decoded(images, pixels, settings.max_images, settings.seed)
+    corpus = decode_images(images, pixels, settings.max_images, settings.seed)
     key = fingerprint(made_from, corpus.key)
     trained = len(corpus.train)
     words = distinct_words(corpus.captions)
@@ -112,12 +112,12 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
 
     def see(name: str) -> Callable[[Tensor], Tensor]:
         forward = {
-            "clip": lambda x: clip.get_image_features(pixels.normalised(x)).pooler_output,
-            "dino": lambda x: dino(dino_pixels.normalised(x)).pooler_output,
+            "clip": lambda x: clip.get_image_features(pixels.normalise(x)).pooler_output,
+            "dino": lambda x: dino(dino_pixels.normalise(x)).pooler_output,
         }[name]
-        return lambda x: _embedded(forward, x, settings.batch_size)
+        return lambda x: _embed(forward, x, settings.batch_size)
 
-    text = _embedded(
+    text = _embed(
         lambda rows: clip.get_text_features(tokens[0][rows, : int(tokens[1][rows].max())]).pooler_output,
         torch.arange(len(corpus.ids)),
         settings.batch_size,
@@ -148,7 +148,7 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
         "held_out": len(out),
         "distinct_words": words,
         "steps": {name: plan.steps for name, plan in plans.items()},
-        "losses": {"clip": _thinned(clip_losses), "dino": _thinned(dino_losses)},
+        "losses": {"clip": _thin_out(clip_losses), "dino": _thin_out(dino_losses)},
         "retrieval": clip_tower.recalls(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])
         if len(out)
         else {},
@@ -161,7 +161,7 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
 
 
 @torch.inference_mode()
-def _embedded(forward: Callable[[Tensor], Tensor], inputs: Tensor, batch: int) -> Tensor:
+def _embed(forward: Callable[[Tensor], Tensor], inputs: Tensor, batch: int) -> Tensor:
     """Unit vectors (n, d) of the rows of ``inputs``."""
     return torch.cat([normalize(forward(part)) for part in inputs.split(batch)])
 
@@ -169,11 +169,11 @@ def _embedded(forward: Callable[[Tensor], Tensor], inputs: Tensor, batch: int) -
 def _self_similarity(see: Callable[[Tensor], Tensor], corpus: TowerCorpus, settings: TowerSettings) -> tuple[Tensor, Tensor]:
     """All image vectors, and for a sample the cosine between a picture and a nearly identical copy of it."""
     vectors = see(corpus.pixels)
-    sample = torch.randperm(len(vectors), generator=seeded(settings.seed, "near"))[:NEAR_DUPLICATES]
-    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE, seeded(settings.seed, "copies")))
+    sample = torch.randperm(len(vectors), generator=seeded_generator(settings.seed, "near"))[:NEAR_DUPLICATES]
+    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE, seeded_generator(settings.seed, "copies")))
     return vectors, (vectors[sample] * copies).sum(dim=1)
 
 
-def _thinned(losses: list[float], points: int = 100) -> list[tuple[int, float]]:
+def _thin_out(losses: list[float], points: int = 100) -> list[tuple[int, float]]:
     stride = max(1, len(losses) // points)
     return [(i, round(losses[i], 4)) for i in [*range(0, len(losses) - 1, stride), len(losses) - 1]]
