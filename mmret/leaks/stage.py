@@ -1,5 +1,4 @@
-"""The leak check on a lake: fingerprints of its pictures kept per shard, those of a benchmark per folder, and their
-meeting.
+"""The stage `leaks`: which pictures of the corpus a benchmark is measured with, so that they are kept out of pairs.
 
 Fingerprints lie at ``<lake>/fingerprints/<shard>.parquet`` and ``<lake>/fingerprints/benchmarks/<name>.parquet``; a
 shard whose images are unchanged, or a folder whose files are (by path, size and time), is not read again.
@@ -50,7 +49,7 @@ def lake_leaks(
 def write_leaks(lake: Lake, profile: Profile, inputs: str) -> Facts:
     """Write table ``leaks``; empty, and nothing read, where the settings name no benchmark.
 
-    Towers trained by the lake are not asked: a small corpus teaches them to put different pictures together.
+    Vectors of towers that the lake trained are not compared: a small corpus teaches them to put different pictures together.
     """
     benchmarks = profile.leaks.benchmarks
     encoder = profile.encoders["clip_image"] if profile.towers is None else None
@@ -80,11 +79,6 @@ def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
 def _with_vector_column(table: pa.Table, vectors: np.ndarray) -> pa.Table:
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     return table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
-
-
-def leaked_ids(table: pa.Table) -> frozenset[str]:
-    """Image ids to keep out of pairs."""
-    return frozenset(table["image_id"].to_pylist())
 
 
 def corpus_fingerprints(lake: Lake) -> pa.Table:

@@ -4,7 +4,7 @@ The file of shard s holds, for the images of s, their best targets among the sha
 every earlier shard their best targets in s. So a shard added to N images costs N x dN comparisons, no older file
 changes, and the neighbours of a shard are the merge of the files that speak of it (:mod:`mmret.mine.merge`).
 
-Memory: two shards' vectors, their sketches, one tile, the own lists, 40 bytes for each id seen, and the edges as they
+Memory: two shards' vectors, their sketches, one tile, the new shard's lists, 40 bytes for each id seen, and the edges as they
 are yielded. :func:`candidate_tables` gives one table per pair of shards, so that a caller that writes as it goes
 holds no more whatever the corpus.
 """
@@ -38,32 +38,32 @@ class ShardVectors:
 
 
 def candidates(
-    own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
+    new: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
 ) -> pa.Table:
-    """All candidate edges that shard ``own`` is responsible for, schema ``CANDIDATES``.
+    """All candidate edges that shard ``new`` is responsible for, schema ``CANDIDATES``.
 
     ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table
     holds the best ``settings.k`` targets in the band and the best ``settings.k`` above it, among the comparisons of
     this call. Raises UserError for vectors that have no cosine similarity, that are missing or that changed width.
     """
-    return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(own, earlier, settings, bands)])
+    return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(new, earlier, settings, bands)])
 
 
 def candidate_tables(
-    own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
+    new: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
 ) -> Iterator[pa.Table]:
-    """The rows of :func:`candidates`, one table per earlier shard (its side) and ``own``'s last."""
+    """The rows of :func:`candidates`, one table per earlier shard (its side) and ``new``'s last."""
     for signal in settings.signals:
         if signal not in bands:
             raise UserError(f"mine.bands has no band for {signal}: set low and high, for example 0.8 and 0.96")
-    mine = _SortedShard(own, settings)
+    mine = _SortedShard(new, settings)
     lists = {signal: _ShardLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
     for signal in settings.signals:
         lists[signal].compare_within()
-    known = set(own.ids)
+    known = set(new.ids)
     for shard in earlier:
         if twice := known.intersection(shard.ids):
-            raise UserError(f"image {min(twice)} is in {shard.shard} and in {own.shard}: an image belongs to one shard")
+            raise UserError(f"image {min(twice)} is in {shard.shard} and in {new.shard}: an image belongs to one shard")
         theirs = _SortedShard(shard, settings)
         yield pa.concat_tables([lists[signal].compare_with(theirs) for signal in settings.signals])
     yield pa.concat_tables([lists[signal].table() for signal in settings.signals])
@@ -93,7 +93,7 @@ class _SortedShard:
 
 
 class _ShardLists:
-    """The own lists in one signal. Their floors rise from shard to shard and spare the work that cannot matter."""
+    """The lists of the new shard's images in one signal. Their floors rise from shard to shard and spare what cannot matter."""
 
     def __init__(self, mine: _SortedShard, signal: str, k: int, band: BandSettings):
         self.mine, self.signal, self.k, self.band = mine, signal, k, band
@@ -109,7 +109,7 @@ class _ShardLists:
         self._take(lists, 0)
 
     def compare_with(self, theirs: _SortedShard) -> pa.Table:
-        """Take what ``theirs`` offers to the own lists; return the candidates of its side."""
+        """Take what ``theirs`` offers to the new shard's lists; return the candidates of its side."""
         matrix = theirs.matrix(self.signal)
         if matrix.width != self.matrix.width:
             raise UserError(
@@ -126,7 +126,7 @@ class _ShardLists:
         return _table(theirs.shard.shard, theirs.ids, self.signal, edges, Texts(self.mine.ids), self.band)
 
     def table(self) -> pa.Table:
-        """The own side, complete."""
+        """The candidates of the new shard's images, complete."""
         self._cut_lists()
         edges = Edges(self.rows, self.targets, self.scores)
         return _table(self.mine.shard.shard, self.mine.ids, self.signal, edges, self._names(), self.band)
