@@ -43,33 +43,26 @@ def corpus_manifest(
 
     A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason.
     """
-    from mmret.ingest.seal import KNOWN, seal
-    from mmret.ingest.selection import reselect
+    from mmret.ingest.stage import seal_corpus
 
     store = lake.open()
     plan = config.arguments()
     settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
     configuration = resolve(store, **plan)[1]
     store.write_configuration(configuration)
-    sealed = reselected = 0
-    for shard, rows in reselect(store, settings.corpus):
-        store.write("corpus_manifest", shard, rows, inputs=fingerprint(configuration["sources"]))
-        reselected += 1
-    for shard, rows in seal(store.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest):
-        store.write("corpus_manifest", shard, rows, inputs=fingerprint(configuration["sources"]))
-        sealed += rows.num_rows
+    sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]))
     shards = store.shards()
     context.instance.add_dynamic_partitions(corpus_shards.name, shards)
     rows = sum(store.facts("corpus_manifest", s).rows for s in shards)
-    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed) if shards else {}
+    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed.rows) if shards else {}
     last.pop("dagster/partition_row_count", None)
     return dg.MaterializeResult(
         metadata={
             **last,
             "dagster/row_count": rows,
-            "rows_computed": sealed,
+            "rows_computed": sealed.rows,
             "shards": len(shards),
-            "shards_reselected": reselected,
+            "shards_reselected": sealed.reselected,
             "sources": dg.MetadataValue.json(list(settings.corpus.sources)),
         },
         data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))),

@@ -16,10 +16,10 @@ def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
 
     Trained once and pinned: a grown corpus does not train them again, for every vector would become stale.
     """
-    from mmret.towers.stage import pin_towers
+    from mmret.towers.stage import train_towers
 
     return materialize_whole(
-        context, lake, profile, "towers", lambda store, settings, _, inputs: pin_towers(store, settings, inputs)
+        context, lake, profile, "towers", lambda store, settings, _, inputs: train_towers(store, settings, inputs)
     )
 
 

@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from neighbours import BAND, CLUSTER, vectors
 
-from mmret.encode.stage import vector_table
+from mmret.encode.vectors import vector_table
 from mmret.lake import Lake
 from mmret.mine.approximate import build, index_candidates
 from mmret.mine.candidates import candidates
+from mmret.mine.lake_vectors import part, shard_vectors
 from mmret.mine.recall import exact_lists, in_band_recall, sample
-from mmret.mine.stage import part, shard_vectors
 from mmret.settings import IndexSettings, MineSettings
 from tests.mine.lakes import add_shard
 

@@ -25,8 +25,8 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
+from mmret.mine.lake_vectors import shard_vectors
 from mmret.mine.merge import neighbours
-from mmret.mine.stage import shard_vectors
 from mmret.schemas import SIGNALS
 from mmret.settings import BandSettings, MineSettings
 

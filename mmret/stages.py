@@ -17,12 +17,13 @@ from typing import Any, Literal, NamedTuple
 from mmret.annotate.backends.load import depends_on
 from mmret.annotate.retry import unfinished
 from mmret.curation.decisions import decisions_fingerprint
-from mmret.encode import TOWERS_VERSION, VERSION
+from mmret.encode import VERSION
 from mmret.encode.revision import local_weights
 from mmret.lake import Facts, Lake
 from mmret.retriever.train.rows import also_reads
 from mmret.schemas import SIGNALS
 from mmret.settings import HOW_A_RECIPE_RUNS, Profile, Recipe
+from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
 """Partition name of a table that has only one."""
@@ -254,9 +255,10 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprinted=_section("mine", leave_out=("tile", "device", "bands", "index")),
+        fingerprinted=_section("mine", leave_out=("tile", "device", "index")),
         reads=(
             Reads("neighbours"),
+            Reads("candidates"),  # the bands they were mined with
             Reads("leaks", "all"),
             *(Reads(table, "linked", "neighbours") for table in ("images", *SIGNALS)),  # captions; scores of every signal
         ),

@@ -76,12 +76,12 @@ class TorchEncoder(ABC):
             if not len(images):
                 return np.empty((0, self.width), np.float32)
             images = torch.stack([self.preprocessing.pixels(image.convert("RGB")) for image in images])
-        return self._encoded(
-            images, lambda part: self._image_features(self.preprocessing.normalised(part.to(self.device, non_blocking=True)))
+        return self._encode(
+            images, lambda part: self._image_features(self.preprocessing.normalise(part.to(self.device, non_blocking=True)))
         )
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self._encoded(list(texts), self._text_features)
+        return self._encode(list(texts), self._text_features)
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")
@@ -94,7 +94,7 @@ class TorchEncoder(ABC):
         raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")
 
     @torch.inference_mode()
-    def _encoded(self, inputs: Any, features: Callable[[Any], Tensor]) -> np.ndarray:
+    def _encode(self, inputs: Any, features: Callable[[Any], Tensor]) -> np.ndarray:
         parts, at, size = [np.empty((0, self.width), np.float32)], 0, self.batch_size
         while at < len(inputs):
             try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from mmret.encode.base import TorchEncoder, transformer_bytes
-from mmret.encode.location import Location, from_hub, unavailable
+from mmret.encode.location import Location, from_hub, load_error
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
 from mmret.settings import EncoderSettings
@@ -62,7 +62,7 @@ class ClipEncoder(TorchEncoder):
                     settings,
                 )
         except (OSError, ValueError, json.JSONDecodeError) as error:
-            raise unavailable(str(location.path), error) from error
+            raise load_error(str(location.path), error) from error
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.network.get_image_features(pixels).pooler_output

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, Dinov2Model
 
 from mmret.encode.base import TorchEncoder, transformer_bytes
-from mmret.encode.location import Location, from_hub, unavailable
+from mmret.encode.location import Location, from_hub, load_error
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
 from mmret.settings import EncoderSettings
@@ -41,7 +41,7 @@ class Dinov2Encoder(TorchEncoder):
                     settings,
                 )
         except (OSError, ValueError) as error:
-            raise unavailable(str(location.path), error) from error
+            raise load_error(str(location.path), error) from error
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.network(pixels).pooler_output

@@ -65,11 +65,11 @@ def from_hub(location: Location, patterns: Sequence[str], weights: Sequence[str]
         else:
             raise FileNotFoundError(f"none of {', '.join(weights)}")
     except Exception as error:  # network, cache and permission errors have no common base
-        raise unavailable(location.name, error) from error
+        raise load_error(location.name, error) from error
     return Location(location.name, folder, folder.name[:12])
 
 
-def unavailable(name: str, error: Exception) -> UserError:
+def load_error(name: str, error: Exception) -> UserError:
     """What to tell a user whose model could not be loaded."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(

@@ -18,7 +18,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
 from mmret.encode.base import TorchEncoder, transformer_bytes
-from mmret.encode.location import Location, from_hub, unavailable
+from mmret.encode.location import Location, from_hub, load_error
 from mmret.encode.pixels import from_open_clip
 from mmret.encode.revision import folder_revision
 from mmret.errors import UserError
@@ -62,7 +62,7 @@ class OpenClipEncoder(TorchEncoder):
             network = open_clip.create_model(source, pretrained=pretrained, require_pretrained=True)
             return cls(network, open_clip.get_tokenizer(source), location, settings)
         except (OSError, ValueError, RuntimeError) as error:
-            raise unavailable(settings.model, error) from error
+            raise load_error(settings.model, error) from error
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.network.encode_image(pixels)

@@ -39,7 +39,7 @@ class Preprocessing:
         array = np.asarray(self.geometry(image))
         return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
-    def normalised(self, batch: Tensor) -> Tensor:
+    def normalise(self, batch: Tensor) -> Tensor:
         """(n, 3, h, w), uint8 or float in [0, 255], to the float32 the model takes, on the batch's device."""
         mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)

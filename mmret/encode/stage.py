@@ -1,5 +1,5 @@
-"""Vectors of a shard: compute those that are missing under the model's name, keep them as float16 in Lance, read them
-back.
+"""The stages `clip_image`, `dino_image` and `caption`: compute the vectors of a shard that are missing under the model's name
+and store them as float16 in Lance. They are read back by :mod:`mmret.encode.vectors`.
 
 Work is ``wanted - have`` by (image, model), stored about every 2,048 rows or 30 s: a crash loses at most that, and a
 changed model never mixes with the old one's vectors, for every row says which model made it and readers ask for one.
@@ -15,7 +15,10 @@ import pyarrow as pa
 
 from mmret import progress
 from mmret.encode.protocol import Encoder, load_encoder
+from mmret.encode.stream import image_vectors, text_vectors
+from mmret.encode.vectors import rows_of, table_name
 from mmret.errors import UserError
+from mmret.ingest.images import read_images
 from mmret.lake import Lake
 from mmret.schemas import VECTORS_INDEX, vectors
 from mmret.settings import EncoderSettings
@@ -36,7 +39,7 @@ def encode_shard(
     encoder = encoder or load_encoder(settings, signal, lake.root)
     images = lake.read("images", shard, ["image_id", "path", "caption"])
     ids = images["image_id"].to_pylist()
-    table = lake.lance(_table_name(lake, signal, encoder.width), vectors(encoder.width))
+    table = lake.lance(table_name(lake, signal, encoder.width), vectors(encoder.width))
     have = dict(zip(*_stored(table, shard, encoder.model), strict=True))
     missing = [image_id for image_id in ids if image_id not in have]
     have |= _compute(lake, shard, signal, encoder, table, images, missing) if missing else {}
@@ -54,53 +57,8 @@ def encode_shard(
     return {"rows": len(ids), "computed": len(missing), "truncated": cut, "model": encoder.model}
 
 
-def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.ndarray]:
-    """Image ids of a shard in position order and their (n, width) float16 unit vectors, of the model its Parquet file
-    names.
-
-    Raises UserError where the shard has no vectors yet, or where some that its file lists are gone.
-    """
-    facts = lake.facts(signal, shard)
-    if facts is None:
-        raise UserError(f"{shard} has no vectors of {signal} yet: run `mmret run --lake {lake.root}` first")
-    ids = lake.read(signal, shard, ["image_id"])["image_id"].to_pylist()
-    width, model = facts.notes["width"], facts.notes["model"]
-    table = vector_table(lake, shard, signal)
-    found = table.search().where(_of(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
-    where = {image_id: row for row, image_id in enumerate(found["image_id"].to_pylist())}
-    if gone := [image_id for image_id in ids if image_id not in where]:
-        raise UserError(
-            f"{len(gone)} of {len(ids)} vectors of {signal}, {shard} are gone from the lake "
-            f"({gone[0]}, ...): delete {lake.path(signal, shard)} and run again"
-        )
-    values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return ids, values[[where[image_id] for image_id in ids]]
-
-
-def vector_table(lake: Lake, shard: str, signal: str) -> object:
-    """The Lance table that holds the vectors of a shard. Other models' rows may lie in it too: filter on ``model``."""
-    return lake.lance(_table_name(lake, signal, lake.facts(signal, shard).notes["width"]))
-
-
-def _table_name(lake: Lake, signal: str, width: int) -> str:
-    """``signal``, or ``signal_<width>`` where that table holds vectors of another width: a Lance column has one
-    width."""
-    if not lake.has_lance(signal) or lake.lance(signal).schema.field("vector").type.list_size == width:
-        return signal
-    return f"{signal}_{width}"
-
-
-def of_model(model: str) -> str:
-    """The Lance filter for one model's rows."""
-    return f"model = '{model.replace(chr(39), chr(39) * 2)}'"
-
-
-def _of(shard: str, model: str) -> str:
-    return f"shard = '{shard}' AND {of_model(model)}"
-
-
 def _stored(table: object, shard: str, model: str) -> tuple[list[str], list[bool]]:
-    rows = table.search().where(_of(shard, model)).select(["image_id", "truncated"]).limit(None).to_arrow()
+    rows = table.search().where(rows_of(shard, model)).select(["image_id", "truncated"]).limit(None).to_arrow()
     return rows["image_id"].to_pylist(), rows["truncated"].to_pylist()
 
 
@@ -130,16 +88,11 @@ Batch = tuple[list[str], list[bool], np.ndarray]
 
 
 def _pictures(lake: Lake, shard: str, encoder: Encoder, images: pa.Table, missing: set[str]) -> Iterator[Batch]:
-    from mmret.encode.stream import image_vectors
-    from mmret.ingest.stage import read_images
-
     for rows, values in image_vectors(encoder, read_images(lake, shard, encoder.batch_size, missing)):
         yield rows["image_id"].to_pylist(), [False] * len(rows), values
 
 
 def _captions(lake: Lake, shard: str, encoder: Encoder, images: pa.Table, missing: set[str]) -> Iterator[Batch]:
-    from mmret.encode.stream import text_vectors
-
     rows = [
         (image_id, caption or "")
         for image_id, caption in zip(images["image_id"].to_pylist(), images["caption"].to_pylist(), strict=True)

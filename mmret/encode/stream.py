@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,9 +19,9 @@ import torch
 from torch import Tensor
 
 from mmret.encode.protocol import Encoder
-from mmret.encode.threads import in_order
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable
+from mmret.threads import in_order
 
 Rows = TypeVar("Rows")
 _AHEAD = 2
@@ -35,12 +34,11 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
     Raises UserError naming the image where one cannot be decoded.
     """
     if encoder.on_cpu:
-        yield from on_every_core(lambda rows: encoder.encode_images(_decoded(encoder, rows)), batches)
+        yield from on_every_core(lambda rows: encoder.encode_images(_pixels(encoder, rows)), batches)
         return
     workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for rows, pixels in in_order(pool, lambda rows: (rows, _decoded(encoder, rows).pin_memory()), batches, _AHEAD * workers):
-            yield rows, encoder.encode_images(pixels)
+    for rows, pixels in in_order(lambda rows: _pixels(encoder, rows).pin_memory(), batches, workers, _AHEAD * workers):
+        yield rows, encoder.encode_images(pixels)
 
 
 def text_vectors(encoder: Encoder, batches: Iterable[list[str]]) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -52,7 +50,7 @@ def text_vectors(encoder: Encoder, batches: Iterable[list[str]]) -> Iterator[tup
         yield texts, encoder.encode_texts(texts)
 
 
-def _decoded(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
+def _pixels(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
     pixels = []
     for image_id, path, data in zip(*(rows[c] for c in ("image_id", "path", "data")), strict=True):
         try:
@@ -67,8 +65,8 @@ def _decoded(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
 
 def on_every_core(work: Callable[[Rows], np.ndarray], batches: Iterable[Rows]) -> Iterator[tuple[Rows, np.ndarray]]:
     """``(batch, work(batch))`` in order, as many batches at a time as torch has threads, each on one of them."""
-    with single_threaded() as cores, ThreadPoolExecutor(cores) as pool:
-        yield from in_order(pool, lambda rows: (rows, work(rows)), batches, _AHEAD * cores)
+    with single_threaded() as cores:
+        yield from in_order(work, batches, cores, _AHEAD * cores)
 
 
 @contextmanager

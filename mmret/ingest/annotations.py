@@ -33,7 +33,7 @@ class Annotation:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refusal:
     """A line that is no triplet, and why."""
 
     line: int
@@ -41,34 +41,34 @@ class Refused:
     detail: str
 
 
-def read_annotations(path: Path) -> Iterator[Annotation | Refused]:
+def read_annotations(path: Path) -> Iterator[Annotation | Refusal]:
     """Every line that is not empty, in order. Raises UserError where the file cannot be read as JSON lines."""
     if not path.is_file():
         raise UserError(f"no annotation file at {path}")
     if path.suffix.lower() not in (".jsonl", ".ndjson"):
         raise UserError(f"{path}: annotations are JSON lines, in a file called .jsonl")
     for line, record in read_manifest(path):
-        yield _checked(line, record)
+        yield _check(line, record)
 
 
-def _checked(line: int, record: dict[str, Any] | str) -> Annotation | Refused:
+def _check(line: int, record: dict[str, Any] | str) -> Annotation | Refusal:
     if isinstance(record, str):
-        return Refused(line, "bad_annotation", record)
+        return Refusal(line, "bad_annotation", record)
     named = {key: record.get(key) for key in ("q_img", "t_img")}
     for key, value in named.items():
         if not _is_path(value):
-            return Refused(line, "bad_annotation", f"{key} is not a path: {value!r:.100}")
+            return Refusal(line, "bad_annotation", f"{key} is not a path: {value!r:.100}")
     found = next((record[key] for key in TEXTS if record.get(key) is not None), None)
     texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-        return Refused(line, "bad_annotation", f"{' or '.join(TEXTS)} is not a list of texts: {found!r:.100}")
+        return Refusal(line, "bad_annotation", f"{' or '.join(TEXTS)} is not a list of texts: {found!r:.100}")
     cleaned = tuple(dict.fromkeys(text for t in texts if (text := clean_text(t))))
     if not cleaned:
-        return Refused(line, "no_text", "no text with something visible in it")
+        return Refusal(line, "no_text", "no text with something visible in it")
     negatives = record.get("hns") or []
     negatives = [negatives] if isinstance(negatives, str) else negatives
     if not isinstance(negatives, list) or not all(map(_is_path, negatives)):
-        return Refused(line, "bad_annotation", f"hns is not a list of paths: {negatives!r:.100}")
+        return Refusal(line, "bad_annotation", f"hns is not a list of paths: {negatives!r:.100}")
     query, target = named["q_img"], named["t_img"]
     others = tuple(dict.fromkeys(n for n in negatives if n not in (query, target)))
     return Annotation(line, query, target, cleaned, others)

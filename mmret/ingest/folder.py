@@ -75,7 +75,7 @@ class Folder:
         try:
             real, found = self.locate(row.path)
         except Unreadable as why:
-            return row.refused(why.reason, why.detail)
+            return row.refuse(why.reason, why.detail)
         if seen is not None:
             seen.add(os.path.relpath(real, self._real))
         return replace(row, size=found.st_size, mtime_ns=found.st_mtime_ns)
@@ -138,12 +138,12 @@ class ManifestSource(Folder):
             for number, record in read_manifest(self._manifest):
                 line = f"{self._manifest.name}:{number}"
                 if isinstance(record, str):
-                    yield Row(line).refused("bad_manifest_row", record)
+                    yield Row(line).refuse("bad_manifest_row", record)
                     continue
                 try:
                     row = row_of_columns(record)
                 except Unreadable as why:
-                    yield Row(line).refused(why.reason, why.detail)
+                    yield Row(line).refuse(why.reason, why.detail)
                 else:
                     yield self.row_of_file(row, named)
             if self._whole:
@@ -172,9 +172,9 @@ class FolderSource(Folder):
             with open(real, "rb") as file:
                 text = caption_text(file.read(_CAPTION_BYTES + 1))
         except Unreadable as why:
-            return row.refused(why.reason, f"caption file: {why.detail}")
+            return row.refuse(why.reason, f"caption file: {why.detail}")
         except OSError as error:
-            return row.refused("bad_caption", f"caption file: {error.strerror}")
+            return row.refuse("bad_caption", f"caption file: {error.strerror}")
         return replace(row, caption=text)
 
     def _rows_of_tar(self, path: str) -> Iterator[Row]:
@@ -192,4 +192,4 @@ def _stored_name(row: Row) -> Row:
     if encodable(row.path):
         return row
     shown = os.fsencode(row.path).decode("utf-8", "backslashreplace")
-    return Row(shown).refused("bad_file_name", "the file name is not UTF-8")
+    return Row(shown).refuse("bad_file_name", "the file name is not UTF-8")

@@ -22,7 +22,7 @@ _UNINDEXED = 20_000  # rows without an entry in the scalar index before it is bu
 log = logging.getLogger(__name__)
 
 
-def stored(table: Any, shard: str, wanted: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]) -> dict[str, int]:
+def stored_row_ids(table: Any, shard: str, wanted: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]) -> dict[str, int]:
     """Row ids of those images of ``wanted`` that the table holds.
 
     Rows of this shard that are not wanted, and second copies of one image, are deleted: a shard whose manifest or

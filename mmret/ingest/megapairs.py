@@ -23,17 +23,17 @@ from mmret.assemble.triplets import split_of
 from mmret.curation.licences import SEPARATOR
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, pair_id
-from mmret.ingest.annotations import Annotation, Refused, read_annotations
-from mmret.ingest.known import Known
-from mmret.ingest.pool import in_order
+from mmret.ingest.annotations import Annotation, Refusal, read_annotations
+from mmret.ingest.lake_contents import LakeContents
 from mmret.ingest.rows import Row
-from mmret.ingest.seal import hashed
+from mmret.ingest.seal import hash_file
 from mmret.ingest.sources import open_reader
 from mmret.ingest.stage import ingest_shard
 from mmret.lake import IMPORTED, Lake
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TRIPLETS
 from mmret.settings import Profile
+from mmret.threads import in_order
 
 VERSION = "1"
 _PEEKED = 1000
@@ -64,7 +64,7 @@ def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) ->
     totals: Counter[str] = Counter()
     for release in releases:
         _look(release)
-        with Known() as known:
+        with LakeContents() as known:
             own = [p for p in lake.partitions("corpus_manifest") if not p.startswith(release.prefix)]
             for partition in own:
                 known.learn(lake, partition, str(release.images))
@@ -76,7 +76,7 @@ def _look(release: Release) -> None:
     reader, missing = open_reader(str(release.images)), []
     for row in islice(read_annotations(release.annotations), _PEEKED):
         if isinstance(row, Annotation):
-            _, _, failure = hashed(reader, Row(row.query))
+            _, _, failure = hash_file(reader, Row(row.query))
             if failure is None:
                 return
             missing.append(row.query)
@@ -90,7 +90,7 @@ def _look(release: Release) -> None:
 class _Import:
     """One release on its way into a lake."""
 
-    def __init__(self, lake: Lake, release: Release, profile: Profile, known: Known):
+    def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents):
         self.lake, self.release, self.profile, self.known = lake, release, profile, known
         self.root = str(release.images)
         self.reader = open_reader(self.root)
@@ -124,7 +124,7 @@ class _Import:
         facts = self.lake.facts("triplets", partition) if partition.startswith(self.release.prefix) else None
         return facts is not None and facts.inputs == about
 
-    def _write(self, partition: str, chunk: list[Annotation | Refused], about: str) -> None:
+    def _write(self, partition: str, chunk: list[Annotation | Refusal], about: str) -> None:
         """One partition, its triplets last: they are the mark that it is complete."""
         pictures = self._pictures(partition, chunk)
         self.lake.write("corpus_manifest", partition, _table(pictures, CORPUS_MANIFEST), about)
@@ -178,13 +178,13 @@ class _Import:
             counts=counts,
         )
 
-    def _pictures(self, partition: str, chunk: list[Annotation | Refused]) -> list[dict[str, Any]]:
+    def _pictures(self, partition: str, chunk: list[Annotation | Refusal]) -> list[dict[str, Any]]:
         """Rows of CORPUS_MANIFEST of the files that this partition names first."""
         named = dict.fromkeys(path for row in chunk if isinstance(row, Annotation) for path in row.pictures())
         fresh = (Row(path) for path in named if not self.known.seen(self.root, path))
         rows: list[dict[str, Any]] = []
         first: dict[str, str] = {}
-        for row, (image_id, size, failure) in in_order(partial(hashed, self.reader), fresh):
+        for row, (image_id, size, failure) in in_order(partial(hash_file, self.reader), fresh):
             reason, detail = (failure.reason, failure.detail) if failure else (None, None)
             if image_id is not None and self.known.holds(image_id):
                 reason, detail = "duplicate", "the lake holds this picture already"
@@ -217,14 +217,14 @@ class _Import:
             **more,
         }
 
-    def _resolve(self, chunk: list[Annotation | Refused]) -> tuple[list[dict[str, Any]], list[Refused], int]:
+    def _resolve(self, chunk: list[Annotation | Refusal]) -> tuple[list[dict[str, Any]], list[Refusal], int]:
         """Rows with ids in place of paths, the lines that have none, and how many negatives had no picture."""
         accepted: list[dict[str, Any]] = []
-        refused: list[Refused] = []
+        refused: list[Refusal] = []
         dropped = 0
         for row in chunk:
-            made = row if isinstance(row, Refused) else self._pair(row)
-            if isinstance(made, Refused):
+            made = row if isinstance(row, Refusal) else self._pair(row)
+            if isinstance(made, Refusal):
                 refused.append(made)
                 continue
             negatives = [found[0] if (found := self.known.picture(self.root, path)) else None for path in row.negatives]
@@ -234,16 +234,16 @@ class _Import:
         accepted.sort(key=lambda r: (r["query_id"], r["target_id"]))
         return accepted, refused, dropped
 
-    def _pair(self, row: Annotation) -> dict[str, Any] | Refused:
+    def _pair(self, row: Annotation) -> dict[str, Any] | Refusal:
         query, target = (self.known.picture(self.root, path) for path in (row.query, row.target))
         if query is None or target is None:
             missing = row.query if query is None else row.target
-            return Refused(row.line, "picture_missing", f"{missing} is missing or cannot be read")
+            return Refusal(row.line, "picture_missing", f"{missing} is missing or cannot be read")
         if query[0] == target[0]:
-            return Refused(row.line, "target_is_the_query", f"{row.target} is the same picture as {row.query}")
+            return Refusal(row.line, "target_is_the_query", f"{row.target} is the same picture as {row.query}")
         key = pair_id(query[0], target[0])
         if not self.known.add_pair(key):
-            return Refused(row.line, "duplicate_pair", "the lake has a triplet of these two pictures already")
+            return Refusal(row.line, "duplicate_pair", "the lake has a triplet of these two pictures already")
         licences = list(dict.fromkeys((query[1], target[1])))
         licence = licences[0] if len(licences) == 1 else SEPARATOR.join(text or "unknown" for text in licences)
         return {

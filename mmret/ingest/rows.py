@@ -59,7 +59,7 @@ class Row:
     reason: str | None = None
     detail: str | None = None
 
-    def refused(self, reason: str, detail: str) -> Row:
+    def refuse(self, reason: str, detail: str) -> Row:
         return replace(self, reason=reason, detail=detail)
 
 
@@ -90,10 +90,10 @@ def row_of_columns(columns: Mapping[str, Any]) -> Row:
     path = columns[image]
     if not isinstance(path, str) or not path.strip() or not encodable(path):
         raise Unreadable("bad_manifest_row", f"{image} is not a path: {repr(path)[:100]}")
-    return Row(path=path, **described(columns, image))
+    return Row(path=path, **text_columns(columns, image))
 
 
-def described(columns: Mapping[str, Any], image: str | None = None) -> dict[str, str | None]:
+def text_columns(columns: Mapping[str, Any], image: str | None = None) -> dict[str, str | None]:
     """caption, licence, source and extra of one record; ``image`` is the column that named the picture.
 
     Raises Unreadable (``bad_manifest_row``) for a caption that is neither text, a number nor a list of texts.

@@ -18,17 +18,17 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.pool import in_order
 from mmret.ingest.rows import Reader, Row, Source, clean_text
-from mmret.ingest.sealed import COLUMNS, Sealed
+from mmret.ingest.sealed_rows import COLUMNS, SealedRows
 from mmret.ingest.selection import rows_taken
 from mmret.ingest.sources import open_sources
 from mmret.lake import IMPORTED
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
+from mmret.threads import in_order
 
-KNOWN = ("shard", *COLUMNS)
+MANIFEST_COLUMNS = ("shard", *COLUMNS)
 """The columns of the sealed rows that :func:`seal` reads; captions and extra columns need not be loaded."""
 
 _CHUNK = 2**20
@@ -38,7 +38,7 @@ _REPORT_EVERY = 500
 def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Iterator[tuple[str, pa.Table]]:
     """New sealed shards of the sources: (name, rows of CORPUS_MANIFEST), at most ``corpus.shard_size`` rows each.
 
-    ``known`` holds the columns ``KNOWN`` of all rows sealed so far. Yields nothing where nothing is new, and the same
+    ``known`` holds the columns ``MANIFEST_COLUMNS`` of all rows sealed so far. Yields nothing where nothing is new, and the same
     shards again where a run was cut short. A row is one line of a source's manifest or one picture it does not name;
     one that cannot become an image carries the reason. Raises UserError, before anything is yielded, for a source that
     cannot be read.
@@ -47,7 +47,7 @@ def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Ite
     left = None if corpus.images is None else max(0, corpus.images - rows_taken(known, corpus))
     names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORTED))
     shard = 1 + max((int(name.rpartition("-")[2]) for name in names), default=-1)
-    with Sealed(known) as sealed:
+    with SealedRows(known) as sealed:
         rows = islice(_new_rows(sources, sealed, ingest), left)
         while chunk := list(islice(rows, corpus.shard_size)):
             name = f"shard-{shard:05d}"
@@ -56,21 +56,21 @@ def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Ite
             shard += 1
 
 
-def _new_rows(sources: Iterable[Source], sealed: Sealed, ingest: IngestSettings) -> Iterator[dict[str, Any]]:
+def _new_rows(sources: Iterable[Source], sealed: SealedRows, ingest: IngestSettings) -> Iterator[dict[str, Any]]:
     """Records of CORPUS_MANIFEST without shard and position, of the rows that are not sealed yet."""
     found = 0
     for source in sources:
         listed = (_screened(row, ingest) for row in source.rows())
         unsealed = (row for row in listed if not sealed.holds(source.root, row))
-        for row, (image_id, size, failure) in in_order(partial(hashed, source), unsealed):
+        for row, (image_id, size, failure) in in_order(partial(hash_file, source), unsealed):
             if failure is not None:
-                row = row.refused("unreadable", str(failure))
+                row = row.refuse("unreadable", str(failure))
             if sealed.holds_content(source.root, row, image_id):
                 continue
             if row.reason is None and image_id is not None:
                 first = sealed.accept(image_id, row.path)
                 if first is not None:
-                    row = row.refused("duplicate", f"same content as {first}")
+                    row = row.refuse("duplicate", f"same content as {first}")
             yield _record(source.root, row, image_id, size)
             found += 1
             if found % _REPORT_EVERY == 0:
@@ -84,15 +84,15 @@ def _screened(row: Row, ingest: IngestSettings) -> Row:
     if row.reason is not None:
         return row
     if row.size == 0:
-        return row.refused("zero_bytes", "the file is empty")
+        return row.refuse("zero_bytes", "the file is empty")
     if row.size is not None and row.size > ingest.max_bytes:
-        return row.refused("too_many_bytes", f"{row.size} bytes, the limit is {ingest.max_bytes}")
+        return row.refuse("too_many_bytes", f"{row.size} bytes, the limit is {ingest.max_bytes}")
     if row.caption is None:
-        return row.refused("no_caption", "the caption is missing or empty")
+        return row.refuse("no_caption", "the caption is missing or empty")
     return row
 
 
-def hashed(source: Reader, row: Row) -> tuple[str | None, int | None, Unreadable | None]:
+def hash_file(source: Reader, row: Row) -> tuple[str | None, int | None, Unreadable | None]:
     """Content id and size of the file of ``row``; neither is read where a reason other than the caption stands."""
     if row.reason not in (None, "no_caption"):
         return None, row.size, None

@@ -23,7 +23,7 @@ SOURCE_REMOVED, BEYOND_LIMIT = "source_removed", "beyond_limit"
 _DECIDED_HERE = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
 
 
-def removed(corpus: CorpusSettings) -> Callable[[str], bool]:
+def removal_test(corpus: CorpusSettings) -> Callable[[str], bool]:
     """Whether a row with this ``root`` belongs to a source that was removed."""
 
     def seeds(sources: tuple[str, ...]) -> set[int]:
@@ -35,14 +35,14 @@ def removed(corpus: CorpusSettings) -> Callable[[str], bool]:
 
 def rows_taken(known: pa.Table, corpus: CorpusSettings) -> int:
     """Sealed rows that count towards ``corpus.images``; ``known`` needs the column ``root``."""
-    gone = removed(corpus)
+    gone = removal_test(corpus)
     return sum(r["counts"] for r in known["root"].value_counts().to_pylist() if not gone(r["values"]))
 
 
 def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table]]:
     """(shard, rows of CORPUS_MANIFEST) of every sealed shard in which a row is to be taken or left that was not so far."""
     known = lake.read("corpus_manifest", columns=["root", "reason"])
-    gone = removed(corpus)
+    gone = removal_test(corpus)
     within = corpus.images is None or rows_taken(known, corpus) <= corpus.images
     left_out = pc.any(pc.is_in(known["reason"], pa.array([SOURCE_REMOVED, BEYOND_LIMIT]))).as_py()
     if within and not left_out and not any(gone(root) for root in known["root"].unique().to_pylist()):
@@ -57,14 +57,14 @@ def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table
             count += not is_gone
             if row["reason"] not in _DECIDED_HERE:
                 continue
-            reason, detail = _decided(row, is_gone, corpus.images is not None and count > corpus.images, taken)
+            reason, detail = _reason(row, is_gone, corpus.images is not None and count > corpus.images, taken)
             if reason != row["reason"]:
                 row["reason"], row["detail"], changed = reason, detail, True
         if changed:
             yield shard, pa.Table.from_pylist(rows, schema=CORPUS_MANIFEST)
 
 
-def _decided(row: dict[str, Any], is_gone: bool, beyond: bool, taken: dict[str, str]) -> tuple[str | None, str | None]:
+def _reason(row: dict[str, Any], is_gone: bool, beyond: bool, taken: dict[str, str]) -> tuple[str | None, str | None]:
     if is_gone:
         return SOURCE_REMOVED, f"{row['root']} was removed from the lake's sources"
     if beyond:

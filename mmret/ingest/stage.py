@@ -1,4 +1,4 @@
-"""Table ``images``: filled shard by shard, read as a stream in position order or at random by image id.
+"""The stages `corpus_manifest` (seal what the sources hold into shards) and `images` with `rejects` (store a shard's pictures).
 
 Every row of a shard's manifest ends in exactly one of ``images`` and ``rejects``. Pictures are stored as they were
 found and decoded once to prove that they can be. Cost: decoding, in threads (a 256 px JPEG about 1 ms); at most
@@ -8,7 +8,7 @@ about eight times ``BATCH_BYTES`` of memory (0.5 GB, with files of megabytes), w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,21 +18,44 @@ import pyarrow.compute as pc
 from mmret.hashing import content_id
 from mmret.ingest import image_table
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
-from mmret.ingest.pool import in_order
+from mmret.ingest.images import BATCH_BYTES
+from mmret.ingest.seal import MANIFEST_COLUMNS, seal
+from mmret.ingest.selection import reselect
 from mmret.ingest.sources import open_reader
 from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.schemas import IMAGES, IMAGES_INDEX, REJECTS
-from mmret.settings import IngestSettings
+from mmret.settings import IngestSettings, Profile
+from mmret.threads import in_order
 
-BATCH_BYTES = 64 * 2**20
-"""Encoded pictures held at once by one reader or writer; a single larger file still passes, alone."""
 BATCH_ROWS = 1000
 
-STREAMED = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("path", pa.string()), ("data", pa.large_binary())])
-_LOOKUP = 500  # ids in one filter
-
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """What :func:`seal_corpus` did: ``rows`` newly sealed, ``reselected`` shards whose rows are taken or left anew."""
+
+    rows: int
+    reselected: int
+
+
+def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
+    """Bring ``corpus_manifest`` up to what the profile's sources hold and ``corpus`` takes of them.
+
+    Shards that are sealed keep every row; the ones in which another row is taken now than before are written again, then new
+    rows become new shards. A second call does nothing. Raises UserError for a source that cannot be read, before
+    any new shard is written.
+    """
+    rows = reselected = 0
+    for shard, table in reselect(lake, profile.corpus):
+        lake.write("corpus_manifest", shard, table, inputs)
+        reselected += 1
+    for shard, table in seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), profile.corpus, profile.ingest):
+        lake.write("corpus_manifest", shard, table, inputs)
+        rows += table.num_rows
+    return Sealing(rows, reselected)
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:
@@ -44,7 +67,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     manifest = lake.read("corpus_manifest", shard).sort_by("position").to_pylist()
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
     table = lake.lance("images", IMAGES)
-    row_ids = image_table.stored(table, shard, wanted, partial(_wanted_by_any, lake))
+    row_ids = image_table.stored_row_ids(table, shard, wanted, partial(_in_any_shard, lake))
     images: dict[str, Row] = {}
     for image_id, found in image_table.describe(table, row_ids.values()).items():
         if found == _index_row(wanted[image_id], _inspected(found)) and _still_fits(wanted[image_id], found, settings):
@@ -71,7 +94,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     }
 
 
-def _wanted_by_any(lake: Lake, image_ids: list[str]) -> set[str]:
+def _in_any_shard(lake: Lake, image_ids: list[str]) -> set[str]:
     listed = pc.field("image_id").isin(image_ids) & pc.field("reason").is_null()
     return set(lake.read("corpus_manifest", columns=["image_id"], filters=listed)["image_id"].to_pylist())
 
@@ -87,7 +110,7 @@ def _store(
             if row["image_id"] in row_ids:
                 data = image_table.picture(table, row_ids[row["image_id"]])
             else:
-                data = _unchanged(readers[row["root"]], row)
+                data = _file_as_sealed(readers[row["root"]], row)
             return data, inspect(data, settings)
         except Unreadable as why:
             return why
@@ -97,7 +120,7 @@ def _store(
     refused: dict[str, tuple[str, str]] = {}
     batch: list[Row] = []
     held, before, total = 0, len(images), len(images) + len(rows)
-    for at, (row, outcome) in enumerate(in_order(load, rows, lambda row: row["size"], BATCH_BYTES)):
+    for at, (row, outcome) in enumerate(in_order(load, rows, size=lambda row: row["size"], limit=BATCH_BYTES)):
         if isinstance(outcome, Unreadable):
             refused[row["image_id"]] = (outcome.reason, outcome.detail)
         else:
@@ -120,7 +143,7 @@ def _append(table: Any, batch: list[Row], row_ids: dict[str, int], images: dict[
         images[row["image_id"]] = row
 
 
-def _unchanged(reader: Any, row: Row) -> bytes:
+def _file_as_sealed(reader: Any, row: Row) -> bytes:
     """The file of ``row``. Raises Unreadable (``changed_on_disk``) where it is not what was sealed."""
     stream, size = reader.open(row["path"])
     with stream:
@@ -173,60 +196,3 @@ def _reject(row: Row, reason: str, detail: str) -> Row:
         "reason": reason,
         "detail": detail,
     }
-
-
-def read_images(lake: Lake, shard: str, batch_rows: int = 256, ids: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Stream a shard in position order as batches of ``STREAMED``: image_id, caption, path, data.
-
-    A batch holds at most ``batch_rows`` rows and about ``BATCH_BYTES`` of pictures, whichever is reached first; ``ids``
-    restricts the stream. Reads one snapshot of the table, about 1 GB/s.
-    """
-    table = lake.lance("images")
-    rows = table.search().where(f"shard = '{shard}'").select(["image_id", "position"]).with_row_id(True).to_arrow()
-    rows = rows.sort_by("position")
-    stored, row_ids = rows["image_id"].to_pylist(), rows["_rowid"].to_pylist()
-    wanted = None if ids is None else set(ids)
-    sizes = _sizes(lake, shard)
-    batch: list[int] = []
-    held = 0
-    for at, image_id in enumerate(stored):
-        if wanted is not None and image_id not in wanted:
-            continue
-        size = sizes.get(image_id, 0)
-        if batch and (len(batch) == batch_rows or held + size > BATCH_BYTES):
-            yield _take(table, row_ids, stored, batch)
-            batch, held = [], 0
-        batch.append(at)
-        held += size
-    if batch:
-        yield _take(table, row_ids, stored, batch)
-
-
-def images_by_id(lake: Lake, ids: Sequence[str]) -> dict[str, bytes]:
-    """Encoded pictures of ``ids``, whatever their shards; an id the lake does not hold is left out.
-
-    One look-up in the scalar index per 500 ids (about 30 ms for 500 of 300,000).
-    """
-    table = lake.lance("images")
-    unique = list(dict.fromkeys(ids))
-    found: dict[str, bytes] = {}
-    for start in range(0, len(unique), _LOOKUP):
-        listed = ", ".join(f"'{i}'" for i in unique[start : start + _LOOKUP] if i.isalnum())
-        if listed:
-            rows = table.search().where(f"image_id IN ({listed})").select(["image_id", "data"]).to_arrow()
-            found.update(zip(rows["image_id"].to_pylist(), rows["data"].to_pylist(), strict=True))
-    return found
-
-
-def _take(table: object, row_ids: list[int], stored: list[str], batch: list[int]) -> pa.RecordBatch:
-    rows = table.take_row_ids([row_ids[at] for at in batch]).select(STREAMED.names).to_arrow()
-    where = {image_id: i for i, image_id in enumerate(rows["image_id"].to_pylist())}
-    rows = rows.take([where[stored[at]] for at in batch]).select(STREAMED.names).cast(STREAMED)
-    return rows.combine_chunks().to_batches()[0]
-
-
-def _sizes(lake: Lake, shard: str) -> dict[str, int]:
-    if lake.facts("corpus_manifest", shard) is None:
-        return {}
-    manifest = lake.read("corpus_manifest", shard, ["image_id", "size"])
-    return dict(zip(manifest["image_id"].to_pylist(), manifest["size"].to_pylist(), strict=True))

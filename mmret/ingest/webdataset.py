@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.rows import IMAGE_SUFFIXES, Row, described, encodable
+from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, text_columns
 
 _CAPTION_BYTES = 2**20
 
@@ -46,13 +46,13 @@ class TarSource:
             for at, name in enumerate(index.order):
                 if name is None:
                     refused, reason, detail = index.refused[at]
-                    yield Row(refused).refused(reason, detail)
+                    yield Row(refused).refuse(reason, detail)
                     continue
                 row = Row(name, size=index.places[name][1], mtime_ns=mtime_ns)
                 try:
-                    yield replace(row, **self._described(file, index, _key(name)))
+                    yield replace(row, **self._text_columns(file, index, _key(name)))
                 except Unreadable as why:
-                    yield row.refused(why.reason, why.detail)
+                    yield row.refuse(why.reason, why.detail)
 
     def open(self, path: str) -> tuple[BinaryIO, int]:
         place = self._index().places.get(path)
@@ -62,7 +62,7 @@ class TarSource:
         file.seek(place[0])
         return file, place[1]
 
-    def _described(self, file: BinaryIO, index: _Index, key: str) -> dict[str, str | None]:
+    def _text_columns(self, file: BinaryIO, index: _Index, key: str) -> dict[str, str | None]:
         columns: dict[str, Any] = {}
         if place := index.captions.get(key + ".json"):
             try:
@@ -73,7 +73,7 @@ class TarSource:
                 raise Unreadable("bad_caption", f"{key}.json is not an object")
         if place := index.captions.get(key + ".txt"):
             columns = {**columns, "caption": caption_text(_read(file, place))}
-        return described(columns)
+        return text_columns(columns)
 
     def _index(self) -> _Index:
         with self._lock:

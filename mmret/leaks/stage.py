@@ -1,5 +1,4 @@
-"""The leak check on a lake: fingerprints of its pictures kept per shard, those of a benchmark per folder, and their
-meeting.
+"""The stage `leaks`: which pictures of the corpus a benchmark is measured with, so that they are kept out of pairs.
 
 Fingerprints lie at ``<lake>/fingerprints/<shard>.parquet`` and ``<lake>/fingerprints/benchmarks/<name>.parquet``; a
 shard whose images are unchanged, or a folder whose files are (by path, size and time), is not read again.
@@ -16,11 +15,11 @@ import pyarrow.parquet as pq
 
 from mmret.atomic import replacing
 from mmret.encode.protocol import Encoder, load_encoder
-from mmret.encode.stage import read_vectors
+from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.ingest.decode import open_rgb
-from mmret.ingest.stage import read_images
+from mmret.ingest.images import read_images
 from mmret.lake import Facts, Lake
 from mmret.leaks.find import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.schemas import LEAKS
@@ -50,7 +49,7 @@ def lake_leaks(
 def write_leaks(lake: Lake, profile: Profile, inputs: str) -> Facts:
     """Write table ``leaks``; empty, and nothing read, where the settings name no benchmark.
 
-    Towers trained by the lake are not asked: a small corpus teaches them to put different pictures together.
+    Vectors of towers that the lake trained are not compared: a small corpus teaches them to put different pictures together.
     """
     benchmarks = profile.leaks.benchmarks
     encoder = profile.encoders["clip_image"] if profile.towers is None else None
@@ -63,7 +62,7 @@ def _with_stored_vectors(lake: Lake, corpus: pa.Table) -> pa.Table:
     parts = [read_vectors(lake, shard, "clip_image") for shard in lake.partitions("clip_image")]
     place = {image_id: at for at, image_id in enumerate(i for ids, _ in parts for i in ids)}
     stored = np.concatenate([vectors for _, vectors in parts])
-    return _appended(corpus, stored[[place[i] for i in corpus["image_id"].to_pylist()]])
+    return _with_vector_column(corpus, stored[[place[i] for i in corpus["image_id"].to_pylist()]])
 
 
 def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
@@ -74,17 +73,12 @@ def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
     for start in range(0, len(pictures), model.batch_size):
         rows = pictures[start : start + model.batch_size]
         vectors[rows] = model.encode_images([open_rgb((folder / names[row]).read_bytes()) for row in rows])
-    return _appended(table, vectors)
+    return _with_vector_column(table, vectors)
 
 
-def _appended(table: pa.Table, vectors: np.ndarray) -> pa.Table:
+def _with_vector_column(table: pa.Table, vectors: np.ndarray) -> pa.Table:
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     return table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
-
-
-def leaked_ids(table: pa.Table) -> frozenset[str]:
-    """Image ids to keep out of pairs."""
-    return frozenset(table["image_id"].to_pylist())
 
 
 def corpus_fingerprints(lake: Lake) -> pa.Table:
@@ -92,7 +86,7 @@ def corpus_fingerprints(lake: Lake) -> pa.Table:
     parts = [FINGERPRINTS.empty_table()]
     for shard in lake.partitions("images"):
         ids = lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
-        parts.append(_kept(lake.root / "fingerprints" / f"{shard}.parquet", fingerprint(ALGORITHM, ids),
+        parts.append(_cached(lake.root / "fingerprints" / f"{shard}.parquet", fingerprint(ALGORITHM, ids),
                            lambda shard=shard: fingerprints(_pictures(lake, shard))))  # fmt: skip
     return pa.concat_tables(parts)
 
@@ -104,7 +98,7 @@ def benchmark_fingerprints(lake: Lake, name: str, folder: str | Path) -> pa.Tabl
                      for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())  # fmt: skip
     if not listing:
         raise UserError(f"leak check: no pictures of {name} under {root}")
-    return _kept(lake.root / "fingerprints" / "benchmarks" / f"{name}.parquet",
+    return _cached(lake.root / "fingerprints" / "benchmarks" / f"{name}.parquet",
                  fingerprint(ALGORITHM, str(root.absolute()), listing), lambda: folder_fingerprints(root))  # fmt: skip
 
 
@@ -113,7 +107,7 @@ def _pictures(lake: Lake, shard: str) -> Iterator[tuple[str, bytes]]:
         yield from zip(batch.column("image_id").to_pylist(), batch.column("data").to_pylist(), strict=True)
 
 
-def _kept(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
+def _cached(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
     """The table at ``path`` if it was made from the same, else a new one, written beside and renamed."""
     if path.is_file():
         table = pq.read_table(path)

@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 import torch
 
 from mmret import progress
-from mmret.encode.stage import of_model, read_vectors, vector_table
+from mmret.encode.vectors import read_vectors, rows_of_model, vector_table
 from mmret.lake import Lake
 from mmret.mine.merge import neighbours
-from mmret.mine.operands import gathered
+from mmret.mine.operands import exact_of_few
 from mmret.mine.toplists import edges_of_band
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, IndexSettings, MineSettings
@@ -51,7 +51,7 @@ def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band
     ids, vectors = read_vectors(lake, shard, signal)
     table = vector_table(lake, shard, signal)
     build(table, settings.index, vectors.shape[1])
-    search = _Search(table, f"shard <= '{shard}' AND {of_model(lake.facts(signal, shard).notes['model'])}", settings, band)
+    search = _Search(table, f"shard <= '{shard}' AND {rows_of_model(lake.facts(signal, shard).notes['model'])}", settings, band)
     shard_of: dict[str, str] = dict.fromkeys(ids, shard)
 
     def edges() -> Iterator[pa.Table]:
@@ -114,7 +114,7 @@ class _Search:
         vectors = hits["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
         rough = np.einsum("nd,nd->n", queries.astype(np.float32)[at], vectors.astype(np.float32))
         keep = np.flatnonzero(rough > self.low - _ROUNDING)
-        scores = gathered(
+        scores = exact_of_few(
             torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(vectors[keep]), at[keep], np.arange(len(keep))
         )
         keep, scores = keep[scores > self.low], scores[scores > self.low]

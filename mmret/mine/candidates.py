@@ -4,7 +4,7 @@ The file of shard s holds, for the images of s, their best targets among the sha
 every earlier shard their best targets in s. So a shard added to N images costs N x dN comparisons, no older file
 changes, and the neighbours of a shard are the merge of the files that speak of it (:mod:`mmret.mine.merge`).
 
-Memory: two shards' vectors, their sketches, one tile, the own lists, 40 bytes for each id seen, and the edges as they
+Memory: two shards' vectors, their sketches, one tile, the new shard's lists, 40 bytes for each id seen, and the edges as they
 are yielded. :func:`candidate_tables` gives one table per pair of shards, so that a caller that writes as it goes
 holds no more whatever the corpus.
 """
@@ -21,7 +21,7 @@ from mmret import progress
 from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.mine.operands import Matrix
-from mmret.mine.ordering import Texts, order, within_group
+from mmret.mine.ordering import Texts, order, place_in_group
 from mmret.mine.tiles import between, tile_rows, within
 from mmret.mine.toplists import Edges, TopLists, edges_of_band
 from mmret.schemas import CANDIDATES
@@ -38,38 +38,38 @@ class ShardVectors:
 
 
 def candidates(
-    own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
+    new: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
 ) -> pa.Table:
-    """All candidate edges that shard ``own`` is responsible for, schema ``CANDIDATES``.
+    """All candidate edges that shard ``new`` is responsible for, schema ``CANDIDATES``.
 
     ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table
     holds the best ``settings.k`` targets in the band and the best ``settings.k`` above it, among the comparisons of
     this call. Raises UserError for vectors that have no cosine similarity, that are missing or that changed width.
     """
-    return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(own, earlier, settings, bands)])
+    return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(new, earlier, settings, bands)])
 
 
 def candidate_tables(
-    own: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
+    new: ShardVectors, earlier: Iterable[ShardVectors], settings: MineSettings, bands: Mapping[Signal, BandSettings]
 ) -> Iterator[pa.Table]:
-    """The rows of :func:`candidates`, one table per earlier shard (its side) and ``own``'s last."""
+    """The rows of :func:`candidates`, one table per earlier shard (its side) and ``new``'s last."""
     for signal in settings.signals:
         if signal not in bands:
             raise UserError(f"mine.bands has no band for {signal}: set low and high, for example 0.8 and 0.96")
-    mine = _Prepared(own, settings)
-    lists = {signal: _OwnLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
+    mine = _SortedShard(new, settings)
+    lists = {signal: _ShardLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
     for signal in settings.signals:
         lists[signal].compare_within()
-    known = set(own.ids)
+    known = set(new.ids)
     for shard in earlier:
         if twice := known.intersection(shard.ids):
-            raise UserError(f"image {min(twice)} is in {shard.shard} and in {own.shard}: an image belongs to one shard")
-        theirs = _Prepared(shard, settings)
+            raise UserError(f"image {min(twice)} is in {shard.shard} and in {new.shard}: an image belongs to one shard")
+        theirs = _SortedShard(shard, settings)
         yield pa.concat_tables([lists[signal].compare_with(theirs) for signal in settings.signals])
     yield pa.concat_tables([lists[signal].table() for signal in settings.signals])
 
 
-class _Prepared:
+class _SortedShard:
     """A shard sorted by id, so that among equal scores the smaller row number is the smaller id."""
 
     def __init__(self, shard: ShardVectors, settings: MineSettings):
@@ -92,15 +92,15 @@ class _Prepared:
         return Matrix(vectors if in_order else vectors[self.by_id], self.ids, signal, self.tile, self.device)
 
 
-class _OwnLists:
-    """The own lists in one signal. Their floors rise from shard to shard and spare the work that cannot matter."""
+class _ShardLists:
+    """The lists of the new shard's images in one signal. Their floors rise from shard to shard and spare what cannot matter."""
 
-    def __init__(self, mine: _Prepared, signal: str, k: int, band: BandSettings):
+    def __init__(self, mine: _SortedShard, signal: str, k: int, band: BandSettings):
         self.mine, self.signal, self.k, self.band = mine, signal, k, band
         self.matrix = mine.matrix(signal)
         self.ids = [mine.ids]  # of the shards compared so far; targets are numbered through
         self.rows, self.targets, self.scores = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32)
-        self._settled = 0
+        self._rows_after_cut = 0
         self.floor = self.above_floor = None
 
     def compare_within(self) -> None:
@@ -108,8 +108,8 @@ class _OwnLists:
         within(self.matrix, lists, self._tick())
         self._take(lists, 0)
 
-    def compare_with(self, theirs: _Prepared) -> pa.Table:
-        """Take what ``theirs`` offers to the own lists; return the candidates of its side."""
+    def compare_with(self, theirs: _SortedShard) -> pa.Table:
+        """Take what ``theirs`` offers to the new shard's lists; return the candidates of its side."""
         matrix = theirs.matrix(self.signal)
         if matrix.width != self.matrix.width:
             raise UserError(
@@ -126,8 +126,8 @@ class _OwnLists:
         return _table(theirs.shard.shard, theirs.ids, self.signal, edges, Texts(self.mine.ids), self.band)
 
     def table(self) -> pa.Table:
-        """The own side, complete."""
-        self._settle()
+        """The candidates of the new shard's images, complete."""
+        self._cut_lists()
         edges = Edges(self.rows, self.targets, self.scores)
         return _table(self.mine.shard.shard, self.mine.ids, self.signal, edges, self._names(), self.band)
 
@@ -143,21 +143,21 @@ class _OwnLists:
         self.rows = np.concatenate([self.rows, edges.rows])
         self.targets = np.concatenate([self.targets, edges.targets.astype(np.int64) + offset])
         self.scores = np.concatenate([self.scores, edges.scores])
-        if offset and len(self.rows) > 2 * self._settled:
-            self._settle()
+        if offset and len(self.rows) > 2 * self._rows_after_cut:
+            self._cut_lists()
 
-    def _settle(self) -> None:
+    def _cut_lists(self) -> None:
         """Cut the lists over all shards so far to ``k`` in the band and ``k`` above it, and raise the floors."""
         by = order(self.rows, self.scores, lambda at: self._names().take(self.targets[at]))
         rows, scores = self.rows[by], self.scores[by]
         above = scores >= edges_of_band(self.band)[1]
-        rank = within_group(rows * 2 + ~above)
+        rank = place_in_group(rows * 2 + ~above)
         for side, floor in ((~above, self.floor), (above, self.above_floor)):
             last = side & (rank == self.k - 1)
             floor[rows[last]] = np.maximum(floor[rows[last]], scores[last])
         keep = rank < self.k
         self.rows, self.targets, self.scores = rows[keep], self.targets[by][keep], scores[keep]
-        self._settled = len(self.rows)
+        self._rows_after_cut = len(self.rows)
 
     def _tick(self, other: str | None = None) -> Callable[[], None]:
         done, total = 0, len(self.matrix.blocks)

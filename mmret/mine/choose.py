@@ -17,12 +17,17 @@ growing corpus keeps the pairs it has (their descriptions are paid for):
 4. Hard negatives of a pair are drawn by the same kind of hash among all candidates that are no target of the query,
    not a near-duplicate of the query or of the target, and share no caption with either.
 
-Cost: about 1 us per neighbour row; text is touched once per image, pairs are numbers.
+What is guaranteed of near-duplicates, given the bands: no negative is one of its target, whatever the lists say, for that
+is computed (:mod:`mmret.mine.negatives`). No target and no negative is one of the query as far as the lists know: those of
+the exact kernel know all once :func:`mmret.mine.negatives.beyond_full_lists` has completed the full ones, as it does on a
+lake; an index may miss some, and its recall is measured.
+
+Cost: about 1 us per neighbour row and the cosines of ``negatives``; text is touched once per image, pairs are numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -31,12 +36,11 @@ import pyarrow.compute as pc
 
 from mmret.hashing import hash64, pair_draws, pair_id
 from mmret.mine.images import Images
-from mmret.mine.ordering import arrange, distinct, within_group
-from mmret.mine.scores import SCORES, pair_scores
+from mmret.mine.negatives import Negatives, PairsOfQueries, Score, hard_negatives
+from mmret.mine.ordering import arrange, distinct, place_in_group
+from mmret.mine.scores import SCORES
 from mmret.schemas import PAIRS, SIGNALS
-from mmret.settings import MineSettings
-
-__all__ = ["REASONS", "choose", "pair_scores"]
+from mmret.settings import BandSettings, MineSettings
 
 REASONS = ("chosen", "near_duplicate", "near_identical_caption", "identical_caption", "not_near", "beyond_targets_per_query")
 """What becomes of a retrieved (query, target), each exactly one of these."""
@@ -48,26 +52,26 @@ _ROWS = 1_000_000  # neighbour rows worked on at a time
 def choose(
     neighbours: pa.Table,
     captions: Mapping[str, str] | pa.Table,
-    score: Callable[[pa.Table], pa.Table],
+    score: Score,
     settings: MineSettings,
-    near_duplicates: pa.Table | None = None,
+    bands: Mapping[str, BandSettings] | None = None,
 ) -> tuple[pa.Table, dict[str, int]]:
     """Pairs of the queries in ``neighbours`` (schema ``NEIGHBOURS``, any row order), schema ``PAIRS``, and counts.
 
     captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` choices are stable under
-    growth. score: called once with (query_id, target_id) of the chosen pairs, returns their three score columns in
-    that order. near_duplicates: more rows of the same schema, for instance those above the band in other shards, that
-    are only asked whether a negative is a near-duplicate of its target; without them only ``neighbours`` is.
+    growth. score: from (query_id, target_id) of any two images to their three score columns, in that order; called once,
+    and again only where a pair draws many near-duplicates of its target. bands: those that ``neighbours`` were mined with,
+    by which scores tell near-duplicates; without them only the lists do.
 
     The counts hold, for every reason in ``REASONS``, the distinct (query, target) retrieved that came to it, their sum
     ``retrieved``, and ``queries_without_candidates``: queries with neighbours none of which can be a target.
-    The table is sorted by query and target id.
+    The table is sorted by query and target id. Raises ValueError where ``score`` does not answer row by row.
     """
     if not neighbours.num_rows:
         return PAIRS.empty_table(), {**dict.fromkeys(REASONS, 0), "retrieved": 0, "queries_without_candidates": 0}
-    images = Images(neighbours, captions, near_duplicates)
+    images = Images(neighbours, captions)
     slices = [_choose_slice(part, images, settings) for part in _slices(neighbours, images)]
-    table = _table(slices, images, score)
+    table = _table(slices, images, hard_negatives([s.pairs for s in slices], images, score, bands or {}, settings))
     fates = np.bincount(np.concatenate([s.fates for s in slices]), minlength=len(REASONS)).tolist()
     queries = sum(s.number for s in slices)
     return table, {
@@ -110,19 +114,17 @@ def _slices(neighbours: pa.Table, images: Images) -> Iterator[_Rows]:
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """Pairs of a slice: ``signals`` a bit per signal, ``negatives`` numbers of images, ``counts`` of them per pair."""
+class _Slice:
+    """What was chosen for the queries of a slice: ``signals`` a bit per signal of each pair, ``fates`` of all retrieved
+    (places in ``REASONS``), ``number`` of queries seen."""
 
-    queries: np.ndarray
-    targets: np.ndarray
+    pairs: PairsOfQueries
     signals: np.ndarray
-    negatives: np.ndarray
-    counts: np.ndarray
-    fates: np.ndarray  # of all retrieved, places in REASONS
-    number: int  # queries seen
+    fates: np.ndarray
+    number: int
 
 
-def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Chosen:
+def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice:
     number = 1 + np.count_nonzero(np.diff(rows.queries))
     rows = rows.where(rows.above | np.isin(rows.signals, [SIGNALS.index(s) for s in settings.signals]))
     keys, pair_of = distinct(images.key(rows.queries, rows.targets))
@@ -146,17 +148,19 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Chose
     )
 
     ready = np.flatnonzero(fates == _BEYOND)
-    priority = pair_draws(images.words[queries[ready]], images.words[targets[ready]], np.uint64(hash64(f"{settings.seed} target")))
+    priority = pair_draws(
+        images.hashes[queries[ready]], images.hashes[targets[ready]], np.uint64(hash64(f"{settings.seed} target"))
+    )
     late = np.maximum(images.shards[targets[ready]], images.shards[queries[ready]])
     ready = ready[np.lexsort((priority, late, queries[ready]))]
-    fates[ready[within_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
+    fates[ready[place_in_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
 
     chosen, pool = np.flatnonzero(fates == _CHOSEN), np.flatnonzero(np.isin(fates, (_BEYOND, _FAR)))
-    negatives, counts = _negatives(queries[chosen], targets[chosen], queries[pool], targets[pool], images, settings)
     inside = ~rows.above
     bits = np.zeros(len(keys), np.int64)
     np.bitwise_or.at(bits, pair_of[inside], 1 << rows.signals[inside].astype(np.int64))
-    return _Chosen(queries[chosen], targets[chosen], bits[chosen], negatives, counts, fates, number)
+    pairs = PairsOfQueries(queries[chosen], targets[chosen], queries[pool], targets[pool])
+    return _Slice(pairs, bits[chosen], fates, number)
 
 
 def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
@@ -173,44 +177,21 @@ def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
     return near
 
 
-def _negatives(
-    queries: np.ndarray, targets: np.ndarray, pool_queries: np.ndarray, pool: np.ndarray, images: Images, settings: MineSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hard negatives of each pair from its query's pool: numbers of images, and how many of them each pair has."""
-    first = np.searchsorted(pool_queries, queries)
-    sizes = np.searchsorted(pool_queries, queries, side="right") - first
-    pair = np.repeat(np.arange(len(queries)), sizes)
-    candidate = pool[np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(first, sizes)]
-    allowed = ~(images.same_caption(targets[pair], candidate) | images.near_duplicates(targets[pair], candidate))
-    pair, candidate = pair[allowed], candidate[allowed]
-    own = pair_draws(images.words[queries], images.words[targets], np.uint64(hash64(f"{settings.seed} negatives")))
-    priority = pair_draws(own[pair], images.words[candidate], np.uint64(0))
-    by = arrange((pair.astype(np.uint64) << np.uint64(40)) | (priority >> np.uint64(24)), lambda at: priority[at])
-    pair, candidate = pair[by], candidate[by]
-    keep = within_group(pair) < settings.hard_negatives
-    return candidate[keep], np.bincount(pair[keep], minlength=len(queries))
-
-
-def _table(slices: list[_Chosen], images: Images, score: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    queries, targets, bits, negatives, counts = (
-        np.concatenate([getattr(s, name) for s in slices]) for name in ("queries", "targets", "signals", "negatives", "counts")
-    )
-    pairs = pa.table({"query_id": images.names.take(pa.array(queries)), "target_id": images.names.take(pa.array(targets))})
-    scores = score(pairs)
-    if scores.num_rows != pairs.num_rows:
-        raise ValueError(f"score() returned {scores.num_rows} rows for {pairs.num_rows} pairs")
+def _table(slices: list[_Slice], images: Images, chosen: Negatives) -> pa.Table:
+    queries, targets = (np.concatenate([getattr(s.pairs, name) for s in slices]) for name in ("queries", "targets"))
+    pairs = {"query_id": images.names.take(pa.array(queries)), "target_id": images.names.take(pa.array(targets))}
     sets = pa.array(
         [[s for at, s in enumerate(SIGNALS) if bit >> at & 1] for bit in range(1 << len(SIGNALS))], pa.list_(pa.string())
     )
-    starts = pa.array(np.append(0, np.cumsum(counts)), pa.int32())
+    starts = pa.array(np.append(0, np.cumsum(chosen.counts)), pa.int32())
     names = zip(pairs["query_id"].to_pylist(), pairs["target_id"].to_pylist(), strict=True)
     return pa.table(
         {
             "pair_id": pa.array([pair_id(query, target) for query, target in names], pa.string()),
-            **{name: pairs[name] for name in ("query_id", "target_id")},
-            "signals": sets.take(pa.array(bits)),
-            **{name: scores[name] for name in SCORES},
-            "hard_negatives": pa.ListArray.from_arrays(starts, images.names.take(pa.array(negatives))),
+            **pairs,
+            "signals": sets.take(pa.array(np.concatenate([s.signals for s in slices]))),
+            **{name: chosen.scores[name] for name in SCORES},
+            "hard_negatives": pa.ListArray.from_arrays(starts, images.names.take(pa.array(chosen.negatives))),
         },
         schema=PAIRS,
     )

@@ -1,5 +1,4 @@
-"""The images that neighbours speak of, as numbers, with what choosing must know of each: caption, shard,
-near-duplicates.
+"""The images that neighbours name, as numbers, with what choosing must know of each: caption, shard, near-duplicates.
 
 Text is touched once per image here, so that the choice among tens of millions of pairs is arithmetic.
 """
@@ -14,28 +13,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.hashing import hash64
-from mmret.mine.ordering import alphabetical, numbered
+from mmret.mine.ordering import number_texts, text_ranks
 
 
 class Images:
-    """All images that are spoken of, numbered in the order of their ids, and what is known of each."""
+    """All images that a table ``NEIGHBOURS`` names, numbered in the order of their ids.
 
-    def __init__(self, neighbours: pa.Table, captions: Mapping[str, str] | pa.Table, near_duplicates: pa.Table | None):
-        tables = [neighbours.select(["query_id", "target_id"])]
-        if near_duplicates is not None:
-            tables.append(near_duplicates.filter(near_duplicates["above_band"]).select(["query_id", "target_id"]))
-        table = pa.concat_tables(tables)
-        both = pa.chunked_array([*table["query_id"].chunks, *table["target_id"].chunks], pa.string())
-        self.names, numbers = numbered(both)
-        one, other = np.split(numbers, 2)
-        rows = neighbours.num_rows
-        self.queries, self.targets = one[:rows], other[:rows]
-        above = np.append(neighbours["above_band"].to_numpy(), np.ones(len(one) - rows, bool))
-        one, other = one[above], other[above]
+    ``queries``, ``targets`` (rows,) int64: the numbers in each row of it; ``names``: ids by number; ``captions``, ``shards``
+    int64 and ``hashes`` uint64 (images,): equal numbers for equal captions (-1: none), shards in their order, hashes of the ids.
+    """
+
+    def __init__(self, neighbours: pa.Table, captions: Mapping[str, str] | pa.Table):
+        both = pa.chunked_array([*neighbours["query_id"].chunks, *neighbours["target_id"].chunks], pa.string())
+        self.names, numbers = number_texts(both)
+        self.queries, self.targets = np.split(numbers, 2)
+        above = neighbours["above_band"].to_numpy()
+        one, other = self.queries[above], self.targets[above]
         self.duplicates = np.sort(np.concatenate([self.key(one, other), self.key(other, one)]))
         self.duplicated = np.zeros(len(self.names), bool)
         self.duplicated[one] = self.duplicated[other] = True
-        self.words = np.array([hash64(name) for name in self.names.to_pylist()], np.uint64)
+        self.hashes = np.array([hash64(name) for name in self.names.to_pylist()], np.uint64)
         self._describe(captions)
 
     def _describe(self, captions: Mapping[str, str] | pa.Table) -> None:
@@ -45,12 +42,14 @@ class Images:
             )
         at = pc.index_in(self.names, value_set=captions["image_id"].combine_chunks())
         texts: dict[str, int] = {"": -1}
-        self.captions = np.array([texts.setdefault(plain(text), len(texts)) for text in captions["caption"].take(at).to_pylist()])
+        self.captions = np.array(
+            [texts.setdefault(comparable(text), len(texts)) for text in captions["caption"].take(at).to_pylist()]
+        )
         self.shards = np.zeros(len(self.names), np.int64)
         if "shard" in captions.column_names:
             shards = captions["shard"].take(at)
             known = shards.is_valid().to_numpy()
-            self.shards[known] = alphabetical(shards.filter(shards.is_valid()))
+            self.shards[known] = text_ranks(shards.filter(shards.is_valid()))
 
     def key(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """One number for an ordered pair."""
@@ -69,6 +68,6 @@ class Images:
         return result
 
 
-def plain(caption: str | None) -> str:
+def comparable(caption: str | None) -> str:
     """A caption as it is compared: compatibility forms, case and white space do not count."""
     return " ".join(unicodedata.normalize("NFKC", caption or "").casefold().split())

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from mmret.encode.bands import propose
 from mmret.encode.protocol import Encoder
-from mmret.encode.stage import read_vectors
+from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.hashing import uniform
 from mmret.lake import Lake
-from mmret.mine.bands import propose
 from mmret.settings import BandSettings, MineSettings
 
 COPIES = 256  # pictures whose near-duplicates are looked at
@@ -43,9 +43,17 @@ def bands_of(lake: Lake, settings: MineSettings, load: Load) -> dict[str, LakeBa
     """
     bands = {}
     for signal in settings.signals:
-        wish = settings.bands.get(signal, BandSettings())
-        bands[signal] = _proposal(lake, signal, load) if wish == "proposed" else LakeBand(wish, "set")
+        setting = settings.bands.get(signal, BandSettings())
+        bands[signal] = _proposal(lake, signal, load) if setting == "proposed" else LakeBand(setting, "set")
     return bands
+
+
+def mined_bands(lake: Lake, shard: str) -> dict[str, BandSettings]:
+    """The bands that the candidates of ``shard`` were mined with, by signal. Raises UserError where there are none yet."""
+    facts = lake.facts("candidates", shard)
+    if facts is None:
+        raise UserError(f"{shard} has no candidates yet: run `mmret run --lake {lake.root}` first")
+    return {signal: BandSettings(low=low, high=high) for signal, (low, high) in facts.notes["bands"].items()}
 
 
 def _proposal(lake: Lake, signal: str, load: Load) -> LakeBand:
@@ -65,11 +73,11 @@ def _proposal(lake: Lake, signal: str, load: Load) -> LakeBand:
     if mined and mined.notes.get("band_sources", {}).get(signal) == source:
         low, high = mined.notes["bands"][signal]
         return LakeBand(BandSettings(low=low, high=high), source)
-    return LakeBand(proposed(lake, signal, load), source)
+    return LakeBand(propose_band(lake, signal, load), source)
 
 
-def proposed(lake: Lake, signal: str, load: Load) -> BandSettings:
-    """The band that the oldest shard's vectors propose for ``signal`` (see :func:`mmret.mine.bands.propose`)."""
+def propose_band(lake: Lake, signal: str, load: Load) -> BandSettings:
+    """The band that the oldest shard's vectors propose for ``signal`` (see :func:`mmret.encode.bands.propose`)."""
     oldest = lake.shards()[0]
     ids, vectors = read_vectors(lake, oldest, signal)
     if signal == "caption":  # two captions are near-duplicates where they are one and the same to the model
@@ -81,14 +89,14 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     """(COPIES,) cosines of pictures and nearly identical copies of them, as this model sees them."""
     import torch
 
-    from mmret.ingest.stage import read_images
-    from mmret.towers.augment import NEAR_DUPLICATE, seeded, views
+    from mmret.ingest.images import read_images
+    from mmret.towers.augment import NEAR_DUPLICATE, seeded_generator, views
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])
     scores = []
     for number, rows in enumerate(read_images(lake, shard, min(32, encoder.batch_size), chosen)):
         pixels = torch.stack([encoder.preprocess(data.as_py()) for data in rows["data"]])
-        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE, seeded("copies", number)))
+        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE, seeded_generator("copies", number)))
         scores.append((encoder.encode_images(pixels) * copies).sum(1))
     return np.concatenate(scores)
 

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.ordering import arrange, as_text, numbered, of_one_width, order, within_group
+from mmret.mine.ordering import arrange, as_text, number_texts, of_one_width, order, place_in_group
 from mmret.schemas import NEIGHBOURS, SIGNALS
 
-ROWS_HELD = 8_000_000  # edges that may wait beyond twice the merged lists or the first file, however many files there are
+ROWS_WAITING = 8_000_000  # edges that may wait beyond twice the merged lists or the first file, however many files there are
 BLOCK = 65_536  # edges sorted at once; a list is never split
 _COLUMNS = ["query_id", "signal", "target_id", "score", "above_band"]
 
@@ -36,14 +36,14 @@ def neighbours(edges: Iterable[pa.Table], k: int) -> pa.Table:
     """
     held, waiting = [], 0  # merged lists or the first file, then the files that wait and their rows
     for table in edges:
-        if held and waiting > held[0].num_rows + ROWS_HELD:
-            held, waiting = [_merged(held, k)], 0
+        if held and waiting > held[0].num_rows + ROWS_WAITING:
+            held, waiting = [_merge(held, k)], 0
         waiting += table.num_rows if held else 0
         held.append(table)
-    return _merged(held, k) if held else NEIGHBOURS.empty_table()
+    return _merge(held, k) if held else NEIGHBOURS.empty_table()
 
 
-def _merged(parts: list[pa.Table], k: int) -> pa.Table:
+def _merge(parts: list[pa.Table], k: int) -> pa.Table:
     edges = pa.concat_tables([part.select(_COLUMNS) for part in parts])
     batches = [batch for batch in edges.to_batches() if batch.num_rows]
     if len(batches) > len(parts) * len(SIGNALS) * 2 + edges.num_rows // BLOCK:  # crumbs cost more than a copy
@@ -88,7 +88,7 @@ def _pieces(batches: list[pa.RecordBatch]) -> _Pieces:
         above.append(side[begins])
         queries.append(by_query.values.take(pa.array(np.searchsorted(by_query.run_ends, begins, "right"))))
         offset += batch.num_rows
-    names, number = numbered(pa.chunked_array(queries, pa.string()))
+    names, number = number_texts(pa.chunked_array(queries, pa.string()))
     lists = (number * len(SIGNALS) + np.concatenate(signals)) * 2 + np.concatenate(above)
     by = arrange(lists.astype(np.uint64))
     return _Pieces(np.concatenate(starts)[by], np.concatenate(lengths)[by], lists[by], names)
@@ -111,14 +111,14 @@ def _cut(batches: list[pa.RecordBatch], k: int) -> Iterator[pa.RecordBatch]:
         spans = [(at, rows[bounds[at] : bounds[at + 1]] - offsets[at]) for at in np.flatnonzero(np.diff(bounds))]
         scores = np.concatenate([all_scores[at][own] for at, own in spans])
         targets = pa.concat_arrays([all_targets[at].take(pa.array(own)) for at, own in spans])
-        yield _sorted(lists, scores, targets, names, k)
+        yield _sort(lists, scores, targets, names, k)
 
 
-def _sorted(lists: np.ndarray, scores: np.ndarray, targets: pa.Array, names: pa.Array, k: int) -> pa.RecordBatch:
+def _sort(lists: np.ndarray, scores: np.ndarray, targets: pa.Array, names: pa.Array, k: int) -> pa.RecordBatch:
     """Edges of whole lists, sorted, each once, cut to ``k``."""
     by = order(lists - lists.min(), scores, lambda at: as_text(targets.take(pa.array(at))))
     by = by[~_repeated(lists[by], scores[by], by, targets)]
-    rank = within_group(lists[by])
+    rank = place_in_group(lists[by])
     keep = rank < k
     by, rank = by[keep], rank[keep]
     lists = lists[by]

@@ -30,7 +30,7 @@ NORM_TOLERANCE = 0.01
 GROUP = 32
 """A sketch is padded with zeros to a multiple of so many rows, so that tiles fall into whole groups of columns."""
 
-_CHUNK = 65_536  # pairs gathered at a time on a GPU
+_CHUNK = 65_536  # pairs exact_of_few at a time on a GPU
 _ROTATION = 64  # width of the Hadamard block
 _SLACK = 2e-4  # float32 error of the rotation, both sides, with room
 
@@ -114,10 +114,10 @@ def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.
         return np.zeros(0, np.float32)
     if a.device.type == "cpu" and _sampled_products():
         return _sampled(a.double(), b.double(), i, j).to(torch.float32).numpy()
-    return gathered(a, b, i, j)
+    return exact_of_few(a, b, i, j)
 
 
-def gathered(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def exact_of_few(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """:func:`exact` for few pairs of many rows, ``i`` in any order: little memory, ten times the time a pair."""
     left, right = (torch.from_numpy(np.require(x, np.int64, ["C", "W"])).to(a.device) for x in (i, j))
     step = 2048 if a.device.type == "cpu" else _CHUNK

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.toplists import ordered
+from mmret.mine.toplists import sortable
 
 
 def order(groups: np.ndarray, scores: np.ndarray, ids: Callable[[np.ndarray], pa.Array | pa.ChunkedArray]) -> np.ndarray:
@@ -20,12 +20,12 @@ def order(groups: np.ndarray, scores: np.ndarray, ids: Callable[[np.ndarray], pa
 
     groups: (n,) integers in [0, 2**31); scores: (n,) float32 above -4; ``ids(positions)`` returns the ids at positions.
     """
-    distance = int(ordered(np.float32(4))) - ordered(scores)
+    distance = int(sortable(np.float32(4))) - sortable(scores)
     if len(distance):
         distance -= distance.min()
     bits = int(distance.max(initial=0)).bit_length()  # few where scores are alike, so that positions fit beside them
     key = (groups.astype(np.uint64) << np.uint64(bits)) | distance.astype(np.uint64)
-    return arrange(key, lambda at: alphabetical(ids(at)))
+    return arrange(key, lambda at: text_ranks(ids(at)))
 
 
 def arrange(key: np.ndarray, ties: Callable[[np.ndarray], np.ndarray] = lambda positions: positions) -> np.ndarray:
@@ -52,7 +52,7 @@ def arrange(key: np.ndarray, ties: Callable[[np.ndarray], np.ndarray] = lambda p
     return permutation
 
 
-def numbered(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+def number_texts(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """Distinct ids in the order of their bytes, and for each row the place of its id among them, (n,) int64."""
     coded = (ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])).dictionary_encode().unify_dictionaries()
     if not coded.num_chunks:
@@ -108,9 +108,9 @@ def as_text(ids: pa.Array) -> pa.Array:
     return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), ids.buffers()[1])
 
 
-def alphabetical(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def text_ranks(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """(n,) ranks of text: equal for equal text, ascending in the order of its bytes."""
-    return numbered(ids)[1]
+    return number_texts(ids)[1]
 
 
 def distinct(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +123,7 @@ def distinct(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ordered_key[first], place
 
 
-def within_group(groups: np.ndarray) -> np.ndarray:
+def place_in_group(groups: np.ndarray) -> np.ndarray:
     """Position of each row inside its run of equal ``groups``: 0, 1, 2, ..."""
     if not len(groups):
         return np.zeros(0, np.int64)

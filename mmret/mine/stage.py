@@ -1,11 +1,11 @@
-"""Mining as it runs on a lake: which tables a shard's candidates, neighbours and pairs are read from and written to.
+"""The stages `candidates`, `neighbours` and `pairs`: which tables of a lake each reads and writes.
 
 Memory: the vectors of two shards, one tile of similarities and the shard's own edges; :mod:`mmret.mine.tiles` has the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
@@ -13,38 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret import progress
-from mmret.encode.stage import read_vectors
-from mmret.errors import UserError
+from mmret.ingest.pair_images import image_ids, read_images_of
 from mmret.lake import Facts, Lake
-from mmret.lake.inputs import read_inputs
+from mmret.lake.inputs import LINKED, linked_shards, read_inputs
 from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
-from mmret.mine.choose import choose, pair_scores
-from mmret.mine.lake_bands import Load, bands_of
+from mmret.mine.choose import choose
+from mmret.mine.lake_bands import Load, bands_of, mined_bands
+from mmret.mine.lake_vectors import one_model, part, shard_vectors
 from mmret.mine.merge import neighbours
+from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.recall import exact_lists, in_band_recall, sample
+from mmret.mine.scores import pair_scores
 from mmret.schemas import SIGNALS
-from mmret.settings import BandSettings, MineSettings
-
-
-def shard_vectors(lake: Lake, shard: str, signals: Iterable[str] = SIGNALS) -> ShardVectors:
-    """All signals' vectors of a shard, in position order."""
-    read = {signal: read_vectors(lake, shard, signal) for signal in signals}
-    ids = next(iter(read.values()))[0]
-    return ShardVectors(shard, ids, {signal: vectors for signal, (_, vectors) in read.items()})
-
-
-def one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None:
-    """Raise UserError where two shards' vectors of one signal come from different models: their cosines mean nothing."""
-    for signal in signals:
-        models = {s: facts.notes["model"] for s in shards if (facts := lake.facts(signal, s))}
-        if len(set(models.values())) > 1:
-            (one, first), *others = models.items()
-            other, second = next((s, m) for s, m in others if m != first)
-            raise UserError(
-                f"{signal}: {one} was encoded by {first}, {other} by {second}; the weights were changed in place: "
-                f"delete {lake.path(signal, one).parent} and run again, and every shard is encoded by today's"
-            )
+from mmret.settings import MineSettings
 
 
 def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
@@ -80,14 +62,6 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
     return lake.write("candidates", shard, edges, inputs, **notes)
 
 
-def part(shard: ShardVectors, ids: Iterable[str]) -> ShardVectors:
-    """The images ``ids`` of a shard."""
-    place = {name: at for at, name in enumerate(shard.ids)}
-    ids = list(ids)
-    rows = [place[name] for name in ids]
-    return ShardVectors(shard.shard, ids, {signal: vectors[rows] for signal, vectors in shard.vectors.items()})
-
-
 def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
     """Per signal the share of the exact in-band neighbours that table ``neighbours`` has, for a sample of the whole lake.
 
@@ -106,10 +80,7 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
         [name for p in parts for name in p.ids],
         {s: np.concatenate([p.vectors[s] for p in parts]) for s in settings.signals},
     )
-    bands = {
-        signal: BandSettings(low=low, high=high)
-        for signal, (low, high) in lake.facts("candidates", shards[0]).notes["bands"].items()
-    }
+    bands = mined_bands(lake, shards[0])
     exact = exact_lists(queries, (shard_vectors(lake, s, settings.signals) for s in shards), settings, bands)
     found = lake.read("neighbours", shards, filters=pc.field("query_id").isin(queries.ids))
     return in_band_recall(found, exact, settings.signals)
@@ -125,7 +96,7 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
     done = _files_merged_before(lake, shard, inputs, files)
     linked = {s for s in lake.shards() if s <= shard}
     if done:
-        linked |= set(lake.facts("neighbours", shard).notes.get("linked_shards", files[:done]))
+        linked |= set(lake.facts("neighbours", shard).notes.get(LINKED, files[:done]))
 
     def parts() -> Iterator[pa.Table]:
         if done:
@@ -138,7 +109,7 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
 
     merged = neighbours(parts(), settings.k)
     in_band = pc.sum(pc.invert(merged["above_band"])).as_py() or 0
-    notes = {"in_band": in_band, "above_band": merged.num_rows - in_band, "linked_shards": sorted(linked)}
+    notes = {"in_band": in_band, "above_band": merged.num_rows - in_band, LINKED: sorted(linked)}
     return lake.write("neighbours", shard, merged, inputs, **notes)
 
 
@@ -155,23 +126,34 @@ def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) 
 
 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
-    """Choose targets and hard negatives for the images of ``shard``."""
-    retrieved = lake.read("neighbours", shard)
+    """Choose targets and hard negatives for the images of ``shard``.
+
+    Reads the shard's neighbours and the bands noted with its candidates, the leaks, and of the shards that the neighbours point
+    to the captions of the images they name and the vectors of all signals: once for the scores, and again where a list above the
+    band is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and those
+    of the images that chosen pairs and the candidates for their negatives name. Noted are the shards whose images the pairs
+    name (``linked_shards``). Raises UserError for vectors of different models.
+    """
+    linked = linked_shards(lake, "neighbours", shard)
+    one_model(lake, linked, SIGNALS)
+
+    def score(pairs: pa.Table) -> pa.Table:
+        return pair_scores(pairs, (shard_vectors(lake, s) for s in linked))
+
+    bands, lists = mined_bands(lake, shard), lake.read("neighbours", shard)
+    retrieved = pa.concat_tables([lists, beyond_full_lists(lists, score, bands, settings.k)])
     leaked = lake.read("leaks", columns=["image_id"])["image_id"]
     clean = pc.invert(pc.or_(*(pc.is_in(retrieved[side], leaked) for side in ("query_id", "target_id"))))
     found = retrieved.filter(clean)
-    named = pc.unique(pa.chunked_array([*found["query_id"].chunks, *found["target_id"].chunks], type=pa.string()))
-    captions = lake.read("images", columns=["image_id", "caption", "shard"], filters=pc.field("image_id").isin(named))
-
-    one_model(lake, lake.shards(), SIGNALS)
-
-    def score(pairs: pa.Table) -> pa.Table:
-        return pair_scores(pairs, (shard_vectors(lake, s) for s in lake.shards()))
-
-    chosen, reasons = choose(found, captions, score, settings)
+    images = read_images_of(lake, found, ("caption", "shard"), linked)
+    chosen, reasons = choose(found, images, score, settings, bands)
     if dropped := retrieved.num_rows - found.num_rows:
         reasons["benchmark_picture"] = dropped
-    images = lake.facts("images", shard).rows
-    return lake.write(
-        "pairs", shard, chosen, inputs, queries=pc.count_distinct(chosen["query_id"]).as_py(), images=images, reasons=reasons
-    )
+    paired = images.filter(pc.is_in(images["image_id"], value_set=image_ids(chosen)))
+    notes = {
+        "queries": pc.count_distinct(chosen["query_id"]).as_py(),
+        "images": lake.facts("images", shard).rows,
+        "reasons": reasons,
+        LINKED: sorted(pc.unique(paired["shard"]).to_pylist()),
+    }
+    return lake.write("pairs", shard, chosen, inputs, **notes)

@@ -63,9 +63,9 @@ def _scan(matrix: Matrix, rows: list[list[_Tile]], tick: Callable[[], None]) -> 
     scans = local()
 
     def work(tile: _Tile) -> None:
-        if not hasattr(scans, "own"):
-            scans.own = _Scan(matrix)
-        scans.own.tile(*tile)
+        if not hasattr(scans, "scan"):
+            scans.scan = _Scan(matrix)
+        scans.scan.tile(*tile)
 
     if threads == 1:
         for row in rows:
@@ -104,7 +104,9 @@ class _Scan:
             i, j, products = i[upper], j[upper], products[upper]
         rows, columns = i + left.start, j + right.start
         score, error = products * np.float32(unit), left.error[i] + right.error[j] + np.float32(1e-6)
-        maybe = left_lists.wanted(rows, score + error, score - error) | right_lists.wanted(columns, score + error, score - error)
+        maybe = left_lists.could_enter(rows, score + error, score - error) | right_lists.could_enter(
+            columns, score + error, score - error
+        )
         if not maybe.any():
             return
         i, j, rows, columns = i[maybe], j[maybe], rows[maybe], columns[maybe]

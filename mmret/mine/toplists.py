@@ -34,14 +34,14 @@ def edges_of_band(band: BandSettings) -> tuple[np.float32, np.float32]:
     return np.float32(band.low), np.float32(band.high)
 
 
-def ordered(scores: np.ndarray) -> np.ndarray:
+def sortable(scores: np.ndarray) -> np.ndarray:
     """float32 to int64 that sort alike."""
     bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.int32).astype(np.int64)  # + 0 makes -0.0 a 0.0
     return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
-def unordered(codes: np.ndarray) -> np.ndarray:
-    """Inverse of :func:`ordered`."""
+def from_sortable(codes: np.ndarray) -> np.ndarray:
+    """Inverse of :func:`sortable`."""
     return np.where(codes < 0, -codes | 0x80000000, codes).astype(np.uint32).view(np.float32)
 
 
@@ -67,38 +67,38 @@ class TopLists:
         self.floor = np.full(rows, self.low) if floor is None else floor.copy()
         self.above_floor = np.full(rows, self.high) if above_floor is None else above_floor.copy()
         self._target_bits = max(targets - 1, 1).bit_length()
-        self._score_bits = int(ordered(_TOP) - ordered(self.low)).bit_length()
+        self._score_bits = int(sortable(_TOP) - sortable(self.low)).bit_length()
         if min(rows, tile).bit_length() + self._score_bits + self._target_bits > 64:
             raise UserError(f"a shard of {targets} images is too large for a band from {band.low}: use smaller shards")
-        self._above_code = int(ordered(_TOP) - ordered(self.high))  # a code up to this one is above the band
+        self._above_code = int(sortable(_TOP) - sortable(self.high))  # a code up to this one is above the band
         blocks = -(-rows // tile)
         self._cut: list[np.ndarray] = [np.zeros(0, np.uint64) for _ in range(blocks)]
         self._waiting: list[list[np.ndarray]] = [[] for _ in range(blocks)]
         self._locks = [Lock() for _ in range(blocks)]
         self._rows = rows
 
-    def wanted(self, rows: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    def could_enter(self, rows: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
         """Mask of the pairs that could enter, knowing only that the score lies between ``lower`` and ``upper``."""
         inside = (upper >= self.floor[rows]) & (lower < self.high)
         return (inside | (upper >= self.above_floor[rows])) & (upper > self.low)
 
     def add(self, block: int, rows: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> None:
         """Offer scored pairs whose rows all lie in ``block``; several threads may do so at once."""
-        keep = (scores > self.low) & self.wanted(rows, scores, scores)
+        keep = (scores > self.low) & self.could_enter(rows, scores, scores)
         rows, targets, scores = rows[keep], targets[keep], scores[keep]
         if not len(rows):
             return
         key = (rows - block * self.tile).astype(np.int64) << self._score_bits
-        key |= ordered(_TOP) - ordered(scores)
+        key |= sortable(_TOP) - sortable(scores)
         key = key.astype(np.uint64) << np.uint64(self._target_bits)
         key |= targets.astype(np.uint64)
         height = min(self.tile, self._rows - block * self.tile)
         with self._locks[block]:
             self._waiting[block].append(key)
             if sum(map(len, self._waiting[block])) > max(_BATCH, height * self.k):
-                self._settle(block)
+                self._cut_lists(block)
 
-    def _settle(self, block: int) -> None:
+    def _cut_lists(self, block: int) -> None:
         """Merge what waits into the block's list, cut it, raise the floors."""
         if not self._waiting[block]:
             return
@@ -115,9 +115,9 @@ class TopLists:
         position = np.arange(len(keys)) - np.repeat(starts[:-1], counts)
         rank = np.where(above, position, position - np.repeat(above_counts, counts))
         full = np.flatnonzero(counts - above_counts >= self.k)
-        self.floor[first + full] = unordered(ordered(_TOP) - codes[starts[full] + above_counts[full] + self.k - 1])
+        self.floor[first + full] = from_sortable(sortable(_TOP) - codes[starts[full] + above_counts[full] + self.k - 1])
         full = np.flatnonzero(above_counts >= self.k)
-        self.above_floor[first + full] = unordered(ordered(_TOP) - codes[starts[full] + self.k - 1])
+        self.above_floor[first + full] = from_sortable(sortable(_TOP) - codes[starts[full] + self.k - 1])
         self._cut[block] = keys[rank < self.k]
 
     def _codes(self, keys: np.ndarray) -> np.ndarray:
@@ -128,11 +128,11 @@ class TopLists:
         """All lists, cut; the object is spent."""
         rows, targets, scores = [], [], []
         for block in range(len(self._cut)):
-            self._settle(block)
+            self._cut_lists(block)
             keys, self._cut[block] = self._cut[block], np.zeros(0, np.uint64)
             rows.append((keys >> np.uint64(self._score_bits + self._target_bits)).astype(np.int32) + block * self.tile)
             targets.append((keys & np.uint64((1 << self._target_bits) - 1)).astype(np.int32))
-            scores.append(unordered(ordered(_TOP) - self._codes(keys)))
+            scores.append(from_sortable(sortable(_TOP) - self._codes(keys)))
         if not rows:
             return Edges(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
         return Edges(np.concatenate(rows).astype(np.int32), np.concatenate(targets), np.concatenate(scores))

@@ -19,7 +19,7 @@ from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.folder import ManifestSource
 from mmret.ingest.manifest_files import SUFFIXES, read_manifest
-from mmret.ingest.rows import Source, described
+from mmret.ingest.rows import Source, text_columns
 from mmret.ingest.sources import open_source
 
 TEXT_COLUMNS = ("query", "instruction", "sentence")
@@ -75,7 +75,7 @@ def _text_records(path: Path) -> Iterator[Record]:
 def _text_of(columns: dict[str, Any]) -> tuple[str | None, str | None]:
     """Text of a record, or why it has none that can be read."""
     try:
-        own = described(columns)["caption"]
+        own = text_columns(columns)["caption"]
     except Unreadable as error:
         return None, error.reason
     return own or next((v for name in TEXT_COLUMNS if isinstance(v := columns.get(name), str)), None), None

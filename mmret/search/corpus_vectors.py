@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mmret.atomic import replacing
 from mmret.errors import UserError
-from mmret.ingest.stage import read_images
+from mmret.ingest.images import read_images
 from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.search.encoder import Encoder

@@ -1,1 +1,4 @@
-"""The demo's own similarity models, trained on the corpus itself."""
+"""The demo's own similarity models: tiny CLIP and DINOv2 towers, trained on the corpus itself."""
+
+TOWERS_VERSION = "1"
+"""Raised when the code changes what towers are trained to; part of what stage `towers` is computed from."""

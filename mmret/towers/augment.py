@@ -40,7 +40,7 @@ NEAR_DUPLICATE = Views(zoom=0.98, shift=0.005, light=0.01)
 """What a re-encoded or slightly cropped copy looks like; its similarity to the picture is where a band must end."""
 
 
-def seeded(*key: object) -> torch.Generator:
+def seeded_generator(*key: object) -> torch.Generator:
     """A generator whose stream depends on ``key`` only."""
     return torch.Generator().manual_seed(int(uniform(*key) * 2**62))
 

@@ -19,7 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
-from mmret.towers.augment import CAPTIONED, seeded, views
+from mmret.towers.augment import CAPTIONED, seeded_generator, views
 from mmret.towers.corpus import TowerCorpus
 from mmret.towers.pretrain import batch_rows
 
@@ -84,8 +84,8 @@ def caption_loss(
 
     def loss(step: int) -> Tensor:
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "clip")]
-        pictures = views(corpus.pixels[rows], CAPTIONED, seeded(settings.seed, "clip", step))
-        image = model.get_image_features(preprocessing.normalised(pictures)).pooler_output
+        pictures = views(corpus.pixels[rows], CAPTIONED, seeded_generator(settings.seed, "clip", step))
+        image = model.get_image_features(preprocessing.normalise(pictures)).pooler_output
         text = model.get_text_features(ids[rows, : int(lengths[rows].max())]).pooler_output
         same = caption_number[rows]
         return contrastive(

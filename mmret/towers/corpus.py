@@ -8,18 +8,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmret.encode.pixels import Preprocessing
-from mmret.encode.threads import in_order
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, uniform
 from mmret.ingest.decode import open_rgb
+from mmret.ingest.images import read_images
 from mmret.lake import Lake
+from mmret.threads import in_order
 
 Captioned = tuple[str, bytes, str]
 """image_id, encoded picture, caption."""
@@ -47,10 +47,8 @@ def distinct_words(captions: Iterable[str]) -> int:
     return sum(count > 1 for count in counts.values())
 
 
-def sampled(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Captioned]:
+def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Captioned]:
     """The ``max_images`` images of the lake with the lowest ids, shard by shard."""
-    from mmret.ingest.stage import read_images
-
     index = lake.read("images", columns=["image_id", "shard"])
     chosen = sorted(index["image_id"].to_pylist())[:max_images]
     wanted = set(chosen)
@@ -59,7 +57,7 @@ def sampled(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Capt
             yield from zip(batch["image_id"].to_pylist(), batch["data"].to_pylist(), batch["caption"].to_pylist(), strict=True)
 
 
-def decoded(images: Iterable[Captioned], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
+def decode_images(images: Iterable[Captioned], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
     """Decode ``images`` in threads, sort them by id and keep the ``max_images`` lowest.
 
     About 4 % of them, at most 400, are held out by a coin of (seed, id). Raises UserError for fewer than two pictures.
@@ -68,8 +66,8 @@ def decoded(images: Iterable[Captioned], preprocessing: Preprocessing, max_image
     def small(image: Captioned) -> tuple[str, Tensor, str]:
         return image[0], preprocessing.pixels(open_rgb(image[1])), image[2] or ""
 
-    with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
-        rows = sorted(in_order(pool, small, images), key=lambda row: row[0])[:max_images]
+    workers = max(1, min(4, torch.get_num_threads()))
+    rows = sorted((row for _, row in in_order(small, images, workers, 64)), key=lambda row: row[0])[:max_images]
     if len(rows) < 2:
         raise UserError(
             f"towers are trained on the corpus itself, which has {len(rows)} usable images: add images, "

@@ -18,7 +18,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
-from mmret.towers.augment import PATTERN, seeded, views
+from mmret.towers.augment import PATTERN, seeded_generator, views
 from mmret.towers.corpus import TowerCorpus
 from mmret.towers.pretrain import batch_rows
 
@@ -62,9 +62,9 @@ def pattern_loss(
 
     def loss(step: int) -> Tensor:
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "dino")]
-        generator = seeded(settings.seed, "dino", step)
+        generator = seeded_generator(settings.seed, "dino", step)
         pair = torch.cat([views(corpus.pixels[rows], PATTERN, generator) for _ in range(2)])
-        return nt_xent(normalize(model(preprocessing.normalised(pair)).pooler_output))
+        return nt_xent(normalize(model(preprocessing.normalise(pair)).pooler_output))
 
     return loss
 

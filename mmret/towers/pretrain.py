@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmret.atomic import replacing
-from mmret.towers.augment import seeded
+from mmret.towers.augment import seeded_generator
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -47,7 +47,7 @@ def batch_rows(n: int, batch: int, step: int, seed: int, task: str) -> Tensor:
     ``batch``."""
     batch = min(batch, n)
     epoch, at = divmod(step, n // batch)
-    order = torch.randperm(n, generator=seeded(seed, task, "epoch", epoch))
+    order = torch.randperm(n, generator=seeded_generator(seed, task, "epoch", epoch))
     return order[at * batch : (at + 1) * batch]
 
 

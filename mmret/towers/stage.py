@@ -1,4 +1,8 @@
-"""The towers of a lake as a pinned model: trained once on the images of the day, then named by the digest of their weights."""
+"""The stage `towers`: the lake's own similarity models, trained once on its images and then left as they are.
+
+A corpus that grows does not train them again, or every vector would be computed again; they go by the digest of their weights.
+Cost: see :mod:`mmret.towers.train`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ import pyarrow as pa
 from mmret.lake import Facts, Lake
 from mmret.schemas import TOWERS
 from mmret.settings import Profile
-from mmret.towers.train import train_towers
+from mmret.towers.corpus import sample_images
+from mmret.towers.train import train
 
 
-def pin_towers(lake: Lake, profile: Profile, inputs: str) -> Facts:
-    """Train the profile's towers, if it has any, and write the ``towers`` table: one row per signal with its proposed band."""
+def train_towers(lake: Lake, profile: Profile, inputs: str) -> Facts:
+    """Train the profile's towers, if it has any, into ``<lake>/towers`` and write the table ``towers``: one row per signal with
+    its proposed band, and what ``towers.json`` says in the notes.
+
+    Towers that were trained from the same ``inputs`` are kept as they are. Raises UserError for fewer than two pictures.
+    """
     if profile.towers is None:
         return lake.write("towers", "all", TOWERS.empty_table(), inputs)
-    made = train_towers(lake, profile.towers, inputs)
-    return lake.write("towers", "all", pa.Table.from_pylist(made.pop("rows"), TOWERS), inputs, **made)
+    record = train(sample_images(lake, profile.towers.max_images), profile.towers, lake.root / "towers", inputs)
+    return lake.write("towers", "all", pa.Table.from_pylist(record.pop("rows"), TOWERS), inputs, **record)

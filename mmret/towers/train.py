@@ -25,18 +25,17 @@ from torch.nn.functional import normalize
 
 from mmret import progress
 from mmret.atomic import replacing_folder, write_text
-from mmret.encode import TOWERS_VERSION
+from mmret.encode.bands import propose
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
 from mmret.encode.revision import folder_revision
 from mmret.hashing import fingerprint
-from mmret.lake import Lake
-from mmret.mine.bands import propose
 from mmret.settings import BandSettings, TowerSettings
+from mmret.towers import TOWERS_VERSION
 from mmret.towers import clip as clip_tower
 from mmret.towers import dino as dino_tower
-from mmret.towers.augment import NEAR_DUPLICATE, seeded, views
-from mmret.towers.corpus import Captioned, TowerCorpus, decoded, distinct_words, sampled
+from mmret.towers.augment import NEAR_DUPLICATE, seeded_generator, views
+from mmret.towers.corpus import Captioned, TowerCorpus, decode_images, distinct_words
 from mmret.towers.pretrain import Plan, fit
 from mmret.towers.tokenizer import train_tokenizer
 
@@ -57,28 +56,23 @@ def steps(epochs: int, images: int, words: int, settings: TowerSettings) -> int:
     return wanted if settings.max_steps is None else min(wanted, settings.max_steps)
 
 
-def train_towers(lake: Lake, settings: TowerSettings, inputs: str) -> dict[str, Any]:
-    """Train the lake's towers into ``<lake>/towers``; facts as in ``towers.json`` and ``rows`` of the towers table.
-
-    ``inputs`` names the wish: towers that are there under the same name are returned as they are.
-    """
-    return train(sampled(lake, settings.max_images), settings, lake.root / "towers", inputs)
-
-
 def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, inputs: str = "") -> dict[str, Any]:
     """Train both towers on (image_id, encoded picture, caption) and write ``folder``/clip, dino and towers.json.
 
-    Raises UserError for fewer than two pictures. Working files lie in ``<folder>.work`` until the end.
+    Returns what ``towers.json`` holds: ``rows`` of the table ``towers``, the numbers of images, words and steps, losses, recall
+    in percent among the images held out, seconds and settings. Towers in ``folder`` that were trained with the same settings
+    and ``inputs`` are not trained again. Raises UserError for fewer than two pictures. Working files lie in ``<folder>.work``
+    until the end.
     """
-    record, work = folder / "towers.json", folder.with_name(f"{folder.name}.work")
-    wish = fingerprint(TOWERS_VERSION, settings.model_dump(), inputs)
-    if record.is_file() and (made := json.loads(record.read_text()))["wish"] == wish:
-        return made
+    path, work = folder / "towers.json", folder.with_name(f"{folder.name}.work")
+    made_from = fingerprint(TOWERS_VERSION, settings.model_dump(), inputs)
+    if path.is_file() and (record := json.loads(path.read_text()))["wish"] == made_from:
+        return record
     started = time.perf_counter()
     progress.advance("towers", 0, None, "reading the corpus")
     pixels = from_image_processor(clip_tower.image_processor(settings).to_dict())
-    corpus = decoded(images, pixels, settings.max_images, settings.seed)
-    key = fingerprint(wish, corpus.key)
+    corpus = decode_images(images, pixels, settings.max_images, settings.seed)
+    key = fingerprint(made_from, corpus.key)
     trained = len(corpus.train)
     words = distinct_words(corpus.captions)
     plans = {
@@ -118,12 +112,12 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
 
     def see(name: str) -> Callable[[Tensor], Tensor]:
         forward = {
-            "clip": lambda x: clip.get_image_features(pixels.normalised(x)).pooler_output,
-            "dino": lambda x: dino(dino_pixels.normalised(x)).pooler_output,
+            "clip": lambda x: clip.get_image_features(pixels.normalise(x)).pooler_output,
+            "dino": lambda x: dino(dino_pixels.normalise(x)).pooler_output,
         }[name]
-        return lambda x: _embedded(forward, x, settings.batch_size)
+        return lambda x: _embed(forward, x, settings.batch_size)
 
-    text = _embedded(
+    text = _embed(
         lambda rows: clip.get_text_features(tokens[0][rows, : int(tokens[1][rows].max())]).pooler_output,
         torch.arange(len(corpus.ids)),
         settings.batch_size,
@@ -147,27 +141,27 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
             }
         )
     out = corpus.held_out
-    made = {
-        "wish": wish,
+    record = {
+        "wish": made_from,
         "rows": rows,
         "images": trained,
         "held_out": len(out),
         "distinct_words": words,
         "steps": {name: plan.steps for name, plan in plans.items()},
-        "losses": {"clip": _thinned(clip_losses), "dino": _thinned(dino_losses)},
+        "losses": {"clip": _thin_out(clip_losses), "dino": _thin_out(dino_losses)},
         "retrieval": clip_tower.recalls(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])
         if len(out)
         else {},
         "seconds": round(time.perf_counter() - started, 1),
         "settings": settings.model_dump(),
     }
-    write_text(record, json.dumps(made, indent=1))
+    write_text(path, json.dumps(record, indent=1))
     shutil.rmtree(work, ignore_errors=True)
-    return made
+    return record
 
 
 @torch.inference_mode()
-def _embedded(forward: Callable[[Tensor], Tensor], inputs: Tensor, batch: int) -> Tensor:
+def _embed(forward: Callable[[Tensor], Tensor], inputs: Tensor, batch: int) -> Tensor:
     """Unit vectors (n, d) of the rows of ``inputs``."""
     return torch.cat([normalize(forward(part)) for part in inputs.split(batch)])
 
@@ -175,11 +169,11 @@ def _embedded(forward: Callable[[Tensor], Tensor], inputs: Tensor, batch: int) -
 def _self_similarity(see: Callable[[Tensor], Tensor], corpus: TowerCorpus, settings: TowerSettings) -> tuple[Tensor, Tensor]:
     """All image vectors, and for a sample the cosine between a picture and a nearly identical copy of it."""
     vectors = see(corpus.pixels)
-    sample = torch.randperm(len(vectors), generator=seeded(settings.seed, "near"))[:NEAR_DUPLICATES]
-    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE, seeded(settings.seed, "copies")))
+    sample = torch.randperm(len(vectors), generator=seeded_generator(settings.seed, "near"))[:NEAR_DUPLICATES]
+    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE, seeded_generator(settings.seed, "copies")))
     return vectors, (vectors[sample] * copies).sum(dim=1)
 
 
-def _thinned(losses: list[float], points: int = 100) -> list[tuple[int, float]]:
+def _thin_out(losses: list[float], points: int = 100) -> list[tuple[int, float]]:
     stride = max(1, len(losses) // points)
     return [(i, round(losses[i], 4)) for i in [*range(0, len(losses) - 1, stride), len(losses) - 1]]

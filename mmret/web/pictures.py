@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from mmret.ingest.decode import Unreadable, open_rgb
-from mmret.ingest.stage import images_by_id
+from mmret.ingest.images import images_by_id
 from mmret.lake import Lake
 
 SIDES = (160, 512)

@@ -6,7 +6,7 @@ import pytest
 
 from bench.rescaling import STAGES, change, documented, run
 from mmret.freshness.survey import survey
-from mmret.ingest.seal import KNOWN, seal
+from mmret.ingest.seal import MANIFEST_COLUMNS, seal
 from mmret.ingest.selection import reselect
 from mmret.lake.configuration import resolve
 from mmret.settings import parse_override
@@ -51,7 +51,7 @@ def test_a_corpus_that_grows_or_shrinks_makes_stale_what_the_table_says(lake, ar
     settings = resolve(lake, **choice)[0]
     for shard, rows in [
         *reselect(lake, settings.corpus),
-        *seal(lake.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest),
+        *seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), settings.corpus, settings.ingest),
     ]:
         lake.write("corpus_manifest", shard, rows, inputs="")
     touched = dict.fromkeys(STAGES, 0)

@@ -18,11 +18,12 @@ from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.lake import Lake
 from mmret.schemas import SIGNALS, TOWERS
-from mmret.settings import TowerSettings
+from mmret.settings import TowerSettings, load_profile
 from mmret.towers import pretrain
 from mmret.towers import train as towers
 from mmret.towers.corpus import Captioned
-from mmret.towers.train import steps, train, train_towers
+from mmret.towers.stage import train_towers
+from mmret.towers.train import steps, train
 from tests.encode.conftest import CHECKOUT, corpus, encoded, noise
 
 TINY = TowerSettings(image_size=16, width=16, layers=1, heads=2, projection=8, vocabulary=540, batch_size=8, max_steps=5)
@@ -145,8 +146,8 @@ def test_other_settings_do_not_resume_from_the_old_state(tmp_path: Path, monkeyp
 def test_a_lakes_towers_see_its_lowest_ids(make_lake: Callable[..., Lake], tmp_path: Path) -> None:
     lake = make_lake(corpus(20))
     limited = TINY.model_copy(update={"max_images": 12})
-    made = train_towers(lake, limited, "inputs")
-    assert made["images"] == 12 and [row["signal"] for row in made["rows"]] == list(SIGNALS)
+    facts = train_towers(lake, load_profile("demo").model_copy(update={"towers": limited}), "inputs")
+    assert facts.notes["images"] == 12 and lake.read("towers")["signal"].to_pylist() == list(SIGNALS)
     train(sorted(images(20))[:12], limited, tmp_path / "same", "inputs")
     assert weights(lake.root / "towers") == weights(tmp_path / "same")
 

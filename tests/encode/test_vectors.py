@@ -10,7 +10,8 @@ import pytest
 
 from mmret.encode import stage as vectors
 from mmret.encode.protocol import load_encoder
-from mmret.encode.stage import encode_shard, read_vectors, vector_table
+from mmret.encode.stage import encode_shard
+from mmret.encode.vectors import read_vectors, vector_table
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.schemas import SIGNALS

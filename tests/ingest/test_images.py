@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 
 from mmret.hashing import content_id
-from mmret.ingest import image_table
-from mmret.ingest import stage as images
+from mmret.ingest import image_table, stage
+from mmret.ingest import images as pictures
 from mmret.ingest.decode import inspect, open_rgb
+from mmret.ingest.images import images_by_id, read_images
 from mmret.ingest.seal import seal
-from mmret.ingest.stage import images_by_id, ingest_shard, read_images
+from mmret.ingest.stage import ingest_shard
 from mmret.lake import Lake
 from mmret.progress import reporting
 from mmret.schemas import IMAGES_INDEX
@@ -136,7 +137,8 @@ def test_pictures_come_back_as_they_were_in_order_and_at_random(tmp_path: Path):
 
 def test_batches_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     captioned(tmp_path / "c", {f"{i}.png": png(i, (40, 40)) for i in range(6)})
-    monkeypatch.setattr(images, "BATCH_BYTES", 2 * len(png(0, (40, 40))) + 100)
+    for module in (stage, pictures):
+        monkeypatch.setattr(module, "BATCH_BYTES", 2 * len(png(0, (40, 40))) + 100)
     lake = Lake(tmp_path / "lake")
     ingest(lake, tmp_path / "c")
     assert [b.num_rows for b in read_images(lake, "shard-00000")] == [2, 2, 2]
@@ -149,7 +151,7 @@ def test_a_killed_run_repeated_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, stored: bool
 ):
     captioned(tmp_path / "c", {f"{i}.png": png(i) if i % 4 else b"broken" * i for i in range(11)})
-    monkeypatch.setattr(images, "BATCH_ROWS", 3)
+    monkeypatch.setattr(stage, "BATCH_ROWS", 3)
     whole, lake = Lake(tmp_path / "whole"), Lake(tmp_path / "killed")
     ingest(whole, tmp_path / "c")
     append, calls = image_table.append, []

@@ -14,7 +14,7 @@ from mmret.cli import app
 from mmret.errors import UserError
 from mmret.export.megapairs import export_megapairs
 from mmret.ingest import megapairs
-from mmret.ingest.annotations import Annotation, Refused, read_annotations
+from mmret.ingest.annotations import Annotation, Refusal, read_annotations
 from mmret.ingest.megapairs import Release, import_release
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -212,7 +212,7 @@ def test_both_names_of_the_texts_and_one_text_alone_are_read(tmp_path):
     file.write_text('{"q_img": "a", "t_img": "b", "q_texts": " one  text ", "hns": ["a", "c", "c", "b"]}\n\n[1]\n')
     found = list(read_annotations(file))
     assert found[0] == Annotation(1, "a", "b", ("one text",), ("c",))
-    assert isinstance(found[1], Refused) and found[1].line == 3
+    assert isinstance(found[1], Refusal) and found[1].line == 3
 
 
 def test_the_version_is_part_of_what_a_partition_is_made_from(exported, profile, tmp_path, monkeypatch):

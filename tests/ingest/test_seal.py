@@ -17,7 +17,7 @@ from mmret.hashing import content_id
 from mmret.ingest import seal as manifest
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.folder import Folder
-from mmret.ingest.seal import KNOWN, seal
+from mmret.ingest.seal import MANIFEST_COLUMNS, seal
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
 from tests.ingest.files import captioned, jsonl, png, tar, write
@@ -28,7 +28,7 @@ NOTHING = CORPUS_MANIFEST.empty_table()
 def grow(known: pa.Table, *sources: Path | str, **corpus: object) -> pa.Table:
     """``known`` and what sealing adds to it."""
     settings = CorpusSettings(sources=tuple(map(str, sources)), **corpus)
-    return pa.concat_tables([known, *(rows for _, rows in seal(known.select(KNOWN), settings, IngestSettings()))])
+    return pa.concat_tables([known, *(rows for _, rows in seal(known.select(MANIFEST_COLUMNS), settings, IngestSettings()))])
 
 
 def outcome(rows: pa.Table) -> list[tuple[str, str | None]]:
@@ -76,7 +76,7 @@ def test_a_second_seal_yields_nothing_and_hashes_nothing(tmp_path: Path, monkeyp
         ("1.png", "duplicate"),
         ("gone.png", "missing_file"),
     ]
-    monkeypatch.setattr(manifest, "hashed", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(manifest, "hash_file", lambda *_: pytest.fail("hashed again"))
     assert grow(known, *sources).equals(known)
 
 

@@ -3,9 +3,7 @@
 import pytest
 
 from mmret.errors import UserError
-from mmret.ingest.seal import KNOWN, seal
-from mmret.ingest.selection import reselect
-from mmret.ingest.stage import ingest_shard
+from mmret.ingest.stage import ingest_shard, seal_corpus
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from tests.assets.pictures import drop
@@ -23,13 +21,13 @@ def sealed(lake: Lake, **choice) -> dict[str, dict]:
     """What asset corpus_manifest does; all rows by path, and which shards were written."""
     settings, choices = resolve(lake, **choice)
     lake.write_configuration(choices)
-    touched = []
-    for shard, rows in reselect(lake, settings.corpus):
-        lake.write("corpus_manifest", shard, rows, inputs="")
-        touched.append(shard)
-    for shard, rows in seal(lake.read("corpus_manifest", columns=list(KNOWN)), settings.corpus, settings.ingest):
-        lake.write("corpus_manifest", shard, rows, inputs="")
-        touched.append(shard)
+    before = {shard: lake.facts("corpus_manifest", shard).written for shard in lake.shards()}
+    done = seal_corpus(lake, settings, "x")
+    touched = [shard for shard in lake.shards() if lake.facts("corpus_manifest", shard).written != before.get(shard)]
+    assert (done.reselected, done.rows) == (
+        len(before.keys() & set(touched)),
+        sum(lake.facts("corpus_manifest", shard).rows for shard in touched if shard not in before),
+    )
     rows = {(r["root"], r["path"]): r for r in lake.read("corpus_manifest").to_pylist()}
     return {"rows": rows, "touched": touched, "taken": {p for (_, p), r in rows.items() if r["reason"] is None}}
 

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 import pytest
 
 from mmret.lake import Lake
+from mmret.mine.lake_vectors import part, shard_vectors
 from mmret.mine.recall import exact_lists, in_band_recall, sample
-from mmret.mine.stage import lake_recall, mine_candidates, mine_neighbours, part, shard_vectors
+from mmret.mine.stage import lake_recall, mine_candidates, mine_neighbours
 from mmret.schemas import SIGNALS
 from mmret.settings import IndexSettings, MineSettings
 from tests.mine.corpora import BAND, BANDS, brute_force, clustered, image_ids, rows_of, shards
@@ -158,7 +159,7 @@ def test_the_asset_check_fails_where_too_little_was_found(tmp_path):
 
 
 def test_an_index_is_trained_once_and_takes_new_rows_in(tmp_path):
-    from mmret.encode.stage import vector_table
+    from mmret.encode.vectors import vector_table
     from mmret.mine.approximate import build
 
     def index():

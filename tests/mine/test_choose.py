@@ -1,6 +1,7 @@
 """Invariants: every retrieved pair has one fate and the counts add up; a negative is never the query, a target, a
-near-duplicate or a namesake of either; identical captions are neither targets nor negatives; the choice depends on no
-order of rows; a tenth more images leave more than 95 % of the pairs; pair scores are the exact cosines."""
+near-duplicate or a namesake of either, whatever the neighbour lists leave out; identical captions are neither targets nor
+negatives; the choice depends on no order of rows; a tenth more images leave more than 95 % of the pairs; pair scores are the
+exact cosines."""
 
 from __future__ import annotations
 
@@ -12,16 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmret.encode.bands import propose
 from mmret.errors import UserError
 from mmret.hashing import pair_id, uniform
-from mmret.mine.bands import propose
-from mmret.mine.choose import REASONS, choose, pair_scores
-from mmret.mine.images import plain
+from mmret.mine.choose import REASONS, choose
+from mmret.mine.images import comparable
+from mmret.mine.negatives import beyond_full_lists
+from mmret.mine.scores import pair_scores
 from mmret.schemas import NEIGHBOURS, PAIRS, SIGNALS
-from mmret.settings import MineSettings
+from mmret.settings import BandSettings, MineSettings
 from tests.mine.corpora import image_ids, mined, shards
 
 IMAGES = [f"i{at:02d}" for at in range(14)]
+BANDS_OF_THE_PAPER = dict.fromkeys(SIGNALS, BandSettings())
 SCORELESS = {f"{signal}_score": pa.float32() for signal in SIGNALS}
 scored = st.tuples(st.sampled_from(IMAGES), st.sampled_from(SIGNALS), st.sampled_from(IMAGES), st.booleans())
 
@@ -113,22 +117,66 @@ def test_slices_of_the_work_do_not_show(monkeypatch):
 
 
 def test_captions_are_compared_as_a_reader_would():
-    assert plain("  A  RED\nCar ") == plain("a red car") != plain("a red cart")
-    assert plain("ﬁne") == plain("fine") and plain(None) == plain(" ") == ""
+    assert comparable("  A  RED\nCar ") == comparable("a red car") != comparable("a red cart")
+    assert comparable("ﬁne") == comparable("fine") and comparable(None) == comparable(" ") == ""
     found = ranked([("q", "caption", "a", False), ("q", "caption", "b", False), ("q", "caption", "c", False)])
     captions = pa.table({"image_id": ["q", "a", "b"], "caption": ["A red car", " a RED car", None]})
     pairs, counts = choose(found, captions, no_scores, MineSettings())
     assert set(pairs["target_id"].to_pylist()) == {"b", "c"} and counts["identical_caption"] == 1
 
 
-def test_near_duplicates_known_from_elsewhere_keep_a_negative_out():
+class Cosines:
+    """A score that knows some pairs of images and counts how often it is asked; all others have 0.5 in every signal."""
+
+    def __init__(self, known: dict[frozenset[str], float], signal: str = "dino_image"):
+        self.known, self.signal, self.calls = known, signal, 0
+
+    def __call__(self, pairs: pa.Table) -> pa.Table:
+        self.calls += 1
+        names = list(zip(pairs["query_id"].to_pylist(), pairs["target_id"].to_pylist(), strict=True))
+        of_signal = pa.array([self.known.get(frozenset(pair), 0.5) for pair in names], pa.float32())
+        other = pa.array(np.full(len(names), 0.5, np.float32))
+        return pa.table({name: of_signal if name.startswith(self.signal) else other for name in SCORELESS})
+
+
+@pytest.mark.parametrize("alike", [1, 10, 18, 19])
+def test_a_near_duplicate_of_the_target_that_no_list_names_is_no_negative(alike):
+    found = ranked([("q", "caption", f"t{at:02d}", False) for at in range(20)])
+    options = MineSettings(targets_per_query=1, hard_negatives=3)
+    (target,) = choose(found, {}, no_scores, options)[0]["target_id"].to_pylist()
+    others = [f"t{at:02d}" for at in range(20) if f"t{at:02d}" != target]
+    by_priority = choose(found, {}, no_scores, options.model_copy(update={"hard_negatives": 19}))[0]["hard_negatives"][0].as_py()
+    assert sorted(by_priority) == others
+    score = Cosines({frozenset((target, other)): 0.97 for other in by_priority[:alike]})
+    pairs, _ = choose(found, {}, score, options, BANDS_OF_THE_PAPER)
+    assert pairs["hard_negatives"][0].as_py() == by_priority[alike : alike + 3], "the next ones take their place"
+    assert pairs["target_id"].to_pylist() == [target]
+    assert score.calls == (1 if alike == 1 else 2), "a second pass only where most of those drawn were near-duplicates"
+
+
+def test_below_the_end_of_the_band_is_no_near_duplicate_and_without_bands_only_the_lists_tell():
     found = ranked([("q", "caption", t, False) for t in "abcd"])
     options = MineSettings(targets_per_query=1, hard_negatives=3)
-    pairs, _ = choose(found, {}, no_scores, options)
-    target, negatives = pairs["target_id"][0].as_py(), pairs["hard_negatives"][0].as_py()
-    known = ranked([(negatives[0], "dino_image", target, True)])
-    again, _ = choose(found, {}, no_scores, options, known)
-    assert again["target_id"][0].as_py() == target and set(again["hard_negatives"][0].as_py()) == set(negatives[1:])
+    plain, _ = choose(found, {}, no_scores, options)
+    (target,) = plain["target_id"].to_pylist()
+    alike = {frozenset((target, other)): float(np.nextafter(np.float32(0.96), np.float32(0))) for other in "abcd"}
+    assert choose(found, {}, Cosines(alike), options, BANDS_OF_THE_PAPER)[0]["hard_negatives"] == plain["hard_negatives"]
+    assert choose(found, {}, Cosines(dict.fromkeys(alike, 1.0)), options)[0]["hard_negatives"] == plain["hard_negatives"]
+
+
+def test_what_a_full_list_above_the_band_leaves_out_is_neither_target_nor_negative():
+    options = MineSettings(k=4, targets_per_query=1, hard_negatives=9)
+    above = [("q", "dino_image", t, True) for t in "wxyz"]
+    found = ranked([*above, *(("q", "caption", t, False) for t in "cabd")])
+    none = beyond_full_lists(found, no_scores, BANDS_OF_THE_PAPER, 4)
+    assert none.num_rows == 0 and none.schema == NEIGHBOURS
+    score = Cosines({frozenset(("q", t)): 0.99 for t in "ab"})
+    more = beyond_full_lists(found, score, BANDS_OF_THE_PAPER, 4)
+    assert sorted(more["target_id"].to_pylist()) == ["a", "b"] and set(more["signal"].to_pylist()) == {"dino_image"}
+    pairs, counts = choose(pa.concat_tables([found, more]), {}, score, options, BANDS_OF_THE_PAPER)
+    assert {*pairs["target_id"].to_pylist(), *pairs["hard_negatives"][0].as_py()} == {"c", "d"} and counts["near_duplicate"] == 6
+    short = ranked([*above[:3], *(("q", "caption", t, False) for t in "cabd")])
+    assert beyond_full_lists(short, score, BANDS_OF_THE_PAPER, 4).num_rows == 0, "a list that is not full is complete"
 
 
 def test_no_neighbours_give_no_pairs():

@@ -19,7 +19,7 @@ from mmret.errors import UserError
 from mmret.mine import tiles
 from mmret.mine.candidates import ShardVectors, candidate_tables, candidates
 from mmret.mine.merge import neighbours
-from mmret.mine.operands import Matrix, exact, gathered
+from mmret.mine.operands import Matrix, exact, exact_of_few
 from mmret.mine.toplists import TopLists
 from mmret.schemas import CANDIDATES, SIGNALS
 from mmret.settings import BandSettings, MineSettings
@@ -117,7 +117,7 @@ def test_exact_scores_do_not_depend_on_how_they_are_summed():
     i, j = np.divmod(np.arange(90 * 90), 90)
     scores = exact(a, b, i, j)
     shuffled = np.random.default_rng(0).permutation(512)
-    assert (scores == gathered(a, b, i, j)).all()
+    assert (scores == exact_of_few(a, b, i, j)).all()
     assert (scores == exact(a[:, shuffled], b[:, shuffled], i, j)).all()
     assert (scores.reshape(90, 90) == exact(b, a, i, j).reshape(90, 90).T).all()
 
@@ -222,7 +222,7 @@ def test_a_top_list_is_the_same_in_whatever_order_its_entries_come(entries, k, r
         for row, target, score in order:
             lists.add(row // 4, np.array([row]), np.array([target]), np.array([score], np.float32))
             if random.random() < 0.2:
-                lists._settle(row // 4)
+                lists._cut_lists(row // 4)
         edges = lists.result()
         return list(zip(edges.rows.tolist(), edges.targets.tolist(), edges.scores.round(3).tolist(), strict=True))
 

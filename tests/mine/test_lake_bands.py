@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mmret.encode.bands import propose
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.mine.band_report import report
-from mmret.mine.bands import propose
 from mmret.mine.lake_bands import bands_of, lake_report
 from mmret.mine.stage import mine_candidates, mine_neighbours
 from mmret.schemas import SIGNALS, TOWERS

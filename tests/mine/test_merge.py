@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmret.mine.merge import neighbours
-from mmret.mine.ordering import alphabetical, arrange, as_text, of_one_width, order, within_group
+from mmret.mine.ordering import arrange, as_text, of_one_width, order, place_in_group, text_ranks
 from mmret.schemas import CANDIDATES, NEIGHBOURS, SIGNALS
 
 names = st.sampled_from(["a", "b", "ba", "c", "é", "Z", "image-00000001", "image-00000002"])
@@ -90,16 +90,16 @@ def test_merging_in_steps_to_save_memory_changes_nothing(monkeypatch):
         for at in range(6)
     ]
     merged = neighbours(parts, 3)
-    monkeypatch.setattr(module, "ROWS_HELD", 0)
+    monkeypatch.setattr(module, "ROWS_WAITING", 0)
     assert neighbours(parts, 3) == merged
 
 
 def test_a_large_first_file_is_not_merged_by_itself(monkeypatch):
     import mmret.mine.merge as module
 
-    calls, merge = [], module._merged
-    monkeypatch.setattr(module, "ROWS_HELD", 1)
-    monkeypatch.setattr(module, "_merged", lambda parts, k: calls.append(len(parts)) or merge(parts, k))
+    calls, merge = [], module._merge
+    monkeypatch.setattr(module, "ROWS_WAITING", 1)
+    monkeypatch.setattr(module, "_merge", lambda parts, k: calls.append(len(parts)) or merge(parts, k))
     first = table([("q", SIGNALS[0], f"t{at}", 0.5) for at in range(20)])
     assert neighbours([first, table([("q", SIGNALS[0], "new", 0.6)])], 5)["target_id"][0].as_py() == "new"
     assert calls == [2]
@@ -139,5 +139,5 @@ def test_arrange_sorts_keys_of_any_size():
 def test_arrange_is_stable_and_alphabetical_ranks_bytes():
     key = np.random.default_rng(0).integers(0, 50, 3000).astype(np.uint64)
     assert (arrange(key) == np.argsort(key, kind="stable")).all()
-    assert alphabetical(pa.array(["b", "Z", "é", "b"])).tolist() == [1, 0, 2, 1]
-    assert within_group(np.array([3, 3, 5, 3])).tolist() == [0, 1, 0, 0] and len(within_group(np.array([]))) == 0
+    assert text_ranks(pa.array(["b", "Z", "é", "b"])).tolist() == [1, 0, 2, 1]
+    assert place_in_group(np.array([3, 3, 5, 3])).tolist() == [0, 1, 0, 0] and len(place_in_group(np.array([]))) == 0

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
-from transformers.utils import logging as transformers_logging
 
 from mmret.devices import device_of
+from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable, open_rgb
 
@@ -75,7 +75,7 @@ class ClipRetriever:
             if kind != "clip":
                 raise UserError(f"{folder} holds a model of type '{kind}'; a CLIP retriever needs a CLIPModel")
         try:
-            with quiet():
+            with silence():
                 model = CLIPModel.from_pretrained(str(folder), dtype=getattr(torch, dtype))
                 processor = CLIPProcessor.from_pretrained(str(folder))
         except OSError as error:
@@ -87,7 +87,7 @@ class ClipRetriever:
         folder = Path(folder)
         # where others cut a text; without it a longer one raises inside the text tower
         self.processor.tokenizer.model_max_length = self.model.config.text_config.max_position_embeddings
-        with quiet():
+        with silence():
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
             self.processor.image_processor.save_pretrained(folder)  # transformers 4 (upstream's) looks for this file
@@ -149,7 +149,7 @@ class ClipRetriever:
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with its begin and end, cut at the tower's limit; counts what was cut."""
         limit, tokenizer = self.model.config.text_config.max_position_embeddings, self.processor.tokenizer
-        with quiet():  # else a warning for every text over the limit
+        with silence():  # else a warning for every text over the limit
             ids = tokenizer(list(texts))["input_ids"] if len(texts) else []
         self.truncated += sum(len(row) > limit for row in ids)
         return [row if len(row) <= limit else [*row[: limit - 1], tokenizer.eos_token_id] for row in ids]
@@ -169,7 +169,7 @@ class ClipRetriever:
         groups = [order[start:end] for start, end in _like_lengths([len(ids[i]) for i in order])]
         parts = []
         for group in groups:
-            with quiet():
+            with silence():
                 padded = self.processor.tokenizer.pad({"input_ids": [ids[i] for i in group]}, return_tensors="pt")
             padded = padded.to(self.device)
             parts.append(feature_tensor(self.model.get_text_features(padded["input_ids"], padded["attention_mask"])))
@@ -226,20 +226,6 @@ def flatten_transparency(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     ground = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
-
-
-class quiet:  # noqa: N801  (used as a function: `with quiet():`)
-    """Silence transformers' own progress bars and warnings; ours report instead."""
-
-    def __enter__(self) -> None:
-        self.verbosity, self.bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        transformers_logging.set_verbosity(self.verbosity)
-        if self.bars:
-            transformers_logging.enable_progress_bar()
 
 
 def require_list(values: Sequence[Any], name: str) -> Sequence[Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmret.atomic import replacing_folder
+from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import quiet
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base
 
 
@@ -23,7 +23,7 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
     retriever = MllmRetriever.load(adapter, "cpu", dtype)
 
     def fill(folder: Path) -> None:
-        with quiet():
+        with silence():
             retriever.model.save_pretrained(folder)
             retriever.processor.save_pretrained(folder)
 

@@ -24,8 +24,9 @@ from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from mmret.devices import device_of
+from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import Picture, quiet, require_list, to_rgb
+from mmret.retriever.models.clip import Picture, require_list, to_rgb
 from mmret.retriever.models.mllm_prompts import prompt_of
 
 ADAPTER = "adapter_config.json"
@@ -58,7 +59,7 @@ class MllmRetriever:
         """
         base = adapter_base(folder)
         try:
-            with quiet():
+            with silence():
                 model = AutoModelForImageTextToText.from_pretrained(
                     base or str(folder), dtype=dtype if dtype == "auto" else getattr(torch, dtype)
                 )
@@ -116,7 +117,7 @@ class MllmRetriever:
 
     def inputs(self, prompts: Sequence[str], pictures: Sequence[Any] | None) -> dict[str, torch.Tensor]:
         """What the model takes, padded on the left: tokens (n, longest) with their mask, and the pictures' pixels."""
-        with quiet():
+        with silence():
             return self.processor(text=list(prompts), images=pictures, padding=True, padding_side="left", return_tensors="pt")
 
     def hidden(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -139,7 +140,7 @@ class MllmRetriever:
         while found := [token for token in placeholders if token in text]:  # a removal can join up another one
             text = text.replace(found[0], "")
         if len(text.encode()) >= limit:  # a token is a byte or more
-            with quiet():
+            with silence():
                 ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             if len(ends) > limit:
                 return text[: ends[limit - 1][1]], True
@@ -204,7 +205,7 @@ def load_processor(folder: str | Path) -> ProcessorMixin:
     """The processor in ``folder`` (or of a hub name); of an adapter without one, its base model's."""
     base = adapter_base(folder)
     own = any((Path(folder) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
-    with quiet():
+    with silence():
         return AutoProcessor.from_pretrained(str(folder) if own or not base else base)
 
 

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from mmret.atomic import replacing_folder
+from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, Picture, feature_tensor, quiet, to_rgb
+from mmret.retriever.models.clip import ClipRetriever, Picture, feature_tensor, to_rgb
 from mmret.retriever.models.load import Retriever
 
 TOLERANCE = 1e-4
@@ -97,7 +98,7 @@ def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
             ),
         }
         for name, (module, example, inputs, shapes) in graphs.items():
-            with torch.no_grad(), quiet(), warnings.catch_warnings():
+            with torch.no_grad(), silence(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the exporter about its own parts
                 torch.onnx.export(
                     module.eval(),
@@ -111,7 +112,7 @@ def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
                     external_data=_large(module),
                     verbose=False,
                 )
-        with quiet():
+        with silence():
             retriever.processor.save_pretrained(aside)
             retriever.processor.image_processor.save_pretrained(aside)
         (aside / INFO).write_text(json.dumps(info, indent=2) + "\n")
@@ -168,7 +169,7 @@ class OnnxRetriever:
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=list(providers))
             for name in ("image", "text")
         }
-        with quiet():
+        with silence():
             self.processor = CLIPProcessor.from_pretrained(str(folder))
 
     def encode(
@@ -196,10 +197,10 @@ class OnnxRetriever:
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         tokenizer = self.processor.tokenizer
-        with quiet():
+        with silence():
             ids = tokenizer(list(texts))["input_ids"]
         self.truncated += sum(len(row) > self.max_tokens for row in ids)
         ids = [row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], tokenizer.eos_token_id] for row in ids]
-        with quiet():
+        with silence():
             padded = tokenizer.pad({"input_ids": ids}, return_tensors="np")
         return {name: padded[name].astype(np.int64) for name in ("input_ids", "attention_mask")}

@@ -17,8 +17,8 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import quiet
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.embedder import Gather
@@ -53,7 +53,7 @@ class MllmEmbedder:
     def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> MllmEmbedder:
         adapter = adapter_base(base)
         try:
-            with quiet():
+            with silence():
                 model = AutoModelForImageTextToText.from_pretrained(adapter or str(base), dtype=getattr(torch, recipe.precision))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None

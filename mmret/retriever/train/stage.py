@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.ingest.stage import images_by_id
+from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.retriever.train.data_state import record_data_state, write_data_state

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
+from mmret.encode.bands import propose
 from mmret.errors import UserError
 from mmret.mine.band_report import plot, report
-from mmret.mine.bands import propose
 from mmret.schemas import NEIGHBOURS, SIGNALS
 from mmret.settings import MineSettings
 from tests.mine.corpora import BANDS, clustered, image_ids, mined, shards

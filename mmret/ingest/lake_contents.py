@@ -14,7 +14,7 @@ from mmret.ingest.spill import temporary_database
 from mmret.lake import Lake
 
 
-class Known:
+class LakeContents:
     """Answers about finished partitions and those added since; a context manager."""
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 corpus itself.
 
 High: where near-duplicates begin, from pairs known to be such (augmented views) or, without any, from the nearest
-neighbours of the corpus. Low: where a typical image has ``wanted`` neighbours below high, or fewer where that would
+neighbours of the corpus. Low: where a typical image has a number of ``neighbours`` below high, or fewer where that would
 be inside the background, that is among the scores that random pairs reach. Cost: a few thousand images against all,
 20 us an image of the corpus.
 """
@@ -23,11 +23,11 @@ FEWEST = 10  # neighbours that the median image keeps even where the background 
 NARROWEST = 0.002  # width that is left of a band at least: float16 blurs scores by up to 0.001
 
 
-def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, wanted: int = 30, seed: int = 0) -> BandSettings:
+def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, neighbours: int = 30, seed: int = 0) -> BandSettings:
     """Band for one signal.
 
     vectors: (n, d) unit vectors of the corpus or of a sample of it, any float; near_duplicates: (m,) cosines of pairs
-    known to be near-duplicates, or None; wanted: neighbours in the band of the median image, a tenth of a corpus that
+    known to be near-duplicates, or None; neighbours: neighbours in the band of the median image, a tenth of a corpus that
     is small. Where so many would reach into the background (see ``BACKGROUND``), low rises until ``FEWEST`` are left.
     Raises UserError for fewer than three vectors or vectors that are not finite.
     """
@@ -48,7 +48,7 @@ def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, w
         return float(np.median(np.take_along_axis(scores, place[:, None], 1)))
 
     middle, under = np.quantile(background, [0.5, 0.16])  # the lower half: true neighbours widen the upper one
-    low = np.clip(middle + BACKGROUND * (middle - under), low_for(wanted), low_for(min(wanted, FEWEST)))
+    low = np.clip(middle + BACKGROUND * (middle - under), low_for(neighbours), low_for(min(neighbours, FEWEST)))
     low = float(min(low, high - NARROWEST))
     return BandSettings(low=round(low, 4), high=round(high, 4))
 

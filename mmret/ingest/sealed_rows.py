@@ -15,7 +15,7 @@ from mmret.ingest.spill import temporary_database
 COLUMNS = ("root", "path", "image_id", "size", "mtime_ns", "reason")
 
 
-class Sealed:
+class SealedRows:
     """Answers about the rows of ``known`` (a table with ``COLUMNS``) and those accepted since; a context manager.
 
     A row is known by (root, path, size, time, what listing found wrong): a caption that was missing and now is there,
@@ -36,7 +36,7 @@ class Sealed:
             "INSERT INTO listed VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET seen = seen + 1 RETURNING known, seen",
             (_listed(root, row.path, row.size, row.mtime_ns, row.reason),),
         ).fetchone()
-        return seen > 1 or known > 0 if _drawn(root) else seen <= known
+        return seen > 1 or known > 0 if _is_scene(root) else seen <= known
 
     def holds_content(self, root: str, row: Row, image_id: str | None) -> bool:
         """Whether a row whose size or time is new was sealed before with just this content."""
@@ -78,16 +78,16 @@ def _accepted(rows: list[dict]) -> Iterator[tuple[bytes, str]]:
 
 
 def _listed(root: str, path: str, size: int | None, mtime_ns: int | None, reason: str | None) -> bytes:
-    if _drawn(root):
+    if _is_scene(root):
         root, size, mtime_ns = "shapes:", None, None
     return _key(root, path, size, mtime_ns, None if reason == "duplicate" else reason)
 
 
 def _content(root: str, path: str, image_id: str | None, reason: str | None) -> bytes:
-    return _key("shapes:" if _drawn(root) else root, path, image_id, None if reason == "duplicate" else reason)
+    return _key("shapes:" if _is_scene(root) else root, path, image_id, None if reason == "duplicate" else reason)
 
 
-def _drawn(root: str) -> bool:
+def _is_scene(root: str) -> bool:
     """Scenes have no file, and the same scene is the same row of a smaller and of a larger corpus."""
     return root.startswith("shapes:")
 

@@ -1,0 +1,58 @@
+"""The vectors of a shard as they were stored: each signal's Parquet file lists the images, a Lance table holds the numbers.
+
+Apart from :mod:`mmret.encode.stage`, which makes them, so that whoever reads vectors loads no model's code. Cost: about 1 GB/s
+and the shard's vectors in memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmret.errors import UserError
+from mmret.lake import Lake
+
+
+def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.ndarray]:
+    """Image ids of a shard in position order and their (n, width) float16 unit vectors, of the model its Parquet file
+    names.
+
+    Raises UserError where the shard has no vectors yet, or where some that its file lists are gone.
+    """
+    facts = lake.facts(signal, shard)
+    if facts is None:
+        raise UserError(f"{shard} has no vectors of {signal} yet: run `mmret run --lake {lake.root}` first")
+    ids = lake.read(signal, shard, ["image_id"])["image_id"].to_pylist()
+    width, model = facts.notes["width"], facts.notes["model"]
+    table = vector_table(lake, shard, signal)
+    found = table.search().where(rows_of(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
+    where = {image_id: row for row, image_id in enumerate(found["image_id"].to_pylist())}
+    if gone := [image_id for image_id in ids if image_id not in where]:
+        raise UserError(
+            f"{len(gone)} of {len(ids)} vectors of {signal}, {shard} are gone from the lake "
+            f"({gone[0]}, ...): delete {lake.path(signal, shard)} and run again"
+        )
+    values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return ids, values[[where[image_id] for image_id in ids]]
+
+
+def vector_table(lake: Lake, shard: str, signal: str) -> object:
+    """The Lance table that holds the vectors of a shard. Other models' rows may lie in it too: filter on ``model``."""
+    return lake.lance(table_name(lake, signal, lake.facts(signal, shard).notes["width"]))
+
+
+def table_name(lake: Lake, signal: str, width: int) -> str:
+    """``signal``, or ``signal_<width>`` where that table holds vectors of another width: a Lance column has one
+    width."""
+    if not lake.has_lance(signal) or lake.lance(signal).schema.field("vector").type.list_size == width:
+        return signal
+    return f"{signal}_{width}"
+
+
+def rows_of_model(model: str) -> str:
+    """The Lance filter for one model's rows."""
+    return f"model = '{model.replace(chr(39), chr(39) * 2)}'"
+
+
+def rows_of(shard: str, model: str) -> str:
+    """The Lance filter for one model's rows of a shard."""
+    return f"shard = '{shard}' AND {rows_of_model(model)}"
