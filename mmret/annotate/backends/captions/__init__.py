@@ -3,7 +3,7 @@
 Why: the whole graph must run anywhere, at no cost, and give a training set that teaches. It knows English in general
 and no corpus in particular; other scripts are compared word by word (or character by character) and quoted as they are.
 It reads the captions alone, so what they do not say is not in the texts. Cost: about 0.1 ms an answer and core, and a
-dictionary of some 60 MB (``parts_of_speech``), which is loaded with the first request.
+dictionary of some 40 MB (``parts_of_speech``), which is loaded with the first request.
 """
 
 from __future__ import annotations

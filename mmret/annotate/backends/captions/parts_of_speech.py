@@ -2,7 +2,7 @@
 
 Why: endings mislead (turntable, seaweed and starfish end as adjectives do) and no list made by hand is long enough. The
 dictionary is that of HanTa's English model: 28,772 words, with how often each was used as what. Costs 0.1 s and some
-60 MB when the first word is asked for, 10 us for a new word and nothing for one asked before.
+40 MB when the first word is asked for, 10 us for a new word and nothing for one asked before.
 """
 
 from __future__ import annotations
