@@ -16,15 +16,17 @@ from typing import NamedTuple
 from mmret.annotate.backends.captions import lexicon as lx
 
 MAX_CHARACTERS = 4000
-"""Of a caption are read; what follows cannot reach an instruction of 25 words."""
+"""So many characters of a caption are read; what follows them cannot reach an instruction of 25 words."""
 MAX_WORDS = 48
-"""Of the sentences compared are read (about two sentences of alt text)."""
+"""So many words of each sentence are read."""
+BARE = "-"
+"""The determiner of a phrase without an article in a caption that has articles elsewhere: it wants none ("in bed")."""
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _STOPS = ".,;:()!?…。！？，、；：（）"
 _TOKEN = re.compile(
     rf"[{_UNSPACED}]|[{_STOPS}]|(?:[^\s{_STOPS}{_UNSPACED}]|(?<=\w)[.,:](?=\w))+"
-    rf"(?:(?<=\bSt|\bMr|\bMs|\bDr|\bMt)\.|(?<=\bMrs)\.)?"
+    rf"(?:(?<=\bSt|\bMr|\bMs|\bDr|\bMt|\bJr|\.[A-Z])\.|(?<=\bMrs)\.|(?<=\bNo)\.(?= \d))?"
 )
 _ENDS = frozenset(".!?…。！？")
 _BREAKS = frozenset(",;:()，、；：（）")
@@ -42,23 +44,29 @@ _SHOWN = re.compile(
     r"(?:\s+in (?:a|the|this) (?:photo(?:graph)?|image|picture|figure))?(?=[\s.,]|$)",
     re.IGNORECASE,
 )
-_IN_IT = re.compile(r"^in (?:the|this) (?:image|photo(?:graph)?|picture|figure),?\s+(?=\S)", re.IGNORECASE)
+_IN_IT = re.compile(
+    r"^in (?:the|this) (?:[\w-]+ ){0,3}?(?:image|photo(?:graph)?|picture|figure|painting|drawing),?\s+(?=\S)", re.IGNORECASE
+)
 _MEDIUM = re.compile(
     r"^(?:(?:this|the|a|an)\s+)?((?:[\w-]+\s+){0,2}?(?:drawing|painting|sketch|illustration|cartoon|engraving|etching|watercolou?r"
     r"|lithograph|woodcut|mosaic|fresco|rendering|diagram))\s+(?:of|shows?|showing|depicts?|depicting)\s+(?=\S)",
     re.IGNORECASE,
 )
+_HAS_ARTICLE = re.compile(r"\b(?:[Aa]|[Aa]n|[Tt]he) [a-z]")
+_PICTURE_IS = re.compile(r"^(?:(?:the|this)\s+)?(?:image|photo(?:graph)?|picture|figure) is (?=an?\s)", re.IGNORECASE)
 _THERE = re.compile(r"^there (?:is|are)\s+(?=\S)", re.IGNORECASE)
 
 
 class Segment(NamedTuple):
     """One replaceable part. ``joint`` is how it hangs on what is before it: ``""`` for the main phrase, a preposition,
-    ``act`` (a participle), ``:`` or ``,`` (an item of a list), ``(``, or a conjunction."""
+    ``act`` (a participle), ``:`` or ``,`` (an item of a list), ``(``, or a conjunction. ``determiner`` is the caption's own
+    word, ``BARE``, or empty where the caption does not tell."""
 
     joint: str
     determiner: str
     words: tuple[str, ...]
     keys: tuple[str, ...]  # compared: case-folded, without quotes
+    and_before: bool = False  # an action behind "and": sitting and reading
 
     @property
     def text(self) -> str:
@@ -92,12 +100,14 @@ def read(text: str) -> Caption:
     """Parse one caption. Never fails; an empty text has no sentences."""
     sentences, keys = [], []
     text, medium = clean(text), ""
+    articles = _HAS_ARTICLE.search(text) is not None
     if found := _MEDIUM.match(text):
-        medium, text = found[1].lower(), text[found.end() :]
+        medium = " ".join(w if lx.keeps_capital(w.lower()) else w.lower() for w in found[1].split())
+        text = text[found.end() :]
         keys.append(medium)
     for sentence in _sentences(text):
         keys += [k for t in sentence if t not in _BREAKS and (k := _key(t))]
-        if segments := tuple(_segments(sentence)):
+        if segments := tuple(_segments(sentence, articles)):
             sentences.append(segments)
     return Caption(tuple(sentences), tuple(keys), medium)
 
@@ -108,7 +118,7 @@ def _key(token: str) -> str:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    text = _THERE.sub("", _SHOWN.sub("", _IN_IT.sub("", _OPENER.sub("", text))))
+    text = _THERE.sub("", _SHOWN.sub("", _IN_IT.sub("", _OPENER.sub("", _PICTURE_IS.sub("", text)))))
     tokens = _TOKEN.findall(text)
     sentences: list[list[str]] = [[]]
     for i, token in enumerate(tokens):
@@ -131,26 +141,35 @@ def _uncapitalised(sentence: list[str]) -> str:
     """The first word as it would stand inside a sentence; names and abbreviations keep their capital."""
     first = sentence[0]
     lower = first.lower()
-    if not first[:1].isupper() or (first.isupper() and lower != "a"):
+    if not first[:1].isupper() or (first.isupper() and lower != "a") or lx.keeps_capital(lower):
         return first
+    if len(sentence) > 2 and sentence[1] == "and" and sentence[2][:1].isupper():
+        return first  # Ida and Dactyl
     plain = len(sentence) > 1 and sentence[1].isalpha() and sentence[1].islower()
     known = lower in lx.DETERMINERS or lower in lx.NUMBERS or lx.is_adjective(lower) or lower in lx.LOCATIVE
     if lower == "a":
         return first  # article or letter ("A button"): only the other caption can tell
-    name = len(sentence) > 1 and sentence[1][:1].isupper()
+    name = len(sentence) > 1 and sentence[1][:1].isupper() and not sentence[1].isupper()
     return lower if plain or (known and len(sentence) > 3 and not name) else first
 
 
-def _segments(tokens: list[str]) -> list[Segment]:
+def _segments(tokens: list[str], articles: bool) -> list[Segment]:
+    """The segments of one sentence; ``articles``: its caption writes articles, so that a phrase without one wants none."""
     listed = _starts_list(tokens)
     segments: list[Segment] = []
-    joint, words = "", []
+    joint, words, skip = "", [], 0
+    and_before = False
 
     def close() -> None:
+        nonlocal and_before
         if words:
-            segments.append(_segment(joint, words))
+            segments.append(_segment(joint, words, articles)._replace(and_before=and_before))
+            and_before = False
 
     for i, token in enumerate(tokens[:MAX_WORDS]):
+        if skip:
+            skip -= 1
+            continue
         low = token.casefold()
         following = tokens[i + 1].casefold() if i + 1 < len(tokens) else ""
         if token in _BREAKS:
@@ -162,31 +181,31 @@ def _segments(tokens: list[str]) -> list[Segment]:
             joint = "" if lx.is_participle(following) else low
         elif following in lx.PRONOUNS and low in lx.LOCATIVE and words and i + 2 >= len(tokens[:MAX_WORDS]):
             words.append(token)  # "a ball beside it"
-        elif (low, following) in lx.COMPOUND_PLACES and i + 2 < len(tokens):
+        elif low in lx.COMPOUND_STARTS and (place := _compound_place(tokens, i)):
             close()
-            joint, words = f"{low} {following}", []
-        elif low == "to" and not words and joint.endswith(" to"):
-            continue
-        elif low in lx.LOCATIVE or low in lx.ACCOMPANYING:
-            if not words and joint in ("", ","):
+            joint, words, skip = " ".join(place), [], len(place) - 1
+        elif low in lx.PREPOSITIONS:
+            if not words and joint in ("", ",", "and"):
                 joint = low
-            elif words and following and following not in _BREAKS and words[-1].casefold() not in lx.BINDING | lx.AUXILIARIES:
+            elif words and following and following not in _BREAKS and _ends_before_place(words, low, joint):
                 close()
                 joint, words = low, []
             else:
                 words.append(token)
         elif (
             words
-            and (lx.is_participle(low) or joint not in lx.CONJUNCTIONS and _is_finite(low, words, following))
+            and (lx.is_participle(low) or joint not in lx.CONJUNCTIONS and _is_finite(low, words, following, joint == "and"))
             and _ends_noun(words)
         ):
             if words[-1].casefold() in lx.AUXILIARIES and len(words) > 1:
                 words.pop()
             close()
             joint, words = "act", [token if lx.is_participle(low) else lx.participle_of(low)]
-        elif low in ("and", "while") and words and lx.is_participle(following):
+        elif not words and joint == "," and segments and _is_late_verb(low, following):
+            joint, words = "act", [lx.participle_of(low)]  # a bear, wearing a hat, stands ...
+        elif low in ("and", "while") and words and (lx.is_participle(following) or _second_verb(joint, words, following)):
             close()
-            joint, words = "", []
+            joint, words, and_before = "", [], low == "and"
         elif low in lx.CONJUNCTIONS and words and len(tokens) > 6:
             close()
             joint, words = low, []
@@ -194,14 +213,46 @@ def _segments(tokens: list[str]) -> list[Segment]:
             close()
             joint, words = "and", []
         elif not words and joint == "" and segments:
-            joint, words = ("act" if lx.is_participle(low) else "and"), [token]
+            verb = segments[-1].joint == "act" and and_before and not lx.is_participle(low)
+            joint, words = ("act" if verb or lx.is_participle(low) else "and"), [lx.participle_of(low) if verb else token]
         else:
             words.append(token)
     close()
     return segments
 
 
-def _segment(joint: str, words: list[str]) -> Segment:
+def _compound_place(tokens: list[str], i: int) -> tuple[str, ...]:
+    """The preposition of several words that stands at ``i`` with something behind it: in front of; empty if none does."""
+    for place in lx.COMPOUND_PLACES:
+        size = len(place)
+        if tokens[i].casefold() == place[0] and tuple(t.casefold() for t in tokens[i : i + size]) == place:
+            return place if i + size < len(tokens) and tokens[i + size] not in _BREAKS else ()
+    return ()
+
+
+def _ends_before_place(words: list[str], low: str, joint: str) -> bool:
+    """Whether a phrase of ``words`` ends before preposition ``low``, instead of taking it in: the inside, covered with."""
+    last = words[-1].casefold()
+    if last in lx.BINDING or last in lx.AUXILIARIES or last in lx.DETERMINERS:
+        return False
+    return not (low == "with" and len(words) > 1 and joint != "act" and last.endswith("ed") and lx.is_adjective(last))
+
+
+def _second_verb(joint: str, words: list[str], following: str) -> bool:
+    """Whether ``following``, behind "and", is another verb of what ``words`` do: sits and talks."""
+    return joint == "act" and (
+        lx.is_only_a_verb(following) or len(words) == 1 and (following in lx.VERBS or following in lx.GERUNDS)
+    )
+
+
+def _is_late_verb(low: str, following: str) -> bool:
+    """Whether ``low`` behind a comma is the verb of the sentence's subject."""
+    if low.endswith("s") and following and following not in _BREAKS and lx.is_only_a_verb(low):
+        return True
+    return low in lx.GERUNDS and (following in lx.DETERMINERS or following in lx.LOCATIVE or following in lx.ACCOMPANYING)
+
+
+def _segment(joint: str, words: list[str], articles: bool) -> Segment:
     if (
         joint in ("", ",", ":", "(", "and")
         and lx.is_participle(words[0].casefold())
@@ -214,6 +265,9 @@ def _segment(joint: str, words: list[str]) -> Segment:
         determiner, words = words[0], words[1:]
     if joint in ("on", "against") and all(w.casefold() in lx.COLOURS or w.casefold() in lx.INTENSITIES for w in words):
         determiner, words = "a", [*words, "background"]  # on white
+    bare = articles and joint in lx.LOCATIVE or joint in ("in", "on", "at") and words[-1].casefold() in lx.BARE_PLACES
+    if not determiner and bare:
+        determiner = BARE
     return Segment(joint, determiner, tuple(words), tuple(map(_key, words)))
 
 
@@ -229,24 +283,35 @@ def _starts_list(tokens: list[str]) -> bool:
     return 0 < at <= 8 and 0 < longest <= 5
 
 
-def _is_finite(low: str, words: list[str], following: str) -> bool:
-    """Whether ``low`` is the verb of a sentence whose subject is ``words``: "a man wears a hat", "two people sit"."""
+def _is_finite(low: str, words: list[str], following: str, several: bool) -> bool:
+    """Whether ``low`` is the verb of a sentence whose subject is ``words``: "a man wears a hat", "two people sit".
+
+    ``several``: ``words`` follow another subject and an "and".
+    """
     before = words[-1].casefold()
-    if lx.is_participle(before):
+    if not following and not lx.is_only_a_verb(low) or before in lx.NO_SUBJECT or not low.isalpha() or lx.is_participle(before):
         return False
-    if following in lx.DETERMINERS and before not in lx.AUXILIARIES | lx.BINDING and low.isalpha():
-        if not lx.is_plural(before) and lx.is_plural(low):
+    plural = lx.is_plural(before)
+    many = several or plural or "and" in words or "&" in words
+    if (many or low.endswith("s")) and low.endswith("s") != plural and lx.is_only_a_verb(low):
+        return True
+    if following in lx.DETERMINERS and following != "that":
+        if not plural and low.endswith("s") and lx.is_verb_in_s(low):
             return True  # an unknown verb: "a nurse ties a ..."
-        if lx.is_plural(before) and not lx.is_plural(low) and not lx.is_function_word(low):
+        if many and lx.is_present_verb(low) and not lx.is_function_word(low):
             return True
     if low in lx.GERUNDS:
-        return before not in lx.AUXILIARIES and not before.endswith(("'s", "’s")) and before not in lx.BINDING and bool(following)
-    return low in lx.VERBS and lx.is_plural(before) and bool(following) and before not in lx.NUMBERS
+        return not before.endswith(("'s", "’s"))
+    if not many or before in lx.NUMBERS or before in lx.DETERMINERS:
+        return False
+    return low in lx.VERBS or before in lx.PERSONS and lx.is_present_verb(low) and not lx.is_function_word(low)
 
 
 def _ends_noun(words: list[str]) -> bool:
     """Whether ``words`` can be followed by what someone does: they end in a noun or an auxiliary."""
     last = words[-1].casefold()
+    if last in lx.NON_FINITE:
+        return False  # appears to be helping
     return last in lx.AUXILIARIES or not (
         last in lx.DETERMINERS
         or last in lx.NUMBERS
@@ -259,8 +324,8 @@ def _ends_noun(words: list[str]) -> bool:
 def is_clause(segments: tuple[Segment, ...]) -> bool:
     """Whether a sentence has an auxiliary as its verb ("the sky is blue"), so that it cannot follow "showing"."""
     for segment in segments:
-        if segment.joint in lx.CONJUNCTIONS or any(k in lx.CONJUNCTIONS for k in segment.keys):
+        if segment.joint == "act" or segment.joint in lx.CONJUNCTIONS or any(k in lx.CONJUNCTIONS for k in segment.keys):
             break  # what follows is said of a part
-        if any(word in lx.AUXILIARIES for word in segment.keys[1:]):
+        if any(word in lx.AUXILIARIES and word not in lx.NON_FINITE for word in segment.keys[1:]):
             return True
     return segments[0].joint in lx.LOCATIVE and len(segments) > 1

@@ -2,8 +2,9 @@
 
 Segments that both captions have are set aside; of the rest, those that fill the same place are paired (same
 preposition, same head noun) and compared word by word, so that a changed modifier is told from a changed thing. What
-cannot be paired was added or removed. Costs about 20 us a pair of short captions. The order of edits is the target's,
-removals last.
+cannot be paired was added or removed. A detail that the target's caption merely leaves unsaid (a place, an action, an
+adjective) is no edit: the picture may still show it. Costs about 20 us a pair of short captions. The order of edits is the
+target's, removals last.
 """
 
 from __future__ import annotations
@@ -12,27 +13,10 @@ from collections import Counter
 from typing import NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
-from mmret.annotate.backends.captions.analyse import Caption, Segment, is_clause, join
+from mmret.annotate.backends.captions.analyse import Caption, Segment, is_clause
+from mmret.annotate.backends.captions.compare import Edit, compare
 
 Sentence = tuple[Segment, ...]
-
-
-class Edit(NamedTuple):
-    """One change. ``kind``: modifier (``new`` qualifies ``head``; the main phrase has an empty head), thing, add, drop,
-    order, medium (photograph, drawing), scene (nothing shared: ``segments`` hold the target's sentence)."""
-
-    kind: str
-    old: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
-    head: tuple[str, ...] = ()  # shared words behind the change
-    lead: tuple[str, ...] = ()  # shared words before the change
-    joint: str = ""
-    old_joint: str = ""
-    determiner: str = ""  # as the target writes it
-    one_of: bool = False  # the target still has another of what changed
-    siblings: tuple[str, ...] = ()  # all of the target's modifiers of ``head`` where there are several
-    segments: Sentence = ()
-    plural: bool = False  # the main phrase is a plural
 
 
 class Difference(NamedTuple):
@@ -52,15 +36,29 @@ def difference(source: Caption, target: Caption) -> Difference | None:
     shared = tuple(s for s in new if not any(s is x for x in b))
     media = _medium(source, target, bool(a or b))
     if not a and not b:
-        edits = media or [Edit("order", segments=_items(new))]
+        items = _items(new)
+        edits = media or [Edit("order", segments=items) if items else Edit("less", segments=new, plural=_is_plural(new))]
         return Difference(tuple(edits), shared, () if media else old, () if media else new, _named(media))
     scene = Edit("scene", segments=new, old=old[0].words if old else (), head=tuple(target.medium.split()))
     if not shared and not _related(old, new):
         return Difference((scene,), (), old, new, _named(media))
     edits = _edits(a, b, old, new, bool(shared))
+    if not edits and (a or b) and len(b) <= len(a) and not _news(a, b):
+        less = media or [Edit("less", segments=new, plural=_is_plural(new))]
+        return Difference(tuple(less), shared, tuple(a), tuple(b), _named(media))
     if not edits or _unlike(old, new, len(edits)):  # articles and number only; or too much to list
         return Difference((scene,), shared, tuple(a), tuple(b), _named(media))
     return Difference((*edits, *media), shared, tuple(a), tuple(b), _named(media))
+
+
+def _news(a: list[Segment], b: list[Segment]) -> bool:
+    """Whether segments ``b`` have a word that ``a`` lack."""
+    return bool({k for s in b for k in s.keys} - {k for s in a for k in s.keys})
+
+
+def _is_plural(sentence: Sentence) -> bool:
+    """Whether the main phrase of a sentence is a plural."""
+    return bool(sentence) and bool(sentence[0].keys) and not sentence[0].joint and lx.is_plural(sentence[0].keys[-1])
 
 
 def _medium(source: Caption, target: Caption, more: bool) -> list[Edit]:
@@ -93,8 +91,9 @@ def _sentence_key(sentence: Sentence) -> tuple[tuple[str, ...], ...]:
 
 
 def _items(sentence: Sentence) -> Sentence:
+    """The items of a list ("kiss: light skin tone, dark skin tone"), whose order tells; empty for running text."""
     listed = tuple(s for s in sentence if s.joint in (":", ","))
-    return listed if len(listed) > 1 else sentence
+    return listed if len(listed) > 1 and listed[0].joint == ":" else ()
 
 
 def _unlike_segments(old: Sentence, new: Sentence) -> tuple[list[Segment], list[Segment]]:
@@ -111,11 +110,11 @@ def _unlike_segments(old: Sentence, new: Sentence) -> tuple[list[Segment], list[
 
 
 def _same_joint(a: Segment, b: Segment) -> bool:
-    return a.joint == b.joint or {a.joint, b.joint} <= {":", ",", "with", "("} or {a.joint, b.joint} == {"in", "at"}
+    return a.joint == b.joint or {a.joint, b.joint} <= {":", ",", "with", "(", "and"} or {a.joint, b.joint} == {"in", "at"}
 
 
 def _place(segment: Segment) -> str:
-    return "with" if segment.joint in (":", ",", "(") else "in" if segment.joint == "at" else segment.joint
+    return "with" if segment.joint in (":", ",", "(", "and") else "in" if segment.joint == "at" else segment.joint
 
 
 def _without(segments: list[Segment], common: Counter) -> list[Segment]:
@@ -152,23 +151,24 @@ def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sha
     edits: list[Edit] = []
     still = Counter(s.keys for s in new)
     main_swapped = False
-    plural = bool(new) and bool(new[0].keys) and not new[0].joint and lx.is_plural(new[0].keys[-1])
+    plural = _is_plural(new)
+    listed = any(s.joint == ":" for s in (*old, *new))
+    in_list = next((i for i, s in enumerate(old) if s.joint == ":"), len(old))
     for segment in b:
         best = max(left, key=lambda s: _likeness(s, segment, old, new), default=None)
         if best is None or _likeness(best, segment, old, new) < 2:
             edits.append(_addition(segment, old, new))
             continue
         left.remove(best)
-        edit = _compare(best, segment, new)
+        edit = compare(best, segment, new)
         if edit is None:
             continue
         if segment.joint == "" and edit.kind == "thing" and not edit.lead:
             main_swapped = True
         edits.append(edit._replace(one_of=bool(still[best.keys]), plural=plural))
     if sharing or not main_swapped:
-        listed = any(s.joint == ":" for s in (*old, *new))
         for segment in left:
-            if edits and not listed and (main_swapped or _unsaid(segment)):
+            if edits and main_swapped and not listed or _unsaid(segment) and old.index(segment) < in_list:
                 continue
             if segment.joint == "without":
                 edits.append(Edit("add", new=segment.words, determiner=segment.determiner, joint="with"))
@@ -187,14 +187,19 @@ def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sha
 
 
 def _unsaid(segment: Segment) -> bool:
-    """Whether running text that does not name ``segment`` may still show it: a place, an action, a clause."""
-    return segment.joint in lx.LOCATIVE or segment.joint == "act" or segment.joint in lx.CONJUNCTIONS
+    """Whether a picture whose caption does not name ``segment`` may still show it: a place, an action, a clause, a quality."""
+    return (
+        segment.joint in lx.LOCATIVE
+        or segment.joint == "act"
+        or segment.joint in lx.CONJUNCTIONS
+        or all(lx.is_adjective(k) and k not in lx.ALSO_NOUNS for k in segment.keys)
+    )
 
 
 def _addition(segment: Segment, old: Sentence, new: Sentence) -> Edit:
     if segment.joint == "without":
         return Edit("drop", old=segment.words, joint="with", determiner=segment.determiner)
-    again = any(s.keys == segment.keys for s in old)
+    again = any(s.keys == segment.keys for s in old) and sum(s.keys == segment.keys for s in new) > 1
     return Edit("add", new=segment.words, joint=segment.joint, determiner=segment.determiner, one_of=again)
 
 
@@ -232,60 +237,3 @@ def _sort(segment: Segment) -> str:
             return "person"
         return "adjective" if lx.is_adjective(last) else "noun"
     return "name"
-
-
-def _compare(a: Segment, b: Segment, new: Sentence) -> Edit | None:
-    """The edit inside a pair of segments, or None where only articles differ."""
-    x, y, words, old_words = a.keys, b.keys, b.words, a.words
-    if x == y:
-        if a.joint in lx.LOCATIVE and a.joint != b.joint and {a.joint, b.joint} != {"in", "at"}:
-            return Edit("thing", old=old_words, new=words, joint=b.joint, old_joint=a.joint, determiner=b.determiner)
-        return None
-    if b.determiner == "A" and not a.determiner and x[1:] == y:  # "O button" to "A button": a letter, not an article
-        y, words = ("a", *y), ("A", *words)
-    elif a.determiner == "A" and not b.determiner and y[1:] == x:
-        x, old_words = ("a", *x), ("A", *old_words)
-    size = min(len(x), len(y))
-    lead = 0
-    while lead < size and x[lead] == y[lead]:
-        lead += 1
-    tail = 0
-    while tail < size - lead and x[-1 - tail] == y[-1 - tail]:
-        tail += 1
-    if tail and lead and words[lead - 1].casefold() in lx.INTENSITIES and not (y[lead : len(y) - tail] or x[lead : len(x) - tail]):
-        lead -= 1
-    elif tail and _bound(x, y, tail):
-        tail -= 1
-    end, old_end = len(y) - tail, len(x) - tail
-    head = words[end:]
-    if not tail:
-        kind = "thing"
-    else:
-        kind = "modifier"
-    if not tail and (not x[lead:] or not y[lead:]) and (y[lead:] or x[lead:])[0] in ("and", "&"):
-        if y[lead:]:
-            return Edit("add", new=words[lead + 1 :], joint="with")
-        return Edit("drop", old=old_words[lead + 1 :], joint="with")
-    edit = Edit(
-        kind,
-        old_words[lead:old_end],
-        words[lead:end],
-        head,
-        words[:lead],
-        b.joint,
-        a.joint,
-        "" if words is not b.words else b.determiner,
-    )
-    if kind == "modifier" and b.joint:
-        siblings = [s.words for s in new if s.joint and len(s.keys) > tail and s.keys[-tail:] == y[end:]]
-        if len(siblings) > 1:
-            edit = edit._replace(siblings=tuple(join(w[:-tail]) for w in siblings))
-    return edit
-
-
-def _bound(x: tuple[str, ...], y: tuple[str, ...], tail: int) -> bool:
-    """Whether the words that differ only shade the colour behind them: dark green, light green."""
-    if tail < 2 or y[len(y) - tail] not in lx.COLOURS:
-        return False
-    before = (x[len(x) - tail - 1 : len(x) - tail], y[len(y) - tail - 1 : len(y) - tail])
-    return any(w and w[0] in lx.INTENSITIES for w in before)

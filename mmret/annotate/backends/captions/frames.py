@@ -1,9 +1,10 @@
 """Instructions and description of one pair of captions, from the edits between them.
 
-An instruction is one of six frames (imperative, the same but, find one, instead of, bare, question) filled with the
-edits' moods; which frames and which wordings is a seeded hash of the pair, so the same pair always gets the same texts
-and a retriever trained on many pairs sees every phrasing. Imperatives and short attribute phrases come first in every
-pair: they are how people phrase edits. Cost: about 50 us a pair of short captions.
+An instruction is one of six frames (imperative, the same but, find one, instead of, bare, question), each filled with
+the wording of every edit that fits it (its mood, see ``moods``). Which frames and which wordings is a seeded hash of
+the pair, so the same pair always gets the same texts and a retriever trained on many pairs sees every phrasing.
+Imperatives and short attribute phrases come first in every pair: they are how people phrase edits. Cost: about 50 us a
+pair of short captions.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from collections.abc import Iterator
 
 from mmret.annotate.backends.captions import lexicon
 from mmret.annotate.backends.captions.analyse import Segment, read
-from mmret.annotate.backends.captions.difference import Difference, Edit, difference
+from mmret.annotate.backends.captions.compare import Edit
+from mmret.annotate.backends.captions.difference import Difference, difference
 from mmret.annotate.backends.captions.moods import Moods
-from mmret.annotate.backends.captions.nouns import listing, scene, series
+from mmret.annotate.backends.captions.nouns import cut, listing, scene, series
 from mmret.annotate.backends.captions.phrases import say
 
 MAX_INSTRUCTION_WORDS = 25
@@ -27,6 +29,7 @@ _SAME = ("the same but {}", "the same one but {}", "this one but {}", "the same,
 _FIND = ("find one {}", "find the same one {}", "look for one {}", "show me one {}", "I want one {}", "find this {}")
 _ASK = ("is there one {}?", "do you have this {}?", "can you find one {}?")
 _STATEMENTS = ("it ", "they ", "the ", "now ")
+_WHERE = tuple(f"{place} " for place in sorted(lexicon.LOCATIVE))
 _SCENE_FIND = ("find one {}", "look for one {}", "show me one {}", "I want one {}")
 
 
@@ -90,7 +93,7 @@ def _candidates(edits: tuple[Edit, ...], moods: list[Moods], dice: _Dice, is_sce
                 yield text
     for opening in (*_FIND, *_SAME, *_ASK):  # short pools: every opening once, however many instructions were asked for
         if parts := [m.one[0] for m in moods]:
-            yield opening.format(series(_within(parts, 18)))
+            yield opening.format(_joined(_within(parts, 18)))
 
 
 def _within(parts: list[str], words: int) -> list[str]:
@@ -118,19 +121,22 @@ def _do(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
 def _same(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
     if is_scene:
         return ""
-    return _pick(_SAME, dice).format(series(_within([_pick(m.but, dice) for m in moods], 20)))
+    return _pick(_SAME, dice).format(_joined(_within([_pick(m.but, dice) for m in moods], 20)))
 
 
 def _find(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
-    text = series(_within([_pick(m.one, dice) for m in moods], 20))
+    text = _joined(_within([_pick(m.one, dice) for m in moods], 20))
     openings = _SCENE_FIND if is_scene else _FIND
-    if text.startswith("showing"):
-        openings = tuple(o for o in openings if not o.startswith("show"))
+    if text.startswith(("showing", "that")):
+        openings = tuple(o for o in openings if not o.startswith("show") and " this " not in o)
     return _pick(openings, dice).format(text)
 
 
 def _ask(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
-    return _pick(_ASK[:1] if is_scene else _ASK, dice).format(series(_within([_pick(m.one, dice) for m in moods], 20)))
+    text = _joined(_within([_pick(m.one, dice) for m in moods], 20))
+    plain = tuple(o for o in _ASK if " this " not in o)
+    openings = _ASK[:1] if is_scene else plain if text.startswith(("showing", "that")) else _ASK
+    return _pick(openings, dice).format(text)
 
 
 def _versus(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
@@ -144,12 +150,21 @@ def _versus(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
 def _bare(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
     if len(moods) == 1:
         return _pick(moods[0].bare, dice)
-    return series(_within([m.but[0] for m in moods], 24))
+    return _joined(_within([m.but[0] for m in moods], 24))
+
+
+def _joined(parts: list[str]) -> str:
+    """Fragments as one: what stands where or does what goes with its noun ("with a ring on the left"), the rest in a series."""
+    first, rest = parts[0], parts[1:]
+    if first.startswith(("with ", "showing ")):
+        while rest and (rest[0].startswith(_WHERE) or lexicon.is_participle(rest[0].partition(" ")[0])):
+            first = f"{first} {rest.pop(0)}"
+    return series([first, *rest])
 
 
 def _fit(text: str) -> str:
     words = text.split(" ")
-    text = " ".join(words[:MAX_INSTRUCTION_WORDS]).rstrip(" ,;:")
+    text = (text if len(words) <= MAX_INSTRUCTION_WORDS else cut(words, MAX_INSTRUCTION_WORDS)).rstrip(" ,;:")
     return text if len(text) <= MAX_INSTRUCTION_CHARACTERS else text[:MAX_INSTRUCTION_CHARACTERS].rsplit(" ", 1)[0]
 
 
@@ -181,7 +196,7 @@ def _both(found: Difference) -> str:
     text = scene(shared, 16)[0]
     if not shared[0].joint:
         return f"show {text}"
-    with_it = "" if shared[0].joint in lexicon.LOCATIVE or shared[0].joint in ("act", "with", "without") else "with "
+    with_it = "" if shared[0].joint in lexicon.PREPOSITIONS or shared[0].joint == "act" else "with "
     return f"show something {with_it}{text}"
 
 
@@ -193,8 +208,10 @@ def _side(segments: tuple[Segment, ...], found: Difference, medium: str) -> str:
         return "has nothing else"
     text, clause = scene(segments, MAX_SIDE_WORDS)
     joint = segments[0].joint
+    if clause:
+        return f"shows that {text}"
     if joint in ("with", ":", ",", "("):
         return f"has {text.removeprefix('with ')}"
     if joint:
         return f"shows it {text}"
-    return f"shows {'that ' if clause else ''}{text}"
+    return f"shows {text}"

@@ -1,11 +1,16 @@
 """Closed-class words and common word classes of English, for reading a caption without a parser.
 
 Why: an edit reads well only when an adjective, a noun and a verb are told apart ("make it red", "add a hat", "have it
-running"). A tagger would need a model; function words, word endings and the commonest words of each class are enough,
-because every unknown word is treated as a noun, the safe choice. Nothing here comes from a corpus of ours.
+running"). The lists hold what the rules treat alike, above all function words, and the words whose commonest use in a
+caption differs from that in a newspaper; for the rest a dictionary is asked (``parts_of_speech``), and a word unknown to
+both is a noun, the safe choice. Nothing here comes from a corpus of ours. Costs nothing: sets and a few endings.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
+
+from mmret.annotate.backends.captions import parts_of_speech
 
 
 def _words(text: str) -> frozenset[str]:
@@ -15,19 +20,40 @@ def _words(text: str) -> frozenset[str]:
 ARTICLES = _words("a an the")
 DETERMINERS = ARTICLES | _words("this that these those some his her its their our my your another")
 ACCOMPANYING = _words("with without")
-COMPOUND_PLACES = {("next", "to"), ("close", "to"), ("opposite", "to")}
-LOCATIVE = {" ".join(pair) for pair in COMPOUND_PLACES} | _words("""
+COMPOUND_PLACES = (
+    ("in", "front", "of"),
+    ("on", "top", "of"),
+    ("next", "to"),
+    ("close", "to"),
+    ("opposite", "to"),
+    ("inside", "of"),
+    ("outside", "of"),
+)
+COMPOUND_STARTS = {words[0] for words in COMPOUND_PLACES}
+LOCATIVE = {" ".join(words) for words in COMPOUND_PLACES} | _words("""
     at on in under over above below behind beside near inside outside against around between beneath among through
     along across toward towards atop onto underneath alongside before
 """)
 PRONOUNS = _words("it them him her this that each other")
+PREPOSITIONS = LOCATIVE | ACCOMPANYING
+"""What a phrase hangs by."""
+SUBJECTS = _words("he she they it i we you")
+INDEFINITE = _words("someone somebody something anyone anybody anything everyone everybody everything nothing nobody")
 BINDING = _words("of for to from by into like as per than or and & up off")
 CONJUNCTIONS = _words("while as where which that who whose when but because whereas since after until")
-AUXILIARIES = _words("is are was were be been being has have had can could will would may might must do does did")
+NON_FINITE = _words("be being been having")
+"""Auxiliaries that do not make a sentence of what they stand in: meat being cooked."""
+AUXILIARIES = NON_FINITE | _words("is are was were have has had can could will would may might must do does did")
+NO_SUBJECT = BINDING | AUXILIARIES | SUBJECTS
+"""Words that no verb follows as what their subject does."""
 NUMBERS = _words("""
     one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen twenty thirty
     forty fifty hundred several many few no multiple both single
 """)
+COUNTS = NUMBERS - _words("no multiple both single few")
+"""Numbers that "of them" can follow."""
+NO_ARTICLE = NUMBERS | DETERMINERS | CONJUNCTIONS | BINDING | INDEFINITE | AUXILIARIES | {"not", "each"}
+"""First words that no article stands before."""
 PERSONS = _words("""
     man woman boy girl person adult child baby lady gentleman men women boys girls people adults children babies
     mother father son daughter
@@ -47,7 +73,7 @@ ADJECTIVES = (
     closed broken clean dirty wet dry hot cold warm cool soft hard smooth rough shiny matte plain solid striped
     spotted dotted checked checkered hollow filled transparent clear cloudy sunny foggy rainy happy sad angry calm
     left right upper lower top bottom front rear central middle horizontal vertical diagonal upright sideways heavy
-    loud quiet fast slow busy crowded quiet urban rural indoor outdoor wooden metal metallic plastic glass stone
+    loud quiet fast slow busy crowded urban rural indoor outdoor wooden metal metallic plastic glass stone
     brick human male female pregnant deaf blind drunk raised folded crossed outlined blurry sharp rusty fresh ripe
     raw frozen snowy icy rocky sandy grassy leafy fluffy hairy bearded barefoot naked bare asleep awake alive dead
     double triple ornate simple fancy formal casual colourful colorful monochrome opaque sparse dense partial whole
@@ -56,36 +82,57 @@ ADJECTIVES = (
 )
 ALSO_NOUNS = _words("""
     human metal glass stone brick male female square oval rainbow half whole top bottom front back left right middle
-    light dark double triple orange gold silver pink rose olive lime violet
+    light dark double triple plastic orange gold silver pink rose olive lime violet
 """)
-NOT_ADJECTIVES = (
-    _words("""
-    bed shed seed weed feed speed breed sled bread red thread weekend hundred tread steed reed need deed family
-    table vegetable cable syllable people couple apple mess business glass grass dress
+ATTRIBUTIVE = _words("""
+    left right upper lower top bottom front back rear central middle main half whole double triple
+    leftwards rightwards
 """)
-    - COLOURS
-)
+"""Modifiers that are not said alone: "make it a top hat", not "make it top"."""
+NOT_ADJECTIVES = _words("more most less least better best further same such other done")
+COMPOUND_NOUNS = ("fish", "seed", "weed", "table", "cable", "bread", "thread", "steed")
+"""Nouns that end as adjectives do; what is joined to them is a noun, even if no dictionary has it."""
+CAPITALISED = _words("""
+    african american arabian arabic arab argentinian asian australian austrian aztec belgian brazilian british buddhist
+    canadian catholic celtic chinese christian cuban danish dutch egyptian english european finnish french german greek
+    gothic hindu hungarian indian indonesian iranian iraqi irish islamic israeli italian jamaican japanese jewish korean
+    latin mayan mexican mongolian muslim nigerian norwegian pakistani persian peruvian polish portuguese roman russian
+    scottish spanish swedish swiss syrian thai tibetan turkish ukrainian victorian vietnamese viking welsh
+    monday tuesday wednesday thursday friday saturday sunday january february april june july august september october
+    november december
+""")
+"""Words that keep their capital inside a sentence."""
 PARTICIPLE_NOUNS = _words("""
     building buildings painting drawing ring king string wing ceiling clothing evening morning spring thing swing
     something nothing everything anything wedding meeting railing earring ping sing bring sling sibling duckling
-    pudding stocking parking landing opening crossing gathering being king lightning viking dumpling darling
+    pudding stocking parking landing opening crossing gathering being lightning viking dumpling darling
 """)
 DIRECTIONS = _words("""
     up down left right forward backward backwards forwards upward downward upwards downwards north south east west
     away back clockwise anticlockwise counterclockwise together apart ahead upside sideways
 """)
+BARE_PLACES = _words("stage bed night sea space orbit flight fire work school home town front top uniform silhouette")
+"""Nouns without an article behind in, on or at: in bed, at night."""
 MASS = _words("""
     hair skin water snow ice grass sand rain fire smoke fog mist hay wood metal glass paper cloth clothing furniture
-    food bread rice milk coffee tea wine beer juice butter cheese meat chicken fish fruit sugar salt blood dust dirt
+    food bread rice milk coffee tea wine beer juice butter cheese meat chicken fruit sugar salt blood dust dirt
     mud soil ground music art traffic jewelry jewellery luggage equipment machinery scenery vegetation foliage
     wildlife sunlight daylight moonlight lightning weather light darkness makeup text writing graffiti money gold
-    silver steel iron stone cotton wool leather plastic haircut-less cattle poultry tone sweat steam joy love
-    headphones glasses sunglasses trousers pants jeans shorts scissors pliers binoculars goggles tongs chopsticks
-    pyjamas pajamas
+    silver steel iron stone attire apparel cotton wool leather plastic poultry tone sweat steam joy love
+    energy waste electricity power information news mail luck knowledge research advice software hardware pollution
+    hockey tennis badminton lacrosse soccer football basketball baseball volleyball rugby polo golf cricket chess judo
+    karate gymnastics athletics skiing snowboarding surfing swimming rowing climbing cycling wrestling boxing fencing
+    archery sailing bowling yoga knitting shopping
+    pasta spaghetti sushi tofu pizza honey flour corn wheat oil petrol gasoline gas lava sewage seaweed coral ivory
+    bamboo timber lumber silk velvet lace linen denim fur wax clay concrete marble granite asphalt pottery porcelain
+    cutlery silverware lingerie footwear underwear debris rubble trash garbage rubbish litter thunder moss
+    greenery ivy algae popcorn candy
 """)
 PLURALS = _words("""
     men women people children feet teeth mice geese sheep deer fish cattle police data media bacteria fungi oxen
-    wolves leaves knives loaves they those these
+    wolves leaves knives loaves they those these thumbs skis taxis
+    headphones glasses sunglasses trousers pants jeans shorts scissors pliers binoculars goggles tongs chopsticks
+    pyjamas pajamas earphones earbuds
 """)
 SINGULARS_IN_S = _words("""
     bus glass grass dress cross compass mattress princess actress waitress lens cactus octopus walrus hippopotamus
@@ -99,13 +146,19 @@ VERBS = _words("""
     face reach touch use make take give wave dance sing cook cut draw paint drive stare gaze pose gather perform
     travel pass enter leave fall grow bloom burn glow melt flow stretch line fill contain feature display depict
     include attach embrace hug kiss laugh cry sleep kneel bend turn examine inspect study teach listen help assist
-    serve receive prepare build dig extend protrude emerge appear stage embark chase play overlook illuminate
-    decorate comprise consist march protest kick hit shake lift raise lower
+    serve receive prepare build dig extend protrude emerge appear stage embark chase overlook illuminate
+    decorate comprise consist march protest kick hit shake lift raise lower emit portray crouch scoop
 """)
+STRESSED_LAST = _words(
+    "emit admit permit submit transmit commit begin forget regret occur refer prefer control propel travel label"
+)
+"""Verbs of two syllables that double their last letter."""
 
 
 def gerund(base: str) -> str:
-    """``running`` of ``run``."""
+    """``running`` of ``run``, ``emitting`` of ``emit``."""
+    if base in STRESSED_LAST:
+        return base + base[-1] + "ing"
     if base.endswith("ie"):
         return base[:-2] + "ying"
     if base.endswith("e") and not base.endswith(("ee", "ye", "oe")):
@@ -127,6 +180,7 @@ def participle_of(verb: str) -> str:
     return gerund(verb[:-1] if verb.endswith("s") and not verb.endswith("ss") else verb)
 
 
+@lru_cache(maxsize=65_536)
 def is_function_word(word: str) -> bool:
     """Whether ``word`` is of a closed class."""
     return (
@@ -166,42 +220,95 @@ SYNONYMS = {
 """Another word for the same thing is no difference: compared as the first of its line, said as the caption says it."""
 
 
+@lru_cache(maxsize=65_536)
 def is_plural(word: str) -> bool:
     """Whether lower-case noun ``word`` reads as a plural."""
-    return word in PLURALS or (
-        word.endswith("s") and len(word) > 3 and word not in SINGULARS_IN_S and not word.endswith(("ss", "us", "is", "’s", "'s"))
-    )
+    if word in PLURALS or word in SINGULARS_IN_S or word.endswith(("’s", "'s")):
+        return word in PLURALS
+    in_s = word.endswith("s") and len(word) > 3 and not word.endswith(("ss", "us", "is", "ics"))
+    known = parts_of_speech.plural(word)
+    return in_s if known is None else known
 
 
+@lru_cache(maxsize=65_536)
 def is_participle(word: str) -> bool:
     """Whether ``word`` reads as a present participle: running, holding."""
-    return word.endswith("ing") and len(word) > 4 and word not in PARTICIPLE_NOUNS
-
-
-def is_adjective(word: str) -> bool:
-    """Whether ``word`` reads as an adjective or past participle; unknown words are nouns."""
-    if word in ADJECTIVES:
-        return True
-    if "-" in word:
-        last = word.rpartition("-")[2]
-        return last in ADJECTIVES or last.endswith(("ed", "ing")) or last in DIRECTIONS
     return (
-        len(word) > 4
-        and word not in NOT_ADJECTIVES
-        and word.endswith(("ed", "ful", "less", "ous", "ish", "able", "ible", "ical", "-like"))
+        word.endswith("ing") and len(word) > 4 and word not in PARTICIPLE_NOUNS and parts_of_speech.verb_in_ing(word) is not False
     )
 
 
+@lru_cache(maxsize=65_536)
+def is_verb_in_s(word: str) -> bool:
+    """Whether ``word`` can be the verb of a singular subject: sits, ties."""
+    return (
+        word in GERUNDS
+        or word.endswith("s")
+        and not word.endswith(("ss", "’s", "'s"))
+        and parts_of_speech.verb_in_s(word) is not False
+    )
+
+
+@lru_cache(maxsize=65_536)
+def is_only_a_verb(word: str) -> bool:
+    """Whether ``word`` is a verb of the present and hardly anything else: emits, portrays."""
+    return word.isalpha() and parts_of_speech.only_a_verb(word)
+
+
+@lru_cache(maxsize=65_536)
+def is_present_verb(word: str) -> bool:
+    """Whether ``word`` can be the verb of a plural subject: sit, tie."""
+    return word in VERBS or parts_of_speech.present_verb(word) is True
+
+
+@lru_cache(maxsize=65_536)
+def is_adjective(word: str) -> bool:
+    """Whether lower-case ``word`` reads as an adjective or past participle; unknown words are nouns.
+
+    >>> is_adjective("striped"), is_adjective("turntable")
+    (True, False)
+    """
+    if word in ADJECTIVES:
+        return True
+    if word in NOT_ADJECTIVES or word.endswith("ing"):
+        return False
+    if "-" in word:
+        last = word.rpartition("-")[2]
+        return last in ADJECTIVES or last.endswith(("ed", "ing", "like")) and last not in COMPOUND_NOUNS
+    known = parts_of_speech.adjective(word)
+    if known is not None or word.endswith(COMPOUND_NOUNS):
+        return known is True
+    if word.endswith("ish"):  # orangish, but not garnish
+        return bool({word[:-3], word[:-3] + "e", word[:-4]} & ADJECTIVES)
+    return len(word) > 4 and word.endswith(("ed", "ful", "less", "ous", "able", "ible", "ical"))
+
+
+@lru_cache(maxsize=65_536)
+def keeps_capital(word: str) -> bool:
+    """Whether lower-case ``word`` is written with a capital inside a sentence: Japanese, Ida."""
+    return word in CAPITALISED or parts_of_speech.name(word)
+
+
+@lru_cache(maxsize=65_536)
 def article(word: str) -> str:
-    """``a`` or ``an`` before ``word``."""
-    lower = word.lstrip("“\"'‘").lower()
-    if lower.startswith(("hour", "honest", "heir")):
+    """``a`` or ``an`` before ``word``.
+
+    >>> [article(w) for w in ("apple", "unicorn", "hour", "X-ray", "18")]
+    ['an', 'a', 'an', 'an', 'an']
+    """
+    word = word.lstrip("“\"'‘")
+    lower = word.lower()
+    if lower.startswith(_SILENT_H) or lower in ("11", "18"):
         return "an"
-    if lower.startswith(("uni", "use", "euro", "one", "once", "ufo", "uk", "usb")) and not lower.startswith(("unin", "unim")):
+    if lower.startswith(_Y_OR_W_SOUND) and not lower.startswith(("unin", "unim", "unid", "unig")):
         return "a"
-    if len(lower) == 1 or (word.isupper() and len(word) < 4):
+    if len(lower.split("-")[0]) == 1 or (word.isupper() and len(word) < 4):
         return "an" if lower[:1] in "aefhilmnorsx8" else "a"
     return "an" if lower[:1] in "aeiouàáâäåæèéêëìíîïòóôöøùúûü8" else "a"
+
+
+_SILENT_H = ("hour", "honest", "heir", "honour", "honor")
+_Y_OR_W_SOUND = tuple("uni use usu usa uten utop uter ural uran urin ukr uga eu ewe one once ufo uk usb url".split())
 
 
 def plural(noun: str) -> str:

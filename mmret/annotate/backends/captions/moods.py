@@ -1,4 +1,5 @@
-"""The moods an edit is said in, and the edits that have few of them: signs, states, places, actions, losses."""
+"""The wordings of one edit, one set for each kind of sentence (a mood), and the edits that have few of them: signs,
+states, places, actions, captions that say less. Cost: a few string joins an edit."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from typing import NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
 from mmret.annotate.backends.captions.analyse import join
-from mmret.annotate.backends.captions.difference import Edit
-from mmret.annotate.backends.captions.nouns import Words, all_words, definite, is_name, listing, noun_phrase
+from mmret.annotate.backends.captions.compare import Edit
+from mmret.annotate.backends.captions.nouns import definite, is_name, noun_phrase, scene
 
 
 class Moods(NamedTuple):
@@ -75,27 +76,15 @@ def place(e: Edit) -> Moods:
     return Moods(do, (full,), (full,), versus, (full, f"{full} instead", f"now {full}"))
 
 
-def no_longer(old: Words, it: str, e: Edit) -> Moods:
-    if len(old) == 1 and old[0].casefold() in lx.PERSONS:
-        text = noun_phrase(old)
-    elif all_words(old, lx.is_adjective):
-        text = listing(old).replace(" and ", " or ")
-    elif is_name(old) or old[0].casefold() in lx.NUMBERS:
-        text = join(old)
-        return Moods(
-            (f"remove {text}", f"leave out {text}"),
-            (f"without {text}",),
-            (f"without {text}",),
-            (f"no {text}",),
-            (f"without {text}",),
-        )
-    else:
-        text = noun_phrase(old + e.head[-1:])
-    must = "they should" if it == "them" else "it should"
+def less(e: Edit) -> Moods:
+    """The target's caption only leaves details out: what it says is said, and nothing is denied."""
+    text, clause = scene(e.segments, 18)
+    if clause:
+        return Moods((f"just show that {text}",), (f"where {text}",), (f"where {text}",), (), (f"just that {text}",))
     return Moods(
-        (f"make {it} not {text}", f"{must} no longer be {text}"),
-        (f"not {text}",),
-        (f"that is not {text}",),
-        (f"no longer {text}",),
-        (f"not {text}", f"no longer {text}"),
+        (f"just show {text}", f"make it just {text}"),
+        (f"just {text}",),
+        (f"with just {text}", f"showing just {text}"),
+        (),
+        (f"just {text}", text),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmret.annotate.backends.captions import lexicon as lx
-from mmret.annotate.backends.captions.analyse import Segment, is_clause, join
+from mmret.annotate.backends.captions.analyse import BARE, Segment, is_clause, join
 
 Words = tuple[str, ...]
 
@@ -21,9 +21,15 @@ def _latin(word: str) -> bool:
 
 
 def noun_phrase(words: Words, determiner: str = "") -> str:
-    """``words`` with an article where English wants one."""
+    """``words`` with an article where English wants one; ``determiner`` is the caption's own, if it has one.
+
+    >>> noun_phrase(("orange", "hat")), noun_phrase(("rain",)), noun_phrase(("bed",), BARE)
+    ('an orange hat', 'rain', 'bed')
+    """
     determiner = determiner.lower()
     text = join(words)
+    if determiner == BARE:
+        return text
     if determiner in ("a", "an"):
         return f"{lx.article(words[0])} {text}"
     if determiner:
@@ -31,10 +37,7 @@ def noun_phrase(words: Words, determiner: str = "") -> str:
     first, noun = words[0].lower(), head_noun(words)
     if (
         is_name(words)
-        or first in lx.NUMBERS
-        or first == "front"
-        and len(words) > 1
-        or first in lx.DETERMINERS
+        or first in lx.NO_ARTICLE
         or noun in lx.MASS
         or lx.is_plural(noun)
         or noun in lx.DIRECTIONS
@@ -49,7 +52,9 @@ def noun_phrase(words: Words, determiner: str = "") -> str:
 
 def _adjectival(words: Words) -> bool:
     """Whether the participle that ``words`` begin with qualifies a noun: grinning face, not holding hands."""
-    return len(words) == 2 and words[1].islower() and not lx.is_plural(words[1]) and words[1] not in lx.DIRECTIONS
+    last = words[-1]
+    between = all(lx.is_adjective(w) or lx.is_participle(w) for w in words[1:-1])
+    return 2 <= len(words) <= 3 and between and last.islower() and not lx.is_plural(last) and last not in lx.DIRECTIONS
 
 
 def definite(words: Words, one_of: bool = False) -> str:
@@ -65,17 +70,14 @@ def definite(words: Words, one_of: bool = False) -> str:
 
 def _head_index(words: Words) -> int:
     """Place of the noun that decides on the article: the last word before "of" or a participle."""
-    for i, word in enumerate(words):
-        low = word.casefold()
-        if i and (
-            low in lx.BINDING
-            and low not in ("and", "&", "or")
-            or lx.is_participle(low)
-            or low in lx.LOCATIVE
-            or low in lx.AUXILIARIES
-        ):
+    for i in range(1, len(words)):
+        low = words[i].casefold()
+        if low in _ENDS_NOUN or lx.is_participle(low):
             return i - 1
     return len(words) - 1
+
+
+_ENDS_NOUN = (lx.BINDING - {"and", "&", "or"}) | lx.LOCATIVE | lx.AUXILIARIES
 
 
 def head_noun(words: Words) -> str:
@@ -83,12 +85,13 @@ def head_noun(words: Words) -> str:
 
 
 def listing(words: Words) -> str:
-    """Modifiers as a list: "large, light blue and striped"."""
+    """Modifiers as a list: ``("large", "light", "blue")`` to "large and light blue"."""
     groups: list[str] = []
     for word in words:
         if word.casefold() in ("and", "or"):
             continue
-        if groups and groups[-1].rpartition(" ")[2].casefold() in lx.INTENSITIES and word.casefold() in lx.COLOURS:
+        before = groups[-1].rpartition(" ")[2].casefold() if groups else ""
+        if before == "not" or before in lx.INTENSITIES and word.casefold() in lx.COLOURS:
             groups[-1] += " " + word
         else:
             groups.append(word)
@@ -120,14 +123,15 @@ def scene(segments: tuple[Segment, ...], limit: int) -> tuple[str, bool]:
     count = 0
     clause = is_clause(segments)
     for i, s in enumerate(segments):
-        text = _piece(s, i == 0, clause)
+        text = _piece(s, i == 0, clause) if not _later_item(segments, i) else _item(segments, i)
         size = len(text.split())
         if parts and count + size > limit:
+            parts = parts[: _whole_clauses(segments, i)]
             break
         words = text.split(" ")
-        parts.append(" ".join(words[:limit]))
+        parts.append(" ".join(words[:limit]) if size <= limit else cut(words, limit))
         count += size
-    text = "".join(parts).replace(" ,", ",").strip(" ,;:-")
+    text = "".join(parts).replace(" ,", ",").replace(" ”", "”").strip(" ,;:-")
     if text.count("“") > text.count("”"):
         text += "”"
     elif text.count('"') % 2:
@@ -135,20 +139,64 @@ def scene(segments: tuple[Segment, ...], limit: int) -> tuple[str, bool]:
     return text, clause
 
 
+def _whole_clauses(segments: tuple[Segment, ...], end: int) -> int:
+    """How many of the first ``end`` segments to say so that no clause behind a conjunction stops in the middle."""
+    starts = [i for i in range(1, end) if segments[i].joint in lx.CONJUNCTIONS]
+    return starts[-1] if starts and segments[end].joint not in (",", "and") else end
+
+
+def cut(words: list[str], limit: int) -> str:
+    """The first ``limit`` of ``words`` as text, without the words at its end that only make sense before another."""
+    words = words[:limit]
+    while len(words) > 1 and words[-1].casefold().strip('“"') in _INCOMPLETE:
+        words.pop()
+    return " ".join(words)
+
+
+_INCOMPLETE = (lx.DETERMINERS | lx.BINDING | lx.LOCATIVE | lx.ACCOMPANYING | lx.CONJUNCTIONS | lx.AUXILIARIES | {"not", "no"}) - {
+    "up",
+    "off",
+    "her",
+}
+
+
+def _later_item(segments: tuple[Segment, ...], i: int) -> bool:
+    if i == 0 or segments[i].joint != ":" or is_name(segments[i].words):
+        return False
+    return segments[i - 1].joint == ":" or segments[0].joint in lx.ACCOMPANYING
+
+
+def _item(segments: tuple[Segment, ...], i: int) -> str:
+    last = i + 1 == len(segments) or segments[i + 1].joint != ":"
+    return f"{' and' if last else ','} {_with_determiner(segments[i])}"
+
+
+def _with_determiner(s: Segment) -> str:
+    person = s.joint == ":" and s.words[-1].casefold() in lx.PERSONS
+    return noun_phrase(s.words, s.determiner) if s.determiner or person else s.text
+
+
 def _piece(s: Segment, first: bool, clause: bool) -> str:
-    determiner = s.determiner.lower()
+    text = _with_determiner(s)
     if first:
-        body = f"{determiner} {s.text}".strip() if clause or determiner else noun_phrase(s.words)
-        return f"{s.joint} {body}" if s.joint in lx.LOCATIVE else body
-    text = f"{determiner} {s.text}".strip()
-    if s.joint in ("act",):
-        return f" {text}"
+        if s.joint == "" and not clause and not s.determiner and all_words(s.words, _only_adjective):
+            return f"something {text}"
+        body = text if clause or s.joint == "act" else noun_phrase(s.words, s.determiner)
+        return f"{s.joint} {body}" if s.joint in lx.PREPOSITIONS else body
+    if s.joint == "act":
+        return f" and {text}" if s.and_before else f" {text}"
     if s.joint == ":":
-        return f" {text}" if is_name(s.words) else f" with {text}"
+        if is_name(s.words):
+            return f" ({text})" if s.words[0][:1].isalpha() else f" {text}"
+        return f" with {text}"
     if s.joint == ",":
         return f", {text}"
     if s.joint == "(":
         return f" ({text})"
-    if s.joint in lx.LOCATIVE | lx.ACCOMPANYING:
-        return f" {s.joint} {determiner + ' ' + s.text if determiner else noun_phrase(s.words)}"
+    if s.joint in lx.PREPOSITIONS:
+        return f" {s.joint} {noun_phrase(s.words, s.determiner)}"
     return f" {s.joint} {text}"
+
+
+def _only_adjective(word: str) -> bool:
+    return lx.is_adjective(word) and word not in lx.ALSO_NOUNS
