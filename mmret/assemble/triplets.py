@@ -1,7 +1,7 @@
 """Assemble triplets: pairs with accepted instructions become training rows that carry their own lineage.
 
 The query image itself is put first among the hard negatives, which MegaPairs makes mandatory (paper, section 3.2 and table 5).
-A hash of the query image decides the split, so an image stays on its side when the corpus grows.
+A hash of the query image decides the split (:mod:`mmret.curation.split`).
 Linear in the pairs of a shard; a shard of 100,000 images takes a few seconds.
 """
 
@@ -10,14 +10,9 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from mmret.hashing import uniform
+from mmret.curation.split import split_of
 from mmret.schemas import TRIPLETS
 from mmret.settings import EvaluateSettings
-
-
-def split_of(query_id: str, settings: EvaluateSettings) -> str:
-    """``test`` for the share ``settings.held_out`` of query images, else ``train``; depends on the id alone."""
-    return "test" if uniform("held-out", query_id) < settings.held_out else "train"
 
 
 def assemble(

@@ -1,7 +1,7 @@
 """How long the rest of a run will take.
 
-``_PER_UNIT`` holds seconds per unit of work measured on two cores with profile ``demo`` (see docs/performance.md). They only
-set the proportions between stages: every finished stage rescales what is left by actual over expected, and the running stage is
+The stage table (:mod:`mmret.stages`) holds seconds per unit of work, measured on two cores with profile ``demo``. They only set
+the proportions between stages: every finished stage rescales what is left by actual over expected, and the running stage is
 judged by its own pace (:class:`Pace`) more and more. What comes before a loop's first unit is done (compilation, features computed
 once, that unit itself) says nothing about the others and is left out. Costs nothing.
 """
@@ -14,22 +14,8 @@ from collections.abc import Callable, Sequence
 
 from mmret.lake import Lake
 from mmret.settings import Profile
+from mmret.stages import TABLE
 
-_PER_UNIT = {  # stage: (seconds a unit, unit)
-    "images": (0.0005, "new image"),
-    "towers": (0.0014, "picture trained on"),
-    "clip_image": (0.0004, "new image"),
-    "dino_image": (0.0004, "new image"),
-    "caption": (0.0003, "new image"),
-    "candidates": (3e-8, "image pair"),
-    "neighbours": (0.0001, "image"),
-    "pairs": (0.0001, "image"),
-    "descriptions": (0.0004, "image"),
-    "instructions": (0.0003, "image"),
-    "triplets": (0.0001, "image"),
-    "checkpoints": (0.16, "step"),
-    "evaluations": (0.0014, "image"),
-}
 _MEASURED = 10.0  # seconds of finished stages before they rescale the rest
 
 
@@ -100,7 +86,7 @@ class Estimate:
             "picture trained on": self._tower_work(lake),
             "step": steps,
         }
-        self._expected = {s: seconds * units[unit] for s, (seconds, unit) in _PER_UNIT.items()}
+        self._expected = {stage.name: cost.seconds * units[cost.unit] for stage in TABLE if (cost := stage.cost)}
 
     def _tower_work(self, lake: Lake) -> float:
         """Pictures that go through a tower, forward and backward, while they are trained."""

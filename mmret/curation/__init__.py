@@ -1,1 +1,1 @@
-"""What may be used: licences of pictures, and what people accepted or rejected."""
+"""What may be used, and for what: licences of pictures, what people accepted or rejected, what is held out."""

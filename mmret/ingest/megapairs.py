@@ -19,8 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.assemble.triplets import split_of
 from mmret.curation.licences import SEPARATOR
+from mmret.curation.split import split_of
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, pair_id
 from mmret.ingest.annotations import Annotation, Refusal, read_annotations

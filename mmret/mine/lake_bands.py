@@ -89,8 +89,8 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     """(COPIES,) cosines of pictures and nearly identical copies of them, as this model sees them."""
     import torch
 
+    from mmret.encode.augment import NEAR_DUPLICATE, seeded_generator, views
     from mmret.ingest.images import read_images
-    from mmret.towers.augment import NEAR_DUPLICATE, seeded_generator, views
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])
     scores = []

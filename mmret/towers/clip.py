@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from mmret.encode.augment import CAPTIONED, seeded_generator, views
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
-from mmret.towers.augment import CAPTIONED, seeded_generator, views
 from mmret.towers.corpus import TowerCorpus
 from mmret.towers.pretrain import batch_rows
 

@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from mmret.encode.augment import PATTERN, seeded_generator, views
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
-from mmret.towers.augment import PATTERN, seeded_generator, views
 from mmret.towers.corpus import TowerCorpus
 from mmret.towers.pretrain import batch_rows
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmret.atomic import replacing
-from mmret.towers.augment import seeded_generator
+from mmret.encode.augment import seeded_generator
 
 CHECKPOINT_SECONDS = 20.0
 

@@ -25,6 +25,7 @@ from torch.nn.functional import normalize
 
 from mmret import progress
 from mmret.atomic import replacing_folder, write_text
+from mmret.encode.augment import NEAR_DUPLICATE, seeded_generator, views
 from mmret.encode.bands import propose
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
@@ -34,7 +35,6 @@ from mmret.settings import BandSettings, TowerSettings
 from mmret.towers import TOWERS_VERSION
 from mmret.towers import clip as clip_tower
 from mmret.towers import dino as dino_tower
-from mmret.towers.augment import NEAR_DUPLICATE, seeded_generator, views
 from mmret.towers.corpus import Captioned, TowerCorpus, decode_images, distinct_words
 from mmret.towers.pretrain import Plan, fit
 from mmret.towers.tokenizer import train_tokenizer

@@ -6,7 +6,8 @@ import pyarrow as pa
 from PIL import Image
 
 from assets.display.contact_sheet import contact_sheet
-from mmret.assemble.triplets import assemble, split_of
+from mmret.assemble.triplets import assemble
+from mmret.curation.split import split_of
 from mmret.schemas import DESCRIPTIONS, INSTRUCTIONS, PAIRS, TRIPLETS
 from mmret.settings import EvaluateSettings
 

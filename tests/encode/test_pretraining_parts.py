@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from mmret.towers.augment import CAPTIONED, Views, seeded_generator, views
+from mmret.encode.augment import CAPTIONED, Views, seeded_generator, views
 from mmret.towers.clip import contrastive, recalls
 from mmret.towers.dino import TEMPERATURE, nt_xent
 from mmret.towers.pretrain import Plan, batch_rows

@@ -6,7 +6,7 @@ import re
 import pyarrow as pa
 import pytest
 
-from mmret.assemble.triplets import split_of
+from mmret.curation.split import split_of
 from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest.shapes import caption, scene

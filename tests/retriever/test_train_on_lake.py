@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import mmret
 from mmret import progress
-from mmret.assemble.triplets import split_of
 from mmret.cli import app
+from mmret.curation.split import split_of
 from mmret.errors import UserError
 from mmret.freshness import fingerprints
 from mmret.lake import Lake

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.instruct import instruct
-from mmret.assemble.triplets import assemble, split_of
+from mmret.assemble.triplets import assemble
+from mmret.curation.split import split_of
 from mmret.errors import UserError
 from mmret.hashing import draws, pair_id
 from mmret.schemas import DESCRIPTIONS, PAIRS, SIGNALS
