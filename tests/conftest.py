@@ -1,6 +1,7 @@
 """What every test shares: no network, no Dagster home of the user's, and where the material beside the checkout lies."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,16 @@ def small_lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
     lake = tmp_path_factory.mktemp("small") / "lake"
     return lake, run(first(lake))
+
+
+@pytest.fixture(autouse=True)
+def no_dead_dagster_instance() -> None:
+    """Dagster keeps the state storage of the instance entered last in a context variable, also after that instance is gone, and
+    the next test that loads definitions then fails for it."""
+    if "dagster" not in sys.modules:
+        return
+    from dagster._core.storage.defs_state.base import DefsStateStorage, _current_storage
+
+    reference = getattr(DefsStateStorage.get(), "_instance_weakref", None)
+    if reference is not None and reference() is None:
+        _current_storage.set(None)

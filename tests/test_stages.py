@@ -6,7 +6,6 @@ The second is what keeps lineage honest: a table that is read and not declared c
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 
@@ -99,8 +98,3 @@ def test_the_recorder_notices_an_undeclared_read(recorded):
     assert ("images", None) in found["clip_image", lake.shards()[0]]
     assert ("corpus_manifest", lake.shards()[0]) in found["images", lake.shards()[0]]
     assert Reads("corpus_manifest") in STAGES["images"].reads
-
-
-def test_the_graph_in_the_readme_is_the_table():
-    drawn = set(re.findall(r"^ +(\w+) --> (\w+)$", (CHECKOUT / "README.md").read_text(), re.MULTILINE))
-    assert drawn == {(read.table, table) for stage in TABLE for table in stage.tables for read in stage.reads}

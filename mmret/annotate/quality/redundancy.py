@@ -20,6 +20,7 @@ from mmret.encode.protocol import Encoder
 from mmret.encode.vectors import rows_of_model, vector_table
 from mmret.hashing import uniform
 from mmret.lake import Lake
+from mmret.lake.inputs import linked_shards
 
 _IDS_PER_LOOKUP = 500
 _GALLERY_SHARDS = 8
@@ -66,8 +67,8 @@ def _search(
 
 
 def _gallery(lake: Lake, shard: str, count: int) -> list[str]:
-    """``count`` image ids at most, the lowest by hash of the measured shard and of up to seven other shards."""
-    ready = [s for s in lake.partitions("clip_image") if s in set(lake.partitions("caption"))]
+    """``count`` image ids at most, the lowest by hash of the measured shard and of up to seven others that its pairs point to."""
+    ready = linked_shards(lake, "pairs", shard)
     step = max(1, len(ready) // (_GALLERY_SHARDS - 1))
     chosen = sorted({shard, *ready[::step][: _GALLERY_SHARDS - 1]})
     ids = [i for s in chosen for i in lake.read("images", s, columns=["image_id"])["image_id"].to_pylist()]
