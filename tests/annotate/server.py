@@ -21,6 +21,9 @@ class Status:
     def __init__(self, code: int, body: str = "no", **headers: str):
         self.code, self.body, self.headers = code, body, headers
 
+    def __str__(self) -> str:
+        return f"status {self.code} {self.body[:40]!r} {self.headers}"
+
 
 def completion(text: Any, finish: str = "stop") -> dict[str, Any]:
     """A chat completion as servers write it."""
