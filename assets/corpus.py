@@ -62,7 +62,7 @@ def corpus_manifest(
             "dagster/row_count": rows,
             "rows_computed": sealed.rows,
             "shards": len(shards),
-            "shards_reselected": sealed.reselected,
+            "shards_reselected": sealed.changed_shards,
             "sources": dg.MetadataValue.json(list(settings.corpus.sources)),
         },
         data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))),

@@ -49,7 +49,7 @@ def _facts_of(table: str, kinds: set[str]) -> dict[str, Any]:
         "owners": OWNERS,
         "code_version": stage.version,
         "metadata": {"dagster/column_schema": column_schema(table)},
-        "automation_condition": CONDITIONS[stage.starts],
+        "automation_condition": CONDITIONS[stage.trigger],
     }
 
 

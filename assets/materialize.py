@@ -45,7 +45,7 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
         upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))
         raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
     facts = lake.facts(table, partition)
-    if facts and facts.inputs == inputs.fingerprint and not STAGES[table].unfinished(profile, facts):
+    if facts and facts.inputs == inputs.fingerprint and not STAGES[table].needs_retry(profile, facts):
         return facts, 0
     record_inputs(lake, inputs)
     try:

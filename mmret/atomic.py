@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ABANDONED_S = 24 * 3600
+ABANDONED_AFTER_S = 24 * 3600
 """Where locks do not work, a temporary file that nobody has written to for so long was left behind."""
 
 
@@ -81,7 +81,7 @@ def remove_abandoned(paths: Iterator[Path]) -> int:
 
 
 def _remove_abandoned(path: Path) -> bool:
-    with in_use(path) as used:
+    with lock_unless_used(path) as used:
         if used:
             return False
         if path.is_dir():
@@ -92,7 +92,7 @@ def _remove_abandoned(path: Path) -> bool:
 
 
 @contextmanager
-def in_use(path: Path) -> Iterator[bool]:
+def lock_unless_used(path: Path) -> Iterator[bool]:
     """Whether somebody holds the file or folder ``path`` locked, or it is gone. Where neither, the block holds it locked itself."""
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -106,7 +106,7 @@ def in_use(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             used = True
         except OSError:
-            used = time.time() - os.fstat(handle).st_mtime < ABANDONED_S
+            used = time.time() - os.fstat(handle).st_mtime < ABANDONED_AFTER_S
         yield used
     finally:
         os.close(handle)

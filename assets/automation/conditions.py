@@ -16,7 +16,7 @@ from mmret.freshness.survey import Snapshot, Status, due, new_pairs, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.inputs import read_inputs
-from mmret.lake.lease import busy
+from mmret.lake.lease import is_leased
 from mmret.stages import UNPARTITIONED, stage_of
 from resources.lake import lake_folder
 
@@ -27,7 +27,7 @@ AC = dg.AutomationCondition
 def _survey_of_tick(folder: str, _tick: datetime) -> list[Status]:
     """The state of every partition at this tick; nothing while `mmret run` is at work or no shard is sealed."""
     lake = Lake(folder)
-    if busy(lake) or not lake.shards():
+    if is_leased(lake) or not lake.shards():
         return []
     return survey(lake, resolve(lake)[0])
 

@@ -13,7 +13,7 @@ from assets.automation.upkeep import nightly
 from assets.partitions import corpus_shards
 from mmret.freshness.survey import Work, due, survey
 from mmret.lake.configuration import resolve
-from mmret.lake.lease import busy
+from mmret.lake.lease import is_leased
 from mmret.stages import UNPARTITIONED, assets_of
 from resources.lake import LakeResource
 
@@ -62,7 +62,7 @@ def in_progress(instance: dg.DagsterInstance, tables: Iterable[str], shards: lis
 def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> list[dg.RunRequest] | dg.SkipReason:
     """Launch what is missing or stale up to triplets, and nothing else; the tag `mmret/because` of each run says why."""
     store = lake.open()
-    if busy(store):
+    if is_leased(store):
         return dg.SkipReason(f"`mmret run` is working on {store.root}")
     shards = context.instance.get_dynamic_partitions(corpus_shards.name)
     work = [w for w in due(survey(store, resolve(store)[0])) if w.partition in shards or w.partition == UNPARTITIONED]

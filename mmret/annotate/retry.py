@@ -45,6 +45,6 @@ def retry_notes(rows: pa.Table, before: Mapping[str, Any] | None) -> dict[str, i
     return {"unanswered": left.num_rows, "retries": retries}
 
 
-def unfinished(notes: Mapping[str, Any], retries: int) -> bool:
+def needs_retry(notes: Mapping[str, Any], retries: int) -> bool:
     """Whether a partition with these notes is to be tried again, where ``retries`` are allowed."""
     return notes.get("unanswered", 0) > 0 and notes.get("retries", 0) < retries

@@ -58,6 +58,6 @@ def benchmark_of(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def takers(option: str) -> list[str]:
+def benchmarks_with(option: str) -> list[str]:
     """Names of the benchmarks that take ``option``."""
     return [name for name, benchmark in BENCHMARKS.items() if option in benchmark.options]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmret.benchmarks.common.pictures import Embedder
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions
-from mmret.benchmarks.registry import benchmark_of, takers
+from mmret.benchmarks.registry import benchmark_of, benchmarks_with
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.search.encoder import Encoder
@@ -22,7 +22,7 @@ def run_benchmark(
     """
     entry = benchmark_of(benchmark)
     if options.gallery != "original" and "gallery" not in entry.options:
-        raise UserError(f"only {' and '.join(takers('gallery'))} has a choice of gallery")
+        raise UserError(f"only {' and '.join(benchmarks_with('gallery'))} has a choice of gallery")
     return entry.run(Embedder(encoder, model, lake, batch_size), options)
 
 

@@ -17,7 +17,7 @@ from mmret.errors import UserError
 from mmret.freshness.survey import partitions_of, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.stages import FINGERPRINTED, STAGES, UNPARTITIONED, assets_of
+from mmret.stages import FINGERPRINTED_STAGES, STAGES, UNPARTITIONED, assets_of
 
 LAUNCH = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
@@ -61,9 +61,9 @@ def select_partitions(lake: Lake, stages: Iterable[str], named: Iterable[str]) -
     """
     profile = resolve(lake)[0]
     stages, named = list(stages), list(named)
-    if unknown := [s for s in stages if s not in FINGERPRINTED]:
-        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(FINGERPRINTED)}")
-    wanted = stages or [t for t, stage in FINGERPRINTED.items() if stage.partitions != "recipe"]
+    if unknown := [s for s in stages if s not in FINGERPRINTED_STAGES]:
+        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(FINGERPRINTED_STAGES)}")
+    wanted = stages or [t for t, stage in FINGERPRINTED_STAGES.items() if stage.partitions != "recipe"]
     if not named:
         found: Selection = {}
         for status in survey(lake, profile):

@@ -32,11 +32,11 @@ class Views:
     tint: float = 0.0
 
 
-CAPTIONED = Views(zoom=0.85, shift=0.04)
+CAPTION_VIEWS = Views(zoom=0.85, shift=0.04)
 """For image and caption: position and scale move a little, every attribute that a caption may name stays."""
-PATTERN = Views(zoom=0.6, stretch=0.1, shift=0.05, light=0.3, tint=0.15)
+PATTERN_VIEWS = Views(zoom=0.6, stretch=0.1, shift=0.05, light=0.3, tint=0.15)
 """For self-supervision: two such views of a picture are alike."""
-NEAR_DUPLICATE = Views(zoom=0.98, shift=0.005, light=0.01)
+NEAR_DUPLICATE_VIEWS = Views(zoom=0.98, shift=0.005, light=0.01)
 """What a re-encoded or slightly cropped copy looks like; its similarity to the picture is where a band must end."""
 
 

@@ -19,8 +19,8 @@ QUERIES = 2_000  # images that stand for the corpus
 MISSED_DUPLICATES = 0.05  # share of the known near-duplicates that may fall into the band
 DUPLICATES_ASSUMED = 0.02  # share of images taken to have a near-duplicate where none are known
 BACKGROUND = 3.0  # deviations that low stays above the median score of random pairs
-FEWEST = 10  # neighbours that the median image keeps even where the background is wide
-NARROWEST = 0.002  # width that is left of a band at least: float16 blurs scores by up to 0.001
+MIN_NEIGHBOURS = 10  # neighbours that the median image keeps even where the background is wide
+MIN_WIDTH = 0.002  # width that is left of a band at least: float16 blurs scores by up to 0.001
 
 
 def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, neighbours: int = 30, seed: int = 0) -> BandSettings:
@@ -28,7 +28,7 @@ def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, n
 
     vectors: (n, d) unit vectors of the corpus or of a sample of it, any float; near_duplicates: (m,) cosines of pairs
     known to be near-duplicates, or None; neighbours: neighbours in the band of the median image, a tenth of a corpus that
-    is small. Where so many would reach into the background (see ``BACKGROUND``), low rises until ``FEWEST`` are left.
+    is small. Where so many would reach into the background (see ``BACKGROUND``), low rises until ``MIN_NEIGHBOURS`` are left.
     Raises UserError for fewer than three vectors or vectors that are not finite.
     """
     vectors = np.asarray(vectors)
@@ -40,7 +40,7 @@ def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, n
     scores, background = _scores(vectors.astype(np.float32, copy=False), seed)
     known = near_duplicates is not None and len(near_duplicates) > 0
     nearest, share = (near_duplicates, MISSED_DUPLICATES) if known else (scores[:, 0], 1 - DUPLICATES_ASSUMED)
-    high = float(np.clip(np.quantile(nearest, share), -1 + 2 * NARROWEST, 1 - NARROWEST))
+    high = float(np.clip(np.quantile(nearest, share), -1 + 2 * MIN_WIDTH, 1 - MIN_WIDTH))
     below = (scores >= high).sum(1)  # near-duplicates of each query come first
 
     def low_for(neighbours: int) -> float:
@@ -48,8 +48,8 @@ def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, n
         return float(np.median(np.take_along_axis(scores, place[:, None], 1)))
 
     middle, under = np.quantile(background, [0.5, 0.16])  # the lower half: true neighbours widen the upper one
-    low = np.clip(middle + BACKGROUND * (middle - under), low_for(neighbours), low_for(min(neighbours, FEWEST)))
-    low = float(min(low, high - NARROWEST))
+    low = np.clip(middle + BACKGROUND * (middle - under), low_for(neighbours), low_for(min(neighbours, MIN_NEIGHBOURS)))
+    low = float(min(low, high - MIN_WIDTH))
     return BandSettings(low=round(low, 4), high=round(high, 4))
 
 

@@ -34,7 +34,7 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
     Raises UserError naming the image where one cannot be decoded.
     """
     if encoder.on_cpu:
-        yield from on_every_core(lambda rows: encoder.encode_images(_pixels(encoder, rows)), batches)
+        yield from map_on_cores(lambda rows: encoder.encode_images(_pixels(encoder, rows)), batches)
         return
     workers = os.cpu_count() or 1
     for rows, pixels in in_order(lambda rows: _pixels(encoder, rows).pin_memory(), batches, workers, _AHEAD * workers):
@@ -44,7 +44,7 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
 def text_vectors(encoder: Encoder, batches: Iterable[list[str]]) -> Iterator[tuple[list[str], np.ndarray]]:
     """Vectors (n, width) float32 of each list of texts, in order."""
     if encoder.on_cpu:
-        yield from on_every_core(encoder.encode_texts, batches)
+        yield from map_on_cores(encoder.encode_texts, batches)
         return
     for texts in batches:
         yield texts, encoder.encode_texts(texts)
@@ -63,7 +63,7 @@ def _pixels(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
     return torch.stack(pixels)
 
 
-def on_every_core(work: Callable[[Rows], np.ndarray], batches: Iterable[Rows]) -> Iterator[tuple[Rows, np.ndarray]]:
+def map_on_cores(work: Callable[[Rows], np.ndarray], batches: Iterable[Rows]) -> Iterator[tuple[Rows, np.ndarray]]:
     """``(batch, work(batch))`` in order, as many batches at a time as torch has threads, each on one of them."""
     with single_threaded() as cores:
         yield from in_order(work, batches, cores, _AHEAD * cores)

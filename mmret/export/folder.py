@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmret.atomic import in_use, replacing, write_text
+from mmret.atomic import lock_unless_used, replacing, write_text
 from mmret.errors import UserError
 
 _PLAN = ".plan"
@@ -48,7 +48,7 @@ def whole_folder(out: Path, identity: str) -> Iterator[Work]:
         raise UserError(f"{out} exists already; give a folder that does not")
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with in_use(partial) as used:
+    with lock_unless_used(partial) as used:
         if used:
             raise UserError(f"another process is writing {out}")
         _start_or_resume(partial, identity)

@@ -7,7 +7,7 @@ that alters nothing (a merge that found no better neighbour) stops there. Costs 
 
 from __future__ import annotations
 
-from mmret.lake import IMPORTED, Facts, Lake
+from mmret.lake import IMPORT_PREFIX, Facts, Lake
 from mmret.lake.inputs import Inputs, linked_shards
 from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED, Reads
@@ -16,7 +16,7 @@ from mmret.stages import STAGES, UNPARTITIONED, Reads
 def upstream_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
     """(table, partition) of everything that ``partition`` of ``table`` is computed from, there or not."""
     stage = STAGES[table]
-    reads = (*stage.reads, *stage.sometimes_reads(profile, partition))
+    reads = (*stage.reads, *stage.conditional_reads(profile, partition))
     return [(read.table, part) for read in reads if not read.pinned for part in _partitions(lake, read, partition)]
 
 
@@ -29,7 +29,7 @@ def _partitions(lake: Lake, read: Reads, partition: str) -> list[str]:
         return [UNPARTITIONED]
     shards = lake.shards()
     if read.scope == "all":
-        return [*shards, *(p for p in lake.partitions(read.table) if p.startswith(IMPORTED))]
+        return [*shards, *(p for p in lake.partitions(read.table) if p.startswith(IMPORT_PREFIX))]
     if read.scope == "linked":
         return linked_shards(lake, read.via, partition)
     return [s for s in shards if (s <= partition if read.scope == "up_to" else s >= partition)]
@@ -44,7 +44,7 @@ def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTI
         if facts is None:
             return None
         upstream.append((name, part, facts))
-    values = stage.fingerprinted(profile, partition)
+    values = stage.fingerprint_settings(profile, partition)
     return Inputs(table, stage.version, values, tuple(upstream), stage.decisions(lake, profile, partition))
 
 
@@ -59,4 +59,4 @@ def current_facts(lake: Lake, profile: Profile, table: str, partition: str = UNP
     facts = lake.facts(table, partition)
     if facts is None or facts.inputs != fingerprint_now(lake, profile, table, partition):
         return None
-    return None if STAGES[table].unfinished(profile, facts) else facts
+    return None if STAGES[table].needs_retry(profile, facts) else facts

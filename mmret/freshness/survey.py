@@ -24,7 +24,7 @@ from mmret.stages import RUNS, STAGES, UNPARTITIONED
 
 State = Literal["current", "follows", "stale", "missing"]
 
-_SHOWN = 60  # characters of a setting's value
+_MAX_VALUE_CHARACTERS = 60  # characters of a setting's value
 
 RETRY_SECONDS = 3600
 """How long schedules and sensors leave requests alone that got no answer; a person's `mmret run` sends them at once."""
@@ -42,7 +42,7 @@ class Status:
     state: State
     reasons: tuple[str, ...] = ()
     waits_for: tuple[str, ...] = ()
-    rests: bool = False
+    retry_later: bool = False
     """Only requests without an answer are to be sent again, and the last try was not long ago: nothing by itself tries so soon."""
 
 
@@ -84,7 +84,7 @@ def survey(lake: Lake, profile: Profile) -> list[Status]:
         for table in run:
             for partition in partitions_of(lake, profile, table):
                 status = _status(lake, profile, table, partition, run, unfinished)
-                if status.state != "current" and not status.rests:
+                if status.state != "current" and not status.retry_later:
                     unfinished.add((table, partition))
                 found.append(status)
     return found
@@ -104,10 +104,10 @@ def _status(
         return Status(table, partition, "stale", ("something it reads is missing", *first), waits_for)
     if facts.inputs != inputs.fingerprint:
         return Status(table, partition, "stale", tuple(differences(read_inputs(lake, facts.inputs), inputs)), waits_for)
-    if STAGES[table].unfinished(profile, facts):
+    if STAGES[table].needs_retry(profile, facts):
         tried = time.time() - facts.written / 1e9
         why = f"{facts.notes['unanswered']:,} requests got no answer"
-        return Status(table, partition, "stale", (why, *first), waits_for, rests=not pending and tried < RETRY_SECONDS)
+        return Status(table, partition, "stale", (why, *first), waits_for, retry_later=not pending and tried < RETRY_SECONDS)
     if pending:
         return Status(table, partition, "follows", first, waits_for)
     return Status(table, partition, "current")
@@ -147,7 +147,8 @@ def _changed(name: str, old: Any, new: Any) -> list[str]:
     if old == new:
         return []
     before, after = (
-        text if len(text := json.dumps(v, ensure_ascii=False)) <= _SHOWN else text[: _SHOWN - 1] + "…" for v in (old, new)
+        text if len(text := json.dumps(v, ensure_ascii=False)) <= _MAX_VALUE_CHARACTERS else text[: _MAX_VALUE_CHARACTERS - 1] + "…"
+        for v in (old, new)
     )
     return [f"{name}: {before} → {after}"]
 
@@ -166,7 +167,7 @@ def due(statuses: Iterable[Status], *, together: bool = False) -> list[Work]:
             tables: list[str] = []
             for table in run:
                 status = at[(table, partition)]
-                if status.state == "current" or status.rests:
+                if status.state == "current" or status.retry_later:
                     continue
                 if [t for t in status.waits_for if not (together and t in run)]:
                     break

@@ -15,13 +15,13 @@ from mmret.lake import Lake
 BATCH_BYTES = 64 * 2**20
 """Encoded pictures held at once by one reader or writer; a single larger file still passes, alone."""
 
-STREAMED = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("path", pa.string()), ("data", pa.large_binary())])
+IMAGE_BATCH = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("path", pa.string()), ("data", pa.large_binary())])
 """Columns of a batch of :func:`read_images`."""
 _LOOKUP = 500  # ids in one filter
 
 
 def read_images(lake: Lake, shard: str, batch_rows: int = 256, ids: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Stream a shard in position order as batches of ``STREAMED``: image_id, caption, path, data.
+    """Stream a shard in position order as batches of ``IMAGE_BATCH``: image_id, caption, path, data.
 
     A batch holds at most ``batch_rows`` rows and about ``BATCH_BYTES`` of pictures, whichever is reached first; ``ids``
     restricts the stream. Reads one snapshot of the table, about 1 GB/s.
@@ -64,9 +64,9 @@ def images_by_id(lake: Lake, ids: Sequence[str]) -> dict[str, bytes]:
 
 
 def _take(table: object, row_ids: list[int], stored: list[str], batch: list[int]) -> pa.RecordBatch:
-    rows = table.take_row_ids([row_ids[at] for at in batch]).select(STREAMED.names).to_arrow()
+    rows = table.take_row_ids([row_ids[at] for at in batch]).select(IMAGE_BATCH.names).to_arrow()
     where = {image_id: i for i, image_id in enumerate(rows["image_id"].to_pylist())}
-    rows = rows.take([where[stored[at]] for at in batch]).select(STREAMED.names).cast(STREAMED)
+    rows = rows.take([where[stored[at]] for at in batch]).select(IMAGE_BATCH.names).cast(IMAGE_BATCH)
     return rows.combine_chunks().to_batches()[0]
 
 

@@ -26,7 +26,7 @@ class LakeContents:
         ):
             self._database.execute(f"CREATE TABLE {table} WITHOUT ROWID")
 
-    def learn(self, lake: Lake, partition: str, root: str) -> None:
+    def add_partition(self, lake: Lake, partition: str, root: str) -> None:
         """Add the pictures, paths below ``root`` and pairs of a partition that is complete."""
         images = lake.read("images", partition, ["image_id", "licence"]).to_pylist() if lake.facts("images", partition) else []
         self.add_pictures((row["image_id"], row["licence"]) for row in images)
@@ -53,10 +53,10 @@ class LakeContents:
         """Whether the pair is new."""
         return self._database.execute("INSERT OR IGNORE INTO pairs VALUES (?)", (bytes.fromhex(pair_id),)).rowcount == 1
 
-    def holds(self, image_id: str) -> bool:
+    def has_picture(self, image_id: str) -> bool:
         return self._database.execute("SELECT 1 FROM content WHERE id = ?", (bytes.fromhex(image_id),)).fetchone() is not None
 
-    def seen(self, root: str, path: str) -> bool:
+    def has_path(self, root: str, path: str) -> bool:
         """Whether the file was looked at, whatever came of it."""
         return self._database.execute("SELECT 1 FROM paths WHERE key = ?", (_key(root, path),)).fetchone() is not None
 

@@ -29,7 +29,7 @@ from mmret.ingest.rows import Row
 from mmret.ingest.seal import hash_file
 from mmret.ingest.sources import open_reader
 from mmret.ingest.stage import ingest_shard
-from mmret.lake import IMPORTED, Lake
+from mmret.lake import IMPORT_PREFIX, Lake
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TRIPLETS
 from mmret.settings import Profile
@@ -52,7 +52,7 @@ class Release:
     @property
     def prefix(self) -> str:
         """Of its partitions: the same file and folder continue where they stopped."""
-        return f"{IMPORTED}{fingerprint(str(self.annotations), str(self.images), self.lines)[:8]}-"
+        return f"{IMPORT_PREFIX}{fingerprint(str(self.annotations), str(self.images), self.lines)[:8]}-"
 
 
 def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) -> dict[str, int]:
@@ -67,7 +67,7 @@ def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) ->
         with LakeContents() as known:
             own = [p for p in lake.partitions("corpus_manifest") if not p.startswith(release.prefix)]
             for partition in own:
-                known.learn(lake, partition, str(release.images))
+                known.add_partition(lake, partition, str(release.images))
             totals.update(_Import(lake, release, profile, known).run())
     return dict(totals)
 
@@ -91,7 +91,7 @@ class _Import:
     """One release on its way into a lake."""
 
     def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents):
-        self.lake, self.release, self.profile, self.known = lake, release, profile, known
+        self.lake, self.release, self.profile, self.contents = lake, release, profile, known
         self.root = str(release.images)
         self.reader = open_reader(self.root)
 
@@ -109,7 +109,7 @@ class _Import:
         )
         for partition in self.lake.partitions("triplets"):
             if self._complete(partition, about):
-                self.known.learn(self.lake, partition, self.root)
+                self.contents.add_partition(self.lake, partition, self.root)
         totals: Counter[str] = Counter()
         rows = read_annotations(self.release.annotations)
         for number, chunk in enumerate(iter(lambda: list(islice(rows, self.release.lines)), [])):
@@ -130,8 +130,8 @@ class _Import:
         self.lake.write("corpus_manifest", partition, _table(pictures, CORPUS_MANIFEST), about)
         ingest_shard(self.lake, partition, self.profile.ingest, about)
         taken = self.lake.read("images", partition, ["image_id", "licence"])
-        self.known.add_pictures((r["image_id"], r["licence"]) for r in taken.to_pylist())
-        self.known.add_paths(self.root, ((r["path"], r["image_id"]) for r in pictures))
+        self.contents.add_pictures((r["image_id"], r["licence"]) for r in taken.to_pylist())
+        self.contents.add_paths(self.root, ((r["path"], r["image_id"]) for r in pictures))
         accepted, refused, dropped = self._resolve(chunk)
         if refused:
             lines = [
@@ -181,12 +181,12 @@ class _Import:
     def _pictures(self, partition: str, chunk: list[Annotation | Refusal]) -> list[dict[str, Any]]:
         """Rows of CORPUS_MANIFEST of the files that this partition names first."""
         named = dict.fromkeys(path for row in chunk if isinstance(row, Annotation) for path in row.pictures())
-        fresh = (Row(path) for path in named if not self.known.seen(self.root, path))
+        fresh = (Row(path) for path in named if not self.contents.has_path(self.root, path))
         rows: list[dict[str, Any]] = []
         first: dict[str, str] = {}
         for row, (image_id, size, failure) in in_order(partial(hash_file, self.reader), fresh):
             reason, detail = (failure.reason, failure.detail) if failure else (None, None)
-            if image_id is not None and self.known.holds(image_id):
+            if image_id is not None and self.contents.has_picture(image_id):
                 reason, detail = "duplicate", "the lake holds this picture already"
             elif image_id is not None and image_id in first:
                 reason, detail = "duplicate", f"same content as {first[image_id]}"
@@ -227,7 +227,7 @@ class _Import:
             if isinstance(made, Refusal):
                 refused.append(made)
                 continue
-            negatives = [found[0] if (found := self.known.picture(self.root, path)) else None for path in row.negatives]
+            negatives = [found[0] if (found := self.contents.picture(self.root, path)) else None for path in row.negatives]
             dropped += negatives.count(None)
             made["hard_negatives"] = [i for i in dict.fromkeys(negatives) if i not in (None, made["query_id"], made["target_id"])]
             accepted.append(made)
@@ -235,14 +235,14 @@ class _Import:
         return accepted, refused, dropped
 
     def _pair(self, row: Annotation) -> dict[str, Any] | Refusal:
-        query, target = (self.known.picture(self.root, path) for path in (row.query, row.target))
+        query, target = (self.contents.picture(self.root, path) for path in (row.query, row.target))
         if query is None or target is None:
             missing = row.query if query is None else row.target
             return Refusal(row.line, "picture_missing", f"{missing} is missing or cannot be read")
         if query[0] == target[0]:
             return Refusal(row.line, "target_is_the_query", f"{row.target} is the same picture as {row.query}")
         key = pair_id(query[0], target[0])
-        if not self.known.add_pair(key):
+        if not self.contents.add_pair(key):
             return Refusal(row.line, "duplicate_pair", "the lake has a triplet of these two pictures already")
         licences = list(dict.fromkeys((query[1], target[1])))
         licence = licences[0] if len(licences) == 1 else SEPARATOR.join(text or "unknown" for text in licences)

@@ -22,7 +22,7 @@ from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed_rows import COLUMNS, SealedRows
 from mmret.ingest.selection import rows_taken
 from mmret.ingest.sources import open_sources
-from mmret.lake import IMPORTED
+from mmret.lake import IMPORT_PREFIX
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
@@ -45,7 +45,7 @@ def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Ite
     """
     sources = open_sources(corpus.sources)
     left = None if corpus.images is None else max(0, corpus.images - rows_taken(known, corpus))
-    names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORTED))
+    names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORT_PREFIX))
     shard = 1 + max((int(name.rpartition("-")[2]) for name in names), default=-1)
     with SealedRows(known) as sealed:
         rows = islice(_new_rows(sources, sealed, ingest), left)
@@ -61,11 +61,11 @@ def _new_rows(sources: Iterable[Source], sealed: SealedRows, ingest: IngestSetti
     found = 0
     for source in sources:
         listed = (_screened(row, ingest) for row in source.rows())
-        unsealed = (row for row in listed if not sealed.holds(source.root, row))
+        unsealed = (row for row in listed if not sealed.contains(source.root, row))
         for row, (image_id, size, failure) in in_order(partial(hash_file, source), unsealed):
             if failure is not None:
                 row = row.refuse("unreadable", str(failure))
-            if sealed.holds_content(source.root, row, image_id):
+            if sealed.contains_content(source.root, row, image_id):
                 continue
             if row.reason is None and image_id is not None:
                 first = sealed.accept(image_id, row.path)

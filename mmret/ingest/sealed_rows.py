@@ -30,7 +30,7 @@ class SealedRows:
         for batch in known.select(COLUMNS).to_batches(max_chunksize=16_384):
             self._load(batch.to_pylist())
 
-    def holds(self, root: str, row: Row) -> bool:
+    def contains(self, root: str, row: Row) -> bool:
         """Whether this mention of the row is sealed; a manifest may name one file several times, each is a row."""
         known, seen = self._database.execute(
             "INSERT INTO listed VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET seen = seen + 1 RETURNING known, seen",
@@ -38,7 +38,7 @@ class SealedRows:
         ).fetchone()
         return seen > 1 or known > 0 if _is_scene(root) else seen <= known
 
-    def holds_content(self, root: str, row: Row, image_id: str | None) -> bool:
+    def contains_content(self, root: str, row: Row, image_id: str | None) -> bool:
         """Whether a row whose size or time is new was sealed before with just this content."""
         key = _listed(root, row.path, row.size, row.mtime_ns, row.reason)
         if self._database.execute("SELECT 1 FROM listed WHERE key = ? AND known > 0", (key,)).fetchone():

@@ -35,10 +35,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sealing:
-    """What :func:`seal_corpus` did: ``rows`` newly sealed, ``reselected`` shards whose rows are taken or left anew."""
+    """What :func:`seal_corpus` did: ``rows`` newly sealed, ``changed_shards`` shards whose rows are taken or left anew."""
 
     rows: int
-    reselected: int
+    changed_shards: int
 
 
 def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
@@ -48,14 +48,14 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
     rows become new shards. A second call does nothing. Raises UserError for a source that cannot be read, before
     any new shard is written.
     """
-    rows = reselected = 0
+    rows = changed_shards = 0
     for shard, table in reselect(lake, profile.corpus):
         lake.write("corpus_manifest", shard, table, inputs)
-        reselected += 1
+        changed_shards += 1
     for shard, table in seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), profile.corpus, profile.ingest):
         lake.write("corpus_manifest", shard, table, inputs)
         rows += table.num_rows
-    return Sealing(rows, reselected)
+    return Sealing(rows, changed_shards)
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:

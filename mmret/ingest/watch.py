@@ -45,6 +45,6 @@ def signature(root: str) -> str | None:
     return fingerprint(files, bytes_, newest)
 
 
-def watched(sources: Iterable[str]) -> list[str]:
+def watchable(sources: Iterable[str]) -> list[str]:
     """Those of ``sources`` that can change by themselves: folders and files, not built-in corpora."""
     return [source for source in sources if not source.startswith("shapes:")]

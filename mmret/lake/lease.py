@@ -87,7 +87,7 @@ def exclusive(lake: Lake, command: str = "mmret run") -> Iterator[Lease]:
         lock.truncate(0)  # not after an error: what it left undone is the next holder's to recover
 
 
-def busy(lake: Lake) -> bool:
+def is_leased(lake: Lake) -> bool:
     """Whether somebody holds the lease now; sensors and schedules leave the lake alone then. Never in the way of who takes it."""
     try:
         with open(_path(lake), encoding="utf-8") as lock:
@@ -106,7 +106,7 @@ def _path(lake: Lake) -> Path:
 
 
 def _lock(lock: TextIO, lake: Lake) -> None:
-    """Lock the open file for this process alone. The shared lock of :func:`busy`, gone in a moment, is waited for."""
+    """Lock the open file for this process alone. The shared lock of :func:`is_leased`, gone in a moment, is waited for."""
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +116,7 @@ def _lock(lock: TextIO, lake: Lake) -> None:
         except OSError as error:
             raise UserError(f"the file system of {lake.root} has no locks ({error}), so two runs could not be kept apart") from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what :func:`busy` holds lets this through, a lease does not
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what :func:`is_leased` holds lets this through, a lease does not
         except BlockingIOError:
             lock.seek(0)
             raise UserError(f"another {_holder(lock.read())} is working on {lake.root}; wait for it or stop it") from None

@@ -20,7 +20,7 @@ from mmret.schemas import TABLES
 
 METADATA_KEY = b"mmret"
 """Of a file's Parquet metadata: the facts, as JSON."""
-IMPORTED = "import-"
+IMPORT_PREFIX = "import-"
 """How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
 
 
@@ -77,7 +77,7 @@ class PartitionFiles:
 
     def shards(self) -> list[str]:
         """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
-        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORTED)]
+        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORT_PREFIX)]
 
     def facts(self, table: str, partition: str) -> Facts | None:
         """What is recorded of a partition, or None where it does not exist."""

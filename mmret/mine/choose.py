@@ -37,7 +37,7 @@ import pyarrow.compute as pc
 from mmret.hashing import hash64, pair_draws, pair_id
 from mmret.mine.images import Images
 from mmret.mine.negatives import Negatives, PairsOfQueries, Score, hard_negatives
-from mmret.mine.ordering import arrange, distinct, place_in_group
+from mmret.mine.ordering import arrange, place_in_group, unique_inverse
 from mmret.mine.scores import SCORES
 from mmret.schemas import PAIRS, SIGNALS
 from mmret.settings import BandSettings, MineSettings
@@ -127,7 +127,7 @@ class _Slice:
 def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice:
     number = 1 + np.count_nonzero(np.diff(rows.queries))
     rows = rows.where(rows.above | np.isin(rows.signals, [SIGNALS.index(s) for s in settings.signals]))
-    keys, pair_of = distinct(images.key(rows.queries, rows.targets))
+    keys, pair_of = unique_inverse(images.key(rows.queries, rows.targets))
     queries, targets = np.divmod(keys, len(images.names))
 
     def any_row(mask: np.ndarray) -> np.ndarray:
@@ -169,7 +169,7 @@ def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
     if not near.any():
         return near
     ranks = rows.ranks[near]
-    lists, at = distinct(rows.queries[near] * len(SIGNALS) + rows.signals[near])
+    lists, at = unique_inverse(rows.queries[near] * len(SIGNALS) + rows.signals[near])
     since = np.full((len(lists), ranks.max() + 1), np.iinfo(np.int64).max)
     since[at, ranks] = np.maximum(images.shards[rows.queries[near]], images.shards[rows.targets[near]])
     better = np.stack([(since[:, :r] <= since[:, r, None]).sum(1) for r in range(since.shape[1])], axis=1)

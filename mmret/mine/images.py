@@ -30,8 +30,8 @@ class Images:
         above = neighbours["above_band"].to_numpy()
         one, other = self.queries[above], self.targets[above]
         self.duplicates = np.sort(np.concatenate([self.key(one, other), self.key(other, one)]))
-        self.duplicated = np.zeros(len(self.names), bool)
-        self.duplicated[one] = self.duplicated[other] = True
+        self.has_duplicate = np.zeros(len(self.names), bool)
+        self.has_duplicate[one] = self.has_duplicate[other] = True
         self.hashes = np.array([hash64(name) for name in self.names.to_pylist()], np.uint64)
         self._describe(captions)
 
@@ -61,7 +61,7 @@ class Images:
 
     def near_duplicates(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Whether the pair is above a band in either direction, as far as the lists know."""
-        result = self.duplicated[one] & self.duplicated[other]
+        result = self.has_duplicate[one] & self.has_duplicate[other]
         keys = self.key(one[result], other[result])
         at = np.minimum(np.searchsorted(self.duplicates, keys), len(self.duplicates) - 1)
         result[result] = self.duplicates[at] == keys

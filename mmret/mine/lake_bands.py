@@ -89,14 +89,14 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     """(COPIES,) cosines of pictures and nearly identical copies of them, as this model sees them."""
     import torch
 
-    from mmret.encode.augment import NEAR_DUPLICATE, seeded_generator, views
+    from mmret.encode.augment import NEAR_DUPLICATE_VIEWS, seeded_generator, views
     from mmret.ingest.images import read_images
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])
     scores = []
     for number, rows in enumerate(read_images(lake, shard, min(32, encoder.batch_size), chosen)):
         pixels = torch.stack([encoder.preprocess(data.as_py()) for data in rows["data"]])
-        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE, seeded_generator("copies", number)))
+        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE_VIEWS, seeded_generator("copies", number)))
         scores.append((encoder.encode_images(pixels) * copies).sum(1))
     return np.concatenate(scores)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.ordering import arrange, as_text, number_texts, of_one_width, order, place_in_group
+from mmret.mine.ordering import arrange, as_text, number_texts, order, place_in_group, to_fixed_width
 from mmret.schemas import NEIGHBOURS, SIGNALS
 
 ROWS_WAITING = 8_000_000  # edges that may wait beyond twice the merged lists or the first file, however many files there are
@@ -99,9 +99,9 @@ def _cut(batches: list[pa.RecordBatch], k: int) -> Iterator[pa.RecordBatch]:
         return
     pieces = _pieces(batches)
     offsets = np.append(0, np.cumsum([batch.num_rows for batch in batches]))
-    all_targets = of_one_width([batch["target_id"] for batch in batches])
+    all_targets = to_fixed_width([batch["target_id"] for batch in batches])
     all_scores = [batch["score"].to_numpy() for batch in batches]
-    (names,) = of_one_width([pieces.names])
+    (names,) = to_fixed_width([pieces.names])
     for block in pieces.blocks():
         inputs = np.argsort(pieces.starts[block])  # in order of the input, to read it forwards and batch by batch
         starts, lengths = pieces.starts[block][inputs], pieces.lengths[block][inputs]

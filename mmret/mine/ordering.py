@@ -78,7 +78,7 @@ class Texts:
         return pa.chunked_array(parts, pa.string())
 
 
-def of_one_width(parts: list[pa.Array]) -> list[pa.Array]:
+def to_fixed_width(parts: list[pa.Array]) -> list[pa.Array]:
     """The same texts without offsets, as fixed-size binary and without a copy, where all have one width in bytes and none
     is null: rows are then taken several times as fast. Elsewhere ``parts`` as they are."""
     whole = [
@@ -100,7 +100,7 @@ _NO_TEXT = np.zeros(1, np.int32)
 
 
 def as_text(ids: pa.Array) -> pa.Array:
-    """Text of an array that :func:`of_one_width` gave or of rows taken from one; without a copy of the letters."""
+    """Text of an array that :func:`to_fixed_width` gave or of rows taken from one; without a copy of the letters."""
     if not pa.types.is_fixed_size_binary(ids.type):
         return ids
     width = ids.type.byte_width
@@ -113,7 +113,7 @@ def text_ranks(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return number_texts(ids)[1]
 
 
-def distinct(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unique_inverse(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Like ``np.unique(key, return_inverse=True)`` for (n,) non-negative int64, several times as fast."""
     by = arrange(key.astype(np.uint64))
     ordered_key = key[by]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from mmret.encode.augment import CAPTIONED, seeded_generator, views
+from mmret.encode.augment import CAPTION_VIEWS, seeded_generator, views
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
 from mmret.towers.corpus import TowerCorpus
@@ -84,7 +84,7 @@ def caption_loss(
 
     def loss(step: int) -> Tensor:
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "clip")]
-        pictures = views(corpus.pixels[rows], CAPTIONED, seeded_generator(settings.seed, "clip", step))
+        pictures = views(corpus.pixels[rows], CAPTION_VIEWS, seeded_generator(settings.seed, "clip", step))
         image = model.get_image_features(preprocessing.normalise(pictures)).pooler_output
         text = model.get_text_features(ids[rows, : int(lengths[rows].max())]).pooler_output
         same = caption_number[rows]

@@ -21,7 +21,7 @@ from mmret.ingest.images import read_images
 from mmret.lake import Lake
 from mmret.threads import in_order
 
-Captioned = tuple[str, bytes, str]
+CaptionedImage = tuple[str, bytes, str]
 """image_id, encoded picture, caption."""
 
 
@@ -47,7 +47,7 @@ def distinct_words(captions: Iterable[str]) -> int:
     return sum(count > 1 for count in counts.values())
 
 
-def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Captioned]:
+def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[CaptionedImage]:
     """The ``max_images`` images of the lake with the lowest ids, shard by shard."""
     index = lake.read("images", columns=["image_id", "shard"])
     chosen = sorted(index["image_id"].to_pylist())[:max_images]
@@ -57,13 +57,13 @@ def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterato
             yield from zip(batch["image_id"].to_pylist(), batch["data"].to_pylist(), batch["caption"].to_pylist(), strict=True)
 
 
-def decode_images(images: Iterable[Captioned], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
+def decode_images(images: Iterable[CaptionedImage], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
     """Decode ``images`` in threads, sort them by id and keep the ``max_images`` lowest.
 
     About 4 % of them, at most 400, are held out by a coin of (seed, id). Raises UserError for fewer than two pictures.
     """
 
-    def small(image: Captioned) -> tuple[str, Tensor, str]:
+    def small(image: CaptionedImage) -> tuple[str, Tensor, str]:
         return image[0], preprocessing.pixels(open_rgb(image[1])), image[2] or ""
 
     workers = max(1, min(4, torch.get_num_threads()))

@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from mmret import progress
 from mmret.atomic import replacing_folder, write_text
-from mmret.encode.augment import NEAR_DUPLICATE, seeded_generator, views
+from mmret.encode.augment import NEAR_DUPLICATE_VIEWS, seeded_generator, views
 from mmret.encode.bands import propose
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
@@ -35,7 +35,7 @@ from mmret.settings import BandSettings, TowerSettings
 from mmret.towers import TOWERS_VERSION
 from mmret.towers import clip as clip_tower
 from mmret.towers import dino as dino_tower
-from mmret.towers.corpus import Captioned, TowerCorpus, decode_images, distinct_words
+from mmret.towers.corpus import CaptionedImage, TowerCorpus, decode_images, distinct_words
 from mmret.towers.pretrain import Plan, fit
 from mmret.towers.tokenizer import train_tokenizer
 
@@ -56,7 +56,7 @@ def steps(epochs: int, images: int, words: int, settings: TowerSettings) -> int:
     return wanted if settings.max_steps is None else min(wanted, settings.max_steps)
 
 
-def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, inputs: str = "") -> dict[str, Any]:
+def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Path, inputs: str = "") -> dict[str, Any]:
     """Train both towers on (image_id, encoded picture, caption) and write ``folder``/clip, dino and towers.json.
 
     Returns what ``towers.json`` holds: ``rows`` of the table ``towers``, the numbers of images, words and steps, losses, recall
@@ -170,7 +170,7 @@ def _self_similarity(see: Callable[[Tensor], Tensor], corpus: TowerCorpus, setti
     """All image vectors, and for a sample the cosine between a picture and a nearly identical copy of it."""
     vectors = see(corpus.pixels)
     sample = torch.randperm(len(vectors), generator=seeded_generator(settings.seed, "near"))[:NEAR_DUPLICATES]
-    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE, seeded_generator(settings.seed, "copies")))
+    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE_VIEWS, seeded_generator(settings.seed, "copies")))
     return vectors, (vectors[sample] * copies).sum(dim=1)
 
 

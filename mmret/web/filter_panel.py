@@ -10,11 +10,11 @@ from mmret.schemas import SIGNALS
 from mmret.web.browse import Filters
 from mmret.web.site import Site
 from mmret.web.tables import Answer, run_query
-from mmret.web.threads import in_thread
+from mmret.web.threads import run_in_thread
 
-MOST_PAIRS = 200_000
+MAX_PAIRS = 200_000
 """Pairs that a free query may choose."""
-MOST_ROWS = 500
+MAX_ROWS = 500
 """Rows shown of a free query about something else."""
 
 _SPLITS = {"": "any split", "train": "train", "test": "test (held out)"}
@@ -111,7 +111,7 @@ class FilterPanel:
             return await self.apply()
         self.status.text = "running ..."
         try:
-            answer = await in_thread(self.sql, run_query, self.site.tables, text, MOST_PAIRS)
+            answer = await run_in_thread(self.sql, run_query, self.site.tables, text, MAX_PAIRS)
         except UserError as error:
             self.status.text = str(error)
             return
@@ -132,12 +132,12 @@ def _table(answer: Answer) -> None:
         columns = [{"name": f"c{at}", "label": name, "field": f"c{at}", "align": "left"} for at, name in enumerate(answer.names)]
         rows = [
             {"id": at} | {f"c{n}": None if value is None else str(value)[:500] for n, value in enumerate(row)}
-            for at, row in enumerate(answer.rows[:MOST_ROWS])
+            for at, row in enumerate(answer.rows[:MAX_ROWS])
         ]
         if rows:
             ui.table(columns=columns, rows=rows, row_key="id", pagination=20).props("flat dense").classes("max-h-[70vh]")
         else:
             ui.label("No rows.")
-        if len(answer.rows) > MOST_ROWS:
-            ui.label(f"the first {MOST_ROWS} rows; `mmret sql` gives them all").classes("faint")
+        if len(answer.rows) > MAX_ROWS:
+            ui.label(f"the first {MAX_ROWS} rows; `mmret sql` gives them all").classes("faint")
         ui.button("Close", on_click=dialog.close).props("flat dense no-caps")

@@ -87,7 +87,7 @@ def empty(text: str, hint: str = "") -> None:
             ui.label(hint).classes("faint")
 
 
-def waiting(text: str) -> Any:
+def spinner(text: str) -> Any:
     """A spinner and what the wait is for; returns the label, whose text may change."""
     from nicegui import ui
 

@@ -1,6 +1,6 @@
 """Pictures for the browser, from Lance by id: decoded and encoded anew, so that a file that is not a picture is never served.
 
-A page's pictures are fetched in one look-up (about 30 ms for 500); the last ``MOST_THUMBNAILS`` stay in memory as thumbnails.
+A page's pictures are fetched in one look-up (about 30 ms for 500); the last ``MAX_THUMBNAILS`` stay in memory as thumbnails.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmret.lake import Lake
 
 SIDES = (160, 512)
 """Sizes in pixels that can be asked for: in a list, and alone."""
-MOST_THUMBNAILS = 2000
+MAX_THUMBNAILS = 2000
 ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -41,7 +41,7 @@ class Thumbnails:
         new = {i: _thumbnail(files.get(i), side) for i in missing}
         with self._lock:
             self._thumbnails.update(((i, side), data) for i, data in new.items())
-            while len(self._thumbnails) > MOST_THUMBNAILS:
+            while len(self._thumbnails) > MAX_THUMBNAILS:
                 self._thumbnails.popitem(last=False)
 
     def get(self, image_id: str, side: int) -> bytes | None:

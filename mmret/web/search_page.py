@@ -8,10 +8,10 @@ from urllib.parse import urlencode
 from mmret.errors import UserError
 from mmret.ingest.images import images_by_id
 from mmret.search.search import Query, SearchResult
-from mmret.web.parts import empty, head, picture, waiting
+from mmret.web.parts import empty, head, picture, spinner
 from mmret.web.pictures import ID, SIDES
 from mmret.web.site import Site
-from mmret.web.threads import in_thread
+from mmret.web.threads import run_in_thread
 
 K = 24
 _LARGEST = 32 * 2**20  # bytes of an uploaded picture
@@ -53,11 +53,11 @@ class SearchPage:
         self._show_query()
         self.results = ui.row().classes("w-full no-wrap gap-6 items-start")
         with self.results:
-            waiting("reading which checkpoints there are")
+            spinner("reading which checkpoints there are")
         ui.timer(0, self._begin, once=True)
 
     async def _begin(self) -> None:
-        recipes = await in_thread(self.results, self.site.searches.recipes)
+        recipes = await run_in_thread(self.results, self.site.searches.recipes)
         for select, name in zip(self.models, (recipes[0], recipes[-1]), strict=True):
             select.set_options(recipes, value=name)
             select.on_value_change(self.search)
@@ -102,7 +102,7 @@ class SearchPage:
         question = self.question
         image = self.uploaded
         if image is None and self.image_id:
-            image = (await in_thread(self.results, images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
+            image = (await run_in_thread(self.results, images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
             if question != self.question:
                 return
         query = Query(image, self.input.value or "", self.target)
@@ -114,7 +114,7 @@ class SearchPage:
                 self._wait(recipe)
         for column, recipe in columns:
             try:
-                found: SearchResult | str = await in_thread(column, self.site.searches.search, recipe, query, K)
+                found: SearchResult | str = await run_in_thread(column, self.site.searches.search, recipe, query, K)
             except UserError as error:
                 found = str(error)
                 if column.is_deleted:
@@ -127,8 +127,8 @@ class SearchPage:
         """A spinner with what the search waits for, looked up twice a second; gone with the column it stands in."""
         from nicegui import ui
 
-        label = waiting(self.site.searches.waiting_for(recipe))
-        ui.timer(0.5, lambda: label.set_text(self.site.searches.waiting_for(recipe)))
+        label = spinner(self.site.searches.wait_message(recipe))
+        ui.timer(0.5, lambda: label.set_text(self.site.searches.wait_message(recipe)))
 
     def _answer(self, recipe: str, found: SearchResult | str) -> None:
         from nicegui import ui

@@ -25,7 +25,7 @@ class SearchProgress:
         return self.searcher.recipes()
 
     def search(self, recipe: str, query: Query, k: int) -> SearchResult:
-        """As :meth:`Searcher.search`; meanwhile :meth:`waiting_for` tells how far it is."""
+        """As :meth:`Searcher.search`; meanwhile :meth:`wait_message` tells how far it is."""
 
         def report(task: str, done: int, total: int | None, note: str = "") -> None:
             with self._lock:
@@ -41,7 +41,7 @@ class SearchProgress:
             self._used.add(recipe)
         return found
 
-    def waiting_for(self, recipe: str) -> str:
+    def wait_message(self, recipe: str) -> str:
         """What a search with ``recipe`` is waiting for now, for a person: ``embedding the corpus with demo: 512 of 20,000``."""
         with self._lock:
             embedding, used = dict(self._embedding), recipe in self._used

@@ -28,7 +28,7 @@ SECONDS = 20.0
 MEMORY = "2GB"
 BY_SHARD = ("triplets", "pairs", "descriptions", "instructions")
 """Tables with a second view ``<table>_by_shard``: as the first, and the shard, so that a query reads that shard's file alone."""
-_LOOK_AGAIN = 2.0
+_CHECK_SECONDS = 2.0
 
 
 class Tables:
@@ -55,7 +55,7 @@ class Tables:
     def cursor(self) -> Any:
         """A cursor over the lake's current state, for one thread."""
         with self._lock:
-            if time.monotonic() - self._looked > _LOOK_AGAIN or self._connection is None:
+            if time.monotonic() - self._looked > _CHECK_SECONDS or self._connection is None:
                 seen = self._signature(t for t in TABLES if t not in WRITTEN_BY_PEOPLE)
                 if seen != self._seen or self._connection is None:
                     self._connection, self._seen = self._open(), seen

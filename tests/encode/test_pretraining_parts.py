@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from mmret.encode.augment import CAPTIONED, Views, seeded_generator, views
+from mmret.encode.augment import CAPTION_VIEWS, Views, seeded_generator, views
 from mmret.towers.clip import contrastive, recalls
 from mmret.towers.dino import TEMPERATURE, nt_xent
 from mmret.towers.pretrain import Plan, batch_rows
@@ -59,8 +59,8 @@ def test_recall_counts_a_row_of_the_same_caption() -> None:
 def test_a_view_depends_on_its_seed_only_and_no_range_is_the_picture_itself() -> None:
     pixels = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8, generator=seeded_generator(0))
     assert torch.allclose(views(pixels, Views(), seeded_generator(1)), pixels.float(), atol=1e-3)
-    one, two = views(pixels, CAPTIONED, seeded_generator("a", 1)), views(pixels, CAPTIONED, seeded_generator("a", 1))
-    assert torch.equal(one, two) and not torch.equal(one, views(pixels, CAPTIONED, seeded_generator("a", 2)))
+    one, two = views(pixels, CAPTION_VIEWS, seeded_generator("a", 1)), views(pixels, CAPTION_VIEWS, seeded_generator("a", 1))
+    assert torch.equal(one, two) and not torch.equal(one, views(pixels, CAPTION_VIEWS, seeded_generator("a", 2)))
     assert one.min() >= 0 and one.max() <= 255
 
 

@@ -27,7 +27,7 @@ class Server:
 
     url: str
     limit: float  # tries at a time that it bears
-    busy: int = 0
+    in_flight: int = 0
     bad_answers: int = 0  # in a row
     failures: int = 0  # in a row
     paused_until: float = 0.0  # monotonic
@@ -44,7 +44,7 @@ class Balancer:
     def __init__(self, urls: tuple[str, ...], places: int, patience: float):
         self.servers = [Server(url.rstrip("/"), places) for url in dict.fromkeys(urls)]
         self.places, self.patience = places, patience
-        self.answered = False
+        self.any_answer = False
         self._last_success = time.monotonic()
         self._freed = asyncio.Condition()
 
@@ -66,7 +66,7 @@ class Balancer:
             yield server
         finally:
             async with self._freed:
-                server.busy -= 1
+                server.in_flight -= 1
                 self._freed.notify_all()
 
     def record_success(self, server: Server) -> None:
@@ -74,7 +74,7 @@ class Balancer:
         server.bad_answers, server.failures, server.paused_until = 0, 0, 0.0
         server.limit = min(self.places, server.limit + 1 / server.limit)
         self._last_success = time.monotonic()
-        self.answered = True
+        self.any_answer = True
 
     def record_bad_answer(self, server: Server) -> None:
         """A bad answer, perhaps because of the request; after three in a row the server counts as failing."""
@@ -105,8 +105,8 @@ class Balancer:
                     raise Unreachable
                 free = [s for s in self.servers if self._has_place(s, now)]
                 if free:
-                    server = min(free, key=lambda s: s.busy)
-                    server.busy += 1
+                    server = min(free, key=lambda s: s.in_flight)
+                    server.in_flight += 1
                     return server
                 wakes = [s.paused_until - now for s in self.servers if not s.refusal and s.paused_until > now]
                 try:
@@ -115,4 +115,6 @@ class Balancer:
                     continue
 
     def _has_place(self, server: Server, now: float) -> bool:
-        return not server.refusal and server.paused_until <= now and server.busy < (1 if server.failures else int(server.limit))
+        return (
+            not server.refusal and server.paused_until <= now and server.in_flight < (1 if server.failures else int(server.limit))
+        )

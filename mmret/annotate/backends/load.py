@@ -63,7 +63,7 @@ def load_annotator(settings: AnnotateSettings) -> Annotator:
     return BACKENDS[settings.backend](settings)
 
 
-def depends_on(settings: AnnotateSettings, table: AnnotationTable) -> dict[str, Any]:
+def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> dict[str, Any]:
     """What the rows of ``table`` depend on besides the tables they are made from, for a fingerprint: versions of prompt and parser,
     the model and its sampling.
 

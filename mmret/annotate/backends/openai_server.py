@@ -126,7 +126,7 @@ class OpenAIAnnotator(ModelAnnotator):
             await asyncio.gather(*everything, return_exceptions=True)
         if failed:
             raise failed[0].exception()  # type: ignore[misc]
-        if balancer.answered:
+        if balancer.any_answer:
             self._unresponsive -= {engine.model}
         else:
             self._unresponsive |= {engine.model}

@@ -63,7 +63,7 @@ def _search(
         pair = (row["query_id"], row["target_id"])
         excluded[k, [place[i] for i in pair if i in place]] = True
         negatives.append(stack([i for i in row["hard_negatives"] if i not in pair]))
-    return metrics.ranked_first(queries, stack([row["target_id"] for row in rows]), stack(gallery), excluded, negatives)
+    return metrics.hits_at_1(queries, stack([row["target_id"] for row in rows]), stack(gallery), excluded, negatives)
 
 
 def _gallery(lake: Lake, shard: str, count: int) -> list[str]:

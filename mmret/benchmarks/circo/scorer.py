@@ -18,7 +18,7 @@ from mmret.benchmarks.common.reading import (
     Entry,
     Findings,
     ListRule,
-    beside,
+    companion_file,
     predictions_object,
     read_as,
     read_json,
@@ -66,7 +66,7 @@ class Annotations:
     """Image ids in the order of the official list; None where no list lies beside the annotations."""
 
     @property
-    def hidden(self) -> bool:
+    def targets_hidden(self) -> bool:
         return any(q.target is None for q in self.queries)
 
 
@@ -108,10 +108,10 @@ def load(path: Path) -> Annotations:
             raise UserError(f"{file}: query {q.id} has a target but no gt_img_ids")
     if len({q.id for q in queries}) < len(queries):
         raise UserError(f"{file}: a query id occurs twice")
-    return Annotations(file, queries, gallery_beside(file.parent) or gallery_beside(file.parent.parent) or _corpus(file))
+    return Annotations(file, queries, read_gallery(file.parent) or read_gallery(file.parent.parent) or _corpus(file))
 
 
-def gallery_beside(folder: Path) -> tuple[int, ...] | None:
+def read_gallery(folder: Path) -> tuple[int, ...] | None:
     """Image ids of COCO's list of unlabeled pictures, in its order, where it lies in ``folder`` or the official places
     below.
     """
@@ -122,7 +122,7 @@ def gallery_beside(folder: Path) -> tuple[int, ...] | None:
 
 
 def _corpus(file: Path) -> tuple[int, ...] | None:
-    if corpus := beside(file, "circo_corpus.jsonl"):  # MegaPairs' form of the same list
+    if corpus := companion_file(file, "circo_corpus.jsonl"):  # MegaPairs' form of the same list
         with gzip.open(corpus, "rt") if corpus.suffix == ".gz" else open(corpus) as lines:
             return tuple(json.loads(line)["content"] for line in lines)
     return None
@@ -137,7 +137,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
     truth = load(annotations)
     rankings, notes = read_predictions(truth, predictions, options.partial)
     short = {i: ranking for i, ranking in rankings.items() if len(ranking) < _whole_list(truth)}
-    if truth.hidden:
+    if truth.targets_hidden:
         ready = (
             f"is no submission yet: {len(short)} of its lists hold fewer than {DEPTH} ids, which the server refuses"
             if short

@@ -18,7 +18,7 @@ from mmret.benchmarks.common.reading import (
     Entry,
     Findings,
     ListRule,
-    beside,
+    companion_file,
     predictions_object,
     read_as,
     read_json,
@@ -57,7 +57,7 @@ class Annotations:
     """Image name -> path inside the image folder, in the order of the split file; None: no split file was found."""
 
     @property
-    def hidden(self) -> bool:
+    def targets_hidden(self) -> bool:
         return any(q.target is None for q in self.queries)
 
 
@@ -91,7 +91,7 @@ def load(path: Path) -> Annotations:
 
 
 def _gallery(file: Path, queries: Sequence[Query]) -> dict[str, str | None]:
-    if split := beside(file, re.sub(r"^cap\.", "split.", file.name.removesuffix(".gz"))):
+    if split := companion_file(file, re.sub(r"^cap\.", "split.", file.name.removesuffix(".gz"))):
         return read_as(split, dict[str, str], "a CIRR split file: an object of image name -> path")
     return dict.fromkeys(name for q in queries for name in (*q.members, *filter(None, [q.target])))
 
@@ -110,7 +110,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
         notes += more
     else:
         notes.append("no --subset-predictions file: R_subset is not scored")
-    if truth.hidden:
+    if truth.targets_hidden:
         raise UserError(
             f"{truth.path} has no targets (CIRR's test split): the files are well-formed; submit them at "
             "http://cirr.cecs.anu.edu.au, or score validation predictions against cap.rc2.val.json"

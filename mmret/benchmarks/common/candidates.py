@@ -24,16 +24,16 @@ def similarities(candidates: np.ndarray, query: np.ndarray) -> np.ndarray:
     return (candidates * query).sum(axis=1)
 
 
-def order(scores: np.ndarray, twins: Sequence[int] = ()) -> list[int]:
-    """Positions of ``scores`` (n,) best first; position 0, the ground truth, after all that tie with it but its ``twins``,
+def order(scores: np.ndarray, duplicates: Sequence[int] = ()) -> list[int]:
+    """Positions of ``scores`` (n,) best first; position 0, the ground truth, after all that tie with it but its ``duplicates``,
     which follow it. Raises UserError for scores that are not finite.
     """
     place = np.zeros(len(scores), dtype=np.int8)
     place[0] = 1
-    place[list(twins)] = 2
+    place[list(duplicates)] = 2
     return best_first(scores, place).tolist()
 
 
-def twins_of_first(keys: Sequence[Any]) -> list[int]:
+def duplicates_of_first(keys: Sequence[Any]) -> list[int]:
     """Positions after 0 whose content equals that of position 0."""
     return [i for i, key in enumerate(keys) if i and key == keys[0]]

@@ -1,6 +1,6 @@
 """Ranking one gallery for all queries of a benchmark: what CIRCO, CIRR and FashionIQ have in common.
 
-A gallery is embedded once and asked in several ways: image and text composed, either alone, CIRCO also without the
+A gallery is embedded once and queried in several ways: image and text composed, either alone, CIRCO also without the
 shared concept. A target that ties with other images ranks behind them.
 Cost beside the model: 800 queries over CIRCO's 123,403 x 768 gallery rank in about 3 s on two cores, in 1.3 GB.
 """
@@ -23,7 +23,7 @@ from mmret.benchmarks.common.runs import (
     IMAGE_ONLY,
     NO_CONCEPT,
     TEXT_ONLY,
-    Missing,
+    MissingPictures,
     RunOptions,
     Variant,
     query_vectors,
@@ -68,15 +68,15 @@ class Gallery:
         return cls(shots, distinct, group, members)
 
 
-def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options: RunOptions) -> tuple[Gallery, Missing]:
+def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options: RunOptions) -> tuple[Gallery, MissingPictures]:
     """Embed the pictures of ``paths`` (name -> file, None: not found) and report those without one.
 
     Raises UserError where some are missing and that was not allowed, or none is left.
     """
-    missing = Missing({str(name): "not found" for name, path in paths.items() if path is None})
+    missing = MissingPictures({str(name): "not found" for name, path in paths.items() if path is None})
     missing.check(len(paths), options.allow_missing, options.images)
     found = {name: Shot(path) for name, path in paths.items() if path is not None}
-    vectors = embedder.shots(list(found.values()), "gallery")
+    vectors = embedder.picture_vectors(list(found.values()), "gallery")
     names = list(found)
     for i, reason in vectors.unreadable.items():
         missing.reasons[str(names[i])] = reason
@@ -155,7 +155,7 @@ class Ranker:
         ]
 
 
-def ways(protocol: Protocol) -> dict[str, tuple[Template | None, bool]]:
+def query_variants(protocol: Protocol) -> dict[str, tuple[Template | None, bool]]:
     """Name of a variant -> its template (None: image alone) and whether the image is part of the query."""
     variants: dict[str, tuple[Template | None, bool]] = {COMPOSED: (protocol.template, True)}
     if protocol.without_concept:
@@ -181,7 +181,7 @@ def prepare(
     )
 
 
-def _partial(missing: Missing, pictures: int, skipped: int, queries: int) -> str | None:
+def _partial(missing: MissingPictures, pictures: int, skipped: int, queries: int) -> str | None:
     if not missing.reasons:
         return None
     return (
@@ -190,7 +190,7 @@ def _partial(missing: Missing, pictures: int, skipped: int, queries: int) -> str
     )
 
 
-def paraphrased(
+def paraphrase_variants(
     variant: Callable[[str, Template | None, bool], Variant], protocol: Protocol, options: RunOptions, hidden: bool
 ) -> tuple[Variant, ...]:
     if hidden or not options.paraphrases:

@@ -112,13 +112,12 @@ class Embedder:
         self.encoder, self.model, self.batch_size = encoder, model, batch_size
         self.takes_instruction = "instruction" in inspect.signature(encoder.encode).parameters
         self.folder = lake.root / "benchmark_vectors" / model if lake else None
-        self.embedded = 0
         self._vectors: dict[str, np.ndarray] = {}
         self._seen: dict[tuple[str, int, int, str], str] = {}
         for path in sorted(self.folder.glob("*.parquet")) if self.folder else ():
             self._remember(pq.read_table(path))
 
-    def shots(self, shots: Sequence[Shot], task: str = "images") -> Vectors:
+    def picture_vectors(self, shots: Sequence[Shot], task: str = "images") -> Vectors:
         """Vectors of ``shots``; every distinct picture that the store does not have is embedded and kept.
 
         A file that is no picture has a row of zeros and a reason. Raises UserError for vectors that are not finite, or
@@ -138,14 +137,14 @@ class Embedder:
         _refuse_constant(rows, good, keys)
         return Vectors(rows, keys, unreadable)
 
-    def texts(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
+    def text_vectors(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
         """(n, d) float32 of texts alone; equal texts are embedded once."""
         distinct = list(dict.fromkeys(texts))
         rows = self._encode(None, distinct, instruction)
         place = {text: i for i, text in enumerate(distinct)}
         return rows[[place[text] for text in texts]]
 
-    def composed(self, shots: Sequence[Shot], texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
+    def composed_vectors(self, shots: Sequence[Shot], texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
         """(n, d) float32 of image-text pairs, not kept: a pair hardly ever comes again."""
         parts = []
         for start in range(0, len(shots), self.batch_size):
@@ -193,7 +192,6 @@ class Embedder:
                 rows.append(self._encode(images, None, None))
         unreadable.update({i: str(failed[keys[i]]) for i in span if keys[i] in failed})
         if good:
-            self.embedded += len(good)
             self._keep([(key, *fresh[key][2]) for key in good], np.concatenate(rows))
 
     def _keep(self, names: list[tuple[str, str, int, int, str]], rows: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmret.errors import UserError
 
-MOST_LISTED = 5
+MAX_LISTED = 5
 """Problems of one kind that are listed before they are only counted."""
 
 
@@ -63,7 +63,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def find(path: Path, *patterns: str) -> Path | None:
+def annotation_file(path: Path, *patterns: str) -> Path | None:
     """The annotation file meant by ``path``: itself where it is a file, else the first match of the patterns inside the
     folder.
     """
@@ -75,7 +75,7 @@ def find(path: Path, *patterns: str) -> Path | None:
     return None
 
 
-def beside(file: Path, *names: str) -> Path | None:
+def companion_file(file: Path, *names: str) -> Path | None:
     """A companion of ``file``, in its folder or in an ``image_splits`` folder next to that one (the official
     layouts).
     """
@@ -88,10 +88,10 @@ def beside(file: Path, *names: str) -> Path | None:
 
 
 def require_annotations(path: Path, benchmark: str, *patterns: str) -> Path:
-    """As :func:`find`, or a UserError that names what was looked for."""
+    """As :func:`annotation_file`, or a UserError that names what was looked for."""
     if not path.exists():
         raise UserError(f"no annotations at {path}: give the {benchmark} annotation file, or a folder that holds it")
-    found = find(path, *patterns)
+    found = annotation_file(path, *patterns)
     if found is None:
         raise UserError(f"{path} holds no {benchmark} annotations: looked for {', '.join(patterns)} (plain or .gz)")
     return found
@@ -137,7 +137,7 @@ def recognise(data: Any) -> str:
     if "metric" in data or "version" in data:
         return f"a CIRR submission (metric {data.get('metric')!r})"
     found = (name for name, looks in _LOOKS if looks(data))
-    return next(found, f"an object with the keys {', '.join(list(data)[:MOST_LISTED])}")
+    return next(found, f"an object with the keys {', '.join(list(data)[:MAX_LISTED])}")
 
 
 def _first_entries(data: dict[str, Any]) -> set[type | None]:
@@ -154,14 +154,14 @@ def predictions_object(path: Path, data: Any, expected: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ListRule:
-    """What one ranked list must be: ``length`` distinct ids of type ``kind`` out of ``known`` (None: cannot be
+    """What one ranked list must be: ``length`` distinct ids of type ``kind`` out of ``allowed_ids`` (None: cannot be
     checked).
     """
 
     kind: type
     noun: str
     length: int
-    known: Collection[Any] | None = None
+    allowed_ids: Collection[Any] | None = None
 
 
 @dataclass
@@ -175,7 +175,7 @@ class Findings:
     lenient: bool = False
     errors: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    short: int = 0
+    short_lists: int = 0
 
     def error(self, kind: str, detail: str) -> None:
         self.errors.setdefault(kind, []).append(detail)
@@ -202,13 +202,13 @@ class Findings:
         if len(set(ranking)) < len(ranking):
             twice = next(x for i, x in enumerate(ranking) if x in ranking[:i])
             self.error(f"the same {rule.noun} more than once in a list", f"{where}: {_short(twice)}")
-        if rule.known is not None and (unknown := [x for x in ranking if x not in rule.known]):
+        if rule.allowed_ids is not None and (unknown := [x for x in ranking if x not in rule.allowed_ids]):
             self.error(
                 f"{rule.noun}s that do not exist in the gallery",
                 f"{where}: {', '.join(map(_short, unknown[:3]))}" + (" ..." if len(unknown) > 3 else ""),
             )
         if len(ranking) < rule.length:
-            self.short += 1
+            self.short_lists += 1
             if not self.lenient:
                 self.error(
                     f"too few predictions (at least {rule.length} {rule.noun}s a query are needed)",
@@ -245,16 +245,16 @@ class Findings:
         if self.errors:
             lines = []
             for kind, details in self.errors.items():
-                more = f"; and {len(details) - MOST_LISTED} more" if len(details) > MOST_LISTED else ""
-                lines.append(f"  {kind}: {'; '.join(details[:MOST_LISTED])}{more}")
+                more = f"; and {len(details) - MAX_LISTED} more" if len(details) > MAX_LISTED else ""
+                lines.append(f"  {kind}: {'; '.join(details[:MAX_LISTED])}{more}")
             raise UserError(f"{self.path} cannot be scored:\n" + "\n".join(lines))
-        if self.short:
-            self.note(f"{self.short} lists are shorter than the benchmark asks for")
+        if self.short_lists:
+            self.note(f"{self.short_lists} lists are shorter than the benchmark asks for")
         return self.notes
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")
+    return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
 
 def _short(value: Any) -> str:

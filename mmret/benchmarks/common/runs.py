@@ -73,7 +73,7 @@ class BenchmarkRun:
 
 
 @dataclass
-class Missing:
+class MissingPictures:
     """Pictures that are not there or cannot be read, by name, with the reason."""
 
     reasons: dict[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Missing:
         )
 
 
-def averaged(parts: Sequence[np.ndarray]) -> np.ndarray:
+def average_vectors(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Normalised mean (n, d) of normalised vectors; of one part, that part untouched."""
     if len(parts) == 1:
         return parts[0]
@@ -107,8 +107,10 @@ def averaged(parts: Sequence[np.ndarray]) -> np.ndarray:
 def query_vectors(
     embedder: Embedder, shots: Sequence[Shot] | None, texts: Sequence[tuple[str, ...]], instruction: str
 ) -> np.ndarray:
-    """(q, d) float32 of the queries; ``shots`` None: text alone. Several texts of a query are averaged."""
+    """(q, d) float32 of the queries; ``shots`` None: text alone. The vectors of several texts of one query are averaged."""
     parts = []
     for one in zip(*texts, strict=True):
-        parts.append(embedder.texts(one, instruction) if shots is None else embedder.composed(shots, one, instruction))
-    return averaged(parts)
+        parts.append(
+            embedder.text_vectors(one, instruction) if shots is None else embedder.composed_vectors(shots, one, instruction)
+        )
+    return average_vectors(parts)

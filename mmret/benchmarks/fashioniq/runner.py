@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmret.benchmarks.common.gallery import Question, Ranker, paraphrased, prepare, ways
+from mmret.benchmarks.common.gallery import Question, Ranker, paraphrase_variants, prepare, query_variants
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder
 from mmret.benchmarks.common.protocol import Template, load_protocol
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
@@ -58,8 +58,8 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
         embedder.model,
         sum(len(r.questions) for r in rankers.values()),
         sum(len(r.gallery.shots) for r in rankers.values()),
-        tuple(variant(name, *way) for name, way in ways(protocol).items()),
-        paraphrased(variant, protocol, options, False),
+        tuple(variant(name, *way) for name, way in query_variants(protocol).items()),
+        paraphrase_variants(variant, protocol, options, False),
         "; ".join(partials) or None,
         tuple(notes),
     )

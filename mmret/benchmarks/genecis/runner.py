@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmret.benchmarks.common.candidates import order, similarities, twins_of_first
+from mmret.benchmarks.common.candidates import duplicates_of_first, order, similarities
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
 from mmret.benchmarks.common.protocol import Protocol, Template, load_protocol
 from mmret.benchmarks.common.runs import (
@@ -17,7 +17,7 @@ from mmret.benchmarks.common.runs import (
     IMAGE_ONLY,
     TEXT_ONLY,
     BenchmarkRun,
-    Missing,
+    MissingPictures,
     RunOptions,
     Variant,
     query_vectors,
@@ -71,10 +71,10 @@ class _GenecisTask:
         self.embedder, self.task = embedder, task
         pictures = list(dict.fromkeys(p for t in task.templates for p in (t.reference, *t.candidates)))
         paths = {file: folder.find(file) for file in dict.fromkeys(p.file for p in pictures)}
-        missing = Missing({file: "not found" for file, path in paths.items() if path is None})
+        missing = MissingPictures({file: "not found" for file, path in paths.items() if path is None})
         missing.check(len(paths), options.allow_missing, options.images)
         self.shots = {p: Shot(path, p.box) for p in pictures if (path := paths[p.file])}
-        vectors = embedder.shots(list(self.shots.values()), f"{task.name} pictures")
+        vectors = embedder.picture_vectors(list(self.shots.values()), f"{task.name} pictures")
         here = list(self.shots)
         for i, reason in vectors.unreadable.items():
             missing.reasons[here[i].file] = reason
@@ -105,5 +105,5 @@ class _GenecisTask:
         found = {}
         for query, entry in zip(queries, self.answerable, strict=True):
             rows = [self.row[p] for p in entry.candidates]
-            found[id(entry)] = order(similarities(self.rows[rows], query), twins_of_first([self.keys[r] for r in rows]))
+            found[id(entry)] = order(similarities(self.rows[rows], query), duplicates_of_first([self.keys[r] for r in rows]))
         return [found.get(id(entry), []) for entry in self.task.templates]

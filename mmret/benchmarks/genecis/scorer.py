@@ -20,7 +20,7 @@ from mmret.benchmarks.common.reading import (
     Entry,
     Findings,
     ListRule,
-    find,
+    annotation_file,
     predictions_object,
     read_as,
     read_json,
@@ -67,7 +67,7 @@ def load(path: Path) -> dict[str, Task]:
         if name not in TASKS:
             raise UserError(f"{path}: a GeneCIS annotation file is called <{'|'.join(TASKS)}>.json")
         return {name: _task(name, path)}
-    files = {name: find(path, f"{name}.json") for name in TASKS}
+    files = {name: annotation_file(path, f"{name}.json") for name in TASKS}
     found = {name: _task(name, file) for name, file in files.items() if file}
     if not found:
         require_annotations(path, "GeneCIS", *(f"{name}.json" for name in TASKS))

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmret.benchmarks.common.candidates import order, similarities, twins_of_first
+from mmret.benchmarks.common.candidates import duplicates_of_first, order, similarities
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
-from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, BenchmarkRun, Missing, RunOptions, Variant
+from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, BenchmarkRun, MissingPictures, RunOptions, Variant
 from mmret.benchmarks.mmeb import scorer as mmeb
 from mmret.errors import UserError
 
@@ -146,7 +146,7 @@ class _MmebSet:
         ]
         paths = dict.fromkeys(s.path for s in (*self.queries, *(c for row in self.candidates for c in row)) if s.path)
         self.paths = {path: folder.find(path) for path in paths}
-        missing = Missing({path: "not found" for path, file in self.paths.items() if file is None})
+        missing = MissingPictures({path: "not found" for path, file in self.paths.items() if file is None})
         missing.check(len(self.paths), options.allow_missing, options.images)
         self.pictures = self._embed_pictures(missing)
         missing.check(len(self.paths), options.allow_missing, options.images)
@@ -167,9 +167,9 @@ class _MmebSet:
         self.place = {side: i for i, side in enumerate(self.distinct)}
         self.rows = self._embed(self.distinct)
 
-    def _embed_pictures(self, missing: Missing) -> dict[str, np.ndarray]:
+    def _embed_pictures(self, missing: MissingPictures) -> dict[str, np.ndarray]:
         here = [path for path, file in self.paths.items() if file]
-        vectors = self.embedder.shots([Shot(self.paths[path]) for path in here], "pictures")  # type: ignore[arg-type]
+        vectors = self.embedder.picture_vectors([Shot(self.paths[path]) for path in here], "pictures")  # type: ignore[arg-type]
         missing.reasons.update({here[i]: reason for i, reason in vectors.unreadable.items()})
         return {path: vectors.rows[i] for i, path in enumerate(here) if i not in vectors.unreadable}
 
@@ -184,7 +184,7 @@ class _MmebSet:
         found = []
         for vector, row in zip(vectors, self.candidates, strict=True):
             scores = similarities(self.rows[[self.place[c] for c in row]], vector)
-            found.append(order(scores, twins_of_first(row)))
+            found.append(order(scores, duplicates_of_first(row)))
         return found
 
     def _embed(self, sides: Sequence[Side]) -> np.ndarray:
@@ -199,17 +199,17 @@ class _MmebSet:
         for (has_path, has_text, instruction), group in kinds.items():
             if has_path and has_text:
                 shots = [Shot(self.paths[s.path]) for s in group]  # type: ignore[arg-type]
-                rows = self.embedder.composed(shots, [s.text for s in group], instruction or None)
+                rows = self.embedder.composed_vectors(shots, [s.text for s in group], instruction or None)
             elif has_path and not (instruction and self.embedder.takes_instruction):
                 rows = np.stack([self.pictures[s.path] for s in group])
             elif has_path:
-                rows = self.embedder.composed(
+                rows = self.embedder.composed_vectors(
                     [Shot(self.paths[s.path]) for s in group],  # type: ignore[arg-type]
                     [""] * len(group),
                     instruction,
                 )
             else:
-                rows = self.embedder.texts([s.text for s in group], instruction or None)
+                rows = self.embedder.text_vectors([s.text for s in group], instruction or None)
             made.update(zip(group, rows, strict=True))
         return np.stack([made[side] for side in sides])
 

@@ -38,7 +38,7 @@ class Group:
         """The group that torchrun's or accelerate's environment describes; this process alone where there is none."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
-            yield ALONE
+            yield SINGLE_PROCESS
             return
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if gpus:
@@ -112,7 +112,7 @@ class Group:
             dist.barrier()
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

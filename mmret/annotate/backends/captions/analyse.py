@@ -39,7 +39,7 @@ _OPENER = re.compile(
     r"(?:\s+that)?|(?:is|are)\s+(?:shown\s+)?of|of)\s+(?=\S)",
     re.IGNORECASE,
 )
-_SHOWN = re.compile(
+_IS_SHOWN = re.compile(
     r"\s+(?:is|are)\s+(?:shown|seen|pictured|depicted|visible)"
     r"(?:\s+in (?:a|the|this) (?:photo(?:graph)?|image|picture|figure))?(?=[\s.,]|$)",
     re.IGNORECASE,
@@ -118,7 +118,7 @@ def _key(token: str) -> str:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    text = _THERE.sub("", _SHOWN.sub("", _IN_IT.sub("", _OPENER.sub("", _PICTURE_IS.sub("", text)))))
+    text = _THERE.sub("", _IS_SHOWN.sub("", _IN_IT.sub("", _OPENER.sub("", _PICTURE_IS.sub("", text)))))
     tokens = _TOKEN.findall(text)
     sentences: list[list[str]] = [[]]
     for i, token in enumerate(tokens):

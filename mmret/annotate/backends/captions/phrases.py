@@ -22,9 +22,9 @@ from mmret.annotate.backends.captions.nouns import (
 )
 
 
-def say(edit: Edit) -> Moods:
+def wordings(edit: Edit) -> Moods:
     """The wordings of one edit, by the kind of sentence they fit."""
-    return _SAY[edit.kind](edit)
+    return _WORDINGS[edit.kind](edit)
 
 
 def _modifier(e: Edit) -> Moods:
@@ -344,7 +344,7 @@ def _scene(e: Edit) -> Moods:
     )
 
 
-_SAY = {
+_WORDINGS = {
     "modifier": _modifier,
     "thing": _thing,
     "add": _add,
