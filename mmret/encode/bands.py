@@ -53,18 +53,18 @@ def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, n
     return BandSettings(low=round(low, 4), high=round(high, 4))
 
 
-def _scores(vectors: np.ndarray, seed: int, kept: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Best scores of a sample of images against all others, (q, kept) descending, and those of random pairs."""
+def _scores(vectors: np.ndarray, seed: int, top: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """Best scores of a sample of images against all others, (q, top) descending, and those of random pairs."""
     rng = np.random.default_rng(seed)
     count = len(vectors)
     queries = np.sort(rng.choice(count, min(QUERIES, count), replace=False))
-    kept = min(kept, count - 1)
-    best = np.empty((len(queries), kept), np.float32)
+    top = min(top, count - 1)
+    best = np.empty((len(queries), top), np.float32)
     for start in range(0, len(queries), 64):
         chosen = queries[start : start + 64]
         scores = vectors[chosen] @ vectors.T
         scores[np.arange(len(chosen)), chosen] = -np.inf
-        best[start : start + 64] = -np.sort(-np.partition(scores, count - kept, axis=1)[:, count - kept :], axis=1)
+        best[start : start + 64] = -np.sort(-np.partition(scores, count - top, axis=1)[:, count - top :], axis=1)
     one, other = rng.integers(count, size=(2, 100_000))
     one, other = one[one != other], other[one != other]
     return best, np.einsum("nd,nd->n", vectors[one], vectors[other])

@@ -22,24 +22,26 @@ _UNINDEXED = 20_000  # rows without an entry in the scalar index before it is bu
 log = logging.getLogger(__name__)
 
 
-def stored_row_ids(table: Any, shard: str, wanted: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]) -> dict[str, int]:
-    """Row ids of those images of ``wanted`` that the table holds.
+def stored_row_ids(
+    table: Any, shard: str, expected: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]
+) -> dict[str, int]:
+    """Row ids of those images of ``expected`` that the table holds.
 
-    Rows of this shard that are not wanted, and second copies of one image, are deleted: a shard whose manifest or
+    Rows of this shard that are not expected, and second copies of one image, are deleted: a shard whose manifest or
     settings changed leaves nothing behind. ``elsewhere`` tells which of some ids another shard wants; those stay.
     """
-    ids = pa.array(list(wanted), pa.string())
+    ids = pa.array(list(expected), pa.string())
     found: dict[str, int] = {}
     stray: dict[int, str] = {}
     for batch in table.search().select(["image_id", "shard"]).with_row_id(True).to_batches(_SCANNED):
         known = pc.is_in(batch["image_id"], ids)
         here = batch.filter(pc.or_(known, pc.equal(batch["shard"], shard)))
         for image_id, row_id in zip(here["image_id"].to_pylist(), here["_rowid"].to_pylist(), strict=True):
-            if image_id in wanted and image_id not in found:
+            if image_id in expected and image_id not in found:
                 found[image_id] = row_id
             else:
                 stray[row_id] = image_id
-    kept = elsewhere(sorted(set(stray.values()) - wanted.keys())) if stray else set()
+    kept = elsewhere(sorted(set(stray.values()) - expected.keys())) if stray else set()
     for some in _pieces([row_id for row_id, image_id in stray.items() if image_id not in kept]):
         table.delete(f"_rowid IN ({', '.join(map(str, some))})")
     return found

@@ -51,9 +51,9 @@ def steps(epochs: int, images: int, words: int, settings: TowerSettings) -> int:
     built-in shapes do (by the square root of their distinct words); at least ``min_steps``, at most ``max_steps``.
     """
     richness = min(max(1.0, math.sqrt(words / PLAIN_WORDS)), settings.max_richness)
-    wanted = math.ceil(epochs * richness * images / min(settings.batch_size, images))
-    wanted = max(wanted, settings.min_steps)
-    return wanted if settings.max_steps is None else min(wanted, settings.max_steps)
+    needed = math.ceil(epochs * richness * images / min(settings.batch_size, images))
+    needed = max(needed, settings.min_steps)
+    return needed if settings.max_steps is None else min(needed, settings.max_steps)
 
 
 def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Path, inputs: str = "") -> dict[str, Any]:

@@ -48,18 +48,18 @@ class Instructions:
     target: str
     mode: str
 
-    def query_side(self, text: str, path: str, given: str = "") -> Side:
+    def query_side(self, text: str, path: str, row_instruction: str = "") -> Side:
         text = clean(text)
-        instruction, content = (given, text) if given else _split(text, self.query)
+        instruction, content = (row_instruction, text) if row_instruction else _split(text, self.query)
         if self.mode == "full":
-            return Side(f"{instruction}{content}" if given else text, path)
+            return Side(f"{instruction}{content}" if row_instruction else text, path)
         return Side(content, path, instruction if self.mode == "instructed" else "")
 
-    def target_side(self, text: str, path: str, given: str = "") -> Side:
+    def target_side(self, text: str, path: str, row_instruction: str = "") -> Side:
         text = clean(text)
         if self.mode == "content":
-            return Side(text if given else _split(text, self.target)[1], path)
-        return Side(f"{given}{text}", path)
+            return Side(text if row_instruction else _split(text, self.target)[1], path)
+        return Side(f"{row_instruction}{text}", path)
 
 
 MODES = ("content", "instructed", "full")

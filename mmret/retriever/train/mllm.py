@@ -84,18 +84,18 @@ class MllmEmbedder:
         query, candidate = (torch.from_numpy(i).to(self.model.device) for i in (query, candidate))
         prompt, instruction = self.retriever.prompt, self.recipe.instruction
         texts = self.retriever.cut([text for text, _ in read[0]], True, instruction)
-        asked = [(prompt.fill(text, True, instruction), shown) for text, (_, shown) in zip(texts, read[0], strict=True)]
-        offered = [(prompt.fill(image=True), shown) for _, shown in read[1]]
+        query_rows = [(prompt.fill(text, True, instruction), shown) for text, (_, shown) in zip(texts, read[0], strict=True)]
+        candidate_rows = [(prompt.fill(image=True), shown) for _, shown in read[1]]
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=dtype)
         parts = [
             Part(self.features, _chunks(rows, size), total, empty)
-            for rows, size, total in zip((asked, offered), self.chunks, (len(queries), len(candidates)), strict=True)
+            for rows, size, total in zip((query_rows, candidate_rows), self.chunks, (len(queries), len(candidates)), strict=True)
         ]
 
-        def gather(asked: torch.Tensor, offered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            asked, offered = normalize(asked, dim=-1), normalize(offered, dim=-1)
-            return asked.index_select(0, query), offered.index_select(0, candidate)
+        def gather(query_rows: torch.Tensor, candidate_rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            query_rows, candidate_rows = normalize(query_rows, dim=-1), normalize(candidate_rows, dim=-1)
+            return query_rows.index_select(0, query), candidate_rows.index_select(0, candidate)
 
         return parts, gather
 

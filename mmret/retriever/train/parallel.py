@@ -65,12 +65,12 @@ class Group:
         """Which of ``total`` items are this process's; of few items some processes have none."""
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
-    def gather_rows(self, own: torch.Tensor, total: int) -> torch.Tensor:
-        """Rows (total, d) of all processes, of which ``own`` are this one's :meth:`share`."""
+    def gather_rows(self, local_rows: torch.Tensor, total: int) -> torch.Tensor:
+        """Rows (total, d) of all processes, of which ``local_rows`` are this one's :meth:`share`."""
         if self.size == 1:
-            return own
-        rows = own.new_zeros((total, *own.shape[1:]))
-        rows[self.share(total)] = own
+            return local_rows
+        rows = local_rows.new_zeros((total, *local_rows.shape[1:]))
+        rows[self.share(total)] = local_rows
         dist.all_reduce(rows)
         return rows
 
