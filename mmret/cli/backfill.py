@@ -57,7 +57,8 @@ def post(url: str, query: str, **variables: Any) -> dict[str, Any]:
 def select_partitions(lake: Lake, stages: Iterable[str], names: Iterable[str]) -> Selection:
     """Partitions of ``stages`` (empty: all up to triplets) that are missing or stale, with those that follow from them.
 
-    Where ``names`` are given: the partitions of these names instead, current or not. Raises UserError for a stage or partition that does not exist.
+    Where ``names`` are given, the partitions of these names instead, current or not. Raises UserError for a stage or partition
+    that does not exist.
     """
     profile = resolve(lake)[0]
     stages, names = list(stages), list(names)

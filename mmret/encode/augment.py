@@ -1,8 +1,7 @@
-"""Random views of a batch of small pictures, whole batches at a time: what the towers' pre-training learns to look
-past.
+"""Random views (crops, changes of light and colour) of a batch of small pictures, which the towers learn to treat as the same.
 
-A view depends on nothing but its seed. No flip and no rotation of hues: a mirrored or recoloured picture is another
-picture here, because captions say "facing right" and "blue". Cost: about 10 ms for 256 pictures of 48 px on one core.
+A view depends on nothing but its seed. Pictures are never mirrored and hues never rotated, because captions say "facing
+right" and "blue". Cost: about 10 ms for 256 pictures of 48 px on one core.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mmret.hashing import uniform
 
 @dataclass(frozen=True)
 class Views:
-    """Ranges that a view is drawn from.
+    """Ranges that the random numbers of a view are drawn from.
 
     ``zoom``: shortest side of the crop as a share of the picture; ``stretch``: largest change of aspect; ``shift``:
     how far the crop's centre may leave what fits, as a share of the picture; ``light``: largest relative change of
@@ -46,7 +45,7 @@ def seeded_generator(*key: object) -> torch.Generator:
 
 
 def views(pixels: Tensor, ranges: Views, generator: torch.Generator) -> Tensor:
-    """One random view of each picture: (n, 3, h, w) uint8 to (n, 3, h, w) float32 in [0, 255]."""
+    """One random view of each picture: ``pixels`` (n, 3, h, w) uint8 to (n, 3, h, w) float32 in [0, 255]."""
     n = len(pixels)
 
     def draw(*shape: int) -> Tensor:  # in [-1, 1)

@@ -1,11 +1,11 @@
-"""Where the band of an encoder should lie. One band for three spaces is unlikely to be right (the paper uses 0.8 to
-0.96 for all): the same picture pair scores 0.85 in one space and 0.55 in another, so the band is proposed from the
-corpus itself.
+"""Proposes the band of an encoder: between which similarities two pictures count as neighbours.
 
-High: where near-duplicates begin, from pairs known to be such (augmented views) or, without any, from the nearest
-neighbours of the corpus. Low: where a typical image has a number of ``neighbours`` below high, or fewer where that would
-be inside the background, that is among the scores that random pairs reach. Cost: a few thousand images against all,
-20 us an image of the corpus.
+The paper uses 0.8 to 0.96 for all encoders. But the same two pictures score 0.85 with one model and 0.55 with another, so
+the band is worked out from the corpus.
+
+The upper end is where near-duplicates begin: told from pairs known to be near-duplicates (augmented views) or, without any,
+from the nearest neighbours in the corpus. The lower end is where a typical image has a certain number of neighbours in the
+band, or higher where random pairs reach such scores too. Cost: a few thousand images against all, 20 us an image of the corpus.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ MIN_WIDTH = 0.002  # width that is left of a band at least: float16 blurs scores
 
 
 def propose(vectors: np.ndarray, near_duplicates: np.ndarray | None = None, *, neighbours: int = 30, seed: int = 0) -> BandSettings:
-    """Band for one signal.
+    """The band that these vectors of one signal propose.
 
-    vectors: (n, d) unit vectors of the corpus or of a sample of it, any float; near_duplicates: (m,) cosines of pairs
-    known to be near-duplicates, or None; neighbours: neighbours in the band of the median image, a tenth of a corpus that
-    is small. Where so many would reach into the background (see ``BACKGROUND``), low rises until ``MIN_NEIGHBOURS`` are left.
-    Raises UserError for fewer than three vectors or vectors that are not finite.
+    vectors: (n, d) unit vectors of the corpus or of a sample of it, any float dtype; near_duplicates: (m,) cosines of pairs
+    known to be near-duplicates, or None; neighbours: how many the median image should have in the band (in a small corpus
+    a tenth of its images). Where that would need scores that random pairs reach too (see ``BACKGROUND``), low is raised, but
+    not so far that fewer than ``MIN_NEIGHBOURS`` are left. Raises UserError for fewer than three vectors or vectors that are
+    not finite.
+
+    >>> propose(read_vectors(lake, "shard-00000", "clip_image")[1])
     """
     vectors = np.asarray(vectors)
     count = len(vectors)

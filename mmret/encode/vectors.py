@@ -1,7 +1,7 @@
-"""The vectors of a shard as they were stored: each signal's Parquet file lists the images, a Lance table holds the numbers.
+"""Reads the stored vectors of a shard: each signal's Parquet file lists the images, a Lance table holds the numbers.
 
-Apart from :mod:`mmret.encode.stage`, which makes them, so that whoever reads vectors loads no model's code. Cost: about 1 GB/s
-and the shard's vectors in memory.
+A module apart from :mod:`mmret.encode.stage`, which computes them, so that reading vectors does not import any model's code.
+Cost: about 1 GB/s, and the shard's vectors in memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from mmret.lake import Lake
 
 
 def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.ndarray]:
-    """Image ids of a shard in position order and their (n, width) float16 unit vectors, of the model its Parquet file
-    names.
+    """Image ids of a shard in position order, and their (n, width) float16 unit vectors by the model that its Parquet file names.
 
     Raises UserError where the shard has no vectors yet, or where some that its file lists are gone.
+
+    >>> ids, vectors = read_vectors(lake, "shard-00000", "clip_image")
     """
     facts = lake.facts(signal, shard)
     if facts is None:
@@ -41,8 +42,7 @@ def vector_table(lake: Lake, shard: str, signal: str) -> object:
 
 
 def table_name(lake: Lake, signal: str, width: int) -> str:
-    """``signal``, or ``signal_<width>`` where that table holds vectors of another width: a Lance column has one
-    width."""
+    """Name of the Lance table: ``signal``, or ``signal_<width>`` where that one holds vectors of another width."""
     if not lake.has_lance(signal) or lake.lance(signal).schema.field("vector").type.list_size == width:
         return signal
     return f"{signal}_{width}"

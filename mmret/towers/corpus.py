@@ -27,7 +27,7 @@ CaptionedImage = tuple[str, bytes, str]
 
 @dataclass(frozen=True)
 class TowerCorpus:
-    """Pictures in the order of their ids; ``held_out`` are rows never trained on (empty for a tiny corpus)."""
+    """Pictures in the order of their ids. ``train`` and ``held_out`` are row numbers, int64; a tiny corpus holds none out."""
 
     ids: list[str]
     pixels: Tensor  # (n, 3, size, size) uint8
@@ -37,12 +37,12 @@ class TowerCorpus:
 
     @property
     def key(self) -> str:
-        """Changes with any picture or caption."""
+        """A fingerprint that changes with any picture or caption."""
         return fingerprint(self.ids, self.captions)
 
 
 def distinct_words(captions: Iterable[str]) -> int:
-    """Words that at least two captions use: how much there is to tell apart."""
+    """How many different words at least two captions use: a measure of how much the towers have to tell apart."""
     counts = Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower())))
     return sum(count > 1 for count in counts.values())
 
@@ -58,9 +58,9 @@ def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterato
 
 
 def decode_images(images: Iterable[CaptionedImage], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
-    """Decode ``images`` in threads, sort them by id and keep the ``max_images`` lowest.
+    """Decode ``images`` in threads, sort them by id and use the ``max_images`` lowest ids.
 
-    About 4 % of them, at most 400, are held out by a coin of (seed, id). Raises UserError for fewer than two pictures.
+    About 4 % of them, at most 400, are held out, chosen by a hash of (seed, id). Raises UserError for fewer than two pictures.
     """
 
     def small(image: CaptionedImage) -> tuple[str, Tensor, str]:

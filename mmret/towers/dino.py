@@ -70,8 +70,10 @@ def pattern_loss(
 
 
 def nt_xent(vectors: Tensor) -> Tensor:
-    """Of unit vectors (2n, d), row i and row i + n being views of one picture: each must find the other among all the
-    rest."""
+    """NT-Xent loss of unit vectors (2n, d), where rows i and i + n are two views of one picture; a scalar.
+
+    Each view has to find the other one among all the rest.
+    """
     n = len(vectors) // 2
     logits = (vectors @ vectors.T / TEMPERATURE).fill_diagonal_(-torch.inf)
     return cross_entropy(logits, torch.arange(2 * n).roll(n))

@@ -1,12 +1,12 @@
 """Towers trained on the corpus itself: what lets the whole pipeline run with no download, no GPU and in minutes.
 
 ``<lake>/towers/clip`` and ``<lake>/towers/dino`` are stock transformers folders; ``towers.json`` is written last and
-says what was done. Training stops and resumes at will (:mod:`mmret.towers.pretrain`). The number of steps follows
-from the settings and the corpus, never from the clock, so that every machine trains the same towers.
+says what was done. Training can be stopped and goes on where it was (:mod:`mmret.towers.pretrain`). The number of steps
+follows from the settings and the corpus, never from the clock, so that every machine trains the same towers.
 
-Batches are small because a run this short is bound by the number of its updates. On 7,700 shapes pictures, by processor
-time halved as if on two cores: 5 epochs of batches of 256 took 42 s to a held-out image-to-text R@1 of 48 % among 303,
-of 128 took 43 s to 65 %, and 3 epochs of batches of 64 took 24 s to 61 %.
+Batches are small because in a run this short the number of updates decides how good the model gets. Cost and held-out
+image-to-text R@1 among 303 pictures, on 7,700 shapes pictures and two cores (processor time, halved): 5 epochs in batches of
+256 took 42 s and gave 48 %, in batches of 128 43 s and 65 %; 3 epochs in batches of 64 took 24 s and gave 61 %.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from mmret.towers.pretrain import Plan, fit
 from mmret.towers.tokenizer import train_tokenizer
 
 PLAIN_WORDS = 60
-"""Distinct words of a corpus for which ``epochs`` is meant; a richer one gets more, see :func:`steps`."""
+"""Distinct words of the corpus that ``epochs`` was chosen for; a corpus with more words is trained longer, see :func:`steps`."""
 NEAR_DUPLICATES = 1000
 
 
 def steps(epochs: int, images: int, words: int, settings: TowerSettings) -> int:
-    """Training steps of a tower.
+    """Number of training steps of a tower: ``epochs`` passes over ``images`` pictures.
 
-    ``epochs`` passes over the pictures, up to ``max_richness`` times as many where captions tell more apart than the
-    built-in shapes do (by the square root of their distinct words); at least ``min_steps``, at most ``max_steps``.
+    A corpus with more distinct ``words`` in its captions than the built-in shapes have gets more passes, by the square root of
+    the ratio and up to ``max_richness`` times as many. At least ``min_steps``, at most ``max_steps``.
     """
     richness = min(max(1.0, math.sqrt(words / PLAIN_WORDS)), settings.max_richness)
     needed = math.ceil(epochs * richness * images / min(settings.batch_size, images))
