@@ -1,6 +1,6 @@
-"""Every stage once: its order, partitions, the settings and tables it reads, its version and what it needs. All else is derived.
+"""The stage table. Each stage is declared here once: order, partitions, settings and tables it reads, version, what it needs.
 
-From this table come the assets' dependencies, pools and code versions, the jobs, what runs by itself, the order of `mmret run`,
+All else is derived: the assets' dependencies, pools and code versions, the jobs, what runs by itself, the order of `mmret run`,
 the fingerprints that say when a partition is computed again (:mod:`mmret.freshness`), the words in which `mmret status` says why,
 and the first guess of how long a run takes. A test compares the graph in Dagster with it, and another what the stages really read.
 
@@ -30,8 +30,9 @@ UNPARTITIONED = "all"
 
 Partitioning = Literal["whole", "shard", "recipe"]
 Scope = Literal["same", "all", "up_to", "from", "linked", "named"]
-"""Which partitions of a table are read: of the same name; all; those of shards up to or from this one; ``linked``: the shards
-that the rows of the partition of table ``via`` point to; ``named``: the one called ``via``."""
+"""Which partitions of a table are read. ``same``: the one of the same name; ``all``; ``up_to`` and ``from``: the shards up to
+this one, or from it on; ``linked``: the shards that rows of table ``via`` in the same partition point to; ``named``: the
+partition called ``via``."""
 
 
 class Reads(NamedTuple):
@@ -41,11 +42,11 @@ class Reads(NamedTuple):
     scope: Scope = "same"
     via: str = ""
     pinned: bool = False
-    """What it was when the stage first ran stays: later content does not enter the fingerprint."""
+    """The stage goes on with what the table was when it first ran: later content does not enter the fingerprint."""
 
 
 class Cost(NamedTuple):
-    """Seconds per unit of work, measured on two cores with profile ``demo`` (docs/performance.md): the proportions of an ETA."""
+    """Seconds per unit of work, measured on two cores with profile ``demo`` (docs/performance.md); an ETA goes by their ratios."""
 
     seconds: float
     unit: Literal["new image", "image", "image pair", "picture trained on", "step"]
@@ -67,30 +68,30 @@ class Stage:
     partitions: Partitioning
     group: Literal["corpus", "embeddings", "mining", "annotation", "training"]
     run: str
-    """Stages of one ``run`` are launched together, partition by partition; runs follow each other."""
+    """Stages of one ``run`` are launched together, partition by partition; one run begins when the one before has ended."""
     needs: Literal["cpu", "gpu", "vlm"]
     settings: str
     """Dotted name of the settings it reads, as a person writes it."""
     fingerprint_settings: Callable[[Profile, str], Any]
-    """(profile, partition) to the values of those settings that change its results."""
+    """Function of (profile, partition) that returns the values of those settings that change its results."""
     reads: tuple[Reads, ...] = ()
     """Tables whose content it is computed from; their digests enter the fingerprint."""
     conditional_reads: Callable[[Profile, str], tuple[Reads, ...]] = _nothing
-    """(profile, partition) to tables that only some partitions are computed from."""
+    """Function of (profile, partition) that returns tables that only some partitions are computed from."""
     lookups: tuple[str, ...] = ()
-    """Tables it opens for what cannot change its results: pictures by the id of their content, sizes, work done before."""
+    """Tables it opens for things that cannot change its results: pictures by id, file sizes, results of an earlier run."""
     also_writes: tuple[str, ...] = ()
     trigger: Literal["first", "when missing or stale", "after enough new pairs", "after a new checkpoint"] = "when missing or stale"
-    """When automation materialises it. ``first``: at the begin of every run; it lists sources and has no fingerprint."""
+    """When automation materialises it. ``first``: at the beginning of every run; that stage has no fingerprint."""
     decisions: Callable[[Lake, Profile, str], str | None] = lambda lake, profile, partition: None
-    """(lake, profile, partition) to a fingerprint of what people decided; None where that is not honoured."""
+    """Function of (lake, profile, partition): fingerprint of the review decisions that the stage follows, or None."""
     needs_retry: Callable[[Profile, Facts], bool] = lambda profile, facts: False
-    """Whether a partition made from today's inputs is to be tried again all the same: requests of it got no answer."""
+    """Whether a partition is to be computed again although its inputs are the same, because some of its requests got no answer."""
     cost: Cost | None = None
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Tables, and assets, that it writes."""
+        """The tables that it writes; the assets have the same names."""
         return (self.name, *self.also_writes)
 
 
@@ -113,7 +114,7 @@ def _encoder_settings(profile: Profile, signal: str) -> Any:
 
 
 def _search_settings(profile: Profile, _: str) -> Any:
-    """What candidates depend on; the settings of an index only where there is one."""
+    """The settings that candidates depend on; those of an index only where one is used."""
     values = profile.mine.model_dump(include={"k", "bands", "signals"})
     index = profile.mine.index.model_dump(exclude={"checked", "recall_floor"})
     return values if profile.mine.index.kind == "exact" else values | {"index": index}
@@ -346,7 +347,7 @@ FINGERPRINTED_STAGES: dict[str, Stage] = {name: stage for name, stage in STAGES.
 RUNS: tuple[tuple[str, ...], ...] = tuple(
     tuple(stage.name for stage in run) for _, run in groupby(FINGERPRINTED_STAGES.values(), key=lambda stage: stage.run)
 )
-"""Stages launched together; what a run has to do is known once those before it are done."""
+"""Stages that are launched together, in order; what one of these runs has to do is known when those before it have ended."""
 
 
 FINGERPRINTED_TABLES: frozenset[str] = frozenset(table for stage in FINGERPRINTED_STAGES.values() for table in stage.tables)

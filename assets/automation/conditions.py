@@ -41,7 +41,7 @@ def _stage(context: dg.AutomationContext) -> str:
 
 
 class Due(dg.AutomationCondition):
-    """Missing or stale by the lake's own record, with everything it reads up to date or part of the same request."""
+    """The partition is missing or stale in the lake, and all that it reads is current or part of the same request."""
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Due(dg.AutomationCondition):
 
 
 class InLake(dg.AutomationCondition):
-    """Current in the lake: computed by `mmret run`, or before this Dagster instance was made."""
+    """The partition is current in the lake, whoever computed it: `mmret run`, or an earlier Dagster instance."""
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class InLake(dg.AutomationCondition):
 
 
 class EnoughNewPairs(dg.AutomationCondition):
-    """A recipe of the profile's ``train`` whose data is settled and has grown by ``automation.new_pairs`` triplets."""
+    """A recipe in ``train`` whose triplets are up to date and at least ``automation.new_pairs`` more than at its last training."""
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class EnoughNewPairs(dg.AutomationCondition):
 
 
 class NewCheckpoint(dg.AutomationCondition):
-    """A checkpoint that its evaluation was not made from."""
+    """The recipe has a checkpoint newer than its evaluation, or one that was never evaluated."""
 
     @property
     def name(self) -> str:
@@ -109,12 +109,12 @@ def _evaluation_is_behind(lake: Lake, recipe: str) -> bool:
 
 
 def _once(condition: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
-    """Once, not while it runs, and not again after a failure: that waits for a person."""
+    """``condition``, but requested once only: not while it runs, and not again after a failure, which waits for a person."""
     return (condition & ~AC.in_progress() & ~AC.execution_failed()).with_label(label)
 
 
 def fill_missing() -> dg.AutomationCondition:
-    """Every partition that is missing or stale, once what it reads is there; what the lake has already is only registered."""
+    """Compute partitions that are missing or stale once what they read is there; those the lake has are only registered."""
     return _once(Due() | (InLake() & AC.missing()), "missing_or_stale")
 
 
@@ -134,4 +134,4 @@ CONDITIONS: dict[str, dg.AutomationCondition | None] = {
     "after enough new pairs": enough_new_pairs(),
     "after a new checkpoint": new_checkpoint(),
 }
-"""Of a stage, by what the stage table says of when it starts."""
+"""The condition of a stage by its ``trigger`` in the stage table."""

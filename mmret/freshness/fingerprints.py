@@ -1,8 +1,9 @@
-"""What a partition would be computed from now, and whether it has to be computed again.
+"""The fingerprint of what a partition would be computed from now, by which one knows whether to compute it again.
 
-The fingerprint of a partition is that of its stage's version, the settings it reads and the content of the partitions it reads
-(:mod:`mmret.stages`); it is compared with the one recorded in its file. Upstream enters by the digest of its content, so a change
-that alters nothing (a merge that found no better neighbour) stops there. Costs one Parquet footer per upstream partition.
+A fingerprint is a hash of the stage's version, the settings it reads and the partitions it reads (:mod:`mmret.stages`). It is
+compared with the one recorded in the partition's file. Partitions that are read enter by the digest of their content: where
+one was computed again with the same result (a merge that found no better neighbour), nothing after it becomes stale. Costs one
+Parquet footer per partition read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mmret.stages import STAGES, UNPARTITIONED, Reads
 
 
 def upstream_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
-    """(table, partition) of everything that ``partition`` of ``table`` is computed from, there or not."""
+    """(table, partition) of all that ``partition`` of ``table`` is computed from, whether it exists yet or not."""
     stage = STAGES[table]
     reads = (*stage.reads, *stage.conditional_reads(profile, partition))
     return [(read.table, part) for read in reads if not read.pinned for part in _partitions(lake, read, partition)]
@@ -49,7 +50,10 @@ def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTI
 
 
 def fingerprint_now(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> str | None:
-    """Fingerprint that ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
+    """Fingerprint of what ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing.
+
+    >>> fingerprint_now(lake, profile, "pairs", "shard-00000") == lake.facts("pairs", "shard-00000").inputs
+    """
     inputs = inputs_of(lake, profile, table, partition)
     return inputs and inputs.fingerprint
 

@@ -82,7 +82,10 @@ def _verdict(study: Study, variants: Sequence[dict[str, Any]], metric: str) -> d
 
 
 def claim_holds(claim: str, values: Sequence[float]) -> bool:
-    """``rising``: each value above the one before; ``last``: the last not below any other."""
+    """Whether ``values``, one a variant, are in the order that ``claim`` says.
+
+    ``rising``: each value is above the one before. ``last``: the last one is not below any other.
+    """
     if claim == "rising":
         return all(a < b for a, b in zip(values, values[1:], strict=False))
     return values[-1] >= max(values)
