@@ -1,4 +1,4 @@
-"""One entrance to the scorers, for the command line and for Python."""
+"""Scores a prediction file of any benchmark: the one way in to the scorers, for the command line and for Python."""
 
 from __future__ import annotations
 

@@ -13,9 +13,7 @@ CIRCO_GALLERY = 123_403
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """CIRCO val (scored) or test (submission file). ``options.images``: COCO2017_unlabeled, or the folder of its
-    pictures.
-    """
+    """Run CIRCO val (scored) or test (submission file). ``options.images``: COCO2017_unlabeled, or the folder of its pictures."""
     truth = circo.load(options.annotations)
     protocol = load_protocol("circo", options.template)
     folder = ImageFolder(options.images, ("unlabeled2017", "COCO2017_unlabeled/unlabeled2017"))

@@ -112,9 +112,7 @@ def load(path: Path) -> Annotations:
 
 
 def read_gallery(folder: Path) -> tuple[int, ...] | None:
-    """Image ids of COCO's list of unlabeled pictures, in its order, where it lies in ``folder`` or the official places
-    below.
-    """
+    """Image ids in the order of COCO's list of unlabeled pictures, from ``folder`` or its place in the official layout, or None."""
     for info in (folder / INFO, folder / "annotations" / INFO, folder / "COCO2017_unlabeled" / "annotations" / INFO):
         if info.is_file():
             return tuple(image.id for image in read_as(info, _Info, "COCO's list of images").images)
@@ -131,8 +129,8 @@ def _corpus(file: Path) -> tuple[int, ...] | None:
 def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores:
     """Score a file in CIRCO's submission format ``{"0": [50 image ids], ...}``.
 
-    Shorter lists are scored, as by the official code: what lies beyond their end is a lower bound, and named as one. Raises
-    UserError for malformed files and for the test split, whose ground truths are hidden.
+    Shorter lists are scored too, as by the official code; metrics at a greater depth are then only lower bounds, and
+    ``lower_bounds`` lists them. Raises UserError for malformed files and for the test split, whose ground truths are hidden.
     """
     truth = load(annotations)
     rankings, notes = read_predictions(truth, predictions, options.partial)
@@ -164,7 +162,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
 
 
 def _whole_list(truth: Annotations) -> int:
-    """How many ids a list needs for every metric to be exact."""
+    """Number of ids that a list must have for every metric to be exact."""
     return DEPTH if truth.gallery is None else min(DEPTH, len(truth.gallery))
 
 

@@ -11,7 +11,7 @@ from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """CIRR val (scored) or test1 (the server's two files). ``options.images``: the folder with dev, test1 and train."""
+    """Run CIRR val (scored) or test1 (the server's two files). ``options.images``: the folder with dev, test1 and train."""
     truth = cirr.load(options.annotations)
     protocol = load_protocol("cirr", options.template)
     folder = ImageFolder(options.images, ("img_raw",))

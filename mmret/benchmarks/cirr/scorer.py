@@ -37,9 +37,7 @@ METRICS = ("recall", "recall_subset")
 
 @dataclass(frozen=True)
 class Query:
-    """One query. ``members``: the six names of its set, the reference among them. ``target`` is None in the test
-    split.
-    """
+    """One query. ``members``: the six names of its set, with the reference. ``target`` is None in the test split."""
 
     id: int
     reference: str
@@ -97,8 +95,7 @@ def _gallery(file: Path, queries: Sequence[Query]) -> dict[str, str | None]:
 
 
 def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores:
-    """Score files in the server's format: ``predictions`` (metric recall, 50 names) and, by option, the subset file (3
-    names).
+    """Score files in the server's format: ``predictions`` (50 names a query) and, where the options name it, the subset file (3).
 
     Raises UserError for malformed files and for the test split, whose targets are hidden.
     """
@@ -165,9 +162,7 @@ def _check_header(path: Path, data: dict[str, Any], metric: str) -> None:
 def metrics(
     queries: Sequence[Query], rankings: Mapping[int, Sequence[str]], subset: Mapping[int, Sequence[str]] | None
 ) -> dict[str, Any]:
-    """R and Rs in percent by hard targets; the reference must be gone from the lists. Rs only where ``subset`` is
-    given.
-    """
+    """R@k and, where ``subset`` is given, R_subset@k in percent by hard targets; the lists must be without the reference."""
 
     def hits(lists: Mapping[int, Sequence[str]], k: int) -> float | None:
         return mean([100.0 * (q.target in lists[q.id][:k]) for q in queries if q.id in lists])
@@ -181,7 +176,7 @@ def metrics(
 def soft_metrics(
     queries: Sequence[Query], rankings: Mapping[int, Sequence[str]], subset: Mapping[int, Sequence[str]] | None
 ) -> dict[str, Any]:
-    """The authors' own reading: the best ``target_soft`` weight among the first k, never below 0, in percent."""
+    """The metric of the data set's authors: the best ``target_soft`` weight among the first k, never below 0, in percent."""
 
     def best(lists: Mapping[int, Sequence[str]], k: int) -> float | None:
         return mean(

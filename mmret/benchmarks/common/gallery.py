@@ -1,4 +1,4 @@
-"""Ranking one gallery for all queries of a benchmark: what CIRCO, CIRR and FashionIQ have in common.
+"""Ranks one gallery for all queries of a benchmark, as CIRCO, CIRR and FashionIQ need.
 
 A gallery is embedded once and queried in several ways: image and text composed, either alone, CIRCO also without the
 shared concept. A target that ties with other images ranks behind them.
@@ -38,11 +38,11 @@ QUERY_BLOCK = 256
 
 @dataclass(frozen=True)
 class Gallery:
-    """Named pictures; ``distinct`` (m, d) float32 are their vectors without repetition, ``group[name]`` the row of
-    each.
+    """Named pictures with their vectors. ``distinct`` (m, d) float32: each different vector once; ``group``: its row, by name;
+    ``members``: the names of each row.
 
-    Names that share a vector are ranked as one and then listed, targets last, so that they tie exactly: in a matrix
-    product equal columns may differ in the last bit, and rounding would break the tie.
+    Names that share a vector are ranked as one and then listed, targets last. They tie exactly that way; in a matrix product
+    equal columns may differ in the last bit, and rounding would break the tie.
     """
 
     shots: dict[Any, Shot]
@@ -69,9 +69,9 @@ class Gallery:
 
 
 def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options: RunOptions) -> tuple[Gallery, MissingPictures]:
-    """Embed the pictures of ``paths`` (name -> file, None: not found) and report those without one.
+    """Embed the pictures of ``paths`` (name -> file, None: not found) and list those that are missing.
 
-    Raises UserError where some are missing and that was not allowed, or none is left.
+    Raises UserError where some are missing and ``options`` do not allow it, or where none is left.
     """
     missing = MissingPictures({str(name): "not found" for name, path in paths.items() if path is None})
     missing.check(len(paths), options.allow_missing, options.images)
@@ -90,9 +90,7 @@ def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options:
 
 @dataclass(frozen=True)
 class Question:
-    """A query as every gallery benchmark has it. ``fields`` fill the templates; ``targets`` are names, maybe none
-    (hidden).
-    """
+    """A query of a gallery benchmark. ``fields`` fill the templates; ``targets`` are names, empty where they are hidden."""
 
     key: Any
     reference: Any
@@ -111,7 +109,7 @@ class Ranker:
     remove_reference: bool
 
     def vectors(self, template: Template | None, image: bool = True) -> np.ndarray:
-        """Query vectors: composed, of the text alone (``image`` False), or of the image alone (``template`` None)."""
+        """Query vectors (q, d) float32: composed, of the text alone (``image`` False) or the image alone (``template`` None)."""
         if template is None:
             return self.gallery.distinct[[self.gallery.group[q.reference] for q in self.questions]]
         shots: list[Shot] | None = [self.gallery.shots[q.reference] for q in self.questions] if image else None
@@ -142,9 +140,7 @@ class Ranker:
         return found
 
     def _names(self, question: Question, groups: Iterable[int]) -> list[Any]:
-        """The names of ``groups`` in order, a target after those that share its vector, without the reference if
-        removed.
-        """
+        """The names of ``groups`` in order, a target after those that share its vector, and without a reference to be removed."""
         hidden = question.reference if self.remove_reference else None
         return [
             name
@@ -171,6 +167,10 @@ def prepare(
     options: RunOptions,
     remove_reference: bool,
 ) -> tuple[Ranker, str | None]:
+    """Embed the gallery; returns its ranker and what is missing from the run in words, None where nothing is.
+
+    Raises UserError where pictures are missing and ``options`` do not allow it, or where no query has its reference.
+    """
     gallery, missing = embed_gallery(embedder, paths, options)
     answerable = [q for q in questions if q.reference in gallery.shots]
     if not answerable:
@@ -193,6 +193,10 @@ def _partial(missing: MissingPictures, pictures: int, skipped: int, queries: int
 def paraphrase_variants(
     variant: Callable[[str, Template | None, bool], Variant], protocol: Protocol, options: RunOptions, hidden: bool
 ) -> tuple[Variant, ...]:
+    """The composed query in the protocol's other wordings; none unless ``options`` ask for it, or where targets are hidden.
+
+    ``variant`` runs one variant, given (name, template, whether the image is part of the query).
+    """
     if hidden or not options.paraphrases:
         return ()
     return tuple(Variant(t.name, variant(t.name, t, True).values) for t in protocol.paraphrases)

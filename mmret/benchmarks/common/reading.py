@@ -1,4 +1,4 @@
-"""Reading other people's JSON strictly, so that a malformed file is refused with a reason instead of scored by luck.
+"""Reads other people's JSON strictly, so that a malformed file is refused with a reason and never scored by luck.
 
 Official scorers accept much that is wrong (CIRCO's passes a file that holds only its first 100 queries); this reader
 refuses duplicate keys, NaN, truncated text and truncated gzip. Plain and gzip files are told apart by their content,
@@ -64,9 +64,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def annotation_file(path: Path, *patterns: str) -> Path | None:
-    """The annotation file meant by ``path``: itself where it is a file, else the first match of the patterns inside the
-    folder.
-    """
+    """``path`` if it is a file, else the first file in that folder that matches one of the patterns (plain or .gz), or None."""
     if path.is_file():
         return path
     for pattern in patterns:
@@ -76,9 +74,7 @@ def annotation_file(path: Path, *patterns: str) -> Path | None:
 
 
 def companion_file(file: Path, *names: str) -> Path | None:
-    """A companion of ``file``, in its folder or in an ``image_splits`` folder next to that one (the official
-    layouts).
-    """
+    """The first file of ``names`` in the folder of ``file``, or in a folder ``image_splits`` next to it; None if there is none."""
     for folder in (file.parent, file.parent.parent / "image_splits"):
         for name in names:
             for candidate in (folder / name, folder / f"{name}.gz"):
@@ -154,8 +150,9 @@ def predictions_object(path: Path, data: Any, expected: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ListRule:
-    """What one ranked list must be: ``length`` distinct ids of type ``kind`` out of ``allowed_ids`` (None: cannot be
-    checked).
+    """What a ranked list must hold: ``length`` distinct ids of type ``kind``, all in ``allowed_ids`` (None: not checked).
+
+    ``noun``: what messages call an id.
     """
 
     kind: type
@@ -184,7 +181,7 @@ class Findings:
         self.notes.append(text)
 
     def incomplete(self, kind: str, detail: str) -> None:
-        """Refused, or only noted when lenient."""
+        """Record a missing part of the file: an error, or only a note when lenient."""
         if self.lenient:
             self.note(f"{kind}: {detail}")
         else:
@@ -217,7 +214,7 @@ class Findings:
         return True
 
     def check_keys(self, data: dict[str, Any], expected: Sequence[str], noun: str = "query") -> None:
-        """Every expected key once and no other."""
+        """Check that ``data`` has every expected key and no other."""
         given = set(data)
         wanted = set(expected)
         if given.isdisjoint(wanted):
@@ -231,7 +228,7 @@ class Findings:
             self.incomplete(f"no predictions for {len(missing)} of {len(wanted)} queries", _few(missing))
 
     def check_count(self, lists: Any, expected: int, name: str, file: str) -> None:
-        """``lists``: one ranking a query of ``name``, in the order of ``file``."""
+        """Check that ``lists`` has ``expected`` rankings, one for each query of ``name`` in the order of ``file``."""
         if not isinstance(lists, list):
             raise UserError(f"{self.path}: {name} must be a list with one ranking a query, in the order of {file}")
         kind = f"{name} has {len(lists)} rankings for the {expected} queries of {file}"

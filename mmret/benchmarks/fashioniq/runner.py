@@ -13,8 +13,9 @@ from mmret.errors import UserError
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """FashionIQ val, all categories that are annotated. ``options.images``: a folder of <ASIN>.jpg or .png, maybe in
-    images/.
+    """Run FashionIQ val, all categories that are annotated.
+
+    ``options.images``: a folder with <ASIN>.jpg or .png files, or one with such a folder ``images``.
     """
     categories = fashioniq.load(options.annotations)
     protocol = load_protocol("fashioniq", options.template)

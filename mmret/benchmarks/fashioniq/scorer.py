@@ -124,9 +124,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
 
 
 def read_predictions(category: Category, lists: Any, path: Path, options: ScoreOptions) -> tuple[list[list[str]], list[str]]:
-    """Checked rankings of one category in file order, and notes. An empty list stands for a query without
-    predictions.
-    """
+    """Checked rankings of one category in file order, and notes. A query without predictions has an empty list."""
     name, gallery = category.name, category.gallery
     findings = Findings(path, options.partial)
     findings.check_count(lists, len(category.queries), name, category.path.name)

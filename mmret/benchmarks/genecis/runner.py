@@ -1,5 +1,4 @@
-"""Runner of GeneCIS: every template ranks its own ten or fifteen pictures, cropped by the official rule where they are
-instances.
+"""Runs a model on GeneCIS: every template ranks its own ten or fifteen pictures, instances cropped by the official rule.
 
 Each distinct picture or crop is embedded once, however many galleries show it (focus_attribute: 22,000 uses, about
 17,000 crops).
@@ -27,8 +26,9 @@ from mmret.errors import UserError
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """All GeneCIS tasks that are annotated. ``options.images`` holds COCO val2017 and Visual Genome, in their own
-    folders or all together.
+    """Run all GeneCIS tasks that are annotated.
+
+    ``options.images`` holds COCO val2017 and Visual Genome, in their own folders or all together.
     """
     tasks = genecis.load(options.annotations)
     protocol = load_protocol("genecis", options.template)
@@ -65,7 +65,7 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
 
 
 class _GenecisTask:
-    """One task with its pictures embedded: every crop once, however many galleries show it."""
+    """One task with its pictures embedded, every crop once."""
 
     def __init__(self, embedder: Embedder, task: genecis.Task, folder: ImageFolder, options: RunOptions):
         self.embedder, self.task = embedder, task
@@ -92,9 +92,7 @@ class _GenecisTask:
             )
 
     def rankings(self, protocol: Protocol, template: Template | None, image: bool) -> list[list[int]]:
-        """Candidate positions best first, one list a template in file order; an empty list where pictures are
-        missing.
-        """
+        """Candidate positions best first, one list a template in file order; empty lists where pictures are missing."""
         references = [t.reference for t in self.answerable]
         if template is None:
             queries = self.rows[[self.row[r] for r in references]]

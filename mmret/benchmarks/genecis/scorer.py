@@ -36,9 +36,7 @@ RANKS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Picture:
-    """A whole image (``box`` None: COCO val2017) or one instance of a Visual Genome image, ``box`` = x, y, w, h in
-    pixels.
-    """
+    """A whole image of COCO val2017 (``box`` None) or one instance in a Visual Genome image, ``box`` = x, y, w, h in pixels."""
 
     file: str
     box: tuple[float, float, float, float] | None = None
@@ -107,10 +105,10 @@ def _task(name: str, file: Path) -> Task:
 
 
 def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores:
-    """Score ``{"focus_attribute": [[candidate positions best first], one list a template], ...}``; any of the four
-    tasks.
+    """Score ``{"focus_attribute": [[candidate positions best first], one list a template], ...}``.
 
-    Every list must be a permutation of its template's candidates. Raises UserError for malformed files.
+    The file may have any of the four tasks. Every list must be a permutation of its template's candidates. Raises UserError
+    for malformed files.
     """
     truth = load(annotations)
     data = predictions_object(

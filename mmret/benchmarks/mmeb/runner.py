@@ -1,4 +1,4 @@
-"""Runner of MMEB v1 on its published parquet layout, with the instructions the rows carry.
+"""Runs a model on MMEB v1 in its published parquet layout, with the instructions that its rows have.
 
 Each distinct picture, text or pair is embedded once per data set. A set of 1,000 queries with 1,000 candidates each is
 1,000,000 candidates of which at most a few thousand are distinct.
@@ -27,9 +27,7 @@ DEPTH = 10
 
 @dataclass(frozen=True)
 class Side:
-    """A query or a candidate: text without the image placeholder, instruction apart, path of its picture ("" for
-    none).
-    """
+    """A query or a candidate: text without the image placeholder, path of its picture ("": none), and its instruction."""
 
     text: str
     path: str
@@ -173,13 +171,14 @@ class _MmebSet:
         missing.reasons.update({here[i]: reason for i, reason in vectors.unreadable.items()})
         return {path: vectors.rows[i] for i, path in enumerate(here) if i not in vectors.unreadable}
 
-    def rankings(self, way: str) -> list[list[int]]:
-        """Candidate positions best first. A part that a query does not have leaves the baseline with the other part."""
+    def rankings(self, variant: str) -> list[list[int]]:
+        """Candidate positions best first, one list a query. ``variant``: composed, image only or text only; a query that has no such
+        part is asked by the part it has."""
         sides = {
             COMPOSED: self.queries,
             IMAGE_ONLY: [Side("", q.path) if q.path else q for q in self.queries],
             TEXT_ONLY: [Side(q.text, "", q.instruction) if q.text else q for q in self.queries],
-        }[way]
+        }[variant]
         vectors = self._embed(sides)
         found = []
         for vector, row in zip(vectors, self.candidates, strict=True):
@@ -188,7 +187,7 @@ class _MmebSet:
         return found
 
     def _embed(self, sides: Sequence[Side]) -> np.ndarray:
-        """(n, d) float32, each side by what it has: picture, text, or both; equal sides once."""
+        """(n, d) float32: each side embedded by its picture, its text, or both; equal sides once."""
         distinct = list(dict.fromkeys(sides))
         kinds: dict[tuple[bool, bool, str], list[Side]] = {}
         for side in distinct:

@@ -29,8 +29,8 @@ MAX_CANDIDATES = 1_000_000
 
 @dataclass(frozen=True)
 class DataSet:
-    """One of the 36. ``candidates``: per query, from the data; None: unknown. ``listed_queries``: queries the task list speaks
-    of.
+    """One of the 36 data sets. ``candidates``: their number for each query, from the data; None: unknown. ``listed_queries``: the
+    number of queries by the task list, if that is all there is.
     """
 
     name: str
@@ -55,9 +55,7 @@ class _Entry(Entry):
 
 
 def load(path: Path) -> dict[str, DataSet]:
-    """The sets described at ``path``: a task list (``tasks.json``), or a folder of MMEB-eval parquet files, one folder
-    a set.
-    """
+    """The sets described at ``path``: a task list (``tasks.json``), or MMEB-eval parquet files, one folder a set."""
     if not path.exists():
         raise UserError(f"no annotations at {path}: give MMEB's tasks.json, or the folder of its parquet files")
     if path.is_file():
