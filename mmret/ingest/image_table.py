@@ -1,7 +1,7 @@
-"""The Lance side of a shard's pictures: which are stored already, which rows must go, and how new ones are appended.
+"""The Lance table of a shard's pictures: finds which are stored already, deletes rows that have to go, appends new ones.
 
-Appends are atomic, one batch each, so a crash loses at most the batch at hand. What is stored is looked up by image id
-before anything is read, so nothing is stored twice. Cost: one pass over the id column (a million ids: 0.4 s).
+Each batch is appended in one commit, so a crash loses at most one batch. Stored pictures are looked up by image id before any
+file is read, so nothing is stored twice. Cost: one pass over the id column (a million ids: 0.4 s).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 def stored_row_ids(
     table: Any, shard: str, expected: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]
 ) -> dict[str, int]:
-    """Row ids of those images of ``expected`` that the table holds.
+    """Row ids, by image id, of those images in ``expected`` (keys: image ids) that the table has.
 
-    Rows of this shard that are not expected, and second copies of one image, are deleted: a shard whose manifest or
-    settings changed leaves nothing behind. ``elsewhere`` tells which of some ids another shard wants; those stay.
+    Other rows of this shard, and second copies of an image, are deleted, so that a shard whose manifest or settings changed
+    leaves nothing behind. Rows stay if their id is among those that ``elsewhere(ids)`` returns: images of other shards.
     """
     ids = pa.array(list(expected), pa.string())
     found: dict[str, int] = {}
@@ -62,7 +62,7 @@ def picture(table: Any, row_id: int) -> bytes:
 
 
 def append(table: Any, rows: Sequence[dict[str, Any]], replacing: bool) -> None:
-    """Store ``rows`` of schema IMAGES in one commit; ``replacing``: some of them are there with other columns."""
+    """Store ``rows`` of schema IMAGES in one commit; ``replacing``: the table may have some of them, with other values."""
     batch = pa.Table.from_pylist(rows, schema=IMAGES)
     if replacing:
         table.merge_insert("image_id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
@@ -77,7 +77,7 @@ def remove(table: Any, image_ids: Sequence[str]) -> None:
 
 
 def index(table: Any) -> None:
-    """Build the scalar index on image_id again where many rows are outside it; look-ups work without, more slowly."""
+    """Rebuild the index on image_id if many rows are not in it yet; those are found without it, but more slowly."""
     from lancedb.index import BTree
 
     built = [i for i in table.list_indices() if i.columns == ["image_id"]]

@@ -1,9 +1,9 @@
-"""Import released MegaPairs annotations and their pictures, so that people train on the published triplets beside their own.
+"""Imports released MegaPairs annotations and their pictures, so that people can train on the published triplets and their own.
 
-An annotation file becomes partitions ``import-<file>-00000``, ... of so many lines each: pictures, pairs, instructions and
-triplets that are *given*, not computed, so no stage looks at them again, and training reads them with all others. The lineage
-says where they come from; what the release does not have (captions, descriptions, scores, which signal found a pair) is null, and
-all signals are named, so that every recipe takes them. A line that cannot be used is among the rejects with its reason.
+An annotation file becomes partitions ``import-<hash>-00000``, ... of ``Release.lines`` lines each, with pictures, pairs,
+instructions and triplets. They are imported, not computed, so no stage computes them again; training reads them with all others.
+The lineage says where they come from. What the release does not have (captions, descriptions, scores) is null; as signals that
+found the pair all are named, so that every recipe uses it. A line that cannot be used is among the rejects with its reason.
 Memory is one partition and 64 MiB of look-ups; time is reading each picture twice and decoding it once.
 """
 
@@ -51,15 +51,17 @@ class Release:
 
     @property
     def prefix(self) -> str:
-        """Of its partitions: the same file and folder continue where they stopped."""
+        """What the names of its partitions begin with. It is the same for the same file and folder, so an import can continue."""
         return f"{IMPORT_PREFIX}{fingerprint(str(self.annotations), str(self.images), self.lines)[:8]}-"
 
 
 def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) -> dict[str, int]:
     """Import every release; returns counts of lines, triplets, pictures taken, and what was refused by reason.
 
-    Continues where it was cut short, and does nothing where nothing is new. Raises UserError where a file cannot be read, or where
-    none of the first pictures is there, which is a wrong folder rather than missing pictures.
+    An import that was interrupted continues; one that is complete does nothing. Raises UserError where a file cannot be read, or
+    where none of the first pictures exists, since the folder is then likely to be wrong.
+
+    >>> import_release(lake, [Release(Path("megapairs.jsonl"), Path("pictures"))], profile)["triplets"]
     """
     totals: Counter[str] = Counter()
     for release in releases:
@@ -88,7 +90,7 @@ def _look(release: Release) -> None:
 
 
 class _Import:
-    """One release on its way into a lake."""
+    """The import of one release into a lake."""
 
     def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents):
         self.lake, self.release, self.profile, self.contents = lake, release, profile, known
@@ -125,7 +127,7 @@ class _Import:
         return facts is not None and facts.inputs == about
 
     def _write(self, partition: str, chunk: list[Annotation | Refusal], about: str) -> None:
-        """One partition, its triplets last: they are the mark that it is complete."""
+        """Write one partition. Its triplets are written last: where they exist the partition is complete."""
         pictures = self._pictures(partition, chunk)
         self.lake.write("corpus_manifest", partition, _table(pictures, CORPUS_MANIFEST), about)
         ingest_shard(self.lake, partition, self.profile.ingest, about)
@@ -179,7 +181,7 @@ class _Import:
         )
 
     def _pictures(self, partition: str, chunk: list[Annotation | Refusal]) -> list[dict[str, Any]]:
-        """Rows of CORPUS_MANIFEST of the files that this partition names first."""
+        """Rows of CORPUS_MANIFEST for the files that this partition is the first to name."""
         named = dict.fromkeys(path for row in chunk if isinstance(row, Annotation) for path in row.pictures())
         fresh = (Row(path) for path in named if not self.contents.has_path(self.root, path))
         rows: list[dict[str, Any]] = []
@@ -218,7 +220,7 @@ class _Import:
         }
 
     def _resolve(self, chunk: list[Annotation | Refusal]) -> tuple[list[dict[str, Any]], list[Refusal], int]:
-        """Rows with ids in place of paths, the lines that have none, and how many negatives had no picture."""
+        """Rows with image ids instead of paths, the lines that cannot be used, and how many negatives have no picture."""
         accepted: list[dict[str, Any]] = []
         refused: list[Refusal] = []
         dropped = 0

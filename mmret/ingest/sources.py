@@ -1,4 +1,4 @@
-"""Sources of captioned pictures: what the words of ``corpus.sources`` mean, checked before anything is read.
+"""Opens the sources of captioned pictures that ``corpus.sources`` names, and checks them before anything is read.
 
 A source is a folder with a manifest, a manifest file, a folder with side-car captions or tars, a WebDataset tar, or
 ``shapes:<n>?seed=<s>``. Listing reads names, sizes, times and captions, never a picture.
@@ -28,7 +28,7 @@ _PEEKED = 1000  # rows of a manifest that must all be missing before the source 
 
 
 class ShapesSource:
-    """The built-in corpus; a path names its scene, so the same scene is the same row whatever the size asked for."""
+    """The built-in corpus. A scene has the same path whatever the size of the corpus, so it is the same row."""
 
     def __init__(self, text: str):
         self._images, self._seed = parse_source(text)
@@ -73,7 +73,7 @@ def open_source(text: str) -> Source:
 
 
 def open_reader(root: str) -> Reader:
-    """What opens the pictures of a sealed row whose ``root`` this is; nothing is listed or checked."""
+    """A reader of the pictures of sealed rows with this ``root``; nothing is listed or checked."""
     if root.startswith("shapes:"):
         return ShapesSource(root)
     path = Path(root)

@@ -41,7 +41,10 @@ def uses_index(rows: int, index: IndexSettings) -> bool:
 
 
 def index_candidates(lake: Lake, shard: str, settings: MineSettings, bands: dict[str, BandSettings]) -> pa.Table:
-    """What :func:`mmret.mine.candidates.candidates` gives for ``shard`` and the earlier ones, as far as the index finds it."""
+    """Candidate edges of ``shard`` and the earlier ones, as :func:`mmret.mine.candidates.candidates` returns them.
+
+    Edges that the index does not find are missing.
+    """
     return pa.concat_tables(
         [CANDIDATES.empty_table(), *(_of_signal(lake, shard, signal, settings, bands[signal]) for signal in settings.signals)]
     )
@@ -88,7 +91,7 @@ class _Search:
         self.low, self.high = edges_of_band(band)
 
     def of(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Query rows, target ids, their shards and exact scores above the band's low end; the queries find themselves too."""
+        """Query rows, target ids, their shards and exact scores above the band's low end; each query finds itself too."""
         found = self._scored(queries, np.arange(len(queries)), None)
         rows, scores, limit = found[0], found[3], self._limit()
         count = np.bincount(rows, minlength=len(queries))
@@ -123,8 +126,8 @@ class _Search:
 
 
 def build(table: Any, index: IndexSettings, width: int) -> None:
-    """Make the index of a vector table if it has none of this kind, train it anew once the table has doubled twice, and
-    add the rows that are outside of it where they are many."""
+    """Build the index of a vector table if it has none of this kind; train it again once the table has doubled twice, and add rows
+    that are not in it if there are many."""
     from lancedb.index import Bitmap, IvfPq, IvfRq
 
     rows = table.count_rows()

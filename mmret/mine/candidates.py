@@ -1,8 +1,8 @@
-"""Candidate edges of one shard: itself against itself and against every earlier shard, both directions.
+"""Candidate edges of one shard: it is compared with itself and with every earlier shard, in both directions.
 
-The file of shard s holds, for the images of s, their best targets among the shards up to s, and for the images of
-every earlier shard their best targets in s. So a shard added to N images costs N x dN comparisons, no older file
-changes, and the neighbours of a shard are the merge of the files that speak of it (:mod:`mmret.mine.merge`).
+The file of shard s has, for the images of s, their best targets among the shards up to s, and for the images of
+every earlier shard their best targets in s. So adding dN images to N costs N x dN comparisons, no older file changes, and
+the neighbours of a shard are the merge of all files that have edges of its images (:mod:`mmret.mine.merge`).
 
 Memory: two shards' vectors, their sketches, one tile, the new shard's lists, 40 bytes for each id seen, and the edges as they
 are yielded. :func:`candidate_tables` gives one table per pair of shards, so that a caller that writes as it goes
@@ -45,6 +45,8 @@ def candidates(
     ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table
     holds the best ``settings.k`` targets in the band and the best ``settings.k`` above it, among the comparisons of
     this call. Raises UserError for vectors that have no cosine similarity, that are missing or that changed width.
+
+    >>> edges = candidates(shard_vectors(lake, "shard-00001"), [shard_vectors(lake, "shard-00000")], profile.mine, bands)
     """
     return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(new, earlier, settings, bands)])
 
@@ -93,7 +95,10 @@ class _SortedShard:
 
 
 class _ShardLists:
-    """The lists of the new shard's images in one signal. Their floors rise from shard to shard and spare what cannot matter."""
+    """The top lists of the new shard's images in one signal.
+
+    ``floor``: score that an edge needs to enter a list that is full. It rises from shard to shard, so fewer pairs are scored.
+    """
 
     def __init__(self, new_shard: _SortedShard, signal: str, k: int, band: BandSettings):
         self.new_shard, self.signal, self.k, self.band = new_shard, signal, k, band
@@ -109,7 +114,7 @@ class _ShardLists:
         self._take(lists, 0)
 
     def compare_with(self, earlier_shard: _SortedShard) -> pa.Table:
-        """Take what ``earlier_shard`` offers to the new shard's lists; return the candidates of its side."""
+        """Compare with ``earlier_shard``: its images may enter the lists here; returns the candidates of its own images."""
         matrix = earlier_shard.matrix(self.signal)
         if matrix.width != self.matrix.width:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Pairs out of neighbours: which targets a query gets, and which of its other neighbours are its hard negatives.
+"""Chooses pairs from neighbours: which targets a query gets, and which of its other neighbours are its hard negatives.
 
 The paper publishes neither the targets per query nor how the three sets merge, so the rule is ours, built so that a
 growing corpus keeps the pairs it has (their descriptions are paid for):
@@ -6,14 +6,14 @@ growing corpus keeps the pairs it has (their descriptions are paid for):
 1. Candidates of a query are all targets in the band of any signal in use. Out go near-duplicates (above the band of
    an image signal), all but identical captions (above the band of the caption signal) and captions that are identical
    as text.
-2. A candidate is *near* when fewer than ``max(k / 2, targets_per_query)`` better ones were in the corpus at the time
-   when both images were, in some signal. That was settled then: later images push a target down its list, and out of
-   it only when that many closer ones arrive, but never out of the near ones.
-3. Targets are drawn among the near candidates by a hash of (seed, query, target), but what came in later waits behind
-   what was there: candidates sealed no later than the query first, then the later shards in order. Otherwise every
-   new candidate would be as likely as an old one to win a place, and a tenth more images would cost at least a tenth
-   of the pairs (measured at 10 % growth: 88 to 93 % kept by the hash alone, 98 to 100 % with this rule). Without the
-   column ``shard`` of the captions table all images count as one shard.
+2. A candidate is *near* if, in some signal, fewer than ``max(k / 2, targets_per_query)`` better ones were in the corpus
+   when both images had become part of it. Later images do not change that: they push a target down its list, and out of it
+   if enough closer ones come, but a near candidate that is in the list stays near.
+3. Targets are drawn among the near candidates by a hash of (seed, query, target), older candidates first: those sealed no
+   later than the query, then the later shards in order. Otherwise every new candidate would be as likely as an old one to
+   be drawn, and a tenth more images would cost at least a tenth of the pairs (measured at 10 % growth: 88 to 93 % of the
+   pairs stay by the hash alone, 98 to 100 % with this rule). Without the column ``shard`` of the captions table all images
+   count as one shard.
 4. Hard negatives of a pair are drawn by the same kind of hash among all candidates that are no target of the query,
    not a near-duplicate of the query or of the target, and share no caption with either.
 
@@ -43,7 +43,7 @@ from mmret.schemas import PAIRS, SIGNALS
 from mmret.settings import BandSettings, MineSettings
 
 REASONS = ("chosen", "near_duplicate", "near_identical_caption", "identical_caption", "not_near", "beyond_targets_per_query")
-"""What becomes of a retrieved (query, target), each exactly one of these."""
+"""What becomes of a (query, target) that was retrieved: each is exactly one of these."""
 
 _CHOSEN, _DUPLICATE, _CAPTION_ABOVE, _SAME_CAPTION, _FAR, _BEYOND = range(len(REASONS))
 _ROWS = 1_000_000  # neighbour rows worked on at a time
@@ -58,14 +58,16 @@ def choose(
 ) -> tuple[pa.Table, dict[str, int]]:
     """Pairs of the queries in ``neighbours`` (schema ``NEIGHBOURS``, any row order), schema ``PAIRS``, and counts.
 
-    captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` choices are stable under
-    growth. score: from (query_id, target_id) of any two images to their three score columns, in that order; called once,
-    and again only where a pair draws many near-duplicates of its target. bands: those that ``neighbours`` were mined with,
-    by which scores tell near-duplicates; without them only the lists do.
+    captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` pairs stay the same when the corpus
+    grows. score: function from a table (query_id, target_id) to its three score columns, row by row; called once, and again
+    only where a pair draws many near-duplicates of its target. bands: those that ``neighbours`` were mined with, so that scores
+    can tell near-duplicates; without them only the lists above the band can.
 
-    The counts hold, for every reason in ``REASONS``, the distinct (query, target) retrieved that came to it, their sum
-    ``retrieved``, and ``queries_without_candidates``: queries with neighbours none of which can be a target.
-    The table is sorted by query and target id. Raises ValueError where ``score`` does not answer row by row.
+    The counts are, for each of ``REASONS``, the number of distinct (query, target) that were retrieved and have it; their sum
+    ``retrieved``; and ``queries_without_candidates``: queries with neighbours none of which can be a target.
+    The table is sorted by query and target id. Raises ValueError if ``score`` does not return one row for each row.
+
+    >>> pairs, counts = choose(neighbours, {"a1": "a red car", "b2": "a blue car"}, score, profile.mine)
     """
     if not neighbours.num_rows:
         return PAIRS.empty_table(), {**dict.fromkeys(REASONS, 0), "retrieved": 0, "queries_without_candidates": 0}
@@ -83,7 +85,7 @@ def choose(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Neighbour rows of whole queries; ``signals`` are places in ``SIGNALS``."""
+    """Neighbour rows of whole queries, as arrays (rows,); ``signals`` are positions in ``SIGNALS``."""
 
     queries: np.ndarray
     targets: np.ndarray
@@ -96,7 +98,7 @@ class _Rows:
 
 
 def _slices(neighbours: pa.Table, images: Images) -> Iterator[_Rows]:
-    """About a million rows at a time, cut between queries."""
+    """Yield about a million rows at a time; a query's rows are never split."""
     signals = pc.index_in(neighbours["signal"], value_set=pa.array(SIGNALS)).to_numpy()
     ranks = pc.fill_null(neighbours["rank"], -1).to_numpy()
     above = neighbours["above_band"].to_numpy()
@@ -164,7 +166,7 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
 
 
 def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
-    """Rows in the band with few better ones at the time when both of their images were in the corpus."""
+    """Rows in the band that are near: few better ones were in the corpus when both images had become part of it (rule 2)."""
     near = ~rows.above
     if not near.any():
         return near

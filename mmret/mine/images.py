@@ -1,6 +1,6 @@
-"""The images that neighbours name, as numbers, with what choosing must know of each: caption, shard, near-duplicates.
+"""The images of a table of neighbours as numbers, with what the choice of pairs needs: captions, shards, near-duplicates.
 
-Text is touched once per image here, so that the choice among tens of millions of pairs is arithmetic.
+Text is read once per image here, so that choosing among tens of millions of pairs works on numbers alone.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Images:
             self.shards[known] = text_ranks(shards.filter(shards.is_valid()))
 
     def key(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """One number for an ordered pair."""
+        """One int64 for each ordered pair."""
         return one * len(self.names) + other
 
     def same_caption(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Identical as text; an absent caption is identical to none."""
+        """Whether both captions are the same text; a missing caption is not the same as any."""
         return (self.captions[one] == self.captions[other]) & (self.captions[one] >= 0)
 
     def near_duplicates(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Whether the pair is above a band in either direction, as far as the lists know."""
+        """Whether the lists have the pair above a band, in either direction."""
         result = self.has_duplicate[one] & self.has_duplicate[other]
         keys = self.key(one[result], other[result])
         at = np.minimum(np.searchsorted(self.duplicates, keys), len(self.duplicates) - 1)
@@ -69,5 +69,5 @@ class Images:
 
 
 def comparable(caption: str | None) -> str:
-    """A caption as it is compared: compatibility forms, case and white space do not count."""
+    """A caption in the form in which captions are compared: compatibility forms, case and white space do not count."""
     return " ".join(unicodedata.normalize("NFKC", caption or "").casefold().split())

@@ -1,8 +1,8 @@
 """The band of each signal of a lake: set by hand, measured by the lake's own towers, or proposed from its oldest shard.
 
-A proposal must not move when the corpus grows, or every neighbour would have to be mined again. So it is made from the
-oldest shard, which is sealed, and kept in the notes of that shard's candidates; a later shard reads it there. Where
-near-duplicates begin is asked of the model itself: a sample of pictures against slightly cropped copies of them. Cost,
+A proposal must not change when the corpus grows, or every neighbour would have to be mined again. So it is made from the
+oldest shard, which is sealed, and stored in the notes of that shard's candidates, where later shards read it. Where
+near-duplicates begin is measured with the model itself, on a sample of pictures and slightly cropped copies of them. Cost,
 once a model: 256 forward passes and a few thousand images against the shard.
 """
 
@@ -25,7 +25,7 @@ from mmret.settings import BandSettings, MineSettings
 COPIES = 256  # pictures whose near-duplicates are looked at
 
 Load = Callable[[str], Encoder]
-"""The loaded encoder of a signal, asked for only where a band has to be proposed."""
+"""Function from a signal to its loaded encoder; called only where a band has to be proposed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LakeBand:
 
 
 def bands_of(lake: Lake, settings: MineSettings, load: Load) -> dict[str, LakeBand]:
-    """The band of each signal in use; a proposal that was made before is read back, not made again.
+    """The band of each signal in use; a proposal is made once and then read from the lake.
 
     Raises UserError where a band is to be proposed and the oldest shard has no vectors yet or fewer than three images.
     """

@@ -1,4 +1,4 @@
-"""Vectors as mining takes them: those of all signals of a shard, in one order, and of one model only.
+"""Reads vectors in the form that mining needs: those of all signals of a shard, in one order, and of one model only.
 
 Cost: :func:`mmret.encode.vectors.read_vectors` for each signal.
 """
@@ -35,7 +35,7 @@ def one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None
 
 
 def part(shard: ShardVectors, ids: Iterable[str]) -> ShardVectors:
-    """The images ``ids`` of a shard."""
+    """``shard`` reduced to the images ``ids``."""
     place = {name: at for at, name in enumerate(shard.ids)}
     ids = list(ids)
     rows = [place[name] for name in ids]

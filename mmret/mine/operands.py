@@ -1,5 +1,4 @@
-"""One shard's vectors of one signal, checked and made ready for the tiles: an int8 sketch that filters, float16 that
-decides.
+"""Prepares one shard's vectors of one signal for comparison: int8 sketches that rule pairs out, float16 that give exact scores.
 
 Why two forms. Nearly all pairs lie below the band, so most of the arithmetic only has to prove that a pair is *not* a
 neighbour. An eight-bit product proves it with a rigorous error bound at about a ninth of the time of a float32 one (CPU
@@ -37,8 +36,8 @@ _SLACK = 2e-4  # float32 error of the rotation, both sides, with room
 
 @dataclass(frozen=True)
 class Block:
-    """Rows ``start:stop`` of a matrix: ``rows`` (p, w) and ``columns`` (w, p) are the sketch as left and right
-    operand, p the number of rows r padded to whole groups.
+    """Rows ``start:stop`` of a matrix, r of them. ``rows`` (p, w) and ``columns`` (w, p) are their sketch as left and right operand
+    of a product; p is r padded to whole groups.
 
     A product of two blocks times both ``unit`` is the score to within the sum of both ``error`` (r,) float32.
     """

@@ -1,4 +1,4 @@
-"""The three exact scores of chosen pairs, whichever signal found them.
+"""Computes the three exact scores of chosen pairs, whichever signal found them.
 
 Cost: one pass over the shards' vectors, half a microsecond a pair and signal. Memory: one shard and the vectors of
 the images named.
@@ -22,8 +22,7 @@ SCORES = tuple(f"{signal}_score" for signal in SIGNALS)
 
 
 def pair_scores(pairs: pa.Table, shards: Iterable[ShardVectors]) -> pa.Table:
-    """Exact cosine scores of ``pairs`` (query_id, target_id): a table of the three score columns (float32), in that
-    order.
+    """Exact cosine scores of ``pairs`` (query_id, target_id): a table of the three score columns (float32), row by row.
 
     ``shards`` is read once; a signal that no shard has vectors of gives nulls. Memory: one shard and the vectors of the
     images named in ``pairs``. Raises UserError where an image is in none of the shards.

@@ -32,8 +32,11 @@ from mmret.settings import MineSettings
 def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
     """Compare ``shard`` with itself and every earlier one and write its candidates.
 
-    ``load`` gives the encoder of a signal whose band is proposed and not known yet. Raises UserError for vectors of
+    ``load`` returns the encoder of a signal; it is called only if a band has to be proposed. Raises UserError for vectors of
     different models.
+
+    >>> load = lambda signal: load_encoder(profile.encoders[signal], signal, lake.root)
+    >>> mine_candidates(lake, "shard-00000", profile.mine, fingerprint, load).rows
     """
     earlier = [s for s in lake.shards() if s < shard]
     one_model(lake, [*earlier, shard], settings.signals)
@@ -87,10 +90,12 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
 
 
 def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
-    """Merge every file that speaks of ``shard``'s images: its own and those of all later shards.
+    """Write ``neighbours`` of ``shard``: the merge of its own candidates and those of all later shards.
 
-    Where the partition of before is the merge of the first of them as they are today, it stands for them: a corpus that
-    grew by a shard reads one new file. Noted are the shards that the rows may point to (``linked_shards``): the files say it.
+    If the partition that is there is the merge of some of these files as they still are, only the other files are read: one new
+    file where the corpus grew by a shard. The note ``linked_shards`` lists the shards that the rows may point to.
+
+    >>> mine_neighbours(lake, "shard-00000", profile.mine, fingerprint).rows
     """
     files = [s for s in lake.shards() if s >= shard]
     done = _files_merged_before(lake, shard, inputs, files)
@@ -114,8 +119,10 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
 
 
 def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) -> int:
-    """How many of ``files``, from the first, the partition of before holds; 0 where what it was made from does not prove it:
-    the same version, settings and content of every file."""
+    """How many of ``files``, counted from the first, the partition that is there was merged from.
+
+    0 unless its recorded inputs prove it: the same version and settings, and the same content of every file.
+    """
     facts = lake.facts("neighbours", shard)
     before, now = (read_inputs(lake, facts.inputs) if facts else None), read_inputs(lake, inputs)
     if before is None or now is None or any(before[part] != now[part] for part in ("version", "settings")):
@@ -128,11 +135,13 @@ def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
     """Choose targets and hard negatives for the images of ``shard``.
 
-    Reads the shard's neighbours and the bands noted with its candidates, the leaks, and of the shards that the neighbours point
-    to the captions of the images they name and the vectors of all signals: once for the scores, and again where a list above the
-    band is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and those
-    of the images that chosen pairs and the candidates for their negatives name. Noted are the shards whose images the pairs
-    name (``linked_shards``). Raises UserError for vectors of different models.
+    Reads the shard's neighbours, the bands in the notes of its candidates, the leaks, and, from the shards that the neighbours
+    point to, captions and the vectors of all signals. Vectors are read once for the scores, and again where a list above the band
+    is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and the vectors of
+    the images in chosen pairs and in the candidates for their negatives. The note ``linked_shards`` lists the shards of the pairs'
+    images. Raises UserError for vectors of different models.
+
+    >>> mine_pairs(lake, "shard-00000", profile.mine, fingerprint).notes["linked_shards"]
     """
     linked = linked_shards(lake, "neighbours", shard)
     one_model(lake, linked, SIGNALS)

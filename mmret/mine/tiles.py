@@ -1,4 +1,4 @@
-"""The exact kernel: all neighbours in a band, by blocked matrix products, one tile serving both of its sides.
+"""The exact search: all neighbours in a band by blocked matrix products, each tile of which serves both of its sides.
 
 For every pair of blocks: one product of their sketches (:mod:`mmret.mine.operands`), a threshold test of the whole tile
 against the score each row and each column still needs, exact scores of the few pairs that pass, and both directions of
@@ -54,10 +54,10 @@ _Tile = tuple[Block, int, TopLists, Block, int, TopLists]
 
 
 def _scan(matrix: Matrix, rows: list[list[_Tile]], tick: Callable[[], None]) -> None:
-    """Work through rows of tiles, on a CPU one tile per thread.
+    """Compute all tiles; on a CPU each thread works on a tile of its own.
 
-    Threads that share nothing keep their pace on a busy machine, where a product split among them would wait for the
-    slowest at every step. The lists are the same whatever tile comes first.
+    On a busy machine that is faster than to split each product among the threads, where all would wait for the slowest one at
+    every step. The order of the tiles does not change the lists.
     """
     threads = torch.get_num_threads() if matrix.device.type == "cpu" else 1
     scans = local()
@@ -94,7 +94,7 @@ class _Scan:
         self._wide: dict[str, tuple[Block, torch.Tensor]] = {}
 
     def tile(self, left: Block, a: int, left_lists: TopLists, right: Block, b: int, right_lists: TopLists) -> None:
-        """Offer to both sides' lists whatever in this tile may belong there."""
+        """Add the pairs of this tile that may belong there to the lists of both sides."""
         unit = left.unit * right.unit
         need_left = left_lists.floor[left.start : left.stop] - left.error - right.error.max()
         need_right = right_lists.floor[right.start : right.stop] - right.error - left.error.max()

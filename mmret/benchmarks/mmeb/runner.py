@@ -172,7 +172,7 @@ class _MmebSet:
         return {path: vectors.rows[i] for i, path in enumerate(here) if i not in vectors.unreadable}
 
     def rankings(self, variant: str) -> list[list[int]]:
-        """Candidate positions best first, one list a query. ``variant``: composed, image only or text only; a query that has no such
+        """Candidate positions best first, one list a query. ``variant``: composed, image only, text only; a query that has no such
         part is asked by the part it has."""
         sides = {
             COMPOSED: self.queries,
