@@ -1,7 +1,7 @@
-"""Page ``/``: triplets as a list, filters on the left, the lineage of the selected one on the right, all by keyboard too.
+"""Page ``/``: triplets as a list, filters on the left, the lineage of the selected triplet on the right; works by keyboard too.
 
-Only one page of rows is ever in the browser. Rows are found in a thread, so that a slow query blocks nobody; the answer of an
-older question never replaces that of a newer one.
+Only one page of rows is ever in the browser. Rows are fetched in a thread, so that a slow query blocks no other visitor; the
+result of an older query never replaces that of a newer one.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class BrowsePage:
                 await self._count()
 
     async def load(self) -> bool:
-        """Fetch and show the current page; False where a newer question came in between."""
+        """Fetch and show the current page; returns False if the visitor asked for something else meanwhile."""
         self.question += 1
         question = self.question
         try:
@@ -166,7 +166,7 @@ class BrowsePage:
                 lineage_panel(found, self.decide)
 
     async def step(self, by: int) -> None:
-        """To the next or previous row, over the edge of a page too."""
+        """Go to the next or previous row, on the next page if need be."""
         at = self.selected + by
         if 0 <= at < len(self.rows):
             await self.select(at)
@@ -174,7 +174,7 @@ class BrowsePage:
             await self.select(len(self.rows) - 1)
 
     async def turn(self, by: int) -> bool:
-        """To the next or previous page; False where there is none."""
+        """Go to the next or previous page; returns False if there is none."""
         if (by < 0 and self.number == 0) or (by > 0 and not self.after.enabled):
             return False
         self.number, self.selected = self.number + by, 0
@@ -197,7 +197,7 @@ class BrowsePage:
         await (self._show_detail() if decision == "withdrawn" or at + 1 >= len(self.rows) else self.step(1))
 
     async def key(self, event: Any) -> None:
-        """Keyboard of the page."""
+        """Handle a key press on the page."""
         if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
             return
         name = event.key.name

@@ -1,4 +1,4 @@
-"""The right-hand side of the browser: one triplet, and everything known of where it came from."""
+"""The right-hand side of the browser: one triplet and all that is known about where it came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Page ``/search``: the corpus by picture, text or both, with one checkpoint beside another."""
+"""Page ``/search``: search of the corpus by picture, text or both, with two checkpoints side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST = 32 * 2**20  # bytes of an uploaded picture
 
 
 class SearchPage:
-    """One visitor's page; ``image`` and ``target`` are ids of the corpus, from the address."""
+    """One visitor's page; ``image`` and ``target`` are image ids from the page's address."""
 
     def __init__(self, site: Site, image: str = "", text: str = "", target: str = ""):
         self.site = site
@@ -87,13 +87,13 @@ class SearchPage:
         await self.search()
 
     async def remove_picture(self) -> None:
-        """Ask by text alone from now on."""
+        """Remove the query picture, so that the text alone is searched for."""
         self.uploaded, self.image_id, self.target = None, "", None
         self.upload.reset()
         self._show_query()
 
     async def search(self) -> None:
-        """Ask both models and show their answers side by side; a newer question replaces one that still waits."""
+        """Search with both models and show their results side by side; a newer search replaces one that still waits."""
         from nicegui import ui
 
         if not self.go.enabled:
@@ -124,7 +124,7 @@ class SearchPage:
                 self._answer(recipe, found)
 
     def _wait(self, recipe: str) -> None:
-        """A spinner with what the search waits for, looked up twice a second; gone with the column it stands in."""
+        """Show a spinner with what the search waits for, updated twice a second until its column is replaced."""
         from nicegui import ui
 
         label = spinner(self.site.searches.wait_message(recipe))

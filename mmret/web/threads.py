@@ -1,4 +1,4 @@
-"""Slow work of a page in a thread, so that it blocks no other visitor, and ends quietly where its own visitor has left."""
+"""Runs slow work of a page in a thread, so that it blocks no other visitor, and ends quietly if its own visitor has left."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which of several servers gets the next try.
+"""Chooses which of several servers gets the next try.
 
-Every server takes at most so many tries at a time, so one that hangs holds up no more than those. A server that cannot be
-reached, or fails three times in a row, is paused, twice as long each time, and comes back with a single try. One that asks to be
-left alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while. One that refuses every
-request (wrong key, unknown path) is never asked again. Where none has answered for ``patience`` seconds, waiting ends. Costs
+Each server has a limited number of tries at a time, so one that hangs delays only those. A server that cannot be reached, or
+fails three times in a row, is paused, each time twice as long, and starts again with a single try. One that asks to be left
+alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while. One that refuses every
+request (wrong key, unknown path) is not asked again. If none has answered for ``patience`` seconds, waiting ends. Costs
 microseconds a try.
 """
 

@@ -55,7 +55,7 @@ def length_histogram(counts: Sequence[int], bins: Sequence[int]) -> dict[str, An
 
 
 def leakage(texts: Sequence[str], sources: Sequence[str], targets: Sequence[str], language: str) -> float | None:
-    """Share of ``texts`` (0 to 1) that name what only the source picture has by the captions, other than in order to change it.
+    """Share of ``texts`` (0 to 1) that name something that only the source picture has, other than in order to change it.
 
     ``sources``, ``targets``: captions, one per text. None for languages other than English, whose words for a change are not known
     here, and where no caption is known.
@@ -69,7 +69,7 @@ def leakage(texts: Sequence[str], sources: Sequence[str], targets: Sequence[str]
 def hits_at_1(
     queries: np.ndarray, targets: np.ndarray, gallery: np.ndarray, excluded: np.ndarray, negatives: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Whether each query's target is nearer to it than every other candidate: (n,) bool.
+    """Whether each query's target is nearer to it than every other candidate (hit@1): (n,) bool.
 
     ``queries``, ``targets``: (n, d) unit vectors. ``gallery``: (m, d), the candidates that all share; ``excluded``: (n, m) bool,
     those of them that are no candidate of a query (its own picture, its target). ``negatives``: n arrays (k_i, d), its mined

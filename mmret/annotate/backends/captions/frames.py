@@ -97,7 +97,7 @@ def _candidates(edits: tuple[Edit, ...], moods: list[Moods], choices: _Choices, 
 
 
 def _within(parts: list[str], words: int) -> list[str]:
-    """The first parts that together have at most ``words`` words, at least one."""
+    """As many of the first parts as together have at most ``words`` words, but at least one part."""
     kept, count = [], 0
     for part in parts:
         count += len(part.split()) + 1
@@ -154,7 +154,7 @@ def _bare(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
 
 
 def _joined(parts: list[str]) -> str:
-    """Fragments as one: what stands where or does what goes with its noun ("with a ring on the left"), the rest in a series."""
+    """Joins fragments: a place or an action is put after its noun ("with a ring on the left"), the rest become a series."""
     first, rest = parts[0], parts[1:]
     if first.startswith(("with ", "showing ")):
         while rest and (rest[0].startswith(_WHERE) or lexicon.is_participle(rest[0].partition(" ")[0])):
