@@ -18,9 +18,9 @@ from resources.lake import LakeResource, ProfileResource
 
 
 class CorpusPlan(dg.Config):
-    """Enlarge or shrink the corpus from the launchpad. The lake remembers all of it, as it does what `mmret run` is given.
+    """Enlarge or shrink the corpus from the launchpad. The lake remembers these settings, as it does those given to `mmret run`.
 
-    Settings for one run alone are those of resource ``profile``.
+    For settings of one run only use the resource ``profile``.
     """
 
     sources: list[str] = []

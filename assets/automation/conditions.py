@@ -1,4 +1,4 @@
-"""When assets run by themselves: what the lake itself says is missing or stale, and training once enough is new.
+"""Automation conditions: an asset runs by itself when the lake says it is missing or stale, training when enough pairs are new.
 
 Dagster's own conditions know events, not settings: a changed band would go unnoticed, and a new shard would fire every older one
 (``any_deps_updated``) or none (``eager()`` and ``on_missing()`` ignore what was missing at their first evaluation). These
@@ -25,7 +25,7 @@ AC = dg.AutomationCondition
 
 @lru_cache(maxsize=1)
 def _survey_of_tick(folder: str, _tick: datetime) -> list[Status]:
-    """The state of every partition at this tick; nothing while `mmret run` is at work or no shard is sealed."""
+    """The state of every partition at this tick; empty while `mmret run` is at work or no shard is sealed."""
     lake = Lake(folder)
     if is_leased(lake) or not lake.shards():
         return []

@@ -1,7 +1,7 @@
-"""Upkeep as a job: small files merged, old versions dropped, the SQL catalogue made anew. For quiet hours, or after large runs.
+"""A job that merges small files, drops old versions and rebuilds the SQL catalogue. For quiet hours, or after large runs.
 
-Readers may be at work. Lance files are left alone while another run writes or a `mmret run` holds the lake: rows are addressed by
-where they lie, and merging moves them.
+Others may read meanwhile. Lance files are left alone while another run or a `mmret run` is at work: rows are addressed by
+position, and merging moves them.
 """
 
 import time

@@ -1,9 +1,11 @@
-"""Checks that are one question, mostly in SQL: passed where nothing answers it. All checks of an asset run as one step.
+"""Asset checks that are a query for rows that must not exist, mostly in SQL. All checks of an asset run as one step.
 
-A step costs 0.2 s whatever it does, and a run has the checks of every asset it makes: so one step an asset, one DuckDB connection.
+A step costs 0.2 s whatever it does, and a run has the checks of every asset it makes: so there is one step and one DuckDB
+connection an asset.
 
-While a lake is brought up to date, shards that are still to be computed again may contradict what was computed already: a run over
-four shards must not fail for the others. So the asset's own view holds its current partitions alone; the other tables are whole.
+While a lake is being brought up to date, shards that are still to be computed again may contradict what is computed already, and
+a run over four shards must not fail because of others. So the view of the asset itself has its current partitions only; those of
+the other tables have all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,12 +24,12 @@ from resources.warehouse import Warehouse
 _MAX_VIOLATIONS = 20
 
 Violations = Callable[[Lake, Any], Sequence[Sequence[Any]]]
-"""(lake, DuckDB connection with a view per table) -> rows that should not be."""
+"""Function of (lake, DuckDB connection with a view per table) that returns the rows that must not exist."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """``blocking``: in a run, stages that stand on the asset are not computed where it fails. ``warn``: it is never more."""
+    """A check. ``blocking``: if it fails in a run, stages that read the asset are not computed. ``warn``: failing is a warning."""
 
     asset: str
     name: str
@@ -62,7 +64,7 @@ def sql_check(asset: str, name: str, description: str, sql: str, *, blocking: bo
 
 
 def restrict_to_current(connection: Any, lake: Lake, profile: Profile, asset: str) -> None:
-    """Let the view of ``asset`` hold the partitions that are current, and that nothing before them will change."""
+    """Reduce the view of ``asset`` to partitions that are current and that will not change when what they read is computed."""
     from mmret.warehouse.catalogue import current_files
     from mmret.warehouse.views import table_view
 

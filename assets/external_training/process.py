@@ -24,8 +24,7 @@ POLL_SECONDS = 1.0
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process, at once and without clean-up, within about a second of the end of ``parent``: states on disk are
-    whole at every moment."""
+    """End this process within about a second of the end of ``parent``, without clean-up: files on disk are complete anyway."""
 
     def watch() -> None:
         with contextlib.suppress(psutil.Error):
@@ -38,7 +37,7 @@ def exit_with_parent(parent: int) -> None:
 
 
 def train_job(job: dict[str, Any]) -> None:
-    """Train the job's recipe, this process's share of it."""
+    """Train the job's recipe, or this process's share of it where there are several."""
     exit_with_parent(job["parent"])
     import torch
 
