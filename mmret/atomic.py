@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ABANDONED_AFTER_S = 24 * 3600
-"""Where locks do not work, a temporary file that nobody has written to for so long was left behind."""
+"""On a file system without locks, a temporary file that was not written to for so many seconds counts as left behind."""
 
 
 def temporary(path: Path) -> Path:
@@ -93,7 +93,12 @@ def _remove_abandoned(path: Path) -> bool:
 
 @contextmanager
 def lock_unless_used(path: Path) -> Iterator[bool]:
-    """Whether somebody holds the file or folder ``path`` locked, or it is gone. Where neither, the block holds it locked itself."""
+    """Lock the file or folder ``path`` for the block, unless it is in use: gives True if another holds it locked or it is gone.
+
+    >>> with lock_unless_used(path) as used:
+    ...     if not used:
+    ...         path.unlink()
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

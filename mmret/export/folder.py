@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and whose writing is taken up again where it stopped.
+"""Writes a folder that appears whole or not at all; an export that was interrupted continues where it stopped.
 
 Files are written to ``.<name>.partial`` beside it, each under a temporary name and renamed; a file that is there is complete and
 is not written again. The partial folder belongs to one plan (lake content, format, settings): another plan starts anew.
@@ -20,21 +20,21 @@ _PLAN = ".plan"
 
 
 class Work:
-    """The folder being written. ``written`` counts files made by this call, ``reused`` those that an earlier one had finished."""
+    """The folder being written. ``files_written`` counts files of this call, ``files_reused`` those of an earlier call."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.written = self.reused = 0
+        self.files_written = self.files_reused = 0
 
     def file(self, name: str, write: Callable[[Path], object]) -> None:
         """Make file ``name`` (relative, of parts that the project chose) by ``write(path)``, unless it is there."""
         path = self.folder / name
         if path.is_file():
-            self.reused += 1
+            self.files_reused += 1
             return
         with replacing(path) as aside:
             write(aside)
-        self.written += 1
+        self.files_written += 1
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from mmret.schemas import TRIPLETS
 from mmret.settings import Profile
 
 GROUP_BYTES = 32 * 2**20
-"""Of pictures in a row group, about."""
+"""About how many bytes of pictures a row group has."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGES = pa.schema(
@@ -77,7 +77,7 @@ def triplet_file(piece: Piece) -> str:
 
 
 def configurations(export_plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    """``configs`` of the card: what `datasets` finds where; a split without rows has no files and is left out."""
+    """``configs`` of the card: the files of every data set and split; a split without rows has no files and is left out."""
     found: list[dict[str, Any]] = []
     for name in export_plan.sets():
         ending, inside = ("", "") if name == MAIN else (f"_{name}", f"{name}/")

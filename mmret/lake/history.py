@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BULKY_TABLES = ("candidates", "neighbours")
-"""Tables that are large and say nothing that ``pairs`` does not; a checkpoint does not hold on to their versions."""
+"""Large tables that say nothing that ``pairs`` does not: their versions are not protected by checkpoints."""
 APPEND_ONLY_TABLES = ("decisions",)
-"""Tables whose rows are only ever added and carry their time: a version is kept where a checkpoint needs it, not at each write."""
+"""Tables whose rows have a time and are only ever added: a version is made where a checkpoint needs it, not at each write."""
 LINEAGE_TABLES = tuple(t for t in TABLES if t not in (*BULKY_TABLES, "checkpoints", "evaluations"))
-"""Tables whose versions a checkpoint holds on to: the lineage of its triplets."""
+"""Tables whose versions stay as long as a checkpoint that was trained on them: the lineage of its triplets."""
 STATES = "states"
 
 
@@ -49,7 +49,7 @@ class Version:
 
 @dataclass(frozen=True)
 class State:
-    """The files that made up tables of a lake at a time; ``name`` is what it was asked for by."""
+    """The files of a lake's tables at some time; ``name`` is how a person named that state."""
 
     name: str
     files: Mapping[str, Mapping[str, Path]]
@@ -71,10 +71,10 @@ def _name(lake: PartitionFiles, table: str, partition: str, facts: Facts, path: 
 
 @contextmanager
 def new_version(lake: PartitionFiles, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
-    """To put around the replacement of a partition's file, so that both the old and the new file are versions.
+    """A context manager around the replacement of a partition's file, so that both the old and the new file become versions.
 
-    Gives a function to call with the new file while it still lies aside: it links the file into ``history/``, under its name there
-    once the block has ended without an error. Where the file system has no hard links there is no version here, and
+    It gives a function to call with the new file before that is moved into place. The function links the file into ``history/``; it
+    gets its final name there once the block ends without an error. Where the file system has no hard links no version is made, and
     :func:`current_state` copies what a checkpoint needs.
     """
     if table in APPEND_ONLY_TABLES:
@@ -179,13 +179,13 @@ def state_by_id(lake: PartitionFiles, state_id: str, name: str) -> State:
 
 
 def state_path(lake: PartitionFiles, state_id: str) -> Path:
-    """Of the file that lists a recorded state."""
+    """The file that lists a recorded state."""
     return folder(lake) / STATES / f"{state_id}.json"
 
 
 @contextmanager
 def protect_state(lake: PartitionFiles, state_id: str) -> Iterator[None]:
-    """Nobody drops the state while the block runs: for work on it before a checkpoint refers to it."""
+    """Inside the block the state is not dropped: for work on it while no checkpoint refers to it yet."""
     with lock_file(folder(lake) / STATES / f"{state_id}.{uuid.uuid4().hex[:12]}.held"):
         yield
 

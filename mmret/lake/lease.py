@@ -30,7 +30,7 @@ from mmret.lake.store import Lake
 class Lease:
     """The right to be the only one that works on ``lake``, from :func:`exclusive`; over at the end of its block.
 
-    ``id`` is nobody else's, also after a restart. ``unfinished``: the holder before this one did not come to its end.
+    ``id`` is unique, also after a restart. ``unfinished``: the holder before this one crashed or was killed.
     """
 
     lake: Lake
@@ -88,7 +88,7 @@ def exclusive(lake: Lake, command: str = "mmret run") -> Iterator[Lease]:
 
 
 def is_leased(lake: Lake) -> bool:
-    """Whether somebody holds the lease now; sensors and schedules leave the lake alone then. Never in the way of who takes it."""
+    """Whether somebody holds the lease now; sensors and schedules leave the lake alone then. Asking blocks nobody."""
     try:
         with open(_path(lake), encoding="utf-8") as lock:
             if not lock.read():
@@ -125,7 +125,7 @@ def _lock(lock: TextIO, lake: Lake) -> None:
 
 
 def _holder(text: str) -> str:
-    """Who holds the lease, of the lock file's text; that of a version before this one is a process id alone."""
+    """Who holds the lease, read from the lock file's text; older versions wrote a process id only."""
     try:
         holder = json.loads(text)
         return f"`{holder['command']}` (host {holder['host']}, process {holder['process']}, since {holder['since']})"

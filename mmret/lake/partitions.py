@@ -19,7 +19,7 @@ from mmret.errors import UserError
 from mmret.schemas import TABLES
 
 METADATA_KEY = b"mmret"
-"""Of a file's Parquet metadata: the facts, as JSON."""
+"""Key in a file's Parquet metadata whose value is the facts, as JSON."""
 IMPORT_PREFIX = "import-"
 """How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
 
@@ -62,7 +62,7 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
 
 
 class PartitionFiles:
-    """The Parquet partitions under one folder, to read; what a file is called is said here alone."""
+    """Reads the Parquet partitions under one folder. Only this class knows how files are named."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser().absolute()

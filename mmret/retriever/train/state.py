@@ -19,7 +19,7 @@ MAX_STATES = 2
 
 
 class States:
-    """States of one run under ``folder``; those of a run with another ``identity`` are thrown away on opening."""
+    """Saved states of one run under ``folder``; those of a run with another ``identity`` are deleted on opening."""
 
     def __init__(self, folder: Path, identity: str):
         self.folder = folder

@@ -41,7 +41,7 @@ class ImageTower:
         self.blocks = list(layers)[max(0, len(layers) - recipe.image_blocks) :]
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """What is trained: the parameters above the cut."""
+        """The parameters above the cut, which are trained."""
         if self.trainable == "all":
             yield from self.model.vision_model.parameters()
         if self.trainable == "text+blocks":
@@ -68,7 +68,7 @@ class ImageTower:
         return hidden
 
     def features(self, frozen: torch.Tensor) -> torch.Tensor:
-        """(n, ...) of :meth:`frozen` to un-normalised projections (n, dim)."""
+        """(n, ...) of :meth:`lower_layers` to un-normalised projections (n, dim)."""
         frozen = frozen.to(self.model.device, self.model.dtype)
         if self.trainable == "all":
             return feature_tensor(self.model.get_image_features(pixel_values=frozen))
