@@ -23,7 +23,7 @@ from mmret.hashing import fingerprint, uniform
 from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.schemas import EVALUATIONS
-from mmret.search.corpus_vectors import forget_galleries, gallery
+from mmret.search.corpus_vectors import drop_other_galleries, gallery
 from mmret.search.models import UNTRAINED, model_folder, trained_recipes
 from mmret.settings import EvaluateSettings, Profile
 
@@ -90,7 +90,7 @@ def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Fac
             rows += _recorded(lake, model, benchmark, key) or _rows(
                 model, benchmark, len(queries), key, evaluate_queries(lake, profile, model, queries)
             )
-    forget_galleries(lake, [model_folder(lake, profile, r) for r in (UNTRAINED, *trained_recipes(lake, profile))])
+    drop_other_galleries(lake, [model_folder(lake, profile, r) for r in (UNTRAINED, *trained_recipes(lake, profile))])
     return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mmret import progress
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stream import image_vectors, text_vectors
-from mmret.encode.vectors import rows_of, table_name
+from mmret.encode.vectors import shard_filter, table_name
 from mmret.errors import UserError
 from mmret.ingest.images import read_images
 from mmret.lake import Lake
@@ -60,7 +60,7 @@ def encode_shard(
 
 
 def _stored(table: object, shard: str, model: str) -> tuple[list[str], list[bool]]:
-    rows = table.search().where(rows_of(shard, model)).select(["image_id", "truncated"]).limit(None).to_arrow()
+    rows = table.search().where(shard_filter(shard, model)).select(["image_id", "truncated"]).limit(None).to_arrow()
     return rows["image_id"].to_pylist(), rows["truncated"].to_pylist()
 
 

@@ -25,7 +25,7 @@ def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.nda
     ids = lake.read(signal, shard, ["image_id"])["image_id"].to_pylist()
     width, model = facts.notes["width"], facts.notes["model"]
     table = vector_table(lake, shard, signal)
-    found = table.search().where(rows_of(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
+    found = table.search().where(shard_filter(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
     where = {image_id: row for row, image_id in enumerate(found["image_id"].to_pylist())}
     if gone := [image_id for image_id in ids if image_id not in where]:
         raise UserError(
@@ -48,11 +48,11 @@ def table_name(lake: Lake, signal: str, width: int) -> str:
     return f"{signal}_{width}"
 
 
-def rows_of_model(model: str) -> str:
+def model_filter(model: str) -> str:
     """The Lance filter for one model's rows."""
     return f"model = '{model.replace(chr(39), chr(39) * 2)}'"
 
 
-def rows_of(shard: str, model: str) -> str:
+def shard_filter(shard: str, model: str) -> str:
     """The Lance filter for one model's rows of a shard."""
-    return f"shard = '{shard}' AND {rows_of_model(model)}"
+    return f"shard = '{shard}' AND {model_filter(model)}"

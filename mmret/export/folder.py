@@ -19,7 +19,7 @@ from mmret.errors import UserError
 _PLAN = ".plan"
 
 
-class Work:
+class ExportFolder:
     """The folder being written. ``files_written`` counts files of this call, ``files_reused`` those of an earlier call."""
 
     def __init__(self, folder: Path):
@@ -38,8 +38,8 @@ class Work:
 
 
 @contextmanager
-def whole_folder(out: Path, identity: str) -> Iterator[Work]:
-    """Give a :class:`Work`; on leaving without an error its folder becomes ``out``. An error keeps what was written.
+def whole_folder(out: Path, identity: str) -> Iterator[ExportFolder]:
+    """Give a :class:`ExportFolder`; on leaving without an error its folder becomes ``out``. An error keeps what was written.
 
     Raises UserError where ``out`` exists, or while another process writes to it.
     """
@@ -52,7 +52,7 @@ def whole_folder(out: Path, identity: str) -> Iterator[Work]:
         if used:
             raise UserError(f"another process is writing {out}")
         _start_or_resume(partial, identity)
-        yield Work(partial)
+        yield ExportFolder(partial)
         (partial / _PLAN).unlink()
         os.replace(partial, out)
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mmret import progress
 from mmret.curation.licences import MAIN
-from mmret.export.folder import Work, whole_folder
+from mmret.export.folder import ExportFolder, whole_folder
 from mmret.export.megapairs import set_folder
 from mmret.export.pictures import BATCH, batches, mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
@@ -106,7 +106,7 @@ def _triplets(lake: Lake, export_plan: Plan, piece: Piece) -> Iterator[pa.Table]
         yield pa.Table.from_arrays([*columns, *some.columns], schema=ROWS["rows"])
 
 
-def _images(lake: Lake, work: Work, name: str, ids: pa.Array, per_file: int) -> None:
+def _images(lake: Lake, work: ExportFolder, name: str, ids: pa.Array, per_file: int) -> None:
     def tables(some: pa.Array) -> Iterator[pa.Table]:
         for rows in batches(lake, some):
             yield pa.Table.from_pylist([{**row, "image": _image(row)} for row in rows], schema=IMAGES)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mmret import progress
 from mmret.curation.licences import MAIN
-from mmret.export.folder import Work, whole_folder
-from mmret.export.pictures import Names, batches
+from mmret.export.folder import ExportFolder, whole_folder
+from mmret.export.pictures import PictureNames, batches
 from mmret.export.rows import ExportSettings, Plan, plan, triplets
 from mmret.lake import Lake
 from mmret.settings import Profile
@@ -30,7 +30,7 @@ def export_megapairs(lake: Lake, profile: Profile, out: Path, settings: ExportSe
     settings = settings or ExportSettings()
     export_plan = plan(lake, settings, "megapairs 2")
     with whole_folder(out, export_plan.identity) as work:
-        names = Names(lake)
+        names = PictureNames(lake)
         for name in export_plan.sets():
             for split in settings.splits:
                 work.file(
@@ -50,7 +50,7 @@ def json_line(record: object) -> str:
     return json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS)
 
 
-def _lines(lake: Lake, export_plan: Plan, path: Path, key: tuple[str, str], names: Names) -> None:
+def _lines(lake: Lake, export_plan: Plan, path: Path, key: tuple[str, str], names: PictureNames) -> None:
     with open(path, "w", encoding="utf-8") as lines:
         for shard, count in export_plan.rows.get(key, {}).items():
             rows = triplets(lake, shard, export_plan.settings)[key].to_pylist() if count else []
@@ -68,7 +68,7 @@ def _lines(lake: Lake, export_plan: Plan, path: Path, key: tuple[str, str], name
                 lines.write(json_line(record) + "\n")
 
 
-def _pictures(lake: Lake, work: Work, export_plan: Plan, name: str, names: Names) -> None:
+def _pictures(lake: Lake, work: ExportFolder, export_plan: Plan, name: str, names: PictureNames) -> None:
     wanted, done = export_plan.images[name], 0
     for start in range(0, len(wanted), 1024):
         paths = {i: f"{set_folder(name)}images/{i[:2]}/{n}" for i, n in names.of(wanted[start : start + 1024]).items()}

@@ -20,7 +20,7 @@ from mmret.ingest.decode import Unreadable
 from mmret.ingest.manifest_files import read_manifest
 from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, row_of_columns
 from mmret.ingest.spill import SpillSet
-from mmret.ingest.webdataset import TarSource, caption_text, leaves
+from mmret.ingest.webdataset import TarSource, caption_text, is_outside
 
 _CAPTION_BYTES = 2**20
 
@@ -49,7 +49,7 @@ class Folder:
 
         Raises Unreadable: ``unsafe_path``, ``missing_file``, ``not_a_file`` or ``unreadable``.
         """
-        if leaves(path):
+        if is_outside(path):
             raise Unreadable("unsafe_path", "the path leaves the folder")
         try:
             real, found = self._resolve(os.path.normpath(path))

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from mmret.schemas import IMAGES, IMAGES_INDEX
 
-_SCANNED = 16_384  # ids looked at at once
-_DESCRIBED = 4096  # rows described at once
-_UNINDEXED = 20_000  # rows without an entry in the scalar index before it is built again
+_IDS_PER_BATCH = 16_384  # ids looked at at once
+_ROWS_PER_QUERY = 4096  # rows described at once
+_MAX_UNINDEXED = 20_000  # rows without an entry in the scalar index before it is built again
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def stored_row_ids(
     ids = pa.array(list(expected), pa.string())
     found: dict[str, int] = {}
     stray: dict[int, str] = {}
-    for batch in table.search().select(["image_id", "shard"]).with_row_id(True).to_batches(_SCANNED):
+    for batch in table.search().select(["image_id", "shard"]).with_row_id(True).to_batches(_IDS_PER_BATCH):
         known = pc.is_in(batch["image_id"], ids)
         here = batch.filter(pc.or_(known, pc.equal(batch["shard"], shard)))
         for image_id, row_id in zip(here["image_id"].to_pylist(), here["_rowid"].to_pylist(), strict=True):
@@ -82,7 +82,7 @@ def index(table: Any) -> None:
 
     built = [i for i in table.list_indices() if i.columns == ["image_id"]]
     outside = table.count_rows() - (built[0].num_indexed_rows or 0 if built else 0)
-    if outside >= _UNINDEXED:
+    if outside >= _MAX_UNINDEXED:
         try:
             table.create_index("image_id", config=BTree(), replace=True)
         except (RuntimeError, OSError, ValueError) as error:  # another shard's run is building it
@@ -90,4 +90,4 @@ def index(table: Any) -> None:
 
 
 def _pieces(items: list[Any]) -> Iterable[list[Any]]:
-    return (items[at : at + _DESCRIBED] for at in range(0, len(items), _DESCRIBED))
+    return (items[at : at + _ROWS_PER_QUERY] for at in range(0, len(items), _ROWS_PER_QUERY))

@@ -20,7 +20,7 @@ NAMES = ("captions", "manifest", "metadata")
 """File names without suffix that are preferred, in this order; Hugging Face's imagefolder writes ``metadata``."""
 
 _LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
-_PEEKED = 100  # records looked at to learn the columns of a JSON-lines file
+_SAMPLE_ROWS = 100  # records looked at to learn the columns of a JSON-lines file
 
 _NOT_PATHS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_nested)
 
@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> Iterator[Record]:
 def check_columns(path: Path) -> None:
     """Raise UserError, naming the columns found, where a manifest has no image or no caption column."""
     columns: dict[str, None] = {}
-    for _, record in islice(read_manifest(path), _PEEKED):
+    for _, record in islice(read_manifest(path), _SAMPLE_ROWS):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(map(str, record)))
     for kind, names in (("image", IMAGE_COLUMNS), ("caption", CAPTION_COLUMNS)):

@@ -36,7 +36,7 @@ from mmret.settings import Profile
 from mmret.threads import in_order
 
 VERSION = "1"
-_PEEKED = 1000
+_SAMPLE_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) ->
 
 def _look(release: Release) -> None:
     reader, missing = open_reader(str(release.images)), []
-    for row in islice(read_annotations(release.annotations), _PEEKED):
+    for row in islice(read_annotations(release.annotations), _SAMPLE_ROWS):
         if isinstance(row, Annotation):
             _, _, failure = hash_file(reader, Row(row.query))
             if failure is None:

@@ -20,7 +20,7 @@ from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings
 
 SOURCE_REMOVED, BEYOND_LIMIT = "source_removed", "beyond_limit"
-_DECIDED_HERE = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
+_SELECTION_REASONS = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
 
 
 def removal_test(corpus: CorpusSettings) -> Callable[[str], bool]:
@@ -55,7 +55,7 @@ def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table
         for row in sorted(rows, key=lambda r: r["position"]):
             is_gone = gone(row["root"])
             count += not is_gone
-            if row["reason"] not in _DECIDED_HERE:
+            if row["reason"] not in _SELECTION_REASONS:
                 continue
             reason, detail = _reason(row, is_gone, corpus.images is not None and count > corpus.images, taken)
             if reason != row["reason"]:

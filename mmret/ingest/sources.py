@@ -24,7 +24,7 @@ ACCEPTED = (
     "caption) or with a .txt caption beside each picture, a manifest file (JSON lines, CSV or Parquet), "
     "a WebDataset .tar or a folder of them, or shapes:<n>?seed=<s>"
 )
-_PEEKED = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
+_SAMPLE_ROWS = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
 
 
 class ShapesSource:
@@ -66,7 +66,7 @@ def open_source(text: str) -> Source:
         raise UserError(f"there is nothing at {path}: expected {ACCEPTED}")
     try:
         source = _folder(path) if path.is_dir() else _file(path)
-        _refuse_empty(path, list(islice(source.rows(), _PEEKED)))
+        _refuse_empty(path, list(islice(source.rows(), _SAMPLE_ROWS)))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     return source

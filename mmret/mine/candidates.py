@@ -22,8 +22,8 @@ from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.mine.operands import Matrix
 from mmret.mine.ordering import Texts, order, place_in_group
-from mmret.mine.tiles import between, tile_rows, within
-from mmret.mine.toplists import Edges, TopLists, edges_of_band
+from mmret.mine.tiles import compare_between, compare_within, tile_rows
+from mmret.mine.toplists import Edges, TopLists, band_limits
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, MineSettings, Signal
 
@@ -110,7 +110,7 @@ class _ShardLists:
 
     def compare_within(self) -> None:
         lists = self._lists(len(self.new_shard.ids))
-        within(self.matrix, lists, self._tick())
+        compare_within(self.matrix, lists, self._tick())
         self._take(lists, 0)
 
     def compare_with(self, earlier_shard: _SortedShard) -> pa.Table:
@@ -123,7 +123,7 @@ class _ShardLists:
             )
         lists = self._lists(len(earlier_shard.ids))
         their_lists = TopLists(len(earlier_shard.ids), len(self.new_shard.ids), self.k, self.band, earlier_shard.tile)
-        between(self.matrix, lists, matrix, their_lists, self._tick(earlier_shard.shard.shard))
+        compare_between(self.matrix, lists, matrix, their_lists, self._tick(earlier_shard.shard.shard))
         offset = sum(map(len, self.ids))
         self.ids.append(earlier_shard.ids)
         self._take(lists, offset)
@@ -155,7 +155,7 @@ class _ShardLists:
         """Cut the lists over all shards so far to ``k`` in the band and ``k`` above it, and raise the floors."""
         by = order(self.rows, self.scores, lambda at: self._names().take(self.targets[at]))
         rows, scores = self.rows[by], self.scores[by]
-        above = scores >= edges_of_band(self.band)[1]
+        above = scores >= band_limits(self.band)[1]
         rank = place_in_group(rows * 2 + ~above)
         for side, floor in ((~above, self.floor), (above, self.above_floor)):
             last = side & (rank == self.k - 1)
@@ -185,7 +185,7 @@ def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, targets: Texts,
             "signal": pa.repeat(pa.scalar(signal, pa.string()), count),
             "target_id": targets.take(edges.targets),
             "score": pa.array(edges.scores, pa.float32()),
-            "above_band": pa.array(edges.scores >= edges_of_band(band)[1]),
+            "above_band": pa.array(edges.scores >= band_limits(band)[1]),
         },
         schema=CANDIDATES,
     )

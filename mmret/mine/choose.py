@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 
 from mmret.hashing import hash64, pair_draws, pair_id
 from mmret.mine.images import Images
-from mmret.mine.negatives import Negatives, PairsOfQueries, Score, hard_negatives
+from mmret.mine.negatives import ChosenPairs, Negatives, Score, hard_negatives
 from mmret.mine.ordering import arrange, place_in_group, unique_inverse
 from mmret.mine.scores import SCORES
 from mmret.schemas import PAIRS, SIGNALS
@@ -74,11 +74,11 @@ def choose(
     images = Images(neighbours, captions)
     slices = [_choose_slice(part, images, settings) for part in _slices(neighbours, images)]
     table = _table(slices, images, hard_negatives([s.pairs for s in slices], images, score, bands or {}, settings))
-    fates = np.bincount(np.concatenate([s.fates for s in slices]), minlength=len(REASONS)).tolist()
+    reason_codes = np.bincount(np.concatenate([s.reason_codes for s in slices]), minlength=len(REASONS)).tolist()
     queries = sum(s.number for s in slices)
     return table, {
-        **dict(zip(REASONS, fates, strict=True)),
-        "retrieved": sum(fates),
+        **dict(zip(REASONS, reason_codes, strict=True)),
+        "retrieved": sum(reason_codes),
         "queries_without_candidates": queries - pc.count_distinct(table["query_id"]).as_py(),
     }
 
@@ -117,12 +117,12 @@ def _slices(neighbours: pa.Table, images: Images) -> Iterator[_Rows]:
 
 @dataclass(frozen=True)
 class _Slice:
-    """What was chosen for the queries of a slice: ``signals`` a bit per signal of each pair, ``fates`` of all retrieved
+    """What was chosen for the queries of a slice: ``signals`` a bit per signal of each pair, ``reason_codes`` of all retrieved
     (places in ``REASONS``), ``number`` of queries seen."""
 
-    pairs: PairsOfQueries
+    pairs: ChosenPairs
     signals: np.ndarray
-    fates: np.ndarray
+    reason_codes: np.ndarray
     number: int
 
 
@@ -138,7 +138,7 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
         return result
 
     of_images = np.isin(rows.signals, [SIGNALS.index("clip_image"), SIGNALS.index("dino_image")])
-    fates = np.select(
+    reason_codes = np.select(
         [
             any_row(rows.above & of_images),
             any_row(rows.above),
@@ -149,20 +149,20 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
         _BEYOND,
     )
 
-    ready = np.flatnonzero(fates == _BEYOND)
+    ready = np.flatnonzero(reason_codes == _BEYOND)
     priority = pair_draws(
         images.hashes[queries[ready]], images.hashes[targets[ready]], np.uint64(hash64(f"{settings.seed} target"))
     )
     late = np.maximum(images.shards[targets[ready]], images.shards[queries[ready]])
     ready = ready[np.lexsort((priority, late, queries[ready]))]
-    fates[ready[place_in_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
+    reason_codes[ready[place_in_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
 
-    chosen, pool = np.flatnonzero(fates == _CHOSEN), np.flatnonzero(np.isin(fates, (_BEYOND, _FAR)))
+    chosen, pool = np.flatnonzero(reason_codes == _CHOSEN), np.flatnonzero(np.isin(reason_codes, (_BEYOND, _FAR)))
     inside = ~rows.above
     bits = np.zeros(len(keys), np.int64)
     np.bitwise_or.at(bits, pair_of[inside], 1 << rows.signals[inside].astype(np.int64))
-    pairs = PairsOfQueries(queries[chosen], targets[chosen], queries[pool], targets[pool])
-    return _Slice(pairs, bits[chosen], fates, number)
+    pairs = ChosenPairs(queries[chosen], targets[chosen], queries[pool], targets[pool])
+    return _Slice(pairs, bits[chosen], reason_codes, number)
 
 
 def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:

@@ -43,7 +43,7 @@ class Images:
         at = pc.index_in(self.names, value_set=captions["image_id"].combine_chunks())
         texts: dict[str, int] = {"": -1}
         self.captions = np.array(
-            [texts.setdefault(comparable(text), len(texts)) for text in captions["caption"].take(at).to_pylist()]
+            [texts.setdefault(normalise_caption(text), len(texts)) for text in captions["caption"].take(at).to_pylist()]
         )
         self.shards = np.zeros(len(self.names), np.int64)
         if "shard" in captions.column_names:
@@ -68,6 +68,6 @@ class Images:
         return result
 
 
-def comparable(caption: str | None) -> str:
+def normalise_caption(caption: str | None) -> str:
     """A caption in the form in which captions are compared: compatibility forms, case and white space do not count."""
     return " ".join(unicodedata.normalize("NFKC", caption or "").casefold().split())

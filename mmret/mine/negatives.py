@@ -20,7 +20,7 @@ from mmret.hashing import hash64, pair_draws
 from mmret.mine.images import Images
 from mmret.mine.ordering import arrange, place_in_group
 from mmret.mine.scores import SCORES
-from mmret.mine.toplists import edges_of_band
+from mmret.mine.toplists import band_limits
 from mmret.schemas import NEIGHBOURS, SIGNALS
 from mmret.settings import BandSettings, MineSettings
 
@@ -32,7 +32,7 @@ _MORE = 4  # times as many in each further round
 
 
 @dataclass(frozen=True)
-class PairsOfQueries:
+class ChosenPairs:
     """Chosen pairs of some queries, and the images each of these queries may have as negatives.
 
     Images are numbers (:class:`mmret.mine.images.Images`): ``queries``, ``targets`` (n,) and ``pool_queries``, ``pool`` (m,)
@@ -56,7 +56,7 @@ class Negatives:
 
 
 def hard_negatives(
-    parts: Sequence[PairsOfQueries], images: Images, score: Score, bands: Mapping[str, BandSettings], settings: MineSettings
+    parts: Sequence[ChosenPairs], images: Images, score: Score, bands: Mapping[str, BandSettings], settings: MineSettings
 ) -> Negatives:
     """Up to ``settings.hard_negatives`` for every pair of ``parts``, drawn by the hash of (seed, query, target, candidate).
 
@@ -90,7 +90,7 @@ def above_band(scores: pa.Table, bands: Mapping[str, BandSettings]) -> np.ndarra
     above = np.zeros(scores.num_rows, bool)
     for signal, band in bands.items():
         values = pc.fill_null(scores[SCORES[SIGNALS.index(signal)]], -2.0).to_numpy()
-        above |= values >= edges_of_band(band)[1]
+        above |= values >= band_limits(band)[1]
     return above
 
 
@@ -120,13 +120,13 @@ def beyond_full_lists(neighbours: pa.Table, score: Score, bands: Mapping[str, Ba
         of_signal = pc.equal(table["signal"], signal)
         rows, values = table.filter(of_signal), scores[SCORES[SIGNALS.index(signal)]].filter(of_signal)
         rows = rows.append_column("score", values).append_column("rank", pa.nulls(rows.num_rows, pa.int32()))
-        rows = rows.append_column("above_band", pc.fill_null(pc.greater_equal(values, edges_of_band(band)[1]), False))
+        rows = rows.append_column("above_band", pc.fill_null(pc.greater_equal(values, band_limits(band)[1]), False))
         found.append(rows.filter(rows["above_band"]).select(NEIGHBOURS.names).cast(NEIGHBOURS))
     return pa.concat_tables(found)
 
 
 def _drawn(
-    parts: Sequence[PairsOfQueries], pending: np.ndarray, count: int, images: Images, seed: int
+    parts: Sequence[ChosenPairs], pending: np.ndarray, count: int, images: Images, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first ``count`` candidates of each pair that is ``pending``: positions of pairs, ascending, and image numbers."""
     pairs, candidates, offset = [], [], 0
@@ -140,7 +140,7 @@ def _drawn(
     return np.concatenate(pairs), np.concatenate(candidates)
 
 
-def _by_priority(part: PairsOfQueries, rows: np.ndarray, images: Images, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_priority(part: ChosenPairs, rows: np.ndarray, images: Images, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """All candidates of the pairs in ``rows`` that are not ruled out by the lists or captions, best priority first."""
     queries, targets = part.queries[rows], part.targets[rows]
     first = np.searchsorted(part.pool_queries, queries)

@@ -15,7 +15,7 @@ import torch
 
 from mmret.errors import UserError
 from mmret.mine.candidates import ShardVectors
-from mmret.mine.operands import exact_of_few
+from mmret.mine.operands import exact_scores_of_few
 from mmret.schemas import SIGNALS
 
 SCORES = tuple(f"{signal}_score" for signal in SIGNALS)
@@ -48,6 +48,6 @@ def pair_scores(pairs: pa.Table, shards: Iterable[ShardVectors]) -> pa.Table:
         values = np.full(len(queries), np.nan, np.float32)
         if signal in found:
             vectors = torch.from_numpy(found[signal])
-            values = exact_of_few(vectors, vectors, queries, targets)
+            values = exact_scores_of_few(vectors, vectors, queries, targets)
         columns[name] = pa.array(values, pa.float32(), mask=np.isnan(values))
     return pa.table(columns)

@@ -20,7 +20,7 @@ from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
 from mmret.mine.lake_bands import Load, bands_of, mined_bands
-from mmret.mine.lake_vectors import one_model, part, shard_vectors
+from mmret.mine.lake_vectors import check_one_model, select_images, shard_vectors
 from mmret.mine.merge import neighbours
 from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.recall import exact_lists, in_band_recall, sample
@@ -39,7 +39,7 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
     >>> mine_candidates(lake, "shard-00000", profile.mine, fingerprint, load).rows
     """
     earlier = [s for s in lake.shards() if s < shard]
-    one_model(lake, [*earlier, shard], settings.signals)
+    check_one_model(lake, [*earlier, shard], settings.signals)
 
     def stream() -> Iterator[ShardVectors]:
         for done, other in enumerate(earlier):
@@ -56,7 +56,7 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
     own = shard_vectors(lake, shard, settings.signals)
     if uses_index(sum(lake.facts("images", s).rows for s in [*earlier, shard]), settings.index):
         edges = index_candidates(lake, shard, settings, bands)
-        queries = part(own, sample(own.ids, settings.index.checked))
+        queries = select_images(own, sample(own.ids, settings.index.checked))
         exact = exact_lists(queries, chain([own], stream()), settings, bands)
         found = edges.filter(pc.is_in(edges["query_id"], value_set=pa.array(queries.ids)))
         notes |= {"index": settings.index.kind, "recall": in_band_recall(found, exact, settings.signals)}
@@ -77,7 +77,7 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
     parts = []
     for shard in shards:
         own = shard_vectors(lake, shard, settings.signals)
-        parts.append(part(own, sorted(wanted & set(own.ids))))
+        parts.append(select_images(own, sorted(wanted & set(own.ids))))
     queries = ShardVectors(
         "sample",
         [name for p in parts for name in p.ids],
@@ -144,7 +144,7 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
     >>> mine_pairs(lake, "shard-00000", profile.mine, fingerprint).notes["linked_shards"]
     """
     linked = linked_shards(lake, "neighbours", shard)
-    one_model(lake, linked, SIGNALS)
+    check_one_model(lake, linked, SIGNALS)
 
     def score(pairs: pa.Table) -> pa.Table:
         return pair_scores(pairs, (shard_vectors(lake, s) for s in linked))

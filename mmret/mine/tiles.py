@@ -19,7 +19,7 @@ from threading import local
 import numpy as np
 import torch
 
-from mmret.mine.operands import GROUP, Block, Matrix, exact
+from mmret.mine.operands import GROUP, Block, Matrix, exact_scores
 from mmret.mine.toplists import TopLists
 
 _CPU_TILE = 2048  # a tile stays in the cache; larger ones gain nothing there
@@ -30,13 +30,13 @@ def tile_rows(tile: int, device: torch.device) -> int:
     return min(tile, _CPU_TILE) if device.type == "cpu" else tile
 
 
-def within(matrix: Matrix, lists: TopLists, tick: Callable[[], None] = lambda: None) -> None:
+def compare_within(matrix: Matrix, lists: TopLists, tick: Callable[[], None] = lambda: None) -> None:
     """Compare every row of a shard with every other one of it; ``tick`` is called after each row of tiles."""
     blocks = list(enumerate(matrix.blocks))
     _scan(matrix, [[(left, a, lists, right, b, lists) for b, right in blocks[a:]] for a, left in blocks], tick)
 
 
-def between(
+def compare_between(
     left: Matrix, left_lists: TopLists, right: Matrix, right_lists: TopLists, tick: Callable[[], None] = lambda: None
 ) -> None:
     """Compare every row of one shard with every row of another."""
@@ -110,7 +110,7 @@ class _Scan:
         if not maybe.any():
             return
         i, j, rows, columns = i[maybe], j[maybe], rows[maybe], columns[maybe]
-        scores = exact(self._exact("left", left), self._exact("right", right), i, j)
+        scores = exact_scores(self._exact("left", left), self._exact("right", right), i, j)
         left_lists.add(a, rows, columns, scores)
         right_lists.add(b, columns, rows, scores)
 

@@ -29,7 +29,7 @@ class Edges:
     scores: np.ndarray
 
 
-def edges_of_band(band: BandSettings) -> tuple[np.float32, np.float32]:
+def band_limits(band: BandSettings) -> tuple[np.float32, np.float32]:
     """The band's open ends as scores are stored: in the band is ``low < score < high`` in float32."""
     return np.float32(band.low), np.float32(band.high)
 
@@ -62,7 +62,7 @@ class TopLists:
         above_floor: np.ndarray | None = None,
     ):
         self.k, self.tile = k, tile
-        self.low, self.high = edges_of_band(band)
+        self.low, self.high = band_limits(band)
         self.floor = np.full(rows, self.low) if floor is None else floor.copy()
         self.above_floor = np.full(rows, self.high) if above_floor is None else above_floor.copy()
         self._target_bits = max(targets - 1, 1).bit_length()

@@ -78,7 +78,7 @@ def _embed_shard(
     return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})
 
 
-def forget_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
+def drop_other_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
     """Delete the stored vectors of all checkpoints except those in ``folders``; returns for how many checkpoints."""
     from mmret.retriever.models.load import embedding_digest
 

@@ -106,7 +106,7 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Ten
 
 
 @torch.inference_mode()
-def recalls(image: Tensor, text: Tensor, captions: list[str]) -> dict[str, float]:
+def retrieval_recall(image: Tensor, text: Tensor, captions: list[str]) -> dict[str, float]:
     """Recall in percent of unit vectors (n, d) searched among each other; finding another row of the same caption counts."""
     numbers = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     number = torch.tensor([numbers[caption] for caption in captions])

@@ -149,7 +149,7 @@ def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Pat
         "distinct_words": words,
         "steps": {name: plan.steps for name, plan in plans.items()},
         "losses": {"clip": _thin_out(clip_losses), "dino": _thin_out(dino_losses)},
-        "retrieval": clip_tower.recalls(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])
+        "retrieval": clip_tower.retrieval_recall(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])
         if len(out)
         else {},
         "seconds": round(time.perf_counter() - started, 1),

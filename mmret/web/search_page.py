@@ -13,7 +13,7 @@ from mmret.web.pictures import ID, SIDES
 from mmret.web.site import Site
 from mmret.web.threads import run_in_thread
 
-K = 24
+MAX_RESULTS = 24
 _LARGEST = 32 * 2**20  # bytes of an uploaded picture
 
 
@@ -114,7 +114,7 @@ class SearchPage:
                 self._wait(recipe)
         for column, recipe in columns:
             try:
-                found: SearchResult | str = await run_in_thread(column, self.site.searches.search, recipe, query, K)
+                found: SearchResult | str = await run_in_thread(column, self.site.searches.search, recipe, query, MAX_RESULTS)
             except UserError as error:
                 found = str(error)
                 if column.is_deleted:

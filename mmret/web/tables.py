@@ -91,11 +91,11 @@ class Tables:
                 parts.append(f'SELECT {sql_literal(shard)} AS shard, * FROM "{table} of {shard}"')
             whole = " UNION ALL ".join(parts) or f"SELECT NULL::VARCHAR AS shard, * FROM {table} WHERE false"
             connection.execute(f"CREATE VIEW {table}_by_shard AS {whole}")
-        lock(connection, self.lake)
+        confine(connection, self.lake)
         return connection
 
 
-def lock(connection: Any, lake: Lake) -> None:
+def confine(connection: Any, lake: Lake) -> None:
     """Confine a connection in memory to reading the lake; cannot be undone on it."""
     for setting in (
         f"allowed_directories = [{sql_literal(lake.root)}]",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from mmret.encode.augment import CAPTION_VIEWS, Views, seeded_generator, views
-from mmret.towers.clip import contrastive, recalls
+from mmret.towers.clip import contrastive, retrieval_recall
 from mmret.towers.dino import TEMPERATURE, nt_xent
 from mmret.towers.pretrain import Plan, batch_rows
 from mmret.towers.tokenizer import EDIT_VOCABULARY, train_tokenizer
@@ -52,8 +52,8 @@ def test_nt_xent_pairs_each_view_with_the_other() -> None:
 
 def test_recall_counts_a_row_of_the_same_caption() -> None:
     eye = torch.eye(3)
-    assert recalls(eye, eye[[1, 0, 2]], ["a", "a", "b"])["image_to_text_r1"] == 100
-    assert recalls(eye, eye[[1, 0, 2]], ["a", "c", "b"])["image_to_text_r1"] == 33.33
+    assert retrieval_recall(eye, eye[[1, 0, 2]], ["a", "a", "b"])["image_to_text_r1"] == 100
+    assert retrieval_recall(eye, eye[[1, 0, 2]], ["a", "c", "b"])["image_to_text_r1"] == 33.33
 
 
 def test_a_view_depends_on_its_seed_only_and_no_range_is_the_picture_itself() -> None:

@@ -39,11 +39,11 @@ class Unreachable(Exception):
 
 
 class Balancer:
-    """Servers of one model, ``places`` tries at a time on each. Belongs to one event loop."""
+    """Servers of one model, ``slots`` tries at a time on each. Belongs to one event loop."""
 
-    def __init__(self, urls: tuple[str, ...], places: int, patience: float):
-        self.servers = [Server(url.rstrip("/"), places) for url in dict.fromkeys(urls)]
-        self.places, self.patience = places, patience
+    def __init__(self, urls: tuple[str, ...], slots: int, patience: float):
+        self.servers = [Server(url.rstrip("/"), slots) for url in dict.fromkeys(urls)]
+        self.slots, self.patience = slots, patience
         self.any_answer = False
         self._last_success = time.monotonic()
         self._freed = asyncio.Condition()
@@ -51,7 +51,7 @@ class Balancer:
     @property
     def capacity(self) -> int:
         """Tries at a time, on all servers together."""
-        return self.places * len(self.servers)
+        return self.slots * len(self.servers)
 
     @property
     def all_refuse(self) -> bool:
@@ -59,7 +59,7 @@ class Balancer:
         return all(s.refusal for s in self.servers)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Server]:
+    async def slot(self) -> AsyncIterator[Server]:
         """A try at the least busy server that is not paused; waits for one. Raises Unreachable."""
         server = await self._take()
         try:
@@ -72,7 +72,7 @@ class Balancer:
     def record_success(self, server: Server) -> None:
         """``server`` answered: it is no longer paused, and takes a little more at a time than before."""
         server.bad_answers, server.failures, server.paused_until = 0, 0, 0.0
-        server.limit = min(self.places, server.limit + 1 / server.limit)
+        server.limit = min(self.slots, server.limit + 1 / server.limit)
         self._last_success = time.monotonic()
         self.any_answer = True
 
@@ -103,7 +103,7 @@ class Balancer:
                 patience = self._last_success + self.patience - now
                 if self.all_refuse or patience <= 0:
                     raise Unreachable
-                free = [s for s in self.servers if self._has_place(s, now)]
+                free = [s for s in self.servers if self._has_slot(s, now)]
                 if free:
                     server = min(free, key=lambda s: s.in_flight)
                     server.in_flight += 1
@@ -114,7 +114,7 @@ class Balancer:
                 except TimeoutError:
                     continue
 
-    def _has_place(self, server: Server, now: float) -> bool:
+    def _has_slot(self, server: Server, now: float) -> bool:
         return (
             not server.refusal and server.paused_until <= now and server.in_flight < (1 if server.failures else int(server.limit))
         )
