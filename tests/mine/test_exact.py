@@ -101,7 +101,7 @@ def test_both_sketches_lead_to_the_same_lists(int8):
     by_id = np.argsort(ids)
     matrix = Matrix(vectors[by_id], sorted(ids), "caption", 64, CPU, int8)
     lists = TopLists(200, 200, 7, BAND, 64)
-    tiles.within(matrix, lists)
+    tiles.compare_within(matrix, lists)
     edges = lists.result()
     names = sorted(ids)
     found = sorted(
