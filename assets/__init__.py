@@ -1,1 +1,1 @@
-"""The lineage graph: one file a stage, each asset a few lines around one function of :mod:`mmret`."""
+"""The lineage graph in Dagster: one file a group of stages, each asset a few lines around one function of :mod:`mmret`."""

@@ -21,7 +21,7 @@ def descriptions(
     """What source and target share and where they differ, one text per pair (paper, section 3.2: the VLM's step)."""
     from mmret.annotate.stage import describe_shard
 
-    made = materialize(
+    result = materialize(
         context,
         lake,
         profile,
@@ -30,7 +30,7 @@ def descriptions(
             store, shard, annotator.get(settings.annotate), settings.annotate, inputs
         ),
     )
-    return with_time_left(context, lake, "descriptions", made)
+    return with_time_left(context, lake, "descriptions", result)
 
 
 @stage_asset("instructions", kinds={"parquet"}, retry_policy=TRANSIENT)
@@ -40,7 +40,7 @@ def instructions(
     """Three or more instructions that lead from source to target, one row per pair (paper, section 3.2: the LLM's step)."""
     from mmret.annotate.stage import instruct_shard
 
-    made = materialize(
+    result = materialize(
         context,
         lake,
         profile,
@@ -49,20 +49,20 @@ def instructions(
             store, shard, annotator.get(settings.annotate), settings.annotate, inputs
         ),
     )
-    return with_time_left(context, lake, "instructions", made)
+    return with_time_left(context, lake, "instructions", result)
 
 
 def with_time_left(
-    context: dg.AssetExecutionContext, lake: LakeResource, table: str, made: dg.MaterializeResult
+    context: dg.AssetExecutionContext, lake: LakeResource, table: str, result: dg.MaterializeResult
 ) -> dg.MaterializeResult:
-    """``made``, whose last partition also shows how long the shards that are mined and not yet annotated will take."""
+    """``result``, whose last partition also shows how long the shards that are mined and not yet annotated will take."""
     from mmret.annotate.stage import seconds_left
 
     last = context.partition_keys[-1]
     left = seconds_left(lake.open(), table, last)
     if left is not None:
         context.add_asset_metadata({"seconds_left_for_mined_shards": left}, partition_key=last)
-    return made
+    return result
 
 
 @stage_asset("triplets", kinds={"parquet"})
@@ -84,14 +84,14 @@ def triplets(
             ),
         )
 
-    made = materialize(context, lake, profile, "triplets", compute)
+    result = materialize(context, lake, profile, "triplets", compute)
     store = lake.open()
     limits = profile.of(store).quality.model_dump()
     for shard in context.partition_keys:
         context.add_asset_metadata({"samples": samples(store, shard)}, partition_key=shard)
         if has_charts(store, shard):
             context.add_asset_metadata({"quality_picture": quality(store, shard, limits)}, partition_key=shard)
-    return made
+    return result
 
 
 def samples(store: Lake, shard: str) -> dg.MarkdownMetadataValue:

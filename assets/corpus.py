@@ -18,9 +18,9 @@ from resources.lake import LakeResource, ProfileResource
 
 
 class CorpusPlan(dg.Config):
-    """Enlarge or shrink the corpus from the launchpad. The lake remembers all of it, as it does what `mmret run` is given.
+    """Enlarge or shrink the corpus from the launchpad. The lake remembers these settings, as it does those given to `mmret run`.
 
-    Settings for one run alone are those of resource ``profile``.
+    For settings of one run only use the resource ``profile``.
     """
 
     sources: list[str] = []
@@ -62,7 +62,7 @@ def corpus_manifest(
             "dagster/row_count": rows,
             "rows_computed": sealed.rows,
             "shards": len(shards),
-            "shards_reselected": sealed.reselected,
+            "shards_reselected": sealed.changed_shards,
             "sources": dg.MetadataValue.json(list(settings.corpus.sources)),
         },
         data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))),

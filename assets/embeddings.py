@@ -24,7 +24,7 @@ def towers(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
 
 
 def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinition:
-    """One vector table. The three differ by model and by what they look at."""
+    """The asset of one vector table. The three differ in the model, and in whether it embeds pictures or captions."""
 
     @stage_asset(signal, kinds={"lancedb", *kinds}, description=description, retry_policy=TRANSIENT)
     def vectors(

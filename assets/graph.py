@@ -1,6 +1,6 @@
-"""From the stage table (:mod:`mmret.stages`) to Dagster: an asset's dependencies, partitions, pool, version and when it runs.
+"""Derives from the stage table (:mod:`mmret.stages`) an asset's dependencies, partitions, pool, version and when it runs.
 
-An asset says what it is for and which function computes it; all else of it stands in the table and is derived here.
+An asset itself says only what it is for and which function computes it.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from assets.partitions import PARTITIONS, every_shard
 from mmret.stages import STAGES, Reads, Stage, stage_of
 
 POOL_OF = {"cpu": "lake", "gpu": "gpu", "vlm": "vlm"}
-"""The concurrency pool (:mod:`assets.automation.pools`) of what a stage needs."""
+"""Concurrency pool (:mod:`assets.automation.pools`) by what a stage needs."""
 SHARDS_PER_RUN = dg.BackfillPolicy.multi_run(4)
-"""A run costs some ten seconds whatever it does, and loads its models once: four shards of a backfill share one. Not more, for
-Dagster marks none of a failed run's shards as done (the lake knows better and computes none of them twice)."""
+"""Four shards of a backfill share a run, because a run costs some ten seconds whatever it does and loads its models once. Not
+more, because Dagster marks none of a failed run's shards as done (the lake does, so none of them is computed twice)."""
 
 
 def dependencies(stage: Stage) -> list[dg.AssetDep]:
-    """One for each table that every partition of the stage reads; all its shards where it reads others than its own."""
+    """A dependency for each table that every partition of the stage reads: on the same shard, or on all where it reads others."""
     found: dict[str, dg.AssetDep] = {}
     for read in stage.reads:
         found.setdefault(read.table, dg.AssetDep(read.table, partition_mapping=_mapping(stage, read)))
@@ -49,12 +49,12 @@ def _facts_of(table: str, kinds: set[str]) -> dict[str, Any]:
         "owners": OWNERS,
         "code_version": stage.version,
         "metadata": {"dagster/column_schema": column_schema(table)},
-        "automation_condition": CONDITIONS[stage.starts],
+        "automation_condition": CONDITIONS[stage.trigger],
     }
 
 
 def stage_asset(name: str, kinds: set[str], **more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Decorator: the asset of the stage ``name``. ``more``: what the table does not say, such as a description or retries.
+    """Decorator: the asset of the stage ``name``. ``more``: arguments that are not in the table, such as retries.
 
     >>> @stage_asset("pairs", kinds={"parquet"})
     ... def pairs(context, lake, profile): ...

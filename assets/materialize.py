@@ -18,7 +18,7 @@ from mmret.stages import STAGES, UNPARTITIONED
 from resources.lake import LakeResource, ProfileResource
 
 TRANSIENT = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For what may pass by itself; everything else fails at once (:func:`is_transient`)."""
+"""Retries for errors that may pass by themselves; all others fail at once (:func:`is_transient`)."""
 
 _TRANSIENT_ERRORS = {
     "ConnectionError",
@@ -30,11 +30,12 @@ _TRANSIENT_ERRORS = {
 }
 
 Compute = Callable[[Lake, Profile, str, str], Facts | tuple[Facts, int]]
-"""(lake, settings, partition, fingerprint of its inputs) -> what was written, and the rows worked on where those are fewer."""
+"""Function of (lake, settings, partition, fingerprint of its inputs) that writes the partition and returns its facts, with the
+number of rows worked on where that is not all of them."""
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same step may succeed later: a server that restarts, a GPU that somebody filled. A mistake does not pass."""
+    """Whether the same step may succeed later, as when a server restarts or a GPU is full; not so for mistakes of the user."""
     return not isinstance(error, UserError) and not _TRANSIENT_ERRORS.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
@@ -45,7 +46,7 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
         upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))
         raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
     facts = lake.facts(table, partition)
-    if facts and facts.inputs == inputs.fingerprint and not STAGES[table].unfinished(profile, facts):
+    if facts and facts.inputs == inputs.fingerprint and not STAGES[table].needs_retry(profile, facts):
         return facts, 0
     record_inputs(lake, inputs)
     try:

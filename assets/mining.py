@@ -1,4 +1,4 @@
-"""Mining: candidate edges a shard owns, the neighbours of every image merged from them, and the pairs chosen."""
+"""Mining: the candidate edges of a shard, the neighbours of every image, merged from them, and the pairs chosen."""
 
 import base64
 
@@ -49,7 +49,7 @@ def neighbours(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
 
 
 def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.MarkdownMetadataValue:
-    """Per signal the scores and the band, and what the signals found together."""
+    """A picture of the scores and the band of each signal, and of how many pairs the signals found together."""
     from mmret.mine.band_report import plot
     from mmret.mine.lake_bands import lake_report
 

@@ -26,7 +26,7 @@ def _recipe_names() -> list[str]:
 recipes = dg.StaticPartitionsDefinition(_recipe_names())
 
 PARTITIONS: dict[str, dg.PartitionsDefinition | None] = {"whole": None, "shard": corpus_shards, "recipe": recipes}
-"""Of a stage, by what the stage table says of its partitions."""
+"""The partitions of a stage's assets by ``partitions`` in the stage table."""
 
 every_shard = dg.AllPartitionMapping()
 """Fan-in: a partition that reads every shard there is (candidates of earlier shards, training sets)."""

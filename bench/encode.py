@@ -25,7 +25,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from mmret.encode.protocol import load_encoder
-from mmret.encode.stream import image_vectors, on_every_core
+from mmret.encode.stream import image_vectors, map_on_cores
 from mmret.settings import EncoderSettings
 
 
@@ -96,7 +96,7 @@ def compare_with_model(encoder: object, paths: list[Path], rounds: int) -> None:
     parts, floats = pixels.split(encoder.batch_size), encoder.preprocessing.normalised(pixels).split(encoder.batch_size)
 
     def ours() -> np.ndarray:
-        return np.concatenate([values for _, values in on_every_core(encoder.encode_images, parts)])
+        return np.concatenate([values for _, values in map_on_cores(encoder.encode_images, parts)])
 
     @torch.inference_mode()
     def bare() -> torch.Tensor:

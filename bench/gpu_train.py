@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmret.retriever.train.data import TrainingSet  # noqa: E402
 from mmret.retriever.train.kinds import EMBEDDERS  # noqa: E402
 from mmret.retriever.train.log import peak_memory  # noqa: E402
-from mmret.retriever.train.parallel import ALONE  # noqa: E402
+from mmret.retriever.train.parallel import SINGLE_PROCESS  # noqa: E402
 from mmret.retriever.train.state import States  # noqa: E402
 from mmret.retriever.train.trainer import Trainer  # noqa: E402
 from mmret.schemas import TRIPLETS  # noqa: E402
@@ -185,7 +185,7 @@ def measure(kind: str, tiny: bool, steps: int, peak_tflops: float) -> dict[str, 
     with tempfile.TemporaryDirectory() as work:
         size.model(Path(work) / "base")
         data = TrainingSet(rows(size.batch, size.negatives), recipe)
-        embedder = EMBEDDERS[kind].load(recipe, Path(work) / "base", ALONE)
+        embedder = EMBEDDERS[kind].load(recipe, Path(work) / "base", SINGLE_PROCESS)
         trainer = Trainer(recipe, data, embedder, States(Path(work) / "states", "bench"))
         embedder.open(data, lambda ids: dict.fromkeys(ids, file), Path(work))
         embedder.model.train()

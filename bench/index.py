@@ -30,9 +30,9 @@ from neighbours import BAND, CLUSTER, vectors
 
 from mmret.encode.vectors import vector_table
 from mmret.lake import Lake
-from mmret.mine.approximate import build, index_candidates
+from mmret.mine.approximate import build_index, index_candidates
 from mmret.mine.candidates import candidates
-from mmret.mine.lake_vectors import part, shard_vectors
+from mmret.mine.lake_vectors import select_images, shard_vectors
 from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.settings import IndexSettings, MineSettings
 from tests.mine.lakes import add_shard
@@ -67,7 +67,7 @@ def main(
         settings, bands = MineSettings(k=k, signals=(SIGNAL,)), {SIGNAL: BAND}
         old, new = (shard_vectors(lake, s, [SIGNAL]) for s in lake.shards())
         wall, processor, _ = timed(lambda: candidates(new, [old], settings, bands))
-        queries = part(new, sample(new.ids, 256))
+        queries = select_images(new, sample(new.ids, 256))
         truth = exact_lists(queries, [old, new], settings, bands)
         print(
             json.dumps(
@@ -86,7 +86,7 @@ def main(
         for kind, bits in (("ivf_rq", 1), ("ivf_rq", 4), ("ivf_rq", 8), *([("ivf_pq", 2)] if pq else [])):
             index = IndexSettings(kind=kind, bits=bits, from_rows=1, partition_rows=partition_rows, probes=probes)
             chosen = settings.model_copy(update={"index": index})
-            train = timed(lambda i=index: build(vector_table(lake, "shard-00001", SIGNAL), i, dim))[:2]
+            train = timed(lambda i=index: build_index(vector_table(lake, "shard-00001", SIGNAL), i, dim))[:2]
             own_wall, own_processor, edges = timed(lambda c=chosen: index_candidates(lake, "shard-00001", c, bands))
             print(
                 json.dumps(

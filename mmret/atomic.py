@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ABANDONED_S = 24 * 3600
-"""Where locks do not work, a temporary file that nobody has written to for so long was left behind."""
+ABANDONED_AFTER_S = 24 * 3600
+"""On a file system without locks, a temporary file that was not written to for so many seconds counts as left behind."""
 
 
 def temporary(path: Path) -> Path:
@@ -81,7 +81,7 @@ def remove_abandoned(paths: Iterator[Path]) -> int:
 
 
 def _remove_abandoned(path: Path) -> bool:
-    with in_use(path) as used:
+    with lock_unless_used(path) as used:
         if used:
             return False
         if path.is_dir():
@@ -92,8 +92,13 @@ def _remove_abandoned(path: Path) -> bool:
 
 
 @contextmanager
-def in_use(path: Path) -> Iterator[bool]:
-    """Whether somebody holds the file or folder ``path`` locked, or it is gone. Where neither, the block holds it locked itself."""
+def lock_unless_used(path: Path) -> Iterator[bool]:
+    """Lock the file or folder ``path`` for the block, unless it is in use: gives True if another holds it locked or it is gone.
+
+    >>> with lock_unless_used(path) as used:
+    ...     if not used:
+    ...         path.unlink()
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -106,7 +111,7 @@ def in_use(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             used = True
         except OSError:
-            used = time.time() - os.fstat(handle).st_mtime < ABANDONED_S
+            used = time.time() - os.fstat(handle).st_mtime < ABANDONED_AFTER_S
         yield used
     finally:
         os.close(handle)

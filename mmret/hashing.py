@@ -60,7 +60,7 @@ def digest_table(table: pa.Table) -> str:
 
 
 def uniform(*key: object) -> float:
-    """A number in [0, 1) that depends on nothing but ``key``: the project's seeded, order-free coin.
+    """A number in [0, 1) that depends on nothing but ``key``: a seeded draw that does not depend on any order.
 
     >>> uniform("held-out", "image 7") == uniform("held-out", "image 7")
     True

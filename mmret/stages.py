@@ -1,6 +1,6 @@
-"""Every stage once: its order, partitions, the settings and tables it reads, its version and what it needs. All else is derived.
+"""The stage table. Each stage is declared here once: order, partitions, settings and tables it reads, version, what it needs.
 
-From this table come the assets' dependencies, pools and code versions, the jobs, what runs by itself, the order of `mmret run`,
+All else is derived: the assets' dependencies, pools and code versions, the jobs, what runs by itself, the order of `mmret run`,
 the fingerprints that say when a partition is computed again (:mod:`mmret.freshness`), the words in which `mmret status` says why,
 and the first guess of how long a run takes. A test compares the graph in Dagster with it, and another what the stages really read.
 
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from mmret.annotate.backends.load import depends_on
-from mmret.annotate.retry import unfinished
+from mmret.annotate.backends.load import fingerprint_settings
+from mmret.annotate.retry import needs_retry
 from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode import VERSION
 from mmret.encode.revision import local_weights
 from mmret.lake import Facts, Lake
 from mmret.retriever.train.rows import also_reads
 from mmret.schemas import SIGNALS
-from mmret.settings import HOW_A_RECIPE_RUNS, Profile, Recipe
+from mmret.settings import RECIPE_RUNTIME_FIELDS, Profile, Recipe
 from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
@@ -30,8 +30,9 @@ UNPARTITIONED = "all"
 
 Partitioning = Literal["whole", "shard", "recipe"]
 Scope = Literal["same", "all", "up_to", "from", "linked", "named"]
-"""Which partitions of a table are read: of the same name; all; those of shards up to or from this one; ``linked``: the shards
-that the rows of the partition of table ``via`` point to; ``named``: the one called ``via``."""
+"""Which partitions of a table are read. ``same``: the one of the same name; ``all``; ``up_to`` and ``from``: the shards up to
+this one, or from it on; ``linked``: the shards that rows of table ``via`` in the same partition point to; ``named``: the
+partition called ``via``."""
 
 
 class Reads(NamedTuple):
@@ -41,11 +42,11 @@ class Reads(NamedTuple):
     scope: Scope = "same"
     via: str = ""
     pinned: bool = False
-    """What it was when the stage first ran stays: later content does not enter the fingerprint."""
+    """The stage goes on with what the table was when it first ran: later content does not enter the fingerprint."""
 
 
 class Cost(NamedTuple):
-    """Seconds per unit of work, measured on two cores with profile ``demo`` (docs/performance.md): the proportions of an ETA."""
+    """Seconds per unit of work, measured on two cores with profile ``demo`` (docs/performance.md); an ETA goes by their ratios."""
 
     seconds: float
     unit: Literal["new image", "image", "image pair", "picture trained on", "step"]
@@ -67,30 +68,30 @@ class Stage:
     partitions: Partitioning
     group: Literal["corpus", "embeddings", "mining", "annotation", "training"]
     run: str
-    """Stages of one ``run`` are launched together, partition by partition; runs follow each other."""
+    """Stages of one ``run`` are launched together, partition by partition; one run begins when the one before has ended."""
     needs: Literal["cpu", "gpu", "vlm"]
     settings: str
     """Dotted name of the settings it reads, as a person writes it."""
-    fingerprinted: Callable[[Profile, str], Any]
-    """(profile, partition) to the values of those settings that change its results."""
+    fingerprint_settings: Callable[[Profile, str], Any]
+    """Function of (profile, partition) that returns the values of those settings that change its results."""
     reads: tuple[Reads, ...] = ()
     """Tables whose content it is computed from; their digests enter the fingerprint."""
-    sometimes_reads: Callable[[Profile, str], tuple[Reads, ...]] = _nothing
-    """(profile, partition) to tables that only some partitions are computed from."""
-    looks_up: tuple[str, ...] = ()
-    """Tables it opens for what cannot change its results: pictures by the id of their content, sizes, work done before."""
+    conditional_reads: Callable[[Profile, str], tuple[Reads, ...]] = _nothing
+    """Function of (profile, partition) that returns tables that only some partitions are computed from."""
+    lookups: tuple[str, ...] = ()
+    """Tables it opens for things that cannot change its results: pictures by id, file sizes, results of an earlier run."""
     also_writes: tuple[str, ...] = ()
-    starts: Literal["first", "when missing or stale", "after enough new pairs", "after a new checkpoint"] = "when missing or stale"
-    """When automation materialises it. ``first``: at the begin of every run; it lists sources and has no fingerprint."""
+    trigger: Literal["first", "when missing or stale", "after enough new pairs", "after a new checkpoint"] = "when missing or stale"
+    """When automation materialises it. ``first``: at the beginning of every run; that stage has no fingerprint."""
     decisions: Callable[[Lake, Profile, str], str | None] = lambda lake, profile, partition: None
-    """(lake, profile, partition) to a fingerprint of what people decided; None where that is not honoured."""
-    unfinished: Callable[[Profile, Facts], bool] = lambda profile, facts: False
-    """Whether a partition made from today's inputs is to be tried again all the same: requests of it got no answer."""
+    """Function of (lake, profile, partition): fingerprint of the review decisions that the stage follows, or None."""
+    needs_retry: Callable[[Profile, Facts], bool] = lambda profile, facts: False
+    """Whether a partition is to be computed again although its inputs are the same, because some of its requests got no answer."""
     cost: Cost | None = None
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Tables, and assets, that it writes."""
+        """The tables that it writes; the assets have the same names."""
         return (self.name, *self.also_writes)
 
 
@@ -113,23 +114,23 @@ def _encoder_settings(profile: Profile, signal: str) -> Any:
 
 
 def _search_settings(profile: Profile, _: str) -> Any:
-    """What candidates depend on; the settings of an index only where there is one."""
+    """The settings that candidates depend on; those of an index only where one is used."""
     values = profile.mine.model_dump(include={"k", "bands", "signals"})
     index = profile.mine.index.model_dump(exclude={"checked", "recall_floor"})
     return values if profile.mine.index.kind == "exact" else values | {"index": index}
 
 
 def _annotation_settings(table: Literal["descriptions", "instructions"]) -> Callable[[Profile, str], Any]:
-    return lambda profile, _: depends_on(profile.annotate, table)
+    return lambda profile, _: fingerprint_settings(profile.annotate, table)
 
 
 def _unanswered(profile: Profile, facts: Facts) -> bool:
-    return unfinished(facts.notes, profile.annotate.retries)
+    return needs_retry(facts.notes, profile.annotate.retries)
 
 
 def _recipe_settings(profile: Profile, name: str) -> Any:
     recipe = profile.recipes[name]
-    values = recipe.model_dump(exclude=HOW_A_RECIPE_RUNS)
+    values = recipe.model_dump(exclude=RECIPE_RUNTIME_FIELDS)
     if recipe.as_of is not None:
         values["as_of"] = recipe.as_of
     if not profile.licences.keeps_all():
@@ -158,9 +159,9 @@ def _vectors(signal: str, seconds: float) -> Stage:
         run="encode",
         needs="gpu",
         settings=f"encoders.{signal}",
-        fingerprinted=lambda profile, _: _encoder_settings(profile, signal),
+        fingerprint_settings=lambda profile, _: _encoder_settings(profile, signal),
         reads=(Reads("images"), Reads("towers", "all")),
-        looks_up=(signal, "corpus_manifest"),  # vectors made before, under the model's name; sizes of files, for bounded batches
+        lookups=(signal, "corpus_manifest"),  # vectors made before, under the model's name; sizes of files, for bounded batches
         cost=Cost(seconds, "new image"),
     )
 
@@ -176,8 +177,8 @@ TABLE: tuple[Stage, ...] = (
         run="list",
         needs="cpu",
         settings="corpus",
-        fingerprinted=_section("corpus"),
-        starts="first",
+        fingerprint_settings=_section("corpus"),
+        trigger="first",
     ),
     Stage(
         name="images",
@@ -188,9 +189,9 @@ TABLE: tuple[Stage, ...] = (
         run="ingest",
         needs="cpu",
         settings="ingest",
-        fingerprinted=_section("ingest"),
+        fingerprint_settings=_section("ingest"),
         reads=(Reads("corpus_manifest"),),
-        looks_up=("images",),  # pictures that an earlier or other run stored, by the id of their content
+        lookups=("images",),  # pictures that an earlier or other run stored, by the id of their content
         cost=Cost(0.0005, "new image"),
     ),
     Stage(
@@ -201,9 +202,9 @@ TABLE: tuple[Stage, ...] = (
         run="towers",
         needs="gpu",
         settings="towers",
-        fingerprinted=lambda profile, _: profile.towers.model_dump() if profile.towers else None,
+        fingerprint_settings=lambda profile, _: profile.towers.model_dump() if profile.towers else None,
         reads=(Reads("images", "all", pinned=True),),  # or else a new shard would turn every vector stale
-        looks_up=("corpus_manifest",),
+        lookups=("corpus_manifest",),
         cost=Cost(0.0014, "picture trained on"),
     ),
     _vectors("clip_image", 0.0004),
@@ -217,9 +218,9 @@ TABLE: tuple[Stage, ...] = (
         run="encode",
         needs="gpu",
         settings="mine",
-        fingerprinted=_search_settings,
+        fingerprint_settings=_search_settings,
         reads=(*(Reads(signal, "up_to") for signal in SIGNALS), Reads("towers", "all")),
-        looks_up=("images", "corpus_manifest"),  # pictures of the oldest shard, copied and encoded where a band is proposed
+        lookups=("images", "corpus_manifest"),  # pictures of the oldest shard, copied and encoded where a band is proposed
         cost=Cost(3e-8, "image pair"),
     ),
     Stage(
@@ -230,9 +231,9 @@ TABLE: tuple[Stage, ...] = (
         run="leaks",
         needs="cpu",
         settings="leaks",
-        fingerprinted=_section("leaks"),
+        fingerprint_settings=_section("leaks"),
         reads=(Reads("images", "all"), Reads("clip_image", "all")),
-        looks_up=("corpus_manifest",),
+        lookups=("corpus_manifest",),
     ),
     Stage(
         name="neighbours",
@@ -242,9 +243,9 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine.k",
-        fingerprinted=_section("mine.k"),
+        fingerprint_settings=_section("mine.k"),
         reads=(Reads("candidates", "from"),),
-        looks_up=("neighbours",),  # the merge of before, where its fingerprint proves which files it holds
+        lookups=("neighbours",),  # the merge of before, where its fingerprint proves which files it holds
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -255,7 +256,7 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprinted=_section("mine", leave_out=("tile", "device", "index")),
+        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index")),
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
@@ -272,10 +273,10 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="vlm",
         settings="annotate",
-        fingerprinted=_annotation_settings("descriptions"),
+        fingerprint_settings=_annotation_settings("descriptions"),
         reads=(Reads("pairs"), _IMAGES_OF_PAIRS),
-        looks_up=("descriptions",),  # rows of before, where only what got no answer is asked again
-        unfinished=_unanswered,
+        lookups=("descriptions",),  # rows of before, where only what got no answer is asked again
+        needs_retry=_unanswered,
         cost=Cost(0.0004, "image"),
     ),
     Stage(
@@ -286,10 +287,10 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="vlm",
         settings="annotate",
-        fingerprinted=_annotation_settings("instructions"),
+        fingerprint_settings=_annotation_settings("instructions"),
         reads=(Reads("descriptions"), Reads("pairs"), _IMAGES_OF_PAIRS),
-        looks_up=("instructions",),
-        unfinished=_unanswered,
+        lookups=("instructions",),
+        needs_retry=_unanswered,
         cost=Cost(0.0003, "image"),
     ),
     Stage(
@@ -300,9 +301,9 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="evaluate.held_out",
-        fingerprinted=_section("evaluate.held_out"),
+        fingerprint_settings=_section("evaluate.held_out"),
         reads=(Reads("pairs"), Reads("descriptions"), Reads("instructions"), _IMAGES_OF_PAIRS),
-        looks_up=("caption", "clip_image"),  # what its texts are measured with, noted beside the rows
+        lookups=("caption", "clip_image"),  # what its texts are measured with, noted beside the rows
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -313,11 +314,11 @@ TABLE: tuple[Stage, ...] = (
         run="train",
         needs="gpu",
         settings="recipes",
-        fingerprinted=_recipe_settings,
+        fingerprint_settings=_recipe_settings,
         reads=(Reads("triplets", "all"), Reads("towers", "all")),
-        sometimes_reads=_recipe_reads,
-        looks_up=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
-        starts="after enough new pairs",
+        conditional_reads=_recipe_reads,
+        lookups=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
+        trigger="after enough new pairs",
         decisions=_recipe_decisions,
         cost=Cost(0.16, "step"),
     ),
@@ -329,10 +330,10 @@ TABLE: tuple[Stage, ...] = (
         run="train",
         needs="gpu",
         settings="evaluate",
-        fingerprinted=_section("evaluate"),
+        fingerprint_settings=_section("evaluate"),
         reads=(Reads("checkpoints"), Reads("images", "all"), Reads("triplets", "all")),
-        looks_up=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
-        starts="after a new checkpoint",
+        lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
+        trigger="after a new checkpoint",
         cost=Cost(0.0014, "image"),
     ),
 )
@@ -340,16 +341,16 @@ TABLE: tuple[Stage, ...] = (
 STAGES: dict[str, Stage] = {stage.name: stage for stage in TABLE}
 """By name, in the order they are computed in."""
 
-FINGERPRINTED: dict[str, Stage] = {name: stage for name, stage in STAGES.items() if stage.starts != "first"}
+FINGERPRINTED_STAGES: dict[str, Stage] = {name: stage for name, stage in STAGES.items() if stage.trigger != "first"}
 """Stages whose partitions are compared with what they would be computed from now."""
 
 RUNS: tuple[tuple[str, ...], ...] = tuple(
-    tuple(stage.name for stage in run) for _, run in groupby(FINGERPRINTED.values(), key=lambda stage: stage.run)
+    tuple(stage.name for stage in run) for _, run in groupby(FINGERPRINTED_STAGES.values(), key=lambda stage: stage.run)
 )
-"""Stages launched together; what a run has to do is known once those before it are done."""
+"""Stages that are launched together, in order; what one of these runs has to do is known when those before it have ended."""
 
 
-COMPUTED: frozenset[str] = frozenset(table for stage in FINGERPRINTED.values() for table in stage.tables)
+FINGERPRINTED_TABLES: frozenset[str] = frozenset(table for stage in FINGERPRINTED_STAGES.values() for table in stage.tables)
 """Tables whose partitions have a fingerprint."""
 
 
@@ -365,4 +366,4 @@ def assets_of(stages: Iterable[str]) -> tuple[str, ...]:
 
 def names_of(partitions: Partitioning, run: str | None = None) -> tuple[str, ...]:
     """Fingerprinted stages with these partitions (of one run), in order."""
-    return tuple(n for n, s in FINGERPRINTED.items() if s.partitions == partitions and run in (None, s.run))
+    return tuple(n for n, s in FINGERPRINTED_STAGES.items() if s.partitions == partitions and run in (None, s.run))

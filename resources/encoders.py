@@ -11,7 +11,7 @@ from resources.models import free, model
 
 
 class Encoders(dg.ConfigurableResource):
-    """Cache of loaded encoders by their settings. Nothing is loaded at set-up: a run sets up all resources of all its steps."""
+    """Cache of loaded encoders by their settings. They load on first use, because a run sets up the resources of all its steps."""
 
     _loaded: dict[str, Any] = PrivateAttr(default_factory=dict)
 

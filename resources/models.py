@@ -12,7 +12,7 @@ _shared: dict[str, Any] | None = None
 
 
 def free(loaded: dict[str, Any]) -> None:
-    """Let go of ``loaded`` and of the GPU memory it held."""
+    """Drop the models in ``loaded`` and free the GPU memory that they used."""
     import sys
 
     if not loaded:
@@ -24,7 +24,7 @@ def free(loaded: dict[str, Any]) -> None:
 
 @contextmanager
 def shared_models() -> Iterator[None]:
-    """Models outlive the runs inside the block, and end with it."""
+    """Inside the block, models stay loaded from one run to the next; they are freed at its end."""
     global _shared
     _shared = {}
     try:
@@ -35,7 +35,7 @@ def shared_models() -> Iterator[None]:
 
 
 def model(loaded: dict[str, Any], key: str, load: Callable[[], Any]) -> Any:
-    """The model called ``key``: of the block if there is one, else of ``loaded``, the run's own; ``load`` makes it once."""
+    """The model called ``key``, shared within a block of :func:`shared_models`, else within ``loaded``; ``load`` loads it once."""
     models = loaded if _shared is None else _shared
     if key not in models:
         models[key] = load()

@@ -1,4 +1,4 @@
-"""DuckDB over the lake, for checks and for SQL in assets. In memory, views only: nothing to lock, nothing to go stale."""
+"""DuckDB over the lake, for checks and for SQL in assets. It is in memory and has views only, so it needs no lock or refresh."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.atomic import in_use, is_locked, lock_file, remove_abandoned, replacing, replacing_folder, temporary
+from mmret.atomic import is_locked, lock_file, lock_unless_used, remove_abandoned, replacing, replacing_folder, temporary
 
 WRITER = """
 import sys, time
@@ -137,8 +137,8 @@ def test_a_folder_that_is_renamed_before_it_is_locked_is_somebody_else_s(tmp_pat
         partial.rename(tmp_path / "out")
         lock(*arguments)
 
-    with in_use(partial) as used:
+    with lock_unless_used(partial) as used:
         assert not used
     monkeypatch.setattr("fcntl.flock", late)
-    with in_use(partial) as used:
+    with lock_unless_used(partial) as used:
         assert used

@@ -71,8 +71,12 @@ def test_a_lake_remembers_sources_and_overrides_and_adds_new_ones(tmp_path):
     ],
 )
 def test_a_setting_touches_the_stages_that_read_it_and_no_earlier_one(setting, first):
-    from mmret.stages import FINGERPRINTED
+    from mmret.stages import FINGERPRINTED_STAGES
 
     before, after = load_profile("demo"), load_profile("demo", setting)
-    touched = [s.name for s in FINGERPRINTED.values() if s.fingerprinted(before, "demo") != s.fingerprinted(after, "demo")]
+    touched = [
+        s.name
+        for s in FINGERPRINTED_STAGES.values()
+        if s.fingerprint_settings(before, "demo") != s.fingerprint_settings(after, "demo")
+    ]
     assert (touched[0] if touched else None) == first

@@ -46,7 +46,7 @@ def test_the_asset_is_the_table_s(table: str):
     assert node.partitions_def == PARTITIONS[stage.partitions]
     assert node.group_name == stage.group and node.code_version == stage.version
     assert node.pools == {POOL_OF[stage.needs]}
-    assert node.automation_condition == CONDITIONS[stage.starts]
+    assert node.automation_condition == CONDITIONS[stage.trigger]
 
 
 @pytest.mark.parametrize("name", list(STAGES))
@@ -76,18 +76,18 @@ def _declared(lake: Lake, profile: Profile, stage: str, partition: str) -> set[t
     return {*upstream_of(lake, profile, stage, partition), *((t, p) for t in pinned for p in lake.partitions(t))}
 
 
-@pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.starts != "first"])
+@pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.trigger != "first"])
 def test_the_tables_a_stage_really_reads_are_declared(stage: str, recorded):
     lake, profile, found = recorded
     partitions = {partition: reads for (name, partition), reads in found.items() if name == stage}
     assert partitions, "the stage did not run: the test would pass for nothing"
     for partition, reads in partitions.items():
         declared = _declared(lake, profile, stage, partition)
-        tables = {table for table, _ in declared} | set(STAGES[stage].looks_up)
+        tables = {table for table, _ in declared} | set(STAGES[stage].lookups)
         undeclared = {
             (table, part)
             for table, part in reads
-            if table not in STAGES[stage].looks_up and ((table, part) not in declared if part else table not in tables)
+            if table not in STAGES[stage].lookups and ((table, part) not in declared if part else table not in tables)
         }
         assert not undeclared, f"{stage} of {partition} reads {sorted(undeclared, key=str)} without declaring it in mmret/stages.py"
 

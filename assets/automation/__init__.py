@@ -1,1 +1,1 @@
-"""What runs by itself: conditions, schedules, sensors, jobs and pools, all of which ask the lake what is stale."""
+"""Automation: conditions, schedules, sensors, jobs and pools, all of which ask the lake what is stale."""

@@ -1,4 +1,4 @@
-"""When assets run by themselves: what the lake itself says is missing or stale, and training once enough is new.
+"""Automation conditions: an asset runs by itself when the lake says it is missing or stale, training when enough pairs are new.
 
 Dagster's own conditions know events, not settings: a changed band would go unnoticed, and a new shard would fire every older one
 (``any_deps_updated``) or none (``eager()`` and ``on_missing()`` ignore what was missing at their first evaluation). These
@@ -16,7 +16,7 @@ from mmret.freshness.survey import Snapshot, Status, due, new_pairs, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.inputs import read_inputs
-from mmret.lake.lease import busy
+from mmret.lake.lease import is_leased
 from mmret.stages import UNPARTITIONED, stage_of
 from resources.lake import lake_folder
 
@@ -25,9 +25,9 @@ AC = dg.AutomationCondition
 
 @lru_cache(maxsize=1)
 def _survey_of_tick(folder: str, _tick: datetime) -> list[Status]:
-    """The state of every partition at this tick; nothing while `mmret run` is at work or no shard is sealed."""
+    """The state of every partition at this tick; empty while `mmret run` is at work or no shard is sealed."""
     lake = Lake(folder)
-    if busy(lake) or not lake.shards():
+    if is_leased(lake) or not lake.shards():
         return []
     return survey(lake, resolve(lake)[0])
 
@@ -41,7 +41,7 @@ def _stage(context: dg.AutomationContext) -> str:
 
 
 class Due(dg.AutomationCondition):
-    """Missing or stale by the lake's own record, with everything it reads up to date or part of the same request."""
+    """The partition is missing or stale in the lake, and all that it reads is current or part of the same request."""
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Due(dg.AutomationCondition):
 
 
 class InLake(dg.AutomationCondition):
-    """Current in the lake: computed by `mmret run`, or before this Dagster instance was made."""
+    """The partition is current in the lake, whoever computed it: `mmret run`, or an earlier Dagster instance."""
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class InLake(dg.AutomationCondition):
 
 
 class EnoughNewPairs(dg.AutomationCondition):
-    """A recipe of the profile's ``train`` whose data is settled and has grown by ``automation.new_pairs`` triplets."""
+    """A recipe in ``train`` whose triplets are up to date and at least ``automation.new_pairs`` more than at its last training."""
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class EnoughNewPairs(dg.AutomationCondition):
 
 
 class NewCheckpoint(dg.AutomationCondition):
-    """A checkpoint that its evaluation was not made from."""
+    """The recipe has a checkpoint newer than its evaluation, or one that was never evaluated."""
 
     @property
     def name(self) -> str:
@@ -109,12 +109,12 @@ def _evaluation_is_behind(lake: Lake, recipe: str) -> bool:
 
 
 def _once(condition: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
-    """Once, not while it runs, and not again after a failure: that waits for a person."""
+    """``condition``, but requested once only: not while it runs, and not again after a failure, which waits for a person."""
     return (condition & ~AC.in_progress() & ~AC.execution_failed()).with_label(label)
 
 
 def fill_missing() -> dg.AutomationCondition:
-    """Every partition that is missing or stale, once what it reads is there; what the lake has already is only registered."""
+    """Compute partitions that are missing or stale once what they read is there; those the lake has are only registered."""
     return _once(Due() | (InLake() & AC.missing()), "missing_or_stale")
 
 
@@ -134,4 +134,4 @@ CONDITIONS: dict[str, dg.AutomationCondition | None] = {
     "after enough new pairs": enough_new_pairs(),
     "after a new checkpoint": new_checkpoint(),
 }
-"""Of a stage, by what the stage table says of when it starts."""
+"""The condition of a stage by its ``trigger`` in the stage table."""

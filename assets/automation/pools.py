@@ -1,4 +1,4 @@
-"""Concurrency pools: how many steps of a kind may run at once, over all runs. Named by the assets, kept in the instance.
+"""Concurrency pools: how many steps of a kind may run at once, over all runs. Assets name them; the instance stores the limits.
 
 ``dagster.yaml`` can only hold a default for all pools, so the limits are set when the UI starts (``make ui`` runs this module);
 one that somebody set already, with ``dagster instance concurrency set gpu 2`` or in the UI, is left alone.
@@ -7,7 +7,7 @@ one that somebody set already, with ``dagster instance concurrency set gpu 2`` o
 import dagster as dg
 
 POOLS = {"gpu": 1, "vlm": 1, "lake": 2}
-"""gpu: a model in memory, or all cores; vlm: requests to one annotation server; lake: reading and writing tables."""
+"""Limits. gpu: steps with a model in memory, or that use all cores; vlm: with requests to an annotation server; lake: others."""
 
 
 def set_pools(instance: dg.DagsterInstance) -> dict[str, int]:

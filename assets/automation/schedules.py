@@ -1,7 +1,7 @@
 """A scheduled partition backfill: each tick launches what is missing or stale and can run now, as ranges of shards.
 
-Every tick is one wave: what waits for this wave's results is launched by the next one, so every quarter of an hour by default.
-For the same without a wait switch on the sensor ``missing_or_stale_shards``; the schedule fits quiet hours and small machines.
+What waits for the results of one tick is launched by the next, a quarter of an hour later by default. The sensor
+``missing_or_stale_shards`` does the same without that wait; the schedule is for quiet hours and small machines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from assets.automation.upkeep import nightly
 from assets.partitions import corpus_shards
 from mmret.freshness.survey import Work, due, survey
 from mmret.lake.configuration import resolve
-from mmret.lake.lease import busy
+from mmret.lake.lease import is_leased
 from mmret.stages import UNPARTITIONED, assets_of
 from resources.lake import LakeResource
 
@@ -21,7 +21,7 @@ _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset
 
 
 def ranges(work: Iterable[Work], order: list[str]) -> Iterator[list[Work]]:
-    """Neighbouring shards with the same stages to compute, together: one run each."""
+    """Yield the work of neighbouring shards that have the same stages to compute; each such list becomes one run."""
     at = {shard: i for i, shard in enumerate(order)}
     run: list[Work] = []
     for each in sorted(work, key=lambda w: (w.tables, at.get(w.partition, -1))):
@@ -62,7 +62,7 @@ def in_progress(instance: dg.DagsterInstance, tables: Iterable[str], shards: lis
 def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> list[dg.RunRequest] | dg.SkipReason:
     """Launch what is missing or stale up to triplets, and nothing else; the tag `mmret/because` of each run says why."""
     store = lake.open()
-    if busy(store):
+    if is_leased(store):
         return dg.SkipReason(f"`mmret run` is working on {store.root}")
     shards = context.instance.get_dynamic_partitions(corpus_shards.name)
     work = [w for w in due(survey(store, resolve(store)[0])) if w.partition in shards or w.partition == UNPARTITIONED]

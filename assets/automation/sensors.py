@@ -12,9 +12,9 @@ from assets.automation.jobs import UP_TO_TRIPLETS, seal_corpus
 from assets.automation.upkeep import fresh_catalogue
 from mmret.freshness.survey import survey
 from mmret.hashing import fingerprint
-from mmret.ingest.watch import signature, watched
+from mmret.ingest.watch import signature, watchable
 from mmret.lake.configuration import resolve
-from mmret.lake.lease import busy
+from mmret.lake.lease import is_leased
 from mmret.stages import UNPARTITIONED
 from resources.lake import LakeResource
 
@@ -32,12 +32,12 @@ def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
     become the next shard. A tick costs one `lstat` a file; hashing is left to the run, which reads only what is new.
     """
     store = lake.open()
-    if busy(store):
+    if is_leased(store):
         return dg.SkipReason(f"`mmret run` is working on {store.root}")
     settings = resolve(store)[0]
     cursor = json.loads(context.cursor or "{}")
     now, seen, ready = time.time(), {}, []
-    for source in watched(settings.corpus.sources):
+    for source in watchable(settings.corpus.sources):
         found = signature(source)
         before = cursor.get(source, {})
         since = before.get("since", now) if before.get("seen") == found else now
@@ -68,7 +68,7 @@ def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.
 def stale_partitions(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
     """Show in the UI which partitions are stale and why, once per partition and reason."""
     store = lake.open()
-    if busy(store) or not store.shards():
+    if is_leased(store) or not store.shards():
         return dg.SkipReason(f"`mmret run` is working on {store.root}" if store.shards() else "no shard is sealed yet")
     stale = {(s.table, s.partition): "; ".join(s.reasons) for s in survey(store, resolve(store)[0]) if s.state == "stale"}
     said = set(json.loads(context.cursor or "[]"))

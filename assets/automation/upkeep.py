@@ -1,14 +1,14 @@
-"""Upkeep as a job: small files merged, old versions dropped, the SQL catalogue made anew. For quiet hours, or after large runs.
+"""A job that merges small files, drops old versions and rebuilds the SQL catalogue. For quiet hours, or after large runs.
 
-Readers may be at work. Lance files are left alone while another run writes or a `mmret run` holds the lake: rows are addressed by
-where they lie, and merging moves them.
+Others may read meanwhile. Lance files are left alone while another run or a `mmret run` is at work: rows are addressed by
+position, and merging moves them.
 """
 
 import time
 
 import dagster as dg
 
-from mmret.lake.lease import busy
+from mmret.lake.lease import is_leased
 from resources.lake import LakeResource, ProfileResource
 
 
@@ -24,7 +24,7 @@ def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: Pr
     from mmret.warehouse import refresh_catalogue
 
     store = lake.open()
-    quiet = not busy(store) and not other_runs_in_progress(context)
+    quiet = not is_leased(store) and not other_runs_in_progress(context)
     if not quiet:
         context.log.info("others are writing: the Lance tables wait for the next time")
     done = compact_store(store, profile.of(store).history, time.time_ns(), refresh_catalogue, lance=quiet)
@@ -48,7 +48,7 @@ def fresh_catalogue(lake: LakeResource) -> dg.SkipReason:
     store = lake.open()
     if not store.partitions("corpus_manifest"):
         return dg.SkipReason(f"{store.root} holds no lake yet")
-    if busy(store):
+    if is_leased(store):
         return dg.SkipReason("`mmret run` makes it anew at its end")
     return dg.SkipReason("made anew" if refresh_catalogue(store) else "it is of the lake as it is")
 

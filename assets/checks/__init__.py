@@ -5,7 +5,7 @@ from itertools import groupby
 import dagster as dg
 
 from assets.checks import annotation, conservation, corpus, mining, training
-from assets.checks.sql import Check, together
+from assets.checks.sql import Check, combine_checks
 
 MODULES = [corpus, conservation, mining, annotation, training]
 
@@ -15,6 +15,6 @@ def load() -> list[dg.AssetChecksDefinition]:
     asked = [c for module in MODULES for c in vars(module).values() if isinstance(c, Check)]
     asked.sort(key=lambda c: (c.asset, c.name))
     return [
-        *(together(asset, checks) for asset, checks in groupby(asked, key=lambda c: c.asset)),
+        *(combine_checks(asset, checks) for asset, checks in groupby(asked, key=lambda c: c.asset)),
         *dg.load_asset_checks_from_modules(MODULES),
     ]

@@ -39,7 +39,10 @@ def quality_check(
     measured: Callable[[Facts], dict[str, float | None]],
     within: Callable[[float, QualitySettings], bool],
 ) -> dg.AssetChecksDefinition:
-    """A check of ``triplets`` that warns where a figure of ``measured`` (None: not measured) is not ``within`` the limits."""
+    """A check of ``triplets`` that warns for shards of which a figure of ``measured`` is not ``within`` the limits.
+
+    ``measured`` returns figures by name from a shard's facts, None where not measured.
+    """
 
     @dg.asset_check(asset="triplets", name=name, description=description)
     def check(lake: LakeResource, profile: ProfileResource) -> dg.AssetCheckResult:

@@ -1,7 +1,7 @@
-"""No row is lost, made up or doubled between two stages, shard by shard.
+"""Checks that no row is lost, made up or doubled between two stages, shard by shard.
 
-Conservation is told from the Parquet footers alone, so it costs milliseconds whatever the size of the lake. A shard counts once the
-tables on both sides are there and the later one was made from the earlier one as it is now.
+Row counts come from the Parquet footers alone, so they cost milliseconds whatever the size of the lake. A shard is checked once
+both tables are there and the later one was computed from the earlier one as it is now.
 """
 
 from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from assets.checks.sql import Check
 from mmret.lake import Lake
 
 _ENDS = 0.1
-"""Share of a log's rows at either end whose mean is compared."""
+"""Share of a log's rows, at the beginning and at the end, whose mean losses are compared."""
 
 
 def _losses(lake: Lake) -> Iterator[tuple[str, list[float]]]:

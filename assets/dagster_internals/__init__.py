@@ -4,4 +4,4 @@ On another version of Dagster look at what each file here imports from ``dagster
 """
 
 VERSION = "1.13.27"
-"""Of Dagster, against which the files here were written."""
+"""The version of Dagster that the files here were written for."""

@@ -1,13 +1,13 @@
-"""The Dagster instance of `mmret run`: its SQLite event log with the connections kept, because what Dagster costs is mostly opening
-and closing them, and nothing between the steps and the terminal.
+"""The Dagster instance of `mmret run`: its SQLite event log keeps connections open, and steps print straight to the terminal.
 
-Dagster's own opens a connection per statement (some hundred a step), and closing the last one of a file makes SQLite copy its
-write-ahead log into the file and wait for the disk. This one writes the same files, so a UI beside it reads them as ever, but keeps
-the connection of each file, and lets the operating system write when it likes: a killed process loses nothing, a machine that loses
-power may lose the last events of a history, never a table of the lake.
+Why: most of what a step costs is opening and closing connections. Dagster's own event log opens one per statement (some hundred a
+step), and closing the last one of a file makes SQLite copy its write-ahead log into the file and wait for the disk. This event log
+writes the same files, so a UI can read them at the same time, but keeps one connection per file and does not wait for the disk: a
+killed process loses nothing; a machine that loses power may lose the last events of a history, never a table of the lake.
 
-Dagster also copies what steps print into files for the UI, for which each run starts four processes and the terminal lags a second
-behind. `mmret run` has a terminal, so they print there; what a step logs is in its events as ever. Measured in docs/performance.md.
+Dagster also copies what steps print into files for the UI. For that each run starts four processes, and output comes a second
+late. `mmret run` has a terminal, so steps print there; what a step logs is in its events as always. Measured in
+docs/performance.md.
 """
 
 import os
@@ -30,7 +30,7 @@ _TIMEOUT = 60
 
 
 class PersistentSqliteEventLogStorage(SqliteEventLogStorage):
-    """For one process that does one thing at a time; every statement still takes the storage's lock."""
+    """An event log for one process that does one thing at a time; every statement still takes the storage's lock."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None):
         self._connections: OrderedDict[str, db.Connection] = OrderedDict()
@@ -69,7 +69,7 @@ class PersistentSqliteEventLogStorage(SqliteEventLogStorage):
         return self._connections[shard]
 
     def _make(self, shard: str, engine: db.Engine) -> None:
-        """The file of a run, with its tables: those of the first are made, the others are copies of it while it was empty."""
+        """Make the file of a run, with its tables: the first by Dagster, later ones as copies of that file when it was empty."""
         path = self.path_for_shard(shard)
         if self._blank and not os.path.exists(path):
             with open(f"{path}.new", "wb") as file:
@@ -83,7 +83,7 @@ class PersistentSqliteEventLogStorage(SqliteEventLogStorage):
                 self._blank = connection.serialize()
 
     def has_table(self, table_name: str) -> bool:
-        """Asked before every look at the partitions; a table stays."""
+        """Whether the table exists. The answer is remembered, since Dagster asks before every look at the partitions."""
         if table_name not in self._tables and super().has_table(table_name):
             self._tables.add(table_name)
         return table_name in self._tables
@@ -100,8 +100,7 @@ class PersistentSqliteEventLogStorage(SqliteEventLogStorage):
 
 
 def open_instance(home: str) -> dg.DagsterInstance:
-    """The instance of ``home``; with the kept log, and nothing captured, where it has Dagster's defaults, else as its
-    dagster.yaml says."""
+    """The instance of ``home``: with this event log and without copies of the output, unless its dagster.yaml says otherwise."""
     home = os.path.abspath(home)
     plain = InstanceRef.from_dir(home)
     if plain.compute_logs_data == InstanceRef.config_defaults(home)["compute_logs"]:

@@ -1,4 +1,4 @@
-"""What an automation condition answers: a set of partitions by name, for which Dagster's public interface has no constructor."""
+"""The result of an automation condition, a set of partitions by name, which Dagster's public interface has no constructor for."""
 
 from collections.abc import Iterable
 

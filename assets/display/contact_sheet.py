@@ -1,4 +1,4 @@
-"""A few triplets as one small picture: source, instruction, target. What a person looks at before trusting a shard.
+"""Draws a few triplets as one small picture (source, instruction, target), to look at before one trusts a shard.
 
 Costs a look-up and a decode per picture; the JPEG stays under 60 kB, so that it fits into an event log.
 """

@@ -1,6 +1,6 @@
-"""Where each column comes from: drawn by the UI from ``dagster/column_lineage``, and pinned by a test against the schemas.
+"""Says which columns each column comes from; the UI draws it, and a test compares it with the schemas.
 
-Only columns that are taken over or worked out from named columns are listed; settings and models are in the fingerprint instead.
+Only columns that are copied or computed from certain columns are listed; settings and models are in the fingerprint instead.
 """
 
 import dagster as dg

@@ -1,5 +1,6 @@
-"""What an asset shows in the UI: versions and schema, and of each materialisation its rows, column lineage, a preview, histograms
-of scores and where the file lies. Only plain Python numbers pass. Costs one read of a few rows, and of the score columns.
+"""The metadata of assets in the UI: versions and schema, and of each materialisation rows, column lineage, preview and histograms.
+
+Dagster takes plain Python numbers only. Costs one read of a few rows, and of the score columns.
 """
 
 from typing import Any

@@ -48,11 +48,11 @@ def train_outside(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict
 
 
 def command(processes: int, job: str) -> list[str]:
-    """One process is started as it is, several by torchrun on this machine."""
+    """Command line that trains ``job``: a Python process, or torchrun with several on this machine."""
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return [sys.executable, *launcher, "-m", "assets.external_training.process", job]
 
 
 def environment() -> dict[str, str]:
-    """What the child adds to this process's environment: this checkout importable, wherever it was started from."""
+    """Variables added to the environment of the child, so that it can import this checkout whatever folder it starts in."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))}

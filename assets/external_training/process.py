@@ -20,26 +20,25 @@ import psutil
 from mmret.cli.train import log_line
 from mmret.errors import UserError
 
-LOOK_EVERY_S = 1.0
+POLL_SECONDS = 1.0
 
 
-def end_with(parent: int) -> None:
-    """End this process, at once and without clean-up, within about a second of the end of ``parent``: states on disk are
-    whole at every moment."""
+def exit_with_parent(parent: int) -> None:
+    """End this process within about a second of the end of ``parent``, without clean-up: files on disk are complete anyway."""
 
     def watch() -> None:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(parent)
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(LOOK_EVERY_S)
+                time.sleep(POLL_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(job: dict[str, Any]) -> None:
-    """Train the job's recipe, this process's share of it."""
-    end_with(job["parent"])
+def train_job(job: dict[str, Any]) -> None:
+    """Train the job's recipe, or this process's share of it where there are several."""
+    exit_with_parent(job["parent"])
     import torch
 
     from mmret.retriever.train.parallel import Group
@@ -61,4 +60,4 @@ def reporter(first: bool) -> contextlib.AbstractContextManager:
 
 
 if __name__ == "__main__":
-    work(json.loads(sys.argv[1]))
+    train_job(json.loads(sys.argv[1]))

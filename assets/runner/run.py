@@ -23,12 +23,12 @@ from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
 from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
-"""(stages, partition, how many like it are done, how many there are) as each launch begins."""
+"""Called as each launch begins with (stages, partition, number of partitions done, number of partitions)."""
 
 
 @dataclass
 class Outcome:
-    """What a run did, per stage: partitions launched, rows worked on, seconds. All rows 0 where everything was current."""
+    """What a run did, by stage: partitions launched, rows worked on, seconds. Rows are 0 where everything was current."""
 
     partitions: dict[str, list[str]] = field(default_factory=dict)
     rows_computed: dict[str, int] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def dagster_instance(lake: Lake) -> Any:
 
 
 class Runner:
-    """Launches runs of the code location's own assets in this process, for whoever holds the lease of the lake."""
+    """Launches runs of the assets in this process. Only the holder of the lake's lease may make one."""
 
     def __init__(self, lease: Lease, profile: Profile, on_stage: OnStage):
         lake = lease.lake
@@ -69,9 +69,9 @@ class Runner:
         self._fail_abandoned_runs()
 
     def _fail_abandoned_runs(self) -> None:
-        """A killed process leaves its run marked as started for ever; say what became of it.
+        """Mark runs as failed that a killed process left behind as started.
 
-        Only the holder of the lease launches such runs, so those of an earlier lease have nobody that works on them.
+        Only the holder of the lease launches such runs, so nobody works on those of an earlier lease.
         """
         import dagster as dg
 
@@ -118,7 +118,7 @@ class Runner:
         }
 
     def verify(self) -> None:
-        """Run every asset check over the whole lake; what failed is part of the outcome, not an error."""
+        """Run every asset check over the whole lake; failures are recorded in the outcome and raise nothing."""
         import dagster as dg
 
         for evaluation in self.checks.execute_in_process(**self._how()).get_asset_check_evaluations():
@@ -141,7 +141,7 @@ class Runner:
         return UserError("the run failed before its first step; look at it with `make ui`")
 
     def stale(self, tables: Sequence[str], partition: str) -> list[str]:
-        """From the first stage of ``tables`` that is not current to the last: one change runs what stands on it."""
+        """``tables`` from the first that is not current on, since those after it are computed from it."""
         for i, table in enumerate(tables):
             if current_facts(self.lake, self.profile, table, partition) is None:
                 return list(tables[i:])

@@ -1,8 +1,8 @@
-"""From a request to what a model is asked: messages, pictures, schema, sampling. The same for every model back-end.
+"""Composes the question to a model from a request: messages, pictures, schema, sampling. The same for every model back-end.
 
 Nothing here depends on batch or time: the length asked for and the demonstrations are chosen by a hash of seed, pair
-and attempt, so the text, and with it the request's key, is the same in every run. What comes from captions, pictures
-or other models goes in as JSON strings, and the prompts say that it is data.
+and attempt, so the text, and with it the request's key, is the same in every run. Text from captions or from other models is put
+in as JSON strings, and the prompts say that it is data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmret.settings import AnnotateSettings, EngineSettings
 IMAGES = "{{images}}"
 """Stands for the pictures in a user text until the messages are built (:mod:`mmret.annotate.backends.chat`)."""
 MAX_DATA_CHARACTERS = 6000
-"""Of a description or list that goes into a prompt."""
+"""Largest number of characters of a description or list in a prompt."""
 
 
 class Question(NamedTuple):

@@ -40,9 +40,10 @@ _REQUESTS_FOR_A_RATE = 50  # fewer are no measurement
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one kind of request. ``requests``: in all; ``stored``: of these, answered already. Tokens and ``cost`` are of the others.
+    """Estimate for one kind of request. ``requests``: their number; ``stored``: how many of them are answered already. Tokens and
+    ``cost`` are those of the others.
 
-    ``measured``: tokens a request are the mean of stored answers, not a guess.
+    ``measured``: whether tokens a request are the mean of stored answers and not a guess.
     """
 
     kind: Kind
@@ -93,10 +94,7 @@ def _sample(pairs: pa.Table, share: float) -> pa.Table:
 
 
 def requests_per_second(lake: Lake, kind: Kind, model: str) -> float | None:
-    """The rate at which ``model`` answered the partition where most requests were sent to it.
-
-    None where too few were sent to tell.
-    """
+    """Requests a second that ``model`` answered, from the partition with most requests sent; None if those were too few."""
     table = "instructions" if kind == "instruct" else "descriptions"
     notes = [facts.notes for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
     sent = [(n.get("requests_sent", 0), n.get("sent_per_second", 0.0)) for n in notes if n.get("model") == model]
@@ -109,8 +107,8 @@ def estimate(
 ) -> list[Estimate]:
     """One estimate per kind of request that annotating ``pairs`` would send: two (one in one-step mode), and the judge.
 
-    Instructions are asked from descriptions that are not written yet: their prompts are measured with a text of the
-    expected length, and none of them counts as stored unless its description is. ``pairs``: pair_id, query_id,
+    The prompts for instructions contain descriptions, which may not be written yet: those are measured with a text of the
+    expected length, and an instruction counts as stored only if its description is. ``pairs``: columns pair_id, query_id,
     target_id.
     """
     descriptions: dict[str, str] = {}
@@ -128,7 +126,7 @@ def _estimate(
     store: AnswerStore,
     descriptions: dict[str, str],
 ) -> Estimate:
-    """Of one kind. ``descriptions``, stored texts by pair id, is filled by kind ``describe`` and read by ``instruct``."""
+    """The estimate of one kind. ``descriptions``: stored texts by pair id; ``describe`` fills it and ``instruct`` reads it."""
     stored, answers, sample = 0, [], []
     for start in range(0, pairs.num_rows, BATCH):
         rows = pairs.slice(start, BATCH).select(["pair_id", "query_id", "target_id"]).to_pylist()

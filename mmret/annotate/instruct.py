@@ -25,10 +25,12 @@ def instruct(
     store: AnswerStore | None,
     stats: Stats | None = None,
 ) -> pa.Table:
-    """One row of INSTRUCTIONS per pair of ``pairs``, sorted by pair_id; a pair whose description failed carries that reason on.
+    """One row of INSTRUCTIONS per pair of ``pairs``, sorted by pair_id; a pair whose description failed has the reason of that.
 
     ``descriptions``: rows of DESCRIPTIONS of these pairs; the rest as in :func:`mmret.annotate.describe.describe`. With
-    ``settings.one_step`` the answers are those that describing got, read from the store.
+    ``settings.one_step`` the answers of the describing step are read from the store.
+
+    >>> instruct(descriptions, pairs, {"a1": "a red car", "b2": "a blue car"}, CaptionsAnnotator(), AnnotateSettings(), None)
     """
     step = Step("instructions", annotator, settings, store, stats or Stats())
 

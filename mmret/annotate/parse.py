@@ -1,4 +1,4 @@
-"""From a raw answer to texts, or to the reason why it cannot be used.
+"""Reads texts from a raw answer, or finds the reason why it cannot be used.
 
 ``PARSER_VERSION`` is separate from the prompts' versions: a changed parser reads the stored answers again and asks nothing. A
 model's answers are also checked for what cannot be used: refusals, the wrong language, instructions that give the source picture

@@ -1,4 +1,4 @@
-"""What a back-end is: requests in, raw answers out, in any order.
+"""The interface of a back-end: it takes requests and returns raw answers, in any order.
 
 A back-end knows nothing of tables, caching or parsing; :mod:`mmret.annotate.answers` asks it only what the store does
 not hold. ``key`` must depend on everything that decides the answer and on nothing else: prompt text, picture or caption
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 Kind = Literal["describe", "instruct", "both", "judge"]
 """``both``: one call writes description and instructions; ``judge``: one call scores instructions."""
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
-"""From image ids to the files of the pictures as they were found; ids that are gone are left out."""
+"""Function from image ids to the files of the pictures, by id; ids that are gone are left out."""
 
 
 class Request(NamedTuple):
@@ -34,8 +34,8 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came back, as it came. With ``error`` there is no answer (a time-out, a refused connection): it is not stored and the
-    next run asks again. ``finish_reason`` is ``stop``, ``length``, or a reason that only this back-end gives."""
+    """The raw answer to a request. With ``error`` there is none (a time-out, a refused connection): it is not stored and the next
+    run asks again. ``finish_reason`` is ``stop``, ``length``, or a reason that only this back-end has."""
 
     text: str = ""
     finish_reason: str = "stop"

@@ -1,7 +1,7 @@
-"""Which failed rows a later run asks again, and when it stops: a server that was down must cost no pair, and a request that is
-refused every time must not be sent for ever.
+"""Decides which failed requests a later run sends again, and when to stop: no pair may be lost because a server was down, and no
+request may be sent for ever.
 
-A row is *unanswered* where its request failed on the way and may succeed another time. A partition with such rows counts as
+A row is *unanswered* if its request failed on the way and may succeed another time. A partition with such rows counts as
 unfinished, so the next run computes it again and sends these requests alone. Runs that answer none of them are counted; after
 ``annotate.retries`` of them in a row the partition is left as it is. A run in which no server could be reached at all shows
 nothing about the requests, and is not counted. Costs one pass over the rows' reasons.
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that depend on the server's state, not on the request."""
 REFUSING_STATUSES = frozenset({401, 403, 404, 405})
-"""HTTP statuses of a server that takes no request at all as it is set up: wrong key, unknown path."""
+"""HTTP statuses of a server that would refuse every request: wrong key, unknown path."""
 UNREACHABLE = "unreachable"
 """Reason of a request for which no server could be connected to."""
 TRANSIENT_REASONS = {UNREACHABLE, "no_answer", "timeout", "connection", "bad_response", "too_large"}
@@ -28,7 +28,7 @@ TRANSIENT_REASONS |= {f"http_{status}" for status in TRANSIENT_STATUSES | REFUSI
 def unanswered(rows: pa.Table) -> pa.ChunkedArray:
     """Whether the request of each row, or its judge's, got no answer: (rows,) bool, for rows of DESCRIPTIONS or INSTRUCTIONS.
 
-    False where a pair only carries on the reason of its description: that row is asked once the description is there.
+    False where a row only repeats the reason of its description: that request is sent once the description is there.
     """
     reason = pc.replace_substring_regex(pc.fill_null(rows["reason"], ""), "^judge_", "")
     failed = pc.and_(pc.equal(rows["status"], "failed"), pc.is_valid(rows["request_key"]))
@@ -45,6 +45,6 @@ def retry_notes(rows: pa.Table, before: Mapping[str, Any] | None) -> dict[str, i
     return {"unanswered": left.num_rows, "retries": retries}
 
 
-def unfinished(notes: Mapping[str, Any], retries: int) -> bool:
-    """Whether a partition with these notes is to be tried again, where ``retries`` are allowed."""
+def needs_retry(notes: Mapping[str, Any], retries: int) -> bool:
+    """Whether a partition with these notes is to be computed again because of unanswered requests; at most ``retries`` times."""
     return notes.get("unanswered", 0) > 0 and notes.get("retries", 0) < retries

@@ -1,4 +1,4 @@
-"""From the pairs of a shard to rows with texts: what describing and instructing share.
+"""Makes rows with texts from the pairs of a shard, for descriptions and instructions alike.
 
 Every pair is a row with a status: ``ok``, ``failed`` (no usable answer; a later run may get one) or ``rejected`` (an answer
 that the judge turned down). Requests go out ordered by query image, so that an engine's image and prefix caches hit; rows come
@@ -32,7 +32,7 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Step:
-    """One of the two annotation steps: the table it fills, and with what. ``store`` None: answers are not stored."""
+    """One of the two annotation steps: the table that it fills and what it needs. ``store`` None: answers are not stored."""
 
     table: AnnotationTable
     annotator: Annotator
@@ -56,7 +56,7 @@ class Step:
 
 
 class PairRequest(NamedTuple):
-    """What is asked about one pair; where ``request`` is None nothing can be, for ``reason``."""
+    """The request about one pair; None where nothing can be asked, for ``reason``."""
 
     pair_id: str
     request: Request | None
@@ -73,7 +73,7 @@ class ParsedAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one pair: the columns of its row that differ from pair to pair."""
+    """The result for one pair: the columns of its row that differ from pair to pair."""
 
     pair_id: str
     request_key: str | None = None  # None where nothing was asked
@@ -108,7 +108,7 @@ def pair_request(
 
 
 def annotate_pairs(step: Step, pairs: pa.Table, request_of: Callable[[Row], PairRequest]) -> pa.Table:
-    """One row of ``step.table`` for each of ``pairs``, sorted by pair_id. ``request_of``: what is asked about a pair."""
+    """One row of ``step.table`` for each of ``pairs``, sorted by pair_id. ``request_of`` makes the request about a pair."""
     began = time.monotonic()
     pairs = pairs.sort_by([("query_id", "ascending"), ("target_id", "ascending")])
     batches: list[pa.RecordBatch] = []
@@ -147,7 +147,7 @@ def _outcomes(step: Step, batch: Sequence[PairRequest]) -> list[Outcome]:
 
 
 def _parsed_answers(step: Step, requests: list[Request], part: Part) -> list[ParsedAnswer]:
-    """Answer and reading of each request; a model's unusable answers are asked for again, with another seed."""
+    """The parsed answer to each request; a model whose answer cannot be used is asked again, with another seed."""
     if not requests:
         return []
     found = [_parsed(step, request, *answer, part) for request, answer in zip(requests, _send(step, requests), strict=True)]

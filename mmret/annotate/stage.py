@@ -61,7 +61,7 @@ def _captions(lake: Lake, shard: str, pairs: pa.Table) -> dict[str, str]:
 
 
 class _Earlier(NamedTuple):
-    """Rows of a partition that stay as they are, and its notes; without notes this is no retry."""
+    """Rows of the partition that is there which stay as they are, and its notes; notes are None unless this is a retry."""
 
     rows: pa.Table
     notes: Mapping[str, Any] | None
@@ -101,7 +101,7 @@ def _write(
 
 
 def _notes(rows: pa.Table, stats: Stats, settings: AnnotateSettings) -> dict[str, Any]:
-    """What a person plans with. A pair whose description failed is counted there, not again with the instructions.
+    """The partition's notes: counts, tokens, rates and cost. A pair whose description failed is counted with the descriptions only.
 
     Tokens are those of all rows; requests, rates, seconds and cost are of this run, so a second run that asked nothing has 0.
     """

@@ -1,4 +1,4 @@
-"""Every raw answer, by the key of its request: what was paid for once is on disk before its row is.
+"""Stores every raw answer by the key of its request, before its row is written, so that no answer is ever paid for twice.
 
 Answers lie under ``<lake>/answers/<kind>/`` in Arrow IPC files that never change, one per flushed batch, sorted by key. A look-up
 maps the files and searches their keys, so it reads only the pages it needs and keeps nothing in memory between calls. Files of a
@@ -39,7 +39,7 @@ _MAX_MERGE_ROWS = 2**16  # at most; bounds the memory of a merge
 
 
 class AnswerStore:
-    """Answers of one lake. Opening reads nothing."""
+    """The answers of one lake. Nothing is read when it is opened."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -70,7 +70,7 @@ class AnswerStore:
         return {key: answer for key, (_, answer) in found.items()}
 
     def append(self, kind: str, keys: Sequence[str], answers: Sequence[Answer]) -> None:
-        """Put answers on disk; they are found by the next look-up, of any process."""
+        """Write answers to disk; the next look-up of any process finds them."""
         if not keys:
             return
         now = time.time_ns()
@@ -89,7 +89,7 @@ class AnswerStore:
         self._merge(kind)
 
     def count(self, kind: str) -> int:
-        """Rows on disk, repeated keys counted as often as they lie there."""
+        """Number of rows on disk; a key that is stored twice counts twice."""
         return sum(_rows(p) for p in self._segments(kind))
 
     # -- files --------------------------------------------------------------------------------------------------------

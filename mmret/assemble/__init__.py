@@ -1,1 +1,1 @@
-"""Pairs and instructions become triplets."""
+"""Joins pairs and their instructions into triplets, the rows that retrievers are trained on."""

@@ -1,1 +1,1 @@
-"""Figures of a retriever: held-out queries of the lake, and CIRCO, CIRR, FashionIQ, GeneCIS and MMEB as their authors score."""
+"""Measures a retriever: on held-out queries of the lake, and on CIRCO, CIRR, FashionIQ, GeneCIS and MMEB by their own rules."""

@@ -1,4 +1,4 @@
-"""Recall of composed queries over a whole gallery, beside what their picture and their text alone would find.
+"""Measures recall of composed queries over a whole gallery, and what their picture or their text alone would find.
 
 Cost beside the model: one product of queries and gallery for each of the four figures.
 """
@@ -25,10 +25,12 @@ def evaluate_composed(
 ) -> dict[str, float]:
     """Recall in percent over the whole gallery without the reference, for queries ``(reference_id, text, target_ids)``.
 
-    ``R@k`` is of the composed query; ``image R@k`` and ``text R@k`` of its parts alone, what a retriever has to beat;
-    ``kept R@k`` of the composed query with the reference left in the gallery, where answering it with itself is wrong.
-    ``query``: keywords of ``encode`` that make a query (:func:`mmret.retriever.models.load.query_options`).
-    Raises UserError where a reference or target is not in the gallery.
+    Keys: ``R@k`` of the composed query; ``image R@k`` and ``text R@k`` of its parts alone, which a retriever has to beat;
+    ``kept R@k`` of the composed query with the reference left in the gallery, where returning the reference is wrong.
+    ``gallery_vectors``: (n, d) unit vectors of ``gallery_ids``. ``query``: keywords that ``encode`` needs for a query
+    (:func:`mmret.retriever.models.load.query_options`). Raises UserError where a reference or target is not in the gallery.
+
+    >>> evaluate_composed(retriever, ids, vectors, [("a1", "make it red", {"b2"})], lambda ids: images_by_id(lake, ids))["R@1"]
     """
     position = {image_id: i for i, image_id in enumerate(gallery_ids)}
     for reference, text, targets in queries:

@@ -1,10 +1,9 @@
 """Held-out edits of a ``shapes`` corpus: composed-retrieval queries whose every right answer is known exactly.
 
-An edit takes a reference picture, changes one or two of its attributes, and is kept only where other pictures of the
-corpus have exactly the changed attributes: those are its targets, all of them. It reads the attributes of the ``extra``
-column, which no other stage may read, and words its instructions by templates of its own, so that a retriever cannot
-gain by having seen the annotator's phrasing. Cost: about 5,000 edits a second on 8,000 pictures; memory one id and one
-tuple a picture.
+An edit changes one or two attributes of a reference picture. It is used only if other pictures of the corpus have exactly
+the changed attributes: all of those are its targets. Attributes are read from the ``extra`` column, which no other stage
+may read, and the wording of instructions is different from the annotator's, so that a retriever gains nothing by having
+been trained on that. Cost: about 5,000 edits a second on 8,000 pictures; memory one id and one tuple a picture.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ _VALUES: dict[tuple[str, str], str] = {
 def edits(extras: Sequence[tuple[str, Mapping[str, Any]]], n: int, seed: int = 0) -> list[dict[str, Any]]:
     """At most ``n`` edits ``{"reference": image_id, "text": str, "targets": [image_id, ...]}``, one a reference.
 
-    ``extras``: (image_id, attributes) of the corpus; rows without all of ``ATTRIBUTES`` are passed over. References are
-    taken in the order of a seeded coin on their ids, so the same corpus and seed give the same edits, and most edits
-    stay when pictures are added. Targets are sorted; the reference is never among them.
+    ``extras``: (image_id, attributes) of the corpus; rows without all of ``ATTRIBUTES`` are skipped. References are taken in
+    the order of a seeded hash of their ids, so the same corpus and seed give the same edits, and most edits stay the same
+    when pictures are added. Targets are sorted; the reference is never among them.
     """
     having: dict[tuple[str, ...], list[str]] = defaultdict(list)
     scenes: dict[str, tuple[str, ...]] = {}
@@ -87,7 +86,7 @@ def _changed(before: tuple[str, ...], values: list[list[str]], key: tuple[int, s
 
 
 def _instruction(before: tuple[str, ...], after: tuple[str, ...], key: tuple[int, str]) -> str:
-    """The change in words; what stays the same is not told, what is taken away is named by its kind only."""
+    """The change in words: it does not mention what stays the same, and names what is taken away by its kind only."""
     parts = []
     for name, old, new in zip(ATTRIBUTES, before, after, strict=True):
         if old == new:

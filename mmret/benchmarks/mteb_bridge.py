@@ -42,8 +42,7 @@ class MtebRetriever(AbsEncoder):
                batch_size: int = 64, **_: Any) -> np.ndarray:  # fmt: skip
         """Unit vectors (n, d) float32 of a data loader of batches with ``text``, ``image``, or both.
 
-        Queries carry the task's prompt where the encoder takes an instruction. Raises UserError for a row with neither
-        part.
+        Queries get the task's prompt where the encoder takes an instruction. Raises UserError for a row with neither part.
         """
         extra = {}
         if self.takes_instruction and getattr(prompt_type, "value", None) == "query":

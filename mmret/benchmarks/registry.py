@@ -1,8 +1,7 @@
-"""The benchmarks, each one entry: its name and the choices that it alone offers. A new one is a folder and a line here.
+"""The list of benchmarks: of each its name and the options that only it has. A new benchmark is a folder and a line here.
 
 A folder ``<name>/`` holds ``scorer.py`` with ``score(annotations, predictions, options)`` and ``runner.py`` with
-``run(embedder, options)``, beside its ``protocol.yaml``. They are imported when they are asked for: the command line needs the
-names alone.
+``run(embedder, options)``, and ``protocol.yaml``. They are imported on first use, since the command line needs the names alone.
 """
 
 from __future__ import annotations
@@ -58,6 +57,6 @@ def benchmark_of(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def takers(option: str) -> list[str]:
-    """Names of the benchmarks that take ``option``."""
+def benchmarks_with(option: str) -> list[str]:
+    """Names of the benchmarks that have ``option``, a field of ScoreOptions or RunOptions."""
     return [name for name, benchmark in BENCHMARKS.items() if option in benchmark.options]

@@ -1,4 +1,4 @@
-"""One entrance to the scorers, for the command line and for Python."""
+"""Scores a prediction file of any benchmark: the one way in to the scorers, for the command line and for Python."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from mmret.benchmarks.common.scores import ScoreOptions, Scores
-from mmret.benchmarks.registry import benchmark_of, takers
+from mmret.benchmarks.registry import benchmark_of, benchmarks_with
 from mmret.errors import UserError
 
 
@@ -21,7 +21,7 @@ def score_file(benchmark: str, annotations: str | Path, predictions: str | Path,
     entry = benchmark_of(benchmark)
     options = options or ScoreOptions()
     for field in fields(options):
-        names = takers(field.name)
+        names = benchmarks_with(field.name)
         if names and benchmark not in names and getattr(options, field.name) != field.default:
             flag = f"--{field.name.replace('_', '-')}"
             raise UserError(f"{flag} is for {' and '.join(names)} only, not for {benchmark}")

@@ -1,9 +1,9 @@
-"""Stage ``evaluations``: how well a recipe's checkpoint retrieves over the whole corpus, beside the model before training.
+"""The stage ``evaluations``: how well a recipe's checkpoint retrieves from the whole corpus, compared with the untrained model.
 
-Two sets of queries need no download. ``held-out triplets``: instructions of query images that no recipe trains on, each with
-its one target.
-``held-out edits``: on a ``shapes`` corpus, edits whose every right answer is known (:mod:`mmret.benchmarks.edits`).
-Cost: the image tower once over the corpus per checkpoint, kept in the lake; then well under a second per 1,000 queries.
+There are two sets of queries, and neither needs a download. ``held-out triplets``: instructions of query images that no recipe
+trains on, each with its one target. ``held-out edits``: on a ``shapes`` corpus, edits whose every right answer is known
+(:mod:`mmret.benchmarks.edits`). Cost: the image tower once over the corpus per checkpoint, whose vectors are stored in the lake;
+then well under a second per 1,000 queries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmret.hashing import fingerprint, uniform
 from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.schemas import EVALUATIONS
-from mmret.search.corpus_vectors import forget_galleries, gallery
+from mmret.search.corpus_vectors import drop_other_galleries, gallery
 from mmret.search.models import UNTRAINED, model_folder, trained_recipes
 from mmret.settings import EvaluateSettings, Profile
 
@@ -31,8 +31,10 @@ KS = (1, 5, 10, 50)
 
 
 def evaluate_queries(lake: Lake, profile: Profile, recipe: str, queries: Sequence[Query]) -> dict[str, float]:
-    """Recall in percent of a checkpoint over the whole corpus (``R@k`` and its
-    parts, see :func:`evaluate_composed`), and ``gallery``, its size."""
+    """Recall in percent of the checkpoint of ``recipe`` over the whole corpus, by metric, and ``gallery``, the corpus's size.
+
+    The metrics are those of :func:`evaluate_composed`.
+    """
     from mmret.retriever.models.load import Retriever, query_options
 
     folder = model_folder(lake, profile, recipe)
@@ -50,7 +52,7 @@ def evaluate_queries(lake: Lake, profile: Profile, recipe: str, queries: Sequenc
 
 
 def held_out_triplets(lake: Lake, settings: EvaluateSettings) -> list[Query]:
-    """Queries of split ``test``: a text of each triplet, drawn by hash; at most ``max_queries``, those of lowest hash."""
+    """Queries from triplets of split ``test``, one text of each, chosen by hash; at most ``max_queries``, those of lowest hash."""
     table = lake.read("triplets", columns=["pair_id", "query_id", "target_id", "texts"], filters=pc.field("split") == "test")
     rows = sorted(table.to_pylist(), key=lambda r: uniform("evaluate", r["pair_id"]))[: settings.max_queries]
     return [
@@ -70,10 +72,12 @@ QUERY_SETS = {"held-out triplets": held_out_triplets, "held-out edits": held_out
 
 
 def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Facts:
-    """Write ``evaluations`` of recipe ``name``: every set of queries, its checkpoint and the untrained model over the same gallery.
+    """Write partition ``name`` of ``evaluations``: every set of queries, by the recipe's checkpoint and by the untrained model.
 
-    What some recipe's partition holds already, of the same checkpoint, queries and pictures, is taken from there: the
-    untrained model is measured once and not with every recipe.
+    Figures of the same checkpoint, queries and pictures are copied where another recipe's partition has them, so the untrained
+    model is measured once and not with every recipe.
+
+    >>> evaluate_recipe(lake, profile, "demo", fingerprint_now(lake, profile, "evaluations", "demo"))
     """
     rows: list[dict[str, Any]] = []
     trained = [name] if lake.facts("checkpoints", name).rows else []
@@ -86,12 +90,12 @@ def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Fac
             rows += _recorded(lake, model, benchmark, key) or _rows(
                 model, benchmark, len(queries), key, evaluate_queries(lake, profile, model, queries)
             )
-    forget_galleries(lake, [model_folder(lake, profile, r) for r in (UNTRAINED, *trained_recipes(lake, profile))])
+    drop_other_galleries(lake, [model_folder(lake, profile, r) for r in (UNTRAINED, *trained_recipes(lake, profile))])
     return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs)
 
 
 def _evaluation_key(lake: Lake, folder: Path | str, queries: Sequence[Query]) -> str:
-    """Digest of all that the figures of the checkpoint in ``folder`` depend on."""
+    """A fingerprint of all that the figures of the checkpoint in ``folder`` depend on."""
     from mmret.retriever.models.load import embedding_digest
 
     asked = [(q.reference, q.text, sorted(q.targets)) for q in queries]
@@ -100,13 +104,13 @@ def _evaluation_key(lake: Lake, folder: Path | str, queries: Sequence[Query]) ->
 
 
 def _recorded(lake: Lake, recipe: str, benchmark: str, key: str) -> list[dict[str, Any]]:
-    """Rows of the same evaluation that some partition holds, one a metric; none where it was not made yet."""
+    """Rows of the same evaluation from any partition, one a metric; empty where it was not done yet."""
     same = (pc.field("inputs") == key) & (pc.field("benchmark") == benchmark) & (pc.field("recipe") == recipe)
     rows = {row["metric"]: row for row in lake.read("evaluations", filters=same).to_pylist()}
     return list(rows.values())
 
 
 def _rows(recipe: str, benchmark: str, queries: int, key: str, figures: dict[str, float]) -> list[dict[str, Any]]:
-    """Rows of EVALUATIONS from what :func:`evaluate_queries` gives."""
+    """Rows of EVALUATIONS from what :func:`evaluate_queries` returns."""
     same = {"recipe": recipe, "benchmark": benchmark, "queries": queries, "gallery": int(figures["gallery"]), "inputs": key}
     return [{**same, "metric": metric, "value": value} for metric, value in figures.items() if metric != "gallery"]

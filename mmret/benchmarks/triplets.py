@@ -1,4 +1,4 @@
-"""Queries of the user's own: a file of ``{"reference", "text", "target"}`` resolved to images of the corpus.
+"""Reads queries that a user wrote: a file of ``{"reference", "text", "target"}``, whose names are resolved to images of the lake.
 
 Names are resolved by :mod:`mmret.search.names`. Cost: the file, and three columns of the manifest.
 """
@@ -27,9 +27,11 @@ class Query:
 def read_triplets(lake: Lake, file: Path) -> tuple[list[Query], dict[str, int]]:
     """Read and resolve ``file``; ``target`` may be one path or a list of all that are right.
 
-    Returns the queries, and how many rows cannot be asked of this corpus, by reason: an image of theirs was rejected at ingest, or
-    the target is the very picture of the reference (two names of one file), which is removed from the ranking.
+    Returns the queries and, by reason, how many rows were left out: an image of theirs was rejected at ingest, or the target
+    and the reference are the same picture (two names of one file), which is removed from the ranking.
     Raises UserError naming the row for anything malformed, unknown or ambiguous, and where no row is left.
+
+    >>> queries, left_out = read_triplets(lake, Path("queries.jsonl"))
     """
     names = ImageNames(lake)
     queries: list[Query] = []

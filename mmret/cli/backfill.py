@@ -17,7 +17,7 @@ from mmret.errors import UserError
 from mmret.freshness.survey import partitions_of, survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.stages import FINGERPRINTED, STAGES, UNPARTITIONED, assets_of
+from mmret.stages import FINGERPRINTED_STAGES, STAGES, UNPARTITIONED, assets_of
 
 LAUNCH = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
@@ -54,26 +54,27 @@ def post(url: str, query: str, **variables: Any) -> dict[str, Any]:
     return body["data"]
 
 
-def select_partitions(lake: Lake, stages: Iterable[str], named: Iterable[str]) -> Selection:
+def select_partitions(lake: Lake, stages: Iterable[str], names: Iterable[str]) -> Selection:
     """Partitions of ``stages`` (empty: all up to triplets) that are missing or stale, with those that follow from them.
 
-    Where partitions are ``named``: those instead, current or not. Raises UserError for a stage or partition that does not exist.
+    Where ``names`` are given, the partitions of these names instead, current or not. Raises UserError for a stage or partition
+    that does not exist.
     """
     profile = resolve(lake)[0]
-    stages, named = list(stages), list(named)
-    if unknown := [s for s in stages if s not in FINGERPRINTED]:
-        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(FINGERPRINTED)}")
-    wanted = stages or [t for t, stage in FINGERPRINTED.items() if stage.partitions != "recipe"]
-    if not named:
+    stages, names = list(stages), list(names)
+    if unknown := [s for s in stages if s not in FINGERPRINTED_STAGES]:
+        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(FINGERPRINTED_STAGES)}")
+    wanted = stages or [t for t, stage in FINGERPRINTED_STAGES.items() if stage.partitions != "recipe"]
+    if not names:
         found: Selection = {}
         for status in survey(lake, profile):
             if status.table in wanted and status.state != "current":
                 found.setdefault(status.table, []).append(status.partition)
         return found
     existing = {t: list(profile.recipes) if STAGES[t].partitions == "recipe" else partitions_of(lake, profile, t) for t in wanted}
-    if unknown := [p for p in named if not any(p in have for have in existing.values())]:
+    if unknown := [p for p in names if not any(p in have for have in existing.values())]:
         raise UserError(f"no partition {', '.join(unknown)} of {', '.join(wanted)}; shards: {', '.join(lake.shards())}")
-    return {t: chosen for t, have in existing.items() if (chosen := [p for p in have if p in named])}
+    return {t: chosen for t, have in existing.items() if (chosen := [p for p in have if p in names])}
 
 
 def selectors(selection: Selection) -> list[dict[str, Any]]:

@@ -9,13 +9,13 @@ from rich.text import Text
 
 from mmret.lake import Lake
 
-WRITTEN = ("descriptions", "instructions")
+ANNOTATION_TABLES = ("descriptions", "instructions")
 
 
 def summarise_annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) -> dict[str, Any]:
     """Requests, tokens and cost of this run, per table, and how many requests of the whole lake have no answer yet."""
-    found: dict[str, Any] = {"unanswered": sum(f.notes.get("unanswered", 0) for t in WRITTEN for f in facts[t])}
-    for table in WRITTEN:
+    found: dict[str, Any] = {"unanswered": sum(f.notes.get("unanswered", 0) for t in ANNOTATION_TABLES for f in facts[t])}
+    for table in ANNOTATION_TABLES:
         now = [f.notes for p in outcome.partitions.get(table, []) if (f := lake.facts(table, p))]
         seconds = sum(n.get("annotation_seconds", 0) for n in now)
         sent = sum(n.get("requests_sent", 0) for n in now)
@@ -44,7 +44,7 @@ def summarise_quality(triplets: list[Any]) -> dict[str, float]:
 
 def print_annotation(summary: dict[str, Any], console: Console) -> None:
     """Print ``annotation`` and ``quality`` of the summary for a person."""
-    for table in WRITTEN:
+    for table in ANNOTATION_TABLES:
         done = summary["annotation"][table]
         if done["tokens_in"]:
             console.print(

@@ -15,7 +15,7 @@ from mmret.lake.configuration import resolve
 from mmret.settings import parse_override
 
 PROFILE = "studies"
-"""Of a lake that is made for them."""
+"""Profile of a lake that is made for the studies."""
 
 
 def study(

@@ -16,7 +16,7 @@ from mmret.lake import Lake
 from mmret.settings import Profile
 from mmret.stages import TABLE
 
-_MEASURED = 10.0  # seconds of finished stages before they rescale the rest
+_MIN_SECONDS = 10.0  # seconds of finished stages before they rescale the rest
 
 
 class Pace:
@@ -135,7 +135,7 @@ class Estimate:
 
     def _correction(self) -> float:
         """How many times as long as by the table the finished stages took."""
-        return self._spent / self._spent_expected if self._spent_expected > _MEASURED else 1.0
+        return self._spent / self._spent_expected if self._spent_expected > _MIN_SECONDS else 1.0
 
     def left(self) -> float | None:
         """Seconds, or None while there is nothing to go by: before the corpus is listed, or when a stage has outrun its estimate

@@ -1,1 +1,1 @@
-"""What may be used, and for what: licences of pictures, what people accepted or rejected, what is held out."""
+"""Decides which triplets are used for what: by licences of pictures, by what people accepted or rejected, by what is held out."""

@@ -1,9 +1,9 @@
-"""What people decided about triplets: accepted or rejected, kept as rows that are added and never changed.
+"""The decisions of people who review triplets: rows ``accepted`` or ``rejected``, which are added and never changed.
 
-A reviewing session appends to a file of its own, written whole beside the old one and renamed, so two people never
-overwrite each other and a crash loses at most the decision at hand. The last decision on a pair counts; ``withdrawn`` takes
-one back. What exports and training make of them is a setting (:data:`DecisionRule`). Cost: a few milliseconds per decision, since a
-session's file is rolled over at ``ROWS_PER_FILE`` rows; reading is one pass over all rows.
+Each reviewing session has files of its own, so two people never overwrite each other; a file is replaced in one step, so a crash
+loses at most the last decision. The latest decision on a pair counts; ``withdrawn`` takes one back. A setting says how exports
+and training use them (:data:`DecisionRule`). Cost: a few milliseconds per decision, since a session starts a new file after
+``ROWS_PER_FILE`` rows; reading is one pass over all rows.
 """
 
 from __future__ import annotations

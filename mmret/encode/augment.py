@@ -1,8 +1,7 @@
-"""Random views of a batch of small pictures, whole batches at a time: what the towers' pre-training learns to look
-past.
+"""Random views (crops, changes of light and colour) of a batch of small pictures, which the towers learn to treat as the same.
 
-A view depends on nothing but its seed. No flip and no rotation of hues: a mirrored or recoloured picture is another
-picture here, because captions say "facing right" and "blue". Cost: about 10 ms for 256 pictures of 48 px on one core.
+A view depends on nothing but its seed. Pictures are never mirrored and hues never rotated, because captions say "facing
+right" and "blue". Cost: about 10 ms for 256 pictures of 48 px on one core.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mmret.hashing import uniform
 
 @dataclass(frozen=True)
 class Views:
-    """Ranges that a view is drawn from.
+    """Ranges that the random numbers of a view are drawn from.
 
     ``zoom``: shortest side of the crop as a share of the picture; ``stretch``: largest change of aspect; ``shift``:
     how far the crop's centre may leave what fits, as a share of the picture; ``light``: largest relative change of
@@ -32,11 +31,11 @@ class Views:
     tint: float = 0.0
 
 
-CAPTIONED = Views(zoom=0.85, shift=0.04)
+CAPTION_VIEWS = Views(zoom=0.85, shift=0.04)
 """For image and caption: position and scale move a little, every attribute that a caption may name stays."""
-PATTERN = Views(zoom=0.6, stretch=0.1, shift=0.05, light=0.3, tint=0.15)
+PATTERN_VIEWS = Views(zoom=0.6, stretch=0.1, shift=0.05, light=0.3, tint=0.15)
 """For self-supervision: two such views of a picture are alike."""
-NEAR_DUPLICATE = Views(zoom=0.98, shift=0.005, light=0.01)
+NEAR_DUPLICATE_VIEWS = Views(zoom=0.98, shift=0.005, light=0.01)
 """What a re-encoded or slightly cropped copy looks like; its similarity to the picture is where a band must end."""
 
 
@@ -46,7 +45,7 @@ def seeded_generator(*key: object) -> torch.Generator:
 
 
 def views(pixels: Tensor, ranges: Views, generator: torch.Generator) -> Tensor:
-    """One random view of each picture: (n, 3, h, w) uint8 to (n, 3, h, w) float32 in [0, 255]."""
+    """One random view of each picture: ``pixels`` (n, 3, h, w) uint8 to (n, 3, h, w) float32 in [0, 255]."""
     n = len(pixels)
 
     def draw(*shape: int) -> Tensor:  # in [-1, 1)

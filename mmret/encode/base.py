@@ -26,13 +26,15 @@ from mmret.ingest.decode import Unreadable, open_rgb
 from mmret.settings import EncoderSettings, IngestSettings
 
 UNLIMITED = IngestSettings(max_pixels=2**62, max_bytes=2**62)
-"""For a stored picture beyond the usual limits: it passed those of its lake's ingest."""
+"""No limits on size, for pictures that are stored already: they passed the limits of their lake at ingest."""
 SHARE, GPU_BATCHES, CPU_BATCHES = 1 / 3, (16, 1024), (1, 16)
 
 
 class TorchEncoder(ABC):
-    """Base of the encoders. A subclass sets what follows in ``__init__`` and implements the two ``_features``
-    methods."""
+    """Base of the encoders. A subclass loads its network, passes it to ``__init__`` and implements the ``_features`` methods.
+
+    ``width``: components of a vector; ``activation_bytes``: memory that one row needs in a forward pass.
+    """
 
     has_text: ClassVar[bool] = False
 
@@ -110,8 +112,7 @@ class TorchEncoder(ABC):
 
 
 def batch_size(device: torch.device, activation_bytes: int) -> int:
-    """Rows per forward pass for a model that needs ``activation_bytes`` for one; the rule is in the module's
-    docstring."""
+    """Rows per forward pass for a model that needs ``activation_bytes`` for one row, by the rule in the module's docstring."""
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory() / torch.get_num_threads()
     least, most = GPU_BATCHES if on_gpu else CPU_BATCHES
@@ -120,6 +121,5 @@ def batch_size(device: torch.device, activation_bytes: int) -> int:
 
 
 def transformer_bytes(tokens: int, width: int, pixels: int = 0) -> int:
-    """Estimate of what one row needs in a transformer's forward pass: one layer's activations (12 x width) and the
-    input."""
+    """Estimated bytes that one row needs in a transformer's forward pass: one layer's activations (12 x width) and the input."""
     return 4 * (12 * tokens * width + 2 * 3 * pixels)

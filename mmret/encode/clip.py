@@ -1,5 +1,4 @@
-"""A stock transformers CLIP, from a folder or the hub: its image tower for ``clip_image``, its text tower for
-``caption``."""
+"""A stock transformers CLIP, from a folder or the hub: image tower for ``clip_image``, text tower for ``caption``."""
 
 from __future__ import annotations
 

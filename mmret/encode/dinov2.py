@@ -1,5 +1,7 @@
-"""DINOv2 of transformers, from a folder or the hub: the class token after the last norm (the paper does not publish
-its pooling)."""
+"""DINOv2 of transformers, from a folder or the hub: the visual-pattern signal ``dino_image``.
+
+The vector is the class token after the last norm; the paper does not publish its pooling.
+"""
 
 from __future__ import annotations
 

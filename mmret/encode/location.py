@@ -1,5 +1,4 @@
-"""Where a model's files are: in the lake, in a local folder, or on the hub (through its local cache, offline if need
-be)."""
+"""Finds a model's files: in the lake, in a local folder, or on the hub (through its local cache, so offline too)."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ class Location:
 
 
 def locate(settings: EncoderSettings, lake_root: Path) -> Location:
-    """Find ``settings.model``. Raises UserError for towers the lake has not trained yet and for a path that is not
-    there."""
+    """Find ``settings.model``. Raises UserError for towers the lake has not trained yet and for a path that does not exist."""
     inside = lake_root / settings.model
     if settings.model.startswith("towers/"):
         if inside.is_dir():
@@ -48,7 +46,7 @@ def locate(settings: EncoderSettings, lake_root: Path) -> Location:
 def from_hub(location: Location, patterns: Sequence[str], weights: Sequence[str]) -> Location:
     """The hub repository's snapshot as a local folder: files that fit ``patterns`` and the first of ``weights`` it has.
 
-    The revision becomes the commit. Raises UserError where it is neither in the cache nor to be had.
+    ``revision`` of the result is the commit. Raises UserError where the files are not in the cache and cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError

@@ -51,8 +51,8 @@ class OpenClipEncoder(TorchEncoder):
 
     @classmethod
     def load(cls, settings: EncoderSettings, signal: str, location: Location) -> OpenClipEncoder:
-        """Raises UserError for an unknown architecture or tag (naming those there are) and for weights that cannot be
-        had."""
+        """Load the model. Raises UserError for an unknown architecture or tag (listing those there are) and for weights that are
+        neither in the cache nor can be downloaded."""
         if location.path is None and (location.name.startswith("hf-hub:") or "/" in location.name):
             location = from_hub(location, FILES, WEIGHTS)
         source, pretrained = f"local-dir:{location.path}", None
@@ -106,8 +106,7 @@ def _width(network: nn.Module, side: int) -> int:
 
 
 def _token_count(tokenizer: Any, text: str) -> int:
-    """Tokens of ``text`` with start and end, before any cut; open_clip's own tokenizer and Hugging Face's behind
-    open_clip's."""
+    """Tokens of ``text`` with start and end, before any cut, for open_clip's own tokenizer and for Hugging Face's inside it."""
     wrapped = getattr(tokenizer, "tokenizer", None)
     if wrapped is None:
         return len(tokenizer.encode(text)) + 2

@@ -48,10 +48,9 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ResizeCrop:
-    """Resize to ``shortest`` on the shorter side or to ``exact`` (width, height), then crop ``crop`` (width, height)
-    centrally.
+    """Resize to ``shortest`` pixels on the shorter side or to ``exact`` (width, height), then cut out the central ``crop``.
 
-    A picture smaller than the crop is set on black, as the library does.
+    A picture smaller than the crop (width, height) is set on black, as the library does.
     """
 
     shortest: int | None
@@ -78,8 +77,7 @@ class ResizeCrop:
 
 
 def from_image_processor(config: Mapping[str, Any]) -> Preprocessing:
-    """What a transformers image processor configuration (``preprocessor_config.json``) says: CLIP's, DINOv2's and
-    their kin.
+    """Preprocessing by a transformers configuration (``preprocessor_config.json``) of CLIP, DINOv2 or a similar model.
 
     Raises UserError for a size rule that is neither ``shortest_edge`` nor height and width.
     """
@@ -106,10 +104,9 @@ def from_image_processor(config: Mapping[str, Any]) -> Preprocessing:
 
 
 def from_open_clip(transform: Any, config: Mapping[str, Any]) -> Preprocessing:
-    """What open_clip's evaluation ``transform`` does: its own geometry, then ToTensor and Normalize as one batch
-    operation.
+    """Preprocessing as open_clip's evaluation ``transform`` does it; ToTensor and Normalize become one operation per batch.
 
-    ``config`` is the model's ``preprocess_cfg``, which names it.
+    ``config`` is the model's ``preprocess_cfg``; the preprocessing's name comes from it.
     """
     from torchvision.transforms import Compose, Normalize
 

@@ -1,4 +1,4 @@
-"""What the pipeline asks of a similarity model, and how one is found from its settings.
+"""The methods that the pipeline needs of a similarity model, and the function that loads one from its settings.
 
 An encoder is a name that changes whenever its vectors would, a width, and two methods from pictures or texts to unit
 vectors. Adding a kind means one module with one class and one line in ``KINDS``.
@@ -59,10 +59,11 @@ KINDS = {
 
 
 def load_encoder(settings: EncoderSettings, signal: str, lake_root: Path) -> Encoder:
-    """Load the model for ``signal``; ``towers/<name>`` is looked for inside the lake, then as a local folder, then on
-    the hub.
+    """Load the model of ``settings`` for ``signal``: from inside the lake (``towers/<name>``), a local folder, or the hub.
 
     Raises UserError where the model cannot be found, or where the signal needs a text tower and the model has none.
+
+    >>> load_encoder(profile.encoders["caption"], "caption", lake.root).encode_texts(["a red circle"]).shape
     """
     module, _, name = KINDS[settings.kind].partition(":")
     return getattr(import_module(module), name).load(settings, signal, locate(settings, lake_root))

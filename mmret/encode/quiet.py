@@ -1,5 +1,4 @@
-"""transformers draws progress bars and prints advice of its own; a command that reports its progress does not want
-them."""
+"""Turns off the progress bars and advice that transformers prints, because our commands report their progress themselves."""
 
 from __future__ import annotations
 

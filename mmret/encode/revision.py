@@ -1,4 +1,4 @@
-"""What a model folder is called by: the digest of the files that decide its vectors."""
+"""Names a model folder by the digest of the files that decide its vectors, so that changed weights count as another model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model"}
 
 
 def folder_revision(folder: Path) -> str:
-    """12 hex digits that change with any weight, configuration or vocabulary file of ``folder`` (or with a single
-    file).
+    """12 hex digits that change with any weight, configuration or vocabulary file in ``folder``, which may be one file.
 
     Costs one read of the files (1 to 2 GB/s); repeated calls on unchanged files are free.
     """

@@ -1,8 +1,8 @@
-"""The stages `clip_image`, `dino_image` and `caption`: compute the vectors of a shard that are missing under the model's name
-and store them as float16 in Lance. They are read back by :mod:`mmret.encode.vectors`.
+"""The stages `clip_image`, `dino_image` and `caption`: compute the vectors of a shard and store them as float16 in Lance.
 
-Work is ``wanted - have`` by (image, model), stored about every 2,048 rows or 30 s: a crash loses at most that, and a
-changed model never mixes with the old one's vectors, for every row says which model made it and readers ask for one.
+Only images without a vector of this model are encoded. Vectors are stored about every 2,048 rows or 30 s, so a crash loses
+at most that. Every row says which model computed it and readers ask for one model, so vectors of two models never mix.
+They are read back by :mod:`mmret.encode.vectors`. Cost: one forward pass a picture or caption.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from mmret import progress
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stream import image_vectors, text_vectors
-from mmret.encode.vectors import rows_of, table_name
+from mmret.encode.vectors import shard_filter, table_name
 from mmret.errors import UserError
 from mmret.ingest.images import read_images
 from mmret.lake import Lake
@@ -31,10 +31,12 @@ _UNIT = 1e-3
 def encode_shard(
     lake: Lake, shard: str, signal: str, settings: EncoderSettings, inputs: str, encoder: Encoder | None = None
 ) -> dict[str, int | str]:
-    """Complete the vectors of ``signal`` for a shard and write its Parquet file, which lists the images in their order.
+    """Compute the vectors of ``signal`` that a shard lacks and write its Parquet file, which lists the images in their order.
 
-    Returns ``rows``, ``computed`` (the rest was there), ``truncated`` captions and ``model``. ``encoder``: a loaded
-    one, else it is loaded here. Raises UserError for a vector that is zero or not a number, naming the image.
+    Returns counts ``rows``, ``computed`` (the rest was stored already) and ``truncated`` (captions cut), and ``model``.
+    ``encoder``: None loads the one of ``settings``. Raises UserError for a vector that is zero or not finite, naming the image.
+
+    >>> encode_shard(lake, "shard-00000", "caption", profile.encoders["caption"], fingerprint)["computed"]
     """
     encoder = encoder or load_encoder(settings, signal, lake.root)
     images = lake.read("images", shard, ["image_id", "path", "caption"])
@@ -58,7 +60,7 @@ def encode_shard(
 
 
 def _stored(table: object, shard: str, model: str) -> tuple[list[str], list[bool]]:
-    rows = table.search().where(rows_of(shard, model)).select(["image_id", "truncated"]).limit(None).to_arrow()
+    rows = table.search().where(shard_filter(shard, model)).select(["image_id", "truncated"]).limit(None).to_arrow()
     return rows["image_id"].to_pylist(), rows["truncated"].to_pylist()
 
 

@@ -1,4 +1,4 @@
-"""Keep a model busy: decode, resize and forward so that no core and no GPU waits for another.
+"""Feeds pictures and texts to a model so that neither a core nor the GPU has to wait for another.
 
 On a GPU, threads decode whole batches ahead while one thread drives the model. On a CPU every thread takes a batch
 from bytes to vectors by itself with torch on one thread: decoding overlaps other batches' arithmetic, nothing
@@ -29,12 +29,12 @@ _AHEAD = 2
 
 
 def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """Vectors (n, width) float32 of each batch of image_id, path and data, in order.
+    """Yield each batch (columns image_id, path, data) with its vectors (n, width) float32, in order.
 
     Raises UserError naming the image where one cannot be decoded.
     """
     if encoder.on_cpu:
-        yield from on_every_core(lambda rows: encoder.encode_images(_pixels(encoder, rows)), batches)
+        yield from map_on_cores(lambda rows: encoder.encode_images(_pixels(encoder, rows)), batches)
         return
     workers = os.cpu_count() or 1
     for rows, pixels in in_order(lambda rows: _pixels(encoder, rows).pin_memory(), batches, workers, _AHEAD * workers):
@@ -42,9 +42,9 @@ def image_vectors(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterat
 
 
 def text_vectors(encoder: Encoder, batches: Iterable[list[str]]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Vectors (n, width) float32 of each list of texts, in order."""
+    """Yield each list of n texts with its vectors (n, width) float32, in order."""
     if encoder.on_cpu:
-        yield from on_every_core(encoder.encode_texts, batches)
+        yield from map_on_cores(encoder.encode_texts, batches)
         return
     for texts in batches:
         yield texts, encoder.encode_texts(texts)
@@ -63,8 +63,8 @@ def _pixels(encoder: Encoder, rows: pa.RecordBatch) -> Tensor:
     return torch.stack(pixels)
 
 
-def on_every_core(work: Callable[[Rows], np.ndarray], batches: Iterable[Rows]) -> Iterator[tuple[Rows, np.ndarray]]:
-    """``(batch, work(batch))`` in order, as many batches at a time as torch has threads, each on one of them."""
+def map_on_cores(work: Callable[[Rows], np.ndarray], batches: Iterable[Rows]) -> Iterator[tuple[Rows, np.ndarray]]:
+    """Yield ``(batch, work(batch))`` in order; as many batches at a time as torch has threads, each on one thread."""
     with single_threaded() as cores:
         yield from in_order(work, batches, cores, _AHEAD * cores)
 

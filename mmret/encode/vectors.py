@@ -1,7 +1,7 @@
-"""The vectors of a shard as they were stored: each signal's Parquet file lists the images, a Lance table holds the numbers.
+"""Reads the stored vectors of a shard: each signal's Parquet file lists the images, a Lance table holds the numbers.
 
-Apart from :mod:`mmret.encode.stage`, which makes them, so that whoever reads vectors loads no model's code. Cost: about 1 GB/s
-and the shard's vectors in memory.
+A module apart from :mod:`mmret.encode.stage`, which computes them, so that reading vectors does not import any model's code.
+Cost: about 1 GB/s, and the shard's vectors in memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from mmret.lake import Lake
 
 
 def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.ndarray]:
-    """Image ids of a shard in position order and their (n, width) float16 unit vectors, of the model its Parquet file
-    names.
+    """Image ids of a shard in position order, and their (n, width) float16 unit vectors by the model that its Parquet file names.
 
     Raises UserError where the shard has no vectors yet, or where some that its file lists are gone.
+
+    >>> ids, vectors = read_vectors(lake, "shard-00000", "clip_image")
     """
     facts = lake.facts(signal, shard)
     if facts is None:
@@ -24,7 +25,7 @@ def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.nda
     ids = lake.read(signal, shard, ["image_id"])["image_id"].to_pylist()
     width, model = facts.notes["width"], facts.notes["model"]
     table = vector_table(lake, shard, signal)
-    found = table.search().where(rows_of(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
+    found = table.search().where(shard_filter(shard, model)).select(["image_id", "vector"]).limit(None).to_arrow()
     where = {image_id: row for row, image_id in enumerate(found["image_id"].to_pylist())}
     if gone := [image_id for image_id in ids if image_id not in where]:
         raise UserError(
@@ -41,18 +42,17 @@ def vector_table(lake: Lake, shard: str, signal: str) -> object:
 
 
 def table_name(lake: Lake, signal: str, width: int) -> str:
-    """``signal``, or ``signal_<width>`` where that table holds vectors of another width: a Lance column has one
-    width."""
+    """Name of the Lance table: ``signal``, or ``signal_<width>`` where that one holds vectors of another width."""
     if not lake.has_lance(signal) or lake.lance(signal).schema.field("vector").type.list_size == width:
         return signal
     return f"{signal}_{width}"
 
 
-def rows_of_model(model: str) -> str:
+def model_filter(model: str) -> str:
     """The Lance filter for one model's rows."""
     return f"model = '{model.replace(chr(39), chr(39) * 2)}'"
 
 
-def rows_of(shard: str, model: str) -> str:
+def shard_filter(shard: str, model: str) -> str:
     """The Lance filter for one model's rows of a shard."""
-    return f"shard = '{shard}' AND {rows_of_model(model)}"
+    return f"shard = '{shard}' AND {model_filter(model)}"

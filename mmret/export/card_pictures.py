@@ -19,12 +19,12 @@ def thumbnail(data: bytes, side: int = SIDE) -> bytes:
     """PNG (small pictures, drawings) or JPEG, whichever is smaller, at most ``side`` pixels wide and high, on white."""
     picture = open_rgb(data)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    made = []
+    files = []
     for format_, options in (("PNG", {"optimize": True}), ("JPEG", {"quality": 85})):
         out = io.BytesIO()
         picture.save(out, format_, **options)
-        made.append(out.getvalue())
-    return min(made, key=len)
+        files.append(out.getvalue())
+    return min(files, key=len)
 
 
 def histograms(facts: LakeFacts) -> bytes:

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and whose writing is taken up again where it stopped.
+"""Writes a folder that appears whole or not at all; an export that was interrupted continues where it stopped.
 
 Files are written to ``.<name>.partial`` beside it, each under a temporary name and renamed; a file that is there is complete and
 is not written again. The partial folder belongs to one plan (lake content, format, settings): another plan starts anew.
@@ -13,33 +13,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmret.atomic import in_use, replacing, write_text
+from mmret.atomic import lock_unless_used, replacing, write_text
 from mmret.errors import UserError
 
 _PLAN = ".plan"
 
 
-class Work:
-    """The folder being written. ``written`` counts files made by this call, ``reused`` those that an earlier one had finished."""
+class ExportFolder:
+    """The folder being written. ``files_written`` counts files of this call, ``files_reused`` those of an earlier call."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.written = self.reused = 0
+        self.files_written = self.files_reused = 0
 
     def file(self, name: str, write: Callable[[Path], object]) -> None:
         """Make file ``name`` (relative, of parts that the project chose) by ``write(path)``, unless it is there."""
         path = self.folder / name
         if path.is_file():
-            self.reused += 1
+            self.files_reused += 1
             return
         with replacing(path) as aside:
             write(aside)
-        self.written += 1
+        self.files_written += 1
 
 
 @contextmanager
-def whole_folder(out: Path, identity: str) -> Iterator[Work]:
-    """Give a :class:`Work`; on leaving without an error its folder becomes ``out``. An error keeps what was written.
+def whole_folder(out: Path, identity: str) -> Iterator[ExportFolder]:
+    """Give a :class:`ExportFolder`; on leaving without an error its folder becomes ``out``. An error keeps what was written.
 
     Raises UserError where ``out`` exists, or while another process writes to it.
     """
@@ -48,11 +48,11 @@ def whole_folder(out: Path, identity: str) -> Iterator[Work]:
         raise UserError(f"{out} exists already; give a folder that does not")
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with in_use(partial) as used:
+    with lock_unless_used(partial) as used:
         if used:
             raise UserError(f"another process is writing {out}")
         _start_or_resume(partial, identity)
-        yield Work(partial)
+        yield ExportFolder(partial)
         (partial / _PLAN).unlink()
         os.replace(partial, out)
 

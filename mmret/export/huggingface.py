@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mmret import progress
 from mmret.curation.licences import MAIN
-from mmret.export.folder import Work, whole_folder
+from mmret.export.folder import ExportFolder, whole_folder
 from mmret.export.megapairs import set_folder
 from mmret.export.pictures import BATCH, batches, mean_bytes, pictures, suffix
 from mmret.export.rows import ExportSettings, Piece, Plan, plan, triplets
@@ -26,7 +26,7 @@ from mmret.schemas import TRIPLETS
 from mmret.settings import Profile
 
 GROUP_BYTES = 32 * 2**20
-"""Of pictures in a row group, about."""
+"""About how many bytes of pictures a row group has."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGES = pa.schema(
@@ -55,31 +55,37 @@ def export_huggingface(lake: Lake, profile: Profile, out: Path, settings: Export
     from mmret.export.data_card import ExportFacts, write_data_card
 
     settings = settings or ExportSettings()
-    made = plan(lake, settings, "huggingface 1")
+    export_plan = plan(lake, settings, "huggingface 1")
     mean = mean_bytes(lake)
     per_row = {"rows": 2 * mean, "once": 64}[settings.pictures] + 512
-    with whole_folder(out, made.identity) as work:
-        pieces = made.pieces(max(1, settings.file_bytes // per_row))
+    with whole_folder(out, export_plan.identity) as work:
+        pieces = export_plan.pieces(max(1, settings.file_bytes // per_row))
         for at, piece in enumerate(pieces):
-            work.file(triplet_file(piece), lambda path, p=piece: _write(path, ROWS[settings.pictures], _triplets(lake, made, p)))
+            work.file(
+                triplet_file(piece), lambda path, p=piece: _write(path, ROWS[settings.pictures], _triplets(lake, export_plan, p))
+            )
             progress.advance("export", at + 1, len(pieces))
-        for name in made.sets():
-            _images(lake, work, name, made.images[name], max(1, settings.file_bytes // (mean + 512)))
-        facts = ExportFacts("huggingface", made, configurations(made, work.folder))
+        for name in export_plan.sets():
+            _images(lake, work, name, export_plan.images[name], max(1, settings.file_bytes // (mean + 512)))
+        facts = ExportFacts("huggingface", export_plan, configurations(export_plan, work.folder))
         write_data_card(lake, profile, work.folder / "README.md", facts)
-    return made
+    return export_plan
 
 
 def triplet_file(piece: Piece) -> str:
     return f"{set_folder(piece.set)}triplets/{piece.split}-{piece.shard}-{piece.number:05d}.parquet"
 
 
-def configurations(made: Plan, folder: Path) -> list[dict[str, Any]]:
-    """``configs`` of the card: what `datasets` finds where; a split without rows has no files and is left out."""
+def configurations(export_plan: Plan, folder: Path) -> list[dict[str, Any]]:
+    """``configs`` of the card: the files of every data set and split; a split without rows has no files and is left out."""
     found: list[dict[str, Any]] = []
-    for name in made.sets():
+    for name in export_plan.sets():
         ending, inside = ("", "") if name == MAIN else (f"_{name}", f"{name}/")
-        files = [{"split": s, "path": f"{inside}triplets/{s}-*.parquet"} for s in made.settings.splits if made.count(name, s)]
+        files = [
+            {"split": s, "path": f"{inside}triplets/{s}-*.parquet"}
+            for s in export_plan.settings.splits
+            if export_plan.count(name, s)
+        ]
         if files:
             found.append({"config_name": f"triplets{ending}", "data_files": files, **({"default": True} if not found else {})})
         if any((folder / inside / "images").glob("*.parquet")):
@@ -88,9 +94,9 @@ def configurations(made: Plan, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _triplets(lake: Lake, made: Plan, piece: Piece) -> Iterator[pa.Table]:
-    rows = triplets(lake, piece.shard, made.settings)[piece.set, piece.split].slice(piece.start, piece.rows)
-    if made.settings.pictures == "once":
+def _triplets(lake: Lake, export_plan: Plan, piece: Piece) -> Iterator[pa.Table]:
+    rows = triplets(lake, piece.shard, export_plan.settings)[piece.set, piece.split].slice(piece.start, piece.rows)
+    if export_plan.settings.pictures == "once":
         yield rows
         return
     for start in range(0, rows.num_rows, BATCH // 2):
@@ -100,7 +106,7 @@ def _triplets(lake: Lake, made: Plan, piece: Piece) -> Iterator[pa.Table]:
         yield pa.Table.from_arrays([*columns, *some.columns], schema=ROWS["rows"])
 
 
-def _images(lake: Lake, work: Work, name: str, ids: pa.Array, per_file: int) -> None:
+def _images(lake: Lake, work: ExportFolder, name: str, ids: pa.Array, per_file: int) -> None:
     def tables(some: pa.Array) -> Iterator[pa.Table]:
         for rows in batches(lake, some):
             yield pa.Table.from_pylist([{**row, "image": _image(row)} for row in rows], schema=IMAGES)

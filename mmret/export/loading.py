@@ -31,4 +31,4 @@ triplets = (webdataset.WebDataset(sorted(glob.glob("FOLDER/train-*.tar")), shard
 
 A sample's `json` has the fields below; `negative1.<ext>` and so on are the pictures of its first mined hard negatives.""",
 }
-"""By format, as Markdown."""
+"""How to load an export, as Markdown, by format."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mmret import progress
 from mmret.curation.licences import MAIN
-from mmret.export.folder import Work, whole_folder
-from mmret.export.pictures import Names, batches
+from mmret.export.folder import ExportFolder, whole_folder
+from mmret.export.pictures import PictureNames, batches
 from mmret.export.rows import ExportSettings, Plan, plan, triplets
 from mmret.lake import Lake
 from mmret.settings import Profile
@@ -28,14 +28,16 @@ def export_megapairs(lake: Lake, profile: Profile, out: Path, settings: ExportSe
     ``out`` exists or there is nothing to export.
     """
     settings = settings or ExportSettings()
-    made = plan(lake, settings, "megapairs 2")
-    with whole_folder(out, made.identity) as work:
-        names = Names(lake)
-        for name in made.sets():
+    export_plan = plan(lake, settings, "megapairs 2")
+    with whole_folder(out, export_plan.identity) as work:
+        names = PictureNames(lake)
+        for name in export_plan.sets():
             for split in settings.splits:
-                work.file(f"{set_folder(name)}{split}.jsonl", lambda path, n=name, s=split: _lines(lake, made, path, (n, s), names))
-            _pictures(lake, work, made, name, names)
-    return made
+                work.file(
+                    f"{set_folder(name)}{split}.jsonl", lambda path, n=name, s=split: _lines(lake, export_plan, path, (n, s), names)
+                )
+            _pictures(lake, work, export_plan, name, names)
+    return export_plan
 
 
 def set_folder(name: str) -> str:
@@ -48,10 +50,10 @@ def json_line(record: object) -> str:
     return json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS)
 
 
-def _lines(lake: Lake, made: Plan, path: Path, key: tuple[str, str], names: Names) -> None:
+def _lines(lake: Lake, export_plan: Plan, path: Path, key: tuple[str, str], names: PictureNames) -> None:
     with open(path, "w", encoding="utf-8") as lines:
-        for shard, count in made.rows.get(key, {}).items():
-            rows = triplets(lake, shard, made.settings)[key].to_pylist() if count else []
+        for shard, count in export_plan.rows.get(key, {}).items():
+            rows = triplets(lake, shard, export_plan.settings)[key].to_pylist() if count else []
             name = {
                 i: f"{i[:2]}/{n}"
                 for i, n in names.of([i for r in rows for i in (r["query_id"], r["target_id"], *r["hard_negatives"])]).items()
@@ -66,8 +68,8 @@ def _lines(lake: Lake, made: Plan, path: Path, key: tuple[str, str], names: Name
                 lines.write(json_line(record) + "\n")
 
 
-def _pictures(lake: Lake, work: Work, made: Plan, name: str, names: Names) -> None:
-    wanted, done = made.images[name], 0
+def _pictures(lake: Lake, work: ExportFolder, export_plan: Plan, name: str, names: PictureNames) -> None:
+    wanted, done = export_plan.images[name], 0
     for start in range(0, len(wanted), 1024):
         paths = {i: f"{set_folder(name)}images/{i[:2]}/{n}" for i, n in names.of(wanted[start : start + 1024]).items()}
         missing = [i for i, path in paths.items() if not (work.folder / path).is_file()]

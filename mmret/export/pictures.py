@@ -29,7 +29,7 @@ def suffix(format_: str | None) -> str:
     return _SUFFIX.get(plain, plain or "bin")
 
 
-class Names:
+class PictureNames:
     """File names of pictures by id: ``<id>.<extension>``; folders of two digits are for the format to add."""
 
     def __init__(self, lake: Lake):

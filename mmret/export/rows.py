@@ -93,7 +93,9 @@ def plan(lake: Lake, settings: ExportSettings, format_: str) -> Plan:
     if not shards:
         raise UserError(f"{lake.root} has no triplets yet: run `mmret run --lake {lake.root}` first")
     digests = [(t, p, lake.facts(t, p).digest) for t in ("triplets", "images") for p in lake.partitions(t)]
-    made = Plan(settings, fingerprint(format_, settings.model_dump(), digests, decisions_fingerprint(lake, settings.decisions)))
+    export_plan = Plan(
+        settings, fingerprint(format_, settings.model_dump(), digests, decisions_fingerprint(lake, settings.decisions))
+    )
     images: dict[str, list[pa.Array]] = {MAIN: []}
     total = 0
     for shard in shards:
@@ -101,15 +103,15 @@ def plan(lake: Lake, settings: ExportSettings, format_: str) -> Plan:
         total += facts.rows if facts else 0
         for (name, split), rows in triplets(lake, shard, settings).items():
             if rows.num_rows or name == MAIN:
-                made.rows.setdefault((name, split), Counter())[shard] += rows.num_rows
+                export_plan.rows.setdefault((name, split), Counter())[shard] += rows.num_rows
                 images.setdefault(name, []).append(_image_ids(rows))
         images = {name: [pc.unique(pa.chunked_array(parts, pa.string()))] for name, parts in images.items()}
-    made.images = {name: parts[0].take(pc.array_sort_indices(parts[0])) for name, parts in images.items()}
-    written = sum(made.count(*key) for key in made.rows)
+    export_plan.images = {name: parts[0].take(pc.array_sort_indices(parts[0])) for name, parts in images.items()}
+    written = sum(export_plan.count(*key) for key in export_plan.rows)
     if not written:
         raise UserError(f"nothing to export: of {total:,} triplets none is left after split, licences and decisions")
-    made.left_out = _left_out(lake, settings, total, written)
-    return made
+    export_plan.left_out = _left_out(lake, settings, total, written)
+    return export_plan
 
 
 def _image_ids(rows: pa.Table) -> pa.Array:

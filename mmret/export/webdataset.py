@@ -30,32 +30,32 @@ def export_webdataset(lake: Lake, profile: Profile, out: Path, settings: ExportS
     from mmret.export.data_card import ExportFacts, write_data_card
 
     settings = settings or ExportSettings()
-    made = plan(lake, settings, "webdataset 1")
-    pieces = made.pieces(max(1, settings.file_bytes // ((2 + settings.negatives) * mean_bytes(lake) + 2048)))
-    with whole_folder(out, made.identity) as work:
+    export_plan = plan(lake, settings, "webdataset 1")
+    pieces = export_plan.pieces(max(1, settings.file_bytes // ((2 + settings.negatives) * mean_bytes(lake) + 2048)))
+    with whole_folder(out, export_plan.identity) as work:
         for at, piece in enumerate(pieces):
             name = f"{set_folder(piece.set)}{piece.split}-{piece.number:06d}.tar"
-            work.file(name, lambda path, p=piece: _write(lake, made, p, path))
+            work.file(name, lambda path, p=piece: _write(lake, export_plan, p, path))
             progress.advance("export", at + 1, len(pieces))
-        write_data_card(lake, profile, work.folder / "README.md", ExportFacts("webdataset", made))
-    return made
+        write_data_card(lake, profile, work.folder / "README.md", ExportFacts("webdataset", export_plan))
+    return export_plan
 
 
-def _write(lake: Lake, made: Plan, piece: Piece, path: Path) -> None:
+def _write(lake: Lake, export_plan: Plan, piece: Piece, path: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for key, files in _samples(lake, made, piece):
+        for key, files in _samples(lake, export_plan, piece):
             for name in sorted(files):
                 entry = tarfile.TarInfo(f"{key}.{name}")
                 entry.size, entry.mode = len(files[name]), 0o644
                 tar.addfile(entry, io.BytesIO(files[name]))
 
 
-def _samples(lake: Lake, made: Plan, piece: Piece) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(lake: Lake, export_plan: Plan, piece: Piece) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and files of every sample."""
-    rows = triplets(lake, piece.shard, made.settings)[piece.set, piece.split].slice(piece.start, piece.rows)
+    rows = triplets(lake, piece.shard, export_plan.settings)[piece.set, piece.split].slice(piece.start, piece.rows)
     for start in range(0, rows.num_rows, _ROWS):
         some = rows.slice(start, _ROWS).to_pylist()
-        shown = [_roles(row, made.settings.negatives) for row in some]
+        shown = [_roles(row, export_plan.settings.negatives) for row in some]
         found = pictures(lake, [i for roles in shown for i in roles.values()])
         for row, roles in zip(some, shown, strict=True):
             files = {f"{role}.{suffix(found[i]['format'])}": found[i]["data"] for role, i in roles.items()}

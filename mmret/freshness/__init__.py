@@ -1,1 +1,1 @@
-"""What is stale and why: what every partition would be computed from now, compared with what it was computed from."""
+"""Finds what is stale and why: compares what a partition would be computed from now with what it was computed from."""

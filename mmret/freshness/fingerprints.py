@@ -1,22 +1,23 @@
-"""What a partition would be computed from now, and whether it has to be computed again.
+"""The fingerprint of what a partition would be computed from now, by which one knows whether to compute it again.
 
-The fingerprint of a partition is that of its stage's version, the settings it reads and the content of the partitions it reads
-(:mod:`mmret.stages`); it is compared with the one recorded in its file. Upstream enters by the digest of its content, so a change
-that alters nothing (a merge that found no better neighbour) stops there. Costs one Parquet footer per upstream partition.
+A fingerprint is a hash of the stage's version, the settings it reads and the partitions it reads (:mod:`mmret.stages`). It is
+compared with the one recorded in the partition's file. Partitions that are read enter by the digest of their content: where
+one was computed again with the same result (a merge that found no better neighbour), nothing after it becomes stale. Costs one
+Parquet footer per partition read.
 """
 
 from __future__ import annotations
 
-from mmret.lake import IMPORTED, Facts, Lake
+from mmret.lake import IMPORT_PREFIX, Facts, Lake
 from mmret.lake.inputs import Inputs, linked_shards
 from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED, Reads
 
 
 def upstream_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
-    """(table, partition) of everything that ``partition`` of ``table`` is computed from, there or not."""
+    """(table, partition) of all that ``partition`` of ``table`` is computed from, whether it exists yet or not."""
     stage = STAGES[table]
-    reads = (*stage.reads, *stage.sometimes_reads(profile, partition))
+    reads = (*stage.reads, *stage.conditional_reads(profile, partition))
     return [(read.table, part) for read in reads if not read.pinned for part in _partitions(lake, read, partition)]
 
 
@@ -29,7 +30,7 @@ def _partitions(lake: Lake, read: Reads, partition: str) -> list[str]:
         return [UNPARTITIONED]
     shards = lake.shards()
     if read.scope == "all":
-        return [*shards, *(p for p in lake.partitions(read.table) if p.startswith(IMPORTED))]
+        return [*shards, *(p for p in lake.partitions(read.table) if p.startswith(IMPORT_PREFIX))]
     if read.scope == "linked":
         return linked_shards(lake, read.via, partition)
     return [s for s in shards if (s <= partition if read.scope == "up_to" else s >= partition)]
@@ -44,12 +45,15 @@ def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTI
         if facts is None:
             return None
         upstream.append((name, part, facts))
-    values = stage.fingerprinted(profile, partition)
+    values = stage.fingerprint_settings(profile, partition)
     return Inputs(table, stage.version, values, tuple(upstream), stage.decisions(lake, profile, partition))
 
 
 def fingerprint_now(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> str | None:
-    """Fingerprint that ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
+    """Fingerprint of what ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing.
+
+    >>> fingerprint_now(lake, profile, "pairs", "shard-00000") == lake.facts("pairs", "shard-00000").inputs
+    """
     inputs = inputs_of(lake, profile, table, partition)
     return inputs and inputs.fingerprint
 
@@ -59,4 +63,4 @@ def current_facts(lake: Lake, profile: Profile, table: str, partition: str = UNP
     facts = lake.facts(table, partition)
     if facts is None or facts.inputs != fingerprint_now(lake, profile, table, partition):
         return None
-    return None if STAGES[table].unfinished(profile, facts) else facts
+    return None if STAGES[table].needs_retry(profile, facts) else facts

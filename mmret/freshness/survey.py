@@ -24,15 +24,15 @@ from mmret.stages import RUNS, STAGES, UNPARTITIONED
 
 State = Literal["current", "follows", "stale", "missing"]
 
-_SHOWN = 60  # characters of a setting's value
+_MAX_VALUE_CHARACTERS = 60  # characters of a setting's value
 
 RETRY_SECONDS = 3600
-"""How long schedules and sensors leave requests alone that got no answer; a person's `mmret run` sends them at once."""
+"""How long schedules and sensors wait before they send unanswered requests again; a person's `mmret run` sends them at once."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One partition. ``follows``: current by what is there, to be looked at again once something before it is redone.
+    """The state of one partition. ``follows``: it fits what it reads as that is now, but some of that is to be computed again.
 
     ``waits_for``: stages it reads that are still to be computed, apart from those of its own run in the same partition.
     """
@@ -42,13 +42,13 @@ class Status:
     state: State
     reasons: tuple[str, ...] = ()
     waits_for: tuple[str, ...] = ()
-    rests: bool = False
-    """Only requests without an answer are to be sent again, and the last try was not long ago: nothing by itself tries so soon."""
+    retry_later: bool = False
+    """Stale only because requests got no answer, and the last try was not long ago: automation waits before it tries again."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Stages of one partition that can be computed now, in this order, and why the first of them is not current."""
+    """Tables of one partition that can be computed now, in this order; ``reasons``: why the first of them is not current."""
 
     tables: tuple[str, ...]
     partition: str
@@ -56,7 +56,7 @@ class Work:
 
 
 class Snapshot(Lake):
-    """The lake as it was when looked at: each fact is read once."""
+    """A lake whose facts are each read once and then remembered, so that one survey sees one state."""
 
     def __init__(self, root: str | Path):
         super().__init__(root)
@@ -65,7 +65,7 @@ class Snapshot(Lake):
 
 
 def partitions_of(lake: Lake, profile: Profile, table: str) -> list[str]:
-    """Partitions ``table`` should have: shards, the whole, or the recipes that are trained by default or were trained."""
+    """Partitions that ``table`` should have: the shards, the one called ``all``, or the recipes that are or were trained."""
     partitions = STAGES[table].partitions
     if partitions == "whole":
         return [UNPARTITIONED]
@@ -76,7 +76,10 @@ def partitions_of(lake: Lake, profile: Profile, table: str) -> list[str]:
 
 
 def survey(lake: Lake, profile: Profile) -> list[Status]:
-    """Every partition of every stage, in the order they are computed in."""
+    """The state of every partition of every stage, in the order they are computed in.
+
+    >>> [(s.table, s.partition, s.reasons) for s in survey(lake, profile) if s.state == "stale"]
+    """
     lake = Snapshot(lake.root)
     unfinished: set[tuple[str, str]] = set()
     found = []
@@ -84,7 +87,7 @@ def survey(lake: Lake, profile: Profile) -> list[Status]:
         for table in run:
             for partition in partitions_of(lake, profile, table):
                 status = _status(lake, profile, table, partition, run, unfinished)
-                if status.state != "current" and not status.rests:
+                if status.state != "current" and not status.retry_later:
                     unfinished.add((table, partition))
                 found.append(status)
     return found
@@ -104,17 +107,17 @@ def _status(
         return Status(table, partition, "stale", ("something it reads is missing", *first), waits_for)
     if facts.inputs != inputs.fingerprint:
         return Status(table, partition, "stale", tuple(differences(read_inputs(lake, facts.inputs), inputs)), waits_for)
-    if STAGES[table].unfinished(profile, facts):
+    if STAGES[table].needs_retry(profile, facts):
         tried = time.time() - facts.written / 1e9
         why = f"{facts.notes['unanswered']:,} requests got no answer"
-        return Status(table, partition, "stale", (why, *first), waits_for, rests=not pending and tried < RETRY_SECONDS)
+        return Status(table, partition, "stale", (why, *first), waits_for, retry_later=not pending and tried < RETRY_SECONDS)
     if pending:
         return Status(table, partition, "follows", first, waits_for)
     return Status(table, partition, "current")
 
 
 def differences(before: dict[str, Any] | None, now: Inputs) -> list[str]:
-    """In words, what a partition would be computed from now that it was not computed from ``before``."""
+    """What changed between the recorded inputs ``before`` and ``now``, in words, one line a difference."""
     if before is None:
         return ["computed from other inputs (which ones was not recorded)"]
     reasons = []
@@ -147,16 +150,19 @@ def _changed(name: str, old: Any, new: Any) -> list[str]:
     if old == new:
         return []
     before, after = (
-        text if len(text := json.dumps(v, ensure_ascii=False)) <= _SHOWN else text[: _SHOWN - 1] + "…" for v in (old, new)
+        text if len(text := json.dumps(v, ensure_ascii=False)) <= _MAX_VALUE_CHARACTERS else text[: _MAX_VALUE_CHARACTERS - 1] + "…"
+        for v in (old, new)
     )
     return [f"{name}: {before} → {after}"]
 
 
 def due(statuses: Iterable[Status], *, together: bool = False) -> list[Work]:
-    """What can be computed now, run by run and partition by partition; the rest waits for it.
+    """The work that can be done now, by run and partition; what is left out waits for it.
 
-    With ``together``, a stage may also count on its own run's work in *other* partitions, as a Dagster backfill does,
-    which puts them in order; without, everything returned may run at once.
+    By default everything returned may run at the same time. With ``together``, the caller runs it in order, as a Dagster
+    backfill does: then a stage may also wait for work of its own run in *other* partitions.
+
+    >>> due(survey(lake, profile))[0].tables
     """
     statuses = list(statuses)
     at = {(s.table, s.partition): s for s in statuses}
@@ -166,7 +172,7 @@ def due(statuses: Iterable[Status], *, together: bool = False) -> list[Work]:
             tables: list[str] = []
             for table in run:
                 status = at[(table, partition)]
-                if status.state == "current" or status.rests:
+                if status.state == "current" or status.retry_later:
                     continue
                 if [t for t in status.waits_for if not (together and t in run)]:
                     break
@@ -178,8 +184,9 @@ def due(statuses: Iterable[Status], *, together: bool = False) -> list[Work]:
 
 
 def new_pairs(lake: Lake, recipe: str) -> int:
-    """Triplets there are, imported ones included, beyond those that the checkpoint of ``recipe`` was offered; all of them where
-    there is no checkpoint. A partition that shrank takes nothing from what others gained.
+    """How many triplets, imported ones included, are new since the checkpoint of ``recipe`` was trained; all if there is none.
+
+    Counted by partition: one that has fewer rows than before counts as 0, not less.
     """
     rows = {p: facts.rows for p in lake.partitions("triplets") if (facts := lake.facts("triplets", p))}
     trained = lake.facts("checkpoints", recipe)

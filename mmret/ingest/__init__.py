@@ -1,1 +1,1 @@
-"""From folders, manifests, tars and releases to sealed shards of pictures; what cannot be taken is a reject with a reason."""
+"""Takes pictures from folders, manifests, tars and releases into sealed shards; what cannot be used is a reject with a reason."""

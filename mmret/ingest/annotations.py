@@ -1,7 +1,7 @@
-"""Read MegaPairs' released annotations line by line; a line that cannot be used is a value with a reason, not a crash.
+"""Reads MegaPairs' released annotations line by line; a line that cannot be used does not stop it but is returned with a reason.
 
 A line is ``{"q_img", "q_text": [...], "t_img", "hns": [...]}`` with paths relative to the folder of pictures; some third-party
-files say ``q_texts``, and both may be one string. One line is held at a time.
+files say ``q_texts``, and both may be one string. Memory: one line at a time.
 """
 
 from __future__ import annotations

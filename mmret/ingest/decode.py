@@ -1,4 +1,4 @@
-"""One way from the bytes of a file to 8-bit RGB pixels, and one exception for every file that has none.
+"""Decodes the bytes of a file to 8-bit RGB pixels, the same for every stage, with one exception for whatever cannot be decoded.
 
 Pictures of a crawled corpus are truncated, 16 bits deep, rotated by a tag, animated, or made to exhaust memory; every
 stage that looks at pixels goes through :func:`open_rgb`, so that all of them see the same picture. The number of pixels
@@ -18,7 +18,8 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from mmret.settings import IngestSettings
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO")
-"""What is decoded (JPEG includes MPO). A closed list: other plugins start programs (EPS) or take any bytes (TGA)."""
+"""Formats that are decoded (JPEG includes MPO), and no others: some of Pillow's plugins start programs (EPS) or take any bytes
+for a picture (TGA)."""
 
 ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 """Formats whose frames are an animation; the frames of MPO and TIFF are pages or views."""

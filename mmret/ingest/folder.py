@@ -1,8 +1,7 @@
 """Pictures in a folder: named by a manifest, captioned by side-car ``.txt`` files, or packed in WebDataset tars.
 
-Nothing outside the folder is ever opened: every path is resolved, links followed only to see where they lead, and
-refused where that is elsewhere. Cost: one ``lstat`` a file, parents resolved once; sorting holds the names of one
-directory at a time.
+No file outside the folder is ever opened: every path is resolved, and refused if it, or the target of a link in it, lies
+elsewhere. Cost: one ``lstat`` a file, and each parent folder resolved once; memory the names of one directory at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from mmret.ingest.decode import Unreadable
 from mmret.ingest.manifest_files import read_manifest
 from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, row_of_columns
 from mmret.ingest.spill import SpillSet
-from mmret.ingest.webdataset import TarSource, caption_text, leaves
+from mmret.ingest.webdataset import TarSource, caption_text, is_outside
 
 _CAPTION_BYTES = 2**20
 
@@ -50,7 +49,7 @@ class Folder:
 
         Raises Unreadable: ``unsafe_path``, ``missing_file``, ``not_a_file`` or ``unreadable``.
         """
-        if leaves(path):
+        if is_outside(path):
             raise Unreadable("unsafe_path", "the path leaves the folder")
         try:
             real, found = self._resolve(os.path.normpath(path))
@@ -66,9 +65,9 @@ class Folder:
         return real, found
 
     def row_of_file(self, row: Row, seen: SpillSet | None = None) -> Row:
-        """``row`` with size and time of its file, or the reason why it has none.
+        """``row`` with size and time of its file, or with the reason why it has no file.
 
-        The names under which a walk would meet the file, as a link or where it really lies, go to ``seen``.
+        The paths under which :meth:`walk` would list the file (its own, and that of a link's target) are added to ``seen``.
         """
         if seen is not None:
             seen.add(os.path.normpath(row.path.replace("\\", "/")))
@@ -81,9 +80,11 @@ class Folder:
         return replace(row, size=found.st_size, mtime_ns=found.st_mtime_ns)
 
     def walk(self, suffixes: tuple[str, ...]) -> Iterator[tuple[str, set[str]]]:
-        """Relative paths with one of ``suffixes``, in a fixed order, each with the names in its directory; hidden
-        ones are passed over and linked directories not entered. Directories that lead outside or cannot be read are
-        given too, so that they are refused and not lost."""
+        """Yield relative paths with one of ``suffixes``, in a fixed order, each with the names in its directory.
+
+        Hidden files and folders are skipped and linked directories not entered. A directory that leads outside or cannot be
+        read is yielded too, so that it becomes a reject and is not lost.
+        """
         closed: list[OSError] = []
         for directory, inner, names in os.walk(self._real, onerror=closed.append):
             inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
@@ -188,7 +189,7 @@ class FolderSource(Folder):
 
 
 def _stored_name(row: Row) -> Row:
-    """A file name that is not UTF-8 cannot be written into a table: refused, its bytes shown escaped."""
+    """``row``, refused if its file name is not UTF-8 and so cannot be written into a table; the name is then escaped."""
     if encodable(row.path):
         return row
     shown = os.fsencode(row.path).decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""The Lance side of a shard's pictures: which are stored already, which rows must go, and how new ones are appended.
+"""The Lance table of a shard's pictures: finds which are stored already, deletes rows that have to go, appends new ones.
 
-Appends are atomic, one batch each, so a crash loses at most the batch at hand. What is stored is looked up by image id
-before anything is read, so nothing is stored twice. Cost: one pass over the id column (a million ids: 0.4 s).
+Each batch is appended in one commit, so a crash loses at most one batch. Stored pictures are looked up by image id before any
+file is read, so nothing is stored twice. Cost: one pass over the id column (a million ids: 0.4 s).
 """
 
 from __future__ import annotations
@@ -15,31 +15,33 @@ import pyarrow.compute as pc
 
 from mmret.schemas import IMAGES, IMAGES_INDEX
 
-_SCANNED = 16_384  # ids looked at at once
-_DESCRIBED = 4096  # rows described at once
-_UNINDEXED = 20_000  # rows without an entry in the scalar index before it is built again
+_IDS_PER_BATCH = 16_384  # ids looked at at once
+_ROWS_PER_QUERY = 4096  # rows described at once
+_MAX_UNINDEXED = 20_000  # rows without an entry in the scalar index before it is built again
 
 log = logging.getLogger(__name__)
 
 
-def stored_row_ids(table: Any, shard: str, wanted: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]) -> dict[str, int]:
-    """Row ids of those images of ``wanted`` that the table holds.
+def stored_row_ids(
+    table: Any, shard: str, expected: Mapping[str, Any], elsewhere: Callable[[list[str]], set[str]]
+) -> dict[str, int]:
+    """Row ids, by image id, of those images in ``expected`` (keys: image ids) that the table has.
 
-    Rows of this shard that are not wanted, and second copies of one image, are deleted: a shard whose manifest or
-    settings changed leaves nothing behind. ``elsewhere`` tells which of some ids another shard wants; those stay.
+    Other rows of this shard, and second copies of an image, are deleted, so that a shard whose manifest or settings changed
+    leaves nothing behind. Rows stay if their id is among those that ``elsewhere(ids)`` returns: images of other shards.
     """
-    ids = pa.array(list(wanted), pa.string())
+    ids = pa.array(list(expected), pa.string())
     found: dict[str, int] = {}
     stray: dict[int, str] = {}
-    for batch in table.search().select(["image_id", "shard"]).with_row_id(True).to_batches(_SCANNED):
+    for batch in table.search().select(["image_id", "shard"]).with_row_id(True).to_batches(_IDS_PER_BATCH):
         known = pc.is_in(batch["image_id"], ids)
         here = batch.filter(pc.or_(known, pc.equal(batch["shard"], shard)))
         for image_id, row_id in zip(here["image_id"].to_pylist(), here["_rowid"].to_pylist(), strict=True):
-            if image_id in wanted and image_id not in found:
+            if image_id in expected and image_id not in found:
                 found[image_id] = row_id
             else:
                 stray[row_id] = image_id
-    kept = elsewhere(sorted(set(stray.values()) - wanted.keys())) if stray else set()
+    kept = elsewhere(sorted(set(stray.values()) - expected.keys())) if stray else set()
     for some in _pieces([row_id for row_id, image_id in stray.items() if image_id not in kept]):
         table.delete(f"_rowid IN ({', '.join(map(str, some))})")
     return found
@@ -60,7 +62,7 @@ def picture(table: Any, row_id: int) -> bytes:
 
 
 def append(table: Any, rows: Sequence[dict[str, Any]], replacing: bool) -> None:
-    """Store ``rows`` of schema IMAGES in one commit; ``replacing``: some of them are there with other columns."""
+    """Store ``rows`` of schema IMAGES in one commit; ``replacing``: the table may have some of them, with other values."""
     batch = pa.Table.from_pylist(rows, schema=IMAGES)
     if replacing:
         table.merge_insert("image_id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
@@ -75,12 +77,12 @@ def remove(table: Any, image_ids: Sequence[str]) -> None:
 
 
 def index(table: Any) -> None:
-    """Build the scalar index on image_id again where many rows are outside it; look-ups work without, more slowly."""
+    """Rebuild the index on image_id if many rows are not in it yet; those are found without it, but more slowly."""
     from lancedb.index import BTree
 
     built = [i for i in table.list_indices() if i.columns == ["image_id"]]
     outside = table.count_rows() - (built[0].num_indexed_rows or 0 if built else 0)
-    if outside >= _UNINDEXED:
+    if outside >= _MAX_UNINDEXED:
         try:
             table.create_index("image_id", config=BTree(), replace=True)
         except (RuntimeError, OSError, ValueError) as error:  # another shard's run is building it
@@ -88,4 +90,4 @@ def index(table: Any) -> None:
 
 
 def _pieces(items: list[Any]) -> Iterable[list[Any]]:
-    return (items[at : at + _DESCRIBED] for at in range(0, len(items), _DESCRIBED))
+    return (items[at : at + _ROWS_PER_QUERY] for at in range(0, len(items), _ROWS_PER_QUERY))

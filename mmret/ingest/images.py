@@ -1,7 +1,7 @@
-"""The pictures of a lake as they were stored: as a stream in position order, or at random by image id.
+"""Reads the stored pictures of a lake: a shard as a stream in position order, or any of them by image id.
 
-Apart from :mod:`mmret.ingest.stage`, which stores them, so that whoever reads pictures loads nothing that reads sources. Cost:
-about 1 GB/s; memory about ``BATCH_BYTES``.
+A module apart from :mod:`mmret.ingest.stage`, which stores them, so that reading pictures does not import the code that reads
+sources. Cost: about 1 GB/s; memory about ``BATCH_BYTES``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import pyarrow as pa
 from mmret.lake import Lake
 
 BATCH_BYTES = 64 * 2**20
-"""Encoded pictures held at once by one reader or writer; a single larger file still passes, alone."""
+"""Bytes of encoded pictures that one reader or writer has in memory at once; a larger file is handled alone."""
 
-STREAMED = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("path", pa.string()), ("data", pa.large_binary())])
+IMAGE_BATCH = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("path", pa.string()), ("data", pa.large_binary())])
 """Columns of a batch of :func:`read_images`."""
 _LOOKUP = 500  # ids in one filter
 
 
 def read_images(lake: Lake, shard: str, batch_rows: int = 256, ids: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Stream a shard in position order as batches of ``STREAMED``: image_id, caption, path, data.
+    """Stream a shard in position order as batches of ``IMAGE_BATCH``: image_id, caption, path, data.
 
     A batch holds at most ``batch_rows`` rows and about ``BATCH_BYTES`` of pictures, whichever is reached first; ``ids``
     restricts the stream. Reads one snapshot of the table, about 1 GB/s.
@@ -48,9 +48,11 @@ def read_images(lake: Lake, shard: str, batch_rows: int = 256, ids: Collection[s
 
 
 def images_by_id(lake: Lake, ids: Sequence[str]) -> dict[str, bytes]:
-    """Encoded pictures of ``ids``, whatever their shards; an id the lake does not hold is left out.
+    """Encoded pictures by id, from any shard; ids that the lake does not have are left out.
 
     One look-up in the scalar index per 500 ids (about 30 ms for 500 of 300,000).
+
+    >>> open_rgb(images_by_id(lake, [image_id])[image_id])
     """
     table = lake.lance("images")
     unique = list(dict.fromkeys(ids))
@@ -64,9 +66,9 @@ def images_by_id(lake: Lake, ids: Sequence[str]) -> dict[str, bytes]:
 
 
 def _take(table: object, row_ids: list[int], stored: list[str], batch: list[int]) -> pa.RecordBatch:
-    rows = table.take_row_ids([row_ids[at] for at in batch]).select(STREAMED.names).to_arrow()
+    rows = table.take_row_ids([row_ids[at] for at in batch]).select(IMAGE_BATCH.names).to_arrow()
     where = {image_id: i for i, image_id in enumerate(rows["image_id"].to_pylist())}
-    rows = rows.take([where[stored[at]] for at in batch]).select(STREAMED.names).cast(STREAMED)
+    rows = rows.take([where[stored[at]] for at in batch]).select(IMAGE_BATCH.names).cast(IMAGE_BATCH)
     return rows.combine_chunks().to_batches()[0]
 
 

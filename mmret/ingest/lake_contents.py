@@ -1,4 +1,4 @@
-"""What an import knows of the lake it goes into: pictures by content, paths, pairs. Spills to disk, so memory stays flat.
+"""Answers whether a lake has a picture, a path or a pair already, for an import into it. Spills to disk, so memory stays flat.
 
 Filled from the lake's own tables on opening, about 300,000 rows a second.
 """
@@ -15,7 +15,7 @@ from mmret.lake import Lake
 
 
 class LakeContents:
-    """Answers about finished partitions and those added since; a context manager."""
+    """The contents of those partitions of a lake that were added to it; a context manager."""
 
     def __init__(self) -> None:
         self._database = temporary_database()
@@ -26,7 +26,7 @@ class LakeContents:
         ):
             self._database.execute(f"CREATE TABLE {table} WITHOUT ROWID")
 
-    def learn(self, lake: Lake, partition: str, root: str) -> None:
+    def add_partition(self, lake: Lake, partition: str, root: str) -> None:
         """Add the pictures, paths below ``root`` and pairs of a partition that is complete."""
         images = lake.read("images", partition, ["image_id", "licence"]).to_pylist() if lake.facts("images", partition) else []
         self.add_pictures((row["image_id"], row["licence"]) for row in images)
@@ -37,31 +37,31 @@ class LakeContents:
                 self.add_pair(pair)
 
     def add_pictures(self, pictures: Iterable[tuple[str, str | None]]) -> None:
-        """(image_id, licence) of pictures that the lake holds."""
+        """Add pictures that the lake has: (image_id, licence)."""
         self._database.executemany(
             "INSERT OR IGNORE INTO content VALUES (?, ?)", ((bytes.fromhex(i), text) for i, text in pictures)
         )
 
     def add_paths(self, root: str, paths: Iterable[tuple[str, str | None]]) -> None:
-        """(path, image_id, None where it could not be read) of files looked at."""
+        """Add files below ``root`` that were looked at: (path, image_id), the id None if the file could not be read."""
         self._database.executemany(
             "INSERT OR REPLACE INTO paths VALUES (?, ?)",
             ((_key(root, path), image_id and bytes.fromhex(image_id)) for path, image_id in paths),
         )
 
     def add_pair(self, pair_id: str) -> bool:
-        """Whether the pair is new."""
+        """Add a pair; returns whether it was new."""
         return self._database.execute("INSERT OR IGNORE INTO pairs VALUES (?)", (bytes.fromhex(pair_id),)).rowcount == 1
 
-    def holds(self, image_id: str) -> bool:
+    def has_picture(self, image_id: str) -> bool:
         return self._database.execute("SELECT 1 FROM content WHERE id = ?", (bytes.fromhex(image_id),)).fetchone() is not None
 
-    def seen(self, root: str, path: str) -> bool:
-        """Whether the file was looked at, whatever came of it."""
+    def has_path(self, root: str, path: str) -> bool:
+        """Whether the file was looked at, even if it could not be read."""
         return self._database.execute("SELECT 1 FROM paths WHERE key = ?", (_key(root, path),)).fetchone() is not None
 
     def picture(self, root: str, path: str) -> tuple[str, str | None] | None:
-        """Id and licence of the picture that a path names, None where the lake does not hold it."""
+        """Id and licence of the picture at ``path`` below ``root``; None if the lake does not have it."""
         found = self._database.execute(
             "SELECT content.id, licence FROM paths JOIN content ON content.id = paths.id WHERE key = ?", (_key(root, path),)
         ).fetchone()

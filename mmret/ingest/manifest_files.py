@@ -1,4 +1,4 @@
-"""Read a manifest (JSON lines, CSV, TSV or Parquet) record by record; a bad record is a value, not a crash."""
+"""Reads a manifest (JSON lines, CSV, TSV or Parquet) record by record; a bad record does not stop it but is returned as one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mmret.ingest.rows import CAPTION_COLUMNS, IMAGE_COLUMNS
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 NAMES = ("captions", "manifest", "metadata")
-"""Stems looked for first, in this order; ``metadata`` is what Hugging Face's imagefolder writes."""
+"""File names without suffix that are preferred, in this order; Hugging Face's imagefolder writes ``metadata``."""
 
 _LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
-_PEEKED = 100  # records looked at to learn the columns of a JSON-lines file
+_SAMPLE_ROWS = 100  # records looked at to learn the columns of a JSON-lines file
 
 _NOT_PATHS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_nested)
 
 Record = tuple[int, dict[str, Any] | str]
-"""Line number, counted from 1, and the columns, or the text of what is wrong with the line."""
+"""Line number, counted from 1, and the columns of the line, or what is wrong with it as text."""
 
 
 def find_manifest(folder: Path) -> Path | None:
-    """The manifest at the top of ``folder``, or None. Raises UserError where several could be meant."""
+    """The manifest directly inside ``folder``, or None. Raises UserError where there are several to choose from."""
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
     for stem in NAMES:
         for suffix in SUFFIXES:
@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> Iterator[Record]:
 def check_columns(path: Path) -> None:
     """Raise UserError, naming the columns found, where a manifest has no image or no caption column."""
     columns: dict[str, None] = {}
-    for _, record in islice(read_manifest(path), _PEEKED):
+    for _, record in islice(read_manifest(path), _SAMPLE_ROWS):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(map(str, record)))
     for kind, names in (("image", IMAGE_COLUMNS), ("caption", CAPTION_COLUMNS)):

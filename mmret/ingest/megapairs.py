@@ -1,9 +1,9 @@
-"""Import released MegaPairs annotations and their pictures, so that people train on the published triplets beside their own.
+"""Imports released MegaPairs annotations and their pictures, so that people can train on the published triplets and their own.
 
-An annotation file becomes partitions ``import-<file>-00000``, ... of so many lines each: pictures, pairs, instructions and
-triplets that are *given*, not computed, so no stage looks at them again, and training reads them with all others. The lineage
-says where they come from; what the release does not have (captions, descriptions, scores, which signal found a pair) is null, and
-all signals are named, so that every recipe takes them. A line that cannot be used is among the rejects with its reason.
+An annotation file becomes partitions ``import-<hash>-00000``, ... of ``Release.lines`` lines each, with pictures, pairs,
+instructions and triplets. They are imported, not computed, so no stage computes them again; training reads them with all others.
+The lineage says where they come from. What the release does not have (captions, descriptions, scores) is null; as signals that
+found the pair all are named, so that every recipe uses it. A line that cannot be used is among the rejects with its reason.
 Memory is one partition and 64 MiB of look-ups; time is reading each picture twice and decoding it once.
 """
 
@@ -29,14 +29,14 @@ from mmret.ingest.rows import Row
 from mmret.ingest.seal import hash_file
 from mmret.ingest.sources import open_reader
 from mmret.ingest.stage import ingest_shard
-from mmret.lake import IMPORTED, Lake
+from mmret.lake import IMPORT_PREFIX, Lake
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, DESCRIPTIONS, INSTRUCTIONS, PAIRS, SIGNALS, TRIPLETS
 from mmret.settings import Profile
 from mmret.threads import in_order
 
 VERSION = "1"
-_PEEKED = 1000
+_SAMPLE_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,17 @@ class Release:
 
     @property
     def prefix(self) -> str:
-        """Of its partitions: the same file and folder continue where they stopped."""
-        return f"{IMPORTED}{fingerprint(str(self.annotations), str(self.images), self.lines)[:8]}-"
+        """What the names of its partitions begin with. It is the same for the same file and folder, so an import can continue."""
+        return f"{IMPORT_PREFIX}{fingerprint(str(self.annotations), str(self.images), self.lines)[:8]}-"
 
 
 def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) -> dict[str, int]:
     """Import every release; returns counts of lines, triplets, pictures taken, and what was refused by reason.
 
-    Continues where it was cut short, and does nothing where nothing is new. Raises UserError where a file cannot be read, or where
-    none of the first pictures is there, which is a wrong folder rather than missing pictures.
+    An import that was interrupted continues; one that is complete does nothing. Raises UserError where a file cannot be read, or
+    where none of the first pictures exists, since the folder is then likely to be wrong.
+
+    >>> import_release(lake, [Release(Path("megapairs.jsonl"), Path("pictures"))], profile)["triplets"]
     """
     totals: Counter[str] = Counter()
     for release in releases:
@@ -67,14 +69,14 @@ def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) ->
         with LakeContents() as known:
             own = [p for p in lake.partitions("corpus_manifest") if not p.startswith(release.prefix)]
             for partition in own:
-                known.learn(lake, partition, str(release.images))
+                known.add_partition(lake, partition, str(release.images))
             totals.update(_Import(lake, release, profile, known).run())
     return dict(totals)
 
 
 def _look(release: Release) -> None:
     reader, missing = open_reader(str(release.images)), []
-    for row in islice(read_annotations(release.annotations), _PEEKED):
+    for row in islice(read_annotations(release.annotations), _SAMPLE_ROWS):
         if isinstance(row, Annotation):
             _, _, failure = hash_file(reader, Row(row.query))
             if failure is None:
@@ -88,10 +90,10 @@ def _look(release: Release) -> None:
 
 
 class _Import:
-    """One release on its way into a lake."""
+    """The import of one release into a lake."""
 
     def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents):
-        self.lake, self.release, self.profile, self.known = lake, release, profile, known
+        self.lake, self.release, self.profile, self.contents = lake, release, profile, known
         self.root = str(release.images)
         self.reader = open_reader(self.root)
 
@@ -109,7 +111,7 @@ class _Import:
         )
         for partition in self.lake.partitions("triplets"):
             if self._complete(partition, about):
-                self.known.learn(self.lake, partition, self.root)
+                self.contents.add_partition(self.lake, partition, self.root)
         totals: Counter[str] = Counter()
         rows = read_annotations(self.release.annotations)
         for number, chunk in enumerate(iter(lambda: list(islice(rows, self.release.lines)), [])):
@@ -125,13 +127,13 @@ class _Import:
         return facts is not None and facts.inputs == about
 
     def _write(self, partition: str, chunk: list[Annotation | Refusal], about: str) -> None:
-        """One partition, its triplets last: they are the mark that it is complete."""
+        """Write one partition. Its triplets are written last: where they exist the partition is complete."""
         pictures = self._pictures(partition, chunk)
         self.lake.write("corpus_manifest", partition, _table(pictures, CORPUS_MANIFEST), about)
         ingest_shard(self.lake, partition, self.profile.ingest, about)
         taken = self.lake.read("images", partition, ["image_id", "licence"])
-        self.known.add_pictures((r["image_id"], r["licence"]) for r in taken.to_pylist())
-        self.known.add_paths(self.root, ((r["path"], r["image_id"]) for r in pictures))
+        self.contents.add_pictures((r["image_id"], r["licence"]) for r in taken.to_pylist())
+        self.contents.add_paths(self.root, ((r["path"], r["image_id"]) for r in pictures))
         accepted, refused, dropped = self._resolve(chunk)
         if refused:
             lines = [
@@ -179,14 +181,14 @@ class _Import:
         )
 
     def _pictures(self, partition: str, chunk: list[Annotation | Refusal]) -> list[dict[str, Any]]:
-        """Rows of CORPUS_MANIFEST of the files that this partition names first."""
+        """Rows of CORPUS_MANIFEST for the files that this partition is the first to name."""
         named = dict.fromkeys(path for row in chunk if isinstance(row, Annotation) for path in row.pictures())
-        fresh = (Row(path) for path in named if not self.known.seen(self.root, path))
+        fresh = (Row(path) for path in named if not self.contents.has_path(self.root, path))
         rows: list[dict[str, Any]] = []
         first: dict[str, str] = {}
         for row, (image_id, size, failure) in in_order(partial(hash_file, self.reader), fresh):
             reason, detail = (failure.reason, failure.detail) if failure else (None, None)
-            if image_id is not None and self.known.holds(image_id):
+            if image_id is not None and self.contents.has_picture(image_id):
                 reason, detail = "duplicate", "the lake holds this picture already"
             elif image_id is not None and image_id in first:
                 reason, detail = "duplicate", f"same content as {first[image_id]}"
@@ -218,7 +220,7 @@ class _Import:
         }
 
     def _resolve(self, chunk: list[Annotation | Refusal]) -> tuple[list[dict[str, Any]], list[Refusal], int]:
-        """Rows with ids in place of paths, the lines that have none, and how many negatives had no picture."""
+        """Rows with image ids instead of paths, the lines that cannot be used, and how many negatives have no picture."""
         accepted: list[dict[str, Any]] = []
         refused: list[Refusal] = []
         dropped = 0
@@ -227,7 +229,7 @@ class _Import:
             if isinstance(made, Refusal):
                 refused.append(made)
                 continue
-            negatives = [found[0] if (found := self.known.picture(self.root, path)) else None for path in row.negatives]
+            negatives = [found[0] if (found := self.contents.picture(self.root, path)) else None for path in row.negatives]
             dropped += negatives.count(None)
             made["hard_negatives"] = [i for i in dict.fromkeys(negatives) if i not in (None, made["query_id"], made["target_id"])]
             accepted.append(made)
@@ -235,14 +237,14 @@ class _Import:
         return accepted, refused, dropped
 
     def _pair(self, row: Annotation) -> dict[str, Any] | Refusal:
-        query, target = (self.known.picture(self.root, path) for path in (row.query, row.target))
+        query, target = (self.contents.picture(self.root, path) for path in (row.query, row.target))
         if query is None or target is None:
             missing = row.query if query is None else row.target
             return Refusal(row.line, "picture_missing", f"{missing} is missing or cannot be read")
         if query[0] == target[0]:
             return Refusal(row.line, "target_is_the_query", f"{row.target} is the same picture as {row.query}")
         key = pair_id(query[0], target[0])
-        if not self.known.add_pair(key):
+        if not self.contents.add_pair(key):
             return Refusal(row.line, "duplicate_pair", "the lake has a triplet of these two pictures already")
         licences = list(dict.fromkeys((query[1], target[1])))
         licence = licences[0] if len(licences) == 1 else SEPARATOR.join(text or "unknown" for text in licences)

@@ -1,4 +1,4 @@
-"""Columns of the pictures that pairs name, whatever shards they lie in.
+"""Reads columns of the pictures that pairs are made of, from whatever shards those lie in.
 
 Cost: one pass over the columns read of those shards (8,000 images: 10 ms; a million: about 1 s).
 """

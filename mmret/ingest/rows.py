@@ -1,4 +1,4 @@
-"""What every kind of source speaks: rows listed without reading a picture, and files opened by the path a row names."""
+"""The interface of every kind of source: it lists rows without reading a picture, and opens the file of a row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ IMAGE_SUFFIXES = (
     ".heic",
     ".heif",
 )
-"""Names taken for pictures where no manifest says so. HEIC cannot be decoded: it ends as a reject, not unseen."""
+"""Suffixes of files that count as pictures where there is no manifest. HEIC is listed although it cannot be decoded, so that such
+files become rejects and do not go unnoticed."""
 
 IMAGE_COLUMNS = ("image", "file_name", "path", "image_path")
 CAPTION_COLUMNS = ("caption", "text")
@@ -44,9 +45,9 @@ SOURCE_COLUMNS = ("source", "url")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture of a source, or one line of its manifest that cannot be one (then with ``reason``).
+    """One picture of a source, or one line of its manifest that is no picture and has a ``reason``.
 
-    ``size`` (bytes) and ``mtime_ns`` tell whether the content must be hashed again; a source without files has neither.
+    ``size`` (bytes) and ``mtime_ns`` tell whether the content has to be hashed again; rows of a source without files have neither.
     """
 
     path: str
@@ -71,7 +72,7 @@ class Reader(Protocol):
 
 
 class Source(Reader, Protocol):
-    """A reader that can also list. ``root`` is what the corpus manifest records."""
+    """A reader that can also list its rows. ``root`` is the name of the source in the corpus manifest."""
 
     root: str
 

@@ -1,9 +1,9 @@
-"""Seal the rows of the sources into shards that never change, so that a growing corpus costs only what is new.
+"""Seals the rows of the sources into shards that never change, so that a growing corpus costs only what is new.
 
-Listing is compared with what is sealed already by path, size and time; only files that are new in that sense are
-hashed. Which of several equal pictures is the image and which are duplicates is decided here, once, in source order.
-Cost: one ``lstat`` a row, one read of a new file (about 1 GB/s); memory one shard of text rows and 64 MiB, whatever
-the size of the corpus.
+A listed row is compared with the sealed ones by path, size and time; only a file that is new by these is hashed. Of several
+pictures with the same content the first in source order becomes the image and the others its duplicates, once and for all.
+Cost: one ``lstat`` a row, one read of a new file (about 1 GB/s); memory one shard of text rows and 64 MiB, whatever the size
+of the corpus.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed_rows import COLUMNS, SealedRows
 from mmret.ingest.selection import rows_taken
 from mmret.ingest.sources import open_sources
-from mmret.lake import IMPORTED
+from mmret.lake import IMPORT_PREFIX
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
 from mmret.threads import in_order
 
 MANIFEST_COLUMNS = ("shard", *COLUMNS)
-"""The columns of the sealed rows that :func:`seal` reads; captions and extra columns need not be loaded."""
+"""The columns of sealed rows that :func:`seal` needs; captions and extra columns do not have to be loaded."""
 
 _CHUNK = 2**20
 _REPORT_EVERY = 500
@@ -38,14 +38,17 @@ _REPORT_EVERY = 500
 def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Iterator[tuple[str, pa.Table]]:
     """New sealed shards of the sources: (name, rows of CORPUS_MANIFEST), at most ``corpus.shard_size`` rows each.
 
-    ``known`` holds the columns ``MANIFEST_COLUMNS`` of all rows sealed so far. Yields nothing where nothing is new, and the same
-    shards again where a run was cut short. A row is one line of a source's manifest or one picture it does not name;
-    one that cannot become an image carries the reason. Raises UserError, before anything is yielded, for a source that
+    ``known`` has the columns ``MANIFEST_COLUMNS`` of all rows sealed so far. Yields nothing if nothing is new, and the same
+    shards again if their writing was interrupted. A row is one line of a source's manifest, or one picture that has no such
+    line; a row that cannot become an image has a reason. Raises UserError, before anything is yielded, for a source that
     cannot be read.
+
+    >>> known = lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS))
+    >>> {shard: rows.num_rows for shard, rows in seal(known, profile.corpus, profile.ingest)}
     """
     sources = open_sources(corpus.sources)
     left = None if corpus.images is None else max(0, corpus.images - rows_taken(known, corpus))
-    names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORTED))
+    names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORT_PREFIX))
     shard = 1 + max((int(name.rpartition("-")[2]) for name in names), default=-1)
     with SealedRows(known) as sealed:
         rows = islice(_new_rows(sources, sealed, ingest), left)
@@ -61,11 +64,11 @@ def _new_rows(sources: Iterable[Source], sealed: SealedRows, ingest: IngestSetti
     found = 0
     for source in sources:
         listed = (_screened(row, ingest) for row in source.rows())
-        unsealed = (row for row in listed if not sealed.holds(source.root, row))
+        unsealed = (row for row in listed if not sealed.contains(source.root, row))
         for row, (image_id, size, failure) in in_order(partial(hash_file, source), unsealed):
             if failure is not None:
                 row = row.refuse("unreadable", str(failure))
-            if sealed.holds_content(source.root, row, image_id):
+            if sealed.contains_content(source.root, row, image_id):
                 continue
             if row.reason is None and image_id is not None:
                 first = sealed.accept(image_id, row.path)
@@ -79,7 +82,7 @@ def _new_rows(sources: Iterable[Source], sealed: SealedRows, ingest: IngestSetti
 
 
 def _screened(row: Row, ingest: IngestSettings) -> Row:
-    """``row`` with a clean caption, refused where its name and size are enough to know that it will not do."""
+    """``row`` with a clean caption; refused if name and size already show that it cannot be used."""
     row = replace(row, caption=clean_text(row.caption))
     if row.reason is not None:
         return row
@@ -93,7 +96,10 @@ def _screened(row: Row, ingest: IngestSettings) -> Row:
 
 
 def hash_file(source: Reader, row: Row) -> tuple[str | None, int | None, Unreadable | None]:
-    """Content id and size of the file of ``row``; neither is read where a reason other than the caption stands."""
+    """Image id (hash of the content), size in bytes, and error of the file of ``row``.
+
+    The file is not read if the row has a reason already, other than a missing caption.
+    """
     if row.reason not in (None, "no_caption"):
         return None, row.size, None
     digest, left = hashlib.sha256(), 0

@@ -1,4 +1,4 @@
-"""What the sealed part of a corpus knows: which rows of the sources it holds, and which pictures were accepted."""
+"""Answers, for sealing, which rows of the sources are sealed already and which pictures have become images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COLUMNS = ("root", "path", "image_id", "size", "mtime_ns", "reason")
 
 
 class SealedRows:
-    """Answers about the rows of ``known`` (a table with ``COLUMNS``) and those accepted since; a context manager.
+    """The rows of ``known`` (a table with ``COLUMNS``) and the images accepted since; a context manager.
 
-    A row is known by (root, path, size, time, what listing found wrong): a caption that was missing and now is there,
-    or a file that appeared, makes a new row. Where only the time changed, the content decides.
+    Rows are compared by (root, path, size, time, reason): if a missing caption or file has appeared since, that is a new row.
+    Where only the time has changed, the content decides.
     """
 
     def __init__(self, known: pa.Table):
@@ -30,16 +30,16 @@ class SealedRows:
         for batch in known.select(COLUMNS).to_batches(max_chunksize=16_384):
             self._load(batch.to_pylist())
 
-    def holds(self, root: str, row: Row) -> bool:
-        """Whether this mention of the row is sealed; a manifest may name one file several times, each is a row."""
+    def contains(self, root: str, row: Row) -> bool:
+        """Whether the row is sealed already. A manifest may name a file several times: each call counts as one more of them."""
         known, seen = self._database.execute(
             "INSERT INTO listed VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET seen = seen + 1 RETURNING known, seen",
             (_listed(root, row.path, row.size, row.mtime_ns, row.reason),),
         ).fetchone()
         return seen > 1 or known > 0 if _is_scene(root) else seen <= known
 
-    def holds_content(self, root: str, row: Row, image_id: str | None) -> bool:
-        """Whether a row whose size or time is new was sealed before with just this content."""
+    def contains_content(self, root: str, row: Row, image_id: str | None) -> bool:
+        """Whether a row that is new by size or time was sealed before with the same content."""
         key = _listed(root, row.path, row.size, row.mtime_ns, row.reason)
         if self._database.execute("SELECT 1 FROM listed WHERE key = ? AND known > 0", (key,)).fetchone():
             return False  # sealed as it is: this is one more mention of it
@@ -47,7 +47,7 @@ class SealedRows:
         return self._database.execute("SELECT 1 FROM content WHERE key = ?", (content,)).fetchone() is not None
 
     def accept(self, image_id: str, path: str) -> str | None:
-        """Take ``path`` as the image of this content; the path of the one that was taken before, if any."""
+        """Make ``path`` the image of this content, unless there is one: returns the path of that one, else None."""
         first = self._database.execute("SELECT path FROM accepted WHERE image_id = ?", (bytes.fromhex(image_id),)).fetchone()
         if first is None:
             self._database.execute("INSERT INTO accepted VALUES (?, ?)", (bytes.fromhex(image_id), path))
@@ -88,7 +88,7 @@ def _content(root: str, path: str, image_id: str | None, reason: str | None) -> 
 
 
 def _is_scene(root: str) -> bool:
-    """Scenes have no file, and the same scene is the same row of a smaller and of a larger corpus."""
+    """Whether ``root`` is a built-in corpus: its scenes have no files and are the same rows whatever its size."""
     return root.startswith("shapes:")
 
 

@@ -1,9 +1,9 @@
-"""Which sealed rows a corpus still takes, after a source was removed or ``corpus.images`` was lowered or raised again.
+"""Decides which sealed rows a corpus uses after a source was removed or ``corpus.images`` was lowered or raised again.
 
-Shards stay sealed: no row moves and none is lost. A row that is no longer taken is kept with the reason ``source_removed`` or
-``beyond_limit``, so it is among the rejects, and is taken again once it is asked for again. Where the removed row was the one of
-several equal pictures that was taken, the next of them takes its place. Costs a look at one column while nothing changes;
-otherwise one pass over the manifest and some 150 bytes of memory per distinct picture.
+Shards stay sealed: no row moves and none is lost. A row that is not used any more gets the reason ``source_removed`` or
+``beyond_limit``, so it is among the rejects, and is used again if the source or the limit comes back. If it was the first of
+several equal pictures, the next of them becomes the image. Cost: a look at one column while nothing changes; otherwise one pass
+over the manifest and some 150 bytes of memory per distinct picture.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings
 
 SOURCE_REMOVED, BEYOND_LIMIT = "source_removed", "beyond_limit"
-_DECIDED_HERE = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
+_SELECTION_REASONS = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
 
 
 def removal_test(corpus: CorpusSettings) -> Callable[[str], bool]:
-    """Whether a row with this ``root`` belongs to a source that was removed."""
+    """A function that tells whether a row with a given ``root`` belongs to a source that was removed."""
 
     def seeds(sources: tuple[str, ...]) -> set[int]:
         return {parse_source(s)[1] for s in sources if s.startswith("shapes:")}
@@ -40,7 +40,7 @@ def rows_taken(known: pa.Table, corpus: CorpusSettings) -> int:
 
 
 def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table]]:
-    """(shard, rows of CORPUS_MANIFEST) of every sealed shard in which a row is to be taken or left that was not so far."""
+    """Yield (shard, rows of CORPUS_MANIFEST) for every sealed shard in which a row is no longer used or is used again."""
     known = lake.read("corpus_manifest", columns=["root", "reason"])
     gone = removal_test(corpus)
     within = corpus.images is None or rows_taken(known, corpus) <= corpus.images
@@ -55,7 +55,7 @@ def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table
         for row in sorted(rows, key=lambda r: r["position"]):
             is_gone = gone(row["root"])
             count += not is_gone
-            if row["reason"] not in _DECIDED_HERE:
+            if row["reason"] not in _SELECTION_REASONS:
                 continue
             reason, detail = _reason(row, is_gone, corpus.images is not None and count > corpus.images, taken)
             if reason != row["reason"]:

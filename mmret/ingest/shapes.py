@@ -1,4 +1,4 @@
-"""The built-in corpus: rendered scenes with captions, so that the whole graph runs on nothing that must be fetched.
+"""The built-in corpus: rendered scenes with captions, so that the whole graph runs without downloading anything.
 
 Scene ``i`` of seed ``s`` depends on (s, i) alone: any size, any slice, no state. A scene has one main object with six
 attributes and sometimes a second, smaller object; attributes are drawn with a preference for a plain, centred, single
@@ -80,7 +80,7 @@ def scene(seed: int, i: int) -> Scene:
 
 
 def caption(scene: Scene) -> str:
-    """One sentence that names what can be seen; the plain pattern and the centre are sometimes left unsaid."""
+    """One sentence that names what can be seen; a plain pattern or a central position is sometimes not mentioned."""
     opening, size, shape, pattern, ground, place, second, order = scene.words
     words = [_pick(_WORDS.get(scene.size, (scene.size,)), size)]
     if scene.pattern != "plain":

@@ -1,4 +1,4 @@
-"""Sources of captioned pictures: what the words of ``corpus.sources`` mean, checked before anything is read.
+"""Opens the sources of captioned pictures that ``corpus.sources`` names, and checks them before anything is read.
 
 A source is a folder with a manifest, a manifest file, a folder with side-car captions or tars, a WebDataset tar, or
 ``shapes:<n>?seed=<s>``. Listing reads names, sizes, times and captions, never a picture.
@@ -24,11 +24,11 @@ ACCEPTED = (
     "caption) or with a .txt caption beside each picture, a manifest file (JSON lines, CSV or Parquet), "
     "a WebDataset .tar or a folder of them, or shapes:<n>?seed=<s>"
 )
-_PEEKED = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
+_SAMPLE_ROWS = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
 
 
 class ShapesSource:
-    """The built-in corpus; a path names its scene, so the same scene is the same row whatever the size asked for."""
+    """The built-in corpus. A scene has the same path whatever the size of the corpus, so it is the same row."""
 
     def __init__(self, text: str):
         self._images, self._seed = parse_source(text)
@@ -66,14 +66,14 @@ def open_source(text: str) -> Source:
         raise UserError(f"there is nothing at {path}: expected {ACCEPTED}")
     try:
         source = _folder(path) if path.is_dir() else _file(path)
-        _refuse_empty(path, list(islice(source.rows(), _PEEKED)))
+        _refuse_empty(path, list(islice(source.rows(), _SAMPLE_ROWS)))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     return source
 
 
 def open_reader(root: str) -> Reader:
-    """What opens the pictures of a sealed row whose ``root`` this is; nothing is listed or checked."""
+    """A reader of the pictures of sealed rows with this ``root``; nothing is listed or checked."""
     if root.startswith("shapes:"):
         return ShapesSource(root)
     path = Path(root)

@@ -35,34 +35,38 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sealing:
-    """What :func:`seal_corpus` did: ``rows`` newly sealed, ``reselected`` shards whose rows are taken or left anew."""
+    """What :func:`seal_corpus` did: number of ``rows`` newly sealed, and of sealed shards whose choice of rows changed."""
 
     rows: int
-    reselected: int
+    changed_shards: int
 
 
 def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
-    """Bring ``corpus_manifest`` up to what the profile's sources hold and ``corpus`` takes of them.
+    """Bring ``corpus_manifest`` up to date with the profile's sources and with the settings ``corpus``.
 
-    Shards that are sealed keep every row; the ones in which another row is taken now than before are written again, then new
-    rows become new shards. A second call does nothing. Raises UserError for a source that cannot be read, before
-    any new shard is written.
+    Sealed shards keep every row; a shard is written again only if rows of it are no longer used or used again
+    (:mod:`mmret.ingest.selection`). Then new rows become new shards. A second call does nothing. Raises UserError for a source
+    that cannot be read, before any new shard is written.
+
+    >>> seal_corpus(lake, profile, fingerprint).rows
     """
-    rows = reselected = 0
+    rows = changed_shards = 0
     for shard, table in reselect(lake, profile.corpus):
         lake.write("corpus_manifest", shard, table, inputs)
-        reselected += 1
+        changed_shards += 1
     for shard, table in seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), profile.corpus, profile.ingest):
         lake.write("corpus_manifest", shard, table, inputs)
         rows += table.num_rows
-    return Sealing(rows, reselected)
+    return Sealing(rows, changed_shards)
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:
     """Store the pictures of a sealed shard in Lance ``images``, then write its ``rejects`` and its ``images`` index.
 
-    A picture that an earlier, interrupted or different run stored is used again, from Lance. Returns counts: images,
-    rejects, by_reason (of the rejects) and computed (pictures read and decoded by this call).
+    A picture that an earlier run stored, even an interrupted one, is not read again. Returns counts: ``images``, ``rejects``,
+    ``by_reason`` (of the rejects) and ``computed`` (pictures read and decoded by this call).
+
+    >>> ingest_shard(lake, "shard-00000", profile.ingest, fingerprint)["by_reason"]
     """
     manifest = lake.read("corpus_manifest", shard).sort_by("position").to_pylist()
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
@@ -102,7 +106,7 @@ def _in_any_shard(lake: Lake, image_ids: list[str]) -> set[str]:
 def _store(
     table: Any, rows: list[Row], row_ids: dict[str, int], settings: IngestSettings, images: dict[str, Row]
 ) -> dict[str, tuple[str, str]]:
-    """Read, decode and append ``rows``, adding their index rows to ``images``; reason and detail of those refused."""
+    """Read, decode and append ``rows``, and add their index rows to ``images``; returns (reason, detail) of those refused."""
     readers = {root: open_reader(root) for root in {row["root"] for row in rows}}
 
     def load(row: Row) -> tuple[bytes, Inspected] | Unreadable:
@@ -144,7 +148,7 @@ def _append(table: Any, batch: list[Row], row_ids: dict[str, int], images: dict[
 
 
 def _file_as_sealed(reader: Any, row: Row) -> bytes:
-    """The file of ``row``. Raises Unreadable (``changed_on_disk``) where it is not what was sealed."""
+    """Contents of the file of ``row``. Raises Unreadable (``changed_on_disk``) if they changed since the row was sealed."""
     stream, size = reader.open(row["path"])
     with stream:
         data = stream.read(size) if size == row["size"] else b""
@@ -177,7 +181,7 @@ def _inspected(row: Row) -> Inspected:
 
 
 def _still_fits(row: Row, found: Row, settings: IngestSettings) -> bool:
-    """Whether a stored picture needs no second look under these settings."""
+    """Whether a stored picture passes these settings too, so that it need not be decoded again."""
     return (
         found["width"] * found["height"] <= settings.max_pixels
         and row["size"] <= settings.max_bytes

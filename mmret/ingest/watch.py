@@ -1,4 +1,4 @@
-"""Has a source changed since it was last looked at? Told from names, sizes and times alone, so that a sensor may ask every minute.
+"""Tells whether a source has changed, from names, sizes and times alone, so that a sensor can ask every minute.
 
 Cost: one ``lstat`` a file, about 5 s for a million files on a local disk; no file is opened or hashed, and nothing is listed twice.
 """
@@ -12,10 +12,10 @@ from mmret.hashing import fingerprint
 
 
 def signature(root: str) -> str | None:
-    """16 hex digits that change when a file below ``root`` appears, goes, grows or is written; None where nothing is there.
+    """16 hex digits that change when a file below ``root`` is added, removed, or written; None if ``root`` does not exist.
 
-    ``root`` is a source as :func:`mmret.lake.configuration.source_name` records it: a folder or a file. Hidden files are passed
-    over, as listing does.
+    ``root`` is a source as :func:`mmret.lake.configuration.source_name` records it: a folder or a file. Hidden files are ignored,
+    as they are when a source is listed.
     """
     try:
         found = os.stat(root)
@@ -45,6 +45,6 @@ def signature(root: str) -> str | None:
     return fingerprint(files, bytes_, newest)
 
 
-def watched(sources: Iterable[str]) -> list[str]:
+def watchable(sources: Iterable[str]) -> list[str]:
     """Those of ``sources`` that can change by themselves: folders and files, not built-in corpora."""
     return [source for source in sources if not source.startswith("shapes:")]

@@ -108,11 +108,11 @@ def _take(index: _Index, member: tarfile.TarInfo, refuse: Any) -> None:
         return
     plain = member.isreg() and not member.issparse()
     if suffix in (".txt", ".json"):
-        if plain and not leaves(name):
+        if plain and not is_outside(name):
             index.captions[_key(name) + suffix] = (member.offset_data, member.size)
     elif not encodable(name):
         refuse(os.fsencode(name).decode("utf-8", "backslashreplace"), "bad_file_name", "the name is not UTF-8")
-    elif leaves(name):
+    elif is_outside(name):
         refuse(name, "unsafe_path", "the path leaves the tar")
     elif member.issym() or member.islnk():
         refuse(name, "unsafe_path", f"a link to {member.linkname}")
@@ -125,7 +125,7 @@ def _take(index: _Index, member: tarfile.TarInfo, refuse: Any) -> None:
         index.order.append(name)
 
 
-def leaves(path: str) -> bool:
+def is_outside(path: str) -> bool:
     """Whether ``path`` is absolute (on any system) or climbs above where it starts."""
     if "\0" in path or path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", path):
         return True

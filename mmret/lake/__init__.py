@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmret.lake.partitions import IMPORTED, Facts
+from mmret.lake.partitions import IMPORT_PREFIX, Facts
 from mmret.lake.store import Lake
 
-__all__ = ["IMPORTED", "Facts", "Lake"]
+__all__ = ["IMPORT_PREFIX", "Facts", "Lake"]

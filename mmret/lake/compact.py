@@ -104,16 +104,16 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
     # checkpoints first: a version of theirs that goes no longer holds on to a state
     order = sorted(_partitions_with_versions(lake), key=lambda where: where[0] != "checkpoints")
     protected: dict[tuple[str, str], set[str]] | None = None
-    watermark = history.dropped_before(lake)
+    watermark = history.dropped_until(lake)
     for table, partition in order:
         if protected is None and table != "checkpoints":
             protected = _needed_digests(lake, _states_in_use(lake))
-        bulky = table in history.BULKY
+        bulky = table in history.BULKY_TABLES
         before = now - int((settings.bulky_days if bulky else settings.days) * _DAY_NS)
         for version, replaced in _droppable(lake, table, partition, before, (protected or {}).get((table, partition), set())):
             stat = version.path.stat()
             report.bytes_freed += stat.st_size if stat.st_nlink == 1 else 0
-            if table not in history.GROWING:  # of which a state at a time does not speak
+            if table not in history.APPEND_ONLY_TABLES:  # of which a state at a time does not speak
                 kind = "bulky" if bulky else "kept"
                 watermark[kind] = max(watermark[kind], replaced)
                 write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # first: a crash must not leave a gap unsaid

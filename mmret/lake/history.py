@@ -29,12 +29,12 @@ from mmret.schemas import TABLES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BULKY = ("candidates", "neighbours")
-"""Tables that are large and say nothing that ``pairs`` does not; a checkpoint does not hold on to their versions."""
-GROWING = ("decisions",)
-"""Tables whose rows are only ever added and carry their time: a version is kept where a checkpoint needs it, not at each write."""
-LINEAGE = tuple(t for t in TABLES if t not in (*BULKY, "checkpoints", "evaluations"))
-"""Tables whose versions a checkpoint holds on to: the lineage of its triplets."""
+BULKY_TABLES = ("candidates", "neighbours")
+"""Large tables that say nothing that ``pairs`` does not: their versions are not protected by checkpoints."""
+APPEND_ONLY_TABLES = ("decisions",)
+"""Tables whose rows have a time and are only ever added: a version is made where a checkpoint needs it, not at each write."""
+LINEAGE_TABLES = tuple(t for t in TABLES if t not in (*BULKY_TABLES, "checkpoints", "evaluations"))
+"""Tables whose versions stay as long as a checkpoint that was trained on them: the lineage of its triplets."""
 STATES = "states"
 
 
@@ -49,7 +49,7 @@ class Version:
 
 @dataclass(frozen=True)
 class State:
-    """The files that made up tables of a lake at a time; ``name`` is what it was asked for by."""
+    """The files of a lake's tables at some time; ``name`` is how a person named that state."""
 
     name: str
     files: Mapping[str, Mapping[str, Path]]
@@ -71,13 +71,13 @@ def _name(lake: PartitionFiles, table: str, partition: str, facts: Facts, path: 
 
 @contextmanager
 def new_version(lake: PartitionFiles, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
-    """To put around the replacement of a partition's file, so that both the old and the new file are versions.
+    """A context manager around the replacement of a partition's file, so that both the old and the new file become versions.
 
-    Gives a function to call with the new file while it still lies aside: it links the file into ``history/``, under its name there
-    once the block has ended without an error. Where the file system has no hard links there is no version here, and
+    It gives a function to call with the new file before that is moved into place. The function links the file into ``history/``; it
+    gets its final name there once the block ends without an error. Where the file system has no hard links no version is made, and
     :func:`current_state` copies what a checkpoint needs.
     """
-    if table in GROWING:
+    if table in APPEND_ONLY_TABLES:
         yield lambda aside: None
         return
     with suppress(UserError):  # a damaged file is replaced, not kept
@@ -141,7 +141,7 @@ def current_version(lake: PartitionFiles, table: str, partition: str, copy: bool
     return name
 
 
-def current_state(lake: PartitionFiles, tables: tuple[str, ...] = LINEAGE, name: str = "now") -> State:
+def current_state(lake: PartitionFiles, tables: tuple[str, ...] = LINEAGE_TABLES, name: str = "now") -> State:
     """The lake's state now: the files of ``tables`` under names that do not change, whatever is written meanwhile."""
     files = {t: {p: path for p in lake.partitions(t) if (path := current_version(lake, t, p, copy=True))} for t in tables}
     return State(name, files)
@@ -168,7 +168,7 @@ def read_state(lake: PartitionFiles, state_id: str) -> dict[str, dict[str, str]]
 
 def state_by_id(lake: PartitionFiles, state_id: str, name: str) -> State:
     """The files of a recorded state. Raises UserError naming the first that is gone."""
-    files: dict[str, dict[str, Path]] = {t: {} for t in LINEAGE}
+    files: dict[str, dict[str, Path]] = {t: {} for t in LINEAGE_TABLES}
     for table, parts in read_state(lake, state_id).items():
         for partition, digest in parts.items():
             have = [v.path for v in versions(lake, table, partition) if v.digest == digest]
@@ -179,13 +179,13 @@ def state_by_id(lake: PartitionFiles, state_id: str, name: str) -> State:
 
 
 def state_path(lake: PartitionFiles, state_id: str) -> Path:
-    """Of the file that lists a recorded state."""
+    """The file that lists a recorded state."""
     return folder(lake) / STATES / f"{state_id}.json"
 
 
 @contextmanager
 def protect_state(lake: PartitionFiles, state_id: str) -> Iterator[None]:
-    """Nobody drops the state while the block runs: for work on it before a checkpoint refers to it."""
+    """Inside the block the state is not dropped: for work on it while no checkpoint refers to it yet."""
     with lock_file(folder(lake) / STATES / f"{state_id}.{uuid.uuid4().hex[:12]}.held"):
         yield
 
@@ -199,7 +199,7 @@ def protected_states(lake: PartitionFiles) -> set[str]:
     return found
 
 
-def dropped_before(lake: PartitionFiles) -> dict[str, int]:
+def dropped_until(lake: PartitionFiles) -> dict[str, int]:
     """Time (ns) before which replaced versions have been dropped: ``bulky`` of bulky tables, ``kept`` of the others; 0: none."""
     path = folder(lake) / "cleaned"
     return {"kept": 0, "bulky": 0} | (json.loads(path.read_text()) if path.is_file() else {})
@@ -210,17 +210,17 @@ def state_at(lake: PartitionFiles, when: int, name: str) -> State:
 
     Raises UserError where versions of other tables have been.
     """
-    gone = dropped_before(lake)
+    gone = dropped_until(lake)
     if when < gone["kept"]:
         raise UserError(
             f"--as-of {name}: versions replaced before {iso_time(gone['kept'])} have been dropped; what a checkpoint was "
             'trained on is kept, `mmret sql "SELECT * FROM checkpoints"` lists them'
         )
-    tables = [t for t in TABLES if t not in GROWING and (t not in BULKY or when >= gone["bulky"])]
+    tables = [t for t in TABLES if t not in APPEND_ONLY_TABLES and (t not in BULKY_TABLES or when >= gone["bulky"])]
     files: dict[str, dict[str, Path]] = {t: {} for t in tables}
     for table in tables:
         for partition in lake.partitions(table):
-            current_version(lake, table, partition, copy=table in LINEAGE)
+            current_version(lake, table, partition, copy=table in LINEAGE_TABLES)
             if then := [v for v in versions(lake, table, partition) if v.written <= when]:
                 files[table][partition] = then[-1].path
     if not any(files.values()):

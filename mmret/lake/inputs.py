@@ -16,7 +16,7 @@ from mmret.hashing import fingerprint
 from mmret.lake.store import Facts, Lake
 
 LINKED = "linked_shards"
-"""Among the notes of ``neighbours`` and ``pairs``: the shards whose images their rows name."""
+"""Key in the notes of ``neighbours`` and ``pairs``: the shards whose images their rows name."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Inputs:
     upstream: tuple[tuple[str, str, Facts], ...]
     """(table, partition, facts) of everything it reads; the digest of the facts enters the fingerprint."""
     decisions: str | None = None
-    """Fingerprint of what people decided, where it is honoured."""
+    """Fingerprint of the review decisions that the stage follows, if it follows any."""
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +60,7 @@ def read_inputs(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
 
 
 def linked_shards(lake: Lake, table: str, partition: str) -> list[str]:
-    """The shards that the rows of a partition point to, as it notes; all, for one of before that was noted."""
+    """The shards that the rows of a partition point to, from its notes; all shards if an old version wrote it without that note."""
     facts, shards = lake.facts(table, partition), lake.shards()
     linked = facts.notes.get(LINKED) if facts else None
     return shards if linked is None else [shard for shard in shards if shard in linked]

@@ -30,7 +30,7 @@ from mmret.lake.store import Lake
 class Lease:
     """The right to be the only one that works on ``lake``, from :func:`exclusive`; over at the end of its block.
 
-    ``id`` is nobody else's, also after a restart. ``unfinished``: the holder before this one did not come to its end.
+    ``id`` is unique, also after a restart. ``unfinished``: the holder before this one crashed or was killed.
     """
 
     lake: Lake
@@ -87,8 +87,8 @@ def exclusive(lake: Lake, command: str = "mmret run") -> Iterator[Lease]:
         lock.truncate(0)  # not after an error: what it left undone is the next holder's to recover
 
 
-def busy(lake: Lake) -> bool:
-    """Whether somebody holds the lease now; sensors and schedules leave the lake alone then. Never in the way of who takes it."""
+def is_leased(lake: Lake) -> bool:
+    """Whether somebody holds the lease now; sensors and schedules leave the lake alone then. Asking blocks nobody."""
     try:
         with open(_path(lake), encoding="utf-8") as lock:
             if not lock.read():
@@ -106,7 +106,7 @@ def _path(lake: Lake) -> Path:
 
 
 def _lock(lock: TextIO, lake: Lake) -> None:
-    """Lock the open file for this process alone. The shared lock of :func:`busy`, gone in a moment, is waited for."""
+    """Lock the open file for this process alone. The shared lock of :func:`is_leased`, gone in a moment, is waited for."""
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +116,7 @@ def _lock(lock: TextIO, lake: Lake) -> None:
         except OSError as error:
             raise UserError(f"the file system of {lake.root} has no locks ({error}), so two runs could not be kept apart") from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what :func:`busy` holds lets this through, a lease does not
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what :func:`is_leased` holds lets this through, a lease does not
         except BlockingIOError:
             lock.seek(0)
             raise UserError(f"another {_holder(lock.read())} is working on {lake.root}; wait for it or stop it") from None
@@ -125,7 +125,7 @@ def _lock(lock: TextIO, lake: Lake) -> None:
 
 
 def _holder(text: str) -> str:
-    """Who holds the lease, of the lock file's text; that of a version before this one is a process id alone."""
+    """Who holds the lease, read from the lock file's text; older versions wrote a process id only."""
     try:
         holder = json.loads(text)
         return f"`{holder['command']}` (host {holder['host']}, process {holder['process']}, since {holder['since']})"

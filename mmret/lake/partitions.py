@@ -19,8 +19,8 @@ from mmret.errors import UserError
 from mmret.schemas import TABLES
 
 METADATA_KEY = b"mmret"
-"""Of a file's Parquet metadata: the facts, as JSON."""
-IMPORTED = "import-"
+"""Key in a file's Parquet metadata whose value is the facts, as JSON."""
+IMPORT_PREFIX = "import-"
 """How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
 
 
@@ -62,7 +62,7 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
 
 
 class PartitionFiles:
-    """The Parquet partitions under one folder, to read; what a file is called is said here alone."""
+    """Reads the Parquet partitions under one folder. Only this class knows how files are named."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser().absolute()
@@ -77,7 +77,7 @@ class PartitionFiles:
 
     def shards(self) -> list[str]:
         """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
-        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORTED)]
+        return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORT_PREFIX)]
 
     def facts(self, table: str, partition: str) -> Facts | None:
         """What is recorded of a partition, or None where it does not exist."""

@@ -62,7 +62,10 @@ class Lake(PartitionFiles):
     # -- Parquet partitions -------------------------------------------------------------------------------------------
 
     def write(self, table: str, partition: str, rows: pa.Table, inputs: str, **notes: Any) -> Facts:
-        """Replace a partition atomically. ``rows`` must fit the table's schema; ``notes`` are kept with the facts."""
+        """Replace a partition atomically. ``rows`` must fit the table's schema; ``notes`` are stored with the facts.
+
+        >>> lake.write("leaks", "all", LEAKS.empty_table(), inputs=fingerprint("nothing"), benchmarks=[])
+        """
         rows = rows.select(TABLES[table].names).cast(TABLES[table]).combine_chunks()
         noted = json.dumps(notes, default=_plain)
         facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
@@ -110,7 +113,7 @@ class Lake(PartitionFiles):
 
     @property
     def configuration_path(self) -> Path:
-        """Of ``lake.yaml``, which a person may edit."""
+        """Path of ``lake.yaml``, which a person may edit."""
         return self.root / "lake.yaml"
 
     def read_configuration(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Benchmark pictures in the corpus: found, listed, and kept out of pairs."""
+"""Finds benchmark pictures in the corpus, so that they can be kept out of pairs."""

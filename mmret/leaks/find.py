@@ -1,4 +1,4 @@
-"""Benchmark images found in the training corpus: by content hash, by perceptual hash and by embedding.
+"""Finds benchmark images in the training corpus: by content hash, by perceptual hash and by embedding.
 
 A model must not be trained on the pictures it is tested on. The same file is found by its hash; a resized or re-encoded
 copy by a 128-bit difference hash and a colour thumbnail; a crop or an edit by the cosine of embeddings, where both
@@ -39,9 +39,9 @@ PAIRS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class LeakLimits:
-    """``bits``: hashes that differ in at most so many of 128 (7 at most, the reach of the search) and thumbnails that
-    differ by at most ``thumb`` grey levels on average are the same picture. ``cosine``: embeddings from which on two
-    pictures are one.
+    """When two pictures count as the same. ``bits``: their hashes differ in at most so many of 128 bits (7 at most, all that the
+    search can find) and their thumbnails by at most ``thumb`` grey levels on average. ``cosine``: or their embeddings are at
+    least so similar.
     """
 
     bits: int = 7
@@ -65,9 +65,7 @@ def fingerprint_of(data: bytes) -> tuple[bytes, bytes]:
 
 
 def fingerprints(pictures: Iterable[tuple[str, bytes]]) -> pa.Table:
-    """Table ``FINGERPRINTS`` of (name, file content); a file that is no picture keeps its row, with its content hash
-    alone.
-    """
+    """Table ``FINGERPRINTS`` of (name, file content); a file that is no picture has a row with its content hash only."""
 
     def one(item: tuple[str, bytes]) -> dict[str, str | bytes | None]:
         name, data = item
@@ -86,9 +84,7 @@ def fingerprints(pictures: Iterable[tuple[str, bytes]]) -> pa.Table:
 
 
 def folder_fingerprints(folder: str | Path) -> pa.Table:
-    """Fingerprints of every picture file under ``folder``, named by its path inside. Raises UserError for no such
-    folder.
-    """
+    """Fingerprints of every picture file under ``folder``, named by its path inside. Raises UserError if there is no folder."""
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"leak check: no folder of benchmark images at {root}")
@@ -166,9 +162,7 @@ def _thumbs(table: pa.Table) -> np.ndarray:
 
 
 def _near(left: np.ndarray, right: np.ndarray, bits: int) -> Iterator[tuple[int, int, int]]:
-    """(row of left, row of right, differing bits) of every pair within ``bits``: those that share one of eight
-    bands.
-    """
+    """Yield (row of left, row of right, differing bits) of every pair within ``bits``, found by the bands that they share."""
     found: dict[tuple[int, int], int] = {}
     left_bands, right_bands = left.view(np.uint16), right.view(np.uint16)
     for band in range(BANDS):

@@ -1,7 +1,7 @@
-"""The stage `leaks`: which pictures of the corpus a benchmark is measured with, so that they are kept out of pairs.
+"""The stage `leaks`: finds pictures of the corpus that a benchmark is measured with, so that they are kept out of pairs.
 
-Fingerprints lie at ``<lake>/fingerprints/<shard>.parquet`` and ``<lake>/fingerprints/benchmarks/<name>.parquet``; a
-shard whose images are unchanged, or a folder whose files are (by path, size and time), is not read again.
+Fingerprints lie at ``<lake>/fingerprints/<shard>.parquet`` and ``<lake>/fingerprints/benchmarks/<name>.parquet``. A shard whose
+images did not change, or a folder whose files did not (by path, size and time), is not read again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def lake_leaks(
 ) -> pa.Table:
     """Table ``LEAKS`` of the lake's images that show a picture of the ``benchmarks`` (name -> folder of pictures).
 
-    With ``encoder``, the model of the lake's ``clip_image`` vectors, pictures are compared by embedding as well; a pass of
-    that model over the benchmark's pictures. Raises UserError for a folder that does not exist.
+    With ``encoder``, the model of the lake's ``clip_image`` vectors, pictures are compared by embedding as well, which costs a
+    pass of that model over the benchmark's pictures. Raises UserError for a folder that does not exist.
     """
     corpus = corpus_fingerprints(lake)
     sides = {name: benchmark_fingerprints(lake, name, folder) for name, folder in benchmarks.items()}
@@ -47,9 +47,12 @@ def lake_leaks(
 
 
 def write_leaks(lake: Lake, profile: Profile, inputs: str) -> Facts:
-    """Write table ``leaks``; empty, and nothing read, where the settings name no benchmark.
+    """Write table ``leaks``. If the settings name no benchmark it is empty, and nothing is read.
 
-    Vectors of towers that the lake trained are not compared: a small corpus teaches them to put different pictures together.
+    Vectors of towers that the lake trained itself are not compared: trained on a small corpus, they give different pictures
+    similar vectors.
+
+    >>> write_leaks(lake, profile, fingerprint_now(lake, profile, "leaks")).rows
     """
     benchmarks = profile.leaks.benchmarks
     encoder = profile.encoders["clip_image"] if profile.towers is None else None
@@ -66,7 +69,7 @@ def _with_stored_vectors(lake: Lake, corpus: pa.Table) -> pa.Table:
 
 
 def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
-    """``table`` with vectors of the picture files it names; a file that is no picture gets zeros, which resemble nothing."""
+    """``table`` with vectors of its picture files; a file that is no picture gets zeros, which are similar to nothing."""
     vectors = np.zeros((table.num_rows, model.width), np.float32)
     pictures = np.flatnonzero(table["hash"].is_valid().to_numpy(zero_copy_only=False))
     names = table["name"].to_pylist()
@@ -108,7 +111,7 @@ def _pictures(lake: Lake, shard: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _cached(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
-    """The table at ``path`` if it was made from the same, else a new one, written beside and renamed."""
+    """The table at ``path`` if it was made from the same inputs, else a new one from ``make``, written there in one step."""
     if path.is_file():
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(_KEY) == made_from.encode():

@@ -1,1 +1,1 @@
-"""Neighbours inside a band by three similarities, and from them pairs with hard negatives."""
+"""Mining: neighbours within a band of similarity by three signals, and from them pairs with hard negatives."""

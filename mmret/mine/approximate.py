@@ -21,16 +21,16 @@ import pyarrow.compute as pc
 import torch
 
 from mmret import progress
-from mmret.encode.vectors import read_vectors, rows_of_model, vector_table
+from mmret.encode.vectors import model_filter, read_vectors, vector_table
 from mmret.lake import Lake
 from mmret.mine.merge import neighbours
-from mmret.mine.operands import exact_of_few
-from mmret.mine.toplists import edges_of_band
+from mmret.mine.operands import exact_scores_of_few
+from mmret.mine.toplists import band_limits
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, IndexSettings, MineSettings
 
 QUERIES = 256  # searched at once
-UNINDEXED = 0.1  # share of rows outside the index, searched one by one, before they are added to it
+MAX_UNINDEXED_SHARE = 0.1  # share of rows outside the index, searched one by one, before they are added to it
 SLACK = 0.1  # below the band's low end by which a compressed score may still be asked for
 _ROUNDING = 1e-3  # of a float32 score; whatever comes so near to the band is scored exactly
 
@@ -41,7 +41,10 @@ def uses_index(rows: int, index: IndexSettings) -> bool:
 
 
 def index_candidates(lake: Lake, shard: str, settings: MineSettings, bands: dict[str, BandSettings]) -> pa.Table:
-    """What :func:`mmret.mine.candidates.candidates` gives for ``shard`` and the earlier ones, as far as the index finds it."""
+    """Candidate edges of ``shard`` and the earlier ones, as :func:`mmret.mine.candidates.candidates` returns them.
+
+    Edges that the index does not find are missing.
+    """
     return pa.concat_tables(
         [CANDIDATES.empty_table(), *(_of_signal(lake, shard, signal, settings, bands[signal]) for signal in settings.signals)]
     )
@@ -50,8 +53,8 @@ def index_candidates(lake: Lake, shard: str, settings: MineSettings, bands: dict
 def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band: BandSettings) -> pa.Table:
     ids, vectors = read_vectors(lake, shard, signal)
     table = vector_table(lake, shard, signal)
-    build(table, settings.index, vectors.shape[1])
-    search = _Search(table, f"shard <= '{shard}' AND {rows_of_model(lake.facts(signal, shard).notes['model'])}", settings, band)
+    build_index(table, settings.index, vectors.shape[1])
+    search = _Search(table, f"shard <= '{shard}' AND {model_filter(lake.facts(signal, shard).notes['model'])}", settings, band)
     shard_of: dict[str, str] = dict.fromkeys(ids, shard)
 
     def edges() -> Iterator[pa.Table]:
@@ -69,7 +72,7 @@ def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band
                         "signal": pa.repeat(signal, len(query)),
                         "target_id": pa.array(target, pa.string()),
                         "score": pa.array(scores[other], pa.float32()),
-                        "above_band": pa.array(scores[other] >= edges_of_band(band)[1]),
+                        "above_band": pa.array(scores[other] >= band_limits(band)[1]),
                     }
                 )
 
@@ -85,10 +88,10 @@ class _Search:
     def __init__(self, table: Any, where: str, settings: MineSettings, band: BandSettings):
         self.table, self.settings, self.band = table, settings, band
         self.where = where if table.count_rows(where) < table.count_rows() else None
-        self.low, self.high = edges_of_band(band)
+        self.low, self.high = band_limits(band)
 
     def of(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Query rows, target ids, their shards and exact scores above the band's low end; the queries find themselves too."""
+        """Query rows, target ids, their shards and exact scores above the band's low end; each query finds itself too."""
         found = self._scored(queries, np.arange(len(queries)), None)
         rows, scores, limit = found[0], found[3], self._limit()
         count = np.bincount(rows, minlength=len(queries))
@@ -114,7 +117,7 @@ class _Search:
         vectors = hits["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
         rough = np.einsum("nd,nd->n", queries.astype(np.float32)[at], vectors.astype(np.float32))
         keep = np.flatnonzero(rough > self.low - _ROUNDING)
-        scores = exact_of_few(
+        scores = exact_scores_of_few(
             torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(vectors[keep]), at[keep], np.arange(len(keep))
         )
         keep, scores = keep[scores > self.low], scores[scores > self.low]
@@ -122,9 +125,9 @@ class _Search:
         return rows[at[keep]], *names, scores
 
 
-def build(table: Any, index: IndexSettings, width: int) -> None:
-    """Make the index of a vector table if it has none of this kind, train it anew once the table has doubled twice, and
-    add the rows that are outside of it where they are many."""
+def build_index(table: Any, index: IndexSettings, width: int) -> None:
+    """Build the index of a vector table if it has none of this kind; train it again once the table has doubled twice, and add rows
+    that are not in it if there are many."""
     from lancedb.index import Bitmap, IvfPq, IvfRq
 
     rows = table.count_rows()
@@ -134,7 +137,7 @@ def build(table: Any, index: IndexSettings, width: int) -> None:
     sizes = {int(name.removeprefix(stem)): name for name in built if name.startswith(stem)}
     fitting = [size for size in sizes if size * 4 > partitions]
     if fitting and len(built) == 1:
-        if built[sizes[fitting[0]]].num_unindexed_rows > UNINDEXED * rows:
+        if built[sizes[fitting[0]]].num_unindexed_rows > MAX_UNINDEXED_SHARE * rows:
             table.to_lance().optimize.optimize_indices()
         return
     progress.advance("index", 0, None, f"{index.kind} of {rows:,} vectors")

@@ -1,8 +1,8 @@
-"""Candidate edges of one shard: itself against itself and against every earlier shard, both directions.
+"""Candidate edges of one shard: it is compared with itself and with every earlier shard, in both directions.
 
-The file of shard s holds, for the images of s, their best targets among the shards up to s, and for the images of
-every earlier shard their best targets in s. So a shard added to N images costs N x dN comparisons, no older file
-changes, and the neighbours of a shard are the merge of the files that speak of it (:mod:`mmret.mine.merge`).
+The file of shard s has, for the images of s, their best targets among the shards up to s, and for the images of
+every earlier shard their best targets in s. So adding dN images to N costs N x dN comparisons, no older file changes, and
+the neighbours of a shard are the merge of all files that have edges of its images (:mod:`mmret.mine.merge`).
 
 Memory: two shards' vectors, their sketches, one tile, the new shard's lists, 40 bytes for each id seen, and the edges as they
 are yielded. :func:`candidate_tables` gives one table per pair of shards, so that a caller that writes as it goes
@@ -22,8 +22,8 @@ from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.mine.operands import Matrix
 from mmret.mine.ordering import Texts, order, place_in_group
-from mmret.mine.tiles import between, tile_rows, within
-from mmret.mine.toplists import Edges, TopLists, edges_of_band
+from mmret.mine.tiles import compare_between, compare_within, tile_rows
+from mmret.mine.toplists import Edges, TopLists, band_limits
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, MineSettings, Signal
 
@@ -45,6 +45,8 @@ def candidates(
     ``earlier`` is read once, one shard in memory at a time. Per query and signal of ``settings.signals`` the table
     holds the best ``settings.k`` targets in the band and the best ``settings.k`` above it, among the comparisons of
     this call. Raises UserError for vectors that have no cosine similarity, that are missing or that changed width.
+
+    >>> edges = candidates(shard_vectors(lake, "shard-00001"), [shard_vectors(lake, "shard-00000")], profile.mine, bands)
     """
     return pa.concat_tables([CANDIDATES.empty_table(), *candidate_tables(new, earlier, settings, bands)])
 
@@ -56,16 +58,16 @@ def candidate_tables(
     for signal in settings.signals:
         if signal not in bands:
             raise UserError(f"mine.bands has no band for {signal}: set low and high, for example 0.8 and 0.96")
-    mine = _SortedShard(new, settings)
-    lists = {signal: _ShardLists(mine, signal, settings.k, bands[signal]) for signal in settings.signals}
+    new_shard = _SortedShard(new, settings)
+    lists = {signal: _ShardLists(new_shard, signal, settings.k, bands[signal]) for signal in settings.signals}
     for signal in settings.signals:
         lists[signal].compare_within()
     known = set(new.ids)
     for shard in earlier:
         if twice := known.intersection(shard.ids):
             raise UserError(f"image {min(twice)} is in {shard.shard} and in {new.shard}: an image belongs to one shard")
-        theirs = _SortedShard(shard, settings)
-        yield pa.concat_tables([lists[signal].compare_with(theirs) for signal in settings.signals])
+        earlier_shard = _SortedShard(shard, settings)
+        yield pa.concat_tables([lists[signal].compare_with(earlier_shard) for signal in settings.signals])
     yield pa.concat_tables([lists[signal].table() for signal in settings.signals])
 
 
@@ -93,49 +95,52 @@ class _SortedShard:
 
 
 class _ShardLists:
-    """The lists of the new shard's images in one signal. Their floors rise from shard to shard and spare what cannot matter."""
+    """The top lists of the new shard's images in one signal.
 
-    def __init__(self, mine: _SortedShard, signal: str, k: int, band: BandSettings):
-        self.mine, self.signal, self.k, self.band = mine, signal, k, band
-        self.matrix = mine.matrix(signal)
-        self.ids = [mine.ids]  # of the shards compared so far; targets are numbered through
+    ``floor``: score that an edge needs to enter a list that is full. It rises from shard to shard, so fewer pairs are scored.
+    """
+
+    def __init__(self, new_shard: _SortedShard, signal: str, k: int, band: BandSettings):
+        self.new_shard, self.signal, self.k, self.band = new_shard, signal, k, band
+        self.matrix = new_shard.matrix(signal)
+        self.ids = [new_shard.ids]  # of the shards compared so far; targets are numbered through
         self.rows, self.targets, self.scores = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         self._rows_after_cut = 0
         self.floor = self.above_floor = None
 
     def compare_within(self) -> None:
-        lists = self._lists(len(self.mine.ids))
-        within(self.matrix, lists, self._tick())
+        lists = self._lists(len(self.new_shard.ids))
+        compare_within(self.matrix, lists, self._tick())
         self._take(lists, 0)
 
-    def compare_with(self, theirs: _SortedShard) -> pa.Table:
-        """Take what ``theirs`` offers to the new shard's lists; return the candidates of its side."""
-        matrix = theirs.matrix(self.signal)
+    def compare_with(self, earlier_shard: _SortedShard) -> pa.Table:
+        """Compare with ``earlier_shard``: its images may enter the lists here; returns the candidates of its own images."""
+        matrix = earlier_shard.matrix(self.signal)
         if matrix.width != self.matrix.width:
             raise UserError(
-                f"{self.signal}: vectors of {self.mine.shard.shard} have {self.matrix.width} components, "
-                f"those of {theirs.shard.shard} {matrix.width}: encode both shards with the same model"
+                f"{self.signal}: vectors of {self.new_shard.shard.shard} have {self.matrix.width} components, "
+                f"those of {earlier_shard.shard.shard} {matrix.width}: encode both shards with the same model"
             )
-        lists = self._lists(len(theirs.ids))
-        their_lists = TopLists(len(theirs.ids), len(self.mine.ids), self.k, self.band, theirs.tile)
-        between(self.matrix, lists, matrix, their_lists, self._tick(theirs.shard.shard))
+        lists = self._lists(len(earlier_shard.ids))
+        their_lists = TopLists(len(earlier_shard.ids), len(self.new_shard.ids), self.k, self.band, earlier_shard.tile)
+        compare_between(self.matrix, lists, matrix, their_lists, self._tick(earlier_shard.shard.shard))
         offset = sum(map(len, self.ids))
-        self.ids.append(theirs.ids)
+        self.ids.append(earlier_shard.ids)
         self._take(lists, offset)
         edges = their_lists.result()
-        return _table(theirs.shard.shard, theirs.ids, self.signal, edges, Texts(self.mine.ids), self.band)
+        return _table(earlier_shard.shard.shard, earlier_shard.ids, self.signal, edges, Texts(self.new_shard.ids), self.band)
 
     def table(self) -> pa.Table:
         """The candidates of the new shard's images, complete."""
         self._cut_lists()
         edges = Edges(self.rows, self.targets, self.scores)
-        return _table(self.mine.shard.shard, self.mine.ids, self.signal, edges, self._names(), self.band)
+        return _table(self.new_shard.shard.shard, self.new_shard.ids, self.signal, edges, self._names(), self.band)
 
     def _names(self) -> Texts:
         return Texts(pa.chunked_array(self.ids))
 
     def _lists(self, targets: int) -> TopLists:
-        return TopLists(len(self.mine.ids), targets, self.k, self.band, self.mine.tile, self.floor, self.above_floor)
+        return TopLists(len(self.new_shard.ids), targets, self.k, self.band, self.new_shard.tile, self.floor, self.above_floor)
 
     def _take(self, lists: TopLists, offset: int) -> None:
         edges = lists.result()
@@ -150,7 +155,7 @@ class _ShardLists:
         """Cut the lists over all shards so far to ``k`` in the band and ``k`` above it, and raise the floors."""
         by = order(self.rows, self.scores, lambda at: self._names().take(self.targets[at]))
         rows, scores = self.rows[by], self.scores[by]
-        above = scores >= edges_of_band(self.band)[1]
+        above = scores >= band_limits(self.band)[1]
         rank = place_in_group(rows * 2 + ~above)
         for side, floor in ((~above, self.floor), (above, self.above_floor)):
             last = side & (rank == self.k - 1)
@@ -161,7 +166,7 @@ class _ShardLists:
 
     def _tick(self, other: str | None = None) -> Callable[[], None]:
         done, total = 0, len(self.matrix.blocks)
-        task = f"neighbours {self.signal} {self.mine.shard.shard}" + (f" and {other}" if other else "")
+        task = f"neighbours {self.signal} {self.new_shard.shard.shard}" + (f" and {other}" if other else "")
 
         def tick() -> None:
             nonlocal done
@@ -180,7 +185,7 @@ def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, targets: Texts,
             "signal": pa.repeat(pa.scalar(signal, pa.string()), count),
             "target_id": targets.take(edges.targets),
             "score": pa.array(edges.scores, pa.float32()),
-            "above_band": pa.array(edges.scores >= edges_of_band(band)[1]),
+            "above_band": pa.array(edges.scores >= band_limits(band)[1]),
         },
         schema=CANDIDATES,
     )

@@ -1,4 +1,4 @@
-"""Pairs out of neighbours: which targets a query gets, and which of its other neighbours are its hard negatives.
+"""Chooses pairs from neighbours: which targets a query gets, and which of its other neighbours are its hard negatives.
 
 The paper publishes neither the targets per query nor how the three sets merge, so the rule is ours, built so that a
 growing corpus keeps the pairs it has (their descriptions are paid for):
@@ -6,14 +6,14 @@ growing corpus keeps the pairs it has (their descriptions are paid for):
 1. Candidates of a query are all targets in the band of any signal in use. Out go near-duplicates (above the band of
    an image signal), all but identical captions (above the band of the caption signal) and captions that are identical
    as text.
-2. A candidate is *near* when fewer than ``max(k / 2, targets_per_query)`` better ones were in the corpus at the time
-   when both images were, in some signal. That was settled then: later images push a target down its list, and out of
-   it only when that many closer ones arrive, but never out of the near ones.
-3. Targets are drawn among the near candidates by a hash of (seed, query, target), but what came in later waits behind
-   what was there: candidates sealed no later than the query first, then the later shards in order. Otherwise every
-   new candidate would be as likely as an old one to win a place, and a tenth more images would cost at least a tenth
-   of the pairs (measured at 10 % growth: 88 to 93 % kept by the hash alone, 98 to 100 % with this rule). Without the
-   column ``shard`` of the captions table all images count as one shard.
+2. A candidate is *near* if, in some signal, fewer than ``max(k / 2, targets_per_query)`` better ones were in the corpus
+   when both images had become part of it. Later images do not change that: they push a target down its list, and out of it
+   if enough closer ones come, but a near candidate that is in the list stays near.
+3. Targets are drawn among the near candidates by a hash of (seed, query, target), older candidates first: those sealed no
+   later than the query, then the later shards in order. Otherwise every new candidate would be as likely as an old one to
+   be drawn, and a tenth more images would cost at least a tenth of the pairs (measured at 10 % growth: 88 to 93 % of the
+   pairs stay by the hash alone, 98 to 100 % with this rule). Without the column ``shard`` of the captions table all images
+   count as one shard.
 4. Hard negatives of a pair are drawn by the same kind of hash among all candidates that are no target of the query,
    not a near-duplicate of the query or of the target, and share no caption with either.
 
@@ -36,14 +36,14 @@ import pyarrow.compute as pc
 
 from mmret.hashing import hash64, pair_draws, pair_id
 from mmret.mine.images import Images
-from mmret.mine.negatives import Negatives, PairsOfQueries, Score, hard_negatives
-from mmret.mine.ordering import arrange, distinct, place_in_group
+from mmret.mine.negatives import ChosenPairs, Negatives, Score, hard_negatives
+from mmret.mine.ordering import arrange, place_in_group, unique_inverse
 from mmret.mine.scores import SCORES
 from mmret.schemas import PAIRS, SIGNALS
 from mmret.settings import BandSettings, MineSettings
 
 REASONS = ("chosen", "near_duplicate", "near_identical_caption", "identical_caption", "not_near", "beyond_targets_per_query")
-"""What becomes of a retrieved (query, target), each exactly one of these."""
+"""What becomes of a (query, target) that was retrieved: each is exactly one of these."""
 
 _CHOSEN, _DUPLICATE, _CAPTION_ABOVE, _SAME_CAPTION, _FAR, _BEYOND = range(len(REASONS))
 _ROWS = 1_000_000  # neighbour rows worked on at a time
@@ -58,32 +58,34 @@ def choose(
 ) -> tuple[pa.Table, dict[str, int]]:
     """Pairs of the queries in ``neighbours`` (schema ``NEIGHBOURS``, any row order), schema ``PAIRS``, and counts.
 
-    captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` choices are stable under
-    growth. score: from (query_id, target_id) of any two images to their three score columns, in that order; called once,
-    and again only where a pair draws many near-duplicates of its target. bands: those that ``neighbours`` were mined with,
-    by which scores tell near-duplicates; without them only the lists do.
+    captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` pairs stay the same when the corpus
+    grows. score: function from a table (query_id, target_id) to its three score columns, row by row; called once, and again
+    only where a pair draws many near-duplicates of its target. bands: those that ``neighbours`` were mined with, so that scores
+    can tell near-duplicates; without them only the lists above the band can.
 
-    The counts hold, for every reason in ``REASONS``, the distinct (query, target) retrieved that came to it, their sum
-    ``retrieved``, and ``queries_without_candidates``: queries with neighbours none of which can be a target.
-    The table is sorted by query and target id. Raises ValueError where ``score`` does not answer row by row.
+    The counts are, for each of ``REASONS``, the number of distinct (query, target) that were retrieved and have it; their sum
+    ``retrieved``; and ``queries_without_candidates``: queries with neighbours none of which can be a target.
+    The table is sorted by query and target id. Raises ValueError if ``score`` does not return one row for each row.
+
+    >>> pairs, counts = choose(neighbours, {"a1": "a red car", "b2": "a blue car"}, score, profile.mine)
     """
     if not neighbours.num_rows:
         return PAIRS.empty_table(), {**dict.fromkeys(REASONS, 0), "retrieved": 0, "queries_without_candidates": 0}
     images = Images(neighbours, captions)
     slices = [_choose_slice(part, images, settings) for part in _slices(neighbours, images)]
     table = _table(slices, images, hard_negatives([s.pairs for s in slices], images, score, bands or {}, settings))
-    fates = np.bincount(np.concatenate([s.fates for s in slices]), minlength=len(REASONS)).tolist()
+    reason_codes = np.bincount(np.concatenate([s.reason_codes for s in slices]), minlength=len(REASONS)).tolist()
     queries = sum(s.number for s in slices)
     return table, {
-        **dict(zip(REASONS, fates, strict=True)),
-        "retrieved": sum(fates),
+        **dict(zip(REASONS, reason_codes, strict=True)),
+        "retrieved": sum(reason_codes),
         "queries_without_candidates": queries - pc.count_distinct(table["query_id"]).as_py(),
     }
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Neighbour rows of whole queries; ``signals`` are places in ``SIGNALS``."""
+    """Neighbour rows of whole queries, as arrays (rows,); ``signals`` are positions in ``SIGNALS``."""
 
     queries: np.ndarray
     targets: np.ndarray
@@ -96,7 +98,7 @@ class _Rows:
 
 
 def _slices(neighbours: pa.Table, images: Images) -> Iterator[_Rows]:
-    """About a million rows at a time, cut between queries."""
+    """Yield about a million rows at a time; a query's rows are never split."""
     signals = pc.index_in(neighbours["signal"], value_set=pa.array(SIGNALS)).to_numpy()
     ranks = pc.fill_null(neighbours["rank"], -1).to_numpy()
     above = neighbours["above_band"].to_numpy()
@@ -115,19 +117,19 @@ def _slices(neighbours: pa.Table, images: Images) -> Iterator[_Rows]:
 
 @dataclass(frozen=True)
 class _Slice:
-    """What was chosen for the queries of a slice: ``signals`` a bit per signal of each pair, ``fates`` of all retrieved
+    """What was chosen for the queries of a slice: ``signals`` a bit per signal of each pair, ``reason_codes`` of all retrieved
     (places in ``REASONS``), ``number`` of queries seen."""
 
-    pairs: PairsOfQueries
+    pairs: ChosenPairs
     signals: np.ndarray
-    fates: np.ndarray
+    reason_codes: np.ndarray
     number: int
 
 
 def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice:
     number = 1 + np.count_nonzero(np.diff(rows.queries))
     rows = rows.where(rows.above | np.isin(rows.signals, [SIGNALS.index(s) for s in settings.signals]))
-    keys, pair_of = distinct(images.key(rows.queries, rows.targets))
+    keys, pair_of = unique_inverse(images.key(rows.queries, rows.targets))
     queries, targets = np.divmod(keys, len(images.names))
 
     def any_row(mask: np.ndarray) -> np.ndarray:
@@ -136,7 +138,7 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
         return result
 
     of_images = np.isin(rows.signals, [SIGNALS.index("clip_image"), SIGNALS.index("dino_image")])
-    fates = np.select(
+    reason_codes = np.select(
         [
             any_row(rows.above & of_images),
             any_row(rows.above),
@@ -147,29 +149,29 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
         _BEYOND,
     )
 
-    ready = np.flatnonzero(fates == _BEYOND)
+    ready = np.flatnonzero(reason_codes == _BEYOND)
     priority = pair_draws(
         images.hashes[queries[ready]], images.hashes[targets[ready]], np.uint64(hash64(f"{settings.seed} target"))
     )
     late = np.maximum(images.shards[targets[ready]], images.shards[queries[ready]])
     ready = ready[np.lexsort((priority, late, queries[ready]))]
-    fates[ready[place_in_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
+    reason_codes[ready[place_in_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
 
-    chosen, pool = np.flatnonzero(fates == _CHOSEN), np.flatnonzero(np.isin(fates, (_BEYOND, _FAR)))
+    chosen, pool = np.flatnonzero(reason_codes == _CHOSEN), np.flatnonzero(np.isin(reason_codes, (_BEYOND, _FAR)))
     inside = ~rows.above
     bits = np.zeros(len(keys), np.int64)
     np.bitwise_or.at(bits, pair_of[inside], 1 << rows.signals[inside].astype(np.int64))
-    pairs = PairsOfQueries(queries[chosen], targets[chosen], queries[pool], targets[pool])
-    return _Slice(pairs, bits[chosen], fates, number)
+    pairs = ChosenPairs(queries[chosen], targets[chosen], queries[pool], targets[pool])
+    return _Slice(pairs, bits[chosen], reason_codes, number)
 
 
 def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
-    """Rows in the band with few better ones at the time when both of their images were in the corpus."""
+    """Rows in the band that are near: few better ones were in the corpus when both images had become part of it (rule 2)."""
     near = ~rows.above
     if not near.any():
         return near
     ranks = rows.ranks[near]
-    lists, at = distinct(rows.queries[near] * len(SIGNALS) + rows.signals[near])
+    lists, at = unique_inverse(rows.queries[near] * len(SIGNALS) + rows.signals[near])
     since = np.full((len(lists), ranks.max() + 1), np.iinfo(np.int64).max)
     since[at, ranks] = np.maximum(images.shards[rows.queries[near]], images.shards[rows.targets[near]])
     better = np.stack([(since[:, :r] <= since[:, r, None]).sum(1) for r in range(since.shape[1])], axis=1)

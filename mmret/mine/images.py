@@ -1,6 +1,6 @@
-"""The images that neighbours name, as numbers, with what choosing must know of each: caption, shard, near-duplicates.
+"""The images of a table of neighbours as numbers, with what the choice of pairs needs: captions, shards, near-duplicates.
 
-Text is touched once per image here, so that the choice among tens of millions of pairs is arithmetic.
+Text is read once per image here, so that choosing among tens of millions of pairs works on numbers alone.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Images:
         above = neighbours["above_band"].to_numpy()
         one, other = self.queries[above], self.targets[above]
         self.duplicates = np.sort(np.concatenate([self.key(one, other), self.key(other, one)]))
-        self.duplicated = np.zeros(len(self.names), bool)
-        self.duplicated[one] = self.duplicated[other] = True
+        self.has_duplicate = np.zeros(len(self.names), bool)
+        self.has_duplicate[one] = self.has_duplicate[other] = True
         self.hashes = np.array([hash64(name) for name in self.names.to_pylist()], np.uint64)
         self._describe(captions)
 
@@ -43,7 +43,7 @@ class Images:
         at = pc.index_in(self.names, value_set=captions["image_id"].combine_chunks())
         texts: dict[str, int] = {"": -1}
         self.captions = np.array(
-            [texts.setdefault(comparable(text), len(texts)) for text in captions["caption"].take(at).to_pylist()]
+            [texts.setdefault(normalise_caption(text), len(texts)) for text in captions["caption"].take(at).to_pylist()]
         )
         self.shards = np.zeros(len(self.names), np.int64)
         if "shard" in captions.column_names:
@@ -52,22 +52,22 @@ class Images:
             self.shards[known] = text_ranks(shards.filter(shards.is_valid()))
 
     def key(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """One number for an ordered pair."""
+        """One int64 for each ordered pair."""
         return one * len(self.names) + other
 
     def same_caption(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Identical as text; an absent caption is identical to none."""
+        """Whether both captions are the same text; a missing caption is not the same as any."""
         return (self.captions[one] == self.captions[other]) & (self.captions[one] >= 0)
 
     def near_duplicates(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Whether the pair is above a band in either direction, as far as the lists know."""
-        result = self.duplicated[one] & self.duplicated[other]
+        """Whether the lists have the pair above a band, in either direction."""
+        result = self.has_duplicate[one] & self.has_duplicate[other]
         keys = self.key(one[result], other[result])
         at = np.minimum(np.searchsorted(self.duplicates, keys), len(self.duplicates) - 1)
         result[result] = self.duplicates[at] == keys
         return result
 
 
-def comparable(caption: str | None) -> str:
-    """A caption as it is compared: compatibility forms, case and white space do not count."""
+def normalise_caption(caption: str | None) -> str:
+    """A caption in the form in which captions are compared: compatibility forms, case and white space do not count."""
     return " ".join(unicodedata.normalize("NFKC", caption or "").casefold().split())

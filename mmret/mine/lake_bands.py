@@ -1,8 +1,8 @@
 """The band of each signal of a lake: set by hand, measured by the lake's own towers, or proposed from its oldest shard.
 
-A proposal must not move when the corpus grows, or every neighbour would have to be mined again. So it is made from the
-oldest shard, which is sealed, and kept in the notes of that shard's candidates; a later shard reads it there. Where
-near-duplicates begin is asked of the model itself: a sample of pictures against slightly cropped copies of them. Cost,
+A proposal must not change when the corpus grows, or every neighbour would have to be mined again. So it is made from the
+oldest shard, which is sealed, and stored in the notes of that shard's candidates, where later shards read it. Where
+near-duplicates begin is measured with the model itself, on a sample of pictures and slightly cropped copies of them. Cost,
 once a model: 256 forward passes and a few thousand images against the shard.
 """
 
@@ -25,7 +25,7 @@ from mmret.settings import BandSettings, MineSettings
 COPIES = 256  # pictures whose near-duplicates are looked at
 
 Load = Callable[[str], Encoder]
-"""The loaded encoder of a signal, asked for only where a band has to be proposed."""
+"""Function from a signal to its loaded encoder; called only where a band has to be proposed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LakeBand:
 
 
 def bands_of(lake: Lake, settings: MineSettings, load: Load) -> dict[str, LakeBand]:
-    """The band of each signal in use; a proposal that was made before is read back, not made again.
+    """The band of each signal in use; a proposal is made once and then read from the lake.
 
     Raises UserError where a band is to be proposed and the oldest shard has no vectors yet or fewer than three images.
     """
@@ -89,14 +89,14 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     """(COPIES,) cosines of pictures and nearly identical copies of them, as this model sees them."""
     import torch
 
-    from mmret.encode.augment import NEAR_DUPLICATE, seeded_generator, views
+    from mmret.encode.augment import NEAR_DUPLICATE_VIEWS, seeded_generator, views
     from mmret.ingest.images import read_images
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])
     scores = []
     for number, rows in enumerate(read_images(lake, shard, min(32, encoder.batch_size), chosen)):
         pixels = torch.stack([encoder.preprocess(data.as_py()) for data in rows["data"]])
-        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE, seeded_generator("copies", number)))
+        copies = encoder.encode_images(views(pixels, NEAR_DUPLICATE_VIEWS, seeded_generator("copies", number)))
         scores.append((encoder.encode_images(pixels) * copies).sum(1))
     return np.concatenate(scores)
 

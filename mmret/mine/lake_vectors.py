@@ -1,4 +1,4 @@
-"""Vectors as mining takes them: those of all signals of a shard, in one order, and of one model only.
+"""Reads vectors in the form that mining needs: those of all signals of a shard, in one order, and of one model only.
 
 Cost: :func:`mmret.encode.vectors.read_vectors` for each signal.
 """
@@ -21,7 +21,7 @@ def shard_vectors(lake: Lake, shard: str, signals: Iterable[str] = SIGNALS) -> S
     return ShardVectors(shard, ids, {signal: vectors for signal, (_, vectors) in read.items()})
 
 
-def one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None:
+def check_one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None:
     """Raise UserError where two shards' vectors of one signal come from different models: their cosines mean nothing."""
     for signal in signals:
         models = {s: facts.notes["model"] for s in shards if (facts := lake.facts(signal, s))}
@@ -34,8 +34,8 @@ def one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -> None
             )
 
 
-def part(shard: ShardVectors, ids: Iterable[str]) -> ShardVectors:
-    """The images ``ids`` of a shard."""
+def select_images(shard: ShardVectors, ids: Iterable[str]) -> ShardVectors:
+    """``shard`` reduced to the images ``ids``."""
     place = {name: at for at, name in enumerate(shard.ids)}
     ids = list(ids)
     rows = [place[name] for name in ids]

@@ -1,12 +1,12 @@
-"""Neighbours of one shard's images: the merge of every candidate file that speaks of them.
+"""Merges the neighbours of one shard's images from all candidate files that have edges of them.
 
-Each file holds, per query and signal, its best ``k`` in the band and its best ``k`` above it. Merging is cutting the
-union, which is associative and commutative, so files may be merged in any order or grouping, and adding a file to a
+Each file has, per query and signal, its best ``k`` in the band and its best ``k`` above it. A merge takes the union and cuts each
+list to ``k`` again, which is associative and commutative: files may be merged in any order or grouping, and adding a file to a
 finished merge equals merging all again.
 
-Files hold a list's edges in one piece, so text is compared once a piece and pieces are arranged; edges are moved and sorted
-a block of whole lists at a time, in memory that every block uses again. Nothing relies on it: edges in any order give the
-same result, slower. Cost: about 0.1 us an edge; memory the result, the edges that were read and a few MB.
+In a file the edges of one list follow each other, so text is compared once for each such piece and not for each edge. Edges are
+sorted a block of whole lists at a time, in memory that all blocks share. Edges in any other order give the same result, only
+slower. Cost: about 0.1 us an edge; memory the result, the edges that were read and a few MB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.mine.ordering import arrange, as_text, number_texts, of_one_width, order, place_in_group
+from mmret.mine.ordering import arrange, as_text, number_texts, order, place_in_group, to_fixed_width
 from mmret.schemas import NEIGHBOURS, SIGNALS
 
 ROWS_WAITING = 8_000_000  # edges that may wait beyond twice the merged lists or the first file, however many files there are
@@ -27,12 +27,13 @@ _COLUMNS = ["query_id", "signal", "target_id", "score", "above_band"]
 
 
 def neighbours(edges: Iterable[pa.Table], k: int) -> pa.Table:
-    """Ranked neighbours, schema ``NEIGHBOURS``, of the queries in ``edges`` (tables with the columns of
-    ``CANDIDATES``).
+    """Ranked neighbours, schema ``NEIGHBOURS``, of the queries in ``edges`` (tables with the columns of ``CANDIDATES``).
 
     Per query and signal the best ``k`` in the band, ranked from 0, and the best ``k`` above it, rank null; equal scores
     by target id. Sorted by query id, signal (order of ``SIGNALS``), in the band before above it, rank. An edge that
-    appears twice counts once. The result is itself a valid input of another merge.
+    appears twice counts once. The result can be merged again with other tables.
+
+    >>> neighbours([lake.read("candidates", shard) for shard in lake.shards()], k=profile.mine.k)
     """
     held, waiting = [], 0  # merged lists or the first file, then the files that wait and their rows
     for table in edges:
@@ -65,7 +66,7 @@ class _Pieces:
     names: pa.Array
 
     def blocks(self) -> Iterator[slice]:
-        """Pieces of whole lists, about ``BLOCK`` rows or one list at a time."""
+        """Yield slices of pieces that make whole lists, about ``BLOCK`` rows or one list at a time."""
         first = np.flatnonzero(np.append(True, self.lists[1:] != self.lists[:-1]))  # piece that begins a list
         before = (np.cumsum(self.lengths) - self.lengths)[first] // BLOCK
         bounds = [*first[np.flatnonzero(np.append(True, before[1:] != before[:-1]))], len(self.lists)]
@@ -99,9 +100,9 @@ def _cut(batches: list[pa.RecordBatch], k: int) -> Iterator[pa.RecordBatch]:
         return
     pieces = _pieces(batches)
     offsets = np.append(0, np.cumsum([batch.num_rows for batch in batches]))
-    all_targets = of_one_width([batch["target_id"] for batch in batches])
+    all_targets = to_fixed_width([batch["target_id"] for batch in batches])
     all_scores = [batch["score"].to_numpy() for batch in batches]
-    (names,) = of_one_width([pieces.names])
+    (names,) = to_fixed_width([pieces.names])
     for block in pieces.blocks():
         inputs = np.argsort(pieces.starts[block])  # in order of the input, to read it forwards and batch by batch
         starts, lengths = pieces.starts[block][inputs], pieces.lengths[block][inputs]

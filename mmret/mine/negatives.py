@@ -1,8 +1,7 @@
-"""Hard negatives of chosen pairs, none of which is a near-duplicate of its target.
+"""Draws hard negatives of chosen pairs, none of which is a near-duplicate of its target.
 
-Why it takes vectors: the neighbour lists say of a query what is near to it, not how near two of its neighbours are to each
-other. Those two may lie in shards that are mined elsewhere, so their cosine is computed here, exactly, for the candidates
-that are drawn, and for no others.
+Why it needs vectors: the neighbour lists say what is near a query, not how near two of its neighbours are to each other. Those
+two may lie in different shards, so their cosine is computed here, exactly, but only for the candidates that are drawn.
 
 Cost: for each pair twice as many cosines as it gets negatives, in one pass over the shards' vectors; another pass only where
 more than half of the candidates drawn for some pair were near-duplicates of its target.
@@ -21,21 +20,24 @@ from mmret.hashing import hash64, pair_draws
 from mmret.mine.images import Images
 from mmret.mine.ordering import arrange, place_in_group
 from mmret.mine.scores import SCORES
-from mmret.mine.toplists import edges_of_band
+from mmret.mine.toplists import band_limits
 from mmret.schemas import NEIGHBOURS, SIGNALS
 from mmret.settings import BandSettings, MineSettings
 
 Score = Callable[[pa.Table], pa.Table]
-"""(query_id, target_id) of any two images to the columns ``SCORES``, row by row; null where a signal has no vectors."""
+"""Function from a table (query_id, target_id) to its columns ``SCORES``, row by row; null where a signal has no vectors."""
 
 SPARE = 2  # candidates drawn for each negative in the first round
 _MORE = 4  # times as many in each further round
 
 
 @dataclass(frozen=True)
-class PairsOfQueries:
-    """Chosen pairs of some queries, and the images each of those queries may have as negatives; numbers of images, all
-    (n,) or (m,) int64 and sorted by query."""
+class ChosenPairs:
+    """Chosen pairs of some queries, and the images each of these queries may have as negatives.
+
+    Images are numbers (:class:`mmret.mine.images.Images`): ``queries``, ``targets`` (n,) and ``pool_queries``, ``pool`` (m,)
+    int64, both sorted by query.
+    """
 
     queries: np.ndarray
     targets: np.ndarray
@@ -45,8 +47,8 @@ class PairsOfQueries:
 
 @dataclass(frozen=True)
 class Negatives:
-    """``negatives``: numbers of images, those of the first pair first; ``counts`` (n,) of them per pair; ``scores`` of
-    the pairs themselves, columns ``SCORES``, which the same pass over the vectors gives."""
+    """``negatives``: image numbers, those of the first pair first; ``counts`` (n,): how many each pair has; ``scores`` of the pairs
+    themselves, columns ``SCORES``, computed in the same pass over the vectors."""
 
     negatives: np.ndarray
     counts: np.ndarray
@@ -54,12 +56,12 @@ class Negatives:
 
 
 def hard_negatives(
-    parts: Sequence[PairsOfQueries], images: Images, score: Score, bands: Mapping[str, BandSettings], settings: MineSettings
+    parts: Sequence[ChosenPairs], images: Images, score: Score, bands: Mapping[str, BandSettings], settings: MineSettings
 ) -> Negatives:
-    """Up to ``settings.hard_negatives`` of every pair of ``parts``, drawn by the hash of (seed, query, target, candidate).
+    """Up to ``settings.hard_negatives`` for every pair of ``parts``, drawn by the hash of (seed, query, target, candidate).
 
-    The result does not depend on how many candidates a round draws. Raises ValueError where ``score`` does not answer row
-    by row.
+    The result does not depend on how many candidates a round draws. Raises ValueError if ``score`` does not return one row for
+    each row.
     """
     queries, targets = (np.concatenate([getattr(part, name) for part in parts]) for name in ("queries", "targets"))
     limit, pairs = settings.hard_negatives, len(queries)
@@ -88,15 +90,16 @@ def above_band(scores: pa.Table, bands: Mapping[str, BandSettings]) -> np.ndarra
     above = np.zeros(scores.num_rows, bool)
     for signal, band in bands.items():
         values = pc.fill_null(scores[SCORES[SIGNALS.index(signal)]], -2.0).to_numpy()
-        above |= values >= edges_of_band(band)[1]
+        above |= values >= band_limits(band)[1]
     return above
 
 
 def beyond_full_lists(neighbours: pa.Table, score: Score, bands: Mapping[str, BandSettings], k: int) -> pa.Table:
-    """What lists above the band leave out, schema ``NEIGHBOURS``: a query with ``k`` near-duplicates in a signal may have
-    more of them, and one of those may be in the band of another signal.
+    """Near-duplicates of queries whose list above the band was too short for them, schema ``NEIGHBOURS``.
 
-    Only images that ``neighbours`` has for the query are scored, so the cost is none where no list is full.
+    A list ends after ``k`` images, so a query may have more near-duplicates in a signal than its list has, and one of those may
+    be in the band of another signal. Only images that ``neighbours`` has for the query are scored, so this costs nothing where no
+    list is full.
     """
     sizes = neighbours.filter(neighbours["above_band"]).group_by(["query_id", "signal"]).aggregate([([], "count_all")])
     full = sizes.filter(pc.greater_equal(sizes["count_all"], k))
@@ -117,15 +120,15 @@ def beyond_full_lists(neighbours: pa.Table, score: Score, bands: Mapping[str, Ba
         of_signal = pc.equal(table["signal"], signal)
         rows, values = table.filter(of_signal), scores[SCORES[SIGNALS.index(signal)]].filter(of_signal)
         rows = rows.append_column("score", values).append_column("rank", pa.nulls(rows.num_rows, pa.int32()))
-        rows = rows.append_column("above_band", pc.fill_null(pc.greater_equal(values, edges_of_band(band)[1]), False))
+        rows = rows.append_column("above_band", pc.fill_null(pc.greater_equal(values, band_limits(band)[1]), False))
         found.append(rows.filter(rows["above_band"]).select(NEIGHBOURS.names).cast(NEIGHBOURS))
     return pa.concat_tables(found)
 
 
 def _drawn(
-    parts: Sequence[PairsOfQueries], pending: np.ndarray, count: int, images: Images, seed: int
+    parts: Sequence[ChosenPairs], pending: np.ndarray, count: int, images: Images, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``count`` candidates of each pair that is ``pending``: places of pairs, ascending, and numbers of images."""
+    """The first ``count`` candidates of each pair that is ``pending``: positions of pairs, ascending, and image numbers."""
     pairs, candidates, offset = [], [], 0
     for part in parts:
         of_part = np.flatnonzero(pending[offset : offset + len(part.queries)])
@@ -137,8 +140,8 @@ def _drawn(
     return np.concatenate(pairs), np.concatenate(candidates)
 
 
-def _by_priority(part: PairsOfQueries, rows: np.ndarray, images: Images, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """All candidates of the pairs in ``rows`` that nothing known speaks against, best priority first."""
+def _by_priority(part: ChosenPairs, rows: np.ndarray, images: Images, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """All candidates of the pairs in ``rows`` that are not ruled out by the lists or captions, best priority first."""
     queries, targets = part.queries[rows], part.targets[rows]
     first = np.searchsorted(part.pool_queries, queries)
     sizes = np.searchsorted(part.pool_queries, queries, side="right") - first

@@ -1,9 +1,8 @@
-"""One shard's vectors of one signal, checked and made ready for the tiles: an int8 sketch that filters, float16 that
-decides.
+"""Prepares one shard's vectors of one signal for comparison: int8 sketches that rule pairs out, float16 that give exact scores.
 
 Why two forms. Nearly all pairs lie below the band, so most of the arithmetic only has to prove that a pair is *not* a
 neighbour. An eight-bit product proves it with a rigorous error bound at about a ninth of the time of a float32 one (CPU
-with VNNI; tensor cores on a GPU); the few pairs it cannot rule out are scored exactly (:func:`exact`).
+with VNNI; tensor cores on a GPU); the few pairs it cannot rule out are scored exactly (:func:`exact_scores`).
 
 The bound. A vector x is turned by a fixed orthogonal map (random signs, then Hadamard blocks: inner products stay,
 outlier dimensions are spread) and rounded to s*q with integer q; its error e = |x - s*q| is measured, not estimated.
@@ -30,15 +29,15 @@ NORM_TOLERANCE = 0.01
 GROUP = 32
 """A sketch is padded with zeros to a multiple of so many rows, so that tiles fall into whole groups of columns."""
 
-_CHUNK = 65_536  # pairs exact_of_few at a time on a GPU
+_CHUNK = 65_536  # pairs exact_scores_of_few at a time on a GPU
 _ROTATION = 64  # width of the Hadamard block
 _SLACK = 2e-4  # float32 error of the rotation, both sides, with room
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows ``start:stop`` of a matrix: ``rows`` (p, w) and ``columns`` (w, p) are the sketch as left and right
-    operand, p the number of rows r padded to whole groups.
+    """Rows ``start:stop`` of a matrix, r of them. ``rows`` (p, w) and ``columns`` (w, p) are their sketch as left and right operand
+    of a product; p is r padded to whole groups.
 
     A product of two blocks times both ``unit`` is the score to within the sum of both ``error`` (r,) float32.
     """
@@ -103,7 +102,7 @@ def _check(vectors: torch.Tensor, ids: Sequence[str], signal: str) -> None:
         )
 
 
-def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def exact_scores(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Scores of the pairs (a[i], b[j]): the exact inner products, rounded once to float32.
 
     ``a``, ``b``: (n, d) float16 values of about unit length, in any precision; ``i`` must ascend. Components are
@@ -114,11 +113,11 @@ def exact(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.
         return np.zeros(0, np.float32)
     if a.device.type == "cpu" and _sampled_products():
         return _sampled(a.double(), b.double(), i, j).to(torch.float32).numpy()
-    return exact_of_few(a, b, i, j)
+    return exact_scores_of_few(a, b, i, j)
 
 
-def exact_of_few(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """:func:`exact` for few pairs of many rows, ``i`` in any order: little memory, ten times the time a pair."""
+def exact_scores_of_few(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """:func:`exact_scores` for few pairs of many rows, ``i`` in any order: little memory, ten times the time a pair."""
     left, right = (torch.from_numpy(np.require(x, np.int64, ["C", "W"])).to(a.device) for x in (i, j))
     step = 2048 if a.device.type == "cpu" else _CHUNK
     parts = [(a[left[s : s + step]].double() * b[right[s : s + step]].double()).sum(1) for s in range(0, len(i), step)]

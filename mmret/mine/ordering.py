@@ -53,7 +53,7 @@ def arrange(key: np.ndarray, ties: Callable[[np.ndarray], np.ndarray] = lambda p
 
 
 def number_texts(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Distinct ids in the order of their bytes, and for each row the place of its id among them, (n,) int64."""
+    """Distinct ids in the order of their bytes, and for each row the position of its id among them, (n,) int64."""
     coded = (ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])).dictionary_encode().unify_dictionaries()
     if not coded.num_chunks:
         return pa.array([], ids.type), np.zeros(0, np.int64)
@@ -78,9 +78,11 @@ class Texts:
         return pa.chunked_array(parts, pa.string())
 
 
-def of_one_width(parts: list[pa.Array]) -> list[pa.Array]:
-    """The same texts without offsets, as fixed-size binary and without a copy, where all have one width in bytes and none
-    is null: rows are then taken several times as fast. Elsewhere ``parts`` as they are."""
+def to_fixed_width(parts: list[pa.Array]) -> list[pa.Array]:
+    """The same texts as fixed-size binary, without a copy, so that rows are taken several times as fast.
+
+    Where the texts differ in their number of bytes, or one is null, ``parts`` are returned as they are.
+    """
     whole = [
         np.frombuffer(part.buffers()[1], np.int32)[part.offset : part.offset + len(part) + 1] if len(part) else _NO_TEXT
         for part in parts
@@ -100,7 +102,7 @@ _NO_TEXT = np.zeros(1, np.int32)
 
 
 def as_text(ids: pa.Array) -> pa.Array:
-    """Text of an array that :func:`of_one_width` gave or of rows taken from one; without a copy of the letters."""
+    """The inverse of :func:`to_fixed_width`, also for rows taken from its result; without a copy of the letters."""
     if not pa.types.is_fixed_size_binary(ids.type):
         return ids
     width = ids.type.byte_width
@@ -113,7 +115,7 @@ def text_ranks(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return number_texts(ids)[1]
 
 
-def distinct(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unique_inverse(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Like ``np.unique(key, return_inverse=True)`` for (n,) non-negative int64, several times as fast."""
     by = arrange(key.astype(np.uint64))
     ordered_key = key[by]

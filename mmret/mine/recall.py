@@ -1,4 +1,4 @@
-"""How much of the exact neighbours in the band a search has found, by comparing a sample of images with everything.
+"""Measures what share of the exact neighbours in the band a search has found, by comparing a sample of images with everything.
 
 Cost: one pass over the vectors of the shards compared with; ``checked`` images against each.
 """
@@ -19,7 +19,7 @@ _MARK = "?"  # before the id of a sampled image, which is compared with itself t
 
 
 def sample(ids: Iterable[str], count: int) -> list[str]:
-    """``count`` of ``ids`` at most, drawn by the hash of the id: the same whatever order they come in."""
+    """``count`` of ``ids`` at most, those of lowest hash, so that their order does not matter."""
     return sorted(sorted(ids, key=lambda image_id: uniform("recall", image_id))[:count])
 
 
@@ -45,7 +45,7 @@ def exact_lists(
 
 
 def in_band_recall(found: pa.Table, exact: pa.Table, signals: Sequence[str]) -> dict[str, float]:
-    """Per signal the share of ``exact`` (query_id, signal, target_id) that is in the band in ``found``; 1 where there is none."""
+    """Per signal the share of ``exact`` (query_id, signal, target_id) that ``found`` has in the band; 1 if ``exact`` has none."""
     inside = found.filter(pc.invert(found["above_band"]))
     recall = {}
     for signal in signals:

@@ -1,4 +1,4 @@
-"""The three exact scores of chosen pairs, whichever signal found them.
+"""Computes the three exact scores of chosen pairs, whichever signal found them.
 
 Cost: one pass over the shards' vectors, half a microsecond a pair and signal. Memory: one shard and the vectors of
 the images named.
@@ -15,15 +15,14 @@ import torch
 
 from mmret.errors import UserError
 from mmret.mine.candidates import ShardVectors
-from mmret.mine.operands import exact_of_few
+from mmret.mine.operands import exact_scores_of_few
 from mmret.schemas import SIGNALS
 
 SCORES = tuple(f"{signal}_score" for signal in SIGNALS)
 
 
 def pair_scores(pairs: pa.Table, shards: Iterable[ShardVectors]) -> pa.Table:
-    """Exact cosine scores of ``pairs`` (query_id, target_id): a table of the three score columns (float32), in that
-    order.
+    """Exact cosine scores of ``pairs`` (query_id, target_id): a table of the three score columns (float32), row by row.
 
     ``shards`` is read once; a signal that no shard has vectors of gives nulls. Memory: one shard and the vectors of the
     images named in ``pairs``. Raises UserError where an image is in none of the shards.
@@ -49,6 +48,6 @@ def pair_scores(pairs: pa.Table, shards: Iterable[ShardVectors]) -> pa.Table:
         values = np.full(len(queries), np.nan, np.float32)
         if signal in found:
             vectors = torch.from_numpy(found[signal])
-            values = exact_of_few(vectors, vectors, queries, targets)
+            values = exact_scores_of_few(vectors, vectors, queries, targets)
         columns[name] = pa.array(values, pa.float32(), mask=np.isnan(values))
     return pa.table(columns)

@@ -20,7 +20,7 @@ from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
 from mmret.mine.lake_bands import Load, bands_of, mined_bands
-from mmret.mine.lake_vectors import one_model, part, shard_vectors
+from mmret.mine.lake_vectors import check_one_model, select_images, shard_vectors
 from mmret.mine.merge import neighbours
 from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.recall import exact_lists, in_band_recall, sample
@@ -32,11 +32,14 @@ from mmret.settings import MineSettings
 def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
     """Compare ``shard`` with itself and every earlier one and write its candidates.
 
-    ``load`` gives the encoder of a signal whose band is proposed and not known yet. Raises UserError for vectors of
+    ``load`` returns the encoder of a signal; it is called only if a band has to be proposed. Raises UserError for vectors of
     different models.
+
+    >>> load = lambda signal: load_encoder(profile.encoders[signal], signal, lake.root)
+    >>> mine_candidates(lake, "shard-00000", profile.mine, fingerprint, load).rows
     """
     earlier = [s for s in lake.shards() if s < shard]
-    one_model(lake, [*earlier, shard], settings.signals)
+    check_one_model(lake, [*earlier, shard], settings.signals)
 
     def stream() -> Iterator[ShardVectors]:
         for done, other in enumerate(earlier):
@@ -53,7 +56,7 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
     own = shard_vectors(lake, shard, settings.signals)
     if uses_index(sum(lake.facts("images", s).rows for s in [*earlier, shard]), settings.index):
         edges = index_candidates(lake, shard, settings, bands)
-        queries = part(own, sample(own.ids, settings.index.checked))
+        queries = select_images(own, sample(own.ids, settings.index.checked))
         exact = exact_lists(queries, chain([own], stream()), settings, bands)
         found = edges.filter(pc.is_in(edges["query_id"], value_set=pa.array(queries.ids)))
         notes |= {"index": settings.index.kind, "recall": in_band_recall(found, exact, settings.signals)}
@@ -74,7 +77,7 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
     parts = []
     for shard in shards:
         own = shard_vectors(lake, shard, settings.signals)
-        parts.append(part(own, sorted(wanted & set(own.ids))))
+        parts.append(select_images(own, sorted(wanted & set(own.ids))))
     queries = ShardVectors(
         "sample",
         [name for p in parts for name in p.ids],
@@ -87,10 +90,12 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
 
 
 def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
-    """Merge every file that speaks of ``shard``'s images: its own and those of all later shards.
+    """Write ``neighbours`` of ``shard``: the merge of its own candidates and those of all later shards.
 
-    Where the partition of before is the merge of the first of them as they are today, it stands for them: a corpus that
-    grew by a shard reads one new file. Noted are the shards that the rows may point to (``linked_shards``): the files say it.
+    If the partition that is there is the merge of some of these files as they still are, only the other files are read: one new
+    file where the corpus grew by a shard. The note ``linked_shards`` lists the shards that the rows may point to.
+
+    >>> mine_neighbours(lake, "shard-00000", profile.mine, fingerprint).rows
     """
     files = [s for s in lake.shards() if s >= shard]
     done = _files_merged_before(lake, shard, inputs, files)
@@ -114,8 +119,10 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
 
 
 def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) -> int:
-    """How many of ``files``, from the first, the partition of before holds; 0 where what it was made from does not prove it:
-    the same version, settings and content of every file."""
+    """How many of ``files``, counted from the first, the partition that is there was merged from.
+
+    0 unless its recorded inputs prove it: the same version and settings, and the same content of every file.
+    """
     facts = lake.facts("neighbours", shard)
     before, now = (read_inputs(lake, facts.inputs) if facts else None), read_inputs(lake, inputs)
     if before is None or now is None or any(before[part] != now[part] for part in ("version", "settings")):
@@ -128,14 +135,16 @@ def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
     """Choose targets and hard negatives for the images of ``shard``.
 
-    Reads the shard's neighbours and the bands noted with its candidates, the leaks, and of the shards that the neighbours point
-    to the captions of the images they name and the vectors of all signals: once for the scores, and again where a list above the
-    band is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and those
-    of the images that chosen pairs and the candidates for their negatives name. Noted are the shards whose images the pairs
-    name (``linked_shards``). Raises UserError for vectors of different models.
+    Reads the shard's neighbours, the bands in the notes of its candidates, the leaks, and, from the shards that the neighbours
+    point to, captions and the vectors of all signals. Vectors are read once for the scores, and again where a list above the band
+    is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and the vectors of
+    the images in chosen pairs and in the candidates for their negatives. The note ``linked_shards`` lists the shards of the pairs'
+    images. Raises UserError for vectors of different models.
+
+    >>> mine_pairs(lake, "shard-00000", profile.mine, fingerprint).notes["linked_shards"]
     """
     linked = linked_shards(lake, "neighbours", shard)
-    one_model(lake, linked, SIGNALS)
+    check_one_model(lake, linked, SIGNALS)
 
     def score(pairs: pa.Table) -> pa.Table:
         return pair_scores(pairs, (shard_vectors(lake, s) for s in linked))

@@ -1,4 +1,4 @@
-"""The exact kernel: all neighbours in a band, by blocked matrix products, one tile serving both of its sides.
+"""The exact search: all neighbours in a band by blocked matrix products, each tile of which serves both of its sides.
 
 For every pair of blocks: one product of their sketches (:mod:`mmret.mine.operands`), a threshold test of the whole tile
 against the score each row and each column still needs, exact scores of the few pairs that pass, and both directions of
@@ -19,7 +19,7 @@ from threading import local
 import numpy as np
 import torch
 
-from mmret.mine.operands import GROUP, Block, Matrix, exact
+from mmret.mine.operands import GROUP, Block, Matrix, exact_scores
 from mmret.mine.toplists import TopLists
 
 _CPU_TILE = 2048  # a tile stays in the cache; larger ones gain nothing there
@@ -30,13 +30,13 @@ def tile_rows(tile: int, device: torch.device) -> int:
     return min(tile, _CPU_TILE) if device.type == "cpu" else tile
 
 
-def within(matrix: Matrix, lists: TopLists, tick: Callable[[], None] = lambda: None) -> None:
+def compare_within(matrix: Matrix, lists: TopLists, tick: Callable[[], None] = lambda: None) -> None:
     """Compare every row of a shard with every other one of it; ``tick`` is called after each row of tiles."""
     blocks = list(enumerate(matrix.blocks))
     _scan(matrix, [[(left, a, lists, right, b, lists) for b, right in blocks[a:]] for a, left in blocks], tick)
 
 
-def between(
+def compare_between(
     left: Matrix, left_lists: TopLists, right: Matrix, right_lists: TopLists, tick: Callable[[], None] = lambda: None
 ) -> None:
     """Compare every row of one shard with every row of another."""
@@ -54,10 +54,10 @@ _Tile = tuple[Block, int, TopLists, Block, int, TopLists]
 
 
 def _scan(matrix: Matrix, rows: list[list[_Tile]], tick: Callable[[], None]) -> None:
-    """Work through rows of tiles, on a CPU one tile per thread.
+    """Compute all tiles; on a CPU each thread works on a tile of its own.
 
-    Threads that share nothing keep their pace on a busy machine, where a product split among them would wait for the
-    slowest at every step. The lists are the same whatever tile comes first.
+    On a busy machine that is faster than to split each product among the threads, where all would wait for the slowest one at
+    every step. The order of the tiles does not change the lists.
     """
     threads = torch.get_num_threads() if matrix.device.type == "cpu" else 1
     scans = local()
@@ -94,7 +94,7 @@ class _Scan:
         self._wide: dict[str, tuple[Block, torch.Tensor]] = {}
 
     def tile(self, left: Block, a: int, left_lists: TopLists, right: Block, b: int, right_lists: TopLists) -> None:
-        """Offer to both sides' lists whatever in this tile may belong there."""
+        """Add the pairs of this tile that may belong there to the lists of both sides."""
         unit = left.unit * right.unit
         need_left = left_lists.floor[left.start : left.stop] - left.error - right.error.max()
         need_right = right_lists.floor[right.start : right.stop] - right.error - left.error.max()
@@ -110,7 +110,7 @@ class _Scan:
         if not maybe.any():
             return
         i, j, rows, columns = i[maybe], j[maybe], rows[maybe], columns[maybe]
-        scores = exact(self._exact("left", left), self._exact("right", right), i, j)
+        scores = exact_scores(self._exact("left", left), self._exact("right", right), i, j)
         left_lists.add(a, rows, columns, scores)
         right_lists.add(b, columns, rows, scores)
 

@@ -1,8 +1,8 @@
-"""Per row the best ``k`` targets inside the band and the best ``k`` above it, kept while tiles arrive in any order.
+"""Collects for every row the best ``k`` targets inside the band and the best ``k`` above it, while tiles arrive in any order.
 
-A top list is a monoid: cutting the union of two lists equals cutting all they were made from. Entries are packed into
-one unsigned 64-bit number, row | distance from the top score | target, so one vectorised sort of numbers gives the
-order "best score first, then the earlier target" exactly. Cost: 8 bytes an entry, about ``3 * k`` entries a row in
+The union of two top lists, cut to ``k``, is the top list of all their entries; so entries can be added in any grouping. An entry
+is packed into one unsigned 64-bit number, row | distance from the top score | target, so that one vectorised sort of numbers
+gives exactly the order "best score first, then the smaller target". Cost: 8 bytes an entry, about ``3 * k`` entries a row in
 memory.
 """
 
@@ -29,7 +29,7 @@ class Edges:
     scores: np.ndarray
 
 
-def edges_of_band(band: BandSettings) -> tuple[np.float32, np.float32]:
+def band_limits(band: BandSettings) -> tuple[np.float32, np.float32]:
     """The band's open ends as scores are stored: in the band is ``low < score < high`` in float32."""
     return np.float32(band.low), np.float32(band.high)
 
@@ -46,8 +46,7 @@ def from_sortable(codes: np.ndarray) -> np.ndarray:
 
 
 class TopLists:
-    """Lists of ``rows`` rows whose targets are numbers below ``targets``; blocks of ``tile`` rows are cut by
-    themselves.
+    """Lists of ``rows`` rows whose targets are numbers below ``targets``; each block of ``tile`` rows is cut separately.
 
     ``floor`` and ``above_floor`` (rows,) float32: an entry whose score is lower cannot enter its list any more.
     """
@@ -63,7 +62,7 @@ class TopLists:
         above_floor: np.ndarray | None = None,
     ):
         self.k, self.tile = k, tile
-        self.low, self.high = edges_of_band(band)
+        self.low, self.high = band_limits(band)
         self.floor = np.full(rows, self.low) if floor is None else floor.copy()
         self.above_floor = np.full(rows, self.high) if above_floor is None else above_floor.copy()
         self._target_bits = max(targets - 1, 1).bit_length()
@@ -83,7 +82,7 @@ class TopLists:
         return (inside | (upper >= self.above_floor[rows])) & (upper > self.low)
 
     def add(self, block: int, rows: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> None:
-        """Offer scored pairs whose rows all lie in ``block``; several threads may do so at once."""
+        """Add scored pairs whose rows all lie in ``block``; several threads may do so at once."""
         keep = (scores > self.low) & self.could_enter(rows, scores, scores)
         rows, targets, scores = rows[keep], targets[keep], scores[keep]
         if not len(rows):
@@ -125,7 +124,7 @@ class TopLists:
         return ((keys >> np.uint64(self._target_bits)) & mask).astype(np.int64)
 
     def result(self) -> Edges:
-        """All lists, cut; the object is spent."""
+        """All lists, cut to ``k``. The object cannot be used afterwards."""
         rows, targets, scores = [], [], []
         for block in range(len(self._cut)):
             self._cut_lists(block)

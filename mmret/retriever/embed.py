@@ -27,14 +27,14 @@ from mmret.ingest.decode import Unreadable, open_rgb
 from mmret.progress import advance
 from mmret.retriever.records import Record, open_records
 
-What = Literal["image", "text", "composed"]
+EmbedInput = Literal["image", "text", "composed"]
 
 
 @dataclass(frozen=True)
 class EmbedOptions:
     """``query``: as queries, with an MLLM's task instruction, instead of as candidates. ``part_rows``: what a crash costs."""
 
-    what: What = "image"
+    what: EmbedInput = "image"
     format: Literal["parquet", "lance"] = "parquet"
     query: bool = False
     batch_size: int = 64

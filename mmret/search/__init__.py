@@ -1,5 +1,5 @@
 """Search of a lake's corpus by image, text or both: one code for the command, the page and a server.
 
-``rank`` (pure numpy) <- ``corpus_vectors`` (every picture's vector, kept in the lake) <- ``models`` (which checkpoint) <-
-``search``. Above ``retriever``, below ``benchmarks``, ``web`` and ``cli``.
+``search`` answers a query: it picks the checkpoint (``models``), has the vectors of every picture, which the lake stores
+(``corpus_vectors``), and ranks them (:mod:`mmret.ranking`). ``names`` finds a picture by its path or id.
 """

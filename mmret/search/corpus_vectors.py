@@ -1,4 +1,4 @@
-"""The vectors of a lake's corpus by one checkpoint, kept in the lake: without them every search would embed all pictures anew.
+"""The vectors of a lake's pictures by one checkpoint, stored in the lake so that not every search has to embed all pictures.
 
 They lie at ``<lake>/gallery/<digest of the checkpoint>/<shard>.parquet``, for search and evaluation, trained and untrained
 models alike. Cost: the image tower once per picture and checkpoint, a shard at a time, so that a crash loses at most one
@@ -26,8 +26,8 @@ from mmret.search.encoder import Encoder
 def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list[str], np.ndarray]:
     """Ids and unit vectors (n, dim) float32 of every image of the lake, embedded by the checkpoint in ``folder``.
 
-    Only shards without current vectors are embedded; :func:`mmret.progress.advance` is told how many pictures are done, of
-    task ``gallery``. Raises UserError for a lake without images and for a picture that gets no vector.
+    Only shards without current vectors are embedded; progress is reported to :func:`mmret.progress.advance` as task
+    ``gallery``. Raises UserError for a lake without images and for a picture that gets no vector.
 
         ids, vectors = gallery(Lake("lakes/demo"), "lakes/demo/checkpoints/demo")
     """
@@ -78,8 +78,8 @@ def _embed_shard(
     return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})
 
 
-def forget_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
-    """Delete the vectors of every checkpoint but those in ``folders``; returns of how many."""
+def drop_other_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
+    """Delete the stored vectors of all checkpoints except those in ``folders``; returns for how many checkpoints."""
     from mmret.retriever.models.load import embedding_digest
 
     keep = {embedding_digest(folder) for folder in folders}

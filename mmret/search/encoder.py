@@ -1,4 +1,4 @@
-"""What search and benchmarks ask of a model: one method, so that a retriever of any kind, or a mock of a test, will do."""
+"""The one method that search and benchmarks need of a model, so that a retriever of any kind will do, or a stand-in in a test."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 
 
 class Encoder(Protocol):
-    """Anything that embeds images, texts, or image-text pairs: a CLIP retriever, an MLLM retriever, a mock of a test.
+    """Anything that embeds images, texts, or image-text pairs: a CLIP retriever, an MLLM retriever, a stand-in in a test.
 
-    One that tells queries from candidates and takes a task instruction has a further keyword ``instruction: str |
-    None``.
+    ``encode`` of a model that treats queries and candidates differently has a further keyword, ``instruction: str | None``.
     """
 
     dim: int

@@ -1,4 +1,4 @@
-"""Which model of a lake answers: the checkpoint of a recipe, or the model that its first recipe starts from, for comparison.
+"""Chooses the model that answers a search: the checkpoint of a recipe or, for comparison, the model before training.
 
 Reads the records of ``checkpoints``; loads no model.
 """
@@ -23,7 +23,7 @@ def trained_recipes(lake: Lake, profile: Profile) -> list[str]:
 
 
 def pick_recipe(lake: Lake, profile: Profile, recipe: str | None = None) -> str:
-    """``recipe`` if it can be used, the lake's first where none is named. Raises UserError listing those there are."""
+    """``recipe``, or the first trained recipe of the lake where it is None. Raises UserError for one without a checkpoint."""
     have = trained_recipes(lake, profile)
     if recipe is None:
         return have[0] if have else UNTRAINED
@@ -33,7 +33,7 @@ def pick_recipe(lake: Lake, profile: Profile, recipe: str | None = None) -> str:
 
 
 def model_folder(lake: Lake, profile: Profile, recipe: str) -> Path | str:
-    """Folder (or hub name) of the weights of ``recipe``, as :func:`pick_recipe` gives it.
+    """Folder (or hub name) of the weights of ``recipe``, a name that :func:`pick_recipe` returned.
 
     ``untrained`` is the model that the lake's first recipe starts from. Raises UserError where it is not there yet.
     """

@@ -1,4 +1,4 @@
-"""From what a person writes for a picture of the corpus (a path, an image id) to its image id.
+"""Finds the image id of a picture that a person names by its path or id.
 
 Paths are written as in the corpus manifest; where two sources use the same relative path, the absolute one tells them apart.
 An image that was taken as a duplicate is found under each of its names. Cost: three columns of the manifest in memory.
@@ -34,9 +34,9 @@ class ImageNames:
                     self._rejected.add(name)
 
     def resolve(self, name: Any, where: str) -> str | None:
-        """Image id of ``name`` (an id, a path of the manifest, or that path made absolute), None for one rejected at ingest.
+        """Image id of ``name`` (an id, a path of the manifest, or that path made absolute); None if it was rejected at ingest.
 
-        Raises UserError, its text starting with ``where``, for a name that is unknown or of several images.
+        Raises UserError for a name that is unknown or fits several images; ``where`` begins its message.
         """
         if name in self._ids:
             return name

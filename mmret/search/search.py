@@ -1,4 +1,4 @@
-"""The one search of a lake's corpus, by picture, text or a picture changed as a text says, for the command, the page and a server.
+"""Searches a lake's corpus by a picture, a text, or a picture changed as a text says; for the command, the page and a server.
 
 The first search with a checkpoint embeds the corpus if nobody has (the lake keeps the vectors); after that a query costs one
 forward pass and one product with the gallery, about 0.1 s over 100,000 pictures. Models stay in memory once used, with 4 bytes a
@@ -27,7 +27,7 @@ from mmret.search.names import ImageNames
 from mmret.settings import Profile
 
 COLUMNS = ["image_id", "path", "root", "caption", "licence"]
-"""Of table ``images``, in a hit."""
+"""Columns of table ``images`` that a hit has."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,11 @@ class Searcher:
     def search(self, recipe: str, query: Query, k: int = 20) -> SearchResult:
         """The ``k`` images nearest to ``query`` by the checkpoint of ``recipe``.
 
-        A query picture that is in the corpus is not among its own results. While the corpus is embedded,
-        :func:`mmret.progress.advance` is told of it. Raises UserError for an empty query, an unknown recipe, a picture that
-        cannot be read, and a model whose vectors are not finite.
+        A query picture that is in the corpus is not among its own results. While the corpus is embedded, progress is reported
+        to :func:`mmret.progress.advance`. Raises UserError for an empty query, an unknown recipe, a picture that cannot be
+        read, and a model whose vectors are not finite.
+
+        >>> searcher.search("demo", Query(image=Path("dress.jpg").read_bytes(), text="the same in blue"), k=5).hits[0]["path"]
         """
         if query.image is None and not query.text.strip():
             raise UserError("give a picture, a text or both")
@@ -115,7 +117,7 @@ class Searcher:
         )
 
     def _model(self, recipe: str) -> Model:
-        """The model of ``recipe``, loaded again where its checkpoint or the corpus has changed since."""
+        """The model of ``recipe``; it is loaded again if its checkpoint or the corpus has changed since the last call."""
         from mmret.retriever.models.load import Retriever
 
         folder = model_folder(self.lake, self.profile, recipe)
@@ -131,7 +133,7 @@ class Searcher:
 
 
 def query_image(lake: Lake, image: Path) -> bytes:
-    """Contents of ``image``: a file, or a path or id of the corpus. Raises UserError for what is neither."""
+    """File contents of ``image``: a file on disk, or a path or id of the corpus. Raises UserError where it is neither."""
     if image.is_file():
         return image.read_bytes()
     image_id = ImageNames(lake).resolve(str(image), "--image")

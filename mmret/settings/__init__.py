@@ -11,7 +11,7 @@ from mmret.settings.mining import BandSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings
-from mmret.settings.training import HOW_A_RECIPE_RUNS, EvaluateSettings, LoraSettings, Recipe
+from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe
 
 __all__ = [
     "AnnotateSettings",
@@ -21,7 +21,7 @@ __all__ = [
     "EncoderSettings",
     "EngineSettings",
     "EvaluateSettings",
-    "HOW_A_RECIPE_RUNS",
+    "RECIPE_RUNTIME_FIELDS",
     "HistorySettings",
     "IndexSettings",
     "IngestSettings",

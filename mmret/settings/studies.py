@@ -20,7 +20,7 @@ from mmret.schemas import SIGNALS
 from mmret.settings.base import Settings
 
 PREFIX = "study-"
-"""Of the names of the recipes below."""
+"""What the names of the recipes below begin with."""
 
 
 SHORT = {"clip_image": "I", "dino_image": "D", "caption": "T"}

@@ -24,7 +24,7 @@ class LoraSettings(Settings):
     )
 
 
-HOW_A_RECIPE_RUNS = frozenset(
+RECIPE_RUNTIME_FIELDS = frozenset(
     {"as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"}
 )
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""

@@ -8,12 +8,12 @@ from typing import Any
 from mmret.atomic import replacing
 
 
-def draw_studies(found: dict[str, Any], path: Path) -> None:
+def draw_studies(results: dict[str, Any], path: Path) -> None:
     """Write the results of :func:`mmret.studies.results.results` to ``path`` as a PNG; a study without figures is left out."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
-    metric = found["metric"]
-    studies = [s for s in found["studies"] if any(v["mean"] for v in s["variants"])]
+    metric = results["metric"]
+    studies = [s for s in results["studies"] if any(v["mean"] for v in s["variants"])]
     figure = Figure(figsize=(2.3 + 2.5 * len(studies), 3.3), dpi=130, layout="constrained")
     panels = figure.subplots(
         1, max(1, len(studies)), sharey=True, squeeze=False, width_ratios=[len(s["variants"]) + 0.6 for s in studies] or None
@@ -36,14 +36,14 @@ def draw_studies(found: dict[str, Any], path: Path) -> None:
                 textcoords="offset points",
                 fontsize=8.5,
             )
-        if found["untrained"]:
-            panel.axhline(found["untrained"][metric], color="gray", linestyle="--", linewidth=1, zorder=4)
+        if results["untrained"]:
+            panel.axhline(results["untrained"][metric], color="gray", linestyle="--", linewidth=1, zorder=4)
         panel.set_xticks(list(places), [v["label"].replace(" ", "\n").replace("+\n", "+ ") for v in variants], fontsize=8.5)
         panel.set_title(study["title"], fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(y=0.12)
     panels[0].set_ylabel(f"{metric}, percent")
-    if found["untrained"]:
-        panels[0].text(-0.45, found["untrained"][metric], "untrained", fontsize=7.5, va="bottom", zorder=5)
+    if results["untrained"]:
+        panels[0].text(-0.45, results["untrained"][metric], "untrained", fontsize=7.5, va="bottom", zorder=5)
     with replacing(path) as aside:
         figure.savefig(aside, format="png")

@@ -75,14 +75,17 @@ def _verdict(study: Study, variants: Sequence[dict[str, Any]], metric: str) -> d
         return {"holds": None, "holds_in": 0, "seeds": 0}
     by_seed = [[v["values"][metric][v["seeds"].index(seed)] for v in variants] for seed in shared]
     return {
-        "holds": in_order(study.claim, [v["mean"][metric] for v in variants]),
-        "holds_in": sum(in_order(study.claim, values) for values in by_seed),
+        "holds": claim_holds(study.claim, [v["mean"][metric] for v in variants]),
+        "holds_in": sum(claim_holds(study.claim, values) for values in by_seed),
         "seeds": len(shared),
     }
 
 
-def in_order(claim: str, values: Sequence[float]) -> bool:
-    """``rising``: each value above the one before; ``last``: the last not below any other."""
+def claim_holds(claim: str, values: Sequence[float]) -> bool:
+    """Whether ``values``, one a variant, are in the order that ``claim`` says.
+
+    ``rising``: each value is above the one before. ``last``: the last one is not below any other.
+    """
     if claim == "rising":
         return all(a < b for a, b in zip(values, values[1:], strict=False))
     return values[-1] >= max(values)

@@ -1,4 +1,4 @@
 """The demo's own similarity models: tiny CLIP and DINOv2 towers, trained on the corpus itself."""
 
 TOWERS_VERSION = "1"
-"""Raised when the code changes what towers are trained to; part of what stage `towers` is computed from."""
+"""Version of stage `towers`. Raise it when a change of code gives other models: every lake then trains its towers again."""

@@ -1,9 +1,8 @@
 """The demo's CLIP: a stock ``transformers.CLIPModel`` of 0.9 M parameters, trained from scratch on image and caption.
 
-Symmetric InfoNCE (Radford et al. 2021) with a learnt temperature, in which images of one and the same caption are not
-each other's negatives. Measured per step of 256 on two cores: 0.21 s for the image tower, 0.04 to 0.08 s for the text
-tower; GELU in place of CLIP's QuickGELU is what makes that, the latter is not a fused operation and takes up to three
-times as long.
+Symmetric InfoNCE (Radford et al. 2021) with a learnt temperature; images that have the same caption are not each other's
+negatives. Cost per step of 256 pictures on two cores: 0.21 s for the image tower, 0.04 to 0.08 s for the text tower. The
+activation is GELU and not CLIP's QuickGELU, which is not a fused operation and takes up to three times as long.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from mmret.encode.augment import CAPTIONED, seeded_generator, views
+from mmret.encode.augment import CAPTION_VIEWS, seeded_generator, views
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
 from mmret.towers.corpus import TowerCorpus
@@ -84,7 +83,7 @@ def caption_loss(
 
     def loss(step: int) -> Tensor:
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "clip")]
-        pictures = views(corpus.pixels[rows], CAPTIONED, seeded_generator(settings.seed, "clip", step))
+        pictures = views(corpus.pixels[rows], CAPTION_VIEWS, seeded_generator(settings.seed, "clip", step))
         image = model.get_image_features(preprocessing.normalise(pictures)).pooler_output
         text = model.get_text_features(ids[rows, : int(lengths[rows].max())]).pooler_output
         same = caption_number[rows]
@@ -96,7 +95,10 @@ def caption_loss(
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Symmetric InfoNCE of unit vectors (n, d); off the diagonal, entries that are ``same`` (n, n) are no negatives."""
+    """Symmetric InfoNCE loss of unit vectors ``image`` and ``text`` (n, d), whose rows match one by one; a scalar.
+
+    ``same`` (n, n) bool: pairs that have the same caption. Off the diagonal they are not counted as negatives.
+    """
     logits = scale * image @ text.T
     logits = logits.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool), -torch.inf)
     labels = torch.arange(len(same))
@@ -104,8 +106,8 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Ten
 
 
 @torch.inference_mode()
-def recalls(image: Tensor, text: Tensor, captions: list[str]) -> dict[str, float]:
-    """Recall in percent among the given rows; a row of the same caption counts as found."""
+def retrieval_recall(image: Tensor, text: Tensor, captions: list[str]) -> dict[str, float]:
+    """Recall in percent of unit vectors (n, d) searched among each other; finding another row of the same caption counts."""
     numbers = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     number = torch.tensor([numbers[caption] for caption in captions])
     sims = image @ text.T

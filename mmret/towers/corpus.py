@@ -21,13 +21,13 @@ from mmret.ingest.images import read_images
 from mmret.lake import Lake
 from mmret.threads import in_order
 
-Captioned = tuple[str, bytes, str]
+CaptionedImage = tuple[str, bytes, str]
 """image_id, encoded picture, caption."""
 
 
 @dataclass(frozen=True)
 class TowerCorpus:
-    """Pictures in the order of their ids; ``held_out`` are rows never trained on (empty for a tiny corpus)."""
+    """Pictures in the order of their ids. ``train`` and ``held_out`` are row numbers, int64; a tiny corpus holds none out."""
 
     ids: list[str]
     pixels: Tensor  # (n, 3, size, size) uint8
@@ -37,17 +37,17 @@ class TowerCorpus:
 
     @property
     def key(self) -> str:
-        """Changes with any picture or caption."""
+        """A fingerprint that changes with any picture or caption."""
         return fingerprint(self.ids, self.captions)
 
 
 def distinct_words(captions: Iterable[str]) -> int:
-    """Words that at least two captions use: how much there is to tell apart."""
+    """How many different words at least two captions use: a measure of how much the towers have to tell apart."""
     counts = Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower())))
     return sum(count > 1 for count in counts.values())
 
 
-def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[Captioned]:
+def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterator[CaptionedImage]:
     """The ``max_images`` images of the lake with the lowest ids, shard by shard."""
     index = lake.read("images", columns=["image_id", "shard"])
     chosen = sorted(index["image_id"].to_pylist())[:max_images]
@@ -57,13 +57,13 @@ def sample_images(lake: Lake, max_images: int, batch_rows: int = 256) -> Iterato
             yield from zip(batch["image_id"].to_pylist(), batch["data"].to_pylist(), batch["caption"].to_pylist(), strict=True)
 
 
-def decode_images(images: Iterable[Captioned], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
-    """Decode ``images`` in threads, sort them by id and keep the ``max_images`` lowest.
+def decode_images(images: Iterable[CaptionedImage], preprocessing: Preprocessing, max_images: int, seed: int) -> TowerCorpus:
+    """Decode ``images`` in threads, sort them by id and use the ``max_images`` lowest ids.
 
-    About 4 % of them, at most 400, are held out by a coin of (seed, id). Raises UserError for fewer than two pictures.
+    About 4 % of them, at most 400, are held out, chosen by a hash of (seed, id). Raises UserError for fewer than two pictures.
     """
 
-    def small(image: Captioned) -> tuple[str, Tensor, str]:
+    def small(image: CaptionedImage) -> tuple[str, Tensor, str]:
         return image[0], preprocessing.pixels(open_rgb(image[1])), image[2] or ""
 
     workers = max(1, min(4, torch.get_num_threads()))

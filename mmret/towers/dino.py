@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from mmret.encode.augment import PATTERN, seeded_generator, views
+from mmret.encode.augment import PATTERN_VIEWS, seeded_generator, views
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
 from mmret.towers.corpus import TowerCorpus
@@ -63,15 +63,17 @@ def pattern_loss(
     def loss(step: int) -> Tensor:
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "dino")]
         generator = seeded_generator(settings.seed, "dino", step)
-        pair = torch.cat([views(corpus.pixels[rows], PATTERN, generator) for _ in range(2)])
+        pair = torch.cat([views(corpus.pixels[rows], PATTERN_VIEWS, generator) for _ in range(2)])
         return nt_xent(normalize(model(preprocessing.normalise(pair)).pooler_output))
 
     return loss
 
 
 def nt_xent(vectors: Tensor) -> Tensor:
-    """Of unit vectors (2n, d), row i and row i + n being views of one picture: each must find the other among all the
-    rest."""
+    """NT-Xent loss of unit vectors (2n, d), where rows i and i + n are two views of one picture; a scalar.
+
+    Each view has to find the other one among all the rest.
+    """
     n = len(vectors) // 2
     logits = (vectors @ vectors.T / TEMPERATURE).fill_diagonal_(-torch.inf)
     return cross_entropy(logits, torch.arange(2 * n).roll(n))

@@ -1,8 +1,9 @@
 """A training loop that a ``kill -9`` does not disturb: the run continues from its last checkpoint to the same weights.
 
-Everything random in a step is drawn from (seed, step), and model, optimiser and step are written together beside and
-renamed, so the interrupted run and the uninterrupted one do the same arithmetic (bit for bit on the same machine with
-the same number of threads). Cost: a checkpoint of the demo's towers is 10 MB, written in some 20 ms about every 20 s.
+Everything random in a step is drawn from (seed, step), and model, optimiser and losses are written together to a new file
+that then replaces the old one. So the interrupted run and the uninterrupted one do the same arithmetic (bit for bit on the
+same machine with the same number of threads). Cost: a checkpoint of the demo's towers is 10 MB, written in some 20 ms about
+every 20 s.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CHECKPOINT_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Plan:
-    """One run: ``key`` names all it depends on; a checkpoint with another key is ignored."""
+    """One training run. ``key`` is a fingerprint of all that it depends on; a checkpoint with another key is ignored."""
 
     key: str
     steps: int
@@ -34,7 +35,7 @@ class Plan:
     clip_norm: float = 1.0
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to a hundredth."""
+        """Learning rate at ``step``: a linear warm-up, then a cosine down to a hundredth of ``learning_rate``."""
         warm = max(1, round(self.warmup * self.steps))
         if step < warm:
             return self.learning_rate * (step + 1) / warm
@@ -43,8 +44,10 @@ class Plan:
 
 
 def batch_rows(n: int, batch: int, step: int, seed: int, task: str) -> Tensor:
-    """Rows of ``step``: every epoch is its own permutation of ``n`` rows, cut into whole batches of at most
-    ``batch``."""
+    """Row numbers of the batch at ``step``: every epoch has its own permutation of ``n`` rows, cut into whole batches.
+
+    A batch has ``batch`` rows, or ``n`` where that is less.
+    """
     batch = min(batch, n)
     epoch, at = divmod(step, n // batch)
     order = torch.randperm(n, generator=seeded_generator(seed, task, "epoch", epoch))
@@ -54,10 +57,10 @@ def batch_rows(n: int, batch: int, step: int, seed: int, task: str) -> Tensor:
 def fit(
     model: nn.Module, loss: Callable[[int], Tensor], plan: Plan, checkpoint: Path, report: Callable[[int], None] = lambda step: None
 ) -> list[float]:
-    """Minimise ``loss(step)`` over ``plan.steps`` steps of AdamW; returns the loss of every step.
+    """Minimise ``loss(step)``, a scalar tensor, over ``plan.steps`` steps of AdamW; returns the loss of every step.
 
-    ``checkpoint`` is a file beside the result; the run starts from it where its key fits. It is left in place at the
-    end.
+    ``checkpoint`` is the file that progress is saved to. A run continues from it if it has the key of ``plan``; the file
+    is left in place at the end.
     """
     groups = _groups(model, plan.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)

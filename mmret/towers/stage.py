@@ -1,7 +1,7 @@
 """The stage `towers`: the lake's own similarity models, trained once on its images and then left as they are.
 
-A corpus that grows does not train them again, or every vector would be computed again; they go by the digest of their weights.
-Cost: see :mod:`mmret.towers.train`.
+A corpus that grows does not train them again, or every vector would have to be computed again. Stages that read the towers
+compare the digest of their weights. Cost: see :mod:`mmret.towers.train`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from mmret.towers.train import train
 
 
 def train_towers(lake: Lake, profile: Profile, inputs: str) -> Facts:
-    """Train the profile's towers, if it has any, into ``<lake>/towers`` and write the table ``towers``: one row per signal with
-    its proposed band, and what ``towers.json`` says in the notes.
+    """Train the profile's towers, if it has any, into ``<lake>/towers`` and write the table ``towers``.
 
-    Towers that were trained from the same ``inputs`` are kept as they are. Raises UserError for fewer than two pictures.
+    The table has one row per signal with the band proposed for it; the notes have the rest of ``towers.json``. Towers that
+    were trained from the same ``inputs`` are not trained again. Raises UserError for fewer than two pictures.
+
+    >>> train_towers(lake, profile, fingerprint_now(lake, profile, "towers"))
     """
     if profile.towers is None:
         return lake.write("towers", "all", TOWERS.empty_table(), inputs)

@@ -1,12 +1,12 @@
 """Towers trained on the corpus itself: what lets the whole pipeline run with no download, no GPU and in minutes.
 
 ``<lake>/towers/clip`` and ``<lake>/towers/dino`` are stock transformers folders; ``towers.json`` is written last and
-says what was done. Training stops and resumes at will (:mod:`mmret.towers.pretrain`). The number of steps follows
-from the settings and the corpus, never from the clock, so that every machine trains the same towers.
+says what was done. Training can be stopped and goes on where it was (:mod:`mmret.towers.pretrain`). The number of steps
+follows from the settings and the corpus, never from the clock, so that every machine trains the same towers.
 
-Batches are small because a run this short is bound by the number of its updates. On 7,700 shapes pictures, by processor
-time halved as if on two cores: 5 epochs of batches of 256 took 42 s to a held-out image-to-text R@1 of 48 % among 303,
-of 128 took 43 s to 65 %, and 3 epochs of batches of 64 took 24 s to 61 %.
+Batches are small because in a run this short the number of updates decides how good the model gets. Cost and held-out
+image-to-text R@1 among 303 pictures, on 7,700 shapes pictures and two cores (processor time, halved): 5 epochs in batches of
+256 took 42 s and gave 48 %, in batches of 128 43 s and 65 %; 3 epochs in batches of 64 took 24 s and gave 61 %.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from mmret import progress
 from mmret.atomic import replacing_folder, write_text
-from mmret.encode.augment import NEAR_DUPLICATE, seeded_generator, views
+from mmret.encode.augment import NEAR_DUPLICATE_VIEWS, seeded_generator, views
 from mmret.encode.bands import propose
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
@@ -35,28 +35,28 @@ from mmret.settings import BandSettings, TowerSettings
 from mmret.towers import TOWERS_VERSION
 from mmret.towers import clip as clip_tower
 from mmret.towers import dino as dino_tower
-from mmret.towers.corpus import Captioned, TowerCorpus, decode_images, distinct_words
+from mmret.towers.corpus import CaptionedImage, TowerCorpus, decode_images, distinct_words
 from mmret.towers.pretrain import Plan, fit
 from mmret.towers.tokenizer import train_tokenizer
 
 PLAIN_WORDS = 60
-"""Distinct words of a corpus for which ``epochs`` is meant; a richer one gets more, see :func:`steps`."""
+"""Distinct words of the corpus that ``epochs`` was chosen for; a corpus with more words is trained longer, see :func:`steps`."""
 NEAR_DUPLICATES = 1000
 
 
 def steps(epochs: int, images: int, words: int, settings: TowerSettings) -> int:
-    """Training steps of a tower.
+    """Number of training steps of a tower: ``epochs`` passes over ``images`` pictures.
 
-    ``epochs`` passes over the pictures, up to ``max_richness`` times as many where captions tell more apart than the
-    built-in shapes do (by the square root of their distinct words); at least ``min_steps``, at most ``max_steps``.
+    A corpus with more distinct ``words`` in its captions than the built-in shapes have gets more passes, by the square root of
+    the ratio and up to ``max_richness`` times as many. At least ``min_steps``, at most ``max_steps``.
     """
     richness = min(max(1.0, math.sqrt(words / PLAIN_WORDS)), settings.max_richness)
-    wanted = math.ceil(epochs * richness * images / min(settings.batch_size, images))
-    wanted = max(wanted, settings.min_steps)
-    return wanted if settings.max_steps is None else min(wanted, settings.max_steps)
+    needed = math.ceil(epochs * richness * images / min(settings.batch_size, images))
+    needed = max(needed, settings.min_steps)
+    return needed if settings.max_steps is None else min(needed, settings.max_steps)
 
 
-def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, inputs: str = "") -> dict[str, Any]:
+def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Path, inputs: str = "") -> dict[str, Any]:
     """Train both towers on (image_id, encoded picture, caption) and write ``folder``/clip, dino and towers.json.
 
     Returns what ``towers.json`` holds: ``rows`` of the table ``towers``, the numbers of images, words and steps, losses, recall
@@ -149,7 +149,7 @@ def train(images: Iterable[Captioned], settings: TowerSettings, folder: Path, in
         "distinct_words": words,
         "steps": {name: plan.steps for name, plan in plans.items()},
         "losses": {"clip": _thin_out(clip_losses), "dino": _thin_out(dino_losses)},
-        "retrieval": clip_tower.recalls(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])
+        "retrieval": clip_tower.retrieval_recall(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])
         if len(out)
         else {},
         "seconds": round(time.perf_counter() - started, 1),
@@ -170,7 +170,7 @@ def _self_similarity(see: Callable[[Tensor], Tensor], corpus: TowerCorpus, setti
     """All image vectors, and for a sample the cosine between a picture and a nearly identical copy of it."""
     vectors = see(corpus.pixels)
     sample = torch.randperm(len(vectors), generator=seeded_generator(settings.seed, "near"))[:NEAR_DUPLICATES]
-    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE, seeded_generator(settings.seed, "copies")))
+    copies = see(views(corpus.pixels[sample], NEAR_DUPLICATE_VIEWS, seeded_generator(settings.seed, "copies")))
     return vectors, (vectors[sample] * copies).sum(dim=1)
 
 

@@ -71,7 +71,7 @@ def _partitions(files: Files) -> pa.Table:
                     "digest": facts.digest,
                     "inputs": facts.inputs,
                     "notes": json.dumps(facts.notes),
-                    "written": (facts.written or found.changed) // 1000,
+                    "written": (facts.written or found.mtime_ns) // 1000,
                 }
             )
     return pa.Table.from_pylist(rows, PARTITIONS)

@@ -42,7 +42,7 @@ class Footer:
     facts: Facts
     columns: tuple[str, ...]
     size: int
-    changed: int  # ns since 1970
+    mtime_ns: int
 
 
 def read_footer(path: Path) -> Footer:
@@ -52,8 +52,8 @@ def read_footer(path: Path) -> Footer:
 
 
 @lru_cache(maxsize=100_000)
-def _footer(path: Path, inode: int, changed: int, size: int) -> Footer:
-    return Footer(read_facts(path), tuple(pq.read_schema(path).names), size, changed)
+def _footer(path: Path, inode: int, mtime_ns: int, size: int) -> Footer:
+    return Footer(read_facts(path), tuple(pq.read_schema(path).names), size, mtime_ns)
 
 
 def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:

@@ -1,8 +1,8 @@
-"""The web application of a lake: pictures by id, two pages, and nothing that the outside can reach.
+"""The web application of a lake: two pages and the pictures by id, closed to other machines and to other web sites.
 
-It listens on 127.0.0.1 unless told otherwise and answers only to the names it was started under, so that a page elsewhere cannot
-reach it through a name that points here. Scripts in attributes are switched off for the whole page: even markup that got into it
-would not run.
+It listens on 127.0.0.1 unless told otherwise and answers only requests for the host names it was started with, so that another
+site cannot reach it through a name that points to this address. Scripts in attributes are switched off for the whole page, so
+even markup that got into it would not run.
 """
 
 from __future__ import annotations

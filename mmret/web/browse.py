@@ -1,7 +1,7 @@
-"""Triplets a page at a time: filters become SQL with bound values, so no text of a person or of the corpus is read as SQL.
+"""Fetches triplets a page at a time; filters become SQL with bound values, so that text is never executed as SQL.
 
-A page is found first, by the columns its filters need, and only its rows are joined with captions, scores and decisions. Without a
-filter the first page of a million triplets reads one row group.
+The rows of a page are found first, with only the columns that the filters need; then those rows are joined with captions, scores
+and decisions. Cost: without a filter the first page of a million triplets reads one row group.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Order = Literal["table", "clip_image", "-clip_image", "dino_image", "-dino_image
 
 
 class Filters(Settings):
-    """What to show. ``pair_ids``: those of a free query alone, in its order."""
+    """Which triplets to show. ``pair_ids``: only those that a free SQL query returned, in its order."""
 
     shard: str | None = None
     split: Literal["train", "test"] | None = None
@@ -129,7 +129,7 @@ def _with_details(tables: Tables, rows: list[dict[str, Any]]) -> list[dict[str, 
 
 
 def _at(rows: list[dict[str, Any]]) -> str:
-    """Where the rows of these pairs are in a table with a view by shard."""
+    """SQL condition for the rows of these pairs in a table that has a view by shard."""
     return f"{in_list('shard', sorted({r['shard'] for r in rows}))} AND {in_list('pair_id', [r['pair_id'] for r in rows])}"
 
 
@@ -139,7 +139,7 @@ def images_of(tables: Tables, ids: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def decisions_of(tables: Tables, pair_ids: list[str]) -> dict[str, str]:
-    """The decision that counts on each of some pairs that have one."""
+    """The latest decision on each pair of ``pair_ids`` that has one."""
     import pyarrow.compute as pc
 
     decided = tables.decisions()
@@ -148,14 +148,14 @@ def decisions_of(tables: Tables, pair_ids: list[str]) -> dict[str, str]:
 
 
 def in_list(column: str, ids: list[str]) -> str:
-    """``column IN (...)`` of ids and shard names, which are letters, digits and hyphens; written out, so that files are pruned."""
+    """``column IN (...)`` for ids or shard names (letters, digits, hyphens), written out so that DuckDB can prune files."""
     plain = [i for i in dict.fromkeys(ids) if i.replace("-", "").replace("_", "").isalnum()]
     return f"{column} IN ({', '.join(repr(i) for i in plain)})" if plain else "false"
 
 
 def choices(tables: Tables) -> dict[str, Any]:
-    """What the filters can be set to: ``shards``, ``licences`` (a licence's name to its texts in the tables and the number of its
-    triplets, most first) and ``scores`` (least and most of each)."""
+    """The values that the filters can be set to: ``shards``, ``licences`` (name to its texts in the tables and its number of
+    triplets, largest first) and ``scores`` (minimum and maximum of each)."""
     ranges = tables.rows(
         "SELECT " + ", ".join(f"min({s}_score) AS {s}_low, max({s}_score) AS {s}_high" for s in SIGNALS) + " FROM pairs"
     )[0]

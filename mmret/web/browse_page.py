@@ -1,7 +1,7 @@
-"""Page ``/``: triplets as a list, filters on the left, the lineage of the selected one on the right, all by keyboard too.
+"""Page ``/``: triplets as a list, filters on the left, the lineage of the selected triplet on the right; works by keyboard too.
 
-Only one page of rows is ever in the browser. Rows are found in a thread, so that a slow query blocks nobody; the answer of an
-older question never replaces that of a newer one.
+Only one page of rows is ever in the browser. Rows are fetched in a thread, so that a slow query blocks no other visitor; the
+result of an older query never replaces that of a newer one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mmret.web.browse import PAGE, Filters
 from mmret.web.filter_panel import FilterPanel
 from mmret.web.lineage import lineage
 from mmret.web.lineage_panel import lineage_panel
-from mmret.web.parts import chip, empty, head, picture, score_chips, waiting
+from mmret.web.parts import chip, empty, head, picture, score_chips, spinner
 from mmret.web.site import Site
-from mmret.web.threads import in_thread
+from mmret.web.threads import run_in_thread
 
 KEYS = (("j →", "next"), ("k ←", "previous"), ("a", "accept"), ("r", "reject"), ("u", "take back"))
 """Shown above the list; n and p turn the page, / goes to the text filter."""
@@ -44,7 +44,7 @@ class BrowsePage:
         with ui.left_drawer(value=True, bordered=True).props("width=290").classes("gap-2 bg-white"):
             self.panel_slot = ui.column().classes("w-full gap-2")
             with self.panel_slot:
-                waiting("reading what the filters can be set to")
+                spinner("reading what the filters can be set to")
         with ui.row().classes("w-full no-wrap gap-4 items-start"):
             with ui.column().classes("flex-1 min-w-0 gap-2"):
                 with ui.row().classes("w-full items-center gap-2"):
@@ -59,7 +59,7 @@ class BrowsePage:
             self.detail = ui.column().classes("gap-1 sticky top-16")
             self.detail.style("width: 470px; max-height: calc(100vh - 80px); overflow-y: auto")
         with self.list:
-            waiting("reading the triplets")
+            spinner("reading the triplets")
         ui.timer(0, self._begin, once=True)
 
     async def _begin(self) -> None:
@@ -67,7 +67,7 @@ class BrowsePage:
         await self._build_panel()
 
     async def _build_panel(self) -> None:
-        found = await in_thread(self.panel_slot, browse.choices, self.site.tables)
+        found = await run_in_thread(self.panel_slot, browse.choices, self.site.tables)
         self.panel_slot.clear()
         with self.panel_slot:
             self.panel = FilterPanel(self.site, found, self.apply)
@@ -81,11 +81,11 @@ class BrowsePage:
                 await self._count()
 
     async def load(self) -> bool:
-        """Fetch and show the current page; False where a newer question came in between."""
+        """Fetch and show the current page; returns False if the visitor asked for something else meanwhile."""
         self.question += 1
         question = self.question
         try:
-            rows = await in_thread(self.list, self._fetch, self.filters, self.number)
+            rows = await run_in_thread(self.list, self._fetch, self.filters, self.number)
         except UserError as error:
             rows, failed = [], str(error)
         else:
@@ -104,7 +104,7 @@ class BrowsePage:
 
     async def _count(self) -> None:
         filters = self.filters
-        total = await in_thread(self.list, browse.count, self.site.tables, filters)
+        total = await run_in_thread(self.list, browse.count, self.site.tables, filters)
         if filters is self.filters:
             self.total = total
             self._show_where()
@@ -157,7 +157,7 @@ class BrowsePage:
 
     async def _show_detail(self) -> None:
         row = self.rows[self.selected] if self.rows else None
-        found = await in_thread(self.detail, lineage, self.site.tables, row["pair_id"]) if row else None
+        found = await run_in_thread(self.detail, lineage, self.site.tables, row["pair_id"]) if row else None
         if row is not None and (not self.rows or self.rows[self.selected] is not row):
             return
         self.detail.clear()
@@ -166,7 +166,7 @@ class BrowsePage:
                 lineage_panel(found, self.decide)
 
     async def step(self, by: int) -> None:
-        """To the next or previous row, over the edge of a page too."""
+        """Go to the next or previous row, on the next page if need be."""
         at = self.selected + by
         if 0 <= at < len(self.rows):
             await self.select(at)
@@ -174,7 +174,7 @@ class BrowsePage:
             await self.select(len(self.rows) - 1)
 
     async def turn(self, by: int) -> bool:
-        """To the next or previous page; False where there is none."""
+        """Go to the next or previous page; returns False if there is none."""
         if (by < 0 and self.number == 0) or (by > 0 and not self.after.enabled):
             return False
         self.number, self.selected = self.number + by, 0
@@ -188,7 +188,7 @@ class BrowsePage:
             return
         at, row = self.selected, self.rows[self.selected]
         try:
-            await in_thread(self.list, self.site.log.add, [row["pair_id"]], decision)
+            await run_in_thread(self.list, self.site.log.add, [row["pair_id"]], decision)
         except (OSError, UserError) as error:
             ui.notify(f"not saved: {error}", type="negative")
             return
@@ -197,7 +197,7 @@ class BrowsePage:
         await (self._show_detail() if decision == "withdrawn" or at + 1 >= len(self.rows) else self.step(1))
 
     async def key(self, event: Any) -> None:
-        """Keyboard of the page."""
+        """Handle a key press on the page."""
         if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
             return
         name = event.key.name

@@ -1,4 +1,4 @@
-"""The left-hand side of the browser: what to show, by filters and by free SQL."""
+"""The left-hand side of the browser: filters and free SQL that choose which triplets are shown."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mmret.schemas import SIGNALS
 from mmret.web.browse import Filters
 from mmret.web.site import Site
 from mmret.web.tables import Answer, run_query
-from mmret.web.threads import in_thread
+from mmret.web.threads import run_in_thread
 
-MOST_PAIRS = 200_000
-"""Pairs that a free query may choose."""
-MOST_ROWS = 500
-"""Rows shown of a free query about something else."""
+MAX_PAIRS = 200_000
+"""Largest number of pairs that a free query may choose."""
+MAX_ROWS = 500
+"""Largest number of rows that are shown of a free query that does not choose pairs."""
 
 _SPLITS = {"": "any split", "train": "train", "test": "test (held out)"}
 _DECISIONS = {"": "any decision", "undecided": "undecided", "accepted": "accepted", "rejected": "rejected"}
@@ -27,7 +27,7 @@ EXAMPLE = "SELECT pair_id FROM triplets_wide\nWHERE query_width > 100 AND len(te
 
 
 class FilterPanel:
-    """Builds its elements in the current slot; ``changed`` is awaited with the new filters."""
+    """Builds its elements in the current slot of the page. ``changed``: coroutine function called with the new filters."""
 
     def __init__(self, site: Site, choices: dict[str, Any], changed: Callable[[Filters], Awaitable[None]]):
         from nicegui import ui
@@ -71,7 +71,7 @@ class FilterPanel:
         return found
 
     def filters(self) -> Filters:
-        """What the elements say."""
+        """The filters that the elements are set to."""
         scores = {
             signal: (element.value["min"], element.value["max"])
             for signal, element in self.ranges.items()
@@ -94,7 +94,7 @@ class FilterPanel:
         await self.changed(self.filters())
 
     async def reset(self) -> None:
-        """Back to everything."""
+        """Clear all filters, so that every triplet is shown."""
         self.pair_ids = None
         for element in (self.shard, self.split, self.signal, self.decision, self.licence, self.order):
             element.value = next(iter(element.options))
@@ -104,14 +104,14 @@ class FilterPanel:
         await self.apply()
 
     async def run(self) -> None:
-        """Run the free query; its pairs become the list, or its rows a table."""
+        """Run the free query; shows its pairs as the list or, without a column ``pair_id``, its rows as a table."""
         text = (self.sql.value or "").strip()
         if not text:
             self.pair_ids = None
             return await self.apply()
         self.status.text = "running ..."
         try:
-            answer = await in_thread(self.sql, run_query, self.site.tables, text, MOST_PAIRS)
+            answer = await run_in_thread(self.sql, run_query, self.site.tables, text, MAX_PAIRS)
         except UserError as error:
             self.status.text = str(error)
             return
@@ -132,12 +132,12 @@ def _table(answer: Answer) -> None:
         columns = [{"name": f"c{at}", "label": name, "field": f"c{at}", "align": "left"} for at, name in enumerate(answer.names)]
         rows = [
             {"id": at} | {f"c{n}": None if value is None else str(value)[:500] for n, value in enumerate(row)}
-            for at, row in enumerate(answer.rows[:MOST_ROWS])
+            for at, row in enumerate(answer.rows[:MAX_ROWS])
         ]
         if rows:
             ui.table(columns=columns, rows=rows, row_key="id", pagination=20).props("flat dense").classes("max-h-[70vh]")
         else:
             ui.label("No rows.")
-        if len(answer.rows) > MOST_ROWS:
-            ui.label(f"the first {MOST_ROWS} rows; `mmret sql` gives them all").classes("faint")
+        if len(answer.rows) > MAX_ROWS:
+            ui.label(f"the first {MAX_ROWS} rows; `mmret sql` gives them all").classes("faint")
         ui.button("Close", on_click=dialog.close).props("flat dense no-caps")

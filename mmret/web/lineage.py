@@ -1,6 +1,6 @@
-"""Where one triplet came from: pictures, captions, scores, what wrote its texts, and its hard negatives.
+"""Finds where one triplet came from: pictures, captions, scores, the models that wrote its texts, and its hard negatives.
 
-A handful of look-ups in the files of its shard; the neighbours of its query are read where the table still has them.
+Cost: a handful of look-ups in the files of its shard; neighbours of the query are read if the table still has them.
 """
 
 from __future__ import annotations

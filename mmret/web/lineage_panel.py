@@ -1,4 +1,4 @@
-"""The right-hand side of the browser: one triplet, and everything known of where it came from."""
+"""The right-hand side of the browser: one triplet and all that is known about where it came from."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mmret.web.parts import fact, picture, scores_text
 from mmret.web.pictures import SIDES
 
 
-def lineage_panel(found: dict[str, Any], decide: Callable[[str], Any]) -> None:
-    """Show what :func:`mmret.web.lineage.lineage` found. ``decide`` takes ``accepted``, ``rejected`` or ``withdrawn``."""
+def lineage_panel(record: dict[str, Any], decide: Callable[[str], Any]) -> None:
+    """Show what :func:`mmret.web.lineage.lineage` returned. ``decide`` takes ``accepted``, ``rejected`` or ``withdrawn``."""
     from nicegui import ui
 
-    triplet = found["triplet"]
+    triplet = record["triplet"]
     with ui.row().classes("w-full no-wrap gap-3 items-start"):
         for role in ("query", "target"):
             with ui.column().classes("gap-1 flex-1 min-w-0"):
-                picture(triplet[f"{role}_id"], found[role].get("caption"), 210, SIDES[1]).style("width: 100%")
-                ui.label(f"{role}: {found[role].get('caption') or 'no caption'}").classes("faint text")
+                picture(triplet[f"{role}_id"], record[role].get("caption"), 210, SIDES[1]).style("width: 100%")
+                ui.label(f"{role}: {record[role].get('caption') or 'no caption'}").classes("faint text")
     with ui.row().classes("gap-2 items-center"):
         small = "dense no-caps padding='2px 10px'"
         ui.button("Accept", on_click=lambda: decide("accepted"), icon="check").props(f"{small} color=positive")
@@ -35,20 +35,20 @@ def lineage_panel(found: dict[str, Any], decide: Callable[[str], Any]) -> None:
     _heading("Instructions")
     for text in triplet["texts"]:
         ui.label(text).classes("text text-sm")
-    if found["description"].get("text"):
+    if record["description"].get("text"):
         _heading("Description")
-        ui.label(found["description"]["text"]).classes("text text-sm")
+        ui.label(record["description"]["text"]).classes("text text-sm")
     _heading("Similarities")
     for signal in SIGNALS:
-        fact(scores_text(triplet, signal), found["encoders"].get(signal))
+        fact(scores_text(triplet, signal), record["encoders"].get(signal))
     _heading("Hard negatives, besides the query picture")
     with ui.row().classes("gap-1"):
-        for image in found["negatives"]:
+        for image in record["negatives"]:
             picture(image["image_id"], image.get("caption"), 72)
-        if not found["negatives"]:
+        if not record["negatives"]:
             ui.label("none were mined").classes("faint")
     _heading("Lineage")
-    _facts(found)
+    _facts(record)
 
 
 def _heading(text: str) -> None:
@@ -57,22 +57,22 @@ def _heading(text: str) -> None:
     ui.label(text).classes("text-sm font-semibold mt-2")
 
 
-def _facts(found: dict[str, Any]) -> None:
-    triplet, description, instruction = found["triplet"], found["description"], found["instruction"]
+def _facts(record: dict[str, Any]) -> None:
+    triplet, description, instruction = record["triplet"], record["description"], record["instruction"]
     for name, value in (
         ("pair", triplet["pair_id"]),
         ("shard, split", f"{triplet['shard']}, {triplet['split']}"),
         ("query picture", triplet["query_path"]),
         ("target picture", triplet["target_path"]),
-        ("query source", found["query"].get("source")),
-        ("target source", found["target"].get("source")),
+        ("query source", record["query"].get("source")),
+        ("target source", record["target"].get("source")),
         ("licence", triplet["licence"] or "not given"),
         ("described by", _writer(description)),
         ("instructed by", _writer(instruction)),
         ("tokens", _tokens(description, instruction)),
     ):
         fact(name, value)
-    for row in found["history"]:
+    for row in record["history"]:
         fact(
             "decision",
             f"{row['decision']} by {row['reviewer']}, {row['decided_at'][:19].replace('T', ' ')} UTC"

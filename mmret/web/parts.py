@@ -1,4 +1,4 @@
-"""Pieces that both pages use. Every text of the corpus becomes a label or a property, never HTML."""
+"""Page elements that both pages use. Text of the corpus is put into labels and properties, never into HTML."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def score_chips(triplet: dict[str, Any]) -> None:
 
 
 def fact(name: str, value: Any) -> None:
-    """A line of a list of facts; nothing where there is no value."""
+    """A line "name: value" in a list of facts; nothing if there is no value."""
     from nicegui import ui
 
     if value is None or value == "":
@@ -77,7 +77,7 @@ def fact(name: str, value: Any) -> None:
 
 
 def empty(text: str, hint: str = "") -> None:
-    """What stands where there is nothing to show."""
+    """A message in place of content where there is nothing to show."""
     from nicegui import ui
 
     with ui.column().classes("w-full items-center py-16 gap-1"):
@@ -87,7 +87,7 @@ def empty(text: str, hint: str = "") -> None:
             ui.label(hint).classes("faint")
 
 
-def waiting(text: str) -> Any:
+def spinner(text: str) -> Any:
     """A spinner and what the wait is for; returns the label, whose text may change."""
     from nicegui import ui
 

@@ -1,6 +1,6 @@
-"""Pictures for the browser, from Lance by id: decoded and encoded anew, so that a file that is not a picture is never served.
+"""Serves pictures to the browser by id, decoded and encoded again, so that a file that is not a picture is never served.
 
-A page's pictures are fetched in one look-up (about 30 ms for 500); the last ``MOST_THUMBNAILS`` stay in memory as thumbnails.
+A page's pictures are fetched in one look-up (about 30 ms for 500); the last ``MAX_THUMBNAILS`` stay in memory as thumbnails.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mmret.ingest.images import images_by_id
 from mmret.lake import Lake
 
 SIDES = (160, 512)
-"""Sizes in pixels that can be asked for: in a list, and alone."""
-MOST_THUMBNAILS = 2000
+"""The two sizes in pixels: in a list, and of a single picture."""
+MAX_THUMBNAILS = 2000
 ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Thumbnails:
-    """JPEG thumbnails by (image id, side), made once and remembered while there is room."""
+    """JPEG thumbnails by (image id, side); the last :data:`MAX_THUMBNAILS` stay in memory."""
 
     def __init__(self, lake: Lake):
         self.lake = lake
@@ -41,7 +41,7 @@ class Thumbnails:
         new = {i: _thumbnail(files.get(i), side) for i in missing}
         with self._lock:
             self._thumbnails.update(((i, side), data) for i, data in new.items())
-            while len(self._thumbnails) > MOST_THUMBNAILS:
+            while len(self._thumbnails) > MAX_THUMBNAILS:
                 self._thumbnails.popitem(last=False)
 
     def get(self, image_id: str, side: int) -> bytes | None:

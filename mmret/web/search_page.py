@@ -1,4 +1,4 @@
-"""Page ``/search``: the corpus by picture, text or both, with one checkpoint beside another."""
+"""Page ``/search``: search of the corpus by picture, text or both, with two checkpoints side by side."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from urllib.parse import urlencode
 from mmret.errors import UserError
 from mmret.ingest.images import images_by_id
 from mmret.search.search import Query, SearchResult
-from mmret.web.parts import empty, head, picture, waiting
+from mmret.web.parts import empty, head, picture, spinner
 from mmret.web.pictures import ID, SIDES
 from mmret.web.site import Site
-from mmret.web.threads import in_thread
+from mmret.web.threads import run_in_thread
 
-K = 24
+MAX_RESULTS = 24
 _LARGEST = 32 * 2**20  # bytes of an uploaded picture
 
 
 class SearchPage:
-    """One visitor's page; ``image`` and ``target`` are ids of the corpus, from the address."""
+    """One visitor's page; ``image`` and ``target`` are image ids from the page's address."""
 
     def __init__(self, site: Site, image: str = "", text: str = "", target: str = ""):
         self.site = site
@@ -53,11 +53,11 @@ class SearchPage:
         self._show_query()
         self.results = ui.row().classes("w-full no-wrap gap-6 items-start")
         with self.results:
-            waiting("reading which checkpoints there are")
+            spinner("reading which checkpoints there are")
         ui.timer(0, self._begin, once=True)
 
     async def _begin(self) -> None:
-        recipes = await in_thread(self.results, self.site.searches.recipes)
+        recipes = await run_in_thread(self.results, self.site.searches.recipes)
         for select, name in zip(self.models, (recipes[0], recipes[-1]), strict=True):
             select.set_options(recipes, value=name)
             select.on_value_change(self.search)
@@ -87,13 +87,13 @@ class SearchPage:
         await self.search()
 
     async def remove_picture(self) -> None:
-        """Ask by text alone from now on."""
+        """Remove the query picture, so that the text alone is searched for."""
         self.uploaded, self.image_id, self.target = None, "", None
         self.upload.reset()
         self._show_query()
 
     async def search(self) -> None:
-        """Ask both models and show their answers side by side; a newer question replaces one that still waits."""
+        """Search with both models and show their results side by side; a newer search replaces one that still waits."""
         from nicegui import ui
 
         if not self.go.enabled:
@@ -102,7 +102,7 @@ class SearchPage:
         question = self.question
         image = self.uploaded
         if image is None and self.image_id:
-            image = (await in_thread(self.results, images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
+            image = (await run_in_thread(self.results, images_by_id, self.site.lake, [self.image_id])).get(self.image_id)
             if question != self.question:
                 return
         query = Query(image, self.input.value or "", self.target)
@@ -114,7 +114,7 @@ class SearchPage:
                 self._wait(recipe)
         for column, recipe in columns:
             try:
-                found: SearchResult | str = await in_thread(column, self.site.searches.search, recipe, query, K)
+                found: SearchResult | str = await run_in_thread(column, self.site.searches.search, recipe, query, MAX_RESULTS)
             except UserError as error:
                 found = str(error)
                 if column.is_deleted:
@@ -124,11 +124,11 @@ class SearchPage:
                 self._answer(recipe, found)
 
     def _wait(self, recipe: str) -> None:
-        """A spinner with what the search waits for, looked up twice a second; gone with the column it stands in."""
+        """Show a spinner with what the search waits for, updated twice a second until its column is replaced."""
         from nicegui import ui
 
-        label = waiting(self.site.searches.waiting_for(recipe))
-        ui.timer(0.5, lambda: label.set_text(self.site.searches.waiting_for(recipe)))
+        label = spinner(self.site.searches.wait_message(recipe))
+        ui.timer(0.5, lambda: label.set_text(self.site.searches.wait_message(recipe)))
 
     def _answer(self, recipe: str, found: SearchResult | str) -> None:
         from nicegui import ui

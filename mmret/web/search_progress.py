@@ -1,6 +1,6 @@
-"""Search for many visitors, and for each who waits the reason: the first search with a checkpoint embeds the whole corpus.
+"""Searches for many visitors and tells those who wait what for, since the first search with a checkpoint embeds the whole corpus.
 
-On a large corpus that takes hours, and a spinner alone would look like a page that hangs.
+On a large corpus that takes hours, and a spinner alone would look as if the page hung.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mmret.search.search import Query, Searcher, SearchResult
 
 
 class SearchProgress:
-    """A :class:`Searcher` that can be asked what its running search is doing. Safe for threads."""
+    """A :class:`Searcher` that can say what its running search is doing. Safe for threads."""
 
     def __init__(self, searcher: Searcher):
         self.searcher = searcher
@@ -25,7 +25,7 @@ class SearchProgress:
         return self.searcher.recipes()
 
     def search(self, recipe: str, query: Query, k: int) -> SearchResult:
-        """As :meth:`Searcher.search`; meanwhile :meth:`waiting_for` tells how far it is."""
+        """As :meth:`Searcher.search`; meanwhile :meth:`wait_message` tells how far it is."""
 
         def report(task: str, done: int, total: int | None, note: str = "") -> None:
             with self._lock:
@@ -41,8 +41,8 @@ class SearchProgress:
             self._used.add(recipe)
         return found
 
-    def waiting_for(self, recipe: str) -> str:
-        """What a search with ``recipe`` is waiting for now, for a person: ``embedding the corpus with demo: 512 of 20,000``."""
+    def wait_message(self, recipe: str) -> str:
+        """What a search with ``recipe`` is waiting for, in words: ``embedding the corpus with demo: 512 of 20,000``."""
         with self._lock:
             embedding, used = dict(self._embedding), recipe in self._used
         for name in (recipe, *embedding):

@@ -1,4 +1,4 @@
-"""What all pages of the web application share, opened once: the lake's tables, thumbnails, searches and the log of decisions."""
+"""The objects that all pages share, opened once: the lake's tables, thumbnails, searches and the log of decisions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmret.web.tables import Tables
 
 @dataclass(frozen=True)
 class Site:
-    """One lake, read by many threads; one log of decisions."""
+    """One lake, read by many threads, and the log of this session's decisions."""
 
     lake: Lake
     tables: Tables

@@ -1,8 +1,9 @@
 """DuckDB for the page: the lake's views on a connection that can read the lake and nothing else.
 
-Free SQL comes from a person at a browser, so the connection is locked: no file outside the lake, no extension, no setting can be
-changed, one SELECT at a time, cut off after ``SECONDS``. The connection sees one whole state and is opened again once the lake has
-changed. Cost: opening reads one footer per partition; a check for changes is one ``stat`` per partition, every two seconds at most.
+Free SQL comes from a person at a browser, so the connection is locked: it reads no file outside the lake, loads no extension,
+changes no setting, and runs one SELECT at a time, which is stopped after ``SECONDS``. The connection sees one state of the lake
+and is opened again once the lake has changed. Cost: opening reads one footer per partition; a check for changes is one ``stat``
+per partition, every two seconds at most.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ SECONDS = 20.0
 """Longest a free query may run."""
 MEMORY = "2GB"
 BY_SHARD = ("triplets", "pairs", "descriptions", "instructions")
-"""Tables with a second view ``<table>_by_shard``: as the first, and the shard, so that a query reads that shard's file alone."""
-_LOOK_AGAIN = 2.0
+"""Tables with a second view ``<table>_by_shard`` that has a column ``shard``, so that a query can read one shard's file alone."""
+_CHECK_SECONDS = 2.0
 
 
 class Tables:
-    """Read access for any number of threads."""
+    """Read access to a lake's tables, for any number of threads."""
 
     def __init__(self, lake: Lake):
         self.lake = lake
@@ -44,7 +45,7 @@ class Tables:
         self._decisions_seen: tuple[Any, ...] = ()
 
     def rows(self, sql: str, values: Mapping[str, Any] | Sequence[Any] = (), **relations: pa.Table) -> list[dict[str, Any]]:
-        """Rows of one of the page's own queries; ``relations`` are named in it, beside the lake's views."""
+        """Rows of a query that the page itself makes; ``relations``: tables that it can name in addition to the lake's views."""
         cursor = self.cursor()
         for name, rows in relations.items():
             cursor.register(name, rows)
@@ -55,7 +56,7 @@ class Tables:
     def cursor(self) -> Any:
         """A cursor over the lake's current state, for one thread."""
         with self._lock:
-            if time.monotonic() - self._looked > _LOOK_AGAIN or self._connection is None:
+            if time.monotonic() - self._looked > _CHECK_SECONDS or self._connection is None:
                 seen = self._signature(t for t in TABLES if t not in WRITTEN_BY_PEOPLE)
                 if seen != self._seen or self._connection is None:
                     self._connection, self._seen = self._open(), seen
@@ -63,7 +64,7 @@ class Tables:
             return self._connection.cursor()
 
     def decisions(self) -> pa.Table:
-        """The decisions that count, as of now."""
+        """The latest decision on every pair, as of now."""
         with self._lock:
             seen = self._signature(WRITTEN_BY_PEOPLE)
             if self._decisions is None or seen != self._decisions_seen:
@@ -90,11 +91,11 @@ class Tables:
                 parts.append(f'SELECT {sql_literal(shard)} AS shard, * FROM "{table} of {shard}"')
             whole = " UNION ALL ".join(parts) or f"SELECT NULL::VARCHAR AS shard, * FROM {table} WHERE false"
             connection.execute(f"CREATE VIEW {table}_by_shard AS {whole}")
-        lock(connection, self.lake)
+        confine(connection, self.lake)
         return connection
 
 
-def lock(connection: Any, lake: Lake) -> None:
+def confine(connection: Any, lake: Lake) -> None:
     """Confine a connection in memory to reading the lake; cannot be undone on it."""
     for setting in (
         f"allowed_directories = [{sql_literal(lake.root)}]",
@@ -111,7 +112,7 @@ def lock(connection: Any, lake: Lake) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows of a free query, in order; ``more``: there were more than asked for."""
+    """Rows of a free query, in order, and their column ``names``; ``more``: whether there were more rows than the limit."""
 
     names: list[str]
     rows: list[tuple[Any, ...]]

@@ -1,4 +1,4 @@
-"""Slow work of a page in a thread, so that it blocks no other visitor, and ends quietly where its own visitor has left."""
+"""Runs slow work of a page in a thread, so that it blocks no other visitor, and ends quietly if its own visitor has left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def in_thread(element: Any, function: Callable[..., T], *arguments: Any) -> T:
+async def run_in_thread(element: Any, function: Callable[..., T], *arguments: Any) -> T:
     """The result of ``function(*arguments)``, run in a thread, for ``element`` of a page.
 
     Raises asyncio.CancelledError where the element is gone when the result is there (the visitor left, or asked for something

@@ -26,7 +26,7 @@ SHARD = "shard-00000"
 
 def test_distinct_n_is_different_n_grams_over_all() -> None:
     texts = [metrics.tokens("Make it red."), metrics.tokens("make it blue")]
-    assert metrics.distinct(texts, 1) == 4 / 6 and metrics.distinct(texts, 2) == 3 / 4 and metrics.distinct(texts, 4) is None
+    assert metrics.distinct_n(texts, 1) == 4 / 6 and metrics.distinct_n(texts, 2) == 3 / 4 and metrics.distinct_n(texts, 4) is None
     assert metrics.repeat_share(["a", "b", "a", "c"]) == 0.5 and metrics.repeat_share([]) is None
 
 
@@ -65,8 +65,8 @@ def test_a_target_is_found_only_ahead_of_gallery_and_negatives_and_ties_do_not_c
     gallery = _unit([1, 0.1], [0, 1])
     excluded = np.array([[False, False], [True, False], [True, False], [True, True]])
     negatives = [np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), _unit([1, 0.2]), _unit([1, 0.3])]
-    assert metrics.ranked_first(queries, targets, gallery, excluded, negatives).tolist() == [False, True, False, True]
-    nobody = metrics.ranked_first(queries, targets, np.zeros((0, 2), np.float32), np.zeros((4, 0), bool), negatives)
+    assert metrics.hits_at_1(queries, targets, gallery, excluded, negatives).tolist() == [False, True, False, True]
+    nobody = metrics.hits_at_1(queries, targets, np.zeros((0, 2), np.float32), np.zeros((4, 0), bool), negatives)
     assert nobody.tolist() == [True, True, False, True]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from mmret.annotate.retry import retry_notes, unanswered, unfinished
+from mmret.annotate.retry import needs_retry, retry_notes, unanswered
 from mmret.freshness import fingerprints, survey
 from mmret.schemas import DESCRIPTIONS
 from tests.annotate.annotation_run import SHARD, AnnotationRun
@@ -103,5 +103,5 @@ def test_retries_are_counted_where_nothing_heals_and_somebody_answered() -> None
     assert retry_notes(_rows("timeout", "timeout"), {"unanswered": 2, "retries": 1}) == {"unanswered": 2, "retries": 2}
     assert retry_notes(_rows("timeout", None), {"unanswered": 2, "retries": 1}) == {"unanswered": 1, "retries": 0}
     assert retry_notes(_rows("unreachable"), {"unanswered": 1, "retries": 1}) == {"unanswered": 1, "retries": 1}
-    assert not unfinished({"unanswered": 1, "retries": 2}, 2) and unfinished({"unanswered": 1, "retries": 1}, 2)
-    assert not unfinished({}, 2)  # what an earlier version wrote
+    assert not needs_retry({"unanswered": 1, "retries": 2}, 2) and needs_retry({"unanswered": 1, "retries": 1}, 2)
+    assert not needs_retry({}, 2)  # what an earlier version wrote

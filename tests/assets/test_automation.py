@@ -147,9 +147,9 @@ def test_new_pictures_are_sealed_once_their_folder_is_quiet(lake, instance, tmp_
     assert not again.run_requests and "no watched source has changed" in again.skip_reason.skip_message
     lake.write_configuration(resolve(lake, overrides={"automation.settle_seconds": 3600})[1])
     drop(folder, 4, 6)
-    busy = watch(instance, lake, again.cursor)
-    assert not busy.run_requests and "to be quiet" in busy.skip_reason.skip_message
-    cursor = json.loads(busy.cursor)
+    unsettled = watch(instance, lake, again.cursor)
+    assert not unsettled.run_requests and "to be quiet" in unsettled.skip_reason.skip_message
+    cursor = json.loads(unsettled.cursor)
     cursor[str(folder)]["since"] -= 4000
     assert len(watch(instance, lake, json.dumps(cursor)).run_requests) == 1
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from assets.checks import MODULES
-from assets.checks.sql import Check, only_current
+from assets.checks.sql import Check, restrict_to_current
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.warehouse import connect
@@ -16,7 +16,7 @@ SHARD = "shard-00000"
 def failing(lake: Lake, asset: str) -> list[str]:
     """Names of the checks of ``asset`` that find something."""
     connection = connect(lake)
-    only_current(connection, lake, resolve(lake)[0], asset)
+    restrict_to_current(connection, lake, resolve(lake)[0], asset)
     return [name for name, check in CHECKS.items() if check.asset == asset and list(check.violations(lake, connection))]
 
 

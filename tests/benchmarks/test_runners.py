@@ -200,8 +200,8 @@ def test_candidates_that_tie_with_the_ground_truth_rank_before_it():
 
 
 def test_a_repeated_ground_truth_is_no_competitor():
-    assert order(np.array([0.5, 0.5, 0.5]), twins=[2]) == [1, 0, 2]
-    assert order(np.array([0.5, 0.1, 0.5]), twins=[2]) == [0, 2, 1]
+    assert order(np.array([0.5, 0.5, 0.5]), duplicates=[2]) == [1, 0, 2]
+    assert order(np.array([0.5, 0.1, 0.5]), duplicates=[2]) == [0, 2, 1]
 
 
 def test_genecis_pictures_that_tie_count_against_the_model(tmp_path):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from mmret.encode.augment import CAPTIONED, Views, seeded_generator, views
-from mmret.towers.clip import contrastive, recalls
+from mmret.encode.augment import CAPTION_VIEWS, Views, seeded_generator, views
+from mmret.towers.clip import contrastive, retrieval_recall
 from mmret.towers.dino import TEMPERATURE, nt_xent
 from mmret.towers.pretrain import Plan, batch_rows
 from mmret.towers.tokenizer import EDIT_VOCABULARY, train_tokenizer
@@ -52,15 +52,15 @@ def test_nt_xent_pairs_each_view_with_the_other() -> None:
 
 def test_recall_counts_a_row_of_the_same_caption() -> None:
     eye = torch.eye(3)
-    assert recalls(eye, eye[[1, 0, 2]], ["a", "a", "b"])["image_to_text_r1"] == 100
-    assert recalls(eye, eye[[1, 0, 2]], ["a", "c", "b"])["image_to_text_r1"] == 33.33
+    assert retrieval_recall(eye, eye[[1, 0, 2]], ["a", "a", "b"])["image_to_text_r1"] == 100
+    assert retrieval_recall(eye, eye[[1, 0, 2]], ["a", "c", "b"])["image_to_text_r1"] == 33.33
 
 
 def test_a_view_depends_on_its_seed_only_and_no_range_is_the_picture_itself() -> None:
     pixels = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8, generator=seeded_generator(0))
     assert torch.allclose(views(pixels, Views(), seeded_generator(1)), pixels.float(), atol=1e-3)
-    one, two = views(pixels, CAPTIONED, seeded_generator("a", 1)), views(pixels, CAPTIONED, seeded_generator("a", 1))
-    assert torch.equal(one, two) and not torch.equal(one, views(pixels, CAPTIONED, seeded_generator("a", 2)))
+    one, two = views(pixels, CAPTION_VIEWS, seeded_generator("a", 1)), views(pixels, CAPTION_VIEWS, seeded_generator("a", 1))
+    assert torch.equal(one, two) and not torch.equal(one, views(pixels, CAPTION_VIEWS, seeded_generator("a", 2)))
     assert one.min() >= 0 and one.max() <= 255
 
 

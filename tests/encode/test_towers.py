@@ -21,7 +21,7 @@ from mmret.schemas import SIGNALS, TOWERS
 from mmret.settings import TowerSettings, load_profile
 from mmret.towers import pretrain
 from mmret.towers import train as towers
-from mmret.towers.corpus import Captioned
+from mmret.towers.corpus import CaptionedImage
 from mmret.towers.stage import train_towers
 from mmret.towers.train import steps, train
 from tests.encode.conftest import CHECKOUT, corpus, encoded, noise
@@ -29,7 +29,7 @@ from tests.encode.conftest import CHECKOUT, corpus, encoded, noise
 TINY = TowerSettings(image_size=16, width=16, layers=1, heads=2, projection=8, vocabulary=540, batch_size=8, max_steps=5)
 
 
-def images(n: int) -> list[Captioned]:
+def images(n: int) -> list[CaptionedImage]:
     return [(content_id(data), data, caption) for data, caption in corpus(n)]
 
 

@@ -209,11 +209,11 @@ def test_weights_changed_in_place_make_the_stage_stale(clip_folder: Path, tmp_pa
     profiles = [
         load_profile("local", {"encoders.clip_image": {"kind": "clip", "model": str(path)}}) for path in (clip_folder, copy)
     ]
-    one, other = (STAGES["clip_image"].fingerprinted(p, SHARD)["weights"] for p in profiles)
+    one, other = (STAGES["clip_image"].fingerprint_settings(p, SHARD)["weights"] for p in profiles)
     assert one == other
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    assert STAGES["clip_image"].fingerprinted(profiles[1], SHARD)["weights"] != one
-    assert "weights" not in STAGES["clip_image"].fingerprinted(load_profile("demo"), SHARD)
+    assert STAGES["clip_image"].fingerprint_settings(profiles[1], SHARD)["weights"] != one
+    assert "weights" not in STAGES["clip_image"].fingerprint_settings(load_profile("demo"), SHARD)
 
 
 def test_batches_follow_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from mmret.lake import Lake
 from mmret.lake.inputs import record_inputs
 from mmret.schemas import TABLES
 from mmret.settings import load_profile
-from mmret.stages import FINGERPRINTED, STAGES
+from mmret.stages import FINGERPRINTED_STAGES, STAGES
 from tests.mine.lakes import filled
 
 SHARDS = ["shard-00000", "shard-00001", "shard-00002"]
@@ -46,7 +46,7 @@ def lake(tmp_path) -> Lake:
     lake = Lake(tmp_path)
     for shard in SHARDS:
         seal(lake, shard)
-    for name, stage in FINGERPRINTED.items():
+    for name, stage in FINGERPRINTED_STAGES.items():
         for partition in {"shard": SHARDS, "whole": ["all"], "recipe": ["demo"]}[stage.partitions]:
             compute(lake, name, partition)
     assert {s.state for s in survey(lake, PROFILE)} == {"current"}

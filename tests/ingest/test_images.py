@@ -249,7 +249,7 @@ def test_look_ups_agree_with_and_without_the_scalar_index(tmp_path: Path, monkey
     captioned(tmp_path / "c", {f"{i}.png": png(i, (4, 4)) for i in range(30)})
     lake = Lake(tmp_path / "lake")
     seal_into(lake, tmp_path / "c", shard_size=12)
-    monkeypatch.setattr(image_table, "_UNINDEXED", 12)
+    monkeypatch.setattr(image_table, "_MAX_UNINDEXED", 12)
     expected = {content_id(png(i, (4, 4))): png(i, (4, 4)) for i in range(30)}
     for shard, indexed in zip(lake.shards(), (12, 24, 24), strict=True):
         ingest_shard(lake, shard, LIMITS, "inputs")

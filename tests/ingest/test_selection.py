@@ -24,7 +24,7 @@ def sealed(lake: Lake, **choice) -> dict[str, dict]:
     before = {shard: lake.facts("corpus_manifest", shard).written for shard in lake.shards()}
     done = seal_corpus(lake, settings, "x")
     touched = [shard for shard in lake.shards() if lake.facts("corpus_manifest", shard).written != before.get(shard)]
-    assert (done.reselected, done.rows) == (
+    assert (done.changed_shards, done.rows) == (
         len(before.keys() & set(touched)),
         sum(lake.facts("corpus_manifest", shard).rows for shard in touched if shard not in before),
     )

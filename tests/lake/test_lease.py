@@ -11,7 +11,7 @@ import pytest
 
 from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.lake.lease import busy, exclusive
+from mmret.lake.lease import exclusive, is_leased
 
 HOLD = """
 import sys
@@ -33,15 +33,15 @@ def holder(lake: Lake) -> subprocess.Popen:
 
 def test_a_second_holder_is_refused_and_the_lease_is_free_after_the_block(tmp_path):
     lake = Lake(tmp_path / "lake")
-    assert not busy(lake) and not lake.root.exists(), "asking makes nothing"
+    assert not is_leased(lake) and not lake.root.exists(), "asking makes nothing"
     with exclusive(lake) as lease:
-        assert not lease.unfinished and busy(lake)
+        assert not lease.unfinished and is_leased(lake)
         with pytest.raises(UserError, match=r"another `mmret run` \(host .+, since 20.+\) is working on"), exclusive(lake):
             pass
-        assert busy(lake), "who was refused has not taken the lease away"
+        assert is_leased(lake), "who was refused has not taken the lease away"
     with exclusive(lake) as another:
         assert not another.unfinished and another.id != lease.id
-    assert not busy(lake)
+    assert not is_leased(lake)
 
 
 def test_a_holder_in_another_process_is_named_with_its_command_and_start_and_a_killed_one_is_unfinished(tmp_path):
@@ -49,13 +49,13 @@ def test_a_holder_in_another_process_is_named_with_its_command_and_start_and_a_k
     process = holder(lake)
     try:
         named = rf"another `mmret study` \(host \S+, process {process.pid}, since 20\d\d-\S+\) is working on"
-        assert busy(lake)
+        assert is_leased(lake)
         with pytest.raises(UserError, match=named), exclusive(lake):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert not busy(lake), "the kernel has dropped the lock of the killed process"
+    assert not is_leased(lake), "the kernel has dropped the lock of the killed process"
     with exclusive(lake) as lease:
         assert lease.unfinished
 
@@ -78,7 +78,7 @@ def test_whoever_asks_whether_the_lake_is_busy_never_makes_a_start_fail(tmp_path
 
     def ask() -> None:
         while not done.is_set():
-            busy(lake)
+            is_leased(lake)
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
@@ -104,14 +104,14 @@ def test_a_shared_lock_is_waited_for_and_not_taken_for_a_holder(tmp_path):
         fcntl.flock(asking, fcntl.LOCK_SH)
         threading.Timer(0.3, fcntl.flock, (asking.fileno(), fcntl.LOCK_UN)).start()
         with exclusive(lake) as lease:
-            assert not lease.unfinished and busy(lake)
+            assert not lease.unfinished and is_leased(lake)
 
 
 def test_liveness_needs_no_process_ids(tmp_path, monkeypatch):
     """The id on record may be anybody's: of another container, or given again."""
     lake = Lake(tmp_path)
     (tmp_path / ".run.lock").write_text(str(os.getpid()))
-    assert not busy(lake)
+    assert not is_leased(lake)
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("no process is asked"))
     with exclusive(lake) as lease:
         assert lease.unfinished

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from mmret.lake import Lake
-from mmret.mine.lake_vectors import part, shard_vectors
+from mmret.mine.lake_vectors import select_images, shard_vectors
 from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.mine.stage import lake_recall, mine_candidates, mine_neighbours
 from mmret.schemas import SIGNALS
@@ -114,7 +114,7 @@ def test_recall_is_the_share_of_the_exact_lists_that_was_found():
     asked = sample(ids, 50)
     assert asked == sample(reversed(ids), 50) and len(asked) == 50
     (whole,) = shards(ids, vectors)
-    exact = exact_lists(part(whole, asked), parts, settings, BANDS)
+    exact = exact_lists(select_images(whole, asked), parts, settings, BANDS)
     brute = [row for row in brute_force(ids, vectors, 10, BANDS) if row[0] in set(asked) and not row[5]]
     assert sorted(rows_of(exact)) == sorted(row[:3] for row in brute)
     found = exact.append_column("above_band", pc.equal(exact["signal"], "nothing"))
@@ -130,7 +130,7 @@ def test_the_vectors_are_those_of_the_shard(tmp_path):
     lake = make(Lake(tmp_path), 1)
     ids, vectors = world()
     own = shard_vectors(lake, "shard-00000")
-    chosen = part(own, [ids[7], ids[3]])
+    chosen = select_images(own, [ids[7], ids[3]])
     assert chosen.ids == [ids[7], ids[3]] and np.array_equal(chosen.vectors["caption"], vectors["caption"][[7, 3]])
 
 
@@ -160,21 +160,21 @@ def test_the_asset_check_fails_where_too_little_was_found(tmp_path):
 
 def test_an_index_is_trained_once_and_takes_new_rows_in(tmp_path):
     from mmret.encode.vectors import vector_table
-    from mmret.mine.approximate import build
+    from mmret.mine.approximate import build_index
 
     def index():
         return {i.name: i for i in vector_table(lake, "shard-00000", "caption").list_indices() if i.columns == ["vector"]}
 
     lake, settings = make(Lake(tmp_path), 1), options().index
     for _ in range(2):
-        build(vector_table(lake, "shard-00000", "caption"), settings, WIDTH)
+        build_index(vector_table(lake, "shard-00000", "caption"), settings, WIDTH)
         ((name, first),) = index().items()
         assert first.num_indexed_rows == 400
     ids, vectors = world()
     for shard in shards(ids, vectors, CUTS)[1:]:
         add_shard(lake, shard.shard, shard.ids, shard.vectors)
-    build(vector_table(lake, "shard-00000", "caption"), settings, WIDTH)
+    build_index(vector_table(lake, "shard-00000", "caption"), settings, WIDTH)
     assert {n: i.num_indexed_rows for n, i in index().items()} == {name: 900}
     for wanted in (settings.model_copy(update={"kind": "ivf_pq"}), settings.model_copy(update={"partition_rows": 4})):
-        build(vector_table(lake, "shard-00000", "caption"), wanted, WIDTH)
+        build_index(vector_table(lake, "shard-00000", "caption"), wanted, WIDTH)
         assert len(index()) == 1 and name not in index()

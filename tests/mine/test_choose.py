@@ -17,7 +17,7 @@ from mmret.encode.bands import propose
 from mmret.errors import UserError
 from mmret.hashing import pair_id, uniform
 from mmret.mine.choose import REASONS, choose
-from mmret.mine.images import comparable
+from mmret.mine.images import normalise_caption
 from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.scores import pair_scores
 from mmret.schemas import NEIGHBOURS, PAIRS, SIGNALS
@@ -117,8 +117,8 @@ def test_slices_of_the_work_do_not_show(monkeypatch):
 
 
 def test_captions_are_compared_as_a_reader_would():
-    assert comparable("  A  RED\nCar ") == comparable("a red car") != comparable("a red cart")
-    assert comparable("ﬁne") == comparable("fine") and comparable(None) == comparable(" ") == ""
+    assert normalise_caption("  A  RED\nCar ") == normalise_caption("a red car") != normalise_caption("a red cart")
+    assert normalise_caption("ﬁne") == normalise_caption("fine") and normalise_caption(None) == normalise_caption(" ") == ""
     found = ranked([("q", "caption", "a", False), ("q", "caption", "b", False), ("q", "caption", "c", False)])
     captions = pa.table({"image_id": ["q", "a", "b"], "caption": ["A red car", " a RED car", None]})
     pairs, counts = choose(found, captions, no_scores, MineSettings())

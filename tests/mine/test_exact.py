@@ -19,7 +19,7 @@ from mmret.errors import UserError
 from mmret.mine import tiles
 from mmret.mine.candidates import ShardVectors, candidate_tables, candidates
 from mmret.mine.merge import neighbours
-from mmret.mine.operands import Matrix, exact, exact_of_few
+from mmret.mine.operands import Matrix, exact_scores, exact_scores_of_few
 from mmret.mine.toplists import TopLists
 from mmret.schemas import CANDIDATES, SIGNALS
 from mmret.settings import BandSettings, MineSettings
@@ -101,7 +101,7 @@ def test_both_sketches_lead_to_the_same_lists(int8):
     by_id = np.argsort(ids)
     matrix = Matrix(vectors[by_id], sorted(ids), "caption", 64, CPU, int8)
     lists = TopLists(200, 200, 7, BAND, 64)
-    tiles.within(matrix, lists)
+    tiles.compare_within(matrix, lists)
     edges = lists.result()
     names = sorted(ids)
     found = sorted(
@@ -115,11 +115,11 @@ def test_both_sketches_lead_to_the_same_lists(int8):
 def test_exact_scores_do_not_depend_on_how_they_are_summed():
     a, b = (torch.from_numpy(clustered(90, 512, seed)) for seed in (0, 1))
     i, j = np.divmod(np.arange(90 * 90), 90)
-    scores = exact(a, b, i, j)
+    scores = exact_scores(a, b, i, j)
     shuffled = np.random.default_rng(0).permutation(512)
-    assert (scores == exact_of_few(a, b, i, j)).all()
-    assert (scores == exact(a[:, shuffled], b[:, shuffled], i, j)).all()
-    assert (scores.reshape(90, 90) == exact(b, a, i, j).reshape(90, 90).T).all()
+    assert (scores == exact_scores_of_few(a, b, i, j)).all()
+    assert (scores == exact_scores(a[:, shuffled], b[:, shuffled], i, j)).all()
+    assert (scores.reshape(90, 90) == exact_scores(b, a, i, j).reshape(90, 90).T).all()
 
 
 def test_both_ends_of_the_band_are_outside_of_it():

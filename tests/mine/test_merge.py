@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmret.mine.merge import neighbours
-from mmret.mine.ordering import arrange, as_text, of_one_width, order, place_in_group, text_ranks
+from mmret.mine.ordering import arrange, as_text, order, place_in_group, text_ranks, to_fixed_width
 from mmret.schemas import CANDIDATES, NEIGHBOURS, SIGNALS
 
 names = st.sampled_from(["a", "b", "ba", "c", "é", "Z", "image-00000001", "image-00000002"])
@@ -122,11 +122,11 @@ def test_order_is_group_then_best_score_then_id(rows):
 def test_texts_of_one_width_are_seen_without_offsets_and_others_left_alone():
     column = pa.array(["aa", "bb", "é", "cc"])
     parts = [column.slice(1, 2), column.slice(4), column.slice(3)]
-    fixed = of_one_width(parts)
+    fixed = to_fixed_width(parts)
     assert {part.type for part in fixed} == {pa.binary(2)} and [as_text(part) for part in fixed] == parts
     assert as_text(fixed[0].take(pa.array([1, 0, 1]))).to_pylist() == ["é", "bb", "é"]
     for others in ([pa.array(["a", "bc"])], [column, pa.array(["a"])], [pa.array(["aa", None])], [pa.array(["", ""])], []):
-        assert of_one_width(others) is others and [as_text(part) for part in others] == others
+        assert to_fixed_width(others) is others and [as_text(part) for part in others] == others
 
 
 def test_arrange_sorts_keys_of_any_size():

@@ -42,6 +42,6 @@ def a_trainer(recipe: Recipe, base: Path, triplets: pa.Table, load: Any, work: P
 
 
 def _alone() -> Any:
-    from mmret.retriever.train.parallel import ALONE
+    from mmret.retriever.train.parallel import SINGLE_PROCESS
 
-    return ALONE
+    return SINGLE_PROCESS

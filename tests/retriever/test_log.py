@@ -20,7 +20,7 @@ from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.log import EVENTS, TAGS, plot_log, read_log, write_log
 from mmret.retriever.train.loop import train
-from mmret.retriever.train.parallel import ALONE
+from mmret.retriever.train.parallel import SINGLE_PROCESS
 from mmret.schemas import CHECKPOINTS
 from tests.retriever.runs import small
 
@@ -89,7 +89,7 @@ def test_events_are_on_disk_while_it_trains_and_those_after_the_last_state_are_p
 
 def test_recall_is_brute_force_over_the_slices_own_images(clip_folder, triplets, pictures, load):
     recipe = small("clip", held_out_queries=3)
-    embedder = EMBEDDERS["clip"].load(recipe, clip_folder, ALONE)
+    embedder = EMBEDDERS["clip"].load(recipe, clip_folder, SINGLE_PROCESS)
     held_out = HeldOut(triplets, recipe, load)
     assert len(held_out) == 3 and len(HeldOut(triplets, small("clip"), load)) == 4
     test = {row["pair_id"]: row for row in triplets.to_pylist() if row["split"] == "test"}

@@ -89,9 +89,9 @@ def test_a_run_whose_licences_are_overridden_trains_on_the_rows_they_allow_and_r
 
 
 def test_what_a_person_can_mend_is_written_down_by_the_child(tmp_path, monkeypatch):
-    monkeypatch.setattr(training_process, "end_with", lambda parent: None)
+    monkeypatch.setattr(training_process, "exit_with_parent", lambda parent: None)
     monkeypatch.setattr(training_process, "reporter", lambda first: nullcontext())
-    training_process.work(
+    training_process.train_job(
         {
             **TrainingJob(Lake(tmp_path / "empty"), "demo", Recipe(), LicenceSettings(), EvaluateSettings()).to_json(),
             "parent": 0,
@@ -123,8 +123,8 @@ LOOK = """
 import json, os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", f'''
 import time
-from assets.external_training.process import end_with
-end_with({os.getpid()})
+from assets.external_training.process import exit_with_parent
+exit_with_parent({os.getpid()})
 print("ready", flush=True)
 time.sleep(60)'''], stdout=subprocess.PIPE)
 child.stdout.readline()

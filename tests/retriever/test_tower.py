@@ -68,7 +68,7 @@ def test_the_two_parts_together_are_the_stock_tower(clip_folder, pictures, level
     retriever = ClipRetriever.load(clip_folder, device="cpu")
     tower, pixels = ImageTower(retriever.model, recipe(level)), retriever.pixels(list(pictures.values())[:4])
     expected = feature_tensor(retriever.model.get_image_features(pixel_values=pixels))
-    torch.testing.assert_close(tower.features(tower.frozen(pixels)), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(tower.features(tower.lower_layers(pixels)), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=str)
@@ -85,7 +85,7 @@ def test_each_distinct_image_once_from_cached_features_gives_the_gradient_of_pla
     trainer.embedder.open(trainer.data, load, tmp_path)
     if level[0] != "all":  # what is on disk is float32
         pixels = trainer.embedder.retriever.pixels(Pictures(trainer.data.images, load)(distinct))
-        rows = trainer.embedder.tower.frozen(pixels)
+        rows = trainer.embedder.tower.lower_layers(pixels)
         assert torch.allclose(trainer.embedder.read(batch).double(), rows, atol=1e-5)
     else:
         rows = trainer.embedder.read(batch)
@@ -117,7 +117,7 @@ def test_features_are_cached_whole_and_once(clip_folder, pictures, load, tmp_pat
     rows = frozen_features(tower, retriever, source, path, reported.append, chunk=10)
     assert reported == [10, 20, 24] and rows.shape == (24, 32) and rows.dtype == np.float32
     assert [p.name for p in tmp_path.iterdir()] == ["frozen.npy"]
-    np.testing.assert_allclose(rows[3:5], tower.frozen(retriever.pixels(source(np.array([3, 4])))).numpy(), atol=1e-6)
+    np.testing.assert_allclose(rows[3:5], tower.lower_layers(retriever.pixels(source(np.array([3, 4])))).numpy(), atol=1e-6)
     again = frozen_features(tower, retriever, source, path, reported.append, chunk=10)
     assert len(reported) == 3 and np.array_equal(rows, again)
 

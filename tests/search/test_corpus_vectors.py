@@ -11,7 +11,7 @@ from mmret.lake import Lake
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.schemas import IMAGES_INDEX
 from mmret.search import corpus_vectors
-from mmret.search.corpus_vectors import forget_galleries, gallery
+from mmret.search.corpus_vectors import drop_other_galleries, gallery
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_galleries_of_checkpoints_that_are_gone_are_forgotten(lake, clip_folder,
     retriever.model.visual_projection.weight.data += 1
     retriever.save(other)
     gallery(lake, other)
-    assert forget_galleries(lake, [other]) == 1
+    assert drop_other_galleries(lake, [other]) == 1
     assert len(list((lake.root / "gallery").iterdir())) == 1
     gallery(lake, other)
     assert lake.embedded == 48

@@ -9,7 +9,7 @@ from mmret.schemas import EVALUATIONS
 from mmret.settings import load_profile
 from mmret.settings.studies import runs
 from mmret.studies.picture import draw_studies
-from mmret.studies.results import in_order, results
+from mmret.studies.results import claim_holds, results
 
 STUDIES = load_profile("studies").studies
 
@@ -72,7 +72,7 @@ def test_what_is_missing_is_not_judged(tmp_path):
     [("rising", [1, 2, 3], True), ("rising", [1, 3, 3], False), ("last", [3, 1, 3], True), ("last", [3, 1, 2], False)],
 )
 def test_claims(claim, values, holds):
-    assert in_order(claim, values) is holds
+    assert claim_holds(claim, values) is holds
 
 
 def test_the_picture_is_drawn_whole_of_what_there_is(tmp_path):

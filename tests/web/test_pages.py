@@ -168,9 +168,9 @@ def test_what_a_search_waits_for_is_told_to_others_too_and_forgotten_after_a_fai
 
     lake = Lake(small_lake[0])
     searches = SearchProgress(Searcher(lake, resolve(lake)[0]))
-    assert searches.waiting_for("demo") == "loading the checkpoint of demo"
+    assert searches.wait_message("demo") == "loading the checkpoint of demo"
     searches.search("demo", Query(text="a red circle"), 3)
-    assert searches.waiting_for("demo") == "searching with demo"
+    assert searches.wait_message("demo") == "searching with demo"
     with pytest.raises(UserError, match="a picture, a text or both"):
         searches.search("demo", Query(), 3)
-    assert searches.waiting_for("demo") == "searching with demo"
+    assert searches.wait_message("demo") == "searching with demo"

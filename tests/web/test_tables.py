@@ -88,7 +88,7 @@ def test_decisions_show_at_once_and_filter(own):
 
 
 def test_a_changed_lake_is_seen(own, monkeypatch):
-    monkeypatch.setattr(module, "_LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.0)
     before = count(own, Filters())
     shard = own.lake.partitions("triplets")[0]
     own.lake.write("triplets", shard, own.lake.read("triplets", shard).slice(5), "x")

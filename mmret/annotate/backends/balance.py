@@ -1,9 +1,9 @@
-"""Which of several servers gets the next try.
+"""Chooses which of several servers gets the next try.
 
-Every server takes at most so many tries at a time, so one that hangs holds up no more than those. A server that cannot be
-reached, or fails three times in a row, is paused, twice as long each time, and comes back with a single try. One that asks to be
-left alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while. One that refuses every
-request (wrong key, unknown path) is never asked again. Where none has answered for ``patience`` seconds, waiting ends. Costs
+Each server has a limited number of tries at a time, so one that hangs delays only those. A server that cannot be reached, or
+fails three times in a row, is paused, each time twice as long, and starts again with a single try. One that asks to be left
+alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while. One that refuses every
+request (wrong key, unknown path) is not asked again. If none has answered for ``patience`` seconds, waiting ends. Costs
 microseconds a try.
 """
 
@@ -27,7 +27,7 @@ class Server:
 
     url: str
     limit: float  # tries at a time that it bears
-    busy: int = 0
+    in_flight: int = 0
     bad_answers: int = 0  # in a row
     failures: int = 0  # in a row
     paused_until: float = 0.0  # monotonic
@@ -39,19 +39,19 @@ class Unreachable(Exception):
 
 
 class Balancer:
-    """Servers of one model, ``places`` tries at a time on each. Belongs to one event loop."""
+    """Servers of one model, ``slots`` tries at a time on each. Belongs to one event loop."""
 
-    def __init__(self, urls: tuple[str, ...], places: int, patience: float):
-        self.servers = [Server(url.rstrip("/"), places) for url in dict.fromkeys(urls)]
-        self.places, self.patience = places, patience
-        self.answered = False
+    def __init__(self, urls: tuple[str, ...], slots: int, patience: float):
+        self.servers = [Server(url.rstrip("/"), slots) for url in dict.fromkeys(urls)]
+        self.slots, self.patience = slots, patience
+        self.any_answer = False
         self._last_success = time.monotonic()
         self._freed = asyncio.Condition()
 
     @property
     def capacity(self) -> int:
         """Tries at a time, on all servers together."""
-        return self.places * len(self.servers)
+        return self.slots * len(self.servers)
 
     @property
     def all_refuse(self) -> bool:
@@ -59,22 +59,22 @@ class Balancer:
         return all(s.refusal for s in self.servers)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Server]:
+    async def slot(self) -> AsyncIterator[Server]:
         """A try at the least busy server that is not paused; waits for one. Raises Unreachable."""
         server = await self._take()
         try:
             yield server
         finally:
             async with self._freed:
-                server.busy -= 1
+                server.in_flight -= 1
                 self._freed.notify_all()
 
     def record_success(self, server: Server) -> None:
         """``server`` answered: it is no longer paused, and takes a little more at a time than before."""
         server.bad_answers, server.failures, server.paused_until = 0, 0, 0.0
-        server.limit = min(self.places, server.limit + 1 / server.limit)
+        server.limit = min(self.slots, server.limit + 1 / server.limit)
         self._last_success = time.monotonic()
-        self.answered = True
+        self.any_answer = True
 
     def record_bad_answer(self, server: Server) -> None:
         """A bad answer, perhaps because of the request; after three in a row the server counts as failing."""
@@ -103,10 +103,10 @@ class Balancer:
                 patience = self._last_success + self.patience - now
                 if self.all_refuse or patience <= 0:
                     raise Unreachable
-                free = [s for s in self.servers if self._has_place(s, now)]
+                free = [s for s in self.servers if self._has_slot(s, now)]
                 if free:
-                    server = min(free, key=lambda s: s.busy)
-                    server.busy += 1
+                    server = min(free, key=lambda s: s.in_flight)
+                    server.in_flight += 1
                     return server
                 wakes = [s.paused_until - now for s in self.servers if not s.refusal and s.paused_until > now]
                 try:
@@ -114,5 +114,7 @@ class Balancer:
                 except TimeoutError:
                     continue
 
-    def _has_place(self, server: Server, now: float) -> bool:
-        return not server.refusal and server.paused_until <= now and server.busy < (1 if server.failures else int(server.limit))
+    def _has_slot(self, server: Server, now: float) -> bool:
+        return (
+            not server.refusal and server.paused_until <= now and server.in_flight < (1 if server.failures else int(server.limit))
+        )

@@ -1,8 +1,8 @@
-"""What all model back-ends share: prompts, keys, prices, and pictures shrunk to the size they are sent in.
+"""The base of all model back-ends: prompts, keys, prices, and pictures reduced to the size in which they are sent.
 
-A subclass only carries questions to a model and answers back. Cost: composing and keying a request about 150 us; a
-picture is decoded, shrunk and encoded once for several requests in a row (about 5 ms for 448 px), since requests come
-by query image.
+A subclass only sends questions to a model and returns its answers. Cost: composing a request and its key about 150 us; a
+picture is decoded, reduced and encoded once for several requests in a row (about 5 ms for 448 px), since requests come in the
+order of their query images.
 """
 
 from __future__ import annotations

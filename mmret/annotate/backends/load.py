@@ -1,4 +1,4 @@
-"""From settings to a back-end, and to what its rows depend on.
+"""Loads the back-end that the settings name, and says which settings its rows depend on.
 
 A new back-end is a line of ``BACKENDS``. Its libraries are imported when it is chosen, so loading costs nothing else.
 """
@@ -25,7 +25,7 @@ _NOT_IN_ROWS = {
     "price_in",
     "price_out",
 }
-"""Settings of an engine that change no answer: how it is reached, how hard it is tried, what it costs."""
+"""Settings of an engine that change no answer: addresses, time limits, number of tries, prices."""
 
 
 def _captions(settings: AnnotateSettings) -> Annotator:
@@ -58,17 +58,17 @@ def load_annotator(settings: AnnotateSettings) -> Annotator:
     """The back-end that ``settings.backend`` names.
 
     >>> load_annotator(AnnotateSettings()).model_for("describe")
-    'captions@2'
+    'captions@3'
     """
     return BACKENDS[settings.backend](settings)
 
 
-def depends_on(settings: AnnotateSettings, table: AnnotationTable) -> dict[str, Any]:
-    """What the rows of ``table`` depend on besides the tables they are made from, for a fingerprint: versions of prompt and parser,
-    the model and its sampling.
+def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> dict[str, Any]:
+    """What the rows of ``table`` depend on besides the tables they are computed from: versions of prompt and parser, the model and
+    its sampling. It is part of the partition's fingerprint.
 
-    Where a server stands, how often it is asked and what it costs are not in it, and a prompt or setting of the instructions is not
-    in that of the descriptions.
+    Addresses, numbers of tries and prices are not in it, and what only the instructions depend on is not in that of the
+    descriptions.
     """
     annotator = load_annotator(settings)
     kind = request_kind(table, settings, annotator)

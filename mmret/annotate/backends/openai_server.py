@@ -126,7 +126,7 @@ class OpenAIAnnotator(ModelAnnotator):
             await asyncio.gather(*everything, return_exceptions=True)
         if failed:
             raise failed[0].exception()  # type: ignore[misc]
-        if balancer.answered:
+        if balancer.any_answer:
             self._unresponsive -= {engine.model}
         else:
             self._unresponsive |= {engine.model}
@@ -157,7 +157,7 @@ class OpenAIAnnotator(ModelAnnotator):
                 stop=stop, wait=_BACKOFF, reraise=True, retry=retry_if_exception_type(TransientError)
             ):
                 with attempt:
-                    async with balancer.place() as server:
+                    async with balancer.slot() as server:
                         began = time.monotonic()
                         try:
                             return await self._try(client, balancer, server, engine, body, left)

@@ -1,7 +1,7 @@
 """The prompts, as files with a version in their name, and the pool of demonstrations.
 
-A prompt file has a ``# system`` and a ``# user`` part with ``{{slots}}``, filled in one pass, so that what a slot
-brings in is never read as a slot again. A change of wording is a new file and a new entry in ``CURRENT``.
+A prompt file has a ``# system`` and a ``# user`` part with ``{{slots}}``. All are filled in one pass, so that text put into a slot
+is never itself taken for a slot. A change of wording is a new file and a new entry in ``CURRENT``.
 """
 
 from __future__ import annotations

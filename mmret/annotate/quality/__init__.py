@@ -1,1 +1,1 @@
-"""What can be measured of written texts before anything is trained on them."""
+"""Measures the quality of the written texts before anything is trained on them."""

@@ -62,7 +62,7 @@ def measure(
         "triplets": triplets.num_rows,
         "sample": len(rows),
         "texts": len(texts),
-        **{f"distinct_{n}": metrics.distinct(words, n) for n in (1, 2, 3)},
+        **{f"distinct_{n}": metrics.distinct_n(words, n) for n in (1, 2, 3)},
         "repeated": metrics.repeat_share(texts),
         "leakage": metrics.leakage(texts, sources, targets, language),
         "rejected_as_leaking": _share(requests, "leaked_source"),

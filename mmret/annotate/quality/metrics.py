@@ -30,7 +30,7 @@ def tokens(text: str) -> list[str]:
     return [t.casefold() for t in _TOKEN.findall(text)]
 
 
-def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:
+def distinct_n(texts: Sequence[Sequence[str]], n: int) -> float | None:
     """distinct-n (Li et al., 2016): different n-grams over all n-grams of ``texts``, each a list of words, 0 to 1.
 
     It falls with the number of texts, so compare samples of about the same size. None where no text has n words.
@@ -55,7 +55,7 @@ def length_histogram(counts: Sequence[int], bins: Sequence[int]) -> dict[str, An
 
 
 def leakage(texts: Sequence[str], sources: Sequence[str], targets: Sequence[str], language: str) -> float | None:
-    """Share of ``texts`` (0 to 1) that name what only the source picture has by the captions, other than in order to change it.
+    """Share of ``texts`` (0 to 1) that name something that only the source picture has, other than in order to change it.
 
     ``sources``, ``targets``: captions, one per text. None for languages other than English, whose words for a change are not known
     here, and where no caption is known.
@@ -66,10 +66,10 @@ def leakage(texts: Sequence[str], sources: Sequence[str], targets: Sequence[str]
     return sum(names_only_source(*row) for row in rows) / len(rows) if rows else None
 
 
-def ranked_first(
+def hits_at_1(
     queries: np.ndarray, targets: np.ndarray, gallery: np.ndarray, excluded: np.ndarray, negatives: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Whether each query's target is nearer to it than every other candidate: (n,) bool.
+    """Whether each query's target is nearer to it than every other candidate (hit@1): (n,) bool.
 
     ``queries``, ``targets``: (n, d) unit vectors. ``gallery``: (m, d), the candidates that all share; ``excluded``: (n, m) bool,
     those of them that are no candidate of a query (its own picture, its target). ``negatives``: n arrays (k_i, d), its mined
@@ -84,7 +84,7 @@ def ranked_first(
 def redundancy(by_text: np.ndarray, by_image: np.ndarray, candidates: int) -> dict[str, float | int]:
     """Shares of the sample found by the text alone, by the image alone, by either and by neither.
 
-    ``by_text``, ``by_image``: (n,) bool of :func:`ranked_first`; ``candidates``: size of the gallery they were searched in.
+    ``by_text``, ``by_image``: (n,) bool of :func:`hits_at_1`; ``candidates``: size of the gallery they were searched in.
     """
     return {
         "sample": len(by_text),

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmret.annotate.quality import metrics
 from mmret.encode.protocol import Encoder
-from mmret.encode.vectors import rows_of_model, vector_table
+from mmret.encode.vectors import model_filter, vector_table
 from mmret.hashing import uniform
 from mmret.lake import Lake
 from mmret.lake.inputs import linked_shards
@@ -63,7 +63,7 @@ def _search(
         pair = (row["query_id"], row["target_id"])
         excluded[k, [place[i] for i in pair if i in place]] = True
         negatives.append(stack([i for i in row["hard_negatives"] if i not in pair]))
-    return metrics.ranked_first(queries, stack([row["target_id"] for row in rows]), stack(gallery), excluded, negatives)
+    return metrics.hits_at_1(queries, stack([row["target_id"] for row in rows]), stack(gallery), excluded, negatives)
 
 
 def _gallery(lake: Lake, shard: str, count: int) -> list[str]:
@@ -83,7 +83,7 @@ def _vectors(lake: Lake, shard: str, signal: str, ids: Sequence[str]) -> dict[st
         listed = ", ".join(f"'{i}'" for i in ids[start : start + _IDS_PER_LOOKUP])
         rows = (
             table.search()
-            .where(f"image_id IN ({listed}) AND {rows_of_model(model)}")
+            .where(f"image_id IN ({listed}) AND {model_filter(model)}")
             .select(["image_id", "vector"])
             .limit(None)
             .to_arrow()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmret.benchmarks.circo import scorer as circo
 from mmret.benchmarks.circo.submission import circo_submission
-from mmret.benchmarks.common.gallery import DEPTH, Question, paraphrased, prepare, ways
+from mmret.benchmarks.common.gallery import DEPTH, Question, paraphrase_variants, prepare, query_variants
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder
 from mmret.benchmarks.common.protocol import Template, load_protocol
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
@@ -13,14 +13,12 @@ CIRCO_GALLERY = 123_403
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """CIRCO val (scored) or test (submission file). ``options.images``: COCO2017_unlabeled, or the folder of its
-    pictures.
-    """
+    """Run CIRCO val (scored) or test (submission file). ``options.images``: COCO2017_unlabeled, or the folder of its pictures."""
     truth = circo.load(options.annotations)
     protocol = load_protocol("circo", options.template)
     folder = ImageFolder(options.images, ("unlabeled2017", "COCO2017_unlabeled/unlabeled2017"))
     notes = []
-    ids = truth.gallery or circo.gallery_beside(options.images)
+    ids = truth.gallery or circo.read_gallery(options.images)
     if ids is None:
         ids = tuple(sorted({int(p.stem) for base in folder.bases for p in base.glob("*.jpg") if p.stem.isdecimal()}))
         notes.append(f"no {circo.INFO} was found: the gallery is the {len(ids)} pictures that are there")
@@ -39,22 +37,22 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
 
     def variant(name: str, template: Template | None, image: bool) -> Variant:
         rankings = ranker.rankings(ranker.vectors(template, image))
-        values = {} if truth.hidden else circo.metrics(truth.queries, rankings)
+        values = {} if truth.targets_hidden else circo.metrics(truth.queries, rankings)
         return Variant(name, values, {"predictions.json": {str(key): names for key, names in rankings.items()}})
 
-    variants = tuple(variant(name, *way) for name, way in ways(protocol).items())
+    variants = tuple(variant(name, *way) for name, way in query_variants(protocol).items())
     submissions = {}
-    if truth.hidden and not partial and len(ids) >= DEPTH:
+    if truth.targets_hidden and not partial and len(ids) >= DEPTH:
         submissions["circo_test.json"] = circo_submission(variants[0].predictions["predictions.json"], truth)
     return BenchmarkRun(
         "circo",
-        "test" if truth.hidden else "val",
+        "test" if truth.targets_hidden else "val",
         protocol.label,
         embedder.model,
         len(ranker.questions),
         len(ranker.gallery.shots),
         variants,
-        paraphrased(variant, protocol, options, truth.hidden),
+        paraphrase_variants(variant, protocol, options, truth.targets_hidden),
         partial,
         tuple(notes),
         submissions,

@@ -18,7 +18,7 @@ from mmret.benchmarks.common.reading import (
     Entry,
     Findings,
     ListRule,
-    beside,
+    companion_file,
     predictions_object,
     read_as,
     read_json,
@@ -66,7 +66,7 @@ class Annotations:
     """Image ids in the order of the official list; None where no list lies beside the annotations."""
 
     @property
-    def hidden(self) -> bool:
+    def targets_hidden(self) -> bool:
         return any(q.target is None for q in self.queries)
 
 
@@ -108,13 +108,11 @@ def load(path: Path) -> Annotations:
             raise UserError(f"{file}: query {q.id} has a target but no gt_img_ids")
     if len({q.id for q in queries}) < len(queries):
         raise UserError(f"{file}: a query id occurs twice")
-    return Annotations(file, queries, gallery_beside(file.parent) or gallery_beside(file.parent.parent) or _corpus(file))
+    return Annotations(file, queries, read_gallery(file.parent) or read_gallery(file.parent.parent) or _corpus(file))
 
 
-def gallery_beside(folder: Path) -> tuple[int, ...] | None:
-    """Image ids of COCO's list of unlabeled pictures, in its order, where it lies in ``folder`` or the official places
-    below.
-    """
+def read_gallery(folder: Path) -> tuple[int, ...] | None:
+    """Image ids in the order of COCO's list of unlabeled pictures, from ``folder`` or its place in the official layout, or None."""
     for info in (folder / INFO, folder / "annotations" / INFO, folder / "COCO2017_unlabeled" / "annotations" / INFO):
         if info.is_file():
             return tuple(image.id for image in read_as(info, _Info, "COCO's list of images").images)
@@ -122,7 +120,7 @@ def gallery_beside(folder: Path) -> tuple[int, ...] | None:
 
 
 def _corpus(file: Path) -> tuple[int, ...] | None:
-    if corpus := beside(file, "circo_corpus.jsonl"):  # MegaPairs' form of the same list
+    if corpus := companion_file(file, "circo_corpus.jsonl"):  # MegaPairs' form of the same list
         with gzip.open(corpus, "rt") if corpus.suffix == ".gz" else open(corpus) as lines:
             return tuple(json.loads(line)["content"] for line in lines)
     return None
@@ -131,13 +129,13 @@ def _corpus(file: Path) -> tuple[int, ...] | None:
 def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores:
     """Score a file in CIRCO's submission format ``{"0": [50 image ids], ...}``.
 
-    Shorter lists are scored, as by the official code: what lies beyond their end is a lower bound, and named as one. Raises
-    UserError for malformed files and for the test split, whose ground truths are hidden.
+    Shorter lists are scored too, as by the official code; metrics at a greater depth are then only lower bounds, and
+    ``lower_bounds`` lists them. Raises UserError for malformed files and for the test split, whose ground truths are hidden.
     """
     truth = load(annotations)
     rankings, notes = read_predictions(truth, predictions, options.partial)
     short = {i: ranking for i, ranking in rankings.items() if len(ranking) < _whole_list(truth)}
-    if truth.hidden:
+    if truth.targets_hidden:
         ready = (
             f"is no submission yet: {len(short)} of its lists hold fewer than {DEPTH} ids, which the server refuses"
             if short
@@ -164,7 +162,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
 
 
 def _whole_list(truth: Annotations) -> int:
-    """How many ids a list needs for every metric to be exact."""
+    """Number of ids that a list must have for every metric to be exact."""
     return DEPTH if truth.gallery is None else min(DEPTH, len(truth.gallery))
 
 

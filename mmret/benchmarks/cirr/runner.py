@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from mmret.benchmarks.cirr import scorer as cirr
 from mmret.benchmarks.cirr.submission import cirr_submission
-from mmret.benchmarks.common.gallery import DEPTH, Question, paraphrased, prepare, ways
+from mmret.benchmarks.common.gallery import DEPTH, Question, paraphrase_variants, prepare, query_variants
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder
 from mmret.benchmarks.common.protocol import Template, load_protocol
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """CIRR val (scored) or test1 (the server's two files). ``options.images``: the folder with dev, test1 and train."""
+    """Run CIRR val (scored) or test1 (the server's two files). ``options.images``: the folder with dev, test1 and train."""
     truth = cirr.load(options.annotations)
     protocol = load_protocol("cirr", options.template)
     folder = ImageFolder(options.images, ("img_raw",))
@@ -27,7 +27,7 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
         vectors = ranker.vectors(template, image)
         rankings = ranker.rankings(vectors)
         subset = ranker.rankings_within(vectors, [q.members for q in answered], cirr.SUBSET_DEPTH)
-        values = {} if truth.hidden else cirr.metrics(answered, rankings, subset)
+        values = {} if truth.targets_hidden else cirr.metrics(answered, rankings, subset)
         head = {"version": cirr.VERSION}
         return Variant(
             name,
@@ -38,9 +38,9 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
             },
         )
 
-    variants = tuple(variant(name, *way) for name, way in ways(protocol).items())
+    variants = tuple(variant(name, *way) for name, way in query_variants(protocol).items())
     submissions = {}
-    if truth.hidden and not partial and len(truth.gallery) > DEPTH:
+    if truth.targets_hidden and not partial and len(truth.gallery) > DEPTH:
         for metric in cirr.METRICS:
             submissions[f"cirr_test1_{metric}.json"] = cirr_submission(variants[0].predictions[f"{metric}.json"], metric, truth)
     split = truth.path.name.split(".")[2]
@@ -52,7 +52,7 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
         len(answered),
         len(ranker.gallery.shots),
         variants,
-        paraphrased(variant, protocol, options, truth.hidden),
+        paraphrase_variants(variant, protocol, options, truth.targets_hidden),
         partial,
         (),
         submissions,

@@ -18,7 +18,7 @@ from mmret.benchmarks.common.reading import (
     Entry,
     Findings,
     ListRule,
-    beside,
+    companion_file,
     predictions_object,
     read_as,
     read_json,
@@ -37,9 +37,7 @@ METRICS = ("recall", "recall_subset")
 
 @dataclass(frozen=True)
 class Query:
-    """One query. ``members``: the six names of its set, the reference among them. ``target`` is None in the test
-    split.
-    """
+    """One query. ``members``: the six names of its set, with the reference. ``target`` is None in the test split."""
 
     id: int
     reference: str
@@ -57,7 +55,7 @@ class Annotations:
     """Image name -> path inside the image folder, in the order of the split file; None: no split file was found."""
 
     @property
-    def hidden(self) -> bool:
+    def targets_hidden(self) -> bool:
         return any(q.target is None for q in self.queries)
 
 
@@ -91,14 +89,13 @@ def load(path: Path) -> Annotations:
 
 
 def _gallery(file: Path, queries: Sequence[Query]) -> dict[str, str | None]:
-    if split := beside(file, re.sub(r"^cap\.", "split.", file.name.removesuffix(".gz"))):
+    if split := companion_file(file, re.sub(r"^cap\.", "split.", file.name.removesuffix(".gz"))):
         return read_as(split, dict[str, str], "a CIRR split file: an object of image name -> path")
     return dict.fromkeys(name for q in queries for name in (*q.members, *filter(None, [q.target])))
 
 
 def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores:
-    """Score files in the server's format: ``predictions`` (metric recall, 50 names) and, by option, the subset file (3
-    names).
+    """Score files in the server's format: ``predictions`` (50 names a query) and, where the options name it, the subset file (3).
 
     Raises UserError for malformed files and for the test split, whose targets are hidden.
     """
@@ -110,7 +107,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
         notes += more
     else:
         notes.append("no --subset-predictions file: R_subset is not scored")
-    if truth.hidden:
+    if truth.targets_hidden:
         raise UserError(
             f"{truth.path} has no targets (CIRR's test split): the files are well-formed; submit them at "
             "http://cirr.cecs.anu.edu.au, or score validation predictions against cap.rc2.val.json"
@@ -165,9 +162,7 @@ def _check_header(path: Path, data: dict[str, Any], metric: str) -> None:
 def metrics(
     queries: Sequence[Query], rankings: Mapping[int, Sequence[str]], subset: Mapping[int, Sequence[str]] | None
 ) -> dict[str, Any]:
-    """R and Rs in percent by hard targets; the reference must be gone from the lists. Rs only where ``subset`` is
-    given.
-    """
+    """R@k and, where ``subset`` is given, R_subset@k in percent by hard targets; the lists must be without the reference."""
 
     def hits(lists: Mapping[int, Sequence[str]], k: int) -> float | None:
         return mean([100.0 * (q.target in lists[q.id][:k]) for q in queries if q.id in lists])
@@ -181,7 +176,7 @@ def metrics(
 def soft_metrics(
     queries: Sequence[Query], rankings: Mapping[int, Sequence[str]], subset: Mapping[int, Sequence[str]] | None
 ) -> dict[str, Any]:
-    """The authors' own reading: the best ``target_soft`` weight among the first k, never below 0, in percent."""
+    """The metric of the data set's authors: the best ``target_soft`` weight among the first k, never below 0, in percent."""
 
     def best(lists: Mapping[int, Sequence[str]], k: int) -> float | None:
         return mean(

@@ -1,8 +1,8 @@
-"""Ranking a query's own short candidate list, whose position 0 is the ground truth (GeneCIS, MMEB).
+"""Ranks a query's own short candidate list, whose position 0 is the ground truth (GeneCIS, MMEB).
 
-There ``argmax`` over constant scores is always right, so a candidate that ties with the ground truth ranks before it
-here, unless the two are the same picture and text, which no model can tell apart (ChartQA repeats answers; one GeneCIS
-gallery repeats its target).
+Because the ground truth comes first, a model that gives all candidates the same score would always be right by ``argmax``. So
+a candidate that ties with the ground truth is ranked before it here, unless the two are the same picture and text, which no
+model can tell apart (ChartQA repeats answers; one GeneCIS gallery repeats its target).
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ def similarities(candidates: np.ndarray, query: np.ndarray) -> np.ndarray:
     return (candidates * query).sum(axis=1)
 
 
-def order(scores: np.ndarray, twins: Sequence[int] = ()) -> list[int]:
-    """Positions of ``scores`` (n,) best first; position 0, the ground truth, after all that tie with it but its ``twins``,
-    which follow it. Raises UserError for scores that are not finite.
+def order(scores: np.ndarray, duplicates: Sequence[int] = ()) -> list[int]:
+    """Positions of ``scores`` (n,) in the order best first.
+
+    Position 0, the ground truth, comes after all positions of the same score except its ``duplicates``, which follow it.
+    Raises UserError for scores that are not finite.
+
+    >>> order(np.array([0.5, 0.5, 0.9]))
+    [2, 1, 0]
     """
     place = np.zeros(len(scores), dtype=np.int8)
     place[0] = 1
-    place[list(twins)] = 2
+    place[list(duplicates)] = 2
     return best_first(scores, place).tolist()
 
 
-def twins_of_first(keys: Sequence[Any]) -> list[int]:
-    """Positions after 0 whose content equals that of position 0."""
+def duplicates_of_first(keys: Sequence[Any]) -> list[int]:
+    """Positions after 0 whose key equals that of position 0."""
     return [i for i, key in enumerate(keys) if i and key == keys[0]]

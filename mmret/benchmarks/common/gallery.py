@@ -1,6 +1,6 @@
-"""Ranking one gallery for all queries of a benchmark: what CIRCO, CIRR and FashionIQ have in common.
+"""Ranks one gallery for all queries of a benchmark, as CIRCO, CIRR and FashionIQ need.
 
-A gallery is embedded once and asked in several ways: image and text composed, either alone, CIRCO also without the
+A gallery is embedded once and queried in several ways: image and text composed, either alone, CIRCO also without the
 shared concept. A target that ties with other images ranks behind them.
 Cost beside the model: 800 queries over CIRCO's 123,403 x 768 gallery rank in about 3 s on two cores, in 1.3 GB.
 """
@@ -23,7 +23,7 @@ from mmret.benchmarks.common.runs import (
     IMAGE_ONLY,
     NO_CONCEPT,
     TEXT_ONLY,
-    Missing,
+    MissingPictures,
     RunOptions,
     Variant,
     query_vectors,
@@ -38,11 +38,11 @@ QUERY_BLOCK = 256
 
 @dataclass(frozen=True)
 class Gallery:
-    """Named pictures; ``distinct`` (m, d) float32 are their vectors without repetition, ``group[name]`` the row of
-    each.
+    """Named pictures with their vectors. ``distinct`` (m, d) float32: each different vector once; ``group``: its row, by name;
+    ``members``: the names of each row.
 
-    Names that share a vector are ranked as one and then listed, targets last, so that they tie exactly: in a matrix
-    product equal columns may differ in the last bit, and rounding would break the tie.
+    Names that share a vector are ranked as one and then listed, targets last. They tie exactly that way; in a matrix product
+    equal columns may differ in the last bit, and rounding would break the tie.
     """
 
     shots: dict[Any, Shot]
@@ -68,15 +68,15 @@ class Gallery:
         return cls(shots, distinct, group, members)
 
 
-def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options: RunOptions) -> tuple[Gallery, Missing]:
-    """Embed the pictures of ``paths`` (name -> file, None: not found) and report those without one.
+def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options: RunOptions) -> tuple[Gallery, MissingPictures]:
+    """Embed the pictures of ``paths`` (name -> file, None: not found) and list those that are missing.
 
-    Raises UserError where some are missing and that was not allowed, or none is left.
+    Raises UserError where some are missing and ``options`` do not allow it, or where none is left.
     """
-    missing = Missing({str(name): "not found" for name, path in paths.items() if path is None})
+    missing = MissingPictures({str(name): "not found" for name, path in paths.items() if path is None})
     missing.check(len(paths), options.allow_missing, options.images)
     found = {name: Shot(path) for name, path in paths.items() if path is not None}
-    vectors = embedder.shots(list(found.values()), "gallery")
+    vectors = embedder.picture_vectors(list(found.values()), "gallery")
     names = list(found)
     for i, reason in vectors.unreadable.items():
         missing.reasons[str(names[i])] = reason
@@ -90,9 +90,7 @@ def embed_gallery(embedder: Embedder, paths: Mapping[Any, Path | None], options:
 
 @dataclass(frozen=True)
 class Question:
-    """A query as every gallery benchmark has it. ``fields`` fill the templates; ``targets`` are names, maybe none
-    (hidden).
-    """
+    """A query of a gallery benchmark. ``fields`` fill the templates; ``targets`` are names, empty where they are hidden."""
 
     key: Any
     reference: Any
@@ -111,7 +109,7 @@ class Ranker:
     remove_reference: bool
 
     def vectors(self, template: Template | None, image: bool = True) -> np.ndarray:
-        """Query vectors: composed, of the text alone (``image`` False), or of the image alone (``template`` None)."""
+        """Query vectors (q, d) float32: composed, of the text alone (``image`` False) or the image alone (``template`` None)."""
         if template is None:
             return self.gallery.distinct[[self.gallery.group[q.reference] for q in self.questions]]
         shots: list[Shot] | None = [self.gallery.shots[q.reference] for q in self.questions] if image else None
@@ -142,9 +140,7 @@ class Ranker:
         return found
 
     def _names(self, question: Question, groups: Iterable[int]) -> list[Any]:
-        """The names of ``groups`` in order, a target after those that share its vector, without the reference if
-        removed.
-        """
+        """The names of ``groups`` in order, a target after those that share its vector, and without a reference to be removed."""
         hidden = question.reference if self.remove_reference else None
         return [
             name
@@ -155,7 +151,7 @@ class Ranker:
         ]
 
 
-def ways(protocol: Protocol) -> dict[str, tuple[Template | None, bool]]:
+def query_variants(protocol: Protocol) -> dict[str, tuple[Template | None, bool]]:
     """Name of a variant -> its template (None: image alone) and whether the image is part of the query."""
     variants: dict[str, tuple[Template | None, bool]] = {COMPOSED: (protocol.template, True)}
     if protocol.without_concept:
@@ -171,6 +167,10 @@ def prepare(
     options: RunOptions,
     remove_reference: bool,
 ) -> tuple[Ranker, str | None]:
+    """Embed the gallery; returns its ranker and what is missing from the run in words, None where nothing is.
+
+    Raises UserError where pictures are missing and ``options`` do not allow it, or where no query has its reference.
+    """
     gallery, missing = embed_gallery(embedder, paths, options)
     answerable = [q for q in questions if q.reference in gallery.shots]
     if not answerable:
@@ -181,7 +181,7 @@ def prepare(
     )
 
 
-def _partial(missing: Missing, pictures: int, skipped: int, queries: int) -> str | None:
+def _partial(missing: MissingPictures, pictures: int, skipped: int, queries: int) -> str | None:
     if not missing.reasons:
         return None
     return (
@@ -190,9 +190,13 @@ def _partial(missing: Missing, pictures: int, skipped: int, queries: int) -> str
     )
 
 
-def paraphrased(
+def paraphrase_variants(
     variant: Callable[[str, Template | None, bool], Variant], protocol: Protocol, options: RunOptions, hidden: bool
 ) -> tuple[Variant, ...]:
+    """The composed query in the protocol's other wordings; none unless ``options`` ask for it, or where targets are hidden.
+
+    ``variant`` runs one variant, given (name, template, whether the image is part of the query).
+    """
     if hidden or not options.paraphrases:
         return ()
     return tuple(Variant(t.name, variant(t.name, t, True).values) for t in protocol.paraphrases)

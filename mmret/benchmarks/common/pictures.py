@@ -1,4 +1,4 @@
-"""Where a benchmark's pictures lie, and their vectors: each distinct picture goes through a model once, ever.
+"""Finds a benchmark's pictures and embeds them: each distinct picture goes through a model once, and its vector is stored.
 
 Vectors are kept in the lake at ``<lake>/benchmark_vectors/<model>/*.parquet`` under the SHA-256 of the picture's
 content (and of the crop, where a benchmark crops), so the same image under another name, in another benchmark or
@@ -98,7 +98,10 @@ def crop(data: bytes, box: Box) -> Image.Image:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows (n, d) float32 in the order asked for, content keys, and why a picture has none (its row is zero)."""
+    """Vectors of n pictures, in the order they were given: ``rows`` (n, d) float32, and ``keys``, digests of their content.
+
+    ``unreadable``: reasons, by row, of the pictures that could not be decoded; their rows are zero.
+    """
 
     rows: np.ndarray
     keys: list[str]
@@ -106,19 +109,21 @@ class Vectors:
 
 
 class Embedder:
-    """An encoder, the name of its weights, and the lake's store of what it already embedded."""
+    """Embeds pictures and texts with one encoder; vectors of pictures are stored in the lake, if there is one.
+
+    ``model`` names the weights (a digest) and is part of the store's path.
+    """
 
     def __init__(self, encoder: Encoder, model: str, lake: Lake | None = None, batch_size: int = 64):
         self.encoder, self.model, self.batch_size = encoder, model, batch_size
         self.takes_instruction = "instruction" in inspect.signature(encoder.encode).parameters
         self.folder = lake.root / "benchmark_vectors" / model if lake else None
-        self.embedded = 0
         self._vectors: dict[str, np.ndarray] = {}
         self._seen: dict[tuple[str, int, int, str], str] = {}
         for path in sorted(self.folder.glob("*.parquet")) if self.folder else ():
             self._remember(pq.read_table(path))
 
-    def shots(self, shots: Sequence[Shot], task: str = "images") -> Vectors:
+    def picture_vectors(self, shots: Sequence[Shot], task: str = "images") -> Vectors:
         """Vectors of ``shots``; every distinct picture that the store does not have is embedded and kept.
 
         A file that is no picture has a row of zeros and a reason. Raises UserError for vectors that are not finite, or
@@ -138,15 +143,15 @@ class Embedder:
         _refuse_constant(rows, good, keys)
         return Vectors(rows, keys, unreadable)
 
-    def texts(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
+    def text_vectors(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
         """(n, d) float32 of texts alone; equal texts are embedded once."""
         distinct = list(dict.fromkeys(texts))
         rows = self._encode(None, distinct, instruction)
         place = {text: i for i, text in enumerate(distinct)}
         return rows[[place[text] for text in texts]]
 
-    def composed(self, shots: Sequence[Shot], texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
-        """(n, d) float32 of image-text pairs, not kept: a pair hardly ever comes again."""
+    def composed_vectors(self, shots: Sequence[Shot], texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
+        """(n, d) float32 of image-text pairs. They are not stored, since the same pair hardly ever comes again."""
         parts = []
         for start in range(0, len(shots), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -162,7 +167,7 @@ class Embedder:
         return rows
 
     def _chunk(self, shots: Sequence[Shot], span: range, keys: list[str], unreadable: dict[int, str]) -> None:
-        """Fill ``keys`` of ``span``, embedding and keeping what is new."""
+        """Fill ``keys`` of ``span``, embedding and storing what is new."""
         fresh: dict[str, tuple[int, bytes, tuple[str, int, int, str]]] = {}
         for i in span:
             shot = shots[i]
@@ -193,7 +198,6 @@ class Embedder:
                 rows.append(self._encode(images, None, None))
         unreadable.update({i: str(failed[keys[i]]) for i in span if keys[i] in failed})
         if good:
-            self.embedded += len(good)
             self._keep([(key, *fresh[key][2]) for key in good], np.concatenate(rows))
 
     def _keep(self, names: list[tuple[str, str, int, int, str]], rows: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Query texts by pinned templates: data with a version, so that a number says which words it was made with."""
+"""Words queries by templates from a versioned file, so that a number can say which words it was measured with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Template:
-    """Formats of one query's texts (several: their normalised vectors are averaged), by task or for all ("")."""
+    """Format strings of a query's texts by task, or under "" for all tasks. Of several texts the vectors are averaged.
+
+    ``strip``: characters taken off both ends of every field.
+    """
 
     name: str
     formats: Mapping[str, tuple[str, ...]]
@@ -47,9 +50,7 @@ def _file(benchmark: str) -> dict[str, Any]:
 
 
 def load_protocol(benchmark: str, template: str | None = None) -> Protocol:
-    """The pinned protocol of ``benchmark`` with one of its templates (None: its default). Raises UserError for an
-    unknown one.
-    """
+    """The protocol file of ``benchmark`` with one of its templates (None: the default). Raises UserError for an unknown one."""
     data = _file(benchmark)
     name = template or data["default"]
     if name not in data["templates"]:

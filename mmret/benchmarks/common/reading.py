@@ -1,4 +1,4 @@
-"""Reading other people's JSON strictly, so that a malformed file is refused with a reason instead of scored by luck.
+"""Reads other people's JSON strictly, so that a malformed file is refused with a reason and never scored by luck.
 
 Official scorers accept much that is wrong (CIRCO's passes a file that holds only its first 100 queries); this reader
 refuses duplicate keys, NaN, truncated text and truncated gzip. Plain and gzip files are told apart by their content,
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmret.errors import UserError
 
-MOST_LISTED = 5
+MAX_LISTED = 5
 """Problems of one kind that are listed before they are only counted."""
 
 
@@ -63,10 +63,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def find(path: Path, *patterns: str) -> Path | None:
-    """The annotation file meant by ``path``: itself where it is a file, else the first match of the patterns inside the
-    folder.
-    """
+def annotation_file(path: Path, *patterns: str) -> Path | None:
+    """``path`` if it is a file, else the first file in that folder that matches one of the patterns (plain or .gz), or None."""
     if path.is_file():
         return path
     for pattern in patterns:
@@ -75,10 +73,8 @@ def find(path: Path, *patterns: str) -> Path | None:
     return None
 
 
-def beside(file: Path, *names: str) -> Path | None:
-    """A companion of ``file``, in its folder or in an ``image_splits`` folder next to that one (the official
-    layouts).
-    """
+def companion_file(file: Path, *names: str) -> Path | None:
+    """The first file of ``names`` in the folder of ``file``, or in a folder ``image_splits`` next to it; None if there is none."""
     for folder in (file.parent, file.parent.parent / "image_splits"):
         for name in names:
             for candidate in (folder / name, folder / f"{name}.gz"):
@@ -88,10 +84,10 @@ def beside(file: Path, *names: str) -> Path | None:
 
 
 def require_annotations(path: Path, benchmark: str, *patterns: str) -> Path:
-    """As :func:`find`, or a UserError that names what was looked for."""
+    """As :func:`annotation_file`, or a UserError that names what was looked for."""
     if not path.exists():
         raise UserError(f"no annotations at {path}: give the {benchmark} annotation file, or a folder that holds it")
-    found = find(path, *patterns)
+    found = annotation_file(path, *patterns)
     if found is None:
         raise UserError(f"{path} holds no {benchmark} annotations: looked for {', '.join(patterns)} (plain or .gz)")
     return found
@@ -137,7 +133,7 @@ def recognise(data: Any) -> str:
     if "metric" in data or "version" in data:
         return f"a CIRR submission (metric {data.get('metric')!r})"
     found = (name for name, looks in _LOOKS if looks(data))
-    return next(found, f"an object with the keys {', '.join(list(data)[:MOST_LISTED])}")
+    return next(found, f"an object with the keys {', '.join(list(data)[:MAX_LISTED])}")
 
 
 def _first_entries(data: dict[str, Any]) -> set[type | None]:
@@ -154,14 +150,15 @@ def predictions_object(path: Path, data: Any, expected: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ListRule:
-    """What one ranked list must be: ``length`` distinct ids of type ``kind`` out of ``known`` (None: cannot be
-    checked).
+    """What a ranked list must hold: ``length`` distinct ids of type ``kind``, all in ``allowed_ids`` (None: not checked).
+
+    ``noun``: what messages call an id.
     """
 
     kind: type
     noun: str
     length: int
-    known: Collection[Any] | None = None
+    allowed_ids: Collection[Any] | None = None
 
 
 @dataclass
@@ -175,7 +172,7 @@ class Findings:
     lenient: bool = False
     errors: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    short: int = 0
+    short_lists: int = 0
 
     def error(self, kind: str, detail: str) -> None:
         self.errors.setdefault(kind, []).append(detail)
@@ -184,7 +181,7 @@ class Findings:
         self.notes.append(text)
 
     def incomplete(self, kind: str, detail: str) -> None:
-        """Refused, or only noted when lenient."""
+        """Record a missing part of the file: an error, or only a note when lenient."""
         if self.lenient:
             self.note(f"{kind}: {detail}")
         else:
@@ -202,13 +199,13 @@ class Findings:
         if len(set(ranking)) < len(ranking):
             twice = next(x for i, x in enumerate(ranking) if x in ranking[:i])
             self.error(f"the same {rule.noun} more than once in a list", f"{where}: {_short(twice)}")
-        if rule.known is not None and (unknown := [x for x in ranking if x not in rule.known]):
+        if rule.allowed_ids is not None and (unknown := [x for x in ranking if x not in rule.allowed_ids]):
             self.error(
                 f"{rule.noun}s that do not exist in the gallery",
                 f"{where}: {', '.join(map(_short, unknown[:3]))}" + (" ..." if len(unknown) > 3 else ""),
             )
         if len(ranking) < rule.length:
-            self.short += 1
+            self.short_lists += 1
             if not self.lenient:
                 self.error(
                     f"too few predictions (at least {rule.length} {rule.noun}s a query are needed)",
@@ -217,7 +214,7 @@ class Findings:
         return True
 
     def check_keys(self, data: dict[str, Any], expected: Sequence[str], noun: str = "query") -> None:
-        """Every expected key once and no other."""
+        """Check that ``data`` has every expected key and no other."""
         given = set(data)
         wanted = set(expected)
         if given.isdisjoint(wanted):
@@ -231,7 +228,7 @@ class Findings:
             self.incomplete(f"no predictions for {len(missing)} of {len(wanted)} queries", _few(missing))
 
     def check_count(self, lists: Any, expected: int, name: str, file: str) -> None:
-        """``lists``: one ranking a query of ``name``, in the order of ``file``."""
+        """Check that ``lists`` has ``expected`` rankings, one for each query of ``name`` in the order of ``file``."""
         if not isinstance(lists, list):
             raise UserError(f"{self.path}: {name} must be a list with one ranking a query, in the order of {file}")
         kind = f"{name} has {len(lists)} rankings for the {expected} queries of {file}"
@@ -245,16 +242,16 @@ class Findings:
         if self.errors:
             lines = []
             for kind, details in self.errors.items():
-                more = f"; and {len(details) - MOST_LISTED} more" if len(details) > MOST_LISTED else ""
-                lines.append(f"  {kind}: {'; '.join(details[:MOST_LISTED])}{more}")
+                more = f"; and {len(details) - MAX_LISTED} more" if len(details) > MAX_LISTED else ""
+                lines.append(f"  {kind}: {'; '.join(details[:MAX_LISTED])}{more}")
             raise UserError(f"{self.path} cannot be scored:\n" + "\n".join(lines))
-        if self.short:
-            self.note(f"{self.short} lists are shorter than the benchmark asks for")
+        if self.short_lists:
+            self.note(f"{self.short_lists} lists are shorter than the benchmark asks for")
         return self.notes
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_LISTED]) + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")
+    return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A run as tables, a picture, files and rows of ``evaluations``: always with its protocol, and with what it left out.
+"""Reports a run as tables, a picture, files and rows of ``evaluations``, always with its protocol and with what it left out.
 
 Published rows come from ``published.yaml``. CIRCO's and CIRR's are test-split numbers; beside a validation run the
 table says that the two cannot be compared.
@@ -37,9 +37,7 @@ def headline(benchmark: str) -> list[str]:
 
 
 def comparison(runs: Mapping[str, BenchmarkRun]) -> tuple[list[str], Rows]:
-    """Columns and rows: every way of asking of each named run (same benchmark), then the published models. None: no
-    value.
-    """
+    """Columns and rows of a table: every variant of each named run of one benchmark, then published models. None: no value."""
     benchmark = next(iter(runs.values())).benchmark
     metrics = headline(benchmark)
     rows: Rows = []
@@ -54,9 +52,7 @@ def comparison(runs: Mapping[str, BenchmarkRun]) -> tuple[list[str], Rows]:
 
 
 def robustness(run: BenchmarkRun) -> list[tuple[str, float, float, float, float]]:
-    """(metric, mean, standard deviation, lowest, highest) in percent over the protocol's paraphrases; empty without
-    them.
-    """
+    """(metric, mean, standard deviation, lowest, highest) in percent over the protocol's paraphrases; empty without any."""
     if len(run.paraphrases) < 2:
         return []
     found = []
@@ -136,7 +132,7 @@ def picture(runs: Mapping[str, BenchmarkRun], path: Path) -> None:
 
 def evaluation_rows(run: BenchmarkRun, recipe: str) -> pa.Table:
     """Rows of schema EVALUATIONS. ``benchmark`` carries split and protocol (``circo.val [circo-1/megapairs]``); metrics
-    other than the composed query's are prefixed with the way of asking, and those of a partial run with ``partial``.
+    other than the composed query's are prefixed with the name of the variant, and those of a partial run with ``partial``.
     """
     inputs = fingerprint(run.model, run.protocol, run.split, run.queries, run.gallery, run.partial)
     rows: list[dict[str, Any]] = []
@@ -203,7 +199,7 @@ def summary(run: BenchmarkRun) -> dict[str, Any]:
 
 
 def write_files(run: BenchmarkRun, name: str, out: Path) -> list[Path]:
-    """Write scores, table, picture, predictions of every way of asking, and submission files under ``out``."""
+    """Write scores, table, picture, predictions of every variant, and submission files under ``out``; returns their paths."""
     written = []
     for variant in run.variants:
         for file, content in variant.predictions.items():

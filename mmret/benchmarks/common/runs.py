@@ -1,4 +1,4 @@
-"""What a benchmark run takes and gives, whichever benchmark it is."""
+"""The options and the results of a benchmark run, the same for every benchmark."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ COMPOSED, IMAGE_ONLY, TEXT_ONLY, NO_CONCEPT = "composed", "image only", "text on
 
 @dataclass(frozen=True)
 class RunOptions:
-    """``template``: a name of the benchmark's protocol file (None: its default). ``allow_missing``: score without the
-    pictures that are not there, and say so. ``paraphrases``: also the protocol's other wordings. ``gallery``: FashionIQ
-    only.
+    """Options of a run. ``images``, ``annotations``: paths in the benchmark's official layout. ``template``: a name in its
+    protocol file (None: the default). ``allow_missing``: score without the pictures that are missing, and say so.
+    ``paraphrases``: also run the protocol's other wordings. ``gallery``: of FashionIQ only.
     """
 
     images: Path
@@ -33,8 +33,9 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of asking. ``values``: metrics in percent, nested as the scorers give them; empty where targets are
-    hidden.
+    """Results of one variant of the queries (composed, image only, text only, ...).
+
+    ``values``: metrics in percent, nested as the scorers return them; empty where targets are hidden.
     """
 
     name: str
@@ -48,10 +49,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """All numbers of one checkpoint on one benchmark, with what they were made from.
+    """All numbers of one checkpoint on one benchmark, and what they were measured with.
 
-    ``partial`` is None for a complete run, else what was left out; every table repeats it. ``protocol``: template
-    version.
+    ``partial`` is None for a complete run, else says what was left out; every table repeats it. ``protocol``: version and
+    template.
     """
 
     benchmark: str
@@ -73,7 +74,7 @@ class BenchmarkRun:
 
 
 @dataclass
-class Missing:
+class MissingPictures:
     """Pictures that are not there or cannot be read, by name, with the reason."""
 
     reasons: dict[str, str] = field(default_factory=dict)
@@ -96,8 +97,8 @@ class Missing:
         )
 
 
-def averaged(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Normalised mean (n, d) of normalised vectors; of one part, that part untouched."""
+def average_vectors(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Normalised mean (n, d) of several arrays of unit vectors (n, d); a single one is returned as it is."""
     if len(parts) == 1:
         return parts[0]
     total = np.sum(parts, axis=0)
@@ -107,8 +108,10 @@ def averaged(parts: Sequence[np.ndarray]) -> np.ndarray:
 def query_vectors(
     embedder: Embedder, shots: Sequence[Shot] | None, texts: Sequence[tuple[str, ...]], instruction: str
 ) -> np.ndarray:
-    """(q, d) float32 of the queries; ``shots`` None: text alone. Several texts of a query are averaged."""
+    """(q, d) float32 of the queries; ``shots`` None: text alone. The vectors of several texts of one query are averaged."""
     parts = []
     for one in zip(*texts, strict=True):
-        parts.append(embedder.texts(one, instruction) if shots is None else embedder.composed(shots, one, instruction))
-    return averaged(parts)
+        parts.append(
+            embedder.text_vectors(one, instruction) if shots is None else embedder.composed_vectors(shots, one, instruction)
+        )
+    return average_vectors(parts)

@@ -1,4 +1,4 @@
-"""What every scorer takes beside the two files, and what it gives back."""
+"""The options and the result of a scorer, the same for every benchmark."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of one prediction file in percent. ``values`` is what ``mmret score --json`` prints; None: not
-    defined.
+    """Metrics of one prediction file in percent. ``values`` is what ``mmret score --json`` prints; None where not defined.
 
     ``lower_bounds``: metrics, named as in :meth:`rows`, that longer lists of predictions could only raise.
     """

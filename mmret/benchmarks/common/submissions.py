@@ -10,14 +10,14 @@ from typing import Any
 from mmret.atomic import write_text
 from mmret.errors import UserError
 
-MOST_BYTES = 5_000_000
+MAX_BYTES = 5_000_000
 """CIRR's server takes 5 MB."""
 
 
 def write_submission(path: Path, content: Mapping[str, Any]) -> int:
     """Write ``content`` compactly; returns its size in bytes. Raises UserError above CIRR's limit of 5 MB."""
     text = json.dumps(content, separators=(",", ":"))
-    if len(text) > MOST_BYTES:
-        raise UserError(f"{path.name} would be {len(text) / 1e6:.1f} MB; the server takes {MOST_BYTES / 1e6:.0f} MB")
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{path.name} would be {len(text) / 1e6:.1f} MB; the server takes {MAX_BYTES / 1e6:.0f} MB")
     write_text(path, text)
     return len(text)

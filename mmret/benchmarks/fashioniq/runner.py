@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmret.benchmarks.common.gallery import Question, Ranker, paraphrased, prepare, ways
+from mmret.benchmarks.common.gallery import Question, Ranker, paraphrase_variants, prepare, query_variants
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder
 from mmret.benchmarks.common.protocol import Template, load_protocol
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
@@ -13,8 +13,9 @@ from mmret.errors import UserError
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """FashionIQ val, all categories that are annotated. ``options.images``: a folder of <ASIN>.jpg or .png, maybe in
-    images/.
+    """Run FashionIQ val, all categories that are annotated.
+
+    ``options.images``: a folder with <ASIN>.jpg or .png files, or one with such a folder ``images``.
     """
     categories = fashioniq.load(options.annotations)
     protocol = load_protocol("fashioniq", options.template)
@@ -58,8 +59,8 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
         embedder.model,
         sum(len(r.questions) for r in rankers.values()),
         sum(len(r.gallery.shots) for r in rankers.values()),
-        tuple(variant(name, *way) for name, way in ways(protocol).items()),
-        paraphrased(variant, protocol, options, False),
+        tuple(variant(name, *way) for name, way in query_variants(protocol).items()),
+        paraphrase_variants(variant, protocol, options, False),
         "; ".join(partials) or None,
         tuple(notes),
     )

@@ -17,8 +17,8 @@ from mmret.benchmarks.common.reading import (
     Entry,
     Findings,
     ListRule,
-    beside,
-    find,
+    annotation_file,
+    companion_file,
     predictions_object,
     read_as,
     read_json,
@@ -69,7 +69,7 @@ def load(path: Path) -> dict[str, Category]:
         if len(parts) < 4 or parts[0] != "cap" or parts[1] not in CATEGORIES:
             raise UserError(f"{path}: a FashionIQ annotation file is called cap.<{'|'.join(CATEGORIES)}>.val.json")
         return {parts[1]: _category(parts[1], path)}
-    files = {name: find(path, f"cap.{name}.val.json") for name in CATEGORIES}
+    files = {name: annotation_file(path, f"cap.{name}.val.json") for name in CATEGORIES}
     found = {name: _category(name, file) for name, file in files.items() if file}
     if not found:
         require_annotations(path, "FashionIQ", *(f"cap.{name}.val.json" for name in CATEGORIES))
@@ -80,7 +80,7 @@ def _category(name: str, file: Path) -> Category:
     entries = read_as(file, list[_Entry], "a list of FashionIQ queries")
     queries = tuple(Query(e.candidate, e.target, tuple(e.captions)) for e in entries)
     gallery = None
-    if split := beside(file, "split" + file.name.removesuffix(".gz").removeprefix("cap")):
+    if split := companion_file(file, "split" + file.name.removesuffix(".gz").removeprefix("cap")):
         gallery = tuple(read_as(split, list[str], "a FashionIQ split file: a list of image names"))
     category = Category(name, file, queries, gallery)
     if gallery is not None and (lost := category.union.difference(gallery)):
@@ -124,9 +124,7 @@ def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores
 
 
 def read_predictions(category: Category, lists: Any, path: Path, options: ScoreOptions) -> tuple[list[list[str]], list[str]]:
-    """Checked rankings of one category in file order, and notes. An empty list stands for a query without
-    predictions.
-    """
+    """Checked rankings of one category in file order, and notes. A query without predictions has an empty list."""
     name, gallery = category.name, category.gallery
     findings = Findings(path, options.partial)
     findings.check_count(lists, len(category.queries), name, category.path.name)

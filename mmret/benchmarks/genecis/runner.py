@@ -1,5 +1,4 @@
-"""Runner of GeneCIS: every template ranks its own ten or fifteen pictures, cropped by the official rule where they are
-instances.
+"""Runs a model on GeneCIS: every template ranks its own ten or fifteen pictures, instances cropped by the official rule.
 
 Each distinct picture or crop is embedded once, however many galleries show it (focus_attribute: 22,000 uses, about
 17,000 crops).
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmret.benchmarks.common.candidates import order, similarities, twins_of_first
+from mmret.benchmarks.common.candidates import duplicates_of_first, order, similarities
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
 from mmret.benchmarks.common.protocol import Protocol, Template, load_protocol
 from mmret.benchmarks.common.runs import (
@@ -17,7 +16,7 @@ from mmret.benchmarks.common.runs import (
     IMAGE_ONLY,
     TEXT_ONLY,
     BenchmarkRun,
-    Missing,
+    MissingPictures,
     RunOptions,
     Variant,
     query_vectors,
@@ -27,8 +26,9 @@ from mmret.errors import UserError
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """All GeneCIS tasks that are annotated. ``options.images`` holds COCO val2017 and Visual Genome, in their own
-    folders or all together.
+    """Run all GeneCIS tasks that are annotated.
+
+    ``options.images`` holds COCO val2017 and Visual Genome, in their own folders or all together.
     """
     tasks = genecis.load(options.annotations)
     protocol = load_protocol("genecis", options.template)
@@ -65,16 +65,16 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
 
 
 class _GenecisTask:
-    """One task with its pictures embedded: every crop once, however many galleries show it."""
+    """One task with its pictures embedded, every crop once."""
 
     def __init__(self, embedder: Embedder, task: genecis.Task, folder: ImageFolder, options: RunOptions):
         self.embedder, self.task = embedder, task
         pictures = list(dict.fromkeys(p for t in task.templates for p in (t.reference, *t.candidates)))
         paths = {file: folder.find(file) for file in dict.fromkeys(p.file for p in pictures)}
-        missing = Missing({file: "not found" for file, path in paths.items() if path is None})
+        missing = MissingPictures({file: "not found" for file, path in paths.items() if path is None})
         missing.check(len(paths), options.allow_missing, options.images)
         self.shots = {p: Shot(path, p.box) for p in pictures if (path := paths[p.file])}
-        vectors = embedder.shots(list(self.shots.values()), f"{task.name} pictures")
+        vectors = embedder.picture_vectors(list(self.shots.values()), f"{task.name} pictures")
         here = list(self.shots)
         for i, reason in vectors.unreadable.items():
             missing.reasons[here[i].file] = reason
@@ -92,9 +92,7 @@ class _GenecisTask:
             )
 
     def rankings(self, protocol: Protocol, template: Template | None, image: bool) -> list[list[int]]:
-        """Candidate positions best first, one list a template in file order; an empty list where pictures are
-        missing.
-        """
+        """Candidate positions best first, one list a template in file order; empty lists where pictures are missing."""
         references = [t.reference for t in self.answerable]
         if template is None:
             queries = self.rows[[self.row[r] for r in references]]
@@ -105,5 +103,5 @@ class _GenecisTask:
         found = {}
         for query, entry in zip(queries, self.answerable, strict=True):
             rows = [self.row[p] for p in entry.candidates]
-            found[id(entry)] = order(similarities(self.rows[rows], query), twins_of_first([self.keys[r] for r in rows]))
+            found[id(entry)] = order(similarities(self.rows[rows], query), duplicates_of_first([self.keys[r] for r in rows]))
         return [found.get(id(entry), []) for entry in self.task.templates]

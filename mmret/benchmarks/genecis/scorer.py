@@ -20,7 +20,7 @@ from mmret.benchmarks.common.reading import (
     Entry,
     Findings,
     ListRule,
-    find,
+    annotation_file,
     predictions_object,
     read_as,
     read_json,
@@ -36,9 +36,7 @@ RANKS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Picture:
-    """A whole image (``box`` None: COCO val2017) or one instance of a Visual Genome image, ``box`` = x, y, w, h in
-    pixels.
-    """
+    """A whole image of COCO val2017 (``box`` None) or one instance in a Visual Genome image, ``box`` = x, y, w, h in pixels."""
 
     file: str
     box: tuple[float, float, float, float] | None = None
@@ -67,7 +65,7 @@ def load(path: Path) -> dict[str, Task]:
         if name not in TASKS:
             raise UserError(f"{path}: a GeneCIS annotation file is called <{'|'.join(TASKS)}>.json")
         return {name: _task(name, path)}
-    files = {name: find(path, f"{name}.json") for name in TASKS}
+    files = {name: annotation_file(path, f"{name}.json") for name in TASKS}
     found = {name: _task(name, file) for name, file in files.items() if file}
     if not found:
         require_annotations(path, "GeneCIS", *(f"{name}.json" for name in TASKS))
@@ -107,10 +105,10 @@ def _task(name: str, file: Path) -> Task:
 
 
 def score(annotations: Path, predictions: Path, options: ScoreOptions) -> Scores:
-    """Score ``{"focus_attribute": [[candidate positions best first], one list a template], ...}``; any of the four
-    tasks.
+    """Score ``{"focus_attribute": [[candidate positions best first], one list a template], ...}``.
 
-    Every list must be a permutation of its template's candidates. Raises UserError for malformed files.
+    The file may have any of the four tasks. Every list must be a permutation of its template's candidates. Raises UserError
+    for malformed files.
     """
     truth = load(annotations)
     data = predictions_object(

@@ -1,9 +1,7 @@
-"""The MMEB-V2 leaderboard's JSON from runs on the image sets, as ``experiments/report_score_v2.py`` of VLM2Vec writes
-it.
+"""Writes the JSON of the MMEB-V2 leaderboard from a run on its image sets, as VLM2Vec's ``report_score_v2.py`` does.
 
-Scores are fractions of 1. Video and visual-document sets are not run here; they are filed as ``FILE_N/A``, the
-leaderboard's own word for it, so that nothing passes for a score of all 78 sets. Published by pull request to the
-leaderboard's space.
+Scores are fractions of 1. Video and visual-document sets are not run here; they are given as ``FILE_N/A``, as the leaderboard
+asks, so that nobody takes the result for a score of all 78 sets. One publishes it by a pull request to the leaderboard's space.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ def _average_precision(hits: Sequence[bool], relevant: int) -> float:
 
 
 def ndcg(ranking: Sequence[Any], gain: Mapping[Any, float], k: int, exponential: bool = False) -> float:
-    """nDCG at ``k``; a repeated candidate counts each time. ``gain``: relevant id -> grade, used as it is or as 2^grade
-    - 1.
+    """nDCG at ``k``; a repeated candidate counts each time.
+
+    ``gain``: relevant id -> grade, which counts as it is or, if ``exponential``, as 2^grade - 1.
     """
 
     def dcg(values: Sequence[float]) -> float:

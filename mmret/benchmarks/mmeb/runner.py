@@ -1,4 +1,4 @@
-"""Runner of MMEB v1 on its published parquet layout, with the instructions the rows carry.
+"""Runs a model on MMEB v1 in its published parquet layout, with the instructions that its rows have.
 
 Each distinct picture, text or pair is embedded once per data set. A set of 1,000 queries with 1,000 candidates each is
 1,000,000 candidates of which at most a few thousand are distinct.
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmret.benchmarks.common.candidates import order, similarities, twins_of_first
+from mmret.benchmarks.common.candidates import duplicates_of_first, order, similarities
 from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
-from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, BenchmarkRun, Missing, RunOptions, Variant
+from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, BenchmarkRun, MissingPictures, RunOptions, Variant
 from mmret.benchmarks.mmeb import scorer as mmeb
 from mmret.errors import UserError
 
@@ -27,9 +27,7 @@ DEPTH = 10
 
 @dataclass(frozen=True)
 class Side:
-    """A query or a candidate: text without the image placeholder, instruction apart, path of its picture ("" for
-    none).
-    """
+    """A query or a candidate: text without the image placeholder, path of its picture ("": none), and its instruction."""
 
     text: str
     path: str
@@ -48,18 +46,18 @@ class Instructions:
     target: str
     mode: str
 
-    def query_side(self, text: str, path: str, given: str = "") -> Side:
+    def query_side(self, text: str, path: str, row_instruction: str = "") -> Side:
         text = clean(text)
-        instruction, content = (given, text) if given else _split(text, self.query)
+        instruction, content = (row_instruction, text) if row_instruction else _split(text, self.query)
         if self.mode == "full":
-            return Side(f"{instruction}{content}" if given else text, path)
+            return Side(f"{instruction}{content}" if row_instruction else text, path)
         return Side(content, path, instruction if self.mode == "instructed" else "")
 
-    def target_side(self, text: str, path: str, given: str = "") -> Side:
+    def target_side(self, text: str, path: str, row_instruction: str = "") -> Side:
         text = clean(text)
         if self.mode == "content":
-            return Side(text if given else _split(text, self.target)[1], path)
-        return Side(f"{given}{text}", path)
+            return Side(text if row_instruction else _split(text, self.target)[1], path)
+        return Side(f"{row_instruction}{text}", path)
 
 
 MODES = ("content", "instructed", "full")
@@ -146,7 +144,7 @@ class _MmebSet:
         ]
         paths = dict.fromkeys(s.path for s in (*self.queries, *(c for row in self.candidates for c in row)) if s.path)
         self.paths = {path: folder.find(path) for path in paths}
-        missing = Missing({path: "not found" for path, file in self.paths.items() if file is None})
+        missing = MissingPictures({path: "not found" for path, file in self.paths.items() if file is None})
         missing.check(len(self.paths), options.allow_missing, options.images)
         self.pictures = self._embed_pictures(missing)
         missing.check(len(self.paths), options.allow_missing, options.images)
@@ -167,28 +165,29 @@ class _MmebSet:
         self.place = {side: i for i, side in enumerate(self.distinct)}
         self.rows = self._embed(self.distinct)
 
-    def _embed_pictures(self, missing: Missing) -> dict[str, np.ndarray]:
+    def _embed_pictures(self, missing: MissingPictures) -> dict[str, np.ndarray]:
         here = [path for path, file in self.paths.items() if file]
-        vectors = self.embedder.shots([Shot(self.paths[path]) for path in here], "pictures")  # type: ignore[arg-type]
+        vectors = self.embedder.picture_vectors([Shot(self.paths[path]) for path in here], "pictures")  # type: ignore[arg-type]
         missing.reasons.update({here[i]: reason for i, reason in vectors.unreadable.items()})
         return {path: vectors.rows[i] for i, path in enumerate(here) if i not in vectors.unreadable}
 
-    def rankings(self, way: str) -> list[list[int]]:
-        """Candidate positions best first. A part that a query does not have leaves the baseline with the other part."""
+    def rankings(self, variant: str) -> list[list[int]]:
+        """Candidate positions best first, one list a query. ``variant``: composed, image only, text only; a query that has no such
+        part is asked by the part it has."""
         sides = {
             COMPOSED: self.queries,
             IMAGE_ONLY: [Side("", q.path) if q.path else q for q in self.queries],
             TEXT_ONLY: [Side(q.text, "", q.instruction) if q.text else q for q in self.queries],
-        }[way]
+        }[variant]
         vectors = self._embed(sides)
         found = []
         for vector, row in zip(vectors, self.candidates, strict=True):
             scores = similarities(self.rows[[self.place[c] for c in row]], vector)
-            found.append(order(scores, twins_of_first(row)))
+            found.append(order(scores, duplicates_of_first(row)))
         return found
 
     def _embed(self, sides: Sequence[Side]) -> np.ndarray:
-        """(n, d) float32, each side by what it has: picture, text, or both; equal sides once."""
+        """(n, d) float32: each side embedded by its picture, its text, or both; equal sides once."""
         distinct = list(dict.fromkeys(sides))
         kinds: dict[tuple[bool, bool, str], list[Side]] = {}
         for side in distinct:
@@ -199,17 +198,17 @@ class _MmebSet:
         for (has_path, has_text, instruction), group in kinds.items():
             if has_path and has_text:
                 shots = [Shot(self.paths[s.path]) for s in group]  # type: ignore[arg-type]
-                rows = self.embedder.composed(shots, [s.text for s in group], instruction or None)
+                rows = self.embedder.composed_vectors(shots, [s.text for s in group], instruction or None)
             elif has_path and not (instruction and self.embedder.takes_instruction):
                 rows = np.stack([self.pictures[s.path] for s in group])
             elif has_path:
-                rows = self.embedder.composed(
+                rows = self.embedder.composed_vectors(
                     [Shot(self.paths[s.path]) for s in group],  # type: ignore[arg-type]
                     [""] * len(group),
                     instruction,
                 )
             else:
-                rows = self.embedder.texts([s.text for s in group], instruction or None)
+                rows = self.embedder.text_vectors([s.text for s in group], instruction or None)
             made.update(zip(group, rows, strict=True))
         return np.stack([made[side] for side in sides])
 

@@ -23,21 +23,21 @@ from mmret.benchmarks.common.scores import ScoreOptions, Scores, mean
 from mmret.errors import UserError
 
 PROTOCOL = Path(__file__).with_name("protocol.yaml")
-MOST_CANDIDATES = 1_000_000
+MAX_CANDIDATES = 1_000_000
 """Bound on a position where the annotations do not say how many candidates a query has."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One of the 36. ``candidates``: per query, from the data; None: unknown. ``stated``: queries the task list speaks
-    of.
+    """One of the 36 data sets. ``candidates``: their number for each query, from the data; None: unknown. ``listed_queries``: the
+    number of queries by the task list, if that is all there is.
     """
 
     name: str
     meta: str
     split: str
     candidates: tuple[int, ...] | None = None
-    stated: int | None = None
+    listed_queries: int | None = None
 
 
 @cache
@@ -55,9 +55,7 @@ class _Entry(Entry):
 
 
 def load(path: Path) -> dict[str, DataSet]:
-    """The sets described at ``path``: a task list (``tasks.json``), or a folder of MMEB-eval parquet files, one folder
-    a set.
-    """
+    """The sets described at ``path``: a task list (``tasks.json``), or MMEB-eval parquet files, one folder a set."""
     if not path.exists():
         raise UserError(f"no annotations at {path}: give MMEB's tasks.json, or the folder of its parquet files")
     if path.is_file():
@@ -76,7 +74,7 @@ def _task_list(path: Path) -> dict[str, DataSet]:
     for entry in read_as(path, list[_Entry], "MMEB's task list"):
         if entry.dataset in found:
             raise UserError(f"{path}: {entry.dataset} is listed twice")
-        found[entry.dataset] = DataSet(entry.dataset, entry.meta_task, entry.split, stated=entry.queries)
+        found[entry.dataset] = DataSet(entry.dataset, entry.meta_task, entry.split, listed_queries=entry.queries)
     return found
 
 
@@ -131,10 +129,10 @@ def read_predictions(data: DataSet, lists: Any, path: Path, partial: bool = Fals
         )
     if data.candidates is not None:
         findings.check_count(lists, len(data.candidates), data.name, "the parquet files")
-    elif data.stated is not None and len(lists) != data.stated:
-        findings.note(f"{data.name} has {len(lists)} rankings where the task list speaks of {data.stated} queries")
+    elif data.listed_queries is not None and len(lists) != data.listed_queries:
+        findings.note(f"{data.name} has {len(lists)} rankings where the task list speaks of {data.listed_queries} queries")
     for index, ranking in enumerate(lists):
-        size = data.candidates[index] if data.candidates and index < len(data.candidates) else MOST_CANDIDATES
+        size = data.candidates[index] if data.candidates and index < len(data.candidates) else MAX_CANDIDATES
         findings.check_list(f"{data.name} query {index}", ranking, ListRule(int, "candidate position", 1, range(size)))
     return lists, list(findings.finish())
 

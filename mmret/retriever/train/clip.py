@@ -19,7 +19,7 @@ from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
-from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.tower import ImageTower, LoadImages, Pictures, frozen_features
 from mmret.settings import Recipe
 
@@ -27,7 +27,7 @@ from mmret.settings import Recipe
 class ClipEmbedder:
     """See :class:`mmret.retriever.train.embedder.Embedder`. ``chunks``: images and texts in one forward pass."""
 
-    def __init__(self, recipe: Recipe, retriever: ClipRetriever, group: Group = ALONE):
+    def __init__(self, recipe: Recipe, retriever: ClipRetriever, group: Group = SINGLE_PROCESS):
         self.recipe, self.retriever, self.group, self.model = recipe, retriever, group, retriever.model
         self.tower = ImageTower(self.model, recipe)
         self.text = [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
@@ -44,7 +44,7 @@ class ClipEmbedder:
         self.rows: Callable[[np.ndarray], torch.Tensor] | None = None
 
     @classmethod
-    def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> ClipEmbedder:
+    def load(cls, recipe: Recipe, base: Path | str, group: Group = SINGLE_PROCESS) -> ClipEmbedder:
         return cls(recipe, ClipRetriever.load(base, group.device), group)
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:

@@ -22,7 +22,7 @@ from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 
 def record_data_state(lake: Lake, recipe: Recipe) -> str:
     """Record the state of the lake that ``recipe`` trains on, as it is now or as its ``as_of`` names it; returns the state's id."""
-    tables = tuple(dict.fromkeys((*history.LINEAGE, *also_reads(recipe))))
+    tables = tuple(dict.fromkeys((*history.LINEAGE_TABLES, *also_reads(recipe))))
     if recipe.as_of is None:
         return history.record_state(lake, history.current_state(lake, tables))
     then = history.as_of(lake, recipe.as_of)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mmret.devices import free_memory
-from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 
 SHARE_OF_FREE_MEMORY = 1 / 3
 """That a chunk's activations may take: the rest is for gradients, features and the next step's pictures."""
@@ -36,7 +36,7 @@ class Part:
     empty: torch.Tensor | None = None
 
 
-def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor], group: Group = ALONE) -> torch.Tensor:
+def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor], group: Group = SINGLE_PROCESS) -> torch.Tensor:
     """Accumulate the gradient of ``loss_of(features of part 0, features of part 1, ...)``; returns the detached loss,
     a scalar.
 

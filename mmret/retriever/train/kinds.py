@@ -10,4 +10,4 @@ from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.mllm import MllmEmbedder
 
 EMBEDDERS: dict[str, type[Embedder]] = {"clip": ClipEmbedder, "mllm": MllmEmbedder}
-"""By ``Recipe.kind``."""
+"""The class that trains a recipe, by ``Recipe.kind``."""

@@ -24,11 +24,11 @@ from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.log import write_log
-from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import LoadImages
 from mmret.retriever.train.trainer import OnRow, Trainer
-from mmret.settings import HOW_A_RECIPE_RUNS, Recipe
+from mmret.settings import RECIPE_RUNTIME_FIELDS, Recipe
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
     base: Path | str,
     out: Path,
     on_row: OnRow | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Train ``base`` on ``triplets`` (schema TRIPLETS) and put the checkpoint into folder ``out``; returns the facts
     of the run.
@@ -51,7 +51,7 @@ def train(
     (what a reader should know). Raises UserError where there is nothing to train on, an image is missing, the base is
     not of the recipe's kind, or the loss is not finite or explodes.
     """
-    identity = fingerprint(recipe.model_dump(exclude=HOW_A_RECIPE_RUNS), digest_table(triplets), weights_digest(base))
+    identity = fingerprint(recipe.model_dump(exclude=RECIPE_RUNTIME_FIELDS), digest_table(triplets), weights_digest(base))
     done = finished_run(out, identity)
     if all(group.all_values(done is not None)):
         return done

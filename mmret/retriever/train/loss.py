@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 ROWS = 64
 """Queries scored at a time."""
-NOTHING = -1e4
-"""Logit of what is masked: exp(NOTHING) is 0 in every float type, and unlike -inf it has a gradient when a row has
+MASKED_LOGIT = -1e4
+"""Logit of what is masked: exp(MASKED_LOGIT) is 0 in every float type, and unlike -inf it has a gradient when a row has
 nothing else."""
 
 
@@ -65,7 +65,7 @@ def _losses(
     logits = cosines / temperature
     neither = positives if ignored is None else positives | ignored
     weighted = logits + hardness * cosines.detach() if hardness else logits
-    negatives = torch.logsumexp(weighted.masked_fill(neither, NOTHING), dim=1, keepdim=True)
+    negatives = torch.logsumexp(weighted.masked_fill(neither, MASKED_LOGIT), dim=1, keepdim=True)
     losses = (torch.logaddexp(logits, negatives) - logits).masked_fill(~positives, 0)
     return losses.sum(dim=1) / positives.sum(dim=1)
 

@@ -23,7 +23,7 @@ from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_proces
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
-from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.tower import LoadImages, Pictures
 from mmret.settings import LoraSettings, Recipe
 
@@ -39,8 +39,8 @@ class MllmEmbedder:
     ``base`` may itself be an adapter: its training goes on, from the same base model.
     """
 
-    def __init__(self, recipe: Recipe, retriever: MllmRetriever, adapted: Any, group: Group = ALONE):
-        self.recipe, self.retriever, self.adapted, self.group = recipe, retriever, adapted, group
+    def __init__(self, recipe: Recipe, retriever: MllmRetriever, peft_model: Any, group: Group = SINGLE_PROCESS):
+        self.recipe, self.retriever, self.peft_model, self.group = recipe, retriever, peft_model, group
         self.model = retriever.model
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -50,7 +50,7 @@ class MllmEmbedder:
         self.pictures: Pictures | None = None
 
     @classmethod
-    def load(cls, recipe: Recipe, base: Path | str, group: Group = ALONE) -> MllmEmbedder:
+    def load(cls, recipe: Recipe, base: Path | str, group: Group = SINGLE_PROCESS) -> MllmEmbedder:
         adapter = adapter_base(base)
         try:
             with silence():
@@ -58,10 +58,10 @@ class MllmEmbedder:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
         torch.manual_seed(recipe.seed)  # of the adapters
-        adapted = _load_adapters(model, base) if adapter else _add_adapters(model, recipe.lora)
-        adapted.peft_config["default"].base_model_name_or_path = adapter or str(base)
+        peft_model = _load_adapters(model, base) if adapter else _add_adapters(model, recipe.lora)
+        peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
         retriever = MllmRetriever(model.to(group.device), load_processor(base))
-        return cls(recipe, retriever, adapted, group)
+        return cls(recipe, retriever, peft_model, group)
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [([p for p in self.model.parameters() if p.requires_grad], self.recipe.learning_rate)]
@@ -84,18 +84,18 @@ class MllmEmbedder:
         query, candidate = (torch.from_numpy(i).to(self.model.device) for i in (query, candidate))
         prompt, instruction = self.retriever.prompt, self.recipe.instruction
         texts = self.retriever.cut([text for text, _ in read[0]], True, instruction)
-        asked = [(prompt.fill(text, True, instruction), shown) for text, (_, shown) in zip(texts, read[0], strict=True)]
-        offered = [(prompt.fill(image=True), shown) for _, shown in read[1]]
+        query_rows = [(prompt.fill(text, True, instruction), shown) for text, (_, shown) in zip(texts, read[0], strict=True)]
+        candidate_rows = [(prompt.fill(image=True), shown) for _, shown in read[1]]
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=dtype)
         parts = [
             Part(self.features, _chunks(rows, size), total, empty)
-            for rows, size, total in zip((asked, offered), self.chunks, (len(queries), len(candidates)), strict=True)
+            for rows, size, total in zip((query_rows, candidate_rows), self.chunks, (len(queries), len(candidates)), strict=True)
         ]
 
-        def gather(asked: torch.Tensor, offered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            asked, offered = normalize(asked, dim=-1), normalize(offered, dim=-1)
-            return asked.index_select(0, query), offered.index_select(0, candidate)
+        def gather(query_rows: torch.Tensor, candidate_rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            query_rows, candidate_rows = normalize(query_rows, dim=-1), normalize(candidate_rows, dim=-1)
+            return query_rows.index_select(0, query), candidate_rows.index_select(0, candidate)
 
         return parts, gather
 
@@ -110,7 +110,7 @@ class MllmEmbedder:
         return rows
 
     def save(self, folder: Path) -> None:
-        self.adapted.save_pretrained(folder)
+        self.peft_model.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
 
     def _chunk_sizes(self) -> tuple[int, int]:

@@ -72,8 +72,8 @@ class _CaptionIndex:
         for place, own in enumerate(words):
             for word in own:
                 having.setdefault(word, []).append(place)
-        self.having = {w: np.array(p) for w, p in having.items() if 1 < len(p) <= max(2, COMMON * len(captions))}
-        self.words = [[w for w in own if w in self.having] for own in words]
+        self.images_by_word = {w: np.array(p) for w, p in having.items() if 1 < len(p) <= max(2, COMMON * len(captions))}
+        self.words = [[w for w in own if w in self.images_by_word] for own in words]
         self.queries = np.array([q for q in np.flatnonzero(train) if self.words[q]], np.int64)
 
     def draw_pairs(self, count: int, seed: int, number: int) -> np.ndarray:
@@ -86,7 +86,7 @@ class _CaptionIndex:
         pairs = []
         for query, w, t in zip(queries.tolist(), word.tolist(), target.tolist(), strict=True):
             own = self.words[query]
-            sharing = self.having[own[w % len(own)]]
+            sharing = self.images_by_word[own[w % len(own)]]
             found = int(sharing[t % len(sharing)])
             if found != query and self.captions[found] != self.captions[query]:
                 pairs.append(query * len(self.captions) + found)

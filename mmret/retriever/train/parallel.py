@@ -38,7 +38,7 @@ class Group:
         """The group that torchrun's or accelerate's environment describes; this process alone where there is none."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
-            yield ALONE
+            yield SINGLE_PROCESS
             return
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if gpus:
@@ -65,12 +65,12 @@ class Group:
         """Which of ``total`` items are this process's; of few items some processes have none."""
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
-    def gather_rows(self, own: torch.Tensor, total: int) -> torch.Tensor:
-        """Rows (total, d) of all processes, of which ``own`` are this one's :meth:`share`."""
+    def gather_rows(self, local_rows: torch.Tensor, total: int) -> torch.Tensor:
+        """Rows (total, d) of all processes, of which ``local_rows`` are this one's :meth:`share`."""
         if self.size == 1:
-            return own
-        rows = own.new_zeros((total, *own.shape[1:]))
-        rows[self.share(total)] = own
+            return local_rows
+        rows = local_rows.new_zeros((total, *local_rows.shape[1:]))
+        rows[self.share(total)] = local_rows
         dist.all_reduce(rows)
         return rows
 
@@ -107,12 +107,12 @@ class Group:
         return values
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -21,7 +21,7 @@ from mmret.schemas import SIGNALS, TRIPLETS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
 
 COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"]
-"""Of TRIPLETS, what training reads."""
+"""Columns of TRIPLETS that training reads."""
 
 
 def also_reads(recipe: Recipe, licences: LicenceSettings = LicenceSettings()) -> tuple[str, ...]:

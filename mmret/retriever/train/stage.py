@@ -17,7 +17,7 @@ from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.retriever.train.data_state import record_data_state, write_data_state
 from mmret.retriever.train.loop import train
-from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.rows import training_rows
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
@@ -85,7 +85,7 @@ def checkpoint_folder(lake: Lake, name: str) -> Path:
     return lake.root / "checkpoints" / name
 
 
-def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = ALONE) -> dict[str, Any]:
+def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = SINGLE_PROCESS) -> dict[str, Any]:
     """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`."""
     return train(
         job.recipe,

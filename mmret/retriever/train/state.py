@@ -15,11 +15,11 @@ import torch
 
 from mmret.atomic import remove_abandoned, replacing, write_text
 
-STATES_KEPT = 2
+MAX_STATES = 2
 
 
 class States:
-    """States of one run under ``folder``; those of a run with another ``identity`` are thrown away on opening."""
+    """Saved states of one run under ``folder``; those of a run with another ``identity`` are deleted on opening."""
 
     def __init__(self, folder: Path, identity: str):
         self.folder = folder
@@ -46,5 +46,5 @@ class States:
         path = self.folder / f"state-{step:09d}.pt"
         with replacing(path) as aside:
             torch.save(state, aside)
-        for old in self._paths()[:-STATES_KEPT]:
+        for old in self._paths()[:-MAX_STATES]:
             old.unlink()

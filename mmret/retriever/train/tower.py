@@ -32,7 +32,7 @@ LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
 
 
 class ImageTower:
-    """``frozen(pixels)`` is the part below the cut, ``features(x)`` the part above: together ``get_image_features``."""
+    """``lower_layers(pixels)`` is the part below the cut, ``features(x)`` the part above: together ``get_image_features``."""
 
     def __init__(self, model: CLIPModel, recipe: Recipe):
         self.model = model
@@ -41,7 +41,7 @@ class ImageTower:
         self.blocks = list(layers)[max(0, len(layers) - recipe.image_blocks) :]
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """What is trained: the parameters above the cut."""
+        """The parameters above the cut, which are trained."""
         if self.trainable == "all":
             yield from self.model.vision_model.parameters()
         if self.trainable == "text+blocks":
@@ -52,7 +52,7 @@ class ImageTower:
             yield from self.model.visual_projection.parameters()
 
     @torch.no_grad()
-    def frozen(self, pixels: torch.Tensor) -> torch.Tensor:
+    def lower_layers(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 3, h, w) to (n, ...): see the table above."""
         if self.trainable == "all":
             return pixels
@@ -68,7 +68,7 @@ class ImageTower:
         return hidden
 
     def features(self, frozen: torch.Tensor) -> torch.Tensor:
-        """(n, ...) of :meth:`frozen` to un-normalised projections (n, dim)."""
+        """(n, ...) of :meth:`lower_layers` to un-normalised projections (n, dim)."""
         frozen = frozen.to(self.model.device, self.model.dtype)
         if self.trainable == "all":
             return feature_tensor(self.model.get_image_features(pixel_values=frozen))
@@ -122,7 +122,7 @@ class Pictures:
 def frozen_features(
     tower: ImageTower, retriever: ClipRetriever, pictures: Pictures, path: Path, report: Callable[[int], None], chunk: int = 256
 ) -> np.ndarray:
-    """Output of ``tower.frozen`` for every picture as a memory-mapped .npy file at ``path``, computed where it is
+    """Output of ``tower.lower_layers`` for every picture as a memory-mapped .npy file at ``path``, computed where it is
     missing.
 
     (n, ...) float32 in the order of the images' numbers. Written beside and renamed. ``report`` is called with how
@@ -133,7 +133,7 @@ def frozen_features(
         with replacing(path) as aside:
             for start in range(0, len(pictures), chunk):
                 numbers = np.arange(start, min(start + chunk, len(pictures)))
-                part = tower.frozen(retriever.pixels(pictures(numbers))).float().cpu().numpy()
+                part = tower.lower_layers(retriever.pixels(pictures(numbers))).float().cpu().numpy()
                 if rows is None:
                     shape = (len(pictures), *part.shape[1:])
                     rows = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)

@@ -19,7 +19,7 @@ from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_
 from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.log import EVENTS, Events, peak_memory
 from mmret.retriever.train.loss import info_nce, masks
-from mmret.retriever.train.parallel import ALONE, Group
+from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
 from mmret.settings import Recipe
 
@@ -33,7 +33,7 @@ class Trainer:
     Raises UserError where the loss is not finite or rises far above its lowest value.
     """
 
-    def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = ALONE):
+    def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = SINGLE_PROCESS):
         self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
         self.held_out: HeldOut | None = None
         self.on_row: OnRow | None = None
@@ -68,7 +68,7 @@ class Trainer:
             self.recent.append(self.train_step(batch, rows))
             self.step += 1
             self.seconds, last = self.seconds + time.monotonic() - last, time.monotonic()
-            if self.due(self.recipe.log_every) or self.due(self.recipe.evaluate_every):
+            if self.is_due(self.recipe.log_every) or self.is_due(self.recipe.evaluate_every):
                 self.write_row(events)
                 last = time.monotonic()  # measuring is not training
             if self.step % self.recipe.checkpoint_every == 0 and self.step < self.recipe.steps:
@@ -78,7 +78,7 @@ class Trainer:
         if events:
             events.close()
 
-    def due(self, every: int | None) -> bool:
+    def is_due(self, every: int | None) -> bool:
         """Whether something done ``every`` so many steps, and at the last one, is due now."""
         return every is not None and (self.step % every == 0 or self.step == self.recipe.steps)
 
@@ -153,7 +153,7 @@ class Trainer:
             "memory_bytes": peak_memory(),
             "samples_per_second": len(losses) * self.data.batch_size / max(1e-9, self.seconds - before),
         }
-        if self.held_out is not None and self.due(self.recipe.evaluate_every):
+        if self.held_out is not None and self.is_due(self.recipe.evaluate_every):
             row |= self.held_out.measure(self.embedder)
         self.log.append(row)
         self.recent = []

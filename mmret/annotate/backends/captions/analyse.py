@@ -16,11 +16,11 @@ from typing import NamedTuple
 from mmret.annotate.backends.captions import lexicon as lx
 
 MAX_CHARACTERS = 4000
-"""So many characters of a caption are read; what follows them cannot reach an instruction of 25 words."""
+"""Number of characters of a caption that are read; what follows would not get into an instruction of 25 words."""
 MAX_WORDS = 48
-"""So many words of each sentence are read."""
+"""Number of words of each sentence that are read."""
 BARE = "-"
-"""The determiner of a phrase without an article in a caption that has articles elsewhere: it wants none ("in bed")."""
+"""Determiner of a phrase without an article in a caption that has articles elsewhere: it gets none ("in bed")."""
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _STOPS = ".,;:()!?…。！？，、；：（）"
@@ -39,7 +39,7 @@ _OPENER = re.compile(
     r"(?:\s+that)?|(?:is|are)\s+(?:shown\s+)?of|of)\s+(?=\S)",
     re.IGNORECASE,
 )
-_SHOWN = re.compile(
+_IS_SHOWN = re.compile(
     r"\s+(?:is|are)\s+(?:shown|seen|pictured|depicted|visible)"
     r"(?:\s+in (?:a|the|this) (?:photo(?:graph)?|image|picture|figure))?(?=[\s.,]|$)",
     re.IGNORECASE,
@@ -58,9 +58,10 @@ _THERE = re.compile(r"^there (?:is|are)\s+(?=\S)", re.IGNORECASE)
 
 
 class Segment(NamedTuple):
-    """One replaceable part. ``joint`` is how it hangs on what is before it: ``""`` for the main phrase, a preposition,
-    ``act`` (a participle), ``:`` or ``,`` (an item of a list), ``(``, or a conjunction. ``determiner`` is the caption's own
-    word, ``BARE``, or empty where the caption does not tell."""
+    """A part of a caption that an edit can replace. ``joint`` is how it is joined to what stands before it: ``""`` for the main
+    phrase, a preposition, ``act`` (a participle), ``:`` or ``,`` (an item of a list), ``(``, or a conjunction. ``determiner`` is
+    the word in the caption, ``BARE``, or empty where the caption does not tell. ``keys``: the words in the form in which they are
+    compared."""
 
     joint: str
     determiner: str
@@ -118,7 +119,7 @@ def _key(token: str) -> str:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    text = _THERE.sub("", _SHOWN.sub("", _IN_IT.sub("", _OPENER.sub("", _PICTURE_IS.sub("", text)))))
+    text = _THERE.sub("", _IS_SHOWN.sub("", _IN_IT.sub("", _OPENER.sub("", _PICTURE_IS.sub("", text)))))
     tokens = _TOKEN.findall(text)
     sentences: list[list[str]] = [[]]
     for i, token in enumerate(tokens):
@@ -154,7 +155,7 @@ def _uncapitalised(sentence: list[str]) -> str:
 
 
 def _segments(tokens: list[str], articles: bool) -> list[Segment]:
-    """The segments of one sentence; ``articles``: its caption writes articles, so that a phrase without one wants none."""
+    """The segments of one sentence; ``articles``: whether its caption has articles, so that a phrase without one gets none."""
     listed = _starts_list(tokens)
     segments: list[Segment] = []
     joint, words, skip = "", [], 0

@@ -1,7 +1,7 @@
-"""The edit that makes one segment of a caption into its counterpart: which of its words changed, and what they belong to.
+"""Compares two segments of captions: which words changed, and what they belong to.
 
-Why: "a red hat" and "a blue hat" differ in a modifier, "a hat" and "a scarf" in a thing, and the two are said
-differently. Costs about 3 us a pair of segments.
+Why: "a red hat" and "a blue hat" differ in a modifier, "a hat" and "a scarf" in a thing, and the two need different wordings.
+Costs about 3 us a pair of segments.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def compare(a: Segment, b: Segment, new: tuple[Segment, ...]) -> Edit | None:
 
 
 def _one_sided(a: Segment, b: Segment, old: Words, new: Words, tail: int) -> Edit | Literal["differs"] | None:
-    """The edit where words were only added or only left out; "differs" where it is said like any other."""
+    """The edit where words were only added or only left out; "differs" where it is worded like any other edit."""
     only = new or old
     if not tail and only[0].casefold() in lx.LOCATIVE and only[-1].casefold() in lx.PRONOUNS:
         return None  # a ball, a ball beside it
@@ -116,7 +116,7 @@ def _shared(x: Words, y: Words, old_words: Words, words: Words) -> tuple[int, in
 
 
 def _leaves_half(words: Words, other: Words) -> bool:
-    """Whether ``words``, which differ from ``other``, end in one that needs the next: "aerial view of an" island."""
+    """Whether ``words``, which differ from ``other``, end in a word that cannot be the last: "aerial view of an" (island)."""
     if not words or words[-1] not in _NEEDS_NEXT:
         return False
     return bool(other) or words[-1] not in ("and", "&", "or")
@@ -127,7 +127,7 @@ _NEEDS_NEXT = lx.BINDING - {"up", "off"} | lx.DETERMINERS | lx.LOCATIVE
 
 
 def _bound(x: Words, y: Words, tail: int) -> bool:
-    """Whether the words that differ only shade the colour behind them: dark green, light green."""
+    """Whether the words that differ only describe a shade of the colour after them: dark green, light green."""
     if tail < 2 or y[len(y) - tail] not in lx.COLOURS:
         return False
     before = (x[len(x) - tail - 1 : len(x) - tail], y[len(y) - tail - 1 : len(y) - tail])

@@ -18,7 +18,7 @@ from mmret.annotate.backends.captions.compare import Edit
 from mmret.annotate.backends.captions.difference import Difference, difference
 from mmret.annotate.backends.captions.moods import Moods
 from mmret.annotate.backends.captions.nouns import cut, listing, scene, series
-from mmret.annotate.backends.captions.phrases import say
+from mmret.annotate.backends.captions.phrases import wordings
 
 MAX_INSTRUCTION_WORDS = 25
 MAX_INSTRUCTION_CHARACTERS = 200
@@ -33,7 +33,7 @@ _WHERE = tuple(f"{place} " for place in sorted(lexicon.LOCATIVE))
 _SCENE_FIND = ("find one {}", "look for one {}", "show me one {}", "I want one {}")
 
 
-class _Dice:
+class _Choices:
     """A short stream of choices that depends on the key alone; one hash for all of a pair's choices."""
 
     def __init__(self, key: str):
@@ -65,12 +65,12 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
     found = difference(read(source), read(target))
     if found is None:
         return None
-    dice = _Dice(key)
-    moods = [say(e) for e in found.edits]
+    choices = _Choices(key)
+    moods = [wordings(e) for e in found.edits]
     is_scene = found.edits[0].kind == "scene"
     out: list[str] = []
     seen: set[str] = set()
-    for text in _candidates(found.edits, moods, dice, is_scene):
+    for text in _candidates(found.edits, moods, choices, is_scene):
         text = _fit(text)
         normal = text.casefold().rstrip("?.")
         if normal and normal not in seen:
@@ -78,18 +78,18 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
             out.append(text)
             if len(out) == count:
                 break
-    return dice.shuffled(out)
+    return choices.shuffled(out)
 
 
-def _candidates(edits: tuple[Edit, ...], moods: list[Moods], dice: _Dice, is_scene: bool) -> Iterator[str]:
-    frames = [_do, dice.shuffled([_bare, _same])[0]]
-    frames += dice.shuffled([_do, _find, _versus, _same, _bare, _ask])
+def _candidates(edits: tuple[Edit, ...], moods: list[Moods], choices: _Choices, is_scene: bool) -> Iterator[str]:
+    frames = [_do, choices.shuffled([_bare, _same])[0]]
+    frames += choices.shuffled([_do, _find, _versus, _same, _bare, _ask])
     for frame in frames:
-        if text := frame(moods, dice, is_scene):
+        if text := frame(moods, choices, is_scene):
             yield text
     for _ in range(12):
         for frame in (_do, _find, _same, _ask, _versus, _bare):
-            if text := frame(moods, dice, is_scene):
+            if text := frame(moods, choices, is_scene):
                 yield text
     for opening in (*_FIND, *_SAME, *_ASK):  # short pools: every opening once, however many instructions were asked for
         if parts := [m.one[0] for m in moods]:
@@ -97,7 +97,7 @@ def _candidates(edits: tuple[Edit, ...], moods: list[Moods], dice: _Dice, is_sce
 
 
 def _within(parts: list[str], words: int) -> list[str]:
-    """The first parts that together have at most ``words`` words, at least one."""
+    """As many of the first parts as together have at most ``words`` words, but at least one part."""
     kept, count = [], 0
     for part in parts:
         count += len(part.split()) + 1
@@ -107,54 +107,54 @@ def _within(parts: list[str], words: int) -> list[str]:
     return kept
 
 
-def _pick(options: tuple[str, ...], dice: _Dice) -> str:
-    return options[dice.below(len(options))]
+def _pick(options: tuple[str, ...], choices: _Choices) -> str:
+    return options[choices.below(len(options))]
 
 
-def _do(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
+def _do(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
     if len(moods) == 1:
-        return _pick(moods[0].do, dice)
+        return _pick(moods[0].do, choices)
     orders = [tuple(o for o in m.do if not o.startswith(_STATEMENTS)) or m.do for m in moods]
-    return series(_within([_pick(o, dice) for o in orders], 24))
+    return series(_within([_pick(o, choices) for o in orders], 24))
 
 
-def _same(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
+def _same(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
     if is_scene:
         return ""
-    return _pick(_SAME, dice).format(_joined(_within([_pick(m.but, dice) for m in moods], 20)))
+    return _pick(_SAME, choices).format(_joined(_within([_pick(m.but, choices) for m in moods], 20)))
 
 
-def _find(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
-    text = _joined(_within([_pick(m.one, dice) for m in moods], 20))
+def _find(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+    text = _joined(_within([_pick(m.one, choices) for m in moods], 20))
     openings = _SCENE_FIND if is_scene else _FIND
     if text.startswith(("showing", "that")):
         openings = tuple(o for o in openings if not o.startswith("show") and " this " not in o)
-    return _pick(openings, dice).format(text)
+    return _pick(openings, choices).format(text)
 
 
-def _ask(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
-    text = _joined(_within([_pick(m.one, dice) for m in moods], 20))
+def _ask(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+    text = _joined(_within([_pick(m.one, choices) for m in moods], 20))
     plain = tuple(o for o in _ASK if " this " not in o)
     openings = _ASK[:1] if is_scene else plain if text.startswith(("showing", "that")) else _ASK
-    return _pick(openings, dice).format(text)
+    return _pick(openings, choices).format(text)
 
 
-def _versus(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
+def _versus(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
     if not all(m.versus for m in moods):
         return ""
-    parts = [_pick(m.versus, dice) for m in moods]
+    parts = [_pick(m.versus, choices) for m in moods]
     text = ", ".join(parts)
     return text if len(text.split()) <= 24 else ""
 
 
-def _bare(moods: list[Moods], dice: _Dice, is_scene: bool) -> str:
+def _bare(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
     if len(moods) == 1:
-        return _pick(moods[0].bare, dice)
+        return _pick(moods[0].bare, choices)
     return _joined(_within([m.but[0] for m in moods], 24))
 
 
 def _joined(parts: list[str]) -> str:
-    """Fragments as one: what stands where or does what goes with its noun ("with a ring on the left"), the rest in a series."""
+    """Joins fragments: a place or an action is put after its noun ("with a ring on the left"), the rest become a series."""
     first, rest = parts[0], parts[1:]
     if first.startswith(("with ", "showing ")):
         while rest and (rest[0].startswith(_WHERE) or lexicon.is_participle(rest[0].partition(" ")[0])):

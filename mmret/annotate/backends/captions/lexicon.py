@@ -36,7 +36,7 @@ LOCATIVE = {" ".join(words) for words in COMPOUND_PLACES} | _words("""
 """)
 PRONOUNS = _words("it them him her this that each other")
 PREPOSITIONS = LOCATIVE | ACCOMPANYING
-"""What a phrase hangs by."""
+"""Words that a prepositional phrase begins with."""
 SUBJECTS = _words("he she they it i we you")
 INDEFINITE = _words("someone somebody something anyone anybody anything everyone everybody everything nothing nobody")
 BINDING = _words("of for to from by into like as per than or and & up off")
@@ -45,7 +45,7 @@ NON_FINITE = _words("be being been having")
 """Auxiliaries that do not make a sentence of what they stand in: meat being cooked."""
 AUXILIARIES = NON_FINITE | _words("is are was were have has had can could will would may might must do does did")
 NO_SUBJECT = BINDING | AUXILIARIES | SUBJECTS
-"""Words that no verb follows as what their subject does."""
+"""Words that cannot be the subject of the verb after them."""
 NUMBERS = _words("""
     one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen twenty thirty
     forty fifty hundred several many few no multiple both single
@@ -88,7 +88,7 @@ ATTRIBUTIVE = _words("""
     left right upper lower top bottom front back rear central middle main half whole double triple
     leftwards rightwards
 """)
-"""Modifiers that are not said alone: "make it a top hat", not "make it top"."""
+"""Modifiers that need their noun: "make it a top hat", not "make it top"."""
 NOT_ADJECTIVES = _words("more most less least better best further same such other done")
 COMPOUND_NOUNS = ("fish", "seed", "weed", "table", "cable", "bread", "thread", "steed")
 """Nouns that end as adjectives do; what is joined to them is a noun, even if no dictionary has it."""
@@ -217,7 +217,7 @@ SYNONYMS = {
     )
     for word in words.split()[1:]
 }  # fmt: skip
-"""Another word for the same thing is no difference: compared as the first of its line, said as the caption says it."""
+"""Words for the same thing: they are compared as if they were the first of their line, but written as in the caption."""
 
 
 @lru_cache(maxsize=65_536)

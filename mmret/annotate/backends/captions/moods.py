@@ -1,5 +1,7 @@
-"""The wordings of one edit, one set for each kind of sentence (a mood), and the edits that have few of them: signs,
-states, places, actions, captions that say less. Cost: a few string joins an edit."""
+"""The wordings of one edit, a set for each kind of sentence (called a mood); and how edits with few wordings are worded.
+
+Those are edits of signs, states, places, actions and captions that say less. Cost: a few string joins an edit.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from mmret.annotate.backends.captions.nouns import definite, is_name, noun_phras
 
 
 class Moods(NamedTuple):
-    """Ways to say one edit. Each is a tuple of alternatives, the plainest first; ``versus`` may be empty."""
+    """The wordings of one edit by mood. Each is a tuple of alternatives, the plainest first; ``versus`` may be empty."""
 
     do: tuple[str, ...]  # a sentence of its own: "change the skin tone to dark"
     but: tuple[str, ...]  # behind "the same but": "with dark skin tone"
@@ -49,7 +51,7 @@ def state(e: Edit) -> Moods:
 
 
 def clause_change(e: Edit) -> Moods:
-    """A change inside an action or a clause: the target's whole clause is said."""
+    """A change inside an action or a clause: the wording has the target's whole clause."""
     whole = join((*e.lead, *e.new, *e.head))
     do = (f"have it {whole}",) if e.joint == "act" else (f"make it {whole}",)
     if e.old and e.new and len(e.old) + len(e.new) <= 6:
@@ -77,7 +79,7 @@ def place(e: Edit) -> Moods:
 
 
 def less(e: Edit) -> Moods:
-    """The target's caption only leaves details out: what it says is said, and nothing is denied."""
+    """The target's caption only leaves details out: the wording has what it says and does not deny the rest."""
     text, clause = scene(e.segments, 18)
     if clause:
         return Moods((f"just show that {text}",), (f"where {text}",), (f"where {text}",), (), (f"just that {text}",))

@@ -1,4 +1,4 @@
-"""Words put together as English wants them: articles, definite phrases, series, and a caption as a noun phrase."""
+"""Puts English words together: articles, definite phrases, series, and a caption as a noun phrase."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _latin(word: str) -> bool:
 
 
 def noun_phrase(words: Words, determiner: str = "") -> str:
-    """``words`` with an article where English wants one; ``determiner`` is the caption's own, if it has one.
+    """``words`` with an article where English needs one; ``determiner`` is the one in the caption, if it has one.
 
     >>> noun_phrase(("orange", "hat")), noun_phrase(("rain",)), noun_phrase(("bed",), BARE)
     ('an orange hat', 'rain', 'bed')
@@ -140,7 +140,7 @@ def scene(segments: tuple[Segment, ...], limit: int) -> tuple[str, bool]:
 
 
 def _whole_clauses(segments: tuple[Segment, ...], end: int) -> int:
-    """How many of the first ``end`` segments to say so that no clause behind a conjunction stops in the middle."""
+    """How many of the first ``end`` segments to use so that no clause after a conjunction stops in the middle."""
     starts = [i for i in range(1, end) if segments[i].joint in lx.CONJUNCTIONS]
     return starts[-1] if starts and segments[end].joint not in (",", "and") else end
 

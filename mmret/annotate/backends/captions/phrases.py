@@ -1,7 +1,7 @@
-"""Words one edit in several moods, each a fragment that a sentence frame can take up. Cost: about 5 us an edit.
+"""Words one edit in several moods, each a fragment that fits into a sentence frame. Cost: about 5 us an edit.
 
-The paper's rules (section 3.2) are kept here: what both pictures share is "it", "the same one", "this"; the target's
-side is named; the source's side is named only in ``do`` and ``versus``, as what is to change or to go.
+The paper's rules (section 3.2) are followed here: what both pictures share is "it", "the same one", "this"; what the target has
+is named; what the source has is named only in ``do`` and ``versus``, as what is to be changed or removed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from mmret.annotate.backends.captions.nouns import (
 )
 
 
-def say(edit: Edit) -> Moods:
-    """The wordings of one edit, by the kind of sentence they fit."""
-    return _SAY[edit.kind](edit)
+def wordings(edit: Edit) -> Moods:
+    """The wordings of one edit, by the kind of sentence that they fit into.
+
+    >>> wordings(Edit("modifier", ("red",), ("blue",))).do[0]
+    """
+    return _WORDINGS[edit.kind](edit)
 
 
 def _modifier(e: Edit) -> Moods:
@@ -107,7 +110,7 @@ def _modifier_of_main(e: Edit) -> Moods:
 
 
 def _noun_modifier(e: Edit) -> Moods:
-    """A modifier that may be a noun ("soccer ball"): said with the head noun, without which it means little."""
+    """A modifier that may be a noun ("soccer ball"): worded together with the head noun, without which it means little."""
     head = (e.head[-1],) if len(e.head) > 2 else e.head
     noun = noun_phrase(e.new + head, e.determiner if not e.lead else "")
     do = (f"make it {noun}", f"turn it into {noun}")
@@ -344,7 +347,7 @@ def _scene(e: Edit) -> Moods:
     )
 
 
-_SAY = {
+_WORDINGS = {
     "modifier": _modifier,
     "thing": _thing,
     "add": _add,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmret.annotate.backends.load import depends_on
+from mmret.annotate.backends.load import fingerprint_settings
 from mmret.settings import AnnotateSettings, EngineSettings
 
 
@@ -15,7 +15,9 @@ def _settings(engine: dict[str, Any] | None = None, **changes: Any) -> AnnotateS
 
 
 def _changed(settings: AnnotateSettings) -> set[str]:
-    return {t for t in ("descriptions", "instructions") if depends_on(settings, t) != depends_on(_settings(), t)}
+    return {
+        t for t in ("descriptions", "instructions") if fingerprint_settings(settings, t) != fingerprint_settings(_settings(), t)
+    }
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,9 @@ def test_a_changed_setting_touches_the_tables_it_decides(settings: AnnotateSetti
 
 def test_the_embedded_back_end_depends_on_its_rules_seed_and_count() -> None:
     plain = AnnotateSettings()
-    assert depends_on(plain, "descriptions") == depends_on(
+    assert fingerprint_settings(plain, "descriptions") == fingerprint_settings(
         AnnotateSettings(instructions_per_pair=5, words=(10, 20)), "descriptions"
     )
-    assert depends_on(plain, "instructions") != depends_on(AnnotateSettings(instructions_per_pair=5), "instructions")
+    assert fingerprint_settings(plain, "instructions") != fingerprint_settings(
+        AnnotateSettings(instructions_per_pair=5), "instructions"
+    )
