@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 
-from mmret.cli.train import log_line
 from mmret.errors import UserError
 
 LOOK_EVERY_S = 1.0
@@ -42,6 +41,7 @@ def work(job: dict[str, Any]) -> None:
     end_with(job["parent"])
     import torch
 
+    from mmret.retriever.train.log import log_line
     from mmret.retriever.train.parallel import Group
     from mmret.retriever.train.stage import TrainingJob, train_on_lake
 

@@ -14,6 +14,7 @@ from mmret.cli.run_summary import print_summary, summarise_run
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES
+from tests.conftest import CHECKOUT
 
 COMMANDS = (
     'mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"',
@@ -50,6 +51,12 @@ def test_with_json_stdout_is_one_json_object_and_nothing_else(small_lake):
     again = json.loads(done.stdout)
     assert again["up_to_date"] and list(again) == list(summary) and again["rows"] == summary["rows"]
     assert "Nothing to do" in done.stderr
+
+
+def test_every_command_prints_its_results_through_the_console_that_wraps_nothing_in_a_pipe():
+    """A rich Console made by hand is 80 columns wide where there is no terminal, and cuts tables in files and pipes."""
+    made_by_hand = [p.name for p in (CHECKOUT / "mmret" / "cli").glob("*.py") if re.search(r"\bConsole\(", p.read_text())]
+    assert sorted(made_by_hand) == ["run_progress.py", "terminal.py"], "run_progress.py is progress, on standard error"
 
 
 @pytest.mark.parametrize("width", [40, 80, 4000])
