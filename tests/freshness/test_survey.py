@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from mmret.freshness.fingerprints import current_facts, inputs_of, upstream_of
-from mmret.freshness.survey import new_pairs, survey
+from mmret.freshness.survey import due, new_pairs, survey
 from mmret.lake import Lake
 from mmret.lake.inputs import record_inputs
 from mmret.schemas import TABLES
@@ -73,6 +73,23 @@ def test_rows_follow_the_images_of_every_shard_that_they_point_to_and_of_no_othe
 def test_a_new_shard_leaves_annotation_alone_where_no_pair_points_to_it(lake):
     seal(lake, "shard-00003")
     assert not {t for t, _ in stale(lake)} & {"pairs", "descriptions", "instructions", "triplets"}
+
+
+def test_what_is_due_reads_nothing_that_is_still_to_be_computed_pinned_inputs_included(tmp_path):
+    """Towers that do not follow the corpus need it all the same the first time, or they are trained on a part of it."""
+    lake = Lake(tmp_path)
+    for shard in SHARDS:
+        seal(lake, shard)
+    for together in (False, True):
+        assert {w.tables for w in due(survey(lake, PROFILE), together=together)} == {("images",)}
+    compute(lake, "images", SHARDS[0])
+    assert {w.tables for w in due(survey(lake, PROFILE))} == {("images",)}
+    for shard in SHARDS[1:]:
+        compute(lake, "images", shard)
+    assert {w.tables for w in due(survey(lake, PROFILE))} == {("towers",)}
+    compute(lake, "towers", "all")
+    seal(lake, "shard-00003")
+    assert "towers" not in {t for w in due(survey(lake, PROFILE)) for t in w.tables}, "a new shard leaves them as they are"
 
 
 def test_a_partition_of_before_that_does_not_say_where_it_points_is_taken_to_point_anywhere(lake):
