@@ -133,6 +133,8 @@ def differences(before: dict[str, Any] | None, now: Inputs) -> list[str]:
             reasons.append(f"{table}: {_named(changed)} changed")
         if gone := [p for p in old if p not in new]:
             reasons.append(f"{table}: {_named(gone)} no longer read")
+    if before.get("decisions", now.decisions) != now.decisions:
+        reasons.append("the decisions of people changed")
     return reasons or ["computed from other inputs"]
 
 
