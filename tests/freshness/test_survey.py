@@ -107,6 +107,14 @@ def test_mining_compares_a_shard_with_itself_and_earlier_ones_and_merges_what_it
     assert read("candidates", "clip_image") == SHARDS[:2] and read("neighbours", "candidates") == SHARDS[1:]
 
 
+def test_a_recipe_that_goes_on_from_another_s_checkpoint_follows_it(lake):
+    demo = PROFILE.recipes["demo"]
+    recipes = {"demo": demo, "next": demo.model_copy(update={"base": "checkpoints/demo"})}
+    profile = PROFILE.model_copy(update={"recipes": recipes})
+    assert ("checkpoints", "demo") in upstream_of(lake, profile, "checkpoints", "next")
+    assert ("checkpoints", "demo") not in upstream_of(lake, profile, "checkpoints", "demo")
+
+
 def test_a_partition_that_is_no_longer_read_is_named(lake):
     facts = lake.facts("pairs", SHARDS[0])
     lake.write("pairs", SHARDS[0], TABLES["pairs"].empty_table(), facts.inputs, linked_shards=SHARDS[:1])

@@ -58,7 +58,7 @@ def load_annotator(settings: AnnotateSettings) -> Annotator:
     """The back-end that ``settings.backend`` names.
 
     >>> load_annotator(AnnotateSettings()).model_for("describe")
-    'captions@2'
+    'captions@3'
     """
     return BACKENDS[settings.backend](settings)
 
