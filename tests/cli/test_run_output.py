@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from mmret.cli.run_summary import print_summary, summarise_run
+from mmret.cli.run_summary import _found_by_text_alone, print_summary, summarise_run
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES
@@ -78,3 +78,11 @@ def test_summarising_changes_nothing_of_what_the_lake_records(tmp_path):
     assert first == second and set(first["rows"]) == set(TABLES)
     assert first["retrieved_targets"] == 9 and first["pair_reasons"] == {"chosen": 2, "near_duplicate": 7}
     assert facts.notes["reasons"] == {"retrieved": 9, "chosen": 2, "near_duplicate": 7, "not_near": 0}
+
+
+def test_only_a_trained_recipe_whose_text_alone_finds_most_targets_is_remarked():
+    values = {
+        name: {"R@1": r, "text R@1": text} for name, r, text in (("untrained", 5.0, 5.0), ("a", 20.0, 14.0), ("b", 20.0, 13.9))
+    }
+    found = {"held-out triplets": {"queries": 9, "gallery": 9, **values}, "held-out edits": {"c": {"R@1": 1.0, "text R@1": 1.0}}}
+    assert _found_by_text_alone(found) == ["a"]
