@@ -21,8 +21,9 @@ help:
 demo: setup
 	@DAGSTER_HOME=$(DAGSTER_HOME) $(BIN)/mmret run --lake $(LAKE)
 
+# a process for each of up to four cores, a whole file each, so that what a file shares is built once; long files come early
 test: setup
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
