@@ -8,7 +8,6 @@ import dagster as dg
 from assets.external_training.launch import train_outside
 from assets.graph import stage_asset
 from assets.materialize import materialize
-from mmret.cli.train import log_line
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
 from resources.lake import LakeResource, ProfileResource
@@ -17,6 +16,7 @@ from resources.lake import LakeResource, ProfileResource
 @stage_asset("checkpoints", kinds={"pytorch"})
 def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """A trained retriever: a folder that stock transformers loads, with its training log and the recipe it came from."""
+    from mmret.retriever.train.log import log_line
     from mmret.retriever.train.stage import TrainingJob, train_on_lake, train_recipe
 
     def compute(store: Lake, settings: Profile, name: str, inputs: str) -> Facts:

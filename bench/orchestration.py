@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mmret.lake.store import Lake  # noqa: E402
-from mmret.stages import RUNS  # noqa: E402
+from mmret.stages import FINGERPRINTED_STAGES, assets_of, names_of  # noqa: E402
 
-TABLES = [t for group in RUNS for t in group if t not in ("checkpoints", "evaluations")]
+STAGES = [name for name, stage in FINGERPRINTED_STAGES.items() if stage.partitions != "recipe"]
 PLAIN = """
 import sys
 from mmret.freshness.fingerprints import fingerprint_now
@@ -92,7 +92,7 @@ def prepare(lake: Path, shards: int, images: int) -> None:
         "towers.max_steps=50",
     ]
     subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL, env=ENV)
-    for table in (*TABLES, "rejects", "inputs", "answers", "lance"):
+    for table in (*assets_of(STAGES), "inputs", "answers", "lance"):
         if table != "towers":
             shutil.rmtree(lake / table, ignore_errors=True)
     shutil.rmtree(lake / ".dagster", ignore_errors=True)
@@ -129,13 +129,13 @@ def main() -> None:
                 shutil.copytree(base, lake)
                 times[side].append(timed(sides[side](lake)))
                 print(side, *(f"{t:.1f}" for t in times[side][-1]), flush=True)
-        for table in TABLES:
+        for table in STAGES:
             plain, run = (Lake(Path(folder) / side) for side in ("plain", "dagster"))
             assert [plain.facts(table, p).digest for p in plain.partitions(table)] == [
                 run.facts(table, p).digest for p in run.partitions(table)
             ], table
         wall, cpu = ([statistics.median(t[i] for t in times[side]) for side in ("plain", "dagster")] for i in (0, 1))
-        steps = len([t for t in TABLES if t not in ("towers", "leaks")]) * options.shards + 1
+        steps = len(names_of("shard")) * options.shards + 1
         print(
             json.dumps(
                 {

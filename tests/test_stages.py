@@ -21,7 +21,7 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.settings import Profile
-from mmret.stages import STAGES, TABLE, Reads, stage_of
+from mmret.stages import RUNS, STAGES, TABLE, Reads, stage_of
 from tests.conftest import CHECKOUT
 
 GRAPH = defs.resolve_asset_graph()
@@ -37,6 +37,14 @@ def test_a_stage_stands_behind_all_that_it_reads():
     for name, stage in STAGES.items():
         for read in stage.reads:
             assert order.index(read.table) < order.index(name), (name, read.table)
+
+
+def test_stages_of_one_run_stand_together_and_have_the_same_partitions():
+    """Or a row in the wrong place would split a run in two, or ask for a partition that a stage of the run has not."""
+    names = [{STAGES[name].run for name in run} for run in RUNS]
+    assert all(len(name) == 1 for name in names) and len(RUNS) == len(set().union(*names))
+    for run in RUNS:
+        assert len({STAGES[name].partitions for name in run}) == 1, run
 
 
 @pytest.mark.parametrize("table", [table for stage in TABLE for table in stage.tables])

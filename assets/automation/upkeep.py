@@ -1,14 +1,16 @@
 """A job that merges small files, drops old versions and rebuilds the SQL catalogue. For quiet hours, or after large runs.
 
-Others may read meanwhile. Lance files are left alone while another run or a `mmret run` is at work: rows are addressed by
-position, and merging moves them.
+Others may read meanwhile. Lance files are merged under the lake's lease, and left alone while another run writes or somebody else
+holds it: rows are addressed by position, and merging moves them.
 """
 
 import time
+from contextlib import ExitStack
 
 import dagster as dg
 
-from mmret.lake.lease import is_leased
+from mmret.errors import UserError
+from mmret.lake.lease import exclusive, is_leased
 from resources.lake import LakeResource, ProfileResource
 
 
@@ -24,10 +26,19 @@ def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: Pr
     from mmret.warehouse import refresh_catalogue
 
     store = lake.open()
-    quiet = not is_leased(store) and not other_runs_in_progress(context)
-    if not quiet:
-        context.log.info("others are writing: the Lance tables wait for the next time")
-    done = compact_store(store, profile.of(store).history, time.time_ns(), refresh_catalogue, lance=quiet)
+    with ExitStack() as lease:
+        waits_for = "another run is writing" if other_runs_in_progress(context) else None
+        if waits_for is None:
+            try:
+                held = lease.enter_context(exclusive(store, "the job compact"))
+            except UserError as error:
+                waits_for = str(error)
+            else:
+                if held.unfinished:  # a killed `mmret run`: whoever holds the lease next clears up
+                    held.recover()
+        if waits_for:
+            context.log.info(f"the Lance tables wait for the next time: {waits_for}")
+        done = compact_store(store, profile.of(store).history, time.time_ns(), refresh_catalogue, lance=waits_for is None)
     context.add_output_metadata(done.counts())
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 
-from mmret.cli.train import log_line
 from mmret.errors import UserError
 
 POLL_SECONDS = 1.0
@@ -41,6 +40,7 @@ def train_job(job: dict[str, Any]) -> None:
     exit_with_parent(job["parent"])
     import torch
 
+    from mmret.retriever.train.log import log_line
     from mmret.retriever.train.parallel import Group
     from mmret.retriever.train.stage import TrainingJob, train_on_lake
 

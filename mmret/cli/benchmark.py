@@ -27,12 +27,12 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
 ) -> None:
     """Run a checkpoint on a benchmark: composed queries, and image and text alone, beside the published models."""
-    from rich.console import Console
     from rich.markdown import Markdown
 
     from mmret.benchmarks.common.reports import markdown, record, summary, write_files
     from mmret.benchmarks.common.runs import RunOptions
     from mmret.benchmarks.run import run_checkpoint
+    from mmret.cli.terminal import console
     from mmret.lake import Lake
 
     options = RunOptions(images, annotations, template, allow_missing, paraphrases, gallery.value)
@@ -45,6 +45,7 @@ def benchmark(
     if as_json:
         typer.echo(json.dumps({**summary(run), "files": [str(p) for p in written]}, indent=2, allow_nan=False))
         return
-    Console().print(Markdown(markdown({label: run})))
+    out_console, text = console(), markdown({label: run})
+    out_console.print(Markdown(text) if out_console.is_terminal else text, markup=False)  # in a file or a pipe: Markdown as it is
     for path in written:
         typer.echo(f"wrote {path}", err=True)

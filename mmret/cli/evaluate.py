@@ -52,8 +52,7 @@ def evaluate(
         )
         print()
         return
-    from rich.console import Console
-
     from mmret.cli.run_summary import print_before_after
+    from mmret.cli.terminal import console
 
-    print_before_after({triplets.name: {"queries": len(queries), "gallery": gallery, **results}}, Console())
+    print_before_after({triplets.name: {"queries": len(queries), "gallery": gallery, **results}}, console())

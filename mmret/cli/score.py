@@ -31,8 +31,6 @@ def score(
     gallery: Annotated[Gallery, typer.Option(help="fashioniq: union = references and targets only; easier")] = Gallery.original,
 ) -> None:
     """Score a prediction file by the benchmark's official rules; all figures in percent."""
-    from rich.console import Console
-
     from mmret.benchmarks.common.scores import ScoreOptions
     from mmret.benchmarks.score import score_file
 
@@ -45,10 +43,12 @@ def score(
         return
     from rich.table import Table
 
+    from mmret.cli.terminal import console
+
     table = Table(title=f"{benchmark.value}, {scores.queries:,} queries", title_justify="left")
     table.add_column("metric")
     table.add_column("%", justify="right")
     for metric, value in scores.rows():
         bound = "≥ " if metric in scores.lower_bounds else ""
         table.add_row(metric, "-" if value is None else f"{bound}{value:.2f}")
-    Console().print(table)
+    console().print(table)

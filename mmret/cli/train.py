@@ -21,6 +21,7 @@ def train(
     """
     from mmret.lake import Lake
     from mmret.lake.configuration import resolve
+    from mmret.retriever.train.log import log_line
     from mmret.retriever.train.parallel import Group
     from mmret.retriever.train.stage import TrainingJob, train_on_lake
 
@@ -30,16 +31,6 @@ def train(
         raise UserError(f"no recipe '{recipe}': profile {profile.name} has {', '.join(profile.recipes)}")
     job = TrainingJob.of(store, profile, recipe)
     with Group.join() as group:
-        facts = train_on_lake(job, lambda row: typer.echo(log_line(row)), group)
+        facts = train_on_lake(job, lambda row: typer.echo(log_line(row), err=True), group)
         if group.first:
             typer.echo(f"{job.folder}: {facts['step']} steps, loss {facts['loss']:.3f}, {facts['samples_per_second']:,} samples/s")
-
-
-def log_line(row: dict) -> str:
-    """A row of the training log in one line."""
-    recall = "".join(f", held-out R@{k} {row[f'recall_{k}']:.1f}" for k in (1, 5, 10) if row.get(f"recall_{k}") is not None)
-    return (
-        f"step {row['step']}: loss {row['loss']:.3f}, learning rate {row['learning_rate']:.2e}, gradient norm "
-        f"{row['gradient_norm']:.2f}, {row['samples_per_second']:,.0f} samples/s, "
-        f"{row['memory_bytes'] / 2**30:.1f} GiB{recall}"
-    )

@@ -14,11 +14,15 @@ from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED, Reads
 
 
-def upstream_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> list[tuple[str, str]]:
-    """(table, partition) of all that ``partition`` of ``table`` is computed from, whether it exists yet or not."""
+def upstream_of(
+    lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED, *, pinned: bool = False
+) -> list[tuple[str, str]]:
+    """(table, partition) of all that ``partition`` of ``table`` is computed from, whether it exists yet or not; with ``pinned``
+    also of what counts for the first time alone.
+    """
     stage = STAGES[table]
     reads = (*stage.reads, *stage.conditional_reads(profile, partition))
-    return [(read.table, part) for read in reads if not read.pinned for part in _partitions(lake, read, partition)]
+    return [(read.table, part) for read in reads if pinned or not read.pinned for part in _partitions(lake, read, partition)]
 
 
 def _partitions(lake: Lake, read: Reads, partition: str) -> list[str]:

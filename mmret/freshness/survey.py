@@ -96,11 +96,11 @@ def survey(lake: Lake, profile: Profile) -> list[Status]:
 def _status(
     lake: Lake, profile: Profile, table: str, partition: str, run: tuple[str, ...], unfinished: set[tuple[str, str]]
 ) -> Status:
-    upstream = upstream_of(lake, profile, table, partition)
+    facts, inputs = lake.facts(table, partition), inputs_of(lake, profile, table, partition)
+    upstream = upstream_of(lake, profile, table, partition, pinned=facts is None)
     pending = [r for r in upstream if r in unfinished]
     waits_for = tuple(dict.fromkeys(t for t, p in pending if not (t in run and p == partition)))
     first = tuple(f"{t} is to be computed first" for t in dict.fromkeys(t for t, _ in pending))
-    facts, inputs = lake.facts(table, partition), inputs_of(lake, profile, table, partition)
     if facts is None:
         return Status(table, partition, "missing", first or ("not computed yet",), waits_for)
     if inputs is None:
@@ -136,6 +136,8 @@ def differences(before: dict[str, Any] | None, now: Inputs) -> list[str]:
             reasons.append(f"{table}: {_named(changed)} changed")
         if gone := [p for p in old if p not in new]:
             reasons.append(f"{table}: {_named(gone)} no longer read")
+    if before.get("decisions", now.decisions) != now.decisions:
+        reasons.append("the decisions of people changed")
     return reasons or ["computed from other inputs"]
 
 

@@ -47,12 +47,13 @@ def record_inputs(lake: Lake, inputs: Inputs) -> None:
     for table, partition, facts in inputs.upstream:
         upstream.setdefault(table, {})[partition] = [facts.digest, facts.rows]
     parts = {"table": inputs.table, "version": inputs.version, "settings": inputs.settings, "upstream": upstream}
+    parts["decisions"] = inputs.decisions
     write_text(path, json.dumps(parts, default=str, separators=(",", ":")))
 
 
 def read_inputs(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
-    """The parts behind ``fingerprint``: table, version, settings, upstream ``{table: {partition: [digest, rows]}}``; None where
-    they were not kept."""
+    """The parts behind ``fingerprint``: table, version, settings, upstream ``{table: {partition: [digest, rows]}}`` and, unless
+    they are of an older version, decisions; None where they were not kept."""
     try:
         return json.loads(_path(lake, fingerprint).read_text())
     except (FileNotFoundError, ValueError):

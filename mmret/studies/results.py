@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmret.lake import Lake
+from mmret.search.models import UNTRAINED
 from mmret.settings import StudySettings
 from mmret.settings.studies import Study, designs, runs
-
-UNTRAINED = "untrained"
 
 
 def results(lake: Lake, settings: StudySettings) -> dict[str, Any]:

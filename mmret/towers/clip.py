@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from mmret.encode.augment import CAPTION_VIEWS, seeded_generator, views
 from mmret.encode.pixels import Preprocessing
+from mmret.ranking import recall_at, target_ranks
 from mmret.settings import TowerSettings
 from mmret.towers.corpus import TowerCorpus
 from mmret.towers.pretrain import batch_rows
@@ -105,15 +106,15 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Ten
     return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
-@torch.inference_mode()
 def retrieval_recall(image: Tensor, text: Tensor, captions: list[str]) -> dict[str, float]:
-    """Recall in percent of unit vectors (n, d) searched among each other; finding another row of the same caption counts."""
-    numbers = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
-    number = torch.tensor([numbers[caption] for caption in captions])
-    sims = image @ text.T
-    found = {}
-    for name, scores in (("image_to_text", sims), ("text_to_image", sims.T)):
-        best = scores.topk(min(10, len(captions)), dim=1).indices
-        right = number[best] == number[:, None]
-        found |= {f"{name}_r{k}": round(100 * right[:, :k].any(1).float().mean().item(), 2) for k in (1, 5, 10)}
+    """Recall in percent among the given rows; a row of the same caption counts as found. Ranked as every evaluation is
+    (:mod:`mmret.ranking`): ties rank behind. Raises UserError where a vector is not finite: the towers are broken.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, caption in enumerate(captions):
+        rows.setdefault(caption, []).append(row)
+    targets, found = [rows[caption] for caption in captions], {}
+    for name, queries, gallery in (("image_to_text", image, text), ("text_to_image", text, image)):
+        ranks = target_ranks(queries.numpy(), gallery.numpy(), targets)
+        found |= {f"{name}_r{k}": round(recall_at(ranks, (k,))[f"R@{k}"], 2) for k in (1, 5, 10)}
     return found

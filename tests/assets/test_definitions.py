@@ -8,6 +8,7 @@ import pytest
 
 from assets.definitions import defs
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
+from mmret.stages import TABLE
 from tests.conftest import CHECKOUT
 
 GRAPH = defs.resolve_asset_graph()
@@ -40,4 +41,4 @@ def test_lineage_runs_from_the_manifest_to_the_evaluations():
     upstream = {dg.AssetKey("evaluations")}
     while (more := upstream | {p for k in upstream for p in GRAPH.get(k).parent_keys}) != upstream:
         upstream = more
-    assert {k.path[-1] for k in upstream} == set(TABLES) - {"rejects", *WRITTEN_BY_PEOPLE}
+    assert {k.path[-1] for k in upstream} == {"evaluations", *(read.table for stage in TABLE for read in stage.reads)}

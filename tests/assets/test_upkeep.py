@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 
 from assets.automation.upkeep import compact, fresh_catalogue
+from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.lake.lease import exclusive
+from mmret.lake import compact as module
+from mmret.lake.lease import exclusive, is_leased
 from mmret.schemas import CORPUS_MANIFEST, TRIPLETS
 from mmret.warehouse import catalogue_path
 from mmret.warehouse.catalogue import attach
@@ -41,6 +43,26 @@ def test_the_job_compacts_and_waits_for_writers(lake):
         instance.delete_run(other.run_id)
         done = run(lake, instance)
     assert done["lance_files_merged"] >= 5 and lake.lance("t").count_rows() == 5
+
+
+def test_the_job_merges_under_the_lease_so_that_no_mmret_run_begins_meanwhile(lake, monkeypatch):
+    (lake.root / ".run.lock").write_text('{"lease": "of a killed run"}')
+    orphan = lake.root / "lance" / "t.lance" / "data" / "0000deadbeef.lance"
+    orphan.write_bytes(next(orphan.parent.iterdir()).read_bytes())
+    refused = []
+
+    def merge(*arguments, lance: bool):
+        assert lance and is_leased(lake)
+        with pytest.raises(UserError, match="another `the job compact`"), exclusive(lake):
+            pass
+        refused.append(True)
+        return module.Report()
+
+    monkeypatch.setattr(module, "compact", merge)
+    with dg.DagsterInstance.ephemeral() as instance:
+        run(lake, instance)
+    assert refused and not is_leased(lake)
+    assert not orphan.exists(), "what a killed run left is cleared up by the next holder, whoever that is"
 
 
 def test_the_catalogue_follows_what_runs_write_and_waits_for_mmret_run(tmp_path):

@@ -83,8 +83,11 @@ def test_evaluate_reports_the_recipe_beside_the_untrained_model(lake, tmp_path):
     assert found["recipe"] == "demo" and found["queries"] == 20 and found["gallery"] == 180
     assert {"R@1", "R@5", "R@10", "R@50"} <= found.keys() and {"R@1", "R@10"} <= found["untrained"].keys()
     assert 0 <= found["R@1"] <= found["R@5"] <= found["R@10"] <= found["R@50"] <= 100
+    long = file.rename(tmp_path / f"{'a-long-name-' * 12}.jsonl")
+    lines = call("evaluate", "--lake", lake, "--triplets", long).stdout.splitlines()
+    assert f"{long.name}: 20 queries over 180 images, percent" in lines, "not wrapped in a pipe"
     array = tmp_path / "array.json"
-    array.write_text(json.dumps([json.loads(line) for line in file.read_text().splitlines()]))
+    array.write_text(json.dumps([json.loads(line) for line in long.read_text().splitlines()]))
     untrained = json.loads(call("evaluate", "--lake", lake, "--triplets", array, "--recipe", "untrained", "--json").stdout)
     assert untrained["R@10"] == untrained["untrained"]["R@10"] == found["untrained"]["R@10"]
 

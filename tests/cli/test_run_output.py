@@ -10,10 +10,11 @@ import sys
 import pytest
 from rich.console import Console
 
-from mmret.cli.run_summary import print_summary, summarise_run
+from mmret.cli.run_summary import _found_by_text_alone, print_summary, summarise_run
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES
+from tests.conftest import CHECKOUT
 
 COMMANDS = (
     'mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"',
@@ -52,6 +53,12 @@ def test_with_json_stdout_is_one_json_object_and_nothing_else(small_lake):
     assert "Nothing to do" in done.stderr
 
 
+def test_every_command_prints_its_results_through_the_console_that_wraps_nothing_in_a_pipe():
+    """A rich Console made by hand is 80 columns wide where there is no terminal, and cuts tables in files and pipes."""
+    made_by_hand = [p.name for p in (CHECKOUT / "mmret" / "cli").glob("*.py") if re.search(r"\bConsole\(", p.read_text())]
+    assert sorted(made_by_hand) == ["run_progress.py", "terminal.py"], "run_progress.py is progress, on standard error"
+
+
 @pytest.mark.parametrize("width", [40, 80, 4000])
 def test_commands_for_pasting_stay_on_one_line_at_any_width(tmp_path, width):
     lake = Lake(tmp_path / "a folder with spaces and a long name, longer than the line")
@@ -71,3 +78,11 @@ def test_summarising_changes_nothing_of_what_the_lake_records(tmp_path):
     assert first == second and set(first["rows"]) == set(TABLES)
     assert first["retrieved_targets"] == 9 and first["pair_reasons"] == {"chosen": 2, "near_duplicate": 7}
     assert facts.notes["reasons"] == {"retrieved": 9, "chosen": 2, "near_duplicate": 7, "not_near": 0}
+
+
+def test_only_a_trained_recipe_whose_text_alone_finds_most_targets_is_remarked():
+    values = {
+        name: {"R@1": r, "text R@1": text} for name, r, text in (("untrained", 5.0, 5.0), ("a", 20.0, 14.0), ("b", 20.0, 13.9))
+    }
+    found = {"held-out triplets": {"queries": 9, "gallery": 9, **values}, "held-out edits": {"c": {"R@1": 1.0, "text R@1": 1.0}}}
+    assert _found_by_text_alone(found) == ["a"]

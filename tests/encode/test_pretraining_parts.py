@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from mmret.encode.augment import CAPTION_VIEWS, Views, seeded_generator, views
+from mmret.errors import UserError
 from mmret.towers.clip import contrastive, retrieval_recall
 from mmret.towers.dino import TEMPERATURE, nt_xent
 from mmret.towers.pretrain import Plan, batch_rows
@@ -54,6 +55,13 @@ def test_recall_counts_a_row_of_the_same_caption() -> None:
     eye = torch.eye(3)
     assert retrieval_recall(eye, eye[[1, 0, 2]], ["a", "a", "b"])["image_to_text_r1"] == 100
     assert retrieval_recall(eye, eye[[1, 0, 2]], ["a", "c", "b"])["image_to_text_r1"] == 33.33
+
+
+def test_towers_that_collapsed_find_nothing_and_broken_ones_are_refused() -> None:
+    captions = [str(n) for n in range(12)]
+    assert set(retrieval_recall(torch.ones(12, 4), torch.ones(12, 4), captions).values()) == {0.0}
+    with pytest.raises(UserError, match="12 vectors of the queries are not finite"):
+        retrieval_recall(torch.full((12, 4), torch.nan), torch.ones(12, 4), captions)
 
 
 def test_a_view_depends_on_its_seed_only_and_no_range_is_the_picture_itself() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pyarrow as pa
 import pytest
 
 from mmret.freshness.fingerprints import current_facts, inputs_of, upstream_of
-from mmret.freshness.survey import new_pairs, survey
+from mmret.freshness.survey import RETRY_SECONDS, differences, due, new_pairs, survey
 from mmret.lake import Lake
-from mmret.lake.inputs import record_inputs
+from mmret.lake.inputs import Inputs, read_inputs, record_inputs
 from mmret.schemas import TABLES
 from mmret.settings import load_profile
 from mmret.stages import FINGERPRINTED_STAGES, STAGES
@@ -75,10 +77,72 @@ def test_a_new_shard_leaves_annotation_alone_where_no_pair_points_to_it(lake):
     assert not {t for t, _ in stale(lake)} & {"pairs", "descriptions", "instructions", "triplets"}
 
 
+def test_what_is_due_reads_nothing_that_is_still_to_be_computed_pinned_inputs_included(tmp_path):
+    """Towers that do not follow the corpus need it all the same the first time, or they are trained on a part of it."""
+    lake = Lake(tmp_path)
+    for shard in SHARDS:
+        seal(lake, shard)
+    for together in (False, True):
+        assert {w.tables for w in due(survey(lake, PROFILE), together=together)} == {("images",)}
+    compute(lake, "images", SHARDS[0])
+    assert {w.tables for w in due(survey(lake, PROFILE))} == {("images",)}
+    for shard in SHARDS[1:]:
+        compute(lake, "images", shard)
+    assert {w.tables for w in due(survey(lake, PROFILE))} == {("towers",)}
+    compute(lake, "towers", "all")
+    seal(lake, "shard-00003")
+    assert "towers" not in {t for w in due(survey(lake, PROFILE)) for t in w.tables}, "a new shard leaves them as they are"
+
+
 def test_a_partition_of_before_that_does_not_say_where_it_points_is_taken_to_point_anywhere(lake):
     facts = lake.facts("pairs", SHARDS[2])
     lake.write("pairs", SHARDS[2], TABLES["pairs"].empty_table(), facts.inputs)
     assert {p for t, p in upstream_of(lake, PROFILE, "triplets", SHARDS[2]) if t == "images"} == set(SHARDS)
+
+
+def test_mining_compares_a_shard_with_itself_and_earlier_ones_and_merges_what_it_and_later_ones_found(lake):
+    def read(stage: str, table: str) -> list[str]:
+        return [p for t, p in upstream_of(lake, PROFILE, stage, SHARDS[1]) if t == table]
+
+    assert read("candidates", "clip_image") == SHARDS[:2] and read("neighbours", "candidates") == SHARDS[1:]
+
+
+def test_a_recipe_that_goes_on_from_another_s_checkpoint_follows_it(lake):
+    demo = PROFILE.recipes["demo"]
+    recipes = {"demo": demo, "next": demo.model_copy(update={"base": "checkpoints/demo"})}
+    profile = PROFILE.model_copy(update={"recipes": recipes})
+    assert ("checkpoints", "demo") in upstream_of(lake, profile, "checkpoints", "next")
+    assert ("checkpoints", "demo") not in upstream_of(lake, profile, "checkpoints", "demo")
+
+
+def test_a_partition_that_is_no_longer_read_is_named(lake):
+    facts = lake.facts("pairs", SHARDS[0])
+    lake.write("pairs", SHARDS[0], TABLES["pairs"].empty_table(), facts.inputs, linked_shards=SHARDS[:1])
+    reasons = next(s.reasons for s in survey(lake, PROFILE) if (s.table, s.partition) == ("triplets", SHARDS[0]))
+    assert f"images: {SHARDS[1]} no longer read" in reasons
+
+
+def test_other_decisions_of_people_make_another_fingerprint_and_are_the_reason_told(lake):
+    before, now = (Inputs("checkpoints", "1", {}, (), decisions) for decisions in ("a", "b"))
+    assert len({before.fingerprint, now.fingerprint, Inputs("checkpoints", "1", {}, ()).fingerprint}) == 3
+    record_inputs(lake, before)
+    assert differences(read_inputs(lake, before.fingerprint), now) == ["the decisions of people changed"]
+
+
+def test_requests_without_an_answer_are_stale_at_once_and_due_by_themselves_after_an_hour(lake, monkeypatch):
+    inputs = lake.facts("descriptions", SHARDS[2]).inputs
+    lake.write("descriptions", SHARDS[2], TABLES["descriptions"].empty_table(), inputs, unanswered=2)
+
+    def found() -> tuple[str, set[str]]:
+        statuses = survey(lake, PROFILE)
+        state = next(s.state for s in statuses if (s.table, s.partition) == ("descriptions", SHARDS[2]))
+        return state, {table for work in due(statuses) for table in work.tables}
+
+    assert found() == ("stale", set())
+    later = time.time() + RETRY_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    state, tables = found()
+    assert state == "stale" and "descriptions" in tables
 
 
 def test_a_code_version_one_higher_is_the_reason_told(lake, monkeypatch):

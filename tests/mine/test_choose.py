@@ -18,7 +18,7 @@ from mmret.errors import UserError
 from mmret.hashing import pair_id, uniform
 from mmret.mine.choose import REASONS, choose
 from mmret.mine.images import normalise_caption
-from mmret.mine.negatives import beyond_full_lists
+from mmret.mine.negatives import above_band, beyond_full_lists
 from mmret.mine.scores import pair_scores
 from mmret.schemas import NEIGHBOURS, PAIRS, SIGNALS
 from mmret.settings import BandSettings, MineSettings
@@ -232,3 +232,11 @@ def test_pair_scores_are_the_exact_cosines_in_the_order_asked_for():
     with pytest.raises(UserError, match="image nobody has no vectors"):
         pair_scores(pa.table({"query_id": ["nobody"], "target_id": [ids[0]]}), parts)
     assert pair_scores(pairs.slice(0, 0), parts).num_rows == 0
+
+
+def test_a_cosine_at_the_upper_end_of_a_band_in_any_signal_is_a_near_duplicate_and_one_that_is_missing_is_none():
+    """The band's ends are open, as in mining: ``low < score < high`` in float32."""
+    high = np.float32(BandSettings().high)
+    values = [[high, 0, 0], [0, 0, high], [np.nextafter(high, np.float32(0)), 0, 0], [None, None, None], [0, None, np.float32(1)]]
+    scores = pa.table({name: pa.array([row[at] for row in values], kind) for at, (name, kind) in enumerate(SCORELESS.items())})
+    assert above_band(scores, BANDS_OF_THE_PAPER).tolist() == [True, True, False, False, True]

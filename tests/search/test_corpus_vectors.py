@@ -51,6 +51,15 @@ def test_a_gallery_that_was_interrupted_goes_on_with_the_missing_shard(lake, cli
     assert np.array_equal(gallery(lake, clip_folder)[1], whole) and lake.embedded == 24 + 9
 
 
+def test_a_shard_with_other_pictures_or_another_order_is_embedded_again_and_no_vector_is_another_picture_s(lake, clip_folder):
+    ids, vectors = gallery(lake, clip_folder)
+    rows = lake.read("images", "shard-00001")
+    lake.write("images", "shard-00001", rows.take(list(range(len(rows)))[::-1]), "y")
+    again, moved = gallery(lake, clip_folder)
+    assert again == ids[:15] + ids[15:][::-1] and lake.embedded == 24 + 9
+    np.testing.assert_allclose(moved[15:], vectors[15:][::-1], atol=1e-6)
+
+
 def test_a_picture_without_a_vector_is_an_error_and_leaves_no_file(lake, clip_folder):
     lake.missing = {lake.read("images", "shard-00001")["image_id"][3].as_py()}
     with pytest.raises(UserError, match="1 images of shard-00001 have no vector"):

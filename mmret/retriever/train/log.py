@@ -95,6 +95,16 @@ def read_log(path: Path) -> pa.Table:
     )
 
 
+def log_line(row: dict[str, Any]) -> str:
+    """A row of the training log in one line, for people who watch."""
+    recall = "".join(f", held-out R@{k} {row[f'recall_{k}']:.1f}" for k in (1, 5, 10) if row.get(f"recall_{k}") is not None)
+    return (
+        f"step {row['step']}: loss {row['loss']:.3f}, learning rate {row['learning_rate']:.2e}, gradient norm "
+        f"{row['gradient_norm']:.2f}, {row['samples_per_second']:,.0f} samples/s, "
+        f"{row['memory_bytes'] / 2**30:.1f} GiB{recall}"
+    )
+
+
 def peak_memory() -> int:
     """Bytes: the most this process's GPU allocated so far, or without one the most the process had resident."""
     if torch.cuda.is_available():

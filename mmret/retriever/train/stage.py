@@ -23,8 +23,6 @@ from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
 from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
 
-UNTRAINED = "untrained"
-
 
 @dataclass(frozen=True)
 class TrainingJob:
