@@ -36,7 +36,9 @@ def _mapping(stage: Stage, read: Reads) -> dg.PartitionMapping | None:
 
 def _placement(stage: Stage) -> dict[str, Any]:
     """How the stage's steps run: partitions, pool, and shards of a backfill per run."""
-    placement: dict[str, Any] = {"partitions_def": PARTITIONS[stage.partitions], "pool": POOL_OF[stage.needs]}
+    # the first stage takes no slot: a run killed there would leave its slot taken, and every later run waiting
+    pool = None if stage.trigger == "first" else POOL_OF[stage.needs]
+    placement: dict[str, Any] = {"partitions_def": PARTITIONS[stage.partitions], "pool": pool}
     return placement | ({"backfill_policy": SHARDS_PER_RUN} if stage.partitions == "shard" else {})
 
 

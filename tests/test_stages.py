@@ -53,7 +53,7 @@ def test_the_asset_is_the_table_s(table: str):
     assert {key.path[-1] for key in node.parent_keys} == {read.table for read in stage.reads}
     assert node.partitions_def == PARTITIONS[stage.partitions]
     assert node.group_name == stage.group and node.code_version == stage.version
-    assert node.pools == {POOL_OF[stage.needs]}
+    assert node.pools == (set() if stage.trigger == "first" else {POOL_OF[stage.needs]})
     assert node.automation_condition == CONDITIONS[stage.trigger]
 
 
