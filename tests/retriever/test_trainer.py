@@ -1,5 +1,5 @@
-"""Invariants of what one step does and what the loop keeps, on a model of a few numbers: the learning rate of every step is that of
-the schedule, gradients are clipped before they move a weight, a state is a whole step's, the log's rows are means of their steps."""
+"""Invariants of what one step does and what the loop keeps, on a model of a few numbers: every step's learning rate is that of
+the schedule, gradients are clipped before they move a weight, a state is a whole step, a row of the log is a mean of its steps."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ def test_a_step_that_is_not_finite_moves_no_weight(triplets, tmp_path, monkeypat
         monkeypatch.setattr(trainer, "backward", lambda *_: torch.tensor(math.inf))
     else:
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.nan))
-    with pytest.raises(
-        UserError, match=r"training stopped at step 0: the loss is .* and the gradient's norm .*learning_rate \(now 0.01"
-    ):
+    with pytest.raises(UserError, match=r"stopped at step 0: the loss is .* and the gradient's norm .*learning_rate \(now 0.01"):
         a_step(trainer)
     assert torch.equal(weight(trainer), before)
 
@@ -146,7 +144,8 @@ def test_rows_of_the_log_come_every_so_many_steps_and_at_the_last_and_are_means_
     monkeypatch.setattr(trainer, "train_step", lambda *_: next(steps))
     run(trainer)
     assert [row["step"] for row in trainer.log] == [4, 8, 10]
-    assert [row["loss"] for row in trainer.log] == [8.5, 4.5, 1.5] and [row["gradient_norm"] for row in trainer.log] == [
+    assert [row["loss"] for row in trainer.log] == [8.5, 4.5, 1.5]
+    assert [row["gradient_norm"] for row in trainer.log] == [
         1.5,
         5.5,
         8.5,
@@ -245,6 +244,8 @@ def test_the_newest_whole_state_is_taken_and_a_damaged_one_is_removed(tmp_path):
     again = States(tmp_path / "work", "x")
     assert again.latest() == {"step": 8}
     assert sorted(p.name for p in (tmp_path / "work").iterdir()) == ["identity", "state-000000008.pt"]
+    assert States(tmp_path / "work", "y").latest() is None, "another run's are no beginning"
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["identity"] and (tmp_path / "work/identity").read_text() == "y"
 
 
 def test_random_numbers_differ_between_processes_and_repeat_with_the_seed(triplets, tmp_path):
