@@ -69,6 +69,9 @@ def test_low_is_where_the_median_image_has_30_neighbours_where_random_pairs_stay
     assert band.low > three_deviations_above_random_pairs(vectors) + 0.1
     assert 28 <= np.median(in_band(vectors, band)) <= 30
     assert 18.5 <= np.median(in_band(vectors, propose(vectors, neighbours=20))) <= 20
+    crowded = propose(vectors, np.full(9, 0.93), neighbours=15)  # near-duplicates are counted out, however many there are
+    assert ((vectors @ vectors.T) > 0.93).sum(1).mean() > 5
+    assert 13 <= np.median(in_band(vectors, crowded)) <= 15
 
 
 def test_low_is_raised_to_three_deviations_above_random_pairs_where_30_neighbours_would_lie_among_them():

@@ -1,5 +1,5 @@
-"""Invariants of one tile: a pair is ruled out only where no list of either side can need it, whatever error either sketch has; what a
-list could still take depends on both of its halves, the one in the band and the one above it."""
+"""Invariants of one tile: a pair is ruled out only where no list of either side can need it, whatever error either sketch has;
+what a list could still take depends on both of its halves, the one in the band and the one above it."""
 
 from __future__ import annotations
 
@@ -111,6 +111,15 @@ def test_a_full_list_takes_equal_scores_by_target_and_its_floors_rise_with_it():
     edges = made.result()
     assert edges.rows.tolist() == [2] * 4 and edges.targets.tolist() == [3, 1, 5, 7]
     np.testing.assert_array_equal(edges.scores, np.array([0.96, 0.95, 0.6, 0.6], np.float32))
+
+
+def test_a_score_at_the_upper_end_takes_no_place_in_the_band_and_one_just_under_it_none_above():
+    high = np.float32(BAND.high)
+    made = TopLists(1, 10, 1, BAND, 64)
+    for target, score in enumerate([high, np.nextafter(high, np.float32(0)), 0.6, np.nextafter(high, np.float32(1))]):
+        made.add(0, np.array([0]), np.array([target]), np.array([score], np.float32))
+    edges = made.result()
+    assert edges.targets.tolist() == [3, 1], "each list holds one"
 
 
 def test_floors_that_are_handed_on_are_not_changed_for_the_one_who_gave_them():

@@ -202,9 +202,9 @@ def test_a_loss_above_twice_its_lowest_and_one_stops_and_one_at_that_limit_goes_
 def test_facts_are_of_the_whole_run_and_the_loss_is_that_of_the_last_tenth_of_the_log(triplets, tmp_path):
     trainer = made(triplets, tmp_path, batch_size=500)
     trainer.step, trainer.seconds, trainer.embedder.retriever.truncated = 25, 10.0, 3
-    trainer.log = [{"step": n, "loss": float(n), "recall_1": 1.0} for n in range(1, 26)]
+    trainer.log = [{"step": n, "loss": float(n), "recall_1": n / 10} for n in range(1, 26)]
     facts = trainer.facts()
-    assert facts["loss"] == (24 + 25) / 2 and facts["step"] == 25 and facts["recall_1"] == 1.0
+    assert facts["loss"] == (24 + 25) / 2 and facts["step"] == 25 and facts["recall_1"] == 2.5
     assert facts["batch_size"] == facts["triplets"] == 36 and facts["images"] == len(trainer.data.images)
     assert facts["pairs"] == 25 * 36 and facts["samples_per_second"] == 90.0 and facts["truncated_texts"] == 3
     assert ["only 36 triplets" in facts["notes"][0], facts["notes"][1].startswith("3 texts")] == [True, True]
@@ -254,6 +254,19 @@ def test_random_numbers_differ_between_processes_and_repeat_with_the_seed(triple
         made(triplets, tmp_path, group=Group(rank, 1), seed=seed)
         drawn.append(float(torch.rand(1)))
     assert drawn[0] == drawn[1] and len(set(drawn)) == 3
+
+
+def test_the_loss_of_a_step_is_infonce_over_the_pool_of_its_batch(triplets, tmp_path):
+    trainer = made(triplets, tmp_path, several_positives=False, mask_false_negatives=False)
+    batch, model = trainer.data.batch(0), trainer.embedder.model
+    with torch.no_grad():
+        queries, pool = (normalize(model(rows), dim=1) for rows in trainer.embedder.read(batch))
+        expected = torch.nn.functional.cross_entropy(queries @ pool.T / 0.1, torch.arange(6))
+    assert a_step(trainer)[0] == pytest.approx(float(expected), rel=1e-5)
+    mixed = made(triplets, tmp_path / "mixed", several_positives=False, mask_false_negatives=False, precision="bfloat16")
+    assert a_step(mixed)[0] != float(expected) and a_step(mixed)[0] == pytest.approx(float(expected), rel=0.2)
+    trainer.recent = [(3.0, 9.0), (1.0, 8.0)]
+    assert trainer.recent_loss() == 1.0
 
 
 @pytest.mark.parametrize("field, value", [("temperature", 0.5), ("hardness", 5.0), ("mask_false_negatives", False)])
