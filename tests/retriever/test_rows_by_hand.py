@@ -1,5 +1,5 @@
-"""What a recipe trains on, worked out by hand: which rows of a lake, which negatives are left to them, what is recorded of a run, how
-a seed draws; what a held-out slice is made of; what a naive pair is."""
+"""What a recipe trains on, worked out by hand: which rows of a lake, which negatives are left to them, what is recorded of a run,
+how a seed draws; what a held-out slice is made of; what a naive pair is."""
 
 from __future__ import annotations
 
