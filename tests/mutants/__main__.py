@@ -5,8 +5,8 @@
     make mutants MUTANTS=20 ONLY=mmret/mine SEED=7  20 others
 
 Statements are drawn, then a fault for each: a long call is no likelier than a comparison. First every test that is new or runs code
-that has changed is run once to record which lines it runs (all tests: four times as long as ``make test``). A fault then costs what the
-tests that reach it cost, the quick ones first, until one fails: 300 take an hour or two on two cores. A fault that no test
+that has changed is run once, to record which lines it runs (all tests: some 25 minutes). A fault then costs what
+the tests that reach it cost, the quick ones first, until one fails: 300 take an hour or two on two cores. A fault that no test
 notices is a hole, or changes nothing: the latter are listed with the reason in ``score.yaml`` and drawn no more.
 """
 

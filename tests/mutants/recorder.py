@@ -5,7 +5,8 @@ What a test's own child processes run is recorded as well, unless it starts them
 
 Environment:
     MUTANTS_RECORD: Where the record goes, as JSON:
-        ``{"tests": {nodeid: [seconds, [fixture, ...]]}, "failed": [nodeid, ...], "lines": {context: {path: [line, ...]}}}``. A context is a node id or the name of a fixture as in ``tests``; only tests that passed are in it.
+        ``{"tests": {nodeid: [seconds, [fixture, ...]]}, "failed": [nodeid, ...], "lines": {context: {path: [line, ...]}}}``.
+        A context is a node id or the name of a fixture as in ``tests``; only tests that passed are in it.
     MUTANTS_CONTEXT: Set here for child processes, read by ``.coveragerc`` of the record.
 """
 
