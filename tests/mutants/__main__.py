@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--tests", nargs="*", default=["tests"], help="files or folders of tests: all, unless said")
+    parser.add_argument("--budget", type=float, default=150, help="seconds of tests for one fault at most, as recorded")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     known = yaml.safe_load(SCORE.read_text())
@@ -118,7 +119,7 @@ def main() -> None:
         records.load(test_files)
         if records.failed:
             print(f"tests that fail without a fault, left out: {', '.join(records.failed)}", file=sys.stderr)
-        chosen = [records.select(fault.statement) for fault in drawn]
+        chosen = [records.select(fault.statement, options.budget) for fault in drawn]
         verdicts = {i: "missed" for i, selection in enumerate(chosen) if not selection.tests}
         with (FOLDER / "last.jsonl").open("w") as log:
             for done, (number, outcome) in enumerate(outcomes(copies, plan(drawn, chosen)), 1):

@@ -10,9 +10,6 @@ from pathlib import Path
 from tests.mutants.faults import Statement
 from tests.mutants.recorder import LIBRARY
 
-BUDGET = 150.0
-"""Seconds of recorded test time for one fault; what it leaves out is said."""
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -72,8 +69,11 @@ class Records:
                         for line in lines:
                             self.runs[path, line] |= users[context]
 
-    def select(self, statement: Statement) -> Selection:
-        """Tests that run the statement; of one that runs at import, those that import its file: its own package's files first."""
+    def select(self, statement: Statement, budget: float) -> Selection:
+        """Tests that run the statement; of one that runs at import, those that import its file: its own package's files first.
+
+        Those beyond ``budget`` seconds of recorded time are left out.
+        """
         first, last = statement.lines
         if statement.once:
             found = self.imports[statement.path]
@@ -86,7 +86,7 @@ class Records:
         order = sorted(files, key=lambda f: (not f.startswith(f"tests/{package}/"), sum(self.seconds[n] for n in files[f])))
         chosen, seconds, left_out = [], 0.0, 0
         for name in (name for file in order for name in files[file]):
-            if chosen and seconds + self.seconds[name] > BUDGET:
+            if chosen and seconds + self.seconds[name] > budget:
                 left_out += 1
             else:
                 chosen.append(name)
