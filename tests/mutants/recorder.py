@@ -38,6 +38,7 @@ class Recorder:
         )
         os.environ["COVERAGE_PROCESS_START"] = str(rc)
         self.coverage = coverage.Coverage(config_file=str(rc))
+        self.coverage.set_option("run:context", None)  # here it changes from test to test; the file's is for child processes
         self.coverage.start()
 
     def enter(self, context: str) -> None:
