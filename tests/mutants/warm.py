@@ -23,10 +23,8 @@ import psutil
 
 Key = TypeVar("Key", bound=Hashable)
 
-HEAVY = (
-    "numpy torch torch.nn.functional torchvision transformers PIL.Image pyarrow.parquet pyarrow.compute duckdb polars dagster yaml"
-)
-HEAVY += " pydantic_settings hypothesis typer rich httpx openai webdataset pytest coverage"
+HEAVY = "numpy torch torch.nn.functional torchvision transformers PIL.Image pyarrow.parquet pyarrow.compute duckdb dagster yaml"
+HEAVY += " polars pydantic_settings hypothesis typer rich httpx openai webdataset pytest coverage"
 """Libraries that start no thread when they are imported: a fork has one thread."""
 
 
