@@ -196,6 +196,21 @@ def test_a_state_that_no_checkpoint_names_goes_after_the_days_of_the_settings(la
     assert compact(lake, settings, now + 8 * DAY, lambda _: None).states_dropped == 1
 
 
+def test_a_checkpoint_whose_state_is_gone_does_not_stop_the_compaction(lake):
+    write(lake, "a")
+    lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "x", state="0" * 16)
+    write(lake, "b")
+    assert compact(lake, HistorySettings(), time.time_ns() + 100 * DAY, lambda _: None).versions_dropped == 1
+
+
+def test_the_version_of_a_file_is_linked_once(lake, monkeypatch):
+    write(lake, "a")
+    write(lake, "b")
+    monkeypatch.setattr(os, "link", lambda *_: pytest.fail("it has a name in history already"))
+    assert history.current_version(lake, "triplets", SHARD) == history.versions(lake, "triplets", SHARD)[-1].path
+    assert history.current_version(lake, "triplets", "none") is None
+
+
 def test_decisions_that_no_checkpoint_needs_go_without_ending_time_travel(lake):
     lake.write("decisions", "me", DECISIONS.empty_table(), "")
     history.current_state(lake)
