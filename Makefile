@@ -9,12 +9,16 @@ PORT ?= 3000
 # the demo's history lives in this checkout's dagster_home; any other lake keeps its own
 DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
 
-.PHONY: demo test test-slow test-vllm ui setup lint clean help
+MUTANTS ?= 300
+SEED ?= 0
+
+.PHONY: demo test test-slow test-vllm mutants ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
+	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
 
@@ -27,6 +31,10 @@ test: setup
 
 test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
+
+# an hour for 300; the record is tests/mutants/score.yaml
+mutants: setup
+	@$(BIN)/python -W ignore -m tests.mutants --mutants $(MUTANTS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS))
 
 # vLLM has an environment of its own: the build for CPUs is a third party's and pins its own torch (docs/vllm.md)
 VLLM := tests/annotate/vllm_environment
