@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.remarks import Remarks
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -75,6 +76,8 @@ class Source(Reader, Protocol):
     """A reader that can also list its rows. ``root`` is the name of the source in the corpus manifest."""
 
     root: str
+    remarks: Remarks
+    """What was noticed in the listing that was begun last, and is no row; complete once it has ended."""
 
     def rows(self) -> Iterator[Row]:
         """All rows in a fixed order; a generator, so that memory does not grow with the source."""
