@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,57 @@ _NOT_PATHS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_nested)
 
 Record = tuple[int, dict[str, Any] | str]
 """Line number, counted from 1, and the columns of the line, or what is wrong with it as text."""
+
+
+TABLE_SUFFIXES = (*SUFFIXES, ".tab", ".psv", ".txt", ".token", ".json", ".arrow", ".feather", ".xlsx", ".xls")
+"""Suffixes of files that :func:`recognise` is worth asking about, each also with ``.gz`` behind it."""
+
+Note = Callable[[str, str, str], None]
+"""What notices something takes a remark's slug, where it was seen and a detail: ``Remarks.add`` of the source."""
+
+
+def ignore(remark: str, path: str, detail: str) -> None:
+    """A :data:`Note` for who does not want to know."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A table of pictures that can be read.
+
+    ``folder`` is where its paths count from: its own folder, or the one beside or below it in which its pictures were found.
+    ``how`` says in a few words how the file was read. A table that holds the pictures themselves has ``embedded`` set and is a
+    source of its own (``PictureTable(path)``), as a tar is; its rows then name no files.
+    """
+
+    path: Path
+    folder: Path
+    how: str
+    read: Callable[[Note], Iterator[Record]]
+    embedded: bool = False
+
+    def records(self, note: Note = ignore) -> Iterator[Record]:
+        """Every line, in order: its number and its columns, or what is wrong with it. What else is seen goes to ``note``."""
+        return self.read(note)
+
+
+def is_table(name: str) -> bool:
+    """Whether a file called ``name`` may be a table of pictures by its suffix."""
+    return name.lower().removesuffix(".gz").endswith(TABLE_SUFFIXES)
+
+
+def recognise(path: Path, within: Path | None = None) -> Manifest | str:
+    """The manifest in ``path``, or one sentence (without the path) that says why it is none.
+
+    Looks at the head of the file only. With ``within``, pictures are sought in that folder only. Raises OSError where the file
+    cannot be opened.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        return f"files called {path.suffix or path.name} are not read as manifests"
+    try:
+        check_columns(path)
+    except UserError as error:
+        return str(error).removeprefix(str(path)).removeprefix(":").strip()
+    return Manifest(path, path.parent, path.suffix.lower().removeprefix("."), lambda note: read_manifest(path))
 
 
 def find_manifest(folder: Path) -> Path | None:
