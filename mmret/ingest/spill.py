@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 _CACHE_KIB = 32 * 1024
 
@@ -33,6 +34,37 @@ class SpillSet:
 
     def __contains__(self, item: str) -> bool:
         return self._database.execute("SELECT 1 FROM items WHERE item = ?", (_bytes(item),)).fetchone() is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._database.close()
+
+
+class SpillMap:
+    """A map of strings to JSON values that remembers which of them were asked for; some 100,000 additions a second."""
+
+    def __init__(self) -> None:
+        self._database = temporary_database()
+        self._database.execute("CREATE TABLE items (at INTEGER PRIMARY KEY, item BLOB UNIQUE, value TEXT, used INTEGER DEFAULT 0)")
+
+    def add(self, item: str, value: object) -> None:
+        """Keep ``value`` unless there is one already."""
+        text = json.dumps(value, default=str)
+        self._database.execute("INSERT OR IGNORE INTO items (item, value) VALUES (?, ?)", (_bytes(item), text))
+
+    def get(self, item: str) -> Any:
+        """The value, or None where there is none."""
+        query = "UPDATE items SET used = 1 WHERE item = ? RETURNING value"
+        found = self._database.execute(query, (_bytes(item),)).fetchall()
+        return json.loads(found[0][0]) if found else None
+
+    def unused(self) -> tuple[int, str | None, Any]:
+        """How many were never asked for, and the first of them with its value."""
+        count = self._database.execute("SELECT count(*) FROM items WHERE NOT used").fetchone()[0]
+        first = self._database.execute("SELECT item, value FROM items WHERE NOT used ORDER BY at LIMIT 1").fetchone()
+        return (count, bytes(first[0]).decode("utf-8", "surrogateescape"), json.loads(first[1])) if first else (0, None, None)
 
     def __enter__(self) -> Self:
         return self
