@@ -68,6 +68,16 @@ REJECTS = pa.schema(
     ]
 )
 
+REMARKS = pa.schema(
+    [
+        ("root", _text),
+        ("remark", _text),  # unknown_file, caption_overruled, guessed_encoding, ...
+        ("count", pa.int64()),
+        ("path", _text),  # of the first of them
+        ("detail", _text),
+    ]
+)
+
 VECTORS_INDEX = pa.schema(
     [
         ("image_id", _text),
@@ -222,6 +232,7 @@ DECISIONS = pa.schema(
 
 TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,
+    "remarks": REMARKS,
     "images": IMAGES_INDEX,
     "rejects": REJECTS,
     "leaks": LEAKS,

@@ -171,6 +171,7 @@ _IMAGES_OF_PAIRS = Reads("images", "linked", "pairs")
 TABLE: tuple[Stage, ...] = (
     Stage(
         name="corpus_manifest",
+        also_writes=("remarks",),
         version="1",
         partitions="whole",
         group="corpus",

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.manifest_files import read_manifest
+from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, row_of_columns
 from mmret.ingest.spill import SpillSet
 from mmret.ingest.webdataset import TarSource, caption_text, is_outside
@@ -30,6 +31,7 @@ class Folder:
 
     def __init__(self, root: Path):
         self.root = str(root)
+        self.remarks = Remarks()
         self._real = os.path.realpath(root)
         self._parent = lru_cache(maxsize=4096)(self._real_inside)
         self._tar = lru_cache(maxsize=4)(lambda path: TarSource(Path(path)))

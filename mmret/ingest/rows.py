@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol
 from mmret.ingest.caption_values import captions_in, is_missing, written_list
 from mmret.ingest.columns import meaning
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.remarks import Remarks
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -72,6 +73,8 @@ class Source(Reader, Protocol):
     """A reader that can also list its rows. ``root`` is the name of the source in the corpus manifest."""
 
     root: str
+    remarks: Remarks
+    """What was noticed in the listing that was begun last, and is no row; complete once it has ended."""
 
     def rows(self) -> Iterator[Row]:
         """All rows in a fixed order; a generator, so that memory does not grow with the source."""

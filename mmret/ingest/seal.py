@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed_rows import COLUMNS, SealedRows
 from mmret.ingest.selection import rows_taken
@@ -35,13 +36,15 @@ _CHUNK = 2**20
 _REPORT_EVERY = 500
 
 
-def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Iterator[tuple[str, pa.Table]]:
+def seal(
+    known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings, remarks: dict[str, Remarks] | None = None
+) -> Iterator[tuple[str, pa.Table]]:
     """New sealed shards of the sources: (name, rows of CORPUS_MANIFEST), at most ``corpus.shard_size`` rows each.
 
     ``known`` has the columns ``MANIFEST_COLUMNS`` of all rows sealed so far. Yields nothing if nothing is new, and the same
     shards again if their writing was interrupted. A row is one line of a source's manifest, or one picture that has no such
-    line; a row that cannot become an image has a reason. Raises UserError, before anything is yielded, for a source that
-    cannot be read.
+    line; a row that cannot become an image has a reason. ``remarks`` is given the remarks of every source whose listing began.
+    Raises UserError, before anything is yielded, for a source that cannot be read.
 
     >>> known = lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS))
     >>> {shard: rows.num_rows for shard, rows in seal(known, profile.corpus, profile.ingest)}
@@ -51,7 +54,7 @@ def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Ite
     names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORT_PREFIX))
     shard = 1 + max((int(name.rpartition("-")[2]) for name in names), default=-1)
     with SealedRows(known) as sealed:
-        rows = islice(_new_rows(sources, sealed, ingest), left)
+        rows = islice(_new_rows(sources, sealed, ingest, {} if remarks is None else remarks), left)
         while chunk := list(islice(rows, corpus.shard_size)):
             name = f"shard-{shard:05d}"
             records = [{**record, "shard": name, "position": at} for at, record in enumerate(chunk)]
@@ -59,10 +62,13 @@ def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Ite
             shard += 1
 
 
-def _new_rows(sources: Iterable[Source], sealed: SealedRows, ingest: IngestSettings) -> Iterator[dict[str, Any]]:
+def _new_rows(
+    sources: Iterable[Source], sealed: SealedRows, ingest: IngestSettings, remarks: dict[str, Remarks]
+) -> Iterator[dict[str, Any]]:
     """Records of CORPUS_MANIFEST without shard and position, of the rows that are not sealed yet."""
     found = 0
     for source in sources:
+        remarks[source.root] = source.remarks
         listed = (_screened(row, ingest) for row in source.rows())
         unsealed = (row for row in listed if not sealed.contains(source.root, row))
         for row, (image_id, size, failure) in in_order(partial(hash_file, source), unsealed):

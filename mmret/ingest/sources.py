@@ -15,6 +15,7 @@ from typing import BinaryIO
 from mmret.errors import UserError
 from mmret.ingest.folder import Folder, FolderSource, ManifestSource
 from mmret.ingest.manifest_files import SUFFIXES, check_columns, find_manifest
+from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
 from mmret.ingest.webdataset import TarSource
@@ -33,6 +34,7 @@ class ShapesSource:
     def __init__(self, text: str):
         self._images, self._seed = parse_source(text)
         self.root = f"shapes:{self._images}?seed={self._seed}"
+        self.remarks = Remarks()
 
     def rows(self) -> Iterator[Row]:
         for i in range(self._images):

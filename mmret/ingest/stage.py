@@ -1,4 +1,5 @@
-"""The stages `corpus_manifest` (seal what the sources hold into shards) and `images` with `rejects` (store a shard's pictures).
+"""The stages `corpus_manifest` with `remarks` (seal what the sources hold into shards), and `images` with `rejects` (store a
+shard's pictures).
 
 Every row of a shard's manifest ends in exactly one of ``images`` and ``rejects``. Pictures are stored as they were
 found and decoded once to prove that they can be. Cost: decoding, in threads (a 256 px JPEG about 1 ms); at most
@@ -19,6 +20,7 @@ from mmret.hashing import content_id
 from mmret.ingest import image_table
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.images import BATCH_BYTES
+from mmret.ingest.remarks import Remarks, write_remarks
 from mmret.ingest.seal import MANIFEST_COLUMNS, seal
 from mmret.ingest.selection import reselect
 from mmret.ingest.sources import open_reader
@@ -51,12 +53,15 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
     rows = changed_shards = 0
+    remarks: dict[str, Remarks] = {}
     for shard, table in reselect(lake, profile.corpus):
         lake.write("corpus_manifest", shard, table, inputs)
         changed_shards += 1
-    for shard, table in seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), profile.corpus, profile.ingest):
+    known = lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS))
+    for shard, table in seal(known, profile.corpus, profile.ingest, remarks):
         lake.write("corpus_manifest", shard, table, inputs)
         rows += table.num_rows
+    write_remarks(lake, remarks, profile.corpus.sources, inputs)
     return Sealing(rows, changed_shards)
 
 

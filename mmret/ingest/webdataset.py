@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, text_columns
 
 _CAPTION_BYTES = 2**20
@@ -36,6 +37,7 @@ class TarSource:
 
     def __init__(self, path: Path):
         self.root = str(path)
+        self.remarks = Remarks()
         self._lock = threading.Lock()
         self._indexed: _Index | None = None
 
