@@ -7,16 +7,18 @@ are paragraphs or one wrapped text; the first is used and all are kept in ``extr
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mmret.ingest.columns import LICENCE_COLUMNS, SOURCE_COLUMNS, meaning
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.encodings import decode
 from mmret.ingest.remarks import Note
-from mmret.ingest.rows import CAPTION_COLUMNS, IMAGE_SUFFIXES, LICENCE_COLUMNS, SOURCE_COLUMNS
+from mmret.ingest.rows import IMAGE_SUFFIXES
+from mmret.ingest.text_files import encoding_of, from_latin
 
 LONGEST = 2**20
 """Bytes of a text file; a longer one is no caption."""
@@ -27,12 +29,13 @@ _PLAIN = ("txt", "text")
 _LABELS = (*CAPTION_NAMES, *LICENCE_COLUMNS, *SOURCE_COLUMNS)
 _NESTED = (*CAPTION_NAMES, "raw", "sentence", "sentences", "annotations")
 _URL = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+", re.IGNORECASE)
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _WRAPPED_AT = 40  # characters: shorter lines are captions, not a wrapped text
 
 
 @dataclass(frozen=True)
 class TextName:
-    """What the name of a text file says: ``owner`` is the picture's name, with or without its suffix, ``label`` what the text is."""
+    """What the name of a text file says: ``owner`` is the picture's name, with its suffix or not, ``label`` what the text is."""
 
     owner: str
     label: str  # "" for a plain text, "json", or the word before the suffix: caption, url, ...
@@ -153,8 +156,7 @@ def _columns_of_json(text: str, name: str) -> dict[str, Any]:
         if value is not None and not isinstance(value, str | list):
             raise Unreadable("bad_caption", f"{name} is not an object, a text or a list of texts")
         return {"caption": captions_in(value)}
-    names = [column for column in (*CAPTION_COLUMNS, "captions", "texts") if value.get(column) is not None]
-    own = next(((column, found) for column in names if (found := _captions_of_column(value[column]))), None)
+    own = next(((c, found) for c in meaning(tuple(value)).caption if (found := _captions_of_column(value[c]))), None)
     if own is not None:
         return {column: item for column, item in value.items() if column != own[0]} | {"caption": own[1]}
     nested = next((found for item in value.values() if isinstance(item, dict | list) and (found := _named_captions(item))), [])
@@ -177,13 +179,17 @@ def _text_of(file: TextFile, note: Note) -> str:
     data = file.read()
     if len(data) > LONGEST:
         raise Unreadable("bad_caption", f"{file.name} has more than {LONGEST} bytes")
+    encoding = encoding_of(data)
     try:
-        text, guessed = decode(data)
+        text = data.decode(encoding)
     except UnicodeError as error:
-        where = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise Unreadable("bad_caption", f"{file.name} is not UTF-8 ({where}): save it as UTF-8") from None
-    if guessed:
-        note("guessed_encoding", file.name, f"read as {guessed}; save it as UTF-8 to be certain")
+        latin = from_latin(data) if encoding == "utf-8" else None
+        if latin is None:
+            where = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
+            raise Unreadable("bad_caption", f"{file.name} is not {encoding} ({where}): save it as UTF-8") from None
+        text, encoding = latin, "windows-1252"
+    if encoding != "utf-8" and not data.startswith(_MARKS):
+        note("guessed_encoding", file.name, f"read as {encoding}; save it as UTF-8 to be certain")
     return text
 
 

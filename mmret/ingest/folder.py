@@ -1,8 +1,8 @@
 """Reads files below a folder, members of its tars and rows of its picture tables, and nothing that lies elsewhere.
 
-Every path is resolved, and refused if it, or the target of a link in it, lies outside the folder. The one exception is a snapshot of
-the Hugging Face cache, whose files are links into the ``blobs`` of the same repository. Cost: one ``lstat`` a file, and each parent
-folder resolved once.
+Every path is resolved, and refused if it, or the target of a link in it, lies outside the folder. The one exception is a snapshot
+of the Hugging Face cache, whose files are links into the ``blobs`` of the same repository. Cost: one ``lstat`` a file, and each
+parent folder resolved once.
 """
 
 from __future__ import annotations

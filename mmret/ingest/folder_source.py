@@ -7,24 +7,29 @@ Cost: two looks at each name, one ``lstat`` a picture; memory the names of one d
 
 from __future__ import annotations
 
+import json
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
-from mmret.ingest.captions import text_name, without_image_suffix
+from mmret.ingest.captions import text_name
+from mmret.ingest.decode import Unreadable
 from mmret.ingest.folder_tables import Table, TarTable, tables_of
 from mmret.ingest.manifest_files import is_table
 from mmret.ingest.manifest_source import ManifestFolder, has_caption, prefixed
 from mmret.ingest.picture_table import PictureTable
-from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable
+from mmret.ingest.remarks import Note
+from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, to_json
 from mmret.ingest.side_cars import SideCars
 from mmret.ingest.spill import SpillMap
 from mmret.ingest.walk import Directory, directories
 from mmret.ingest.webdataset import TarSource
 
-_SIDE_CARS = (".txt", ".caption", ".caption.txt", ".text", ".json")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SUFFIXES_TOLD = 8
 
 
@@ -34,6 +39,7 @@ class FolderSource(ManifestFolder):
     def __init__(self, root: Path):
         super().__init__(root)
         self._tables: dict[str, Table] | None = None
+        self._beside = lru_cache(maxsize=8)(self._list_side_cars)
 
     def rows(self) -> Iterator[Row]:
         self.remarks.clear()
@@ -53,8 +59,7 @@ class FolderSource(ManifestFolder):
     def _find_tables(self) -> dict[str, Table]:
         """The tables below the folder, looked at once: both the check of a source and its listing need them."""
         walked = directories(self._real, lambda path: self._real_inside(path) is not None, lambda *_: None)
-        found = (table for directory in walked for table in tables_of(directory, Path(self.root)))
-        return {table.path: table for table in found if "/" not in table.path or self._exists(table.path)}
+        return {table.path: table for d in walked for table in tables_of(d, Path(self.root), self._exists)}
 
     def _named_before(self, named: SpillMap, number: int, row: Row, listed: str | None) -> bool:
         """Whether an earlier manifest has a caption for this file; if not, the walk will know that this one names it."""
@@ -66,22 +71,32 @@ class FolderSource(ManifestFolder):
             return True
         value = number if has_caption(row) and row.reason is None else -1
         for path in {listed, os.path.normpath(row.path.replace("\\", "/"))}:
-            if first is None or (first < 0 <= value):
+            known = first if path == listed else named.get(path)
+            if known is None or known < 0 <= value:
                 named.put(path, value)
         return False
 
     def _with_side_cars(self, row: Row) -> Row:
         """A row whose manifest has no caption, with that of a text beside its picture."""
-        if row.reason is not None:
-            return row
-        directory, name = os.path.split(row.path)
+        directory, name = os.path.split(os.path.normpath(row.path.replace("\\", "/")))
         base = directory + "/" if directory else ""
-        stems = dict.fromkeys((name, without_image_suffix(name)))
-        texts = [stem + suffix for stem in stems for suffix in _SIDE_CARS if self._exists(f"{base}{stem}{suffix}")]
+        texts = [] if row.reason else self._beside(directory).of(name)
         if not texts:
             return row
-        found = self.with_texts(row, base, SideCars(texts).of(name))
-        return replace(found, licence=row.licence or found.licence, source=row.source or found.source, extra=row.extra or found.extra)
+        found = self.with_texts(row, base, texts)
+        extra = {**json.loads(found.extra or "{}"), **json.loads(row.extra or "{}")}
+        return replace(
+            found,
+            licence=row.licence or found.licence,
+            source=row.source or found.source,
+            extra=to_json(extra) if extra else None,
+        )
+
+    def _list_side_cars(self, directory: str) -> SideCars:
+        try:
+            return SideCars(os.listdir(os.path.join(self._real, directory)))
+        except OSError:
+            return SideCars(())
 
     def _rest(self, named: SpillMap, tables: dict[str, Table]) -> Iterator[Row]:
         """What no manifest names: pictures with their side-cars, members of tars and of tables of pictures."""
@@ -100,6 +115,8 @@ class FolderSource(ManifestFolder):
                     manifest = tables[path].manifest
                     if manifest and manifest.embedded:
                         yield from self._rows_of_picture_table(path)
+                elif lower.endswith(_COMPRESSED):
+                    self.remarks.add("compressed_tar", path, "decompress it: members are read where they lie")
                 elif not text_name(name) and not is_table(name):
                     unknown[os.path.splitext(lower)[1] or "no suffix"] += 1
                     example = example or path
@@ -122,8 +139,6 @@ class FolderSource(ManifestFolder):
             self.remarks.add("side_car_overruled", directory.base + beside[0][0], "the manifest's caption is used")
 
     def _measured(self, row: Row) -> Row:
-        from mmret.ingest.decode import Unreadable
-
         try:
             real, found = self.locate(row.path)
         except Unreadable as why:
@@ -138,18 +153,14 @@ class FolderSource(ManifestFolder):
         tar = self._container(self.locate(path)[0], ".tar")
         assert isinstance(tar, TarSource)
         note = prefixed(self.remarks.add, path)
-        if table is None:
-            listed = tar.list(note)
-        else:
-            listed = self._described(tar, table, note)
-        for row in listed:
+        for row in tar.list(note) if table is None else self._described(tar, table, note):
             row = replace(row, path=path if row.reason == "damaged_tar" else f"{path}/{row.path}")
-            if (by := named.get(row.path)) is None:
+            if (by := named.get(posixpath.normpath(row.path))) is None:
                 yield _storable(row)
             elif by >= 0 and row.caption:
                 self.remarks.add("tar_caption_overruled", row.path, "the manifest's caption is used")
 
-    def _described(self, tar: TarSource, table: Table, note) -> Iterator[Row]:
+    def _described(self, tar: TarSource, table: Table, note: Note) -> Iterator[Row]:
         with TarTable(Path(self.root) / table.path, table.path) as columns:
             yield from tar.list(note, columns.of)
             columns.tell_unused(self.remarks.add)

@@ -7,7 +7,7 @@ that belong to no picture; where a directory has very many of them, only those t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,11 @@ class Table:
     why_not: str | None = None
 
 
-def tables_of(directory: Directory, root: Path) -> Iterator[Table]:
-    """Every table of one directory, those that are called like a manifest first."""
+def tables_of(directory: Directory, root: Path, is_inside: Callable[[str], bool]) -> Iterator[Table]:
+    """Every table of one directory, those that are called like a manifest first.
+
+    A link that leads out of ``root`` is not followed, unless it lies in ``root`` itself, where a person has put it.
+    """
     names = [name for name in directory.names if is_table(name)]
     texts = {name for name in names if text_name(name.lower().removesuffix(".gz"))}
     if texts:
@@ -49,6 +52,9 @@ def tables_of(directory: Directory, root: Path) -> Iterator[Table]:
     tars = {os.path.splitext(name)[0]: name for name in directory.names if name.lower().endswith(".tar")}
     for name in sorted(names, key=_preference):
         path = directory.base + name
+        if directory.base and not is_inside(path):
+            yield Table(path, why_not="a link that leads outside, or no file: copy it in instead")
+            continue
         tar = tars.get(name.partition(".")[0]) or tars.get(os.path.splitext(name)[0])
         found = _recognised(root / path, root)
         if isinstance(found, Manifest):
@@ -68,11 +74,9 @@ def _preference(name: str) -> tuple[int, int, str]:
 
 def _recognised(path: Path, root: Path) -> Manifest | str:
     try:
-        return recognise(path, within=root)
+        return recognise(path, within=root) if path.is_file() else "is no file"
     except UserError as error:
         return str(error).removeprefix(str(path)).strip(": ")
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
 
 
 def _first_record(path: Path) -> dict[str, Any]:
@@ -102,11 +106,11 @@ class TarTable:
 
     def of(self, key: str) -> dict[str, Any] | None:
         """The columns of the member with this key."""
-        return self._rows.get(key) or self._rows.get(os.path.basename(key))
+        return self._rows.take(key) or self._rows.take(os.path.basename(key))
 
     def tell_unused(self, note: Note) -> None:
         """Remark on the rows that no member was found for."""
-        count, key, record = self._rows.unused()
+        count, key, record = self._rows.left()
         why = next((str(record[name]) for name in ("error_message", "status") if record.get(name)), "") if record else ""
         note("table_row_without_member", f"{self._shown}: {key}", f"the tar has no picture of that key {why}".strip(), count)
         note("table_row_without_key", self._shown, "rows that name no member of the tar", self._without_key)

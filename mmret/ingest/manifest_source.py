@@ -27,13 +27,15 @@ class ManifestFolder(Folder):
     def __init__(self, root: Path):
         super().__init__(root)
         self.remarks = Remarks()
+        self._folder = str(root)
         self._names = FolderNames(self._real)
 
     def rows_of(self, manifest: Manifest) -> Iterator[tuple[Row, str | None]]:
         """Each line of ``manifest`` as a row, with the path under which :mod:`mmret.ingest.walk` meets its file (None: no file)."""
-        shown = os.path.relpath(manifest.path, self.root)
-        base = os.path.relpath(manifest.folder, self.root)
+        shown = os.path.relpath(manifest.path, self._folder)
+        base = os.path.relpath(manifest.folder, self._folder)
         base = "" if base == "." else base
+        number = 0
         for number, record in manifest.records(self.remarks.add):
             line = Row(f"{shown}:{number}")
             if isinstance(record, str):
@@ -45,6 +47,8 @@ class ManifestFolder(Folder):
                 yield line.refuse(why.reason, why.detail), None
             else:
                 yield self._with_file(row, base)
+        if not number:
+            self.remarks.add("empty_manifest", shown, "it has the columns of a manifest, but no row")
 
     def _with_file(self, row: Row, base: str) -> tuple[Row, str | None]:
         written = row.path
@@ -76,7 +80,8 @@ class ManifestFolder(Folder):
         likely = self._names.likely(path, self._exists) if why.reason in ("missing_file", "unsafe_path") else None
         if likely is None:
             return why.detail
-        return f"{why.detail}; {likely} is there" + (": write paths relative to the manifest" if why.reason == "unsafe_path" else "")
+        advice = ": write paths relative to the manifest" if why.reason == "unsafe_path" else ""
+        return f"{why.detail}; {likely} is there{advice}"
 
     def _exists(self, path: str) -> bool:
         try:

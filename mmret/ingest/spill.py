@@ -43,28 +43,42 @@ class SpillSet:
 
 
 class SpillMap:
-    """A map of strings to JSON values that remembers which of them were asked for; some 100,000 additions a second."""
+    """A map of strings to JSON values that can tell which of them were taken; some 100,000 additions a second."""
 
     def __init__(self) -> None:
         self._database = temporary_database()
-        self._database.execute("CREATE TABLE items (at INTEGER PRIMARY KEY, item BLOB UNIQUE, value TEXT, used INTEGER DEFAULT 0)")
+        self._database.execute("CREATE TABLE items (at INTEGER PRIMARY KEY, item BLOB UNIQUE, value TEXT, taken INTEGER DEFAULT 0)")
+        self.is_empty = True
+
+    def put(self, item: str, value: object) -> None:
+        """Keep ``value``, in place of the one that is there."""
+        self._put("INSERT INTO items (item, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", item, value)
 
     def add(self, item: str, value: object) -> None:
         """Keep ``value`` unless there is one already."""
-        text = json.dumps(value, default=str)
-        self._database.execute("INSERT OR IGNORE INTO items (item, value) VALUES (?, ?)", (_bytes(item), text))
+        self._put("INSERT OR IGNORE INTO items (item, value) VALUES (?, ?)", item, value)
 
     def get(self, item: str) -> Any:
         """The value, or None where there is none."""
-        query = "UPDATE items SET used = 1 WHERE item = ? RETURNING value"
-        found = self._database.execute(query, (_bytes(item),)).fetchall()
+        if self.is_empty:
+            return None
+        found = self._database.execute("SELECT value FROM items WHERE item = ?", (_bytes(item),)).fetchone()
+        return found and json.loads(found[0])
+
+    def take(self, item: str) -> Any:
+        """The value, which now counts as taken, or None."""
+        found = self._database.execute("UPDATE items SET taken = 1 WHERE item = ? RETURNING value", (_bytes(item),)).fetchall()
         return json.loads(found[0][0]) if found else None
 
-    def unused(self) -> tuple[int, str | None, Any]:
-        """How many were never asked for, and the first of them with its value."""
-        count = self._database.execute("SELECT count(*) FROM items WHERE NOT used").fetchone()[0]
-        first = self._database.execute("SELECT item, value FROM items WHERE NOT used ORDER BY at LIMIT 1").fetchone()
+    def left(self) -> tuple[int, str | None, Any]:
+        """How many were never taken, and the first of them with its value."""
+        count = self._database.execute("SELECT count(*) FROM items WHERE NOT taken").fetchone()[0]
+        first = self._database.execute("SELECT item, value FROM items WHERE NOT taken ORDER BY at LIMIT 1").fetchone()
         return (count, bytes(first[0]).decode("utf-8", "surrogateescape"), json.loads(first[1])) if first else (0, None, None)
+
+    def _put(self, statement: str, item: str, value: object) -> None:
+        self._database.execute(statement, (_bytes(item), json.dumps(value, default=str)))
+        self.is_empty = False
 
     def __enter__(self) -> Self:
         return self

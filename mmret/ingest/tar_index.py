@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import sqlite3
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class TarIndex:
     def find(self, name: str) -> Member | None:
         """The picture called ``name``, as :meth:`pictures` calls it."""
         found = self._rows("plain = ? AND kind = 'picture' ORDER BY at", _bytes(posixpath.normpath(name)))
-        return next((member for _, member in found if member.name == name), None)
+        return next((member for _, member in found if member.name == name), found[0][1] if found else None)
 
     def texts(self, picture: str) -> list[Member]:
         """The text members that belong to a picture: those of its own name first, then those of its key (WebDataset's samples).
@@ -133,7 +132,9 @@ class TarIndex:
             else:
                 cause = error or "cut or damaged before its end mark"
                 kind = next((kind for magic, kind in _COMPRESSED.items() if at == 0 and block.startswith(magic)), None)
-                self._refuse_rest(f"{kind}-compressed: decompress it first" if kind else f"members from here on cannot be read: {cause}")
+                self._refuse_rest(
+                    f"{kind}-compressed: decompress it first" if kind else f"members from here on cannot be read: {cause}"
+                )
                 if kind:
                     return
             following = next_header(file, at + 1)
@@ -151,7 +152,7 @@ class TarIndex:
         at = start
         try:
             tar = tarfile.TarFile(fileobj=_Headers(file), mode="r")
-            member = tar.firstmember
+            member = tar.next()
             while member is not None:
                 if member.size < 0 or tar.offset <= at:
                     return at, "a member that ends before it begins"

@@ -17,7 +17,7 @@ _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 
 @dataclass(frozen=True)
 class Directory:
-    """``base`` is its path from the root, "" or with a ``/`` at its end; ``names`` are its files, ``refused`` what it cannot lead to."""
+    """``base`` is its path from the root, "" or with a ``/`` at its end; ``names`` are its files, ``refused`` what is closed."""
 
     base: str
     names: list[str]
