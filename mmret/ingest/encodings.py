@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import unicodedata
 
-_MARKS = (  # the longer first: UTF-32's begins like UTF-16's
+MARKS = (  # the longer first: UTF-32's begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -28,7 +28,7 @@ def decode(data: bytes) -> tuple[str, str | None]:
     >>> decode("a café at night".encode("cp1252"))
     ('a café at night', 'cp1252')
     """
-    for mark, encoding in _MARKS:
+    for mark, encoding in MARKS:
         if data.startswith(mark):
             return data.decode(encoding), None
     if guess := utf16_without_mark(data):
