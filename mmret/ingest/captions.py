@@ -7,7 +7,6 @@ are paragraphs or one wrapped text; the first is used and all are kept in ``extr
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from typing import Any
 
 from mmret.ingest.columns import LICENCE_COLUMNS, SOURCE_COLUMNS, meaning
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.encodings import MARKS
 from mmret.ingest.remarks import Note
 from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.ingest.text_files import encoding_of, from_latin
@@ -29,7 +29,6 @@ _PLAIN = ("txt", "text")
 _LABELS = (*CAPTION_NAMES, *LICENCE_COLUMNS, *SOURCE_COLUMNS)
 _NESTED = (*CAPTION_NAMES, "raw", "sentence", "sentences", "annotations")
 _URL = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+", re.IGNORECASE)
-_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _WRAPPED_AT = 40  # characters: shorter lines are captions, not a wrapped text
 
 
@@ -188,7 +187,7 @@ def _text_of(file: TextFile, note: Note) -> str:
             where = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
             raise Unreadable("bad_caption", f"{file.name} is not {encoding} ({where}): save it as UTF-8") from None
         text, encoding = latin, "windows-1252"
-    if encoding != "utf-8" and not data.startswith(_MARKS):
+    if encoding != "utf-8" and not data.startswith(tuple(mark for mark, _ in MARKS)):
         note("guessed_encoding", file.name, f"read as {encoding}; save it as UTF-8 to be certain")
     return text
 

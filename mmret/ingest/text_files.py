@@ -14,17 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from mmret.ingest.encodings import MARKS, utf16_without_mark
+
 LONGEST_LINE = 16 * 2**20
 """Characters; a longer line is a bad record, not a reason to fill the memory."""
 HEAD_BYTES = 256 * 2**10
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _OTHER = ("shift_jis", "euc_jp", "gb18030", "big5", "euc_kr", "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp1250")
 _FEWEST_BYTES = 40  # of a script other than Latin, before its encoding is guessed
 _LATIN = re.compile("[\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u00fe\u0152\u0153\u0160\u0161\u0178\u017d\u017e]")
@@ -49,10 +44,10 @@ def read_head(path: Path, size: int = HEAD_BYTES) -> bytes:
 
 def encoding_of(head: bytes) -> str:
     """The encoding of a file that begins with ``head``, as Python calls it; ``utf-8`` where nothing speaks against it."""
-    for mark, name in _MARKS:
+    for mark, name in MARKS:
         if head.startswith(mark):
             return name
-    if wide := _without_mark(head):
+    if wide := utf16_without_mark(head[: len(head) // 2 * 2]):
         return wide
     high = len(head) - len(head.translate(None, bytes(range(128, 256))))
     if high < _FEWEST_BYTES or _is_utf8(head):
@@ -125,19 +120,6 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _without_mark(head: bytes) -> str | None:
-    """UTF-16 without a byte-order mark: every other byte of ASCII text is zero."""
-    pairs = len(head) // 2
-    if pairs < 4:
-        return None
-    even, odd = head[0 : 2 * pairs : 2].count(0), head[1 : 2 * pairs : 2].count(0)
-    if odd > 0.7 * pairs and even < 0.05 * pairs:
-        return "utf-16-le"
-    if even > 0.7 * pairs and odd < 0.05 * pairs:
-        return "utf-16-be"
-    return None
 
 
 def _guess(head: bytes) -> str | None:
