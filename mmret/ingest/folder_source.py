@@ -25,7 +25,7 @@ from mmret.ingest.picture_table import PictureTable
 from mmret.ingest.remarks import Note
 from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, to_json
 from mmret.ingest.side_cars import SideCars
-from mmret.ingest.spill import SpillMap
+from mmret.ingest.spill import SpillDict
 from mmret.ingest.walk import Directory, directories
 from mmret.ingest.webdataset import TarSource
 
@@ -48,7 +48,7 @@ class FolderSource(ManifestFolder):
         for table in self._tables.values():
             if table.why_not:
                 self.remarks.add("not_a_manifest", table.path, table.why_not)
-        with SpillMap() as named:
+        with SpillDict() as named:
             manifests = [t.manifest for t in self._tables.values() if t.manifest and not t.manifest.embedded]
             for number, manifest in enumerate(manifests):
                 for row, listed in self.rows_of(manifest):
@@ -61,7 +61,7 @@ class FolderSource(ManifestFolder):
         walked = directories(self._real, lambda path: self._real_inside(path) is not None, lambda *_: None)
         return {table.path: table for d in walked for table in tables_of(d, Path(self.root), self._exists)}
 
-    def _named_before(self, named: SpillMap, number: int, row: Row, listed: str | None) -> bool:
+    def _named_before(self, named: SpillDict, number: int, row: Row, listed: str | None) -> bool:
         """Whether an earlier manifest has a caption for this file; if not, the walk will know that this one names it."""
         if listed is None:
             return False
@@ -98,7 +98,7 @@ class FolderSource(ManifestFolder):
         except OSError:
             return SideCars(())
 
-    def _rest(self, named: SpillMap, tables: dict[str, Table]) -> Iterator[Row]:
+    def _rest(self, named: SpillDict, tables: dict[str, Table]) -> Iterator[Row]:
         """What no manifest names: pictures with their side-cars, members of tars and of tables of pictures."""
         described = {table.tar: table for table in tables.values() if table.tar}
         unknown: Counter[str] = Counter()
@@ -128,7 +128,7 @@ class FolderSource(ManifestFolder):
         told = ", ".join(f"{suffix} {count}" for suffix, count in unknown.most_common(_SUFFIXES_TOLD))
         self.remarks.add("unknown_file", example, f"not read, by suffix: {told}", unknown.total())
 
-    def _picture(self, directory: Directory, name: str, texts: SideCars, named: SpillMap) -> Iterator[Row]:
+    def _picture(self, directory: Directory, name: str, texts: SideCars, named: SpillDict) -> Iterator[Row]:
         path = directory.base + name
         by = named.get(path)
         beside = texts.of(name)
@@ -145,7 +145,7 @@ class FolderSource(ManifestFolder):
             return row.refuse(why.reason, why.detail)
         return replace(row, size=found.st_size, mtime_ns=found.st_mtime_ns)
 
-    def _rows_of_tar(self, path: str, table: Table | None, named: SpillMap) -> Iterator[Row]:
+    def _rows_of_tar(self, path: str, table: Table | None, named: SpillDict) -> Iterator[Row]:
         at = self._measured(Row(path))
         if at.reason:
             yield _storable(at)

@@ -17,7 +17,7 @@ from mmret.ingest.captions import text_name
 from mmret.ingest.manifest_files import NAMES, Manifest, is_table, read_manifest, recognise
 from mmret.ingest.remarks import Note
 from mmret.ingest.side_cars import SideCars
-from mmret.ingest.spill import SpillMap
+from mmret.ingest.spill import SpillDict
 from mmret.ingest.walk import Directory
 
 KEYS = ("key", "__key__")
@@ -95,7 +95,7 @@ class TarTable:
 
     def __init__(self, path: Path, shown: str):
         self._shown = shown
-        self._rows = SpillMap()
+        self._rows = SpillDict()
         self._without_key = 0
         for _, record in read_manifest(path):
             key = _key_column(record) if isinstance(record, dict) else None

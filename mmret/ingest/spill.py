@@ -43,6 +43,33 @@ class SpillSet:
 
 
 class SpillMap:
+    """A map of strings in which the first value of a key stays. ``items`` are loaded when the first key is asked for."""
+
+    def __init__(self, items: Iterable[tuple[str, str]]):
+        self._items: Iterable[tuple[str, str]] | None = items
+        self._database = temporary_database()
+        self._database.execute("CREATE TABLE items (item BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+
+    def setdefault(self, item: str, value: str) -> str | None:
+        """Add ``value`` for ``item`` unless there is one, which is then returned; else None."""
+        if self._items is not None:
+            pairs = ((_bytes(key), _bytes(first)) for key, first in self._items)
+            self._database.executemany("INSERT OR IGNORE INTO items VALUES (?, ?)", pairs)
+            self._items = None
+        key = _bytes(item)
+        found = self._database.execute("SELECT value FROM items WHERE item = ?", (key,)).fetchone()
+        if found is None:
+            self._database.execute("INSERT INTO items VALUES (?, ?)", (key, _bytes(value)))
+        return found and found[0].decode("utf-8", "surrogateescape")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._database.close()
+
+
+class SpillDict:
     """A map of strings to JSON values that can tell which of them were taken; some 100,000 additions a second."""
 
     def __init__(self) -> None:
