@@ -69,6 +69,16 @@ REJECTS = pa.schema(
     ]
 )
 
+REMARKS = pa.schema(
+    [
+        ("root", _text),
+        ("remark", _text),  # unknown_file, caption_overruled, guessed_encoding, ...
+        ("count", pa.int64()),
+        ("path", _text),  # of the first of them
+        ("detail", _text),
+    ]
+)
+
 VECTORS_INDEX = pa.schema(
     [
         ("image_id", _text),
@@ -223,6 +233,7 @@ DECISIONS = pa.schema(
 
 TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,
+    "remarks": REMARKS,
     "images": IMAGES_INDEX,
     "rejects": REJECTS,
     "leaks": LEAKS,
@@ -244,6 +255,10 @@ TABLES: dict[str, pa.Schema] = {
 
 ADDED_LATER = {"images": ("remark",)}
 """Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""
+
+READ_BY_COLUMN = ("corpus_manifest", "images", "triplets")
+"""Tables of which stages read some columns only, so that a change of the others makes nothing stale: files of these record since
+when each column has been the same."""
 
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""
