@@ -252,5 +252,9 @@ TABLES: dict[str, pa.Schema] = {
 }
 """What is on disk as Parquet and what the SQL views are named after."""
 
+READ_BY_COLUMN = ("corpus_manifest", "images", "triplets")
+"""Tables of which stages read some columns only, so that a change of the others makes nothing stale: files of these record since
+when each column has been the same."""
+
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""

@@ -39,7 +39,7 @@ def encode_shard(
     >>> encode_shard(lake, "shard-00000", "caption", profile.encoders["caption"], fingerprint)["computed"]
     """
     encoder = encoder or load_encoder(settings, signal, lake.root)
-    images = lake.read("images", shard, ["image_id", "path", "caption"])
+    images = lake.read("images", shard, ["image_id", *(["caption"] if signal == "caption" else [])])
     ids = images["image_id"].to_pylist()
     table = lake.lance(table_name(lake, signal, encoder.width), vectors(encoder.width))
     have = dict(zip(*_stored(table, shard, encoder.model), strict=True))

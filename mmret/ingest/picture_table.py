@@ -23,6 +23,7 @@ from mmret.ingest.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, Columnar, Da
 from mmret.ingest.columns import IMAGE_COLUMNS, meaning, plain_name
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.records import is_picture_name
+from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row, text_columns
 
 PICTURE_TABLE_SUFFIXES = (*PARQUET_SUFFIXES, *ARROW_SUFFIXES)
@@ -76,6 +77,7 @@ class PictureTable:
 
     def __init__(self, path: Path):
         self.root = str(path)
+        self.remarks = Remarks()
         self._lock = threading.Lock()
         try:
             self._table = Columnar(path)

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 
 from mmret.hashing import content_id
 from mmret.ingest import image_table
+from mmret.ingest.changes import CHANGES
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.images import BATCH_BYTES
 from mmret.ingest.remarks import Remarks, write_remarks
-from mmret.ingest.seal import MANIFEST_COLUMNS, seal
-from mmret.ingest.selection import reselect
+from mmret.ingest.seal import seal
 from mmret.ingest.sources import open_reader
 from mmret.lake import Lake
 from mmret.progress import advance
@@ -37,32 +37,37 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sealing:
-    """What :func:`seal_corpus` did: number of ``rows`` newly sealed, and of sealed shards whose choice of rows changed."""
+    """What :func:`seal_corpus` did: number of ``rows`` newly sealed, of sealed shards written again, and of the sealed rows in
+    them that the sources give another text, path or picture, or none any more."""
 
     rows: int
     changed_shards: int
+    changed_rows: int = 0
 
 
-def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
+def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool = False) -> Sealing:
     """Bring ``corpus_manifest`` up to date with the profile's sources and with the settings ``corpus``.
 
-    Sealed shards keep every row; a shard is written again only if rows of it are no longer used or used again
-    (:mod:`mmret.ingest.selection`). Then new rows become new shards. A second call does nothing. Raises UserError for a source
-    that cannot be read, before any new shard is written.
+    Sealed shards keep every row; a shard is written again only if what the sources say of its rows has changed
+    (:mod:`mmret.ingest.changes`), or if rows of it are no longer used or used again (:mod:`mmret.ingest.selection`). Then new rows
+    become new shards. A second call does nothing. What was noticed is written to ``remarks``. Raises UserError for a source that
+    cannot be read, before anything is written.
 
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
-    rows = changed_shards = 0
+    before = set(lake.shards())
+    changed: set[str] = set()
+    rows = 0
     remarks: dict[str, Remarks] = {}
-    for shard, table in reselect(lake, profile.corpus):
+    for shard, table in seal(lake, profile.corpus, profile.ingest, remarks, forget_missing):
         lake.write("corpus_manifest", shard, table, inputs)
-        changed_shards += 1
-    known = lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS))
-    for shard, table in seal(known, profile.corpus, profile.ingest, remarks):
-        lake.write("corpus_manifest", shard, table, inputs)
-        rows += table.num_rows
+        if shard in before:
+            changed.add(shard)
+        else:
+            rows += table.num_rows
     write_remarks(lake, remarks, profile.corpus.sources, inputs)
-    return Sealing(rows, changed_shards)
+    changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
+    return Sealing(rows, len(changed), changed_rows)
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:

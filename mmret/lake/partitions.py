@@ -7,8 +7,8 @@ A partition file carries three facts in its Parquet metadata: ``inputs``, the fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,15 @@ class Facts:
     digest: str  # of its content
     notes: dict[str, Any]  # free-form, JSON
     written: int = field(default=0, compare=False)  # ns since 1970
+    since: dict[str, list[Any]] = field(default_factory=dict, compare=False)
+    """By column, where it is older than the file: digest and time of the version since which it has been the same."""
+
+    def of_columns(self, columns: Sequence[str]) -> Facts:
+        """The facts with the digest that stands for ``columns`` alone: that of the version in which one of them changed last."""
+        if not columns or not self.since:
+            return self
+        now = [self.digest, self.written]
+        return replace(self, digest=max((self.since.get(c, now) for c in columns), key=lambda version: version[1])[0])
 
 
 def read_facts(path: Path) -> Facts | None:
@@ -46,8 +55,14 @@ def read_facts(path: Path) -> Facts | None:
         return None
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+    return facts_in(meta)
+
+
+def facts_in(meta: pq.FileMetaData) -> Facts:
+    """The facts in the metadata of a partition's file."""
     noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
-    return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0))
+    found = (noted.get(key, empty) for key, empty in (("inputs", ""), ("digest", ""), ("notes", {}), ("written", 0), ("since", {})))
+    return Facts(meta.num_rows, *found)
 
 
 def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:

@@ -22,8 +22,8 @@ from mmret.atomic import remove_abandoned, replacing, write_text
 from mmret.errors import UserError
 from mmret.hashing import digest_table
 from mmret.lake.history import new_version
-from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles
-from mmret.schemas import TABLES
+from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles, facts_in
+from mmret.schemas import READ_BY_COLUMN, TABLES
 
 _UNIQUE = ("pair_id", "request_key")
 ROW_GROUP = 131_072
@@ -49,6 +49,14 @@ def _encoding(rows: pa.Table) -> dict[str, Any]:
     }
 
 
+def _same_column(old: pa.Table, new: pa.Table, name: str) -> bool:
+    if old.num_rows != new.num_rows:
+        return False
+    if name not in old.column_names:  # a column that came with a later version holds nothing of before
+        return new[name].null_count == new.num_rows
+    return old[name].equals(new[name])
+
+
 class Lake(PartitionFiles):
     """Paths, tables and facts under one folder. Opening creates nothing; the first write does.
 
@@ -68,12 +76,15 @@ class Lake(PartitionFiles):
         """
         rows = rows.select(TABLES[table].names).cast(TABLES[table]).combine_chunks()
         noted = json.dumps(notes, default=_plain)
-        facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
-        record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written})
+        digest = digest_table(rows)
+        facts = Facts(rows.num_rows, inputs, digest, json.loads(noted), time.time_ns(), self._since(table, partition, rows, digest))
+        record = {"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written}
+        if facts.since:
+            record["since"] = facts.since
         path = self.path(table, partition)
         with new_version(self, table, partition, facts) as link, replacing(path) as aside:
             pq.write_table(
-                rows.replace_schema_metadata({METADATA_KEY: record.encode()}),
+                rows.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()}),
                 aside,
                 compression="zstd",
                 row_group_size=ROW_GROUP,
@@ -81,6 +92,21 @@ class Lake(PartitionFiles):
             )
             link(aside)
         return facts
+
+    def _since(self, table: str, partition: str, rows: pa.Table, digest: str) -> dict[str, list[Any]]:
+        """The columns of ``rows`` that are as in the partition that is there, with the version since which they have been so."""
+        if table not in READ_BY_COLUMN:
+            return {}
+        try:
+            with pq.ParquetFile(self.path(table, partition)) as file:  # one file, whoever replaces it meanwhile
+                before = facts_in(file.metadata)
+                old = file.read() if before.digest != digest else None
+        except (FileNotFoundError, pa.ArrowInvalid):  # new, or damaged and about to be replaced
+            return {}
+        if old is None:
+            return before.since
+        last = [before.digest, before.written]
+        return {c: before.since.get(c, last) for c in rows.column_names if _same_column(old, rows, c)}
 
     # -- Lance tables -------------------------------------------------------------------------------------------------
 

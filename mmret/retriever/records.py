@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.folder import ManifestSource
 from mmret.ingest.manifest_files import SUFFIXES, read_manifest
 from mmret.ingest.rows import Source, text_columns
-from mmret.ingest.sources import open_source
+from mmret.ingest.sources import open_manifest, open_source
 
 TEXT_COLUMNS = ("query", "instruction", "sentence")
 """Columns taken for the text where none of the corpus's own names is there."""
@@ -46,7 +45,7 @@ def open_records(sources: Sequence[str], pictures: bool, texts: bool) -> Iterato
         if path.suffix.lower() == ".parquet" and path.is_file() and (held := _picture_column(path)):
             rows = _parquet_records(path, held)
         elif path.is_file() and path.suffix.lower() in SUFFIXES:
-            rows = _source_records(ManifestSource(path, whole=False)) if pictures else _text_records(path)
+            rows = _source_records(open_manifest(path)) if pictures else _text_records(path)
         else:
             rows = _source_records(open_source(text))
         for row in rows:

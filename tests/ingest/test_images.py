@@ -39,7 +39,7 @@ LIMITS = IngestSettings(max_pixels=10**6)
 
 def seal_into(lake: Lake, *sources: Path | str, shard_size: int = 4096) -> None:
     corpus = CorpusSettings(sources=tuple(map(str, sources)), shard_size=shard_size)
-    for shard, rows in seal(lake.read("corpus_manifest"), corpus, LIMITS):
+    for shard, rows in seal(lake, corpus, LIMITS):
         lake.write("corpus_manifest", shard, rows, "sealed")
 
 
