@@ -16,7 +16,16 @@ from typing import Any
 from mmret.ingest.columns import unique_names
 from mmret.ingest.dialects import Dialect, quoted, recognise_dialect, split, unnumbered
 from mmret.ingest.records import Note, Record, is_picture_name, together
-from mmret.ingest.text_files import LONGEST_LINE, encoding_of, mend_line, numbered_lines, open_text, plain_suffix, read_head
+from mmret.ingest.text_files import (
+    CERTAIN,
+    LONGEST_LINE,
+    encoding_of,
+    mend_line,
+    numbered_lines,
+    open_text,
+    plain_suffix,
+    read_head,
+)
 
 _MOST_LINES = 1000  # of one quoted text
 _RECORDS_SWALLOWED = 3  # lines that might be records, where names of pictures have no suffix to tell and commas are common in texts
@@ -46,6 +55,8 @@ def headed(path: Path) -> tuple[Dialect, str]:
 
 def read_separated(path: Path, dialect: Dialect, encoding: str, note: Note) -> Iterator[Record]:
     """Every record of the file: the number of its first line, and its columns or what is wrong with it."""
+    if encoding not in CERTAIN:
+        note("guessed_encoding", path.name, f"read as {encoding}; save it as UTF-8 to be certain")
     with open_text(path, encoding) as file:
         lines = _Lines(file, path.name, encoding, note)
         records = _records(lines, dialect, path.name, note)
