@@ -14,13 +14,14 @@ from mmret.ingest.decode import Unreadable, inspect
 from mmret.ingest.rows import Row, Source
 from mmret.settings import IngestSettings
 
+_FEWEST = 12  # rows that all fail: fewer are rejects as any other
 _PICTURES = 200  # decoded before a source is given up
 
 _ADVICE = {
     "no_caption": "write captions.csv with the columns image and caption into the folder, or a text beside each picture "
     "(a.txt for a.jpg)",
-    "unsafe_path": "write paths relative to the manifest, or give the folder in which all the pictures lie; replace links by copies "
-    "(cp -rL)",
+    "unsafe_path": "write paths relative to the manifest, or give the folder in which all the pictures lie; "
+    "copy what is linked (cp -rL)",
     "missing_file": "paths count from the manifest's folder",
     "bad_caption": "save the captions as UTF-8",
     "zero_bytes": "the files are empty: copy or download them again",
@@ -56,7 +57,7 @@ def check_first_rows(source: Source, rows: Iterator[Row], settings: IngestSettin
 
 
 def _give_up(source: Source, refused: Counter[str], first: dict[str, Row]) -> None:
-    if not refused:
+    if refused.total() < _FEWEST:
         return
     (reason, count), total = refused.most_common(1)[0], refused.total()
     row = first[reason]
