@@ -88,11 +88,13 @@ class Columnar:
             first = end
 
     def _arrow_batches(self, start: int) -> Iterator[tuple[int, pa.RecordBatch | Damaged]]:
-        first = 0
+        first, most = 0, self.path.stat().st_size
         try:
             with self._arrow() as reader:
                 for whole in _batches_of(reader):
-                    if first + whole.num_rows > start:
+                    if why := _unsound(whole):
+                        yield first, Damaged(whole.num_rows if 0 < whole.num_rows <= most else 1, why)
+                    elif first + whole.num_rows > start:
                         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * whole.num_rows // max(1, whole.nbytes)))
                         for at in range(0, whole.num_rows, rows):
                             yield first + at, whole.slice(at, rows)
@@ -108,6 +110,15 @@ class Columnar:
             raise ValueError("a Feather file of version 1: write it again with version 2")
         opened = pa.OSFile(str(self.path))
         return pa.ipc.open_file(opened) if start == b"ARROW1" else pa.ipc.open_stream(opened)
+
+
+def _unsound(batch: pa.RecordBatch) -> str | None:
+    """Why the buffers of a batch that lies in a file as it is in memory do not fit together: reading them would end the process."""
+    try:
+        batch.validate(full=True)
+    except Errors as error:
+        return f"the batch is damaged: {_first_line(error)}"
+    return None
 
 
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:

@@ -78,6 +78,11 @@ def _fresh(name: str) -> Path:
     return folder
 
 
+def case_file() -> Path:
+    """Where the case that is tried is written, for one that ends the process."""
+    return _folder() / "case"
+
+
 def remove_folder() -> None:
     """Delete what the targets wrote."""
     shutil.rmtree(_folder(), ignore_errors=True)

@@ -1,6 +1,6 @@
 """Readers of other people's files, tried with files that are nearly right: a fixed number of cases, the same each time.
 
-`make fuzz` tries others for an hour (:mod:`tests.fuzz.__main__`); each fault that it found is a case in ``faults/``, tried here too.
+`make fuzz` tries others for an hour (:mod:`tests.fuzz.__main__`); each fault that it found is kept in ``faults/``.
 """
 
 from __future__ import annotations
