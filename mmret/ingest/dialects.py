@@ -18,6 +18,7 @@ from mmret.ingest.records import ENOUGH, is_address, is_picture_name, share
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}
 _FIRST = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".token": "\t"}
+_SPANNED = 20  # lines of a quoted text in the head
 _NUMBERED_IMAGE = re.compile(r"(.+\.[A-Za-z0-9]{2,5})#\d+")
 
 
@@ -57,14 +58,15 @@ def recognise_dialect(lines: Sequence[str], suffix: str) -> Dialect | str:
         return "is empty"
     first = _FIRST.get(suffix)
     order = sorted(SEPARATORS, key=lambda separator: separator != first)
-    headed = [dialect for separator in order if (dialect := _with_header(lines, separator, suffix))]
+    whole = {separator: _whole_records(lines, separator) for separator in order}
+    headed = [dialect for separator in order if (dialect := _with_header(whole[separator], separator, suffix))]
     if headed:
-        best = max(headed, key=lambda dialect: _fit(lines[1:], dialect))
+        best = max(headed, key=lambda dialect: _fit(whole[dialect.separator][1:], dialect))
         addresses = [parts[best.image] for line in lines[1:] if len(parts := split(line, best.separator)) > best.image]
         return f"names no files: {ON_THE_WEB}" if share(addresses, is_address) > ENOUGH else best
-    bare = [dialect for separator in order if (dialect := _without_header(lines, separator))]
+    bare = [dialect for separator in order if (dialect := _without_header(whole[separator], separator))]
     if bare:
-        return max(bare, key=lambda dialect: _fit(lines, dialect))
+        return max(bare, key=lambda dialect: _fit(whole[dialect.separator], dialect))
     return _why_not(lines, order)
 
 
@@ -88,6 +90,22 @@ def unnumbered(text: str) -> str:
     """``name.jpg`` of ``name.jpg#3``."""
     found = _NUMBERED_IMAGE.fullmatch(text.strip())
     return found[1] if found else text
+
+
+def _whole_records(lines: list[str], separator: str) -> list[str]:
+    """``lines``, those joined that a quoted text spans; a quote mark that closes nowhere near joins none."""
+    records: list[str] = []
+    at = 0
+    while at < len(lines):
+        end = at + 1
+        if lines[at].count('"') % 2:
+            while end < min(len(lines), at + _SPANNED) and quoted("\n".join(lines[at:end]), separator) is None:
+                end += 1
+            if quoted("\n".join(lines[at:end]), separator) is None:
+                end = at + 1
+        records.append("\n".join(lines[at:end]))
+        at = end
+    return records
 
 
 def _with_header(lines: list[str], separator: str, suffix: str) -> Dialect | None:

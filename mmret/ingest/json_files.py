@@ -17,6 +17,7 @@ from mmret.ingest.json_stream import JsonStream
 from mmret.ingest.records import SAMPLE, Note, Record, image_column, is_address, is_picture_name, rename, together
 from mmret.ingest.text_files import encoding_of, numbered_lines, open_bytes, open_text, plain_suffix, read_head
 
+_LOOKED_AT = 10_000  # elements or lines, until the first hundred that are objects
 LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
 
 
@@ -36,12 +37,15 @@ def recognise_json(path: Path) -> tuple[str, Callable[[Note], Iterator[Record]]]
 
 
 def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bool = False):
-    sample = list(islice(read(), SAMPLE))
-    renamed, sentence = image_column(sample)
+    sample = list(islice(read(), 1))
+    objects = list(islice((record for record in islice(read(), _LOOKED_AT) if isinstance(record[1], dict)), SAMPLE))
+    renamed, sentence = image_column(objects)
     if sentence:
         return sentence
-    if sample and not any(isinstance(record, dict) for _, record in sample):
-        return f"holds no object with columns in its first {len(sample)} lines: line {sample[0][0]} is {sample[0][1]}"
+    if not sample:
+        return "is empty: it has no element"
+    if not objects:
+        return f"holds no object with columns: line {sample[0][0]} is {sample[0][1]}"
     if lines:
         return how, lambda note: rename(read(), renamed)
     return how, lambda note: together(rename(read(), renamed), path.name, note)
@@ -151,14 +155,19 @@ def _broken(error: Exception) -> str:
 def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], Iterator[Record]]] | str:
     """One object that holds everything: COCO, Karpathy's splits, a list under a name, or captions by file name."""
     outline: dict[str, Any] = {}
+    lists: dict[str, dict[str, Any]] = {}  # the first element of each list of objects
     several = False
     try:
         with open_text(path, encoding) as file:
             stream = JsonStream(file)
             for name in stream.members():
+                is_list = stream.next_sign() == "["
                 first = outline[name] = _first_of(stream, name)
-                told = isinstance(first, dict) and (name in ("images", "annotations") or not why_none(first))
-                if told or len(outline) >= SAMPLE:
+                if is_list and isinstance(first, dict):
+                    lists[name] = first
+                    if name in ("images", "annotations") or not why_none(first):
+                        break
+                if len(outline) >= SAMPLE:
                     break
             else:
                 several = stream.next_sign() == "{"
@@ -167,23 +176,23 @@ def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], 
             return f"is no JSON: {getattr(error, 'msg', error)}"
     if several:
         return _table("objects one behind the other", lambda: _values(path, encoding), path)
-    images, annotations = outline.get("images"), outline.get("annotations")
-    if isinstance(images, dict) and "sentences" in images:
+    images, annotations = lists.get("images"), lists.get("annotations")
+    if images is not None and "sentences" in images:
         return "a split as Karpathy writes them", lambda note: _karpathy(path, encoding)
-    if isinstance(annotations, dict) or (isinstance(images, dict) and why_none(images) and _mentions(path, b'"annotations"')):
+    if annotations is not None or (images is not None and why_none(images) and _mentions(path, b'"annotations"')):
         if _mentions(path, b'"caption"'):
             return "captions as COCO writes them", lambda note: coco_captions(path, encoding)
         return "holds annotations without captions (boxes, masks or points): captions are in a file of their own"
-    for name, first in outline.items():
-        if isinstance(first, dict) and not why_none(first):
+    for name, first in lists.items():
+        if not why_none(first):
             return _table(f"the list {name}", lambda name=name: _array(path, encoding, name), path)
     if outline and all(is_picture_name(name) and isinstance(value, str | list | dict) for name, value in outline.items()):
         return "captions by file name", lambda note: _by_name(path, encoding)
     found = ", ".join(list(outline)[:12])
     if any(is_address(value) for value in outline.values()):
         return f"names no picture files (found {found}): {ON_THE_WEB}"
-    lists = [first for first in outline.values() if isinstance(first, dict)]
-    return (why_none(lists[0]) if lists else None) or f"holds no list of pictures with captions: found {found}"
+    lacking = next((why_none(first) for first in lists.values()), None)
+    return lacking or f"holds no list of pictures with captions: found {found}"
 
 
 def _first_of(stream: JsonStream, name: str) -> Any:

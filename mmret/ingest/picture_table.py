@@ -113,7 +113,7 @@ class PictureTable:
     def _rows_of(self, first: int, batch: pa.RecordBatch, mtime_ns: int) -> Iterator[Row]:
         column = batch.column(self._column)
         sizes = pc.binary_length(pictures_in(column)).to_pylist()
-        names = _paths_in(column)
+        names = paths_in(column)
         rest = batch.drop_columns([self._column])
         for row, columns in enumerate(rows_of(rest)):
             found = Row(str(first + row), size=sizes[row], mtime_ns=mtime_ns)
@@ -158,8 +158,8 @@ class PictureTable:
                 self._window.popleft()
 
 
-def _paths_in(column: pa.Array) -> list[str | None]:
-    """The file names that ``datasets`` keeps beside the bytes."""
+def paths_in(column: pa.Array) -> list[str | None]:
+    """The file names that ``datasets`` keeps beside the bytes, a row each."""
     kind = column.type
     if pa.types.is_struct(kind) and any(field.name == "path" for field in kind):
         return [value if isinstance(value, str) else None for value in pc.struct_field(column, "path").to_pylist()]

@@ -16,10 +16,19 @@ from typing import Any
 from mmret.ingest.columns import unique_names
 from mmret.ingest.dialects import Dialect, quoted, recognise_dialect, split, unnumbered
 from mmret.ingest.records import Note, Record, is_picture_name, together
-from mmret.ingest.text_files import LONGEST_LINE, encoding_of, mend_line, numbered_lines, open_text, plain_suffix, read_head
+from mmret.ingest.text_files import (
+    CERTAIN,
+    LONGEST_LINE,
+    encoding_of,
+    mend_line,
+    numbered_lines,
+    open_text,
+    plain_suffix,
+    read_head,
+)
 
 _MOST_LINES = 1000  # of one quoted text
-_RECORDS_SWALLOWED = 3  # lines that look like records, before a comma-separated quoted text that spans them counts as not closed
+_RECORDS_SWALLOWED = 3  # lines that might be records, where names of pictures have no suffix to tell and commas are common in texts
 
 
 def recognise_separated(path: Path) -> tuple[Dialect, str] | str:
@@ -46,6 +55,8 @@ def headed(path: Path) -> tuple[Dialect, str]:
 
 def read_separated(path: Path, dialect: Dialect, encoding: str, note: Note) -> Iterator[Record]:
     """Every record of the file: the number of its first line, and its columns or what is wrong with it."""
+    if encoding not in CERTAIN:
+        note("guessed_encoding", path.name, f"read as {encoding}; save it as UTF-8 to be certain")
     with open_text(path, encoding) as file:
         lines = _Lines(file, path.name, encoding, note)
         records = _records(lines, dialect, path.name, note)
@@ -99,14 +110,14 @@ def _records(lines: _Lines, dialect: Dialect, name: str, note: Note) -> Iterator
         elif text is None:
             yield number, wrong
         else:
-            yield number, _record(number, text.rstrip("\r\n"), lines, dialect, name, note)
+            yield number, _record(number, text, lines, dialect, name, note)
 
 
-def _record(number: int, text: str, lines: _Lines, dialect: Dialect, name: str, note: Note) -> dict[str, Any] | str:
-    width = len(dialect.columns)
+def _record(number: int, line: str, lines: _Lines, dialect: Dialect, name: str, note: Note) -> dict[str, Any] | str:
+    width, text = len(dialect.columns), line.rstrip("\r\n")
     fields = text.split(dialect.separator) if '"' not in text else _quoted(text, dialect)
     if fields is None and _opens(text, dialect):
-        fields = _spanning(number, text, lines, dialect)
+        fields = _spanning(line, lines, dialect)
         if fields is None:
             note("unbalanced_quote", f"{name}:{number}", "a quote mark that does not close: the line is taken as it stands")
     if fields is None or len(fields) != width:
@@ -137,25 +148,25 @@ def _opens(text: str, dialect: Dialect) -> bool:
     return quoted(text + '"', dialect.separator, dialect.padded) is not None
 
 
-def _spanning(number: int, text: str, lines: _Lines, dialect: Dialect) -> list[str] | None:
+def _spanning(line: str, lines: _Lines, dialect: Dialect) -> list[str] | None:
     """Fields of a record that goes on in the lines that follow, which are then taken; else None, and they are put back."""
     taken: list[tuple[int, str | None, str]] = []
     records = 0
-    size = len(text)
-    whole = [text]
-    for line in lines:
-        taken.append(line)
-        after = line[1]
+    size = len(line)
+    whole = [line]
+    for following in lines:
+        taken.append(following)
+        after = following[1]
         if after is None or len(taken) > _MOST_LINES or (size := size + len(after)) > LONGEST_LINE:
             break
         looks = _looks_like_record(after, dialect)
         records = records + 1 if looks and records == len(taken) - 1 else records
         every = records == len(taken)  # every line so far could be a record of its own
-        if every and (dialect.separator != "," or records >= _RECORDS_SWALLOWED):
+        if every and (dialect.suffixed or dialect.separator != "," or records >= _RECORDS_SWALLOWED):
             break
         whole.append(after)
         if '"' in after:
-            fields = quoted("\n".join(part.rstrip("\r\n") for part in whole), dialect.separator, dialect.padded)
+            fields = quoted("".join(whole).rstrip("\r\n"), dialect.separator, dialect.padded)
             if fields is not None and len(fields) == len(dialect.columns):
                 return fields
     lines.put_back(taken)

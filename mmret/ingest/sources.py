@@ -102,9 +102,11 @@ def _file(path: Path) -> Source:
 
 def open_manifest(path: Path) -> ManifestSource | PictureTable:
     """A table of pictures, or one that holds them, as a source. Raises UserError with the reason why it is neither."""
-    manifest = recognise(path, within=path.parent)
+    manifest = recognise(path)
     if isinstance(manifest, str):
         raise UserError(f"{path} {manifest}")
+    if path.parent not in (manifest.folder, *manifest.folder.parents):
+        raise UserError(f"{path}: its pictures lie in {manifest.folder}: give {path.parent.parent} instead, which has both")
     return PictureTable(path) if manifest.embedded else ManifestSource(manifest)
 
 

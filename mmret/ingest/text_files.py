@@ -18,6 +18,8 @@ from mmret.ingest.encodings import MARKS, utf16_without_mark
 
 LONGEST_LINE = 16 * 2**20
 """Characters; a longer line is a bad record, not a reason to fill the memory."""
+CERTAIN = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
+"""Encodings that are not guessed: UTF-8, and what has a byte-order mark."""
 HEAD_BYTES = 256 * 2**10
 
 _OTHER = ("shift_jis", "euc_jp", "gb18030", "big5", "euc_kr", "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp1250")
