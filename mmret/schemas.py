@@ -51,6 +51,7 @@ IMAGES_INDEX = pa.schema(
         ("licence", _text),
         ("source", _text),
         ("extra", _text),
+        ("remark", _text),  # null, or what is odd about the file beside its pixels (ancillary_checksum, ...), joined with " | "
     ]
 )
 IMAGES = IMAGES_INDEX.append(pa.field("data", pa.large_binary()))  # the file as it was found
@@ -256,7 +257,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 """What is on disk as Parquet and what the SQL views are named after."""
 
-ADDED_LATER = {"caption": ("caption_id",)}
+ADDED_LATER = {"images": ("remark",), "caption": ("caption_id",)}
 """Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""
 
 READ_BY_COLUMN = ("corpus_manifest", "images", "triplets")

@@ -8,25 +8,24 @@ of two models never mix. They are read back by :mod:`mmret.encode.vectors`. Cost
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmret import progress
 from mmret.encode.captions import caption_ids, same_captions
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stream import image_vectors, text_vectors
 from mmret.encode.vectors import shard_filter, table_name
-from mmret.errors import UserError
 from mmret.ingest.images import read_images
 from mmret.lake import Lake
 from mmret.schemas import TABLES, vectors
 from mmret.settings import EncoderSettings
+from mmret.unit_vectors import require_unit
 
 FLUSH_ROWS, FLUSH_SECONDS = 2048, 30.0
-_UNIT = 1e-3
-"""Largest accepted distance of a float32 vector's length from 1."""
 
 
 def encode_shard(
@@ -77,7 +76,7 @@ def _compute(
     waiting: list[pa.Table] = []
     flushed = time.monotonic()
     for ids, truncated, values in source(lake, shard, encoder, images, set(missing)):
-        _refuse(ids, values, signal, encoder.model)
+        require_unit(values, lambda row, kind, ids=ids: _refusal(encoder.model, signal, images, ids[row], kind))
         rows = pa.Table.from_pylist(
             [
                 {"image_id": i, "shard": shard, "model": encoder.model, "truncated": cut, "caption_id": ids_of_captions.get(i)}
@@ -131,11 +130,9 @@ def _with_vectors(rows: pa.Table, values: np.ndarray) -> pa.Table:
     return rows.append_column("vector", column).cast(vectors(values.shape[1], rows.schema))
 
 
-def _refuse(ids: Iterable[str], values: np.ndarray, signal: str, model: str) -> None:
-    with np.errstate(invalid="ignore"):
-        off = ~(np.abs(np.linalg.norm(values, axis=1) - 1) < _UNIT)  # true for not-a-number too
-    for image_id, vector in zip(np.asarray(ids)[off], values[off], strict=True):
-        kind = "a vector of zeros" if not vector.any() else "a vector that is not a unit vector of finite numbers"
-        raise UserError(
-            f"{model} gave image {image_id} {kind} for {signal}: its weights are damaged or untrained; download or train them anew"
-        )
+def _refusal(model: str, signal: str, images: pa.Table, image_id: str, kind: str) -> str:
+    path = images["path"][pc.index(images["image_id"], image_id).as_py()].as_py()
+    return (
+        f"{model} gave image {image_id} ({path}) {kind} for {signal}: "
+        "its weights are damaged or untrained; download or train them anew"
+    )

@@ -1,5 +1,5 @@
 """Invariants: what a source says of sealed rows is changed in their shards, and only that; no row moves, none is lost; each picture
-is the image of one row; what is gone stays and is said; a second run does nothing; a run cut anywhere and repeated ends the same."""
+is the image of one row; what is gone stays and is said; a second run does nothing; a run cut and repeated ends like one uncut."""
 
 from __future__ import annotations
 
