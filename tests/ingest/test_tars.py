@@ -1,5 +1,5 @@
-"""Invariants: every byte of a tar ends as a picture, a reject or a counted remark; the caption of several texts is picked by rule and
-is never an address; links lead to members of the tar and nowhere else."""
+"""Invariants: every byte of a tar ends as a picture, a reject or a counted remark; the caption of several texts is picked by rule
+and is never an address; links lead to members of the tar and nowhere else."""
 
 from __future__ import annotations
 
