@@ -36,8 +36,10 @@ IMAGE_SUFFIXES = (
     ".ico",
     ".heic",
     ".heif",
+    ".mpo",
+    ".jxl",
 )
-"""Suffixes of files that count as pictures where there is no manifest. HEIC is listed although it cannot be decoded, so that such
+"""Suffixes of files that count as pictures where there is no manifest. JPEG XL is listed although it is not decoded, so that such
 files become rejects and do not go unnoticed."""
 
 

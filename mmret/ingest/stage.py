@@ -183,11 +183,12 @@ def _index_row(row: Row, inspected: Inspected) -> Row:
         "licence": row["licence"],
         "source": row["source"],
         "extra": row["extra"],
+        "remark": inspected.remark,
     }
 
 
 def _inspected(row: Row) -> Inspected:
-    return Inspected(row["width"], row["height"], row["format"], row["mode"])
+    return Inspected(row["width"], row["height"], row["format"], row["mode"], row["remark"])
 
 
 def _still_fits(row: Row, found: Row, settings: IngestSettings) -> bool:

@@ -70,10 +70,20 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    parts = [
-        pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None) for path in files
-    ]
+    parts = [_filled(_read(path, columns, filters), schema) for path in files]
     return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def _read(path: Path, columns: list[str] | None, filters: Any) -> pa.Table:
+    return pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
+
+
+def _filled(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``rows`` with nulls for columns that were added to the schema after they were written."""
+    for at, column in enumerate(schema):
+        if column.name not in rows.column_names:
+            rows = rows.add_column(at, column, pa.nulls(len(rows), column.type))
+    return rows
 
 
 class PartitionFiles:

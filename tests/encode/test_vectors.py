@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mmret.encode import stage as vectors
@@ -141,8 +143,39 @@ def test_a_vector_that_is_none_is_refused_by_name(make_lake: Callable[..., Lake]
         return values
 
     encoder.encode_texts = poisoned
-    with pytest.raises(UserError, match=f"{victim}.*{says}"):
+    with pytest.raises(UserError, match=rf"{re.escape(encoder.model)} gave image {victim} \(.+\) a vector .*{says} for caption"):
         encode_shard(lake, SHARD, "caption", specs["caption"], "i", encoder)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_tower_with_one_damaged_weight_stores_nothing(make_lake: Callable[..., Lake], specs: dict, signal: str) -> None:
+    import torch
+
+    lake = make_lake(corpus(6))
+    encoder = load_encoder(specs[signal], signal, lake.root)
+    weights = [p for name, p in encoder.network.named_parameters() if p.ndim > 1 and ("vision" in name or signal != "clip_image")]
+    with torch.no_grad():
+        for weight in weights:
+            weight.view(-1)[0] = torch.nan
+    with pytest.raises(UserError, match=r"gave image [0-9a-f]{32} \(.+\) a vector that is not of finite numbers"):
+        encode_shard(lake, SHARD, signal, specs[signal], "i", encoder)
+    assert lake.facts(signal, SHARD) is None and lake.lance(signal).count_rows() == 0
+
+
+@pytest.mark.parametrize(("bad", "says"), [(0.0, "of zeros"), (np.inf, "finite numbers")])
+def test_a_stored_vector_that_is_none_is_refused_when_it_is_read(
+    make_lake: Callable[..., Lake], specs: dict, bad: float, says: str
+) -> None:
+    lake = make_lake(corpus(6))
+    encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "i")
+    ids, values = read_vectors(lake, SHARD, "clip_image")
+    table = vector_table(lake, SHARD, "clip_image")
+    row = table.search().where(f"image_id = '{ids[4]}'").to_arrow()
+    hurt = pa.FixedSizeListArray.from_arrays(pa.array(np.full(values.shape[1], bad, np.float16)), values.shape[1])
+    table.delete(f"image_id = '{ids[4]}'")
+    table.add(row.set_column(row.schema.names.index("vector"), "vector", hurt))
+    with pytest.raises(UserError, match=rf"1 of 6 vectors of clip_image, {SHARD} .*{ids[4]} has a vector .*{says}.*then run again"):
+        read_vectors(lake, SHARD, "clip_image")
 
 
 def test_the_results_do_not_depend_on_the_number_of_threads(make_lake: Callable[..., Lake], specs: dict) -> None:
