@@ -28,6 +28,7 @@ class CorpusPlan(dg.Config):
     remove: list[str] = []
     images: int | None = None
     shard_size: int | None = None
+    forget_missing: bool = Field(False, description="take out pictures that are gone from their sources, this once")
     settings: dict[str, Any] = Field({}, description="any other settings by dotted name, as of --set: {'mine.k': 20}")
 
     def arguments(self) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def corpus_manifest(
 ) -> Iterator[dg.MaterializeResult]:
     """List the sources, seal what is new, and register the shards as partitions.
 
-    A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason.
+    A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason. What a source says
+    of sealed rows (captions, licences, names) is changed in their shards; what is gone stays, and is remarked.
     """
     from mmret.ingest.stage import seal_corpus
 
@@ -57,18 +59,25 @@ def corpus_manifest(
     settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
     configuration = resolve(store, **plan)[1]
     store.write_configuration(configuration)
-    sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]))
+    sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]), config.forget_missing)
+    noticed = store.read("remarks").to_pylist()
+    for remark in noticed:
+        context.log.info("{root}: {remark} {count:,} ({path}: {detail})".format_map(remark))
+    missing = sum(remark["count"] for remark in noticed if remark["remark"] == "missing")
     shards = store.shards()
     context.instance.add_dynamic_partitions(corpus_shards.name, shards)
     rows = sum(store.facts("corpus_manifest", s).rows for s in shards)
-    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed.rows) if shards else {}
+    worked = sealed.rows + sealed.changed_rows
+    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), worked) if shards else {}
     last.pop("dagster/partition_row_count", None)
     yield dg.MaterializeResult(
         asset_key="corpus_manifest",
         metadata={
             **last,
             "dagster/row_count": rows,
-            "rows_computed": sealed.rows,
+            "rows_computed": worked,
+            "rows_changed": sealed.changed_rows,
+            "pictures_missing": missing,
             "shards": len(shards),
             "shards_reselected": sealed.changed_shards,
             "sources": dg.MetadataValue.json(list(settings.corpus.sources)),

@@ -89,9 +89,13 @@ VECTORS_INDEX = pa.schema(
 )
 
 
-def vectors(width: int) -> pa.Schema:
-    """Schema of a vector table: ``VECTORS_INDEX`` and ``vector``, (width,) float16 of unit length."""
-    return VECTORS_INDEX.append(pa.field("vector", pa.list_(pa.float16(), width)))
+CAPTION_VECTORS_INDEX = VECTORS_INDEX.append(pa.field("caption_id", _text))
+"""``caption_id``: 128 bits of the SHA-256 of the caption that was encoded, in hex; null if encoded before captions could change."""
+
+
+def vectors(width: int, index: pa.Schema = VECTORS_INDEX) -> pa.Schema:
+    """Schema of a vector table: the columns of ``index`` and ``vector``, (width,) float16 of unit length."""
+    return index.append(pa.field("vector", pa.list_(pa.float16(), width)))
 
 
 LEAKS = pa.schema(
@@ -239,7 +243,7 @@ TABLES: dict[str, pa.Schema] = {
     "leaks": LEAKS,
     "clip_image": VECTORS_INDEX,
     "dino_image": VECTORS_INDEX,
-    "caption": VECTORS_INDEX,
+    "caption": CAPTION_VECTORS_INDEX,
     "towers": TOWERS,
     "candidates": CANDIDATES,
     "neighbours": NEIGHBOURS,
@@ -253,7 +257,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 """What is on disk as Parquet and what the SQL views are named after."""
 
-ADDED_LATER = {"images": ("remark",)}
+ADDED_LATER = {"images": ("remark",), "caption": ("caption_id",)}
 """Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""
 
 READ_BY_COLUMN = ("corpus_manifest", "images", "triplets")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mmret.cli.run_progress import format_seconds
 from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
+from mmret.cli.run_summary_changes import WORDS, print_changes
 from mmret.cli.terminal import printable
 from mmret.lake import Lake
 from mmret.schemas import TABLES
@@ -96,7 +97,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         counts = {r: n for r, n in summary[key].items() if r not in ("chosen", "queries_without_candidates")}
         if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
-    _print_remarks(summary["remarks"], console)
+    print_changes(summary, console)
+    _print_remarks([remark for remark in summary["remarks"] if remark["remark"] not in WORDS], console)
     print_annotation(summary, console)
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))

@@ -29,6 +29,7 @@ _PLAIN = ("txt", "text")
 _LABELS = (*CAPTION_NAMES, *LICENCE_COLUMNS, *SOURCE_COLUMNS)
 _NESTED = (*CAPTION_NAMES, "raw", "sentence", "sentences", "annotations")
 _URL = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+", re.IGNORECASE)
+_ENDS = tuple(".!?\"'”。！？")
 _WRAPPED_AT = 40  # characters: shorter lines are captions, not a wrapped text
 
 
@@ -193,12 +194,16 @@ def _text_of(file: TextFile, note: Note) -> str:
 
 
 def _is_wrapped(lines: list[str]) -> bool:
-    """Whether an editor broke one text into these lines: each is full, and none but the last ends a sentence."""
-    if len(lines) < 3:
-        return False
+    """Whether an editor broke one text into these lines: it begins and ends as a sentence, and every line is full and goes on in
+    the next."""
     width = max(map(len, lines))
     inner = zip(lines, lines[1:], strict=False)
-    return all(
-        len(line) >= _WRAPPED_AT and len(line) + 1 + len(after.split()[0]) > width and line[-1] not in ".!?。！？"
-        for line, after in inner
+    return (
+        len(lines) > 2
+        and lines[0][0].isupper()
+        and lines[-1][-1] in _ENDS
+        and all(
+            len(line) >= _WRAPPED_AT and len(line) + 1 + len(after.split()[0]) > width and not after[0].isupper()
+            for line, after in inner
+        )
     )

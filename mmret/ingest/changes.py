@@ -26,6 +26,8 @@ _OPEN, _DONE, _OTHER_PICTURE, _MISSING = range(4)
 """States of a waiting row: undecided, decided, its path has another picture now, its file is not there."""
 _CLOSED = ("damaged_tar", "unreadable", "unsafe_path", "not_a_file")
 """Reasons of listed rows below which others may lie unseen."""
+_GONE = ("missing_file", "unsafe_path", "not_a_file")
+"""Reasons of listed rows whose picture is not there."""
 _PAGE = 1000
 
 Hashed = tuple[str | None, int | None, Unreadable | None]
@@ -106,7 +108,7 @@ class Changes:
             if listed:
                 self._update(row["shard"], row["position"], _returned())
                 self._run("INSERT OR IGNORE INTO returned VALUES (?, ?)", row["root"], row["path"])
-                remarks[row["root"]].add("returned", row["path"], "it was left out, and is an image again")
+                remarks[row["root"]].add("returned", row["path"])
             else:
                 self._run(
                     "INSERT INTO sealed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
@@ -156,17 +158,18 @@ class Changes:
             elif found := next((s for s in there if s.reason == row.reason), None):
                 self._keep(root, found, id_, row, remarks)
             elif live is None:
-                continue
+                if row.reason in _GONE and any(s.reason in (DELETED, REPLACED, CAPTION_REMOVED) for s in there):
+                    self._drop(id_)  # left out already
             elif row.reason == "too_many_bytes" and (live.size, live.mtime_ns) == (row.size, row.mtime_ns):
                 self._drop(id_, live)  # the limit has changed, not the file: the pictures' own stage refuses it
             elif row.reason in ("zero_bytes", "too_many_bytes"):
                 self._state(live.id, _OTHER_PICTURE, row.reason)
-            elif row.reason in ("bad_caption", "unreadable"):
-                self._drop(id_, live)
-                remarks.add("kept_as_sealed", row.path, f"{row.reason}: {row.detail}")
-            else:
+            elif row.reason in _GONE:
                 self._drop(id_)
                 self._state(live.id, _MISSING, f"{row.reason}: {row.detail}")
+            else:
+                self._drop(id_, live)
+                remarks.add("kept_as_sealed", row.path, f"{row.reason}: {row.detail}")
 
     def _match_read(self, root: str, hash_file: Callable[[Row], Hashed], remarks: Remarks) -> None:
         """Rows with the path of a sealed one whose file was written to since."""
@@ -220,15 +223,15 @@ class Changes:
                 state, successor = _OTHER_PICTURE, "the one it was before"
             if state == _OTHER_PICTURE:
                 self._change(id_, {"reason": REPLACED, "detail": f"its file changed; sealed again as {successor}"})
-                remarks.add("replaced", found.path, "its file changed: the new picture is sealed instead")
+                remarks.add("replaced", found.path)
             elif self._is_closed(root, found.path):
                 remarks.add("kept_as_sealed", found.path, "the folder or tar it lies in cannot be read to its end")
             elif forget_missing:
                 why = f" ({successor})" if successor else ""
                 self._change(id_, {"reason": DELETED, "detail": f"it is gone from {root}{why}"})
-                remarks.add("deleted", found.path, "its picture is gone from the source and was taken out of the lake")
+                remarks.add("deleted", found.path, successor)
             else:
-                remarks.add("missing", found.path, successor or "no such file")
+                remarks.add("missing", found.path, successor)
 
     # -- what a decision writes --------------------------------------------------------------------------------------------
 
@@ -245,10 +248,10 @@ class Changes:
         if row.reason is None and found.reason in (DELETED, REPLACED, CAPTION_REMOVED):
             new |= _returned()
             self._run("INSERT OR IGNORE INTO returned VALUES (?, ?)", root, _plain(row.path))
-            remarks.add("returned", row.path, "it was left out, and is an image again")
+            remarks.add("returned", row.path)
         if row.reason == "no_caption" and found.reason not in ("no_caption", CAPTION_REMOVED):
             new |= {"reason": CAPTION_REMOVED, "detail": "it had a caption when it was sealed"}
-            remarks.add("caption_removed", row.path, "it had a caption when it was sealed")
+            remarks.add("caption_removed", row.path)
         if new:
             self._change(found.id, new)
         self._drop(listed, found)
@@ -325,11 +328,15 @@ def _plain(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
+def _short(text: str | None) -> str:
+    return "none" if text is None else text if len(text) <= 60 else text[:59] + "…"
+
+
 def row_after(row: SealedRow, fields: dict[str, Any], remarks: Remarks) -> SealedRow:
     """``row`` with ``fields`` changed; counts what its texts have become."""
     for name, remark in (("caption", "caption_edited"), ("licence", "licence_edited")):
         if name in fields and fields[name] != row[name] and "reason" not in fields:
-            remarks.add(remark, fields.get("path", row["path"]), f"{row[name]} → {fields[name]}")
+            remarks.add(remark, fields.get("path", row["path"]), f"{_short(row[name])} → {_short(fields[name])}")
     if any(name in fields and fields[name] != row[name] for name in ("source", "extra")):
-        remarks.add("columns_edited", fields.get("path", row["path"]), "its source, or another column")
+        remarks.add("columns_edited", fields.get("path", row["path"]), None)
     return {**row, **fields}

@@ -15,7 +15,7 @@ from typing import Any
 from mmret.ingest.json_stream import JsonStream
 from mmret.ingest.records import Record
 from mmret.ingest.spill import temporary_database
-from mmret.ingest.text_files import open_text
+from mmret.ingest.text_files import UNREADABLE, open_text
 
 
 def coco_captions(path: Path, encoding: str) -> Iterator[Record]:
@@ -30,7 +30,7 @@ def coco_captions(path: Path, encoding: str) -> Iterator[Record]:
         try:
             with open_text(path, encoding) as file:
                 _load(JsonStream(file), database, licences)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, *UNREADABLE) as error:
             broken = f"the file cannot be read from here on: {getattr(error, 'msg', error)}"
         yield from _joined(database, licences)
         if broken:

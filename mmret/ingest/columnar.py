@@ -5,7 +5,7 @@ Memory: one batch of some 8 MiB, and of Parquet the pages of its columns, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,15 @@ class Columnar:
                 self._parquet = None
                 with self._arrow() as reader:
                     self.schema = reader.schema
+            _read_names(self.schema)
         except (pa.ArrowException, OSError, ValueError) as error:
             kind = "Parquet" if path.suffix.lower() in PARQUET_SUFFIXES else "Arrow"
-            raise ValueError(f"cannot be read as {kind}: {error}") from None
+            raise ValueError(f"cannot be read as {kind}: {_first_line(error)}") from None
 
     def batches(self, start: int = 0) -> Iterator[tuple[int, pa.RecordBatch | Damaged]]:
         """(row of its first row, batch) of the file from the batch that holds row ``start`` or one before it."""
-        yield from self._row_groups(start) if self._parquet is not None else self._arrow_batches(start)
+        for first, batch in self._row_groups(start) if self._parquet is not None else self._arrow_batches(start):
+            yield from [(first, batch)] if isinstance(batch, Damaged) else _sound(first, batch)
 
     def records(self) -> Iterator[Record]:
         """Rows as columns, numbered from 1."""
@@ -88,13 +90,11 @@ class Columnar:
             first = end
 
     def _arrow_batches(self, start: int) -> Iterator[tuple[int, pa.RecordBatch | Damaged]]:
-        first, most = 0, self.path.stat().st_size
+        first = 0
         try:
             with self._arrow() as reader:
                 for whole in _batches_of(reader):
-                    if why := _unsound(whole):
-                        yield first, Damaged(whole.num_rows if 0 < whole.num_rows <= most else 1, why)
-                    elif first + whole.num_rows > start:
+                    if first + whole.num_rows > start:
                         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * whole.num_rows // max(1, whole.nbytes)))
                         for at in range(0, whole.num_rows, rows):
                             yield first + at, whole.slice(at, rows)
@@ -112,13 +112,37 @@ class Columnar:
         return pa.ipc.open_file(opened) if start == b"ARROW1" else pa.ipc.open_stream(opened)
 
 
-def _unsound(batch: pa.RecordBatch) -> str | None:
-    """Why the buffers of a batch that lies in a file as it is in memory do not fit together: reading them would end the process."""
+def _read_names(fields: Iterable[pa.Field]) -> None:
+    """Raise ValueError (UnicodeDecodeError) for a name, at any depth, that is no text."""
+    for field in fields:
+        field.name.isascii()
+        kind = field.type
+        if pa.types.is_nested(kind):
+            _read_names(kind.field(at) for at in range(kind.num_fields))
+
+
+def _sound(first: int, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch | Damaged]]:
+    """``batch`` in parts that are safe to read: a damaged file may have lengths that lead anywhere, and text that is none."""
     try:
         batch.validate(full=True)
-    except Errors as error:
-        return f"the batch is damaged: {_first_line(error)}"
-    return None
+    except Errors:
+        if batch.num_rows > 1:
+            half = batch.num_rows // 2
+            yield from _sound(first, batch.slice(0, half))
+            yield from _sound(first + half, batch.slice(half))
+            return
+        yield first, Damaged(1, _why_unsound(batch))
+    else:
+        yield first, batch
+
+
+def _why_unsound(batch: pa.RecordBatch) -> str:
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except Errors as error:
+            return f"the value of {field.name} cannot be read: {_first_line(error)}"
+    return "the row cannot be read"
 
 
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:

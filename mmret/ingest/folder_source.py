@@ -31,6 +31,7 @@ from mmret.ingest.webdataset import TarSource
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SUFFIXES_TOLD = 8
+NO_PICTURE = "text_without_picture"
 
 
 class FolderSource(ManifestFolder):
@@ -47,7 +48,8 @@ class FolderSource(ManifestFolder):
             self._tables = self._find_tables()
         for table in self._tables.values():
             if table.why_not:
-                self.remarks.add("not_a_manifest", table.path, table.why_not)
+                kind = "not_a_manifest" if table.path.lower().endswith(".json") or not text_name(table.path) else NO_PICTURE
+                self.remarks.add(kind, table.path, table.why_not)
         with SpillDict() as named:
             manifests = [t.manifest for t in self._tables.values() if t.manifest and not t.manifest.embedded]
             for number, manifest in enumerate(manifests):
@@ -84,7 +86,8 @@ class FolderSource(ManifestFolder):
         if not texts:
             return row
         found = self.with_texts(row, base, texts)
-        extra = {**json.loads(found.extra or "{}"), **json.loads(row.extra or "{}")}
+        own = {name: value for name, value in json.loads(row.extra or "{}").items() if value is not None}
+        extra = {**json.loads(found.extra or "{}"), **own}
         return replace(
             found,
             licence=row.licence or found.licence,
@@ -122,7 +125,7 @@ class FolderSource(ManifestFolder):
                     example = example or path
             for name in texts.without_picture(directory.names):
                 if directory.base + name not in tables:
-                    self.remarks.add("text_without_picture", directory.base + name, "no picture beside it has its name")
+                    self.remarks.add(NO_PICTURE, directory.base + name, "no picture beside it has its name")
             for path in directory.refused:
                 yield _storable(self._measured(Row(path)))
         told = ", ".join(f"{suffix} {count}" for suffix, count in unknown.most_common(_SUFFIXES_TOLD))

@@ -15,7 +15,7 @@ from mmret.ingest.coco import coco_captions
 from mmret.ingest.columns import ON_THE_WEB, why_none
 from mmret.ingest.json_stream import JsonStream
 from mmret.ingest.records import SAMPLE, Note, Record, image_column, is_address, is_picture_name, rename, together
-from mmret.ingest.text_files import encoding_of, numbered_lines, open_bytes, open_text, plain_suffix, read_head
+from mmret.ingest.text_files import UNREADABLE, encoding_of, numbered_lines, open_bytes, open_text, plain_suffix, read_head
 
 _LOOKED_AT = 10_000  # elements or lines, until the first hundred that are objects
 LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
@@ -86,7 +86,7 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
                     yield number, f"not JSON: {error}"
                 else:
                     yield number, record if isinstance(record, dict) else f"not an object but a {type(record).__name__}"
-    except (OSError, EOFError) as error:
+    except UNREADABLE as error:
         yield number + 1, f"the file cannot be read from here on: {error}"
 
 
@@ -119,7 +119,7 @@ def _array(path: Path, encoding: str, inside: str | None = None) -> Iterator[Rec
                 yield number, value if isinstance(value, dict) else f"not an object but a {type(value).__name__}"
             if inside is None and stream.next_sign():
                 yield number + 1, "something stands behind the end of the array"
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, *UNREADABLE) as error:
         yield number + 1, _broken(error)
 
 
@@ -144,7 +144,7 @@ def _values(path: Path, encoding: str) -> Iterator[Record]:
                 number += 1
                 value = stream.value()
                 yield number, value if isinstance(value, dict) else f"not an object but a {type(value).__name__}"
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, *UNREADABLE) as error:
         yield number, _broken(error)
 
 
@@ -171,7 +171,7 @@ def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], 
                     break
             else:
                 several = stream.next_sign() == "{"
-    except (ValueError, RecursionError, OSError, EOFError) as error:
+    except (ValueError, RecursionError, *UNREADABLE) as error:
         if not outline:
             return f"is no JSON: {getattr(error, 'msg', error)}"
     if several:
@@ -238,5 +238,5 @@ def _by_name(path: Path, encoding: str) -> Iterator[Record]:
                 value = stream.value()
                 number += 1
                 yield number, {"image": name, **(value if isinstance(value, dict) else {"caption": value})}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, *UNREADABLE) as error:
         yield number + 1, _broken(error)

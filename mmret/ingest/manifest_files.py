@@ -22,7 +22,7 @@ from mmret.ingest.picture_table import picture_column
 from mmret.ingest.records import SAMPLE, Note, Record, ignore, image_column, rename
 from mmret.ingest.rows import row_of_columns
 from mmret.ingest.separated_files import headed, read_separated, recognise_separated
-from mmret.ingest.text_files import plain_suffix
+from mmret.ingest.text_files import UNREADABLE, plain_suffix
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 NAMES = ("captions", "manifest", "metadata")
@@ -72,11 +72,10 @@ def recognise(path: Path, within: Path | None = None) -> Manifest | str:
     >>> found = recognise(Path("captions.txt"))
     >>> found if isinstance(found, str) else (found.how, list(found.records()))
     """
-    try:
-        found = _recognise(path)
-    except (OSError, EOFError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    if isinstance(found, str) or found.embedded:
+    found = _recognise(path)
+    if isinstance(found, str):
+        return " ".join(found.split())
+    if found.embedded:
         return found
     return Manifest(path, _folder_of_pictures(found, within or path.parent.parent), found.how, found.read)
 
@@ -87,6 +86,8 @@ def read_manifest(path: Path) -> Iterator[Record]:
     found = _recognise(path) if suffix in TABLE_SUFFIXES else None
     if isinstance(found, Manifest):
         return found.records()
+    if found is not None and found.startswith("cannot be read"):
+        raise UserError(f"{path} {found}")
     if suffix in (".jsonl", ".ndjson"):
         return json_lines(path)
     if suffix in (".csv", ".tsv"):
@@ -102,30 +103,14 @@ def read_manifest(path: Path) -> Iterator[Record]:
     )
 
 
-def check_columns(path: Path) -> None:
-    """Raise UserError, naming the columns found, where a manifest has no image or no caption column."""
-    found = recognise(path)
-    if isinstance(found, str):
-        raise UserError(f"{path} {found}")
-
-
-def find_manifest(folder: Path) -> Path | None:
-    """The manifest directly inside ``folder``, or None. Raises UserError where there are several to choose from."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
-    for stem in NAMES:
-        for suffix in SUFFIXES:
-            if named := [p for p in found if p.name.lower() == stem + suffix]:
-                return named[0]
-    if len(found) > 1:
-        names = ", ".join(p.name for p in found[:8])
-        raise UserError(
-            f"{folder} has several files that could be its manifest ({names}): call one of them "
-            f"captions{found[0].suffix}, or give its path instead of the folder's"
-        )
-    return found[0] if found else None
-
-
 def _recognise(path: Path) -> Manifest | str:
+    try:
+        return _recognise_readable(path)
+    except UNREADABLE as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _recognise_readable(path: Path) -> Manifest | str:
     suffix = plain_suffix(path)
     if suffix in _BOOKS:
         return "is a spreadsheet: save it as CSV (UTF-8), with a column image and a column caption"

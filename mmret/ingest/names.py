@@ -36,7 +36,7 @@ def spellings(path: str) -> Iterator[str]:
     plain = path.strip().strip("\"'")
     if plain.lower().startswith("file:"):
         plain = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", plain)
-    for one in (plain, plain.replace("\\", "/")):
+    for one in (plain.replace("\\", "/"), plain):
         for text in (one, unquote(one)):
             for form in ("NFC", "NFD"):
                 for read in (text, unicodedata.normalize(form, text)):

@@ -10,6 +10,7 @@ import codecs
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,8 @@ LONGEST_LINE = 16 * 2**20
 """Characters; a longer line is a bad record, not a reason to fill the memory."""
 CERTAIN = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 """Encodings that are not guessed: UTF-8, and what has a byte-order mark."""
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""What reading a file raises where it, or its gzip, is damaged."""
 HEAD_BYTES = 256 * 2**10
 
 _OTHER = ("shift_jis", "euc_jp", "gb18030", "big5", "euc_kr", "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp1250")
@@ -35,13 +38,21 @@ def plain_suffix(path: Path) -> str:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The file as bytes, unpacked if its name ends in ``.gz``. Reading may raise OSError or EOFError where it is damaged."""
+    """The file as bytes, unpacked if its name ends in ``.gz``. Reading may raise what is in ``UNREADABLE``."""
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def read_head(path: Path, size: int = HEAD_BYTES) -> bytes:
+    """The first bytes of a file, fewer where it breaks off. Raises what is in ``UNREADABLE`` where not one can be read."""
+    head = b""
     with open_bytes(path) as file:
-        return file.read(size)
+        try:
+            while len(head) < size and (more := file.read1(size - len(head))):  # type: ignore[attr-defined]
+                head += more
+        except UNREADABLE:
+            if not head:
+                raise
+    return head
 
 
 def encoding_of(head: bytes) -> str:
@@ -71,7 +82,7 @@ def open_text(path: Path, encoding: str) -> io.TextIOWrapper:
 def numbered_lines(file: io.TextIOWrapper) -> Iterator[tuple[int, str | None]]:
     """(number from 1, line), or None for a line of more than ``LONGEST_LINE`` characters.
 
-    A file that is damaged (gzip) ends with an OSError or EOFError.
+    A file that is damaged ends with an exception that is in ``UNREADABLE``.
     """
     number = 0
     while line := file.readline(LONGEST_LINE):

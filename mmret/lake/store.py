@@ -143,7 +143,8 @@ class Lake(PartitionFiles):
         """``table`` with every column of ``schema``. Adding columns of nulls writes no data."""
         found = table.schema
         missing = [field for field in schema if field.name not in found.names]
-        new = all(field.name in ADDED_LATER.get(name, ()) for field in missing)
+        added = {c for table_name, columns in ADDED_LATER.items() if f"{name}_".startswith(f"{table_name}_") for c in columns}
+        new = all(field.name in added for field in missing)
         if set(found.names) - set(schema.names) or not new:
             raise UserError(f"table '{name}' of {self.root} has columns {found.names}, expected {schema.names}; {self._anew(name)}")
         for field in schema:

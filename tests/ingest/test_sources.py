@@ -311,7 +311,7 @@ def test_what_is_no_source_says_what_is_accepted(tmp_path: Path):
         "wrong": "none of the first 1",
         "two": "a.csv it has the columns of a manifest, but no row",
         "t.tar.gz": "decompress",
-        "x.json": "JSON lines",
+        "x.json": "is empty",
     }.items():
         with pytest.raises(UserError, match=words):
             open_source(str(tmp_path / name))
