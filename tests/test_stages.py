@@ -19,9 +19,9 @@ from assets.partitions import PARTITIONS
 from mmret.freshness.fingerprints import upstream_of
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
-from mmret.settings import Profile
-from mmret.stages import RUNS, STAGES, TABLE, Reads, stage_of
+from mmret.schemas import READ_BY_COLUMN, TABLES, WRITTEN_BY_PEOPLE
+from mmret.settings import Profile, load_profile
+from mmret.stages import RUNS, STAGES, TABLE, stage_of
 from tests.conftest import CHECKOUT
 
 GRAPH = defs.resolve_asset_graph()
@@ -30,6 +30,14 @@ GRAPH = defs.resolve_asset_graph()
 def test_every_table_of_the_lake_is_written_by_exactly_one_stage_or_by_people():
     written = [table for stage in TABLE for table in stage.tables]
     assert sorted([*written, *WRITTEN_BY_PEOPLE]) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_columns_are_declared_only_of_tables_whose_files_record_them_and_only_such_as_there_are(name: str):
+    profile = load_profile("demo")
+    for read in STAGES[name].reads:
+        if columns := read.columns_of(profile, "demo"):
+            assert read.table in READ_BY_COLUMN and set(columns) <= set(TABLES[read.table].names), (name, read.table)
 
 
 def test_a_stage_stands_behind_all_that_it_reads():
@@ -105,4 +113,4 @@ def test_the_recorder_notices_an_undeclared_read(recorded):
     lake, profile, found = recorded
     assert ("images", None) in found["clip_image", lake.shards()[0]]
     assert ("corpus_manifest", lake.shards()[0]) in found["images", lake.shards()[0]]
-    assert Reads("corpus_manifest") in STAGES["images"].reads
+    assert "corpus_manifest" in {read.table for read in STAGES["images"].reads}

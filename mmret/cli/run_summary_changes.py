@@ -11,28 +11,26 @@ from rich.text import Text
 from mmret.cli.terminal import printable
 
 WORDS = {
-    "caption_edited": "captions edited; what depends on them is computed again",
-    "licence_edited": "licences edited",
-    "columns_edited": "rows with another source or other columns",
-    "caption_removed": "captions taken away: these pictures are rejects until they have one again",
-    "renamed": "pictures renamed: they keep their place",
-    "replaced": "pictures replaced by others of the same name: the new ones are sealed instead",
-    "returned": "pictures that were left out are back",
-    "deleted": "pictures gone: taken out; they come back if their files do",
-    "kept_as_sealed": "rows that cannot be read now: kept as they were sealed",
-    "missing": "pictures gone: they stay in the lake",
+    "caption_edited": ("captions edited", "what depends on them is computed again"),
+    "licence_edited": ("licences edited", ""),
+    "columns_edited": ("rows with another source or other columns", ""),
+    "caption_removed": ("captions taken away", "the pictures are rejects until they have one again"),
+    "renamed": ("pictures renamed", "they keep their place"),
+    "replaced": ("pictures replaced by another of their name", "the new one is sealed instead"),
+    "returned": ("pictures that are back", ""),
+    "deleted": ("pictures gone and taken out", "they come back if their files do"),
+    "kept_as_sealed": ("rows that cannot be read now", "they are kept as they were sealed"),
+    "missing": ("pictures gone", "they stay in the lake; to take them out: mmret run --lake {lake} --forget-missing"),
 }
-"""By remark (:mod:`mmret.ingest.changes`)."""
+"""By remark (:mod:`mmret.ingest.changes`): what it counts, and what becomes of it."""
 
 
 def print_changes(summary: dict[str, Any], console: Console) -> None:
-    """One line a source and kind of change, and the command that takes out what is gone. Names of files are data."""
+    """One line a source and kind of change; each stays on one line, since a command may be in it. Names of files are data."""
+    lake = shlex.quote(summary["lake"])
     for remark in summary["remarks"]:
-        if words := WORDS.get(remark["remark"]):
+        if remark["remark"] in WORDS:
+            counted, becomes = WORDS[remark["remark"]]
             example = " · ".join(printable(remark[part]).plain for part in ("path", "detail") if remark[part])
-            root = printable(remark["root"]).plain
-            console.print(Text(f"{root}: {remark['count']:,} {words} ({example})"), soft_wrap=True)
-    if any(remark["remark"] == "missing" for remark in summary["remarks"]):
-        console.print(
-            Text(f"  to take out what is gone: mmret run --lake {shlex.quote(summary['lake'])} --forget-missing"), soft_wrap=True
-        )
+            said = f"{printable(remark['root']).plain}: {counted} {remark['count']:,} ({example})"
+            console.print(Text(f"{said}; {becomes.replace('{lake}', lake)}" if becomes else said), soft_wrap=True)

@@ -108,7 +108,7 @@ class Changes:
             if listed:
                 self._update(row["shard"], row["position"], _returned())
                 self._run("INSERT OR IGNORE INTO returned VALUES (?, ?)", row["root"], row["path"])
-                remarks[row["root"]].add("returned", row["path"], "it was left out, and is an image again")
+                remarks[row["root"]].add("returned", row["path"])
             else:
                 self._run(
                     "INSERT INTO sealed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
@@ -223,15 +223,15 @@ class Changes:
                 state, successor = _OTHER_PICTURE, "the one it was before"
             if state == _OTHER_PICTURE:
                 self._change(id_, {"reason": REPLACED, "detail": f"its file changed; sealed again as {successor}"})
-                remarks.add("replaced", found.path, "its file changed: the new picture is sealed instead")
+                remarks.add("replaced", found.path)
             elif self._is_closed(root, found.path):
                 remarks.add("kept_as_sealed", found.path, "the folder or tar it lies in cannot be read to its end")
             elif forget_missing:
                 why = f" ({successor})" if successor else ""
                 self._change(id_, {"reason": DELETED, "detail": f"it is gone from {root}{why}"})
-                remarks.add("deleted", found.path, "its picture is gone from the source and was taken out of the lake")
+                remarks.add("deleted", found.path, successor)
             else:
-                remarks.add("missing", found.path, successor or "no such file")
+                remarks.add("missing", found.path, successor)
 
     # -- what a decision writes --------------------------------------------------------------------------------------------
 
@@ -248,10 +248,10 @@ class Changes:
         if row.reason is None and found.reason in (DELETED, REPLACED, CAPTION_REMOVED):
             new |= _returned()
             self._run("INSERT OR IGNORE INTO returned VALUES (?, ?)", root, _plain(row.path))
-            remarks.add("returned", row.path, "it was left out, and is an image again")
+            remarks.add("returned", row.path)
         if row.reason == "no_caption" and found.reason not in ("no_caption", CAPTION_REMOVED):
             new |= {"reason": CAPTION_REMOVED, "detail": "it had a caption when it was sealed"}
-            remarks.add("caption_removed", row.path, "it had a caption when it was sealed")
+            remarks.add("caption_removed", row.path)
         if new:
             self._change(found.id, new)
         self._drop(listed, found)
@@ -338,5 +338,5 @@ def row_after(row: SealedRow, fields: dict[str, Any], remarks: Remarks) -> Seale
         if name in fields and fields[name] != row[name] and "reason" not in fields:
             remarks.add(remark, fields.get("path", row["path"]), f"{_short(row[name])} → {_short(fields[name])}")
     if any(name in fields and fields[name] != row[name] for name in ("source", "extra")):
-        remarks.add("columns_edited", fields.get("path", row["path"]), "its source, or another column")
+        remarks.add("columns_edited", fields.get("path", row["path"]), None)
     return {**row, **fields}

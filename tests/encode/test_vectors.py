@@ -16,7 +16,8 @@ from mmret.encode.stage import encode_shard
 from mmret.encode.vectors import read_vectors, vector_table
 from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.schemas import SIGNALS
+from mmret.lake.inputs import Inputs, record_inputs
+from mmret.schemas import IMAGES_INDEX, SIGNALS
 from mmret.settings import EncoderSettings
 from tests.encode.conftest import SHARD, corpus, encoded, fill, noise
 
@@ -263,3 +264,57 @@ def test_batches_follow_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> 
         sizes.append(batch_size(torch.device("cpu"), large))
     assert sizes[0] == 1 and sizes[-1] == 16 and sizes == sorted(set(sizes))
     assert all(size * large <= free for size, free in zip(sizes[1:], (2**29, 2**30, 2**40), strict=True))
+
+
+def edit_captions(lake: Lake, captions: dict[int, str]) -> None:
+    """Give images of the shard, by position, other captions, as ingesting edited rows does."""
+    rows = lake.read("images", SHARD).to_pylist()
+    for at, caption in captions.items():
+        rows[at]["caption"] = caption
+    lake.write("images", SHARD, pa.Table.from_pylist(rows, IMAGES_INDEX), "edited")
+
+
+def encode_recorded(lake: Lake, settings: EncoderSettings) -> int:
+    """Encode captions as a run does, with the inputs recorded; returns how many were computed."""
+    upstream = (("images", SHARD, lake.facts("images", SHARD).of_columns(("image_id", "caption"))),)
+    inputs = Inputs("caption", "1", {}, upstream)
+    record_inputs(lake, inputs)
+    return encode_shard(lake, SHARD, "caption", settings, inputs.fingerprint)["computed"]
+
+
+def test_an_edited_caption_alone_is_encoded_again_and_its_old_vector_is_gone(make_lake: Callable[..., Lake], specs: dict) -> None:
+    lake = make_lake(corpus(9))
+    encode_recorded(lake, specs["caption"])
+    (ids, before), digest = read_vectors(lake, SHARD, "caption"), lake.facts("caption", SHARD).digest
+    edit_captions(lake, {2: "something else", 5: "another thing"})
+    assert encode_recorded(lake, specs["caption"]) == 2
+    same_ids, after = read_vectors(lake, SHARD, "caption")
+    assert same_ids == ids and np.flatnonzero((before != after).any(axis=1)).tolist() == [2, 5]
+    expected = load_encoder(specs["caption"], "caption", lake.root).encode_texts(["something else", "another thing"])
+    assert np.abs(after[[2, 5]] - expected).max() < 1e-3
+    assert lake.lance("caption").count_rows() == 9 and lake.facts("caption", SHARD).digest != digest
+    edit_captions(lake, {2: corpus(9)[2][1], 5: corpus(9)[5][1]})
+    assert encode_recorded(lake, specs["caption"]) == 2
+    assert np.abs(read_vectors(lake, SHARD, "caption")[1].astype(np.float32) - before).max() < 2e-3
+
+
+def test_vectors_from_before_captions_could_change_count_only_for_the_captions_they_were_made_from(
+    make_lake: Callable[..., Lake], specs: dict
+) -> None:
+    lake = make_lake(corpus(9))
+    encode_recorded(lake, specs["caption"])
+    facts, schema = lake.facts("caption", SHARD), lake.lance("caption").schema
+    rows = lake.lance("caption").to_arrow().drop_columns(["caption_id"])
+    lake._lance.create_table("caption", data=rows, mode="overwrite")
+    index = lake.read("caption", SHARD)
+    index = index.set_column(index.schema.get_field_index("caption_id"), "caption_id", pa.nulls(len(index), pa.string()))
+    old = lake.write("caption", SHARD, index, facts.inputs, **facts.notes)
+    assert encode_recorded(lake, specs["caption"]) == 0
+    assert lake.facts("caption", SHARD).digest == old.digest, "nothing turns stale for a column that says nothing"
+    assert set(lake.lance("caption").schema.names) == set(schema.names)
+    edit_captions(lake, {4: "something else"})
+    assert encode_recorded(lake, specs["caption"]) == 1
+    edit_captions(lake, {4: "something else", 0: "new"})
+    for version in (lake.root / "history" / "images" / SHARD).iterdir():
+        version.unlink()
+    assert encode_recorded(lake, specs["caption"]) == 8, "where it is not known what they were made from, they are made again"

@@ -1,4 +1,4 @@
-"""Invariants: a picture has the caption of the text that its name says is its own, in whatever spelling; what had to be guessed or was
+"""Invariants: a picture has the caption of the text that its name says is its own, in whatever spelling; what was guessed or
 overruled is a remark, what cannot be read is a reject that says why."""
 
 from __future__ import annotations
