@@ -16,6 +16,7 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
+from mmret.ingest.enough import check_enough
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
 from mmret.settings import Profile
@@ -156,7 +157,10 @@ class Runner:
 
     def run(self, until: str | None = None, forget_missing: bool = False) -> Outcome:
         """Bring the lake up to date; ``until``: no further than that stage, and without the checks; ``forget_missing``: take out
-        pictures that are gone from their sources."""
+        pictures that are gone from their sources.
+
+        Raises UserError where a stage fails, or where there are too few images for any work after the pictures are in.
+        """
         started = time.monotonic()
         self.on_stage(["corpus_manifest"], None, 0, 1)
         self.launch(["corpus_manifest"], None, {"corpus_manifest": {"forget_missing": forget_missing}})
@@ -168,6 +172,8 @@ class Runner:
         for group in groups:
             keys = self._partitions(group[0])
             first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
+            if first and "images" not in group:
+                check_enough(self.lake)
             done = 0
             with shared_models():
                 for key in keys if first else ():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -27,6 +28,12 @@ class Remark:
     count: int
     path: str | None
     detail: str | None
+
+
+class Note(Protocol):
+    """What something that is noticed is told to: :meth:`Remarks.add`, or what puts a folder before ``path``."""
+
+    def __call__(self, remark: str, path: str | None = None, detail: str | None = None, count: int = 1) -> None: ...
 
 
 class Remarks:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from mmret.errors import UserError
 from mmret.ingest.changes import Changes, ListedRow, row_after
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.first_rows import check_first_rows
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed_rows import COLUMNS, SealedRows, is_scene
@@ -60,6 +61,9 @@ def seal(
     with SealedRows(partial(_sealed_tables, lake)) as sealed, Changes() as changes:
         sources = _open_sources(corpus, sealed)
         seen_before = [source for source in sources if sealed.rows_of(source.root) and not is_scene(source.root)]
+        for source in sources:
+            if source not in seen_before and not is_scene(source.root):
+                check_first_rows(source, (_screened(row, ingest) for row in source.rows()), ingest)
         left = _places_left(lake, corpus)
         for source in seen_before:
             remarks[source.root] = source.remarks

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mmret.ingest.containers.salvaged import Salvaged
 
 _END = b"\xff\xd9"
-_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # what is neither a stuffed 0xFF nor a restart
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what is neither a stuffed 0xFF nor a restart
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
@@ -130,14 +130,16 @@ def _all_scans(found: list[Segment]) -> bool:
     frame = next((s for s in found if s.marker in _FRAMES), None)
     if frame is None or len(frame.body) < 6 or len(frame.body) < 6 + 3 * frame.body[5]:
         return False
-    components = {frame.body[6 + 3 * n] for n in range(frame.body[5])}
-    needed = {(c, k) for c in components for k in (range(64) if frame.marker in _PROGRESSIVE else (0,))}
+    progressive = frame.marker in _PROGRESSIVE
+    # by component, a bit for each coefficient that has not come to its last bit
+    needed = {frame.body[6 + 3 * n]: 2**64 - 1 if progressive else 1 for n in range(frame.body[5])}
     for scan in (s.body for s in found if s.marker == 0xDA):
         count = scan[0] if scan else 0
         if len(scan) < 4 + 2 * count:
             return False
         first, last, bits = struct.unpack_from("BBB", scan, 1 + 2 * count)
-        if bits & 15 == 0 or frame.marker not in _PROGRESSIVE:
-            for n in range(count):
-                needed -= {(scan[1 + 2 * n], k) for k in range(first, last + 1)}
-    return not needed
+        if bits & 15 == 0 or not progressive:
+            brought = 2 ** (last + 1) - 2**first if first <= last < 64 else 0
+            for component in scan[1 : 1 + 2 * count : 2]:
+                needed[component] = needed.get(component, 0) & ~brought
+    return not any(needed.values())
