@@ -19,7 +19,7 @@ import pyarrow as pa
 from mmret.annotate.answers import BATCH, Stats, get_answers
 from mmret.annotate.judge import judge_request, verdict
 from mmret.annotate.kinds import AnnotationTable, request_kind, uses_judge
-from mmret.annotate.parse import PARSER_VERSION, RETRY_REASONS, Parsed, Part, parse
+from mmret.annotate.parse import RETRY_REASONS, Parsed, Part, parse, parser_version
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.store import AnswerStore
 from mmret.progress import advance
@@ -206,7 +206,7 @@ def _record_batch(step: Step, outcomes: Sequence[Outcome]) -> pa.RecordBatch:
         **texts,
         "model": [step.annotator.model_for(step.kind)] * len(outcomes),
         "prompt_version": [step.annotator.prompt_version(step.kind)] * len(outcomes),
-        "parser_version": [PARSER_VERSION] * len(outcomes),
+        "parser_version": [parser_version(step.annotator.uses_model)] * len(outcomes),
         "status": [o.status for o in outcomes],
         "reason": [o.reason or None for o in outcomes],
         "tokens_in": [o.tokens_in for o in outcomes],

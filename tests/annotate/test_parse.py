@@ -62,7 +62,7 @@ def test_well_meant_answers_are_read(text: str) -> None:
         ("I can’t identify people in images.", "stop", "refusal"),
         ("As an AI language model, I do not see pictures.", "stop", "refusal"),
         ("make it blue", "stop", "not_json"),
-        ('["make it blue", ', "stop", "not_json"),
+        ('["make it blue", ', "stop", "too_few"),
         ('{"instructions": "make it blue"}', "stop", "not_json"),
         ("[1, 2, 3]", "stop", "not_json"),
         ("[" * 5000, "stop", "not_json"),
