@@ -23,7 +23,7 @@ _LINE = re.compile(
 )
 _SINGLE_QUOTED = re.compile(r"\[\s*['‘](.*)['’]\s*,?\s*\]", re.DOTALL)
 _ITEM_KEY = re.compile(r"(?:(?:search[ _]?)?(?:instruction|query|queries|text|option|q)s?[ _-]*)?\d{0,2}", re.IGNORECASE)
-_MAX_BRACKETS = 100  # a repair may take time quadratic in them
+_MAX_BRACKETS, _MAX_REPAIRED = 40, 8000  # of what is repaired: the time it takes grows with their product
 _MAX_ENCODINGS = 3  # JSON in a JSON string, so many times
 
 
@@ -76,7 +76,7 @@ def _repaired(text: str) -> Any:
     span = text[min(starts) :].rstrip().rstrip("`").rstrip()
     end = max(span.rfind("}"), span.rfind("]")) + 1
     span = span[:end] if end and len(span) - end < len(span) // 2 and not _looks_open(span[end:]) else _closed(span)
-    if sum(map(span.count, "[{")) > _MAX_BRACKETS:
+    if sum(map(span.count, "[{")) > _MAX_BRACKETS or len(span) > _MAX_REPAIRED:
         return None
     try:
         value = repair_json(span, return_objects=True)

@@ -1,9 +1,9 @@
 """Reads texts from a raw answer, or finds the reason why it cannot be used.
 
-The parser's version is separate from the prompts' versions: a changed parser reads the stored answers again and asks nothing. What a
-model's maker puts around its answers is taken off first (``answer_text``, ``answer_json``); then they are checked for what cannot be
-used: refusals, the wrong language, instructions that give the source picture away, texts that only copy a caption. Costs about 20 us
-an answer; never raises on what a model wrote.
+The parser's version is separate from the prompts' versions: a changed parser reads the stored answers again and asks nothing. What
+a model's maker puts around its answers is taken off first (``answer_text``, ``answer_json``); then they are checked for what cannot
+be used: refusals, the wrong language, instructions that give the source picture away, texts that only copy a caption. Costs about
+20 us an answer; never raises on what a model wrote.
 """
 
 from __future__ import annotations
