@@ -46,7 +46,7 @@ Part = Literal["description", "instructions", "scores"]
 
 _SCORE = re.compile(r"\s*(\d)(?:\.0)?(?:\s*/\s*5)?\s*")
 _SAID_SCORES = [re.compile(rf"{name}\W{{1,12}}(\d\S*?)(?:[\s,;]|\.?\s|\.?$)", re.I) for name in ("fidelity", "discretion")]
-_FORM = re.compile(r"both images\W*(?:\.\.\.|…)|^\W*$", re.IGNORECASE)
+_FORM = re.compile(r"both images\W*(?:\.\.\.|…)", re.IGNORECASE)
 """The form that the prompt gives for a description, not filled in."""
 _JSON_STARTS = re.compile(r"(?:```\w*)?\s*[\[{]")
 _ECHO_ENDS = {
@@ -154,7 +154,7 @@ def _description(text: str, kind: str) -> Parsed:
     found = plain(found)
     if found and _FORM.match(found):
         return Parsed(reason="copied_prompt")
-    return Parsed((found,)) if found else Parsed(reason="empty")
+    return Parsed((found,)) if any(map(str.isalnum, found)) else Parsed(reason="empty")
 
 
 def _instructions(found: list[Any] | None, count: int) -> Parsed:
