@@ -87,6 +87,13 @@ def test_one_leaking_instruction_among_enough_others_is_left_out() -> None:
     assert texts == tuple(GOOD)
 
 
+def test_one_copied_caption_among_good_texts_is_left_out_and_counts_for_none() -> None:
+    for caption in (ASKED.query_caption, ASKED.target_caption):
+        texts = parse(ASKED, Answer(json.dumps([*GOOD, caption])), "instructions", "English").texts
+        assert texts == tuple(GOOD)
+        assert _reason(json.dumps([*GOOD[:2], caption])) == "leaked_source"
+
+
 def test_a_back_ends_own_reason_and_a_transport_error_are_kept() -> None:
     assert _reason("", finish="identical_captions") == "identical_captions"
     assert parse(ASKED, Answer(error="timeout"), "instructions").reason == "timeout"
