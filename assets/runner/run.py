@@ -18,8 +18,10 @@ from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
+from mmret.paths import plain_link
 from mmret.settings import Profile
 from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
+from mmret.system_errors import explain_text
 from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
@@ -39,7 +41,10 @@ class Outcome:
 
 
 def dagster_instance(lake: Lake) -> Any:
-    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``."""
+    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``.
+
+    Dagster opens its databases by an address, so a home with a question mark in its path is reached through a link.
+    """
     from assets.dagster_internals.event_log import open_instance
 
     if not os.environ.get("DAGSTER_HOME"):
@@ -48,6 +53,8 @@ def dagster_instance(lake: Lake) -> Any:
         if not (home / "dagster.yaml").exists():
             shutil.copy(Path(__file__).parents[2] / "dagster_home" / "dagster.yaml", home / "dagster.yaml")
         os.environ["DAGSTER_HOME"] = str(home)
+    if "?" in os.environ["DAGSTER_HOME"]:
+        os.environ["DAGSTER_HOME"] = str(plain_link(Path(os.environ["DAGSTER_HOME"])))
     return open_instance(os.environ["DAGSTER_HOME"])
 
 
@@ -132,9 +139,11 @@ class Runner:
     def _cause(result: Any) -> UserError:
         for event in result.all_events:
             if event.is_step_failure:
-                error = event.step_failure_data.error
+                error, refused = event.step_failure_data.error, None
                 while error.cause is not None:
-                    error = error.cause
+                    refused, error = refused or explain_text(error.message), error.cause
+                if error.cls_name != "UserError" and (refused := refused or explain_text(error.message)):
+                    return UserError(f"{event.step_key} stopped: {refused}")
                 where = "" if error.cls_name == "UserError" else f"\n{''.join(error.stack[-3:])}"
                 said = error.message.strip().removeprefix("mmret.errors.UserError: ")
                 return UserError(f"{event.step_key} failed: {said}{where}")

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.errors import UserError
-from mmret.schemas import TABLES
+from mmret.paths import root_path
+from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 
 METADATA_KEY = b"mmret"
 """Key in a file's Parquet metadata whose value is the facts, as JSON."""
@@ -45,8 +46,15 @@ def read_facts(path: Path) -> Facts | None:
     except FileNotFoundError:
         return None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
-    noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
+        raise UserError(damaged(path, error)) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(damaged(path, error)) from None
+    try:
+        noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
+    except ValueError as error:
+        raise UserError(damaged(path, error)) from None
     return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0))
 
 
@@ -55,17 +63,38 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    parts = [
-        pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None) for path in files
-    ]
-    return pa.concat_tables([schema.empty_table(), *parts])
+    return pa.concat_tables([schema.empty_table(), *(_read_file(path, schema, columns, filters) for path in files)])
+
+
+def _read_file(path: Path, schema: pa.Schema, columns: list[str] | None, filters: Any) -> pa.Table:
+    try:
+        rows = pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
+    except pa.ArrowInvalid as error:
+        raise UserError(damaged(path, error)) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the system's, not the file's
+        raise UserError(damaged(path, error)) from None
+    if unknown := [name for name in rows.schema.names if name not in schema.names]:
+        raise UserError(
+            f"{path} has columns that this version does not know ({', '.join(unknown)}): use the newer mmret that wrote it"
+        )
+    return rows
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """What to tell a user of a partition's file that cannot be read."""
+    said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    if path.parent.name in WRITTEN_BY_PEOPLE:
+        return f"{path} is damaged ({said}): put back a copy of it; it holds what people decided and cannot be computed again"
+    return f"{path} is damaged ({said}); delete it and run again"
 
 
 class PartitionFiles:
     """Reads the Parquet partitions under one folder. Only this class knows how files are named."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().absolute()
+        self.root = root_path(root)
 
     def path(self, table: str, partition: str) -> Path:
         """The file of a partition, whether it exists or not."""
