@@ -16,6 +16,7 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
+from mmret.interrupts import heard
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
 from mmret.paths import plain_link
@@ -97,7 +98,8 @@ class Runner:
         # checks look at the whole lake: they run once at the end, not with every shard
         if tables not in self._jobs:
             self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
-        result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how())
+        with heard():
+            result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how())
         spent = time.monotonic() - started
         took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
         for table in tables:
@@ -128,7 +130,9 @@ class Runner:
         """Run every asset check over the whole lake; failures are recorded in the outcome and raise nothing."""
         import dagster as dg
 
-        for evaluation in self.checks.execute_in_process(**self._how()).get_asset_check_evaluations():
+        with heard():
+            result = self.checks.execute_in_process(**self._how())
+        for evaluation in result.get_asset_check_evaluations():
             name = f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"
             warned = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
             self.outcome.checks[name] = evaluation.passed or warned

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from mmret import interrupts
 from mmret.errors import UserError
 from mmret.paths import local_path
 from mmret.system_errors import explain
@@ -24,10 +24,6 @@ from mmret.system_errors import explain
 RESUMABLE = {"run", "study", "train", "import", "embed", "export", "benchmark", "score", "compact", "merge", "export-onnx"}
 """Commands that write; what they had finished stays."""
 _EMPTY = "mmret.empty_argument"
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived, as from `docker stop` or a batch system; unwinds like Ctrl-C."""
 
 
 class Command(TyperCommand):
@@ -63,7 +59,7 @@ def _read(value: Any, option: str) -> Any:
 def _say_stopped(stop: KeyboardInterrupt, command: str = "") -> int:
     """Say on standard error that a person or the system stopped the command; the exit code, 128 + the signal's number."""
     rest = "what is finished is kept, and the same command goes on from there" if command in RESUMABLE else "nothing is lost"
-    by, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+    by, code = ("terminated", 143) if isinstance(stop, interrupts.Terminated) else ("interrupted", 130)
     print(f"\n{by}: {rest}", file=sys.stderr)
     return code
 
@@ -71,7 +67,7 @@ def _say_stopped(stop: KeyboardInterrupt, command: str = "") -> int:
 def run_application(application: Any) -> None:
     """Call the commands. What a user can mend is one message on standard error and exit code 2; other errors have a traceback."""
     prepare_streams()
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     try:
         application()
     except UserError as error:
@@ -90,10 +86,6 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise Terminated
 
 
 def _fail(message: str, error: BaseException) -> None:
