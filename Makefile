@@ -9,11 +9,12 @@ PORT ?= 3000
 # the demo's history lives in this checkout's dagster_home; any other lake keeps its own
 DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
 
-.PHONY: demo test test-slow test-vllm ui setup lint clean help
+.PHONY: demo test test-slow endurance test-vllm ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
+	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
@@ -27,6 +28,11 @@ test: setup
 
 test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
+
+# an hour: what a machine does to a run, again and again; root, for a small disk to fill
+endurance: setup
+	@HF_HUB_OFFLINE=1 MMRET_KILLS=$${MMRET_KILLS:-200} MMRET_STOPS=$${MMRET_STOPS:-20} MMRET_FULL_DISKS=$${MMRET_FULL_DISKS:-20} \
+		MMRET_CLOCKS=$${MMRET_CLOCKS:-10} $(BIN)/python -m pytest -s -m slow --timeout=14400 tests/endurance
 
 # vLLM has an environment of its own: the build for CPUs is a third party's and pins its own torch (docs/vllm.md)
 VLLM := tests/annotate/vllm_environment

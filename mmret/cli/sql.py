@@ -62,6 +62,10 @@ def answer(connection: Any, query: str) -> tuple[list[str], list[tuple[Any, ...]
     import duckdb
 
     try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise UserError("SQL: the text is not UTF-8") from None
+    try:
         statements = connection.extract_statements(query)
         if len(statements) != 1:
             given = f"{len(statements)} statements were given" if statements else "no statement was given"
@@ -75,7 +79,7 @@ def answer(connection: Any, query: str) -> tuple[list[str], list[tuple[Any, ...]
         raise KeyboardInterrupt from None
     except duckdb.OutOfMemoryException as error:
         raise UserError(f"SQL: out of memory ({error}): select fewer rows or columns, or sum them up in the query") from None
-    except (duckdb.Error, UnicodeError) as error:
+    except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
 
 
