@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mmret.freshness.fingerprints import current_facts, upstream_of
+from mmret.freshness.fingerprints import current_facts, inputs_of, upstream_of
 from mmret.freshness.survey import RETRY_SECONDS, differences, due, new_pairs, survey
 from mmret.lake import Lake
 from mmret.lake.inputs import Inputs, read_inputs, record_inputs
