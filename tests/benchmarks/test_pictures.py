@@ -167,6 +167,8 @@ def test_every_row_of_a_query_file_is_a_query_or_is_counted_with_a_reason(lake, 
 @pytest.mark.parametrize("text, said", [
     ('{"reference": "A", "text": "x", "target": "B"}\n{"reference": "A"', "line 2: not JSON"),
     ('[{"reference": "A", "text": "x", "target": "B"}, {"reference": "A", "text": "x"}]', "row 2: expected an object"),
+    ('[1]', "row 1: expected an object"),
+    ('[["reference", "text", "target"]]', "row 1: expected an object"),
     ('{"reference": "A", "text": " ", "target": "B"}', "row 1: text and target must not be empty"),
     ('{"reference": "A", "text": "x", "target": []}', "row 1: text and target must not be empty"),
     ('{"reference": "A", "text": 3, "target": "B"}', "row 1: text and target must not be empty"),
