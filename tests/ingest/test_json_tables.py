@@ -42,6 +42,10 @@ BOTH = [("a.jpg", "one"), ("b.jpg", "two")]
         json.dumps({"info": {"x": 1}, "data": RECORDS}),
         json.dumps({"a.jpg": "one", "b.jpg": ["two", "more"]}, indent=0),
         json.dumps({"a.jpg": {"caption": "one"}, "b.jpg": {"caption": "two"}}, indent=1),
+        json.dumps({"0": RECORDS[0], "1": RECORDS[1]}, indent=1),
+        json.dumps({"empty": [], "train": RECORDS[:1], "labels": [{"id": 1}], "val": RECORDS[1:]}, indent=1),
+        json.dumps({"annotations": RECORDS}, indent=1),
+        json.dumps({"images": RECORDS}, indent=1),
     ],
 )
 def test_arrays_lines_and_objects_list_the_same(tmp_path: Path, name: str, text: str):
@@ -56,6 +60,27 @@ def test_many_damaged_lines_before_the_first_sound_one_cost_themselves_only(tmp_
     write(tmp_path, {"a.jsonl": "{no\n" * 150 + json.dumps(RECORDS[0])})
     got = listed(tmp_path / "a.jsonl")
     assert len(got) == 151 and got[-1] == BOTH[0]
+
+
+def test_json_that_is_not_utf8_costs_the_garbled_records_only(tmp_path: Path):
+    entries = [{"image": "a.jpg", "caption": "a café"}, {"image": "b.jpg", "caption": "two"}]
+    for name, text in (("a.json", json.dumps(entries, ensure_ascii=False)), ("a.jsonl", "\n".join(map(plain, entries)))):
+        write(tmp_path, {name: text.encode("cp1252")})
+        first, second = listed(tmp_path / name)
+        assert first[1].startswith("not UTF-8") and second == BOTH[1]
+    whole = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "caption": "é"}, {"image_id": 1, "caption": "x"}],
+    }
+    write(tmp_path, {"captions.json": plain(whole).encode("cp1252")})
+    assert listed(tmp_path / "captions.json") == [
+        ("a.jpg", "x"),
+        ("", 'annotation 1 is of image unknown, which the file does not have: "not UTF-8"'),
+    ]
+
+
+def plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def coco(captions_first: bool = False) -> dict[str, Any]:
@@ -152,6 +177,8 @@ def test_what_breaks_off_or_is_no_object_is_named_and_the_rest_kept(tmp_path: Pa
         ([], "is empty"),
         ({}, "holds no list of pictures"),
         ("{ no", "is no JSON"),
+        ({"image": {"0": "a.jpg", "1": "b.jpg"}, "caption": {"0": "one", "1": "two"}}, "columns one behind the other"),
+        ({"image": ["a.jpg", "b.jpg"], "caption": ["one", "two"]}, "columns one behind the other"),
     ],
 )
 def test_other_json_says_in_one_sentence_what_it_lacks(tmp_path: Path, value: Any, words: str):
