@@ -241,5 +241,8 @@ def test_a_text_that_the_end_of_the_tar_cuts_is_no_caption(tmp_path: Path):
         text = archive.getmember("0.txt").offset_data
     path.write_bytes(path.read_bytes()[: text + 100])
     rows, counts = listed(path)
-    assert {name: (row.caption, row.reason) for name, row in rows.items()} == {"0.png": (None, None), "t.tar": (None, "damaged_tar")}
+    assert {name: (row.caption, row.reason) for name, row in rows.items()} == {
+        "0.png": (None, None),
+        "t.tar": (None, "damaged_tar"),
+    }
     assert counts == {"unread_text": 1}
