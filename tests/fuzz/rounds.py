@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz.targets import TARGETS, case_file, remove_folder
 
-ROUND = 200
+ROUND = 50
 """Cases of a target before the next one has its turn."""
 
 
