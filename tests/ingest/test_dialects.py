@@ -80,12 +80,13 @@ def test_dialects_of_real_files(tmp_path: Path, text: str, expected: list[tuple[
 def test_a_caption_that_begins_with_a_quote_mark_swallows_no_line(tmp_path: Path, suffix: str):
     captions = [f"a caption {i}" for i in range(40)]
     captions[10], captions[30], captions[33], captions[34] = '"I love mugs on a cup', '"again', '"open', 'he said "yes"'
+    captions[20], captions[24] = '"opens here', 'and closes there"'
     separator = "\t" if suffix == ".tsv" else ","
     lines = ["image" + separator + "caption", *(f"{i}.jpg{separator}{caption}" for i, caption in enumerate(captions))]
     write(tmp_path, {f"a{suffix}": "\n".join(lines)})
     listed, remarks = read(tmp_path / f"a{suffix}")
     assert listed == [(f"{i}.jpg", caption) for i, caption in enumerate(captions)]
-    assert remarks == {"unbalanced_quote": 3}
+    assert remarks == {"unbalanced_quote": 4}
 
 
 def test_quoted_texts_may_span_lines(tmp_path: Path):
