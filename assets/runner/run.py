@@ -16,10 +16,14 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
+from mmret.ingest.enough import check_enough
+from mmret.interrupts import heard
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
+from mmret.paths import plain_link
 from mmret.settings import Profile
 from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
+from mmret.system_errors import explain_text
 from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
@@ -39,7 +43,10 @@ class Outcome:
 
 
 def dagster_instance(lake: Lake) -> Any:
-    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``."""
+    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``.
+
+    Dagster opens its databases by an address, so a home with a question mark in its path is reached through a link.
+    """
     from assets.dagster_internals.event_log import open_instance
 
     if not os.environ.get("DAGSTER_HOME"):
@@ -48,6 +55,8 @@ def dagster_instance(lake: Lake) -> Any:
         if not (home / "dagster.yaml").exists():
             shutil.copy(Path(__file__).parents[2] / "dagster_home" / "dagster.yaml", home / "dagster.yaml")
         os.environ["DAGSTER_HOME"] = str(home)
+    if "?" in os.environ["DAGSTER_HOME"]:
+        os.environ["DAGSTER_HOME"] = str(plain_link(Path(os.environ["DAGSTER_HOME"])))
     return open_instance(os.environ["DAGSTER_HOME"])
 
 
@@ -81,8 +90,8 @@ class Runner:
             if run.tags.get("mmret/lease") != self.lease.id and run.parent_run_id is None:
                 self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
 
-    def launch(self, tables: Sequence[str], partition: str | None) -> None:
-        """One Dagster run. Raises UserError with the cause where a step fails."""
+    def launch(self, tables: Sequence[str], partition: str | None, config: dict[str, Any] | None = None) -> None:
+        """One Dagster run; ``config`` by asset. Raises UserError with the cause where a step fails."""
         import dagster as dg
 
         started, tables = time.monotonic(), tuple(tables)
@@ -90,7 +99,8 @@ class Runner:
         # checks look at the whole lake: they run once at the end, not with every shard
         if tables not in self._jobs:
             self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
-        result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how())
+        with heard():
+            result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how(config))
         spent = time.monotonic() - started
         took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
         for table in tables:
@@ -105,7 +115,7 @@ class Runner:
         if not result.success:
             raise self._cause(result)
 
-    def _how(self) -> dict[str, Any]:
+    def _how(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
         return {
             "instance": self.instance,
             "raise_on_error": False,
@@ -114,14 +124,19 @@ class Runner:
                 "mmret/lease": self.lease.id,
                 "mmret/pid": str(os.getpid()),  # for people; no code asks for it
             },
-            "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            "run_config": {
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                "ops": {name: {"config": of} for name, of in (config or {}).items()},
+            },
         }
 
     def verify(self) -> None:
         """Run every asset check over the whole lake; failures are recorded in the outcome and raise nothing."""
         import dagster as dg
 
-        for evaluation in self.checks.execute_in_process(**self._how()).get_asset_check_evaluations():
+        with heard():
+            result = self.checks.execute_in_process(**self._how())
+        for evaluation in result.get_asset_check_evaluations():
             name = f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"
             warned = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
             self.outcome.checks[name] = evaluation.passed or warned
@@ -132,9 +147,11 @@ class Runner:
     def _cause(result: Any) -> UserError:
         for event in result.all_events:
             if event.is_step_failure:
-                error = event.step_failure_data.error
+                error, refused = event.step_failure_data.error, None
                 while error.cause is not None:
-                    error = error.cause
+                    refused, error = refused or explain_text(error.message), error.cause
+                if error.cls_name != "UserError" and (refused := refused or explain_text(error.message)):
+                    return UserError(f"{event.step_key} stopped: {refused}")
                 where = "" if error.cls_name == "UserError" else f"\n{''.join(error.stack[-3:])}"
                 said = error.message.strip().removeprefix("mmret.errors.UserError: ")
                 return UserError(f"{event.step_key} failed: {said}{where}")
@@ -151,11 +168,15 @@ class Runner:
         by_kind = {"whole": [None], "shard": self.lake.shards(), "recipe": list(self.profile.train)}
         return by_kind[STAGES[stage].partitions]
 
-    def run(self, until: str | None = None) -> Outcome:
-        """Bring the lake up to date; ``until``: no further than that stage, and without the checks."""
+    def run(self, until: str | None = None, forget_missing: bool = False) -> Outcome:
+        """Bring the lake up to date; ``until``: no further than that stage, and without the checks; ``forget_missing``: take out
+        pictures that are gone from their sources.
+
+        Raises UserError where a stage fails, or where there are too few images for any work after the pictures are in.
+        """
         started = time.monotonic()
         self.on_stage(["corpus_manifest"], None, 0, 1)
-        self.launch(["corpus_manifest"], None)
+        self.launch(["corpus_manifest"], None, {"corpus_manifest": {"forget_missing": forget_missing}})
         self.instance.add_dynamic_partitions("corpus_shards", self.lake.shards())
         groups = list(RUNS)
         if until is not None:
@@ -164,6 +185,8 @@ class Runner:
         for group in groups:
             keys = self._partitions(group[0])
             first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
+            if first and "images" not in group:
+                check_enough(self.lake)
             done = 0
             with shared_models():
                 for key in keys if first else ():

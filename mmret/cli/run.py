@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +23,10 @@ def run(
         ),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="take this source out again; its rows stay, among the rejects")] = None,
+    forget_missing: Annotated[
+        bool,
+        typer.Option("--forget-missing", help="take out pictures that are gone from their sources; else they stay"),
+    ] = False,
     profile: Annotated[str | None, typer.Option(help="demo, local, paper or a YAML file; kept with the lake")] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, help="rows per shard, for shards yet to be sealed")] = None,
     set_: Annotated[
@@ -47,12 +49,12 @@ def run(
     started = time.time_ns()
     from mmret.cli.graph import exclusive, materialize
     from mmret.cli.run_summary import print_summary, summarise_run
-    from mmret.cli.terminal import console
+    from mmret.cli.terminal import console, print_json
     from mmret.lake.compact import compact, needs_merging
     from mmret.warehouse import refresh_catalogue
 
     with exclusive(store, choices) as lease:
-        outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None)
+        outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
         if dry_run:
             from mmret.cli.estimate import estimate_cost, output_estimate
 
@@ -64,5 +66,4 @@ def run(
     summary = summarise_run(store, settings, outcome)
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
-        json.dump(summary, sys.stdout, ensure_ascii=False)
-        print()
+        print_json(summary)

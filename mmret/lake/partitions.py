@@ -7,8 +7,8 @@ A partition file carries three facts in its Parquet metadata: ``inputs``, the fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.errors import UserError
-from mmret.schemas import TABLES
+from mmret.paths import root_path
+from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 
 METADATA_KEY = b"mmret"
 """Key in a file's Parquet metadata whose value is the facts, as JSON."""
@@ -33,6 +34,15 @@ class Facts:
     digest: str  # of its content
     notes: dict[str, Any]  # free-form, JSON
     written: int = field(default=0, compare=False)  # ns since 1970
+    since: dict[str, list[Any]] = field(default_factory=dict, compare=False)
+    """By column, where it is older than the file: digest and time of the version since which it has been the same."""
+
+    def of_columns(self, columns: Sequence[str]) -> Facts:
+        """The facts with the digest that stands for ``columns`` alone: that of the version in which one of them changed last."""
+        if not columns or not self.since:
+            return self
+        now = [self.digest, self.written]
+        return replace(self, digest=max((self.since.get(c, now) for c in columns), key=lambda version: version[1])[0])
 
 
 def read_facts(path: Path) -> Facts | None:
@@ -45,9 +55,22 @@ def read_facts(path: Path) -> Facts | None:
     except FileNotFoundError:
         return None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+        raise UserError(damaged(path, error)) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(damaged(path, error)) from None
+    try:
+        return facts_in(meta)
+    except ValueError as error:
+        raise UserError(damaged(path, error)) from None
+
+
+def facts_in(meta: pq.FileMetaData) -> Facts:
+    """The facts in the metadata of a partition's file. Raises ValueError where they are no JSON."""
     noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
-    return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0))
+    found = (noted.get(key, empty) for key, empty in (("inputs", ""), ("digest", ""), ("notes", {}), ("written", 0), ("since", {})))
+    return Facts(meta.num_rows, *found)
 
 
 def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
@@ -55,17 +78,47 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    parts = [
-        pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None) for path in files
-    ]
+    parts = [_filled(_read(path, schema.names, columns, filters), schema) for path in files]
     return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def _read(path: Path, known: list[str], columns: list[str] | None, filters: Any) -> pa.Table:
+    try:
+        rows = pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
+    except pa.ArrowInvalid as error:
+        raise UserError(damaged(path, error)) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the system's, not the file's
+        raise UserError(damaged(path, error)) from None
+    if unknown := [name for name in rows.schema.names if name not in known]:
+        raise UserError(
+            f"{path} has columns that this version does not know ({', '.join(unknown)}): use the newer mmret that wrote it"
+        )
+    return rows
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """What to tell a user of a partition's file that cannot be read."""
+    said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    if path.parent.name in WRITTEN_BY_PEOPLE:
+        return f"{path} is damaged ({said}): put back a copy of it; it holds what people decided and cannot be computed again"
+    return f"{path} is damaged ({said}); delete it and run again"
+
+
+def _filled(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``rows`` with nulls for columns that were added to the schema after they were written."""
+    for at, column in enumerate(schema):
+        if column.name not in rows.column_names:
+            rows = rows.add_column(at, column, pa.nulls(len(rows), column.type))
+    return rows
 
 
 class PartitionFiles:
     """Reads the Parquet partitions under one folder. Only this class knows how files are named."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().absolute()
+        self.root = root_path(root)
 
     def path(self, table: str, partition: str) -> Path:
         """The file of a partition, whether it exists or not."""

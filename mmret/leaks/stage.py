@@ -24,6 +24,7 @@ from mmret.lake import Facts, Lake
 from mmret.leaks.find import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.schemas import LEAKS
 from mmret.settings import EncoderSettings, Profile
+from mmret.unit_vectors import require_unit
 
 ALGORITHM = "dhash128-1"
 _KEY = b"mmret.made_from"
@@ -75,7 +76,10 @@ def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
     names = table["name"].to_pylist()
     for start in range(0, len(pictures), model.batch_size):
         rows = pictures[start : start + model.batch_size]
-        vectors[rows] = model.encode_images([open_rgb((folder / names[row]).read_bytes()) for row in rows])
+        found = model.encode_images([open_rgb((folder / names[row]).read_bytes()) for row in rows])
+        vectors[rows] = require_unit(
+            found, lambda at, kind, rows=rows: f"{model.model} gave {folder / names[rows[at]]} {kind}: its weights are damaged"
+        )
     return _with_vector_column(table, vectors)
 
 
@@ -113,7 +117,7 @@ def _pictures(lake: Lake, shard: str) -> Iterator[tuple[str, bytes]]:
 def _cached(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
     """The table at ``path`` if it was made from the same inputs, else a new one from ``make``, written there in one step."""
     if path.is_file():
-        table = pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)
         if (table.schema.metadata or {}).get(_KEY) == made_from.encode():
             return table.replace_schema_metadata(None)
     table = make()

@@ -7,6 +7,7 @@ view with its columns.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.lake.partitions import Facts, read_facts
-from mmret.schemas import SIGNALS, TABLES
+from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
 
@@ -33,6 +34,14 @@ def _sql_type(type_: pa.DataType) -> str:
 def sql_literal(text: object) -> str:
     """``text`` as a string literal of SQL."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def file_pattern(path: object) -> str:
+    """``path`` as DuckDB's ``read_parquet`` and ``allowed_directories`` need it: a pattern that fits this one path only.
+
+    A backslash beside signs of a pattern cannot be written at all (:func:`mmret.warehouse.catalogue.readable_root`).
+    """
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,10 @@ def _footer(path: Path, inode: int, mtime_ns: int, size: int) -> Footer:
     return Footer(read_facts(path), tuple(pq.read_schema(path).names), size, mtime_ns)
 
 
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(sql_literal(file_pattern(path)) for path in paths)
+
+
 def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     """Files by the columns they have: one written before a column was added to the schema lacks it."""
     found: dict[tuple[str, ...], list[Path]] = {}
@@ -71,14 +84,14 @@ def table_view(table: str, files: Sequence[Path]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
 
     parts = [
-        f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(sql_literal, paths))}])"
+        f"SELECT {columns(names)} FROM read_parquet([{_listed(paths)}], hive_partitioning = false)"
         for names, paths in _by_columns(files).items()
     ] or [f"SELECT {columns(())} WHERE false"]
     return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'
 
 
 EMBEDDINGS = "CREATE OR REPLACE VIEW embeddings AS " + " UNION ALL ".join(
-    f"SELECT '{s}' AS signal, * FROM \"{s}\"" for s in SIGNALS
+    f"SELECT '{s}' AS signal, {', '.join(VECTORS_INDEX.names)} FROM \"{s}\"" for s in SIGNALS
 )
 
 _SIDE = ("caption", "licence", "source", "width", "height", "extra")

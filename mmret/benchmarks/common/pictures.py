@@ -103,7 +103,7 @@ class Embedder:
         self._vectors: dict[str, np.ndarray] = {}
         self._seen: dict[tuple[str, int, int, str], str] = {}
         for path in sorted(self.folder.glob("*.parquet")) if self.folder else ():
-            self._remember(pq.read_table(path))
+            self._remember(pq.read_table(path, partitioning=None))
 
     def picture_vectors(self, shots: Sequence[Shot], task: str = "images") -> Vectors:
         """Vectors of ``shots``; every distinct picture that the store does not have is embedded and kept.

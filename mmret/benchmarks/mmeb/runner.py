@@ -218,7 +218,7 @@ def _rows(folder: Path) -> Iterable[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     for file in sorted(folder.glob("*.parquet")):
-        table = pq.read_table(file)
+        table = pq.read_table(file, partitioning=None)
         if missing := {"qry_text", "qry_img_path", "tgt_text", "tgt_img_path"} - set(table.column_names):
             raise UserError(f"{file} has no column {', '.join(sorted(missing))}; MMEB-eval's v1 parquet layout is expected")
         for row in table.to_pylist():
