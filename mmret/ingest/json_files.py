@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmret.ingest.coco import coco_captions
+from mmret.ingest.coco import coco_captions, first_names
 from mmret.ingest.columns import ON_THE_WEB, meaning, why_none
 from mmret.ingest.json_stream import JsonStream
 from mmret.ingest.records import SAMPLE, Note, Record, image_column, is_address, is_picture_name, rename, together
@@ -22,8 +24,17 @@ _LOOKED_AT = 10_000  # elements or lines, until the first hundred that are objec
 LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
 
 
-def recognise_json(path: Path) -> tuple[str, Callable[[Note], Iterator[Record]]] | str:
-    """How the file is read, in words, and its reader; or one sentence that says why it is no table of pictures."""
+@dataclass(frozen=True)
+class JsonTable:
+    """How a file is read, in words, and its reader. ``names`` gives its first pictures where the reader itself is slow to begin."""
+
+    how: str
+    read: Callable[[Note], Iterator[Record]]
+    names: Callable[[], list[str]] | None = None
+
+
+def recognise_json(path: Path) -> JsonTable | str:
+    """The table in a file, or one sentence that says why it is no table of pictures."""
     head = read_head(path)
     encoding = json_encoding(head)
     text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace").strip()
@@ -43,7 +54,7 @@ def json_encoding(head: bytes) -> str:
     return encoding if encoding in CERTAIN or encoding.startswith("utf-16") else "utf-8"
 
 
-def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bool = False):
+def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bool = False) -> JsonTable | str:
     sample = list(islice(read(), 1))
     objects = list(islice((record for record in islice(read(), _LOOKED_AT) if isinstance(record[1], dict)), SAMPLE))
     renamed, sentence = image_column(objects)
@@ -54,8 +65,8 @@ def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bo
     if not objects:
         return f"holds no object with columns: line {sample[0][0]} is {sample[0][1]}"
     if lines:
-        return how, lambda note: rename(read(), renamed)
-    return how, lambda note: together(rename(read(), renamed), path.name, note)
+        return JsonTable(how, lambda note: rename(read(), renamed))
+    return JsonTable(how, lambda note: together(rename(read(), renamed), path.name, note))
 
 
 def _is_line(text: str, lines: bool, ended: bool) -> bool:
@@ -170,7 +181,7 @@ def _broken(error: Exception) -> str:
     return f"the file cannot be read from here on: {getattr(error, 'msg', error)}"
 
 
-def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], Iterator[Record]]] | str:
+def _recognise_object(path: Path, encoding: str) -> JsonTable | str:
     """One object that holds everything: COCO, Karpathy's splits, a list under a name, or captions by file name."""
     outline: dict[str, Any] = {}
     lists: dict[str, dict[str, Any]] = {}  # the first element of each list of objects
@@ -197,16 +208,17 @@ def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], 
         return _table("objects one behind the other", lambda: _values(path, encoding), path)
     images, annotations = lists.get("images"), lists.get("annotations")
     if images is not None and "sentences" in images:
-        return "a split as Karpathy writes them", lambda note: _karpathy(path, encoding)
+        return JsonTable("a split as Karpathy writes them", lambda note: _karpathy(path, encoding))
     if any(not why_none(first) for first in lists.values()):
         return _table("an object with lists of pictures", lambda: _array(path, encoding, _EVERY_LIST), path)
     if annotations is not None or (images is not None and _mentions(path, b'"annotations"')):
         if _mentions(path, b'"caption"'):
-            return "captions as COCO writes them", lambda note: coco_captions(path, encoding)
+            read = partial(coco_captions, path, encoding)
+            return JsonTable("captions as COCO writes them", lambda note: read(), partial(first_names, path, encoding))
         return "holds annotations without captions (boxes, masks or points): captions are in a file of their own"
     values = list(outline.values())
     if outline and (all(map(is_picture_name, outline)) or all(isinstance(v, dict) and not why_none(v) for v in values)):
-        return "captions by name", lambda note: _by_name(path, encoding)
+        return JsonTable("captions by name", lambda note: _by_name(path, encoding))
     found = ", ".join(list(outline)[:12])
     if any(is_address(value) or (isinstance(value, list) and is_address(value[0])) for value in outline.values()):
         return f"names no picture files (found {found}): {ON_THE_WEB}"

@@ -89,6 +89,9 @@ def test_rows_without_a_picture_or_with_several_have_a_reason(tmp_path: Path):
 def test_what_holds_no_pictures_is_a_manifest_or_a_sentence(tmp_path: Path):
     paths = save(tmp_path / "a.parquet", pa.table({"image": [{"bytes": None, "path": "a.png"}], "text": ["t"]}))
     assert [row_of_columns(record).path for _, record in recognise(paths).records()] == ["a.png"]
+    thumbnails = pa.table({"file_name": ["a.png"], "thumbnail": [png(1)], "hash": [b"BM12"], "text": ["t"]})
+    found = recognise(save(tmp_path / "t.parquet", thumbnails))
+    assert isinstance(found, Manifest) and not found.embedded
     as_bytes = save(tmp_path / "b.parquet", pa.table({"image": [b"a.png"], "text": [b"t"]}))
     assert [row_of_columns(record).path for _, record in recognise(as_bytes).records()] == ["a.png"]
     labelled = save(tmp_path / "c.parquet", pa.table({"image": [{"bytes": PICTURES[0], "path": "a.png"}], "label": [3]}))
