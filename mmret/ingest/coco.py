@@ -45,6 +45,7 @@ def _load(stream: JsonStream, database: Connection, licences: dict[str | None, s
             stream.skip()
             continue
         for entry in stream.elements():
+            entry = "not UTF-8" if stream.garbled else entry
             if name == "licenses":
                 if isinstance(entry, dict) and isinstance(entry.get("name"), str):
                     licences[_key(entry.get("id"))] = entry["name"]

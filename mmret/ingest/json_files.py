@@ -15,7 +15,7 @@ from mmret.ingest.coco import coco_captions
 from mmret.ingest.columns import ON_THE_WEB, why_none
 from mmret.ingest.json_stream import JsonStream
 from mmret.ingest.records import SAMPLE, Note, Record, image_column, is_address, is_picture_name, rename, together
-from mmret.ingest.text_files import UNREADABLE, encoding_of, numbered_lines, open_bytes, open_text, plain_suffix, read_head
+from mmret.ingest.text_files import CERTAIN, UNREADABLE, encoding_of, numbered_lines, open_bytes, open_text, plain_suffix, read_head
 
 _LOOKED_AT = 10_000  # elements or lines, until the first hundred that are objects
 LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
@@ -24,7 +24,7 @@ LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a re
 def recognise_json(path: Path) -> tuple[str, Callable[[Note], Iterator[Record]]] | str:
     """How the file is read, in words, and its reader; or one sentence that says why it is no table of pictures."""
     head = read_head(path)
-    encoding = encoding_of(head)
+    encoding = json_encoding(head)
     text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace").strip()
     if not text:
         return "is empty"
@@ -34,6 +34,12 @@ def recognise_json(path: Path) -> tuple[str, Callable[[Note], Iterator[Record]]]
     if text[0] == "{" and not _is_line(text, lines, ended=len(head) < 2**17):
         return _recognise_object(path, encoding)
     return _table("JSON lines", lambda: json_lines(path, encoding), path, lines=True)
+
+
+def json_encoding(head: bytes) -> str:
+    """The encoding of JSON that begins with ``head``: never a guess, other than UTF-16 without its mark."""
+    encoding = encoding_of(head)
+    return encoding if encoding in CERTAIN or encoding.startswith("utf-16") else "utf-8"
 
 
 def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bool = False):
@@ -85,7 +91,7 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
                 except (ValueError, RecursionError) as error:
                     yield number, f"not JSON: {error}"
                 else:
-                    yield number, record if isinstance(record, dict) else f"not an object but a {type(record).__name__}"
+                    yield number, _record(record, garbled=False)
     except UNREADABLE as error:
         yield number + 1, f"the file cannot be read from here on: {error}"
 
@@ -116,7 +122,7 @@ def _array(path: Path, encoding: str, inside: str | None = None) -> Iterator[Rec
             stream = JsonStream(file)
             for value in _elements(stream, inside):
                 number += 1
-                yield number, value if isinstance(value, dict) else f"not an object but a {type(value).__name__}"
+                yield number, _record(value, stream.garbled)
             if inside is None and stream.next_sign():
                 yield number + 1, "something stands behind the end of the array"
     except (ValueError, *UNREADABLE) as error:
@@ -143,9 +149,15 @@ def _values(path: Path, encoding: str) -> Iterator[Record]:
             while stream.next_sign():
                 number += 1
                 value = stream.value()
-                yield number, value if isinstance(value, dict) else f"not an object but a {type(value).__name__}"
+                yield number, _record(value, stream.garbled)
     except (ValueError, *UNREADABLE) as error:
         yield number, _broken(error)
+
+
+def _record(value: Any, garbled: bool) -> dict[str, Any] | str:
+    if garbled:
+        return "not UTF-8"
+    return value if isinstance(value, dict) else f"not an object but a {type(value).__name__}"
 
 
 def _broken(error: Exception) -> str:
@@ -237,6 +249,6 @@ def _by_name(path: Path, encoding: str) -> Iterator[Record]:
             for name in stream.members():
                 value = stream.value()
                 number += 1
-                yield number, {"image": name, **(value if isinstance(value, dict) else {"caption": value})}
+                yield number, _record({"image": name, **(value if isinstance(value, dict) else {"caption": value})}, stream.garbled)
     except (ValueError, *UNREADABLE) as error:
         yield number + 1, _broken(error)

@@ -25,6 +25,8 @@ class JsonStream:
     def __init__(self, file: TextIO):
         self._file = file
         self._text, self._at, self._ended = "", 0, False
+        self.garbled = False
+        """Whether the last value has bytes in it that are no text in the file's encoding."""
         self._decoder = json.JSONDecoder()
 
     def next_sign(self) -> str:
@@ -49,6 +51,7 @@ class JsonStream:
                     raise
             else:
                 if end < len(self._text) or not self._more():  # a number at the end may go on
+                    self.garbled = _is_garbled(self._text[self._at : end])
                     self._at = end
                     return value
 
@@ -99,3 +102,14 @@ class JsonStream:
         self._ended = not read
         self._text, self._at = kept + read, 0
         return bool(read)
+
+
+def _is_garbled(text: str) -> bool:
+    """Whether bytes that could not be decoded were kept in ``text`` as lone surrogates."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

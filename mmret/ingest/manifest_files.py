@@ -17,12 +17,12 @@ from mmret.errors import UserError
 from mmret.ingest.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, Columnar
 from mmret.ingest.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, meaning
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.json_files import json_lines, recognise_json
+from mmret.ingest.json_files import json_encoding, json_lines, recognise_json
 from mmret.ingest.picture_table import picture_column
 from mmret.ingest.records import SAMPLE, Note, Record, ignore, image_column, rename
 from mmret.ingest.rows import row_of_columns
 from mmret.ingest.separated_files import headed, read_separated, recognise_separated
-from mmret.ingest.text_files import UNREADABLE, plain_suffix
+from mmret.ingest.text_files import UNREADABLE, plain_suffix, read_head
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 NAMES = ("captions", "manifest", "metadata")
@@ -89,7 +89,7 @@ def read_manifest(path: Path) -> Iterator[Record]:
     if found is not None and found.startswith("cannot be read"):
         raise UserError(f"{path} {found}")
     if suffix in (".jsonl", ".ndjson"):
-        return json_lines(path)
+        return json_lines(path, json_encoding(read_head(path)))
     if suffix in (".csv", ".tsv"):
         return read_separated(path, *headed(path), ignore)
     if suffix in _COLUMNAR:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
 from mmret.lake.store import Lake
+from mmret.paths import local_path
 from mmret.settings import Profile, load_profile
 
 DEFAULT_PROFILE = "demo"
@@ -20,7 +20,7 @@ DEFAULT_PROFILE = "demo"
 
 def source_name(source: str) -> str:
     """A source as it is recorded: built-in corpora as given, files and folders as absolute paths."""
-    return source if re.match(r"^shapes:", source) else str(Path(source).expanduser().resolve())
+    return source if re.match(r"^shapes:", source) else str(local_path(source, "the source").resolve())
 
 
 def resolve(

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.fuzz.rounds import Fault, work
 from tests.fuzz.targets import TARGETS
 
-SILENT = 300
+SILENT = 600
 """Seconds after which a round that says nothing is a fault."""
 HERE = Path(__file__).parent
 

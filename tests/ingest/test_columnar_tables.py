@@ -128,6 +128,19 @@ def test_values_that_python_cannot_hold_and_repeated_names_cost_no_other_row(tmp
     assert records[1] == {"image": "b.png", "caption": "b", "caption.1": "y"}
 
 
+def test_lengths_of_a_damaged_arrow_file_are_not_followed(tmp_path: Path):
+    path = save(
+        tmp_path / "file.arrow", pa.table({"image": ["a.png", "b.png", "c.png"], "caption": ["x", "y", "z"]}), rows_a_group=3
+    )
+    data = path.read_bytes()
+    offsets = b"".join(n.to_bytes(4, "little") for n in (0, 1, 2, 3))
+    assert data.count(offsets) == 1
+    path.write_bytes(data.replace(offsets, offsets[:8] + (2**30).to_bytes(4, "little") + (2**30).to_bytes(4, "little")))
+    records = [record for _, record in recognise(path).records()]
+    assert records[0] == {"image": "a.png", "caption": "x"}
+    assert "the value of caption cannot be read" in records[1] and len(records) == 3
+
+
 def test_threads_read_each_their_own_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(picture_table, "_WINDOW_BYTES", 500)
     values = [{"bytes": bytes([255, 216, 255]) + str(i).encode() * 50, "path": None} for i in range(60)]

@@ -58,6 +58,27 @@ def test_many_damaged_lines_before_the_first_sound_one_cost_themselves_only(tmp_
     assert len(got) == 151 and got[-1] == BOTH[0]
 
 
+def test_json_that_is_not_utf8_costs_the_garbled_records_only(tmp_path: Path):
+    entries = [{"image": "a.jpg", "caption": "a café"}, {"image": "b.jpg", "caption": "two"}]
+    for name, text in (("a.json", json.dumps(entries, ensure_ascii=False)), ("a.jsonl", "\n".join(map(plain, entries)))):
+        write(tmp_path, {name: text.encode("cp1252")})
+        first, second = listed(tmp_path / name)
+        assert first[1].startswith("not UTF-8") and second == BOTH[1]
+    whole = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "caption": "é"}, {"image_id": 1, "caption": "x"}],
+    }
+    write(tmp_path, {"captions.json": plain(whole).encode("cp1252")})
+    assert listed(tmp_path / "captions.json") == [
+        ("a.jpg", "x"),
+        ("", 'annotation 1 is of image unknown, which the file does not have: "not UTF-8"'),
+    ]
+
+
+def plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def coco(captions_first: bool = False) -> dict[str, Any]:
     images = [
         {"id": 7, "file_name": "a.jpg", "license": 2, "coco_url": "http://x/a", "height": 3},

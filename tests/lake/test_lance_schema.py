@@ -58,7 +58,7 @@ def older(tmp_path: Path) -> tuple[Lake, Path]:
 
 def grow(lake: Lake, source: Path) -> None:
     corpus = CorpusSettings(sources=(str(source),), shard_size=4)
-    for shard, rows in seal(lake.read("corpus_manifest"), corpus, IngestSettings()):
+    for shard, rows in seal(lake, corpus, IngestSettings()):
         lake.write("corpus_manifest", shard, rows, "x")
     for shard in lake.shards():
         ingest_shard(lake, shard, IngestSettings(), "x")
