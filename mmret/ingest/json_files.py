@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmret.ingest.coco import coco_captions
-from mmret.ingest.columns import ON_THE_WEB, why_none
+from mmret.ingest.columns import ON_THE_WEB, meaning, why_none
 from mmret.ingest.json_stream import JsonStream
 from mmret.ingest.records import SAMPLE, Note, Record, image_column, is_address, is_picture_name, rename, together
 from mmret.ingest.text_files import CERTAIN, UNREADABLE, encoding_of, numbered_lines, open_bytes, open_text, plain_suffix, read_head
 
+_EVERY_LIST = "*"
 _LOOKED_AT = 10_000  # elements or lines, until the first hundred that are objects
 LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
 
@@ -67,7 +68,7 @@ def _is_line(text: str, lines: bool, ended: bool) -> bool:
         value = json.loads(first)
     except (ValueError, RecursionError):
         return lines and first.strip() != "{"
-    return bool(rest.strip()) or (ended and (lines or not why_none(value)))
+    return bool(rest.strip()) or (ended and (lines or (not why_none(value) and not _is_column(value))))
 
 
 def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
@@ -115,7 +116,7 @@ def _recoded(path: Path, encoding: str) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _array(path: Path, encoding: str, inside: str | None = None) -> Iterator[Record]:
-    """The elements of an array, that of the member ``inside`` of the top object if one is named. Numbers count elements."""
+    """The elements of an array, counted; with ``inside``, of that member of the top object, or of each that is a table."""
     number = 0
     try:
         with open_text(path, encoding) as file:
@@ -134,10 +135,15 @@ def _elements(stream: JsonStream, inside: str | None) -> Iterator[Any]:
         yield from stream.elements()
         return
     for name in stream.members():
-        if name == inside:
-            yield from stream.elements()
-        else:
+        if stream.next_sign() != "[" or inside not in (name, _EVERY_LIST):
             stream.skip()
+            continue
+        table = inside == name
+        for number, element in enumerate(stream.elements()):
+            if number == 0 and not table:
+                table = isinstance(element, dict) and not why_none(element)
+            if table:
+                yield element
 
 
 def _values(path: Path, encoding: str) -> Iterator[Record]:
@@ -174,7 +180,8 @@ def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], 
             stream = JsonStream(file)
             for name in stream.members():
                 is_list = stream.next_sign() == "["
-                first = outline[name] = _first_of(stream, name)
+                first = _first_of(stream, name)
+                outline[name] = [first] * 2 if is_list and not isinstance(first, dict) else first
                 if is_list and isinstance(first, dict):
                     lists[name] = first
                     if name in ("images", "annotations") or not why_none(first):
@@ -191,18 +198,20 @@ def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], 
     images, annotations = lists.get("images"), lists.get("annotations")
     if images is not None and "sentences" in images:
         return "a split as Karpathy writes them", lambda note: _karpathy(path, encoding)
-    if annotations is not None or (images is not None and why_none(images) and _mentions(path, b'"annotations"')):
+    if any(not why_none(first) for first in lists.values()):
+        return _table("an object with lists of pictures", lambda: _array(path, encoding, _EVERY_LIST), path)
+    if annotations is not None or (images is not None and _mentions(path, b'"annotations"')):
         if _mentions(path, b'"caption"'):
             return "captions as COCO writes them", lambda note: coco_captions(path, encoding)
         return "holds annotations without captions (boxes, masks or points): captions are in a file of their own"
-    for name, first in lists.items():
-        if not why_none(first):
-            return _table(f"the list {name}", lambda name=name: _array(path, encoding, name), path)
-    if outline and all(is_picture_name(name) and isinstance(value, str | list | dict) for name, value in outline.items()):
-        return "captions by file name", lambda note: _by_name(path, encoding)
+    values = list(outline.values())
+    if outline and (all(map(is_picture_name, outline)) or all(isinstance(v, dict) and not why_none(v) for v in values)):
+        return "captions by name", lambda note: _by_name(path, encoding)
     found = ", ".join(list(outline)[:12])
-    if any(is_address(value) for value in outline.values()):
+    if any(is_address(value) or (isinstance(value, list) and is_address(value[0])) for value in outline.values()):
         return f"names no picture files (found {found}): {ON_THE_WEB}"
+    if _is_column(outline):
+        return "holds its columns one behind the other: write a list with an object for each picture (orient='records' in pandas)"
     lacking = next((why_none(first) for first in lists.values()), None)
     return lacking or f"holds no list of pictures with captions: found {found}"
 
@@ -217,6 +226,12 @@ def _first_of(stream: JsonStream, name: str) -> Any:
         for _ in elements:
             pass
     return first
+
+
+def _is_column(record: dict[str, Any]) -> bool:
+    """Whether the picture of ``record`` is not one but all of them: columns written one behind the other."""
+    value = next((record[name] for name in meaning(tuple(record)).image), None)
+    return (isinstance(value, list) and len(value) != 1) or (isinstance(value, dict) and not value.keys() & {"path", "bytes"})
 
 
 def _mentions(path: Path, words: bytes) -> bool:

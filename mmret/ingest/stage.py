@@ -26,11 +26,12 @@ from mmret.ingest.seal import seal
 from mmret.ingest.sources import open_reader
 from mmret.lake import Lake
 from mmret.progress import advance
-from mmret.schemas import IMAGES, IMAGES_INDEX, REJECTS
+from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
 from mmret.threads import in_order
 
 BATCH_ROWS = 1000
+_MANIFEST_COLUMNS = [name for name in CORPUS_MANIFEST.names if name != "mtime_ns"]
 
 Row = dict[str, Any]
 
@@ -78,7 +79,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
 
     >>> ingest_shard(lake, "shard-00000", profile.ingest, fingerprint)["by_reason"]
     """
-    manifest = lake.read("corpus_manifest", shard).sort_by("position").to_pylist()
+    manifest = lake.read("corpus_manifest", shard, _MANIFEST_COLUMNS).sort_by("position").to_pylist()
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
     table = lake.lance("images", IMAGES)
     row_ids = image_table.stored_row_ids(table, shard, wanted, partial(_in_any_shard, lake))

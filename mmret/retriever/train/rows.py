@@ -42,8 +42,10 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluat
     """
     if recipe.pair_source == "naive":
         return _naive_rows(lake, recipe, licences, evaluate)
-    rows = apply_decisions(lake, lake.read("triplets", columns=[*COLUMNS, "licence"]), recipe.decisions)
-    if not uses_all(recipe, licences):
+    everything = uses_all(recipe, licences)
+    columns = COLUMNS if everything else [*COLUMNS, "licence"]
+    rows = apply_decisions(lake, lake.read("triplets", columns=columns), recipe.decisions)
+    if not everything:
         images = lake.read("images", columns=["image_id", "licence"])
         rows = _licence_set(rows, recipe, licences, images)
     rows = rows.select(COLUMNS)
