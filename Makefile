@@ -10,13 +10,18 @@ FUZZ_SECONDS ?= 3600
 # the demo's history lives in this checkout's dagster_home; any other lake keeps its own
 DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
 
-.PHONY: demo test test-slow test-vllm fuzz ui setup lint clean help
+MUTANTS ?= 300
+SEED ?= 0
+
+.PHONY: demo test test-slow test-vllm fuzz mutants endurance ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
 	@echo "make fuzz   try the readers with files that are nearly right for FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
+	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
 
@@ -33,6 +38,15 @@ test-slow: setup
 # other cases each time; every fault is kept in tests/fuzz/faults, where make test tries it from then on
 fuzz: setup
 	@HF_HUB_OFFLINE=1 FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz $(FUZZ_TARGETS)
+
+# an hour for 300; the record is tests/mutants/score.yaml
+mutants: setup
+	@$(BIN)/python -W ignore -m tests.mutants --mutants $(MUTANTS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS))
+
+# an hour: what a machine does to a run, again and again; root, for a small disk to fill
+endurance: setup
+	@HF_HUB_OFFLINE=1 MMRET_KILLS=$${MMRET_KILLS:-200} MMRET_STOPS=$${MMRET_STOPS:-20} MMRET_FULL_DISKS=$${MMRET_FULL_DISKS:-20} \
+		MMRET_CLOCKS=$${MMRET_CLOCKS:-10} $(BIN)/python -m pytest -s -m slow --timeout=14400 tests/endurance
 
 # vLLM has an environment of its own: the build for CPUs is a third party's and pins its own torch (docs/vllm.md)
 VLLM := tests/annotate/vllm_environment

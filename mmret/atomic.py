@@ -8,6 +8,7 @@ asking which processes there are, also across containers. On a file system witho
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import time
@@ -45,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """The same with an empty folder; an older ``path`` stays until the new one is whole."""
-    remove_abandoned(path.parent.glob(f".{path.name}.*.tmp"))
+    remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
     old = temporary(path)
     with scratch_folder(path) as aside:
         try:

@@ -9,6 +9,7 @@ file, and not ``dagster``.
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ def exit_with_parent(parent: int) -> None:
 def train_job(job: dict[str, Any]) -> None:
     """Train the job's recipe, or this process's share of it where there are several."""
     exit_with_parent(job["parent"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     import torch
 
     from mmret.retriever.train.log import log_line

@@ -17,10 +17,13 @@ from typing import Any
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
 from mmret.ingest.enough import check_enough
+from mmret.interrupts import heard
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
+from mmret.paths import plain_link
 from mmret.settings import Profile
 from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
+from mmret.system_errors import explain_text
 from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
@@ -40,7 +43,10 @@ class Outcome:
 
 
 def dagster_instance(lake: Lake) -> Any:
-    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``."""
+    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``.
+
+    Dagster opens its databases by an address, so a home with a question mark in its path is reached through a link.
+    """
     from assets.dagster_internals.event_log import open_instance
 
     if not os.environ.get("DAGSTER_HOME"):
@@ -49,6 +55,8 @@ def dagster_instance(lake: Lake) -> Any:
         if not (home / "dagster.yaml").exists():
             shutil.copy(Path(__file__).parents[2] / "dagster_home" / "dagster.yaml", home / "dagster.yaml")
         os.environ["DAGSTER_HOME"] = str(home)
+    if "?" in os.environ["DAGSTER_HOME"]:
+        os.environ["DAGSTER_HOME"] = str(plain_link(Path(os.environ["DAGSTER_HOME"])))
     return open_instance(os.environ["DAGSTER_HOME"])
 
 
@@ -91,7 +99,8 @@ class Runner:
         # checks look at the whole lake: they run once at the end, not with every shard
         if tables not in self._jobs:
             self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
-        result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how(config))
+        with heard():
+            result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how(config))
         spent = time.monotonic() - started
         took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
         for table in tables:
@@ -125,7 +134,9 @@ class Runner:
         """Run every asset check over the whole lake; failures are recorded in the outcome and raise nothing."""
         import dagster as dg
 
-        for evaluation in self.checks.execute_in_process(**self._how()).get_asset_check_evaluations():
+        with heard():
+            result = self.checks.execute_in_process(**self._how())
+        for evaluation in result.get_asset_check_evaluations():
             name = f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"
             warned = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
             self.outcome.checks[name] = evaluation.passed or warned
@@ -136,9 +147,11 @@ class Runner:
     def _cause(result: Any) -> UserError:
         for event in result.all_events:
             if event.is_step_failure:
-                error = event.step_failure_data.error
+                error, refused = event.step_failure_data.error, None
                 while error.cause is not None:
-                    error = error.cause
+                    refused, error = refused or explain_text(error.message), error.cause
+                if error.cls_name != "UserError" and (refused := refused or explain_text(error.message)):
+                    return UserError(f"{event.step_key} stopped: {refused}")
                 where = "" if error.cls_name == "UserError" else f"\n{''.join(error.stack[-3:])}"
                 said = error.message.strip().removeprefix("mmret.errors.UserError: ")
                 return UserError(f"{event.step_key} failed: {said}{where}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from mmret.cli.backfill import backfill
 from mmret.cli.bands import bands
 from mmret.cli.benchmark import benchmark
 from mmret.cli.card import card
+from mmret.cli.command import Command, run_application
 from mmret.cli.compact import compact
 from mmret.cli.embed import embed
 from mmret.cli.estimate import estimate
@@ -27,7 +26,6 @@ from mmret.cli.sql import sql
 from mmret.cli.status import status
 from mmret.cli.study import study
 from mmret.cli.train import train
-from mmret.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,13 +56,9 @@ for command in (
     import_,
     gallery,
 ):
-    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
+    app.command(command.__name__.rstrip("_").replace("_", "-"), cls=Command)(command)
 
 
 def main() -> None:
-    """Entry point: what the user can mend is one message on stderr and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Entry point; :mod:`mmret.cli.command` says how errors are told."""
+    run_application(app)

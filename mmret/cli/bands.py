@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mmret.atomic import replacing
+from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -39,8 +38,7 @@ def bands(
         with replacing(plot) as aside:
             aside.write_bytes(draw(found))
     if as_json:
-        json.dump({"report": found, "proposed": proposals}, sys.stdout)
-        print()
+        print_json({"report": found, "proposed": proposals})
         return
     if found:
         _print_report(found, _sources(store))

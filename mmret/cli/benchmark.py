@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +31,7 @@ def benchmark(
     from mmret.benchmarks.common.reports import markdown, record, summary, write_files
     from mmret.benchmarks.common.runs import RunOptions
     from mmret.benchmarks.run import run_checkpoint
-    from mmret.cli.terminal import console
+    from mmret.cli.terminal import console, print_json
     from mmret.lake import Lake
 
     options = RunOptions(images, annotations, template, allow_missing, paraphrases, gallery.value)
@@ -43,7 +42,7 @@ def benchmark(
         record(store, run, label)
     written = write_files(run, label, out) if out else []
     if as_json:
-        typer.echo(json.dumps({**summary(run), "files": [str(p) for p in written]}, indent=2, allow_nan=False))
+        print_json({**summary(run), "files": [str(p) for p in written]}, indent=2)
         return
     out_console, text = console(), markdown({label: run})
     out_console.print(Markdown(text) if out_console.is_terminal else text, markup=False)  # in a file or a pipe: Markdown as it is

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
 
@@ -33,6 +33,6 @@ def compact(
     with exclusive(store, command="mmret compact"):
         done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns(), refresh_catalogue))
     if as_json:
-        print(json.dumps(done))
+        print_json(done)
         return
     print(f"{store.root}: " + (", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in done.items()) or "nothing to do"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mmret.cli.export_onnx import pick_checkpoint
+from mmret.paths import local_path
 
 
 class What(StrEnum):
@@ -41,15 +41,16 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Embed every row. Begun again after a crash, it goes on with the part it was at."""
-    from mmret.cli.terminal import stderr_reporter
+    from mmret.cli.terminal import print_json, stderr_reporter
     from mmret.progress import reporting
     from mmret.retriever.embed import EmbedOptions
     from mmret.retriever.embed import embed as run
 
+    sources = [source if source.startswith("shapes:") else str(local_path(source, "SOURCES")) for source in sources]
     options = EmbedOptions(what.value, format_.value, query, batch_size, device=device, dtype=dtype)
     with reporting(stderr_reporter("embedding")):
         counts = run(sources, pick_checkpoint(lake, recipe, checkpoint), out, options)
     if as_json:
-        print(json.dumps({"out": str(out), **counts}))
+        print_json({"out": str(out), **counts})
         return
     print(f"{out}: " + ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items() if n))

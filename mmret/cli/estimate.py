@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.settings import Profile, parse_override
@@ -32,8 +31,7 @@ def estimate(
 def output_estimate(found: dict[str, Any], as_json: bool) -> None:
     """Print an estimate for a person, or as one line of JSON."""
     if as_json:
-        json.dump(found, sys.stdout, ensure_ascii=False)
-        print()
+        print_json(found)
     else:
         print_estimate(found)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.lake import Lake
 
 
@@ -39,18 +39,8 @@ def evaluate(
     gallery = results[name].pop("gallery")
     results.get(UNTRAINED, {}).pop("gallery", None)
     if as_json:
-        json.dump(
-            {
-                "recipe": name,
-                "queries": len(queries),
-                "skipped": skipped,
-                "gallery": gallery,
-                **results[name],
-                UNTRAINED: results[UNTRAINED],
-            },
-            sys.stdout,
-        )
-        print()
+        asked = {"queries": len(queries), "skipped": skipped, "gallery": gallery}
+        print_json({"recipe": name, **asked, **results[name], UNTRAINED: results[UNTRAINED]})
         return
     from mmret.cli.run_summary import print_before_after
     from mmret.cli.terminal import console

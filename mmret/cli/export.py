@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.as_of import open_as_of
@@ -83,7 +83,7 @@ def export(
     made = write(store, profile, out, settings)
     counts = {name: {**{s: made.count(name, s) for s in settings.splits}, "images": len(made.images[name])} for name in made.sets()}
     if as_json:
-        print(json.dumps({"out": str(out), "sets": counts, "left_out": made.left_out}))
+        print_json({"out": str(out), "sets": counts, "left_out": made.left_out})
         return
     for name, found in counts.items():
         print(f"{out} ({name}): " + ", ".join(f"{what} {n:,}" for what, n in found.items()))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.paths import local_path
 
 
 def export_onnx(
@@ -24,7 +25,7 @@ def export_onnx(
 
     made = write(pick_checkpoint(lake, recipe, checkpoint), out)
     if as_json:
-        print(json.dumps({"out": str(out), **made}))
+        print_json({"out": str(out), **made})
     else:
         print(
             f"{out}: image.onnx and text.onnx of {made['dim']} dimensions, {made['largest_difference']:.1e} from torch at most "
@@ -39,7 +40,7 @@ def pick_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | Non
     if checkpoint is not None:
         if recipe is not None:
             raise UserError("--recipe names a checkpoint of a --lake; with --checkpoint leave it out")
-        return checkpoint
+        return str(local_path(checkpoint, "--checkpoint"))  # a hub name stays as it is
     from mmret.lake.configuration import resolve
     from mmret.search.models import model_folder, pick_recipe
 

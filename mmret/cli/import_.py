@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
 
@@ -50,7 +50,7 @@ def import_(
     with exclusive(store, choices, "mmret import"), progress, reporting(progress.advance):
         counts = import_release(store, releases, settings)
     if as_json:
-        print(json.dumps(counts))
+        print_json(counts)
         return
     print(f"{store.root}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items() if n))
     print(f"train on them: mmret run --lake {shlex.quote(str(lake))}")

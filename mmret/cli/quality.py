@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -48,8 +47,7 @@ def quality(
         for each, measured in found.items():
             (pictures / f"{each}.png").write_bytes(quality_picture(measured, profile.quality.model_dump()))
     if as_json:
-        json.dump(found, sys.stdout, ensure_ascii=False, indent=1)
-        print()
+        print_json(found, indent=1)
         return
     _print(found, profile.quality.model_dump())
 

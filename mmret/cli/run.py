@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +49,7 @@ def run(
     started = time.time_ns()
     from mmret.cli.graph import exclusive, materialize
     from mmret.cli.run_summary import print_summary, summarise_run
-    from mmret.cli.terminal import console
+    from mmret.cli.terminal import console, print_json
     from mmret.lake.compact import compact, needs_merging
     from mmret.warehouse import refresh_catalogue
 
@@ -68,5 +66,4 @@ def run(
     summary = summarise_run(store, settings, outcome)
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
-        json.dump(summary, sys.stdout, ensure_ascii=False)
-        print()
+        print_json(summary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -33,17 +32,16 @@ def score(
     """Score a prediction file by the benchmark's official rules; all figures in percent."""
     from mmret.benchmarks.common.scores import ScoreOptions
     from mmret.benchmarks.score import score_file
+    from mmret.cli.terminal import console, print_json
 
     options = ScoreOptions(subset_predictions, partial, soft, remove_reference, gallery.value)
     scores = score_file(benchmark.value, annotations, predictions, options)
     for note in scores.notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        typer.echo(json.dumps(scores.document(), indent=2, allow_nan=False))
+        print_json(scores.document(), indent=2)
         return
     from rich.table import Table
-
-    from mmret.cli.terminal import console
 
     table = Table(title=f"{benchmark.value}, {scores.queries:,} queries", title_justify="left")
     table.add_column("metric")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +20,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False,
 ) -> None:
     """Find images of the corpus. The query image itself, where it is in the corpus, is left out."""
-    from mmret.cli.terminal import console, printable, stderr_reporter
+    from mmret.cli.terminal import console, print_json, printable, stderr_reporter
     from mmret.lake.configuration import resolve
     from mmret.progress import reporting
     from mmret.search.models import pick_recipe
@@ -38,8 +36,7 @@ def search(
         found = Searcher(store, profile).search(name, query, k)
     hits = [{**hit, "score": round(hit["score"], 4)} for hit in found.hits]
     if as_json:
-        json.dump(hits, sys.stdout, ensure_ascii=False, indent=1)
-        print()
+        print_json(hits, indent=1)
         return
     from rich import box
     from rich.table import Table

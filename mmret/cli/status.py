@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.freshness.survey import Status, survey
 from mmret.lake import Lake
@@ -40,8 +39,7 @@ def status(
     stages = count_by_stage(statuses)
     if as_json:
         rows = [{"table": s.table, "partition": s.partition, "state": s.state, "why": s.reasons} for s in statuses]
-        json.dump({"lake": str(store.root), "stages": stages, "partitions": rows}, sys.stdout, ensure_ascii=False)
-        print()
+        print_json({"lake": str(store.root), "stages": stages, "partitions": rows})
         return
     from rich import box
     from rich.table import Table

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +42,7 @@ def study(
     if not only_show:
         _run(store, settings, choices)
 
-    from mmret.cli.terminal import console
+    from mmret.cli.terminal import console, print_json
     from mmret.studies.picture import draw_studies
     from mmret.studies.results import results
 
@@ -54,8 +52,7 @@ def study(
     out = picture or store.root / "studies.png"
     draw_studies(found, out)
     if as_json:
-        json.dump(found | {"picture": str(out)}, sys.stdout, ensure_ascii=False)
-        print()
+        print_json(found | {"picture": str(out)})
         return
     print_studies(found, console())
     print(f"picture: {out}")

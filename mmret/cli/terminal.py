@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -29,6 +33,47 @@ def printable(value: object) -> Text:
     '[red]a[/red]'
     """
     return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", "" if value is None else str(value)))
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print ``value`` as strict JSON on stdout, whatever a table can hold.
+
+    Times, decimals and what else JSON has no type for are texts, bytes hexadecimal digits. JSON has no NaN and no
+    infinity: they are null, and a note on stderr counts them.
+
+    >>> print_json({"score": float("nan"), "bytes": b"\\x01\\xff"})
+    {"score": null, "bytes": "01ff"}
+    """
+    lost: list[float] = []
+    plain = _plain(value, lost)
+    ascii_only = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(json.dumps(plain, ensure_ascii=ascii_only, indent=indent, allow_nan=False))
+    if lost:
+        print(f"note: {len(lost):,} numbers that JSON cannot hold (NaN, Infinity) are null", file=sys.stderr)
+
+
+def _plain(value: Any, lost: list[float]) -> Any:
+    """``value`` as what JSON has types for; numbers that it cannot hold are added to ``lost``."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        lost.append(value)
+        return None
+    if isinstance(value, Mapping):
+        return {_text(key): _plain(each, lost) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each, lost) for each in value]
+    if hasattr(value, "tolist"):  # NumPy
+        return _plain(value.tolist(), lost)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    return value if isinstance(value, str) else str(value)
 
 
 def stderr_reporter(task_name: str, every: float = 5.0) -> Reporter:

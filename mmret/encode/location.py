@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmret.encode.revision import folder_revision
 from mmret.errors import UserError
+from mmret.paths import local_path
 from mmret.settings import EncoderSettings
 
 
@@ -35,8 +37,10 @@ def locate(settings: EncoderSettings, lake_root: Path) -> Location:
             f"the lake {lake_root} has no {settings.model} yet: `mmret run --lake {lake_root}` trains it "
             "(profile demo), or name another model in encoders.*.model"
         )
-    path = Path(settings.model).expanduser()
+    path = local_path(settings.model, "encoders.*.model")
     if path.exists():
+        if said := sentence_transformers_remark(path):
+            raise UserError(f"encoders.*.model: {said}")
         return Location(path.name, path, None)
     if path.is_absolute() or settings.model.startswith(("~", "./", "../")):
         raise UserError(f"no model folder {path}: correct encoders.*.model")
@@ -74,3 +78,28 @@ def load_error(name: str, error: Exception) -> UserError:
         f"the model '{name}' could not be loaded ({type(error).__name__}: {reason[:200]}). Without a network, give the "
         "path of a local folder as encoders.*.model; with a filled cache, set HF_HOME to it and HF_HUB_OFFLINE=1"
     )
+
+
+def sentence_transformers_remark(folder: str | Path) -> str | None:
+    """What to tell a user who gave a sentence-transformers folder that is no model of transformers itself; None for any other.
+
+    Of its parts one may be such a model, which is named then. A folder with CLIP's configuration beside ``modules.json`` is both.
+    """
+    folder = Path(folder)
+    if not (folder / "modules.json").is_file() or _sees_pictures(folder):
+        return None
+    parts = [part for part in sorted(p for p in folder.iterdir() if p.is_dir()) if _sees_pictures(part)]
+    use = f"its part {parts[0]} is one, give that" if parts else "none of its parts is one: it embeds texts alone"
+    return (
+        f"{folder} is a sentence-transformers folder, and a model folder as transformers saves it is expected (config.json, "
+        f"weights, tokenizer, preprocessor_config.json); {use}"
+    )
+
+
+def _sees_pictures(folder: Path) -> bool:
+    """Whether the folder itself holds a model of transformers that embeds pictures."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return "vision_config" in config or "patch_size" in config
+    except (OSError, ValueError, TypeError):
+        return False

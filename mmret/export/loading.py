@@ -23,9 +23,9 @@ triplets = load_dataset("FOLDER", split="train")        # query_image and target
 images = load_dataset("FOLDER", "images", split="corpus")  # every picture once, hard negatives too
 ```""",
     "webdataset": """```python
-import glob, webdataset
+import pathlib, webdataset
 
-triplets = (webdataset.WebDataset(sorted(glob.glob("FOLDER/train-*.tar")), shardshuffle=False)
+triplets = (webdataset.WebDataset(sorted(map(str, pathlib.Path("FOLDER").glob("train-*.tar"))), shardshuffle=False)
             .decode("pil").rename(query="query.jpg;query.png", target="target.jpg;target.png"))
 ```
 

@@ -67,7 +67,12 @@ def seal(
         left = _places_left(lake, corpus)
         for source in seen_before:
             remarks[source.root] = source.remarks
-            _list(source, sealed, changes, ingest, left)
+            if not _list(source, sealed, changes, ingest, left) and (used := sealed.used_rows_of(source.root)):
+                raise UserError(
+                    f"{source.root} has no picture with a caption any more, and {used:,} rows were sealed from it. Nothing was "
+                    "changed: bring its pictures or captions back and run again, or take the source out with "
+                    f"--remove {source.root}"
+                )
         compared = [source for source in seen_before if sealed.needs_comparison(source.root)]
         if compared:
             changes.compare(sealed, [source.root for source in compared], remarks)
@@ -109,17 +114,22 @@ def _open_sources(corpus: CorpusSettings, sealed: SealedRows) -> list[Source]:
     return list(sources.values())
 
 
-def _list(source: Source, sealed: SealedRows, changes: Changes, ingest: IngestSettings, left: int | None) -> None:
-    """List a source of which rows are sealed; what is not sealed as it is listed waits among ``changes``."""
-    waiting = 0
+def _list(source: Source, sealed: SealedRows, changes: Changes, ingest: IngestSettings, left: int | None) -> int:
+    """List a source of which rows are sealed; what is not sealed as it is listed waits among ``changes``.
+
+    Returns how many rows were listed with a picture and a caption.
+    """
+    waiting = usable = 0
     for row in source.rows():
         row = _screened(row, ingest)
+        usable += row.reason is None
         changes.note_closed(source.root, row)
         if not sealed.contains(source.root, row):
             changes.wait(source.root, row)
             waiting += 1
         if left is not None and waiting >= left and sealed.all_listed(source.root):
-            return
+            break
+    return usable
 
 
 def _changed_shard(lake: Lake, shard: str, fields: dict[int, dict[str, Any]], remarks: dict[str, Remarks]) -> pa.Table:

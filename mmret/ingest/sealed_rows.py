@@ -57,6 +57,7 @@ class SealedRows:
         for table in ("unreadable", "imported"):
             self._database.execute(f"CREATE TABLE {table} (key BLOB PRIMARY KEY) WITHOUT ROWID")
         self._known: Counter[str] = Counter()
+        self._used: Counter[str] = Counter()
         self._matched: Counter[str] = Counter()
         self._left_out: set[str] = set()
         for rows in self._batches():
@@ -65,6 +66,7 @@ class SealedRows:
                 continue
             counted = [row for row in rows if row["reason"] != "unreadable"]
             self._known.update(row["root"] for row in counted)
+            self._used.update(row["root"] for row in counted if row["reason"] in SELECTION_REASONS)
             self._left_out |= {row["root"] for row in rows if row["reason"] in (DELETED, REPLACED)}
             self._database.executemany(
                 "INSERT OR IGNORE INTO unreadable VALUES (?)",
@@ -78,6 +80,10 @@ class SealedRows:
     def rows_of(self, root: str) -> int:
         """How many rows of the source are sealed; those that could not be read are tried again and do not count."""
         return self._known[root]
+
+    def used_rows_of(self, root: str) -> int:
+        """How many of them have a picture and a caption."""
+        return self._used[root]
 
     def all_listed(self, root: str) -> bool:
         """Whether every sealed row of the source has been listed just as it is."""

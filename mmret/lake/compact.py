@@ -13,11 +13,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from mmret.atomic import write_text
 from mmret.lake import history
+from mmret.lake.data_sets import data_folder, data_set
 from mmret.lake.partitions import read_facts
 from mmret.lake.store import Lake
 from mmret.settings import HistorySettings
@@ -149,20 +149,19 @@ def _droppable(lake: Lake, table: str, partition: str, before: int, protected: s
 
 
 def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Report) -> None:
-    dataset = lake.lance(name).to_lance()
+    table = lake.lance(name)
+    dataset = data_set(table)
     fragments = dataset.get_fragments()
     rows = sum(f.physical_rows for f in fragments)
-    size = _bytes(dataset.uri)
+    size = sum(entry.stat().st_size for entry in os.scandir(data_folder(table)))
     if rows and len(fragments) > 1:
         target = max(1024, int(FRAGMENT_BYTES * rows / max(1, size)))
         made = dataset.optimize.compact_files(target_rows_per_fragment=min(target, 2**20))
         report.lance_files_merged += made.files_removed
         report.lance_files_made += made.files_added
     # versions that someone tagged are theirs; unverified files may be another process's append
-    cleaned = (
-        lake.lance(name)
-        .to_lance()
-        .cleanup_old_versions(older_than=timedelta(days=settings.bulky_days), error_if_tagged_old_versions=False)
+    cleaned = data_set(table).cleanup_old_versions(
+        older_than=timedelta(days=settings.bulky_days), error_if_tagged_old_versions=False
     )
     report.lance_versions_dropped += cleaned.old_versions
     report.lance_files_dropped += cleaned.data_files_removed + cleaned.index_files_removed + cleaned.deletion_files_removed
@@ -172,12 +171,7 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
 def needs_merging(lake: Lake) -> bool:
     """Whether some Lance table has so many files that merging them is worth its time."""
     tables = (p.stem for p in (lake.root / "lance").glob("*.lance"))
-    return any(len(lake.lance(t).to_lance().get_fragments()) > MANY_FRAGMENTS for t in tables if lake.has_lance(t))
-
-
-def _bytes(folder: str | Path) -> int:
-    """Size of the data files of a Lance table, old versions included."""
-    return sum(entry.stat().st_size for entry in os.scandir(Path(folder) / "data"))
+    return any(len(data_set(lake.lance(t)).get_fragments()) > MANY_FRAGMENTS for t in tables if lake.has_lance(t))
 
 
 def summary(report: Report) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
 from mmret.lake.store import Lake
+from mmret.paths import local_path
 from mmret.settings import Profile, load_profile
 
 DEFAULT_PROFILE = "demo"
@@ -22,7 +22,7 @@ def source_name(source: str) -> str:
     """A source as it is recorded: built-in corpora as given, files and folders as absolute paths."""
     if re.match(r"^shapes:", source):
         return source
-    path = Path(source).expanduser()
+    path = local_path(source, "the source")
     real = path.resolve()
     # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds
     return str(path.parent.resolve() / path.name if path.suffix != real.suffix and path.is_file() else real)

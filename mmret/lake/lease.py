@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mmret.errors import UserError
+from mmret.lake.data_sets import data_set
 from mmret.lake.store import Lake
 
 
@@ -52,7 +53,7 @@ class Lease:
                 shutil.rmtree(path)
                 removed += 1
                 continue
-            dataset = self.lake.lance(path.stem).to_lance()
+            dataset = data_set(self.lake.lance(path.stem))
             stats = dataset.cleanup_old_versions(older_than=timedelta(days=36500), delete_unverified=True)
             removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
         return removed

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.errors import UserError
-from mmret.schemas import TABLES
+from mmret.paths import root_path
+from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 
 METADATA_KEY = b"mmret"
 """Key in a file's Parquet metadata whose value is the facts, as JSON."""
@@ -54,12 +55,19 @@ def read_facts(path: Path) -> Facts | None:
     except FileNotFoundError:
         return None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
-    return facts_in(meta)
+        raise UserError(damaged(path, error)) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(damaged(path, error)) from None
+    try:
+        return facts_in(meta)
+    except ValueError as error:
+        raise UserError(damaged(path, error)) from None
 
 
 def facts_in(meta: pq.FileMetaData) -> Facts:
-    """The facts in the metadata of a partition's file."""
+    """The facts in the metadata of a partition's file. Raises ValueError where they are no JSON."""
     noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
     found = (noted.get(key, empty) for key, empty in (("inputs", ""), ("digest", ""), ("notes", {}), ("written", 0), ("since", {})))
     return Facts(meta.num_rows, *found)
@@ -70,12 +78,32 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    parts = [_filled(_read(path, columns, filters), schema) for path in files]
+    parts = [_filled(_read(path, schema.names, columns, filters), schema) for path in files]
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
-def _read(path: Path, columns: list[str] | None, filters: Any) -> pa.Table:
-    return pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
+def _read(path: Path, known: list[str], columns: list[str] | None, filters: Any) -> pa.Table:
+    try:
+        rows = pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
+    except pa.ArrowInvalid as error:
+        raise UserError(damaged(path, error)) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the system's, not the file's
+        raise UserError(damaged(path, error)) from None
+    if unknown := [name for name in rows.schema.names if name not in known]:
+        raise UserError(
+            f"{path} has columns that this version does not know ({', '.join(unknown)}): use the newer mmret that wrote it"
+        )
+    return rows
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """What to tell a user of a partition's file that cannot be read."""
+    said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    if path.parent.name in WRITTEN_BY_PEOPLE:
+        return f"{path} is damaged ({said}): put back a copy of it; it holds what people decided and cannot be computed again"
+    return f"{path} is damaged ({said}); delete it and run again"
 
 
 def _filled(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -90,7 +118,7 @@ class PartitionFiles:
     """Reads the Parquet partitions under one folder. Only this class knows how files are named."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().absolute()
+        self.root = root_path(root)
 
     def path(self, table: str, partition: str) -> Path:
         """The file of a partition, whether it exists or not."""

@@ -25,6 +25,9 @@ from mmret.lake.history import new_version
 from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles, facts_in
 from mmret.schemas import ADDED_LATER, READ_BY_COLUMN, TABLES
 
+_CONFIGURATION = {"profile": str, "sources": list, "overrides": dict, "removed": list, "imports": list}
+"""What ``lake.yaml`` has, and of what type."""
+_MEND_CONFIGURATION = "mend it by hand, or move it away and name --profile, --images and --set again as they were"
 _UNIQUE = ("pair_id", "request_key")
 ROW_GROUP = 131_072
 
@@ -106,7 +109,7 @@ class Lake(PartitionFiles):
             with pq.ParquetFile(self.path(table, partition)) as file:  # one file, whoever replaces it meanwhile
                 before = facts_in(file.metadata)
                 old = file.read() if before.digest != digest else None
-        except (FileNotFoundError, pa.ArrowInvalid):  # new, or damaged and about to be replaced
+        except (FileNotFoundError, ValueError):  # new, or damaged and about to be replaced
             return {}
         if old is None:
             return before.since
@@ -176,10 +179,25 @@ class Lake(PartitionFiles):
         return self.root / "lake.yaml"
 
     def read_configuration(self) -> dict[str, Any]:
-        """Profile, overrides and sources that this lake remembers (:mod:`mmret.lake.configuration`); empty for a new lake."""
-        if not self.configuration_path.is_file():
+        """Profile, overrides and sources that this lake remembers (:mod:`mmret.lake.configuration`); empty for a new lake.
+
+        Raises UserError where the file is damaged, edited to something else, or of a newer version.
+        """
+        path = self.configuration_path
+        if not path.is_file():
             return {}
-        return yaml.safe_load(self.configuration_path.read_text()) or {}
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeError) as error:
+            raise UserError(f"{path} is damaged or was edited to what is no YAML: {error}\n{_MEND_CONFIGURATION}") from None
+        if not isinstance(found, dict) or any(not isinstance(found.get(k, kind()), kind) for k, kind in _CONFIGURATION.items()):
+            raise UserError(f"{path} does not hold the settings of a lake: {_MEND_CONFIGURATION}")
+        if unknown := [str(key) for key in found if key not in _CONFIGURATION]:
+            raise UserError(
+                f"{path} has entries that this version does not know ({', '.join(unknown)}): correct them if they were typed, "
+                "or use the newer mmret that wrote them"
+            )
+        return found
 
     def write_configuration(self, configuration: dict[str, Any]) -> None:
         """Make the lake remember ``configuration``, as :func:`mmret.lake.configuration.resolve` returns it."""

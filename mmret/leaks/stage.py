@@ -117,7 +117,7 @@ def _pictures(lake: Lake, shard: str) -> Iterator[tuple[str, bytes]]:
 def _cached(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
     """The table at ``path`` if it was made from the same inputs, else a new one from ``make``, written there in one step."""
     if path.is_file():
-        table = pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)
         if (table.schema.metadata or {}).get(_KEY) == made_from.encode():
             return table.replace_schema_metadata(None)
     table = make()

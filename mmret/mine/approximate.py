@@ -23,6 +23,7 @@ import torch
 from mmret import progress
 from mmret.encode.vectors import model_filter, read_vectors, vector_table
 from mmret.lake import Lake
+from mmret.lake.data_sets import data_set
 from mmret.mine.merge import neighbours
 from mmret.mine.operands import exact_scores_of_few
 from mmret.mine.toplists import band_limits
@@ -138,7 +139,7 @@ def build_index(table: Any, index: IndexSettings, width: int) -> None:
     fitting = [size for size in sizes if size * 4 > partitions]
     if fitting and len(built) == 1:
         if built[sizes[fitting[0]]].num_unindexed_rows > MAX_UNINDEXED_SHARE * rows:
-            table.to_lance().optimize.optimize_indices()
+            data_set(table).optimize.optimize_indices()
         return
     progress.advance("index", 0, None, f"{index.kind} of {rows:,} vectors")
     kinds = {

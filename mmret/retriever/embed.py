@@ -100,7 +100,7 @@ def _batches(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
 def _finished_part(path: Path, rows: Sequence[Record]) -> pa.Table | None:
     """The table of an earlier run's part, without vectors; None where it is missing, damaged or of other rows."""
     try:
-        table = pq.read_table(path, columns=["source", "path", "caption", "reason"])
+        table = pq.read_table(path, columns=["source", "path", "caption", "reason"], partitioning=None)
     except (FileNotFoundError, pa.ArrowInvalid, OSError):
         return None
     same = (

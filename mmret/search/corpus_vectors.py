@@ -45,7 +45,7 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
         if not shard_ids:  # a shard of rejects, or imported triplets of pictures that others brought
             continue
         path = cache / f"{shard}.parquet"
-        rows = pq.read_table(path) if path.is_file() else None
+        rows = pq.read_table(path, partitioning=None) if path.is_file() else None
         if rows is None or rows["image_id"].to_pylist() != shard_ids:
             retriever = retriever or Retriever.load(folder)
             rows = _embed_shard(lake, shard, shard_ids, (retriever, str(folder)), batch_size, (len(ids), total))

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mmret.errors import UserError
+from mmret.paths import local_path
 from mmret.schemas import SIGNALS
 from mmret.settings.annotation import AnnotateSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
@@ -78,7 +79,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 
     Raises UserError naming the key, for an unknown profile or key or a value out of range.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    path = local_path(name, "the profile") if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"no profile '{name}': there are {', '.join(profile_names())}, or give the path of a YAML file")
     try:

@@ -18,12 +18,13 @@ import pyarrow as pa
 from mmret.atomic import scratch_folder
 from mmret.hashing import fingerprint
 from mmret.lake import Lake, history
+from mmret.paths import plain_link
 from mmret.schemas import TABLES
 from mmret.warehouse.views import Files, all_views, read_footer, sql_literal
 
 FORMAT = "v1.2.0"
 """Oldest DuckDB that can open the file."""
-_MADE_BY = "2"  # raised when the views change, so that catalogues of before are built again
+_MADE_BY = "3"  # raised when the views change, so that catalogues of before are built again
 
 PARTITIONS = pa.schema(
     [
@@ -54,6 +55,17 @@ def catalogue_path(lake: Lake) -> Path:
 def current_files(lake: Lake) -> Files:
     """The file of every partition, by its name in ``history/``, which nothing replaces, where the file system has hard links."""
     return {t: {p: history.current_version(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
+
+
+def readable_root(lake: Lake) -> Path:
+    """The lake's folder as DuckDB can name it: itself, or a link where it has a backslash, which DuckDB takes for ``/``."""
+    return plain_link(lake.root) if "\\" in str(lake.root) else lake.root
+
+
+def readable(lake: Lake, files: Files) -> Files:
+    """``files`` below :func:`readable_root`."""
+    root = readable_root(lake)
+    return {t: {p: root / path.relative_to(lake.root) for p, path in parts.items()} for t, parts in files.items()}
 
 
 def _partitions(files: Files) -> pa.Table:
@@ -107,7 +119,7 @@ def connect(lake: Lake, state: history.State | None = None) -> Any:
     import duckdb
 
     connection = duckdb.connect()
-    _fill(connection, lake, current_files(lake) if state is None else state.files)
+    _fill(connection, lake, readable(lake, current_files(lake) if state is None else state.files))
     return connection
 
 
@@ -141,8 +153,16 @@ def build_catalogue(lake: Lake) -> Path:
     return place
 
 
+def can_hold(lake: Lake) -> bool:
+    """Whether a catalogue can lie in the lake: DuckDB cannot write or open a database below a folder with ``?`` or a backslash in
+    its name. Views over such a lake are made in memory, as :func:`connect` does."""
+    return not any(sign in str(lake.root) for sign in "?\\")
+
+
 def refresh_catalogue(lake: Lake) -> bool:
     """Build the catalogue where it is missing or out of date; returns whether it was built. Costs a ``stat`` a partition."""
+    if not can_hold(lake):
+        return False
     if _signature_on_disk(catalogue_path(lake)) == signature(lake):
         return False
     build_catalogue(lake)
@@ -165,10 +185,12 @@ def _signature_on_disk(place: Path) -> str | None:
 def open_catalogue(lake: Lake) -> Any:
     """A read-only connection to the lake's catalogue, built first where the lake has changed or was moved.
 
-    Where the lake cannot be written to, the same views in memory.
+    Where the lake cannot be written to, or its path is one that DuckDB cannot name, the same views in memory.
     """
     import duckdb
 
+    if not can_hold(lake):
+        return connect(lake)
     try:
         refresh_catalogue(lake)
         return attach(catalogue_path(lake))

@@ -7,6 +7,7 @@ view with its columns.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,14 @@ def sql_literal(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
+def file_pattern(path: object) -> str:
+    """``path`` as DuckDB's ``read_parquet`` and ``allowed_directories`` need it: a pattern that fits this one path only.
+
+    A backslash beside signs of a pattern cannot be written at all (:func:`mmret.warehouse.catalogue.readable_root`).
+    """
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
+
+
 @dataclass(frozen=True)
 class Footer:
     """What the views and the table ``partitions`` need to know of a partition's file."""
@@ -56,6 +65,10 @@ def _footer(path: Path, inode: int, mtime_ns: int, size: int) -> Footer:
     return Footer(read_facts(path), tuple(pq.read_schema(path).names), size, mtime_ns)
 
 
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(sql_literal(file_pattern(path)) for path in paths)
+
+
 def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     """Files by the columns they have: one written before a column was added to the schema lacks it."""
     found: dict[tuple[str, ...], list[Path]] = {}
@@ -71,7 +84,7 @@ def table_view(table: str, files: Sequence[Path]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
 
     parts = [
-        f"SELECT {columns(names)} FROM read_parquet([{', '.join(map(sql_literal, paths))}])"
+        f"SELECT {columns(names)} FROM read_parquet([{_listed(paths)}], hive_partitioning = false)"
         for names, paths in _by_columns(files).items()
     ] or [f"SELECT {columns(())} WHERE false"]
     return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'

@@ -21,8 +21,8 @@ from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.warehouse import connect
-from mmret.warehouse.catalogue import current_files
-from mmret.warehouse.views import sql_literal, table_view
+from mmret.warehouse.catalogue import current_files, readable, readable_root
+from mmret.warehouse.views import file_pattern, sql_literal, table_view
 
 SECONDS = 20.0
 """Longest a free query may run."""
@@ -83,7 +83,7 @@ class Tables:
         if not self.lake.shards():
             raise UserError(f"{self.lake.root} holds no lake yet: make one with `mmret run --lake {self.lake.root}`")
         connection = connect(self.lake)
-        files = current_files(self.lake)
+        files = readable(self.lake, current_files(self.lake))
         for table in BY_SHARD:
             parts = []
             for shard, path in files[table].items():
@@ -97,8 +97,9 @@ class Tables:
 
 def confine(connection: Any, lake: Lake) -> None:
     """Confine a connection in memory to reading the lake; cannot be undone on it."""
+    root = readable_root(lake)
     for setting in (
-        f"allowed_directories = [{sql_literal(lake.root)}]",
+        f"allowed_directories = [{sql_literal(root)}, {sql_literal(file_pattern(root))}]",
         f"memory_limit = '{MEMORY}'",
         "temp_directory = ''",
         "autoinstall_known_extensions = false",

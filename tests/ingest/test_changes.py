@@ -283,6 +283,20 @@ def test_a_source_that_is_not_there_is_one_sentence_and_changes_nothing(sealed: 
         assert sealed.rows == before
 
 
+@pytest.mark.parametrize("gone", ["the manifest", "the pictures"])
+def test_a_source_without_any_captioned_picture_is_one_sentence_and_changes_nothing(sealed: Sealed, gone: str):
+    before = sealed.rows
+    if gone == "the manifest":
+        (sealed.folder / "captions.jsonl").unlink()
+    else:
+        write(sealed.folder, {"other.png": png(40)})
+        for name in NAMES:
+            (sealed.folder / name).unlink()
+    with pytest.raises(UserError, match=r"5 rows were sealed from it. Nothing was changed.*--remove"):
+        list(sealed.shards(forget=True))
+    assert sealed.rows == before
+
+
 def test_what_lies_behind_damage_is_not_missing(tmp_path: Path):
     made = Sealed(Lake(tmp_path / "lake"), tmp_path / "pictures")
     as_tar(made.folder, {name: f"a picture of {name[0]}" for name in NAMES})

@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from mmret.benchmarks.common.candidates import duplicates_of_first, order, similarities
-from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
+from mmret.benchmarks.common.image_folder import ImageFolder
+from mmret.benchmarks.common.pictures import Embedder, Shot
 from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, BenchmarkRun, MissingPictures, RunOptions, Variant
 from mmret.benchmarks.mmeb import scorer as mmeb
 from mmret.errors import UserError
@@ -217,7 +218,7 @@ def _rows(folder: Path) -> Iterable[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     for file in sorted(folder.glob("*.parquet")):
-        table = pq.read_table(file)
+        table = pq.read_table(file, partitioning=None)
         if missing := {"qry_text", "qry_img_path", "tgt_text", "tgt_img_path"} - set(table.column_names):
             raise UserError(f"{file} has no column {', '.join(sorted(missing))}; MMEB-eval's v1 parquet layout is expected")
         for row in table.to_pylist():

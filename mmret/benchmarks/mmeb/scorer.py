@@ -84,7 +84,7 @@ def _counted(data: DataSet, folder: Path) -> DataSet:
 
     counts: list[int] = []
     for file in sorted(folder.glob("*.parquet")):
-        counts += pc.list_value_length(pq.read_table(file, columns=["tgt_text"])["tgt_text"]).to_pylist()
+        counts += pc.list_value_length(pq.read_table(file, columns=["tgt_text"], partitioning=None)["tgt_text"]).to_pylist()
     return DataSet(data.name, data.meta, data.split, tuple(counts))
 
 

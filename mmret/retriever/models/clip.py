@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
 from mmret.devices import device_of
+from mmret.encode.location import sentence_transformers_remark
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable, open_rgb
@@ -71,6 +72,8 @@ class ClipRetriever:
 
         Raises UserError where the folder holds no CLIP model.
         """
+        if said := sentence_transformers_remark(folder):
+            raise UserError(said)
         if (Path(folder) / "config.json").is_file():
             kind = json.loads((Path(folder) / "config.json").read_text()).get("model_type")
             if kind != "clip":

@@ -14,6 +14,7 @@ import json
 from dataclasses import astuple
 from pathlib import Path
 
+from mmret.encode.location import sentence_transformers_remark
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.retriever.models.checkpoint import RECORD, weights_digest
@@ -44,6 +45,8 @@ class Retriever:
             raise UserError(f"no dtype '{dtype}': there are {', '.join(DTYPES)}")
         kind = model_type(folder)
         if kind not in KINDS:
+            if said := sentence_transformers_remark(folder):
+                raise UserError(said)
             raise UserError(f"{folder} holds a model of type '{kind}'; retrievers are of type {', '.join(KINDS)}")
         return KINDS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))
 
@@ -54,8 +57,13 @@ def model_type(folder: str | Path) -> str:
         return model_type(base)
     config = Path(folder) / "config.json"
     if config.is_file():
-        return json.loads(config.read_text()).get("model_type", "")
+        try:
+            return json.loads(config.read_text()).get("model_type", "")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{config} is damaged ({error}): fetch the model again") from None
     if Path(folder).is_dir():
+        if said := sentence_transformers_remark(folder):
+            raise UserError(said)
         raise UserError(f"cannot load a model from {folder}: it has neither config.json nor adapter_config.json")
     from transformers import AutoConfig
 

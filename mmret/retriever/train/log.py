@@ -89,7 +89,7 @@ def write_log(rows: Sequence[dict[str, Any]], folder: Path) -> None:
 
 def read_log(path: Path) -> pa.Table:
     """The log in a checkpoint's folder, or the Parquet file itself; columns that an older log lacks are null."""
-    table = pq.read_table(path / LOG if path.is_dir() else path)
+    table = pq.read_table(path / LOG if path.is_dir() else path, partitioning=None)
     return pa.table(
         {f.name: table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in SCHEMA}, SCHEMA
     )

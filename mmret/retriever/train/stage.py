@@ -15,6 +15,7 @@ import pyarrow as pa
 from mmret.ingest.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
+from mmret.paths import local_path
 from mmret.retriever.train.data_state import record_data_state, write_data_state
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
@@ -74,8 +75,8 @@ TrainOn = Callable[[TrainingJob], dict[str, Any]]
 
 def base_folder(lake: Lake, base: str) -> Path | str:
     """Where the weights a recipe starts from lie: inside the lake for ``towers/<name>`` and ``checkpoints/<recipe>``,
-    else as given."""
-    return lake.root / base if base.startswith(("towers/", "checkpoints/")) else base
+    else as given. Raises UserError for an address."""
+    return lake.root / base if base.startswith(("towers/", "checkpoints/")) else str(local_path(base, "recipes.*.base"))
 
 
 def checkpoint_folder(lake: Lake, name: str) -> Path:

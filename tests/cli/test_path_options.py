@@ -1,0 +1,67 @@
+"""Every option that takes a path reads it in one way, whichever command declares it."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mmret.cli import app
+from mmret.errors import UserError
+
+COMMANDS = typer.main.get_command(app).commands
+NEEDED = {  # what else a command asks for before its own checks
+    "--lake": "lake", "--out": "out", "--format": "megapairs", "--recipe": "demo", "--text": "a", "--annotations": "a",
+    "--images": "i", "--checkpoint": "c", "--predictions": "p", "--triplets": "t",
+}  # fmt: skip
+ARGUMENTS = {"sql": ["SELECT 1"], "score": ["circo"], "benchmark": ["circo"], "embed": ["shapes:10"], "import": ["megapairs"]}
+TAKE_PATHS = [
+    (name, option)
+    for name, command in COMMANDS.items()
+    for parameter in command.params
+    if (option := max(parameter.opts, key=len)) in
+    ("--lake", "--out", "--images", "--image", "--annotations", "--predictions", "--subset-predictions", "--plot", "--picture",
+     "--pictures", "--adapter", "--triplets", "--checkpoint")
+    and (name, option) != ("export", "--pictures")
+]  # fmt: skip
+
+
+def line(name: str, option: str, value: str) -> list[str]:
+    required = {max(p.opts, key=len) for p in COMMANDS[name].params if p.required and p.param_type_name == "option"}
+    rest = [part for other in required - {option} for part in (other, NEEDED[other])]
+    more = ["--lake", "lake"] if name == "merge" and option not in ("--lake", "--adapter") else []
+    return [name, *ARGUMENTS.get(name, []), *rest, *more, option, value]
+
+
+def call(arguments: list[str]):
+    done = CliRunner().invoke(app, arguments)
+    if isinstance(done.exception, Exception) and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+@pytest.mark.parametrize(("name", "option"), TAKE_PATHS)
+def test_an_address_is_refused_by_every_option_and_nothing_is_made(name, option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="address"):
+        call(line(name, option, "s3://bucket/x"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_path_is_not_this_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["run", "--lake", ""], ["run", "--lake="]):
+        with pytest.raises(UserError, match="--lake is empty"):
+            call(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tilde_is_the_home_folder_in_every_path_option(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=f"{tmp_path}/no-lake has no"):
+        call(["search", "--lake", "~/no-lake", "--text", "a"])
+    with pytest.raises(UserError, match=f"{tmp_path}/a.json"):
+        call(["score", "circo", "--annotations", "~/a.json", "--predictions", "~/p.json"])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        call(["embed", "shapes:10", "--out", "~/out", "--checkpoint", str(Path(tmp_path) / "c")])
