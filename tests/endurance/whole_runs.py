@@ -34,7 +34,7 @@ def line(lake: Path) -> list[str]:
 
 
 def undisturbed(lake: Path) -> dict[str, str]:
-    run(line(lake))
+    run(line(lake), 3000)
     return digests(lake)
 
 
@@ -100,7 +100,7 @@ class Disturbed:
                 self.stage = match[1]
                 self.began.set()
 
-    def wait_for(self, stage: str, then: float, most: float = 300.0) -> None:
+    def wait_for(self, stage: str, then: float, most: float = 1500.0) -> None:
         """Until ``stage`` (or a later one) was said or the run ended, and ``then`` seconds more."""
         end = time.monotonic() + most
         while stage not in self.said and self.process.poll() is None and time.monotonic() < end:
@@ -115,7 +115,7 @@ class Disturbed:
         os.killpg(self.process.pid, number)
         return stage
 
-    def end(self, most: float = 300.0) -> int:
+    def end(self, most: float = 1500.0) -> int:
         code = self.process.wait(most)
         self._reader.join(10)
         return code
