@@ -1,4 +1,4 @@
-"""Corpus: what the sources hold, sealed into shards, and the pictures themselves with those that could not be taken."""
+"""Corpus: what the sources hold, sealed into shards, what was remarked on the way, the pictures and those that cannot be taken."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,13 +7,14 @@ import dagster as dg
 from pydantic import Field
 
 from assets.display.metadata import describe
-from assets.graph import stage_asset, stage_assets
+from assets.graph import stage_assets
 from assets.materialize import current_or_compute
 from assets.partitions import corpus_shards
 from mmret.hashing import fingerprint
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.settings import Profile
+from mmret.stages import UNPARTITIONED
 from resources.lake import LakeResource, ProfileResource
 
 
@@ -27,6 +28,7 @@ class CorpusPlan(dg.Config):
     remove: list[str] = []
     images: int | None = None
     shard_size: int | None = None
+    forget_missing: bool = Field(False, description="take out pictures that are gone from their sources, this once")
     settings: dict[str, Any] = Field({}, description="any other settings by dotted name, as of --set: {'mine.k': 20}")
 
     def arguments(self) -> dict[str, Any]:
@@ -35,13 +37,20 @@ class CorpusPlan(dg.Config):
         return {"sources": self.sources, "shard_size": self.shard_size, "overrides": overrides, "remove": self.remove}
 
 
-@stage_asset("corpus_manifest", kinds={"parquet"})
+@stage_assets(
+    "corpus_manifest",
+    {
+        "corpus_manifest": ("Every row of every source, sealed into fixed-size, append-only shards.", {"parquet"}),
+        "remarks": ("What the sources hold that became no row, counted by kind, each with an example.", {"parquet"}),
+    },
+)
 def corpus_manifest(
     context: dg.AssetExecutionContext, config: CorpusPlan, lake: LakeResource, profile: ProfileResource
-) -> dg.MaterializeResult:
-    """Every row of every source, sealed into fixed-size, append-only shards; registers the shards as partitions.
+) -> Iterator[dg.MaterializeResult]:
+    """List the sources, seal what is new, and register the shards as partitions.
 
-    A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason.
+    A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason. What a source says
+    of sealed rows (captions, licences, names) is changed in their shards; what is gone stays, and is remarked.
     """
     from mmret.ingest.stage import seal_corpus
 
@@ -50,22 +59,43 @@ def corpus_manifest(
     settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
     configuration = resolve(store, **plan)[1]
     store.write_configuration(configuration)
-    sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]))
+    sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]), config.forget_missing)
+    noticed = store.read("remarks").to_pylist()
+    for remark in noticed:
+        context.log.info("{root}: {remark} {count:,} ({path}: {detail})".format_map(remark))
+    missing = sum(remark["count"] for remark in noticed if remark["remark"] == "missing")
     shards = store.shards()
     context.instance.add_dynamic_partitions(corpus_shards.name, shards)
     rows = sum(store.facts("corpus_manifest", s).rows for s in shards)
-    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), sealed.rows) if shards else {}
+    worked = sealed.rows + sealed.changed_rows
+    last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), worked) if shards else {}
     last.pop("dagster/partition_row_count", None)
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
+        asset_key="corpus_manifest",
         metadata={
             **last,
             "dagster/row_count": rows,
-            "rows_computed": sealed.rows,
+            "rows_computed": worked,
+            "rows_changed": sealed.changed_rows,
+            "pictures_missing": missing,
             "shards": len(shards),
             "shards_reselected": sealed.changed_shards,
             "sources": dg.MetadataValue.json(list(settings.corpus.sources)),
         },
         data_version=dg.DataVersion(fingerprint(*(store.facts("corpus_manifest", s).digest for s in shards))),
+    )
+    yield _remarks(store)
+
+
+def _remarks(lake: Lake) -> dg.MaterializeResult:
+    """They are of the whole listing, so nothing of them counts as computed: a run that finds the same is no run."""
+    facts = lake.facts("remarks", UNPARTITIONED)
+    shown: dict[str, Any] = {"dagster/row_count": 0, "rows_computed": 0}
+    if facts is not None:
+        shown |= describe(lake, "remarks", UNPARTITIONED, facts, 0)
+        shown["dagster/row_count"] = shown.pop("dagster/partition_row_count")
+    return dg.MaterializeResult(
+        asset_key="remarks", metadata=shown, data_version=dg.DataVersion(facts.digest if facts else fingerprint("no remarks"))
     )
 
 

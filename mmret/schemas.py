@@ -51,6 +51,7 @@ IMAGES_INDEX = pa.schema(
         ("licence", _text),
         ("source", _text),
         ("extra", _text),
+        ("remark", _text),  # null, or what is odd about the file beside its pixels (ancillary_checksum, ...), joined with " | "
     ]
 )
 IMAGES = IMAGES_INDEX.append(pa.field("data", pa.large_binary()))  # the file as it was found
@@ -68,6 +69,16 @@ REJECTS = pa.schema(
     ]
 )
 
+REMARKS = pa.schema(
+    [
+        ("root", _text),
+        ("remark", _text),  # unknown_file, caption_overruled, guessed_encoding, ...
+        ("count", pa.int64()),
+        ("path", _text),  # of the first of them
+        ("detail", _text),
+    ]
+)
+
 VECTORS_INDEX = pa.schema(
     [
         ("image_id", _text),
@@ -78,9 +89,13 @@ VECTORS_INDEX = pa.schema(
 )
 
 
-def vectors(width: int) -> pa.Schema:
-    """Schema of a vector table: ``VECTORS_INDEX`` and ``vector``, (width,) float16 of unit length."""
-    return VECTORS_INDEX.append(pa.field("vector", pa.list_(pa.float16(), width)))
+CAPTION_VECTORS_INDEX = VECTORS_INDEX.append(pa.field("caption_id", _text))
+"""``caption_id``: 128 bits of the SHA-256 of the caption that was encoded, in hex; null if encoded before captions could change."""
+
+
+def vectors(width: int, index: pa.Schema = VECTORS_INDEX) -> pa.Schema:
+    """Schema of a vector table: the columns of ``index`` and ``vector``, (width,) float16 of unit length."""
+    return index.append(pa.field("vector", pa.list_(pa.float16(), width)))
 
 
 LEAKS = pa.schema(
@@ -222,12 +237,13 @@ DECISIONS = pa.schema(
 
 TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,
+    "remarks": REMARKS,
     "images": IMAGES_INDEX,
     "rejects": REJECTS,
     "leaks": LEAKS,
     "clip_image": VECTORS_INDEX,
     "dino_image": VECTORS_INDEX,
-    "caption": VECTORS_INDEX,
+    "caption": CAPTION_VECTORS_INDEX,
     "towers": TOWERS,
     "candidates": CANDIDATES,
     "neighbours": NEIGHBOURS,
@@ -240,6 +256,13 @@ TABLES: dict[str, pa.Schema] = {
     "decisions": DECISIONS,
 }
 """What is on disk as Parquet and what the SQL views are named after."""
+
+ADDED_LATER = {"images": ("remark",), "caption": ("caption_id",)}
+"""Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""
+
+READ_BY_COLUMN = ("corpus_manifest", "images", "triplets")
+"""Tables of which stages read some columns only, so that a change of the others makes nothing stale: files of these record since
+when each column has been the same."""
 
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""

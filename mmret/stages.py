@@ -20,8 +20,9 @@ from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode import VERSION
 from mmret.encode.revision import local_weights
 from mmret.lake import Facts, Lake
-from mmret.retriever.train.rows import also_reads
-from mmret.schemas import SIGNALS
+from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
+from mmret.retriever.train.rows import also_reads, uses_all
+from mmret.schemas import CORPUS_MANIFEST, SIGNALS
 from mmret.settings import RECIPE_RUNTIME_FIELDS, Profile, Recipe
 from mmret.towers import TOWERS_VERSION
 
@@ -43,6 +44,13 @@ class Reads(NamedTuple):
     via: str = ""
     pinned: bool = False
     """The stage goes on with what the table was when it first ran: later content does not enter the fingerprint."""
+    columns: tuple[str, ...] | Callable[[Profile, str], tuple[str, ...]] = ()
+    """The columns that are read, if not all, or a function of (profile, partition) that returns them: a change of others makes
+    nothing stale. Only for tables in :data:`mmret.schemas.READ_BY_COLUMN`."""
+
+    def columns_of(self, profile: Profile, partition: str) -> tuple[str, ...]:
+        """The columns that a partition reads; empty: all."""
+        return self.columns(profile, partition) if callable(self.columns) else self.columns
 
 
 class Cost(NamedTuple):
@@ -146,6 +154,10 @@ def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     return (*tables, *([Reads("checkpoints", "named", base)] if base != recipe.base else []))
 
 
+def _columns_trained_on(profile: Profile, name: str) -> tuple[str, ...]:
+    return tuple(TRIPLET_COLUMNS) if uses_all(profile.recipes[name], profile.licences) else (*TRIPLET_COLUMNS, "licence")
+
+
 def _recipe_decisions(lake: Lake, profile: Profile, name: str) -> str | None:
     return decisions_fingerprint(lake, profile.recipes[name].decisions)
 
@@ -160,17 +172,22 @@ def _vectors(signal: str, seconds: float) -> Stage:
         needs="gpu",
         settings=f"encoders.{signal}",
         fingerprint_settings=lambda profile, _: _encoder_settings(profile, signal),
-        reads=(Reads("images"), Reads("towers", "all")),
+        reads=(Reads("images", columns=("image_id", *(["caption"] if signal == "caption" else []))), Reads("towers", "all")),
         lookups=(signal, "corpus_manifest"),  # vectors made before, under the model's name; sizes of files, for bounded batches
         cost=Cost(seconds, "new image"),
     )
 
 
-_IMAGES_OF_PAIRS = Reads("images", "linked", "pairs")
+def _images_of_pairs(*columns: str) -> Reads:
+    return Reads("images", "linked", "pairs", columns=("image_id", *columns))
+
+
+_MANIFEST_COLUMNS = tuple(name for name in CORPUS_MANIFEST.names if name != "mtime_ns")  # a file's time decides nothing
 
 TABLE: tuple[Stage, ...] = (
     Stage(
         name="corpus_manifest",
+        also_writes=("remarks",),
         version="1",
         partitions="whole",
         group="corpus",
@@ -190,7 +207,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         settings="ingest",
         fingerprint_settings=_section("ingest"),
-        reads=(Reads("corpus_manifest"),),
+        reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS),),
         lookups=("images",),  # pictures that an earlier or other run stored, by the id of their content
         cost=Cost(0.0005, "new image"),
     ),
@@ -232,7 +249,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         settings="leaks",
         fingerprint_settings=_section("leaks"),
-        reads=(Reads("images", "all"), Reads("clip_image", "all")),
+        reads=(Reads("images", "all", columns=("image_id",)), Reads("clip_image", "all")),
         lookups=("corpus_manifest",),
     ),
     Stage(
@@ -261,7 +278,8 @@ TABLE: tuple[Stage, ...] = (
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
             Reads("leaks", "all"),
-            *(Reads(table, "linked", "neighbours") for table in ("images", *SIGNALS)),  # captions; scores of every signal
+            Reads("images", "linked", "neighbours", columns=("image_id", "caption", "shard")),
+            *(Reads(signal, "linked", "neighbours") for signal in SIGNALS),
         ),
         cost=Cost(0.0001, "image"),
     ),
@@ -274,7 +292,7 @@ TABLE: tuple[Stage, ...] = (
         needs="vlm",
         settings="annotate",
         fingerprint_settings=_annotation_settings("descriptions"),
-        reads=(Reads("pairs"), _IMAGES_OF_PAIRS),
+        reads=(Reads("pairs"), _images_of_pairs("caption")),
         lookups=("descriptions",),  # rows of before, where only what got no answer is asked again
         needs_retry=_unanswered,
         cost=Cost(0.0004, "image"),
@@ -288,7 +306,7 @@ TABLE: tuple[Stage, ...] = (
         needs="vlm",
         settings="annotate",
         fingerprint_settings=_annotation_settings("instructions"),
-        reads=(Reads("descriptions"), Reads("pairs"), _IMAGES_OF_PAIRS),
+        reads=(Reads("descriptions"), Reads("pairs"), _images_of_pairs("caption")),
         lookups=("instructions",),
         needs_retry=_unanswered,
         cost=Cost(0.0003, "image"),
@@ -302,7 +320,12 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         settings="evaluate.held_out",
         fingerprint_settings=_section("evaluate.held_out"),
-        reads=(Reads("pairs"), Reads("descriptions"), Reads("instructions"), _IMAGES_OF_PAIRS),
+        reads=(
+            Reads("pairs"),
+            Reads("descriptions"),
+            Reads("instructions"),
+            _images_of_pairs("path", "licence", "caption"),  # captions: what its texts are measured against
+        ),
         lookups=("caption", "clip_image"),  # what its texts are measured with, noted beside the rows
         cost=Cost(0.0001, "image"),
     ),
@@ -315,7 +338,7 @@ TABLE: tuple[Stage, ...] = (
         needs="gpu",
         settings="recipes",
         fingerprint_settings=_recipe_settings,
-        reads=(Reads("triplets", "all"), Reads("towers", "all")),
+        reads=(Reads("triplets", "all", columns=_columns_trained_on), Reads("towers", "all")),
         conditional_reads=_recipe_reads,
         lookups=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
         trigger="after enough new pairs",
@@ -331,7 +354,11 @@ TABLE: tuple[Stage, ...] = (
         needs="gpu",
         settings="evaluate",
         fingerprint_settings=_section("evaluate"),
-        reads=(Reads("checkpoints"), Reads("images", "all"), Reads("triplets", "all")),
+        reads=(
+            Reads("checkpoints"),
+            Reads("images", "all", columns=("image_id", "root", "extra")),
+            Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
+        ),
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
         trigger="after a new checkpoint",
         cost=Cost(0.0014, "image"),

@@ -33,13 +33,19 @@ def small_lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 
 @pytest.fixture(autouse=True)
-def no_dead_dagster_instance() -> None:
-    """Dagster keeps the state storage of the instance entered last in a context variable, also after that instance is gone, and
-    the next test that loads definitions then fails for it."""
+def no_dead_dagster_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster remembers the state storage of the instance entered last, also when that is gone, and then no definitions load.
+
+    A look before the test does not do: an instance that was entered twice is left by the garbage collector, at any moment, and
+    what it then restores is the storage of another one that may be gone.
+    """
     if "dagster" not in sys.modules:
         return
     from dagster._core.storage.defs_state.base import DefsStateStorage, _current_storage
 
-    reference = getattr(DefsStateStorage.get(), "_instance_weakref", None)
-    if reference is not None and reference() is None:
-        _current_storage.set(None)
+    def living() -> DefsStateStorage | None:
+        storage = _current_storage.get()
+        reference = getattr(storage, "_instance_weakref", None)
+        return storage if reference is None or reference() is not None else None
+
+    monkeypatch.setattr(DefsStateStorage, "get", living)

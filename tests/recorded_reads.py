@@ -1,7 +1,8 @@
 """``python -m tests.recorded_reads LAKE``: a whole small run in this process, and as JSON what each stage read of the lake.
 
 Recorded is what goes through the lake between a stage's begin and the writing of its table: (table, partition) of Parquet, the
-table alone of Lance. In a process of its own, because the code location takes its lake when it is loaded.
+table alone of Lance; and the columns of each table of Parquet. In a process of its own, because the code location takes its lake
+when it is loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Recorder:
     def __init__(self) -> None:
         self.stage = ""
         self.pending: set[Read] = set()
-        self.found: list[tuple[str, str, list[Read]]] = []
+        self.columns: set[tuple[str, str]] = set()
+        self.found: list[tuple[str, str, list[Read], list[tuple[str, str]]]] = []
 
     def note(self, table: str, partitions: Iterable[str | None]) -> None:
         if self.stage:
@@ -30,18 +32,20 @@ class Recorder:
     def patch(self) -> None:
         import assets.materialize
         from mmret.lake import Lake
+        from mmret.schemas import TABLES
 
         read, head, facts, lance, write = Lake.read, Lake.head, Lake.facts, Lake.lance, Lake.write
 
         def begin(lake: Lake, inputs: Any) -> None:
             recording(lake, inputs)
-            self.stage, self.pending = inputs.table, set()
+            self.stage, self.pending, self.columns = inputs.table, set(), set()
 
-        def reading(lake: Lake, table: str, partitions: Any = None, *args: Any, **kwargs: Any) -> Any:
+        def reading(lake: Lake, table: str, partitions: Any = None, columns: Any = None, filters: Any = None) -> Any:
             named = lake.partitions(table) if partitions is None else [partitions] if isinstance(partitions, str) else partitions
             named = list(named)
             self.note(table, named)
-            return read(lake, table, named, *args, **kwargs)
+            self.columns |= {(table, column) for column in columns or TABLES[table].names}
+            return read(lake, table, named, columns, filters)
 
         def first_rows(lake: Lake, table: str, partition: str, rows: int) -> Any:
             self.note(table, [partition])
@@ -57,7 +61,7 @@ class Recorder:
 
         def writing(lake: Lake, table: str, partition: str, *args: Any, **kwargs: Any) -> Any:
             if table == self.stage:
-                self.found.append((table, partition, sorted(self.pending, key=str)))
+                self.found.append((table, partition, sorted(self.pending, key=str), sorted(self.columns)))
                 self.stage = ""
             return write(lake, table, partition, *args, **kwargs)
 

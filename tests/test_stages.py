@@ -19,9 +19,9 @@ from assets.partitions import PARTITIONS
 from mmret.freshness.fingerprints import upstream_of
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
-from mmret.settings import Profile
-from mmret.stages import RUNS, STAGES, TABLE, Reads, stage_of
+from mmret.schemas import READ_BY_COLUMN, TABLES, WRITTEN_BY_PEOPLE
+from mmret.settings import Profile, load_profile
+from mmret.stages import RUNS, STAGES, TABLE, stage_of
 from tests.conftest import CHECKOUT
 
 GRAPH = defs.resolve_asset_graph()
@@ -30,6 +30,14 @@ GRAPH = defs.resolve_asset_graph()
 def test_every_table_of_the_lake_is_written_by_exactly_one_stage_or_by_people():
     written = [table for stage in TABLE for table in stage.tables]
     assert sorted([*written, *WRITTEN_BY_PEOPLE]) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_columns_are_declared_only_of_tables_whose_files_record_them_and_only_such_as_there_are(name: str):
+    profile = load_profile("demo")
+    for read in STAGES[name].reads:
+        if columns := read.columns_of(profile, "demo"):
+            assert read.table in READ_BY_COLUMN and set(columns) <= set(TABLES[read.table].names), (name, read.table)
 
 
 def test_a_stage_stands_behind_all_that_it_reads():
@@ -68,15 +76,17 @@ def test_a_stage_that_reads_other_shards_than_its_own_waits_for_all_of_them(name
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Profile, dict[tuple[str, str], set]]:
-    """A small lake of three shards after a whole run, and what each stage's partitions read of it."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Profile, dict[tuple[str, str], set], dict]:
+    """A small lake of three shards after a whole run, what each stage's partitions read of it, and of each table which columns."""
     folder = tmp_path_factory.mktemp("recorded") / "lake"
     line = [sys.executable, "-W", "ignore", "-m", "tests.recorded_reads", str(folder)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=CHECKOUT, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = {(stage, partition): {tuple(r) for r in reads} for stage, partition, reads in json.loads(done.stdout.splitlines()[-1])}
+    recorded = json.loads(done.stdout.splitlines()[-1])
+    found = {(stage, partition): {tuple(r) for r in reads} for stage, partition, reads, _ in recorded}
+    columns = {(stage, partition): {tuple(c) for c in columns} for stage, partition, _, columns in recorded}
     lake = Lake(folder)
-    return lake, resolve(lake)[0], found
+    return lake, resolve(lake)[0], found, columns
 
 
 def _declared(lake: Lake, profile: Profile, stage: str, partition: str) -> set[tuple[str, str]]:
@@ -86,7 +96,7 @@ def _declared(lake: Lake, profile: Profile, stage: str, partition: str) -> set[t
 
 @pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.trigger != "first"])
 def test_the_tables_a_stage_really_reads_are_declared(stage: str, recorded):
-    lake, profile, found = recorded
+    lake, profile, found, _ = recorded
     partitions = {partition: reads for (name, partition), reads in found.items() if name == stage}
     assert partitions, "the stage did not run: the test would pass for nothing"
     for partition, reads in partitions.items():
@@ -100,9 +110,23 @@ def test_the_tables_a_stage_really_reads_are_declared(stage: str, recorded):
         assert not undeclared, f"{stage} of {partition} reads {sorted(undeclared, key=str)} without declaring it in mmret/stages.py"
 
 
+NAMED_IN_ERRORS = {("images", "path")}
+"""Columns that only name a picture in a message."""
+
+
+@pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if any(read.columns for read in stage.reads)])
+def test_the_columns_a_stage_really_reads_are_declared(stage: str, recorded):
+    _, profile, _, columns = recorded
+    for (name, partition), read in columns.items():
+        for declared in STAGES[stage].reads if name == stage else ():
+            if allowed := declared.columns_of(profile, partition):
+                undeclared = {c for c in read - NAMED_IN_ERRORS if c[0] == declared.table and c[1] not in allowed}
+                assert not undeclared, f"{stage} of {partition} reads {sorted(undeclared)} without declaring it in mmret/stages.py"
+
+
 def test_the_recorder_notices_an_undeclared_read(recorded):
     """Or else the test above could not fail."""
-    lake, profile, found = recorded
+    lake, profile, found, _ = recorded
     assert ("images", None) in found["clip_image", lake.shards()[0]]
     assert ("corpus_manifest", lake.shards()[0]) in found["images", lake.shards()[0]]
-    assert Reads("corpus_manifest") in STAGES["images"].reads
+    assert "corpus_manifest" in {read.table for read in STAGES["images"].reads}

@@ -14,7 +14,9 @@ UP_TO_TRIPLETS = SHARDS | dg.AssetSelection.assets(*names_of("whole"))
 
 
 seal_corpus = dg.define_asset_job(
-    "seal_corpus", dg.AssetSelection.assets("corpus_manifest"), description="List the sources and register new shards."
+    "seal_corpus",
+    dg.AssetSelection.assets(*assets_of(["corpus_manifest"])),
+    description="List the sources and register new shards.",
 )
 
 stale_shards = dg.define_asset_job(

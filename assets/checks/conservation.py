@@ -43,7 +43,9 @@ def _made_from(lake: Lake, facts: Facts, upstream: str, shard: str) -> bool:
         return True
     now = lake.facts(upstream, shard)
     seen = read["upstream"].get(upstream, {}).get(shard)
-    return seen is None or (now is not None and seen[0] == now.digest)
+    if seen is None or now is None:
+        return seen is None
+    return seen[0] in (now.digest, *(digest for digest, _ in now.since.values()))
 
 
 manifest_into_images = _conserved(

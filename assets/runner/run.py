@@ -16,6 +16,7 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
+from mmret.ingest.enough import check_enough
 from mmret.interrupts import heard
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
@@ -89,8 +90,8 @@ class Runner:
             if run.tags.get("mmret/lease") != self.lease.id and run.parent_run_id is None:
                 self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
 
-    def launch(self, tables: Sequence[str], partition: str | None) -> None:
-        """One Dagster run. Raises UserError with the cause where a step fails."""
+    def launch(self, tables: Sequence[str], partition: str | None, config: dict[str, Any] | None = None) -> None:
+        """One Dagster run; ``config`` by asset. Raises UserError with the cause where a step fails."""
         import dagster as dg
 
         started, tables = time.monotonic(), tuple(tables)
@@ -99,7 +100,7 @@ class Runner:
         if tables not in self._jobs:
             self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
         with heard():
-            result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how())
+            result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how(config))
         spent = time.monotonic() - started
         took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
         for table in tables:
@@ -114,7 +115,7 @@ class Runner:
         if not result.success:
             raise self._cause(result)
 
-    def _how(self) -> dict[str, Any]:
+    def _how(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
         return {
             "instance": self.instance,
             "raise_on_error": False,
@@ -123,7 +124,10 @@ class Runner:
                 "mmret/lease": self.lease.id,
                 "mmret/pid": str(os.getpid()),  # for people; no code asks for it
             },
-            "run_config": {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            "run_config": {
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                "ops": {name: {"config": of} for name, of in (config or {}).items()},
+            },
         }
 
     def verify(self) -> None:
@@ -164,11 +168,15 @@ class Runner:
         by_kind = {"whole": [None], "shard": self.lake.shards(), "recipe": list(self.profile.train)}
         return by_kind[STAGES[stage].partitions]
 
-    def run(self, until: str | None = None) -> Outcome:
-        """Bring the lake up to date; ``until``: no further than that stage, and without the checks."""
+    def run(self, until: str | None = None, forget_missing: bool = False) -> Outcome:
+        """Bring the lake up to date; ``until``: no further than that stage, and without the checks; ``forget_missing``: take out
+        pictures that are gone from their sources.
+
+        Raises UserError where a stage fails, or where there are too few images for any work after the pictures are in.
+        """
         started = time.monotonic()
         self.on_stage(["corpus_manifest"], None, 0, 1)
-        self.launch(["corpus_manifest"], None)
+        self.launch(["corpus_manifest"], None, {"corpus_manifest": {"forget_missing": forget_missing}})
         self.instance.add_dynamic_partitions("corpus_shards", self.lake.shards())
         groups = list(RUNS)
         if until is not None:
@@ -177,6 +185,8 @@ class Runner:
         for group in groups:
             keys = self._partitions(group[0])
             first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
+            if first and "images" not in group:
+                check_enough(self.lake)
             done = 0
             with shared_models():
                 for key in keys if first else ():

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
+from mmret.annotate.early_stop import EarlyStop
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.store import AnswerStore
 
@@ -33,33 +35,48 @@ class Stats:
     seconds: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    words: dict[str, str] = field(default_factory=dict)  # a server's own, one example for each reason of a row
 
 
 def get_answers(
-    requests: Sequence[Request], annotator: Annotator, store: AnswerStore | None, stats: Stats
+    requests: Sequence[Request],
+    annotator: Annotator,
+    store: AnswerStore | None,
+    stats: Stats,
+    early_stop: EarlyStop | None = None,
 ) -> list[tuple[str, Answer]]:
     """Key and answer of each request, in order; the requests are of one kind. ``store`` None: nothing is looked up or stored.
+    ``early_stop`` sees every answer, the known ones first.
 
-    A request that the back-end never answers has an answer with ``error`` "no_answer". Raises what the back-end raises, after what
-    was answered is stored.
+    A request that the back-end never answers has an answer with ``error`` "no_answer". Raises what the back-end raises, or
+    UserError where ``early_stop`` ends the run, after what was answered is stored.
     """
     if not requests:
         return []
     kind = requests[0].kind
     keys = [annotator.key(request) for request in requests]
     known = store.look_up(kind, keys) if store is not None else {}
+    if early_stop is not None:
+        for key, request in zip(keys, requests, strict=True):
+            if key in known:
+                early_stop.see(request, known[key])
     missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
     stats.requests += len(requests)
     stats.sent += len(missing)
     stats.stored += len(requests) - len(missing)
     if missing:
-        known |= _send(missing, kind, annotator, store, stats)
+        known |= _send(missing, kind, annotator, store, stats, early_stop)
     lost = Answer(error="no_answer")
     return [(key, known.get(key, lost)) for key in keys]
 
 
 def _send(
-    requests: dict[str, Request], kind: Kind, annotator: Annotator, store: AnswerStore | None, stats: Stats
+    requests: dict[str, Request],
+    kind: Kind,
+    annotator: Annotator,
+    store: AnswerStore | None,
+    stats: Stats,
+    early_stop: EarlyStop | None,
 ) -> dict[str, Answer]:
     """The back-end's answers by key; those without an error are stored on the way."""
     keys = list(requests)
@@ -72,17 +89,25 @@ def _send(
         pending.clear()
 
     last = time.monotonic()
+    asked = list(requests.values())
     try:
-        for i, answer in annotator.answers(list(requests.values())):
-            answers[keys[i]] = answer
-            stats.tokens_in += answer.tokens_in
-            stats.tokens_out += answer.tokens_out
-            stats.cost += annotator.cost(kind, answer.tokens_in, answer.tokens_out)
-            if not answer.error:
-                pending.append(keys[i])
-            if len(pending) >= FLUSH_ROWS or pending and time.monotonic() - last > FLUSH_SECONDS:
-                flush()
-                last = time.monotonic()
+        with closing(annotator.answers(asked)) as coming:  # type: ignore[type-var]
+            for i, answer in coming:
+                answers[keys[i]] = answer
+                stats.tokens_in += answer.tokens_in
+                stats.tokens_out += answer.tokens_out
+                stats.cost += annotator.cost(kind, answer.tokens_in, answer.tokens_out)
+                if not answer.error:
+                    pending.append(keys[i])
+                if len(pending) >= FLUSH_ROWS or pending and time.monotonic() - last > FLUSH_SECONDS:
+                    flush()
+                    last = time.monotonic()
+                if answer.words:
+                    stats.words.setdefault(answer.error, answer.words)
+                if early_stop is not None:
+                    early_stop.see(asked[i], answer)
+        if early_stop is not None:
+            early_stop.finish(asked[-1])
     finally:
         flush()
     return answers

@@ -44,3 +44,8 @@ def engine_of(kind: Kind, settings: AnnotateSettings) -> EngineSettings:
     engine = settings.language_model if kind == "instruct" and settings.language_model else settings.vision
     assert engine is not None  # the settings' own validator sees to it
     return engine
+
+
+def engine_setting(kind: Kind, settings: AnnotateSettings) -> str:
+    """The name of the settings that :func:`engine_of` returns, as a person writes it."""
+    return "annotate.language_model" if kind == "instruct" and settings.language_model else "annotate.vision"

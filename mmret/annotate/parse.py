@@ -1,8 +1,9 @@
 """Reads texts from a raw answer, or finds the reason why it cannot be used.
 
-``PARSER_VERSION`` is separate from the prompts' versions: a changed parser reads the stored answers again and asks nothing. A
-model's answers are also checked for what cannot be used: refusals, the wrong language, instructions that give the source picture
-away, texts that only copy a caption. Costs about 10 us an answer; never raises on what a model wrote.
+The parser's version is separate from the prompts' versions: a changed parser reads the stored answers again and asks nothing. What
+a model's maker puts around its answers is taken off first (``answer_text``, ``answer_json``); then they are checked for what cannot
+be used: refusals, the wrong language, instructions that give the source picture away, texts that only copy a caption. Costs about
+20 us an answer; never raises on what a model wrote.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from mmret.annotate import checks
+from mmret.annotate.answer_json import json_value, strings
+from mmret.annotate.answer_text import final_text, plain, without_echo
+from mmret.annotate.finish import finish_kind
 from mmret.annotate.protocol import Answer, Request
 
 PARSER_VERSION = "1"
+"""Of what rules wrote: JSON and text as they stand."""
+MODEL_PARSER_VERSION = "2"  # 2: each maker's marks, finish reasons and broken JSON
+"""Of what models wrote."""
 MAX_ANSWER_CHARACTERS = 20_000
 """A longer answer is no list of instructions, and is not parsed."""
 RETRY_REASONS = frozenset(
@@ -29,6 +36,7 @@ RETRY_REASONS = frozenset(
         "wrong_language",
         "leaked_source",
         "copied_caption",
+        "copied_prompt",
     }
 )
 """Reasons for which the same model is asked again with another seed."""
@@ -36,9 +44,17 @@ RETRY_REASONS = frozenset(
 Part = Literal["description", "instructions", "scores"]
 """What is read from an answer; one of kind ``both`` holds a description and instructions."""
 
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
-_NUMBERED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s+(.+?)\s*$", re.MULTILINE)
-_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_SCORE = re.compile(r"\s*(\d)(?:\.0)?(?:\s*/\s*5)?\s*")
+_SAID_SCORES = [re.compile(rf"{name}\W{{1,12}}(\d\S*?)(?:[\s,;]|\.?\s|\.?$)", re.I) for name in ("fidelity", "discretion")]
+_FORM = re.compile(r"both images\W*(?:\.\.\.|…)", re.IGNORECASE)
+"""The form that the prompt gives for a description, not filled in."""
+_JSON_STARTS = re.compile(r"(?:```\w*)?\s*[\[{]")
+_ECHO_ENDS = {
+    "describe": "Answer with that text alone.",
+    "both": '{"description": "...", "instructions": ["...", "...", "..."]}',
+    "judge": '{"fidelity": 5, "discretion": 5}',
+}
+"""What the prompts end in, apart from that of the instructions, which ends in the description."""
 
 
 class Parsed(NamedTuple):
@@ -49,34 +65,65 @@ class Parsed(NamedTuple):
     scores: tuple[int, int] | None = None
 
 
+def parser_version(uses_model: bool) -> str:
+    """Stamped on every row, and part of the fingerprint."""
+    return MODEL_PARSER_VERSION if uses_model else PARSER_VERSION
+
+
 def parse(request: Request, answer: Answer, part: Part, language: str | None = None) -> Parsed:
     """The ``part`` of ``answer`` to ``request``, or the reason why it cannot be used. ``language``: of a model's texts, in English
-    ("French"); None leaves out the checks that only a model's answers need.
+    ("French"); None takes the answer as it stands and leaves out the checks, as for texts that rules wrote.
 
     Reasons: a transport error as it is, a finish reason that only the back-end gives, refusal, truncated, empty, too_long,
-    not_json, too_few, duplicate, wrong_language, leaked_source, copied_caption.
+    not_json, too_few, duplicate, wrong_language, leaked_source, copied_caption, copied_prompt.
+
+    >>> parse(request, Answer("<think>hm</think> ['make it blue', 'a blue one', 'in blue']"), "instructions", "English").texts
+    ('make it blue', 'a blue one', 'in blue')
     """
     if answer.error:
         return Parsed(reason=answer.error)
-    if answer.finish_reason == "content_filter":
+    if language is None:
+        return _as_it_stands(request, answer, part)
+    finish = finish_kind(answer.finish_reason)
+    if finish == "filtered":
         return Parsed(reason="refusal")
-    if answer.finish_reason == "length":
+    if finish == "truncated":
         return Parsed(reason="truncated")
-    if answer.finish_reason not in ("stop", ""):
-        return Parsed(reason=answer.finish_reason)
-    text = _THOUGHT.sub("", answer.text[: MAX_ANSWER_CHARACTERS + 1]).strip()
+    text = _said(request, answer.text)
     if not text:
-        return Parsed(reason="empty")
+        return Parsed(reason="empty" if finish == "finished" else finish)
     if len(text) > MAX_ANSWER_CHARACTERS:
         return Parsed(reason="too_long")
-    if language is not None and checks.is_refusal(text):
+    if checks.is_refusal(text):
         return Parsed(reason="refusal")
     if part == "scores":
         return _scores(text)
-    parsed = _description(text, request.kind) if part == "description" else _instructions(text, request.count)
-    if language is None or parsed.reason:
-        return parsed
-    return _check(parsed, request, text, part, language)
+    parsed = _description(text, request.kind) if part == "description" else _instructions(strings(text), request.count)
+    return parsed if parsed.reason else _check(parsed, request, text, part, language)
+
+
+def _as_it_stands(request: Request, answer: Answer, part: Part) -> Parsed:
+    """Texts that rules wrote: a description on one line, instructions as a JSON list."""
+    if answer.finish_reason not in ("stop", ""):
+        return Parsed(reason=answer.finish_reason)
+    if len(answer.text) > MAX_ANSWER_CHARACTERS:
+        return Parsed(reason="too_long")
+    if part == "description":
+        text = " ".join(answer.text.split()).strip('"“” ')
+        return Parsed((text,)) if text else Parsed(reason="empty")
+    try:
+        found = json.loads(answer.text)
+    except (ValueError, RecursionError):
+        found = None
+    return _instructions(found if isinstance(found, list) else None, request.count)
+
+
+def _said(request: Request, raw: str) -> str:
+    """What the model said, without its thoughts and a repetition of the prompt."""
+    text = final_text(raw)
+    if request.kind == "instruct":
+        return without_echo(text, json.dumps(request.description, ensure_ascii=False) if request.description else "")
+    return without_echo(text, _ECHO_ENDS[request.kind]) or text
 
 
 def _check(parsed: Parsed, request: Request, raw: str, part: Part, language: str) -> Parsed:
@@ -93,20 +140,29 @@ def _check(parsed: Parsed, request: Request, raw: str, part: Part, language: str
 
 
 def _description(text: str, kind: str) -> Parsed:
-    if kind == "both":
-        value = _object(text)
-        text = value.get("description") if isinstance(value, dict) else None
-        if not isinstance(text, str):
-            return Parsed(reason="not_json")
-    text = " ".join(text.split()).strip('"“” ')
-    return Parsed((text,)) if text else Parsed(reason="empty")
+    value = json_value(text) if kind == "both" or _JSON_STARTS.match(text) else None
+    if isinstance(value, dict):
+        named = {str(k).strip().casefold(): v for k, v in value.items()}
+        only = [v for v in value.values() if isinstance(v, str)]
+        found = named.get("description", only[0] if kind != "both" and len(only) == 1 else None)
+    elif isinstance(value, list) and kind != "both" and len(value) == 1:
+        found = value[0]
+    else:
+        found = None if kind == "both" else text
+    if not isinstance(found, str):
+        return Parsed(reason="not_json")
+    found = plain(found)
+    if found and _FORM.match(found):
+        return Parsed(reason="copied_prompt")
+    return Parsed((found,)) if any(map(str.isalnum, found)) else Parsed(reason="empty")
 
 
-def _instructions(text: str, count: int) -> Parsed:
-    found = _strings(text)
-    if found is None:
+def _instructions(found: list[Any] | None, count: int) -> Parsed:
+    if found is None or not all(isinstance(t, str) for t in found):
         return Parsed(reason="not_json")
     texts = [" ".join(t.split()) for t in found if t.strip()]
+    if texts and all(set(t) <= set(".… ") for t in texts):
+        return Parsed(reason="copied_prompt")
     distinct: dict[str, str] = {}
     for each in texts:
         distinct.setdefault(each.casefold().rstrip(".!? "), each)
@@ -116,37 +172,18 @@ def _instructions(text: str, count: int) -> Parsed:
 
 
 def _scores(text: str) -> Parsed:
-    value = _object(text)
-    if not isinstance(value, dict):
-        return Parsed(reason="not_json")
-    try:
-        fidelity, discretion = (int(value[name]) for name in ("fidelity", "discretion"))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return Parsed(reason="not_json")
+    value = json_value(text)
+    if isinstance(value, dict):
+        named = {str(k).strip().casefold(): v for k, v in value.items()}
+        scores = [_score(str(named.get(name))) for name in ("fidelity", "discretion")]
+    else:
+        scores = [_score(said[1]) if (said := pattern.search(text)) else 0 for pattern in _SAID_SCORES]
+    fidelity, discretion = scores
     if not (1 <= fidelity <= 5 and 1 <= discretion <= 5):
         return Parsed(reason="not_json")
     return Parsed(scores=(fidelity, discretion))
 
 
-def _strings(text: str) -> list[str] | None:
-    """The list of strings in ``text``: JSON, bare or in a fence or running text, or a numbered list; else None."""
-    value = _object(text)
-    if isinstance(value, dict):
-        value = value.get("instructions") or next((v for v in value.values() if isinstance(v, list)), None)
-    if isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return value
-    return _NUMBERED.findall(text) or None if value is None else None
-
-
-def _object(text: str) -> Any:
-    """The JSON object or array in ``text``, bare, in a fence, or the outermost of running text; else None."""
-    spans = [text, *_FENCE.findall(text)]
-    spans += [text[text.find(a) : text.rfind(b) + 1] for a, b in ("{}", "[]") if a in text]
-    for candidate in spans:
-        try:
-            value = json.loads(candidate)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict | list):
-            return value
-    return None
+def _score(text: str) -> int:
+    found = _SCORE.fullmatch(text)
+    return int(found[1]) if found else 0

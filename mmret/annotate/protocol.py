@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+Experience = Literal["none", "elsewhere", "here"]
+"""What a model has answered so far: nothing, requests of other partitions of the table, or rows of this one, which is a retry."""
 Kind = Literal["describe", "instruct", "both", "judge"]
 """``both``: one call writes description and instructions; ``judge``: one call scores instructions."""
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
@@ -35,13 +37,15 @@ class Request(NamedTuple):
 
 class Answer(NamedTuple):
     """The raw answer to a request. With ``error`` there is none (a time-out, a refused connection): it is not stored and the next
-    run asks again. ``finish_reason`` is ``stop``, ``length``, or a reason that only this back-end has."""
+    run asks again; ``words`` are then the server's own, printable and short. ``finish_reason`` is ``stop``, ``length``, or what
+    else the server or the back-end says (:mod:`mmret.annotate.finish`)."""
 
     text: str = ""
     finish_reason: str = "stop"
     tokens_in: int = 0
     tokens_out: int = 0
     error: str = ""
+    words: str = ""
 
 
 class Annotator(Protocol):
@@ -52,6 +56,11 @@ class Annotator(Protocol):
     """Whether a model writes the answers: then they are checked, and unusable ones are asked for again with another seed."""
     load_images: LoadImages | None
     """Set by the stage, which knows where the pictures are; a back-end that does not look at them ignores it."""
+
+    experience: Experience
+    """Set by the stage. While the model has answered nothing, a failure is taken for the server's own, later for the request's."""
+    remarks: list[str]
+    """What the back-end found out about its servers, one sentence each, once."""
 
     def model_for(self, kind: Kind) -> str:
         """Name and revision of the model that answers ``kind``, in one string; stamped on every row."""

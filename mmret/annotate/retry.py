@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+REFUSING_STATUSES = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407, 410, 501})
+"""HTTP statuses of a server that would refuse every request: wrong key, unknown path, an address that is elsewhere."""
+TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)}) - REFUSING_STATUSES
 """HTTP statuses that depend on the server's state, not on the request."""
-REFUSING_STATUSES = frozenset({401, 403, 404, 405})
-"""HTTP statuses of a server that would refuse every request: wrong key, unknown path."""
 UNREACHABLE = "unreachable"
 """Reason of a request for which no server could be connected to."""
-TRANSIENT_REASONS = {UNREACHABLE, "no_answer", "timeout", "connection", "bad_response", "too_large"}
+TRANSIENT_REASONS = {UNREACHABLE, "tls", "no_answer", "timeout", "connection", "bad_response", "too_large"}
 TRANSIENT_REASONS |= {f"http_{status}" for status in TRANSIENT_STATUSES | REFUSING_STATUSES}
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from mmret.annotate.answers import BATCH, Stats, get_answers
+from mmret.annotate.early_stop import EarlyStop
 from mmret.annotate.judge import judge_request, verdict
 from mmret.annotate.kinds import AnnotationTable, request_kind, uses_judge
-from mmret.annotate.parse import PARSER_VERSION, RETRY_REASONS, Parsed, Part, parse
+from mmret.annotate.parse import RETRY_REASONS, Parsed, Part, parse, parser_version
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.store import AnswerStore
 from mmret.progress import advance
@@ -150,13 +151,16 @@ def _parsed_answers(step: Step, requests: list[Request], part: Part) -> list[Par
     """The parsed answer to each request; a model whose answer cannot be used is asked again, with another seed."""
     if not requests:
         return []
-    found = [_parsed(step, request, *answer, part) for request, answer in zip(requests, _send(step, requests), strict=True)]
+    watch = EarlyStop(step.annotator, step.settings, partial(_reason, step, part)) if step.annotator.uses_model else None
+    answers = get_answers(requests, step.annotator, step.store, step.stats, watch)
+    found = [_parsed(step, request, *answer, part) for request, answer in zip(requests, answers, strict=True)]
     for attempt in range(1, step.settings.attempts if step.annotator.uses_model else 1):
         unusable = [i for i, (_, _, parsed) in enumerate(found) if parsed.reason in RETRY_REASONS]
         if not unusable:
             break
         again = [requests[i]._replace(attempt=attempt) for i in unusable]
-        for i, request, (key, answer) in zip(unusable, again, _send(step, again), strict=True):
+        answers = get_answers(again, step.annotator, step.store, step.stats)
+        for i, request, (key, answer) in zip(unusable, again, answers, strict=True):
             earlier = found[i].answer
             answer = answer._replace(
                 tokens_in=earlier.tokens_in + answer.tokens_in, tokens_out=earlier.tokens_out + answer.tokens_out
@@ -165,8 +169,8 @@ def _parsed_answers(step: Step, requests: list[Request], part: Part) -> list[Par
     return found
 
 
-def _send(step: Step, requests: list[Request]) -> list[tuple[str, Answer]]:
-    return get_answers(requests, step.annotator, step.store, step.stats)
+def _reason(step: Step, part: Part, request: Request, answer: Answer) -> str:
+    return parse(request, answer, part, step.settings.language).reason
 
 
 def _parsed(step: Step, request: Request, key: str, answer: Answer, part: Part) -> ParsedAnswer:
@@ -206,7 +210,7 @@ def _record_batch(step: Step, outcomes: Sequence[Outcome]) -> pa.RecordBatch:
         **texts,
         "model": [step.annotator.model_for(step.kind)] * len(outcomes),
         "prompt_version": [step.annotator.prompt_version(step.kind)] * len(outcomes),
-        "parser_version": [PARSER_VERSION] * len(outcomes),
+        "parser_version": [parser_version(step.annotator.uses_model)] * len(outcomes),
         "status": [o.status for o in outcomes],
         "reason": [o.reason or None for o in outcomes],
         "tokens_in": [o.tokens_in for o in outcomes],

@@ -6,7 +6,7 @@ again from the same inputs is a retry: its rows stay as they are, save those who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from mmret.annotate.answers import Stats
 from mmret.annotate.describe import describe
 from mmret.annotate.instruct import instruct
-from mmret.annotate.kinds import AnnotationTable
-from mmret.annotate.protocol import Annotator
+from mmret.annotate.kinds import AnnotationTable, request_kind
+from mmret.annotate.protocol import Annotator, Experience
 from mmret.annotate.retry import retry_notes, unanswered
 from mmret.annotate.store import AnswerStore
 from mmret.ingest.images import images_by_id
@@ -37,10 +37,13 @@ def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     >>> describe_shard(lake, "shard-00000", load_annotator(profile.annotate), profile.annotate, fingerprint)
     """
     earlier, stats = _answered_rows(lake, "descriptions", shard, inputs), Stats()
+    annotator.experience = _experience(
+        lake, "descriptions", annotator.model_for(request_kind("descriptions", settings, annotator)), earlier
+    )
     pairs = _without(lake.read("pairs", shard), earlier.rows)
     annotator.load_images = partial(images_by_id, lake)
     rows = describe(pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
-    return _write(lake, "descriptions", shard, inputs, earlier, rows, stats, settings), pairs.num_rows
+    return _write(lake, "descriptions", shard, inputs, earlier, rows, stats, settings, annotator.remarks), pairs.num_rows
 
 
 def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> tuple[Facts, int]:
@@ -49,11 +52,14 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     Otherwise as :func:`describe_shard`.
     """
     earlier, stats = _answered_rows(lake, "instructions", shard, inputs), Stats()
+    annotator.experience = _experience(
+        lake, "instructions", annotator.model_for(request_kind("instructions", settings, annotator)), earlier
+    )
     pairs = _without(lake.read("pairs", shard), earlier.rows)
     descriptions = _without(lake.read("descriptions", shard), earlier.rows)
     annotator.load_images = partial(images_by_id, lake)  # a judge looks at them
     rows = instruct(descriptions, pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
-    return _write(lake, "instructions", shard, inputs, earlier, rows, stats, settings), pairs.num_rows
+    return _write(lake, "instructions", shard, inputs, earlier, rows, stats, settings, annotator.remarks), pairs.num_rows
 
 
 def _captions(lake: Lake, shard: str, pairs: pa.Table) -> dict[str, str]:
@@ -82,6 +88,14 @@ def _without(pairs: pa.Table, rows: pa.Table) -> pa.Table:
     return pairs.filter(pc.invert(pc.is_in(pairs["pair_id"], rows["pair_id"].combine_chunks())))
 
 
+def _experience(lake: Lake, table: AnnotationTable, model: str, earlier: _Earlier) -> Experience:
+    """What ``model`` has answered for ``table`` so far."""
+    if earlier.rows.num_rows:
+        return "here"
+    notes = (facts.notes for shard in lake.partitions(table) if (facts := lake.facts(table, shard)))
+    return "elsewhere" if any(n.get("model") == model and n.get("ok") for n in notes) else "none"
+
+
 def _answer_store(lake: Lake) -> AnswerStore:
     return AnswerStore(lake.root / "answers")
 
@@ -95,12 +109,13 @@ def _write(
     rows: pa.Table,
     stats: Stats,
     settings: AnnotateSettings,
+    remarks: Sequence[str],
 ) -> Facts:
     rows = pa.concat_tables([earlier.rows, rows]).sort_by("pair_id")
-    return lake.write(table, shard, rows, inputs, **_notes(rows, stats, settings), **retry_notes(rows, earlier.notes))
+    return lake.write(table, shard, rows, inputs, **_notes(rows, stats, settings, remarks), **retry_notes(rows, earlier.notes))
 
 
-def _notes(rows: pa.Table, stats: Stats, settings: AnnotateSettings) -> dict[str, Any]:
+def _notes(rows: pa.Table, stats: Stats, settings: AnnotateSettings, remarks: Sequence[str] = ()) -> dict[str, Any]:
     """The partition's notes: counts, tokens, rates and cost. A pair whose description failed is counted with the descriptions only.
 
     Tokens are those of all rows; requests, rates, seconds and cost are of this run, so a second run that asked nothing has 0.
@@ -119,6 +134,10 @@ def _notes(rows: pa.Table, stats: Stats, settings: AnnotateSettings) -> dict[str
         "sent_per_second": round(stats.sent / stats.seconds, 2) if stats.seconds else 0.0,
     }
     if settings.backend != "captions":
+        if stats.words:
+            notes["server_words"] = stats.words
+        if remarks:
+            notes["remarks"] = list(dict.fromkeys(remarks))
         notes |= {"cost": round(stats.cost, 4), "sent_tokens_in": stats.tokens_in, "sent_tokens_out": stats.tokens_out}
     return notes
 

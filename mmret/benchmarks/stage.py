@@ -99,7 +99,7 @@ def _evaluation_key(lake: Lake, folder: Path | str, queries: Sequence[Query]) ->
     from mmret.retriever.models.load import embedding_digest
 
     asked = [(q.reference, q.text, sorted(q.targets)) for q in queries]
-    images = [lake.facts("images", shard).digest for shard in lake.partitions("images")]
+    images = [lake.facts("images", shard).of_columns(["image_id"]).digest for shard in lake.partitions("images")]
     return fingerprint("evaluation", embedding_digest(folder), asked, images)
 
 

@@ -37,13 +37,16 @@ def exclusive(lake: Lake, choices: dict[str, Any] | None = None, command: str = 
         yield lease
 
 
-def materialize(lease: Lease, profile: Profile, progress: RunProgress, until: str | None = None) -> Outcome:
+def materialize(
+    lease: Lease, profile: Profile, progress: RunProgress, until: str | None = None, forget_missing: bool = False
+) -> Outcome:
     """Compute what is missing or stale, stage after stage, recorded in the Dagster instance of the lake that ``lease`` holds.
 
-    ``until``: no further than this stage, and without the checks. Returns what was computed, per stage. Raises UserError with the
+    ``until``: no further than this stage, and without the checks. ``forget_missing``: take out pictures that are gone from their
+    sources. Returns what was computed, per stage. Raises UserError with the
     cause where a stage fails.
     """
     from assets.runner.run import Runner
 
     with progress, reporting(progress.advance):
-        return Runner(lease, profile, progress.stage).run(until=until)
+        return Runner(lease, profile, progress.stage).run(until, forget_missing)

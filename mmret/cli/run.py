@@ -23,6 +23,10 @@ def run(
         ),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="take this source out again; its rows stay, among the rejects")] = None,
+    forget_missing: Annotated[
+        bool,
+        typer.Option("--forget-missing", help="take out pictures that are gone from their sources; else they stay"),
+    ] = False,
     profile: Annotated[str | None, typer.Option(help="demo, local, paper or a YAML file; kept with the lake")] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, help="rows per shard, for shards yet to be sealed")] = None,
     set_: Annotated[
@@ -50,7 +54,7 @@ def run(
     from mmret.warehouse import refresh_catalogue
 
     with exclusive(store, choices) as lease:
-        outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None)
+        outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
         if dry_run:
             from mmret.cli.estimate import estimate_cost, output_estimate
 

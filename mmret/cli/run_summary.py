@@ -14,12 +14,16 @@ from rich.text import Text
 
 from mmret.cli.run_progress import format_seconds
 from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
+from mmret.cli.run_summary_changes import WORDS, print_changes
+from mmret.cli.terminal import printable
 from mmret.lake import Lake
 from mmret.schemas import TABLES
 from mmret.settings import Profile
 
 if TYPE_CHECKING:
     from mmret.cli.graph import Outcome
+
+REMARKS_SHOWN = 10
 
 
 def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, Any]:
@@ -43,6 +47,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "partitions_computed": outcome.partitions,
         "seconds": {t: round(s, 2) for t, s in outcome.seconds.items()},
         "rejects": {r["values"]: r["counts"] for r in rejects},
+        "remarks": lake.read("remarks").to_pylist(),
         "retrieved_targets": pair_reasons.get("retrieved", 0),
         "queries_with_pairs": sum(f.notes.get("queries", 0) for f in facts["pairs"]),
         "pair_reasons": {reason: n for reason, n in pair_reasons.items() if reason != "retrieved"},
@@ -92,6 +97,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         counts = {r: n for r, n in summary[key].items() if r not in ("chosen", "queries_without_candidates")}
         if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
+    print_changes(summary, console)
+    _print_remarks([remark for remark in summary["remarks"] if remark["remark"] not in WORDS], console)
     print_annotation(summary, console)
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
@@ -115,6 +122,17 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
   make ui                     the graph, its partitions and their history"""),
         soft_wrap=True,
     )
+
+
+def _print_remarks(remarks: list[dict[str, Any]], console: Console) -> None:
+    """What was noticed in the sources and became no row, most frequent first; names of files are data."""
+    for remark in remarks[:REMARKS_SHOWN]:
+        example = " · ".join(printable(remark[part]).plain for part in ("path", "detail") if remark[part])
+        console.print(
+            Text(f"remark: {remark['remark'].replace('_', ' ')} {remark['count']:,}" + (f" ({example})" if example else ""))
+        )
+    if len(remarks) > REMARKS_SHOWN:
+        console.print(Text(f'remark: {len(remarks) - REMARKS_SHOWN} kinds more: mmret sql "SELECT * FROM remarks"'))
 
 
 def _found_by_text_alone(evaluations: dict[str, Any], share: float = 0.7) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from mmret.cli.terminal import printable
 from mmret.lake import Lake
 
 ANNOTATION_TABLES = ("descriptions", "instructions")
@@ -19,6 +20,7 @@ def summarise_annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) 
         now = [f.notes for p in outcome.partitions.get(table, []) if (f := lake.facts(table, p))]
         seconds = sum(n.get("annotation_seconds", 0) for n in now)
         sent = sum(n.get("requests_sent", 0) for n in now)
+        words = {reason: text for n in now for reason, text in n.get("server_words", {}).items()}
         found[table] = {
             "requests_sent": sent,
             "answers_reused": sum(n.get("answers_reused", 0) for n in now),
@@ -27,6 +29,10 @@ def summarise_annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) 
             "cost": round(sum(n.get("cost", 0) for n in now), 4),
             "requests_per_second": round(sent / seconds, 1) if seconds else 0.0,
         }
+        if words:
+            found[table]["server_words"] = words
+        found.setdefault("remarks", []).extend(r for n in now for r in n.get("remarks", ()))
+    found["remarks"] = list(dict.fromkeys(found["remarks"]))
     return found
 
 
@@ -54,6 +60,10 @@ def print_annotation(summary: dict[str, Any], console: Console) -> None:
                     f"{done['requests_per_second']:,.1f} requests/s"
                 )
             )
+        for reason, words in done.get("server_words", {}).items():
+            console.print(Text.assemble(f"{table}: {reason}, in the server's own words: “", printable(words), "”"))
+    for remark in summary["annotation"]["remarks"]:
+        console.print(printable(remark))
     if waiting := summary["annotation"]["unanswered"]:
         console.print(
             Text(

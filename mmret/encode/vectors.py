@@ -10,12 +10,13 @@ import numpy as np
 
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.unit_vectors import kind_of
 
 
 def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.ndarray]:
     """Image ids of a shard in position order, and their (n, width) float16 unit vectors by the model that its Parquet file names.
 
-    Raises UserError where the shard has no vectors yet, or where some that its file lists are gone.
+    Raises UserError where the shard has no vectors yet, or where some that its file lists are gone or are not finite.
 
     >>> ids, vectors = read_vectors(lake, "shard-00000", "clip_image")
     """
@@ -33,7 +34,20 @@ def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.nda
             f"({gone[0]}, ...): delete {lake.path(signal, shard)} and run again"
         )
     values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return ids, values[[where[image_id] for image_id in ids]]
+    values = values[[where[image_id] for image_id in ids]]
+    if len(off := np.flatnonzero(_unusable(values))):
+        raise UserError(
+            f"{len(off)} of {len(ids)} vectors of {signal}, {shard} are no unit vectors ({ids[off[0]]} has "
+            f"{kind_of(values[off[0]])}): delete {lake.root / 'lance' / table_name(lake, signal, width)}.lance and "
+            f"{lake.root / signal}, then run again"
+        )
+    return ids, values
+
+
+def _unusable(values: np.ndarray) -> np.ndarray:
+    """Which rows (n,) bool of (n, width) float16 are all zero or not finite; by their bits, some GB/s."""
+    bits = values.view(np.uint16) & 0x7FFF
+    return (bits >= 0x7C00).any(axis=1) | ~bits.any(axis=1)
 
 
 def vector_table(lake: Lake, shard: str, signal: str) -> object:

@@ -2,8 +2,9 @@
 
 A fingerprint is a hash of the stage's version, the settings it reads and the partitions it reads (:mod:`mmret.stages`). It is
 compared with the one recorded in the partition's file. Partitions that are read enter by the digest of their content: where
-one was computed again with the same result (a merge that found no better neighbour), nothing after it becomes stale. Costs one
-Parquet footer per partition read.
+one was computed again with the same result (a merge that found no better neighbour), nothing after it becomes stale. Where a stage
+reads some columns of a table, only these count: an edited licence makes triplets stale and no vector. Costs one Parquet footer per
+partition read.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ def upstream_of(
     """(table, partition) of all that ``partition`` of ``table`` is computed from, whether it exists yet or not; with ``pinned``
     also of what counts for the first time alone.
     """
+    return [(read.table, part) for read, part in _reads(lake, profile, table, partition) if pinned or not read.pinned]
+
+
+def _reads(lake: Lake, profile: Profile, table: str, partition: str) -> list[tuple[Reads, str]]:
     stage = STAGES[table]
     reads = (*stage.reads, *stage.conditional_reads(profile, partition))
-    return [(read.table, part) for read in reads if pinned or not read.pinned for part in _partitions(lake, read, partition)]
+    return [(read, part) for read in reads for part in _partitions(lake, read, partition)]
 
 
 def _partitions(lake: Lake, read: Reads, partition: str) -> list[str]:
@@ -44,11 +49,13 @@ def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTI
     """What ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
     stage = STAGES[table]
     upstream = []
-    for name, part in upstream_of(lake, profile, table, partition):
-        facts = lake.facts(name, part)
+    for read, part in _reads(lake, profile, table, partition):
+        if read.pinned:
+            continue
+        facts = lake.facts(read.table, part)
         if facts is None:
             return None
-        upstream.append((name, part, facts))
+        upstream.append((read.table, part, facts.of_columns(read.columns_of(profile, partition))))
     values = stage.fingerprint_settings(profile, partition)
     return Inputs(table, stage.version, values, tuple(upstream), stage.decisions(lake, profile, partition))
 

@@ -2,8 +2,9 @@
 
 Pictures of a crawled corpus are truncated, 16 bits deep, rotated by a tag, animated, or made to exhaust memory; every
 stage that looks at pixels goes through :func:`open_rgb`, so that all of them see the same picture. The number of pixels
-is checked on the header, before any of them is decoded. Cost: that of Pillow's decoder (a 256 px JPEG about 1 ms);
-with ``draft`` a large JPEG is decoded at a half, a quarter or an eighth of its size.
+is checked on the header, before any of them is decoded. What lies beside the pixels never decides over them: a file that
+Pillow refuses is tried again without it (:mod:`mmret.ingest.containers`). Cost: that of Pillow's decoder (a 256 px JPEG about
+1 ms); with ``draft`` a large JPEG is decoded at a half, a quarter or an eighth of its size; a refused file costs a second try.
 """
 
 from __future__ import annotations
@@ -11,20 +12,36 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
+from mmret.ingest.containers import jpeg, known
+from mmret.ingest.file_kinds import is_heif, raw_photo, what_else
 from mmret.settings import IngestSettings
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO")
-"""Formats that are decoded (JPEG includes MPO), and no others: some of Pillow's plugins start programs (EPS) or take any bytes
-for a picture (TGA)."""
+"""Formats that are decoded (JPEG includes MPO), and no others but HEIF: some of Pillow's plugins start programs (EPS) or take any
+bytes for a picture (TGA)."""
 
 ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 """Formats whose frames are an animation; the frames of MPO and TIFF are pages or views."""
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"RIFF": "WEBP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+}
+_GREY = frozenset((127, 128))
+"""What libjpeg fills missing blocks with."""
+_SALVAGED = ("truncated", "damaged", "unsupported_format", "not_an_image")
+"""Reasons with which a file is tried again without what lies beside its pixels."""
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,34 +68,58 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Inspected:
-    """A file that was decoded whole: size in pixels after EXIF rotation, Pillow's format and mode of the file."""
+    """A file that was decoded whole: size in pixels after EXIF rotation, Pillow's format and mode of the file.
+
+    ``remark``: what is odd beside its pixels, slugs joined by ``" | "`` (docs/inputs.md lists them), or None.
+    """
 
     width: int
     height: int
     format: str
     mode: str
+    remark: str | None = None
+
+
+class _Decoded(NamedTuple):
+    format: str
+    mode: str
+    stored: Image.Image
+    """As it is in the file."""
+    orientation: int
 
 
 def open_rgb(data: bytes, settings: IngestSettings | None = None, *, draft: tuple[int, int] | None = None) -> Image.Image:
     """Decode ``data`` into an 8-bit RGB picture: upright, first frame, transparency on white, 16 bits scaled to 8.
 
     ``draft`` = (width, height): a JPEG may be decoded smaller, at no less than this size on either side.
-    Raises Unreadable with reason ``zero_bytes``, ``too_many_bytes``, ``not_an_image``, ``truncated``, ``damaged``,
-    ``too_many_pixels`` or ``animated`` (the last only where the settings reject animations).
+    Raises Unreadable with reason ``zero_bytes``, ``too_many_bytes``, ``not_an_image``, ``unsupported_format``, ``truncated``,
+    ``damaged``, ``too_many_pixels`` or ``animated`` (the last only where the settings reject animations).
     """
-    return _decode(data, settings or IngestSettings(), draft)[1]
+    decoded, _ = _decode(data, settings or IngestSettings(), draft)
+    return _upright(_rgb(decoded.stored, decoded.format), decoded.orientation)
 
 
 def inspect(data: bytes, settings: IngestSettings | None = None) -> Inspected:
     """Decode ``data`` whole, so that :func:`open_rgb` will succeed on it under the same settings, and describe it.
 
-    Raises Unreadable as :func:`open_rgb` does.
+    Raises Unreadable as :func:`open_rgb` does, and also for what decodes without an error although pixels are missing
+    (``truncated``), or where only a preview would be seen (``unsupported_format``).
     """
-    header, picture = _decode(data, settings or IngestSettings(), None)
-    return Inspected(*picture.size, *header)
+    choices = settings or IngestSettings()
+    decoded, noted = _decode(data, choices, None)
+    if decoded.format == "TIFF" and (kind := raw_photo(data)):
+        raise Unreadable("unsupported_format", kind)
+    if lacks := known.missing_pixels(data):
+        raise Unreadable("truncated", lacks)
+    if decoded.format in ("JPEG", "MPO") and _filled_with_grey(decoded.stored):
+        _prove_whole(decoded.stored, jpeg.probes(data), choices)
+    picture = _upright(_rgb(decoded.stored, decoded.format), decoded.orientation)
+    remarks = dict.fromkeys((*noted, *known.remarks(data), *(["damaged_metadata"] if _odd_exif(decoded.stored) else [])))
+    return Inspected(*picture.size, decoded.format, decoded.mode, " | ".join(remarks) or None)
 
 
-def _decode(data: bytes, settings: IngestSettings, draft: tuple[int, int] | None) -> tuple[tuple[str, str], Image.Image]:
+def _decode(data: bytes, settings: IngestSettings, draft: tuple[int, int] | None) -> tuple[_Decoded, tuple[str, ...]]:
+    """The picture, and what had to be left out of its file to get at it."""
     if not data:
         raise Unreadable("zero_bytes", "the file is empty")
     if len(data) > settings.max_bytes:
@@ -86,31 +127,95 @@ def _decode(data: bytes, settings: IngestSettings, draft: tuple[int, int] | None
     if Image.MAX_IMAGE_PIXELS is not None and settings.max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = settings.max_pixels  # Pillow's own limit would otherwise overrule a raised setting
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _attempt(data, settings, draft), ()
+    except Unreadable as why:
+        found = known.salvage(data) if why.reason in _SALVAGED else None
+        if found is None:
+            raise
+        if found.frames > 1 and settings.animated == "reject":
+            raise Unreadable("animated", f"{found.frames} frames") from None
+        try:
+            decoded = _attempt(found.data, settings, draft)
+        except Unreadable as still:
+            if still.reason in _SALVAGED:
+                raise why from None
+            raise
+        _prove_whole(decoded.stored, found.probes, settings, draft)
+        return decoded, found.remarks
+
+
+def _attempt(data: bytes, settings: IngestSettings, draft: tuple[int, int] | None) -> _Decoded:
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
             _refuse(image, settings)
             header = (image.format or "", image.mode)
             if draft and image.format in ("JPEG", "MPO"):
-                turned = _orientation(image) >= 5
-                image.draft(None, draft[::-1] if turned else draft)
+                image.draft(None, draft[::-1] if _orientation(image) >= 5 else draft)
             image.load()
-            return header, _upright(_rgb(image), _orientation(image))
+            return _Decoded(*header, image, _orientation(image))
     except (Unreadable, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise Unreadable("too_many_pixels", str(error)) from None
     except UnidentifiedImageError:
-        if data.startswith(_MAGIC):
-            raise Unreadable("truncated", f"{len(data)} bytes that begin like a picture") from None
-        raise Unreadable("not_an_image", f"{len(data)} bytes that begin with {data[:16]!r}") from None
+        raise _unidentified(data) from None
     except Exception as error:  # Pillow's plugins raise almost anything on hostile bytes
-        text = str(error) or type(error).__name__
-        short = (
-            isinstance(error, EOFError)
-            or any(w in text.lower() for w in ("truncated", "unexpected end", "eof"))
-            or data[:4] == b"RIFF"
-            and int.from_bytes(data[4:8], "little") + 8 > len(data)
-        )
-        raise Unreadable("truncated" if short else "damaged", text[:300]) from None
+        raise _broken(data, error) from None
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    if not is_heif(data):
+        return FORMATS
+    from pi_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
+    return ("HEIF",)
+
+
+def _unidentified(data: bytes) -> Unreadable:
+    """Why no plugin took the file: the words of the one that its first bytes name, or what else it is."""
+    format_ = "HEIF" if is_heif(data) else next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        format_ = "AVIF"
+    if format_ is None or (format_ == "WEBP" and not b"WEBP".startswith(data[8:12])):
+        return Unreadable(*what_else(data))
+    try:
+        Image.OPEN[format_][0](io.BytesIO(data), "")
+    except Exception as error:  # the one that Image.open kept to itself
+        text = str(error)
+        if any(words in text for words in ("unknown pixel mode", "-bit layers", "-layer images", "unknown compression")):
+            return Unreadable("unsupported_format", f"a {format_} that is not decoded ({text}): convert it to PNG or JPEG")
+        if text.startswith("broken PNG file") and "incomplete" not in text:
+            return Unreadable("damaged", text[:300])
+    return Unreadable("truncated", f"{len(data)} bytes that begin like a picture")
+
+
+def _broken(data: bytes, error: Exception) -> Unreadable:
+    text = str(error) or type(error).__name__
+    short = (
+        isinstance(error, EOFError)
+        or any(w in text.lower() for w in ("truncated", "unexpected end", "eof"))
+        or data[:4] == b"RIFF"
+        and int.from_bytes(data[4:8], "little") + 8 > len(data)
+        or known.missing_pixels(data) is not None
+    )
+    return Unreadable("truncated" if short else "damaged", text[:300])
+
+
+def _filled_with_grey(image: Image.Image) -> bool:
+    """Whether the last pixel looks as if the data had ended early; of sound pictures one in many thousands."""
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return set(last if isinstance(last, tuple) else (last,)) <= _GREY
+
+
+def _prove_whole(
+    stored: Image.Image, probes: tuple[bytes, ...], settings: IngestSettings, draft: tuple[int, int] | None = None
+) -> None:
+    """Raise Unreadable (``truncated``) where a probe decodes to other pixels: some of them are not in the file."""
+    for probe in probes:
+        other = _attempt(probe, settings, draft).stored
+        if other.mode != stored.mode or other.size != stored.size or ImageChops.difference(other, stored).getbbox() is not None:
+            raise Unreadable("truncated", "the file ends before its last pixels")
 
 
 def _refuse(image: Image.Image, settings: IngestSettings) -> None:
@@ -129,14 +234,23 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def _odd_exif(image: Image.Image) -> bool:
+    """Whether the EXIF block of a loaded picture cannot be read."""
+    try:
+        Image.Exif().load(image.info.get("exif") or b"")
+    except Exception:  # Pillow raises almost anything on hostile bytes
+        return True
+    return False
+
+
 def _upright(picture: Image.Image, orientation: int) -> Image.Image:
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, format_: str) -> Image.Image:
     """8-bit RGB of a loaded picture of any mode."""
     if image.mode[0] in "IF":
-        return _scaled(image).convert("RGB")
+        return _scaled(image, format_).convert("RGB")
     if image.mode == "LAB":
         to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         return ImageCms.applyTransform(image, to_srgb)
@@ -148,11 +262,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _scaled(image: Image.Image) -> Image.Image:
+def _scaled(image: Image.Image, format_: str) -> Image.Image:
     """Grey pictures of 16 or 32 bits or floats to 8 bits by scale; Pillow's own conversion clips them to white."""
     values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
     peak = float(values.max())
-    if image.mode.startswith("I;16") or image.format == "PPM":
+    if image.mode.startswith("I;16") or format_ == "PPM":
         full = 65_535.0
     elif image.mode == "I":
         full = 255.0 if peak <= 255 else 65_535.0 if peak <= 65_535 else peak

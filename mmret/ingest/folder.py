@@ -1,28 +1,28 @@
-"""Pictures in a folder: named by a manifest, captioned by side-car ``.txt`` files, or packed in WebDataset tars.
+"""Reads files below a folder, members of its tars and rows of its picture tables, and nothing that lies elsewhere.
 
-No file outside the folder is ever opened: every path is resolved, and refused if it, or the target of a link in it, lies
-elsewhere. Cost: one ``lstat`` a file, and each parent folder resolved once; memory the names of one directory at a time.
+Every path is resolved, and refused if it, or the target of a link in it, lies outside the folder. The one exception is a snapshot
+of the Hugging Face cache, whose files are links into the ``blobs`` of the same repository. Cost: one ``lstat`` a file, and each
+parent folder resolved once.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.manifest_files import read_manifest
-from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, row_of_columns
-from mmret.ingest.spill import SpillSet
-from mmret.ingest.webdataset import TarSource, caption_text, is_outside
+from mmret.ingest.picture_table import PICTURE_TABLE_SUFFIXES, PictureTable
+from mmret.ingest.tar_index import is_outside
+from mmret.ingest.webdataset import TarSource
 
-_CAPTION_BYTES = 2**20
+_CONTAINER = re.compile(rf"({'|'.join(map(re.escape, ('.tar', *PICTURE_TABLE_SUFFIXES)))})/", re.IGNORECASE)
+_HUB_REPOSITORY = re.compile(r"(models|datasets|spaces)--.")
 
 
 class Folder:
@@ -31,13 +31,14 @@ class Folder:
     def __init__(self, root: Path):
         self.root = str(root)
         self._real = os.path.realpath(root)
+        self._blobs = _blobs_of_snapshot(self._real)
         self._parent = lru_cache(maxsize=4096)(self._real_inside)
-        self._tar = lru_cache(maxsize=4)(lambda path: TarSource(Path(path)))
+        self._container = lru_cache(maxsize=4)(_open_container)
 
     def open(self, path: str) -> tuple[BinaryIO, int]:
-        for end in re.finditer(r"\.tar/", path, re.IGNORECASE):
-            if tar := self._found(path[: end.end() - 1]):
-                return self._tar(tar).open(path[end.end() :])
+        if inside := self._inside_container(path):
+            container, member = inside
+            return container.open(member)
         real, found = self.locate(path)
         try:
             return open(real, "rb"), found.st_size
@@ -64,41 +65,34 @@ class Folder:
             raise Unreadable("not_a_file", "a device, or a folder that cannot be entered")
         return real, found
 
-    def row_of_file(self, row: Row, seen: SpillSet | None = None) -> Row:
-        """``row`` with size and time of its file, or with the reason why it has no file.
-
-        The paths under which :meth:`walk` would list the file (its own, and that of a link's target) are added to ``seen``.
-        """
-        if seen is not None:
-            seen.add(os.path.normpath(row.path.replace("\\", "/")))
+    def measure(self, path: str) -> tuple[str, int, int]:
+        """What the file, or member, called ``path`` is listed as, its size in bytes and its time in ns. Raises Unreadable."""
         try:
-            real, found = self.locate(row.path)
-        except Unreadable as why:
-            return row.refuse(why.reason, why.detail)
-        if seen is not None:
-            seen.add(os.path.relpath(real, self._real))
-        return replace(row, size=found.st_size, mtime_ns=found.st_mtime_ns)
+            real, found = self.locate(path)
+        except Unreadable:
+            inside = self._inside_container(path)
+            if inside is None or not isinstance(inside[0], TarSource) or (size := inside[0].size_of(inside[1])) is None:
+                raise
+            return posixpath.normpath(path), size, os.stat(inside[0].root).st_mtime_ns
+        return os.path.relpath(real, self._real), found.st_size, found.st_mtime_ns
 
-    def walk(self, suffixes: tuple[str, ...]) -> Iterator[tuple[str, set[str]]]:
-        """Yield relative paths with one of ``suffixes``, in a fixed order, each with the names in its directory.
+    def relative(self, path: str) -> str | None:
+        """An absolute path of a file as a path below the folder; None where it lies outside, or is not absolute."""
+        if not path.startswith("/") or "\0" in path:
+            return None
+        parent, name = os.path.split(path)
+        real = os.path.join(os.path.realpath(parent), name)
+        return os.path.relpath(real, self._real) if self._is_below(real) else None
 
-        Hidden files and folders are skipped and linked directories not entered. A directory that leads outside or cannot be
-        read is yielded too, so that it becomes a reject and is not lost.
-        """
-        closed: list[OSError] = []
-        for directory, inner, names in os.walk(self._real, onerror=closed.append):
-            inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
-            base = "" if directory == self._real else os.path.relpath(directory, self._real) + "/"
-            beside = set(names)
-            for name in sorted(names):
-                if name.lower().endswith(suffixes) and not name.startswith("."):
-                    yield base + name, beside
-            for name in inner:
-                linked = os.path.join(directory, name)
-                if os.path.islink(linked) and self._real_inside(linked) is None:
-                    yield base + name, beside
-        for error in closed:
-            yield os.path.relpath(str(error.filename), self._real), set()
+    def _inside_container(self, path: str) -> tuple[TarSource | PictureTable, str] | None:
+        """The tar, or table of pictures, in which ``path`` lies, and the rest of the path."""
+        for end in _CONTAINER.finditer(path):
+            try:
+                real = self.locate(path[: end.end() - 1])[0]
+            except Unreadable:
+                continue
+            return self._container(real, end[1].lower()), path[end.end() :]
+        return None
 
     def _resolve(self, path: str) -> tuple[str, os.stat_result]:
         parent, name = os.path.split(os.path.join(self._real, path))
@@ -116,81 +110,21 @@ class Folder:
 
     def _real_inside(self, path: str) -> str | None:
         real = os.path.realpath(path)
-        return real if real == self._real or real.startswith(self._real.rstrip(os.sep) + os.sep) else None
+        return real if self._is_below(real) or self._blobs == os.path.dirname(real) else None
 
-    def _found(self, path: str) -> str | None:
-        try:
-            return self.locate(path)[0]
-        except Unreadable:
-            return None
+    def _is_below(self, real: str) -> bool:
+        return real == self._real or real.startswith(self._real.rstrip(os.sep) + os.sep)
 
 
-class ManifestSource(Folder):
-    """A manifest and the folder it lies in; with ``whole``, pictures of the folder it does not name are listed too."""
-
-    def __init__(self, manifest: Path, whole: bool):
-        super().__init__(manifest.parent)
-        self._manifest = manifest
-        self._whole = whole
-        self.root = str(manifest.parent if whole else manifest)
-
-    def rows(self) -> Iterator[Row]:
-        with SpillSet() as named:
-            for number, record in read_manifest(self._manifest):
-                line = f"{self._manifest.name}:{number}"
-                if isinstance(record, str):
-                    yield Row(line).refuse("bad_manifest_row", record)
-                    continue
-                try:
-                    row = row_of_columns(record)
-                except Unreadable as why:
-                    yield Row(line).refuse(why.reason, why.detail)
-                else:
-                    yield self.row_of_file(row, named)
-            if self._whole:
-                for path, _ in self.walk(IMAGE_SUFFIXES):
-                    if path not in named:
-                        yield _stored_name(self.row_of_file(Row(path)))
+def _open_container(real: str, suffix: str) -> TarSource | PictureTable:
+    return TarSource(Path(real)) if suffix == ".tar" else PictureTable(Path(real))
 
 
-class FolderSource(Folder):
-    """A folder without a manifest: pictures with side-car captions, and the members of its tars."""
-
-    def rows(self) -> Iterator[Row]:
-        for path, beside in self.walk((*IMAGE_SUFFIXES, ".tar")):
-            if path.lower().endswith(".tar"):
-                yield from self._rows_of_tar(path)
-            else:
-                yield _stored_name(self._captioned(path, beside))
-
-    def _captioned(self, path: str, beside: set[str]) -> Row:
-        row = self.row_of_file(Row(path))
-        stem = os.path.splitext(path)[0]
-        if row.reason or os.path.basename(stem) + ".txt" not in beside:
-            return row
-        try:
-            real, _ = self.locate(stem + ".txt")
-            with open(real, "rb") as file:
-                text = caption_text(file.read(_CAPTION_BYTES + 1))
-        except Unreadable as why:
-            return row.refuse(why.reason, f"caption file: {why.detail}")
-        except OSError as error:
-            return row.refuse("bad_caption", f"caption file: {error.strerror}")
-        return replace(row, caption=text)
-
-    def _rows_of_tar(self, path: str) -> Iterator[Row]:
-        at = self.row_of_file(Row(path))
-        if at.reason:
-            yield _stored_name(at)
-        else:
-            for row in self._tar(self.locate(path)[0]).rows():
-                named = path if row.reason == "damaged_tar" else f"{path}/{row.path}"
-                yield _stored_name(replace(row, path=named))
-
-
-def _stored_name(row: Row) -> Row:
-    """``row``, refused if its file name is not UTF-8 and so cannot be written into a table; the name is then escaped."""
-    if encodable(row.path):
-        return row
-    shown = os.fsencode(row.path).decode("utf-8", "backslashreplace")
-    return Row(shown).refuse("bad_file_name", "the file name is not UTF-8")
+def _blobs_of_snapshot(real: str) -> str | None:
+    """``<repository>/blobs`` where ``real`` lies in ``<repository>/snapshots/<revision>`` of the Hugging Face cache."""
+    parts = real.split(os.sep)
+    for at in range(1, len(parts) - 1):
+        if parts[at] == "snapshots" and _HUB_REPOSITORY.match(parts[at - 1]):
+            blobs = os.sep.join([*parts[:at], "blobs"])
+            return blobs if os.path.isdir(blobs) else None
+    return None

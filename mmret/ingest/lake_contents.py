@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from mmret.ingest.selection import DELETED, REPLACED
 from mmret.ingest.spill import temporary_database
 from mmret.lake import Lake
 
@@ -30,8 +31,9 @@ class LakeContents:
         """Add the pictures, paths below ``root`` and pairs of a partition that is complete."""
         images = lake.read("images", partition, ["image_id", "licence"]).to_pylist() if lake.facts("images", partition) else []
         self.add_pictures((row["image_id"], row["licence"]) for row in images)
-        manifest = lake.read("corpus_manifest", partition, ["root", "path", "image_id"])
-        self.add_paths(root, ((row["path"], row["image_id"]) for row in manifest.to_pylist() if row["root"] == root))
+        manifest = lake.read("corpus_manifest", partition, ["root", "path", "image_id", "reason"]).to_pylist()
+        there = (row for row in manifest if row["root"] == root and row["reason"] not in (DELETED, REPLACED))
+        self.add_paths(root, ((row["path"], row["image_id"]) for row in there))
         if lake.facts("pairs", partition) is not None:
             for pair in lake.read("pairs", partition, ["pair_id"])["pair_id"].to_pylist():
                 self.add_pair(pair)

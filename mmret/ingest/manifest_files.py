@@ -1,145 +1,191 @@
-"""Reads a manifest (JSON lines, CSV, TSV or Parquet) record by record; a bad record does not stop it but is returned as one."""
+"""Recognises tables of pictures in every format people have them in, and reads them record by record.
+
+JSON lines and arrays, COCO's and Karpathy's captions, separated text in any dialect, Parquet and Arrow; see ``docs/inputs.md``. A
+bad record does not stop a reader but is returned as one. Cost: recognising looks at the head of a file only; reading streams.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmret.errors import UserError
-from mmret.ingest.rows import CAPTION_COLUMNS, IMAGE_COLUMNS
+from mmret.ingest.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, Columnar
+from mmret.ingest.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, meaning
+from mmret.ingest.decode import Unreadable
+from mmret.ingest.json_files import json_encoding, json_lines, recognise_json
+from mmret.ingest.picture_table import picture_column
+from mmret.ingest.records import SAMPLE, Note, Record, ignore, image_column, rename
+from mmret.ingest.rows import row_of_columns
+from mmret.ingest.separated_files import headed, read_separated, recognise_separated
+from mmret.ingest.text_files import UNREADABLE, plain_suffix, read_head
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 NAMES = ("captions", "manifest", "metadata")
 """File names without suffix that are preferred, in this order; Hugging Face's imagefolder writes ``metadata``."""
 
-_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
-_SAMPLE_ROWS = 100  # records looked at to learn the columns of a JSON-lines file
+_JSON = (".jsonl", ".ndjson", ".json")
+_SEPARATED = (".csv", ".tsv", ".tab", ".psv", ".txt", ".token", ".lst")
+_COLUMNAR = (*PARQUET_SUFFIXES, *ARROW_SUFFIXES)
+_BOOKS = (".xlsx", ".xls", ".ods")
+TABLE_SUFFIXES = (*_JSON, *_SEPARATED, *_COLUMNAR, *_BOOKS)
+"""Suffixes of files that :func:`recognise` is worth asking about, of text also with ``.gz`` behind it."""
 
-_NOT_PATHS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_nested)
-
-Record = tuple[int, dict[str, Any] | str]
-"""Line number, counted from 1, and the columns of the line, or what is wrong with it as text."""
+_PLACES = 64  # folders in which pictures are sought
 
 
-def find_manifest(folder: Path) -> Path | None:
-    """The manifest directly inside ``folder``, or None. Raises UserError where there are several to choose from."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
-    for stem in NAMES:
-        for suffix in SUFFIXES:
-            if named := [p for p in found if p.name.lower() == stem + suffix]:
-                return named[0]
-    if len(found) > 1:
-        names = ", ".join(p.name for p in found[:8])
-        raise UserError(
-            f"{folder} has several files that could be its manifest ({names}): call one of them "
-            f"captions{found[0].suffix}, or give its path instead of the folder's"
-        )
-    return found[0] if found else None
+@dataclass(frozen=True)
+class Manifest:
+    """A table of pictures that can be read.
+
+    ``folder`` is where its paths count from: its own folder, or the one beside or below it in which its pictures were found.
+    ``how`` says in a few words how the file is read. A table that holds the pictures themselves has ``embedded`` set and is a
+    source of its own (``PictureTable(path)``), as a tar is; its rows name no files.
+    """
+
+    path: Path
+    folder: Path
+    how: str
+    read: Callable[[Note], Iterator[Record]]
+    embedded: bool = False
+
+    def records(self, note: Note = ignore) -> Iterator[Record]:
+        """Every line, in order: its number and its columns, or what is wrong with it. What else is seen goes to ``note``."""
+        return self.read(note)
+
+
+def is_table(name: str) -> bool:
+    """Whether a file called ``name`` may be a table of pictures by its suffix."""
+    return plain_suffix(Path(name)) in TABLE_SUFFIXES
+
+
+def recognise(path: Path, within: Path | None = None) -> Manifest | str:
+    """The manifest in ``path``, or one sentence (without the path) that says why it is none.
+
+    Looks at the head of the file only. Where its own folder has none of its first pictures, they are sought in the folders beside
+    and below it, with ``within`` only inside that folder.
+
+    >>> found = recognise(Path("captions.txt"))
+    >>> found if isinstance(found, str) else (found.how, list(found.records()))
+    """
+    found = _recognise(path)
+    if isinstance(found, str):
+        return " ".join(found.split())
+    if found.embedded:
+        return found
+    return Manifest(path, _folder_of_pictures(found, within or path.parent.parent), found.how, found.read)
 
 
 def read_manifest(path: Path) -> Iterator[Record]:
-    """Records of a manifest, one at a time. Raises UserError where the file as a whole cannot be read."""
-    readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _separated, ".tsv": _separated, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(
-            f"{path} is not a manifest that can be read: write JSON lines, CSV or Parquet "
-            f"({', '.join(SUFFIXES)}) with a column {IMAGE_COLUMNS[0]} and a column {CAPTION_COLUMNS[0]}"
-        )
-    return reader(path)
-
-
-def check_columns(path: Path) -> None:
-    """Raise UserError, naming the columns found, where a manifest has no image or no caption column."""
-    columns: dict[str, None] = {}
-    for _, record in islice(read_manifest(path), _SAMPLE_ROWS):
-        if isinstance(record, dict):
-            columns.update(dict.fromkeys(map(str, record)))
-    for kind, names in (("image", IMAGE_COLUMNS), ("caption", CAPTION_COLUMNS)):
-        if columns and not any(name in columns for name in names):
-            raise UserError(f"{path} has no {kind} column: found {', '.join(columns)}; expected one called {' or '.join(names)}")
-
-
-def _json_lines(path: Path) -> Iterator[Record]:
-    with path.open("rb") as file:
-        _refuse_utf16(path, file.read(2))
-        file.seek(0)
-        number = 0
-        while line := file.readline(_LINE):
-            number += 1
-            if len(line) == _LINE and not line.endswith(b"\n"):
-                while (rest := file.readline(_LINE)) and not rest.endswith(b"\n"):
-                    pass
-                yield number, f"line of more than {_LINE} bytes"
-                continue
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode())
-            except UnicodeDecodeError as error:
-                yield number, f"not UTF-8: {error.reason} at byte {error.start}"
-            except (ValueError, RecursionError) as error:
-                yield number, f"not JSON: {error}"
-            else:
-                yield number, record if isinstance(record, dict) else f"not an object but a {type(record).__name__}"
-
-
-def _separated(path: Path) -> Iterator[Record]:
-    csv.field_size_limit(_LINE)
-    with path.open("rb") as file:
-        _refuse_utf16(path, file.read(2))
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    """Records of a table, one at a time, whether or not it names pictures. Raises UserError where it cannot be read."""
+    suffix = plain_suffix(path)
+    found = _recognise(path) if suffix in TABLE_SUFFIXES else None
+    if isinstance(found, Manifest):
+        return found.records()
+    if found is not None and found.startswith("cannot be read"):
+        raise UserError(f"{path} {found}")
+    if suffix in (".jsonl", ".ndjson"):
+        return json_lines(path, json_encoding(read_head(path)))
+    if suffix in (".csv", ".tsv"):
+        return read_separated(path, *headed(path), ignore)
+    if suffix in _COLUMNAR:
         try:
-            width = len(reader.fieldnames or ())
-        except csv.Error as error:
-            raise UserError(f"{path} has no readable header line: {error}") from None
-        while True:
-            try:
-                record = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield reader.line_num, f"not CSV: {error}"
-                continue
-            surplus = record.pop(None, [])
-            given = sum(value is not None for value in record.values()) + len(surplus)
-            if given != width:
-                yield reader.line_num, f"{given} columns, the header has {width}"
-            elif any("\udc80" <= c <= "\udcff" for value in record.values() for c in value):
-                yield reader.line_num, "not UTF-8"
-            else:
-                yield reader.line_num, record
+            return Columnar(path).records()
+        except ValueError as error:
+            raise UserError(f"{path} {error}") from None
+    raise UserError(
+        f"{path} is not a manifest that can be read{f' (it {found})' if found else ''}: write JSON lines, CSV or Parquet "
+        f"({', '.join(SUFFIXES)}) with a column {IMAGE_COLUMNS[0]} and a column {CAPTION_COLUMNS[0]}"
+    )
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _recognise(path: Path) -> Manifest | str:
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}") from None
-    with file:
-        for field in file.schema_arrow:
-            if field.name in IMAGE_COLUMNS and any(test(field.type) for test in _NOT_PATHS):
-                raise UserError(
-                    f"{path}: column {field.name} holds {field.type}, not paths; write the pictures to "
-                    "files beside the manifest and their paths into the column"
+        return _recognise_readable(path)
+    except UNREADABLE as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _recognise_readable(path: Path) -> Manifest | str:
+    suffix = plain_suffix(path)
+    if suffix in _BOOKS:
+        return "is a spreadsheet: save it as CSV (UTF-8), with a column image and a column caption"
+    if suffix in _JSON:
+        json_table = recognise_json(path)
+        return json_table if isinstance(json_table, str) else Manifest(path, path.parent, *json_table)
+    if suffix in _SEPARATED:
+        separated = recognise_separated(path)
+        if isinstance(separated, str):
+            return separated
+        dialect, encoding = separated
+        how = dialect.words() + ("" if encoding.startswith("utf-8") else f", {encoding}")
+        return Manifest(path, path.parent, how, lambda note: read_separated(path, dialect, encoding, note))
+    if suffix in _COLUMNAR:
+        return _recognise_columnar(path)
+    return f"is not read as a table by its suffix; those are {', '.join(TABLE_SUFFIXES)}"
+
+
+def _recognise_columnar(path: Path) -> Manifest | str:
+    try:
+        table = Columnar(path)
+    except ValueError as error:
+        return str(error)
+    try:
+        pictures = picture_column(table)
+        if pictures is not None:
+            others = tuple(name for name in table.schema.names if name != pictures)
+            if not meaning(others).caption:
+                found = ", ".join(table.schema.names[:20])
+                return (
+                    f"holds pictures (in {pictures}) but has no caption column: found {found}; expected one called caption or text"
                 )
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
+            return Manifest(path, path.parent, f"pictures in the column {pictures}", lambda note: Columnar(path).records(), True)
+        renamed, sentence = image_column(islice(table.records(), SAMPLE))
+    finally:
+        table.close()
+    return sentence or Manifest(path, path.parent, "columns", lambda note: rename(Columnar(path).records(), renamed))
 
 
-def _refuse_utf16(path: Path, start: bytes) -> None:
-    if start in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path} is UTF-16: save it as UTF-8")
+def _folder_of_pictures(manifest: Manifest, within: Path) -> Path:
+    """The folder from which the first paths of a manifest lead to files: its own if any does, else the one where most do."""
+    own = manifest.path.parent
+    names = []
+    for _, record in islice(manifest.records(), SAMPLE):
+        if isinstance(record, dict):
+            try:
+                names.append(row_of_columns(record).path)
+            except Unreadable:
+                continue
+    names = [name.strip().replace("\\", "/") for name in names[:20]]
+    if not names or any(_is_file(own, name) for name in names):
+        return own
+    found = Counter({folder: sum(_is_file(folder, name) for name in names) for folder in _places(own, within)})
+    best = max(found, key=lambda folder: found[folder], default=own)
+    return best if found[best] else own
+
+
+def _places(own: Path, within: Path) -> Iterator[Path]:
+    """Folders below ``own`` and beside it, nearest first, each with its own ``images``; none that lies outside ``within``."""
+    parents = [own] + ([own.parent] if own.parent == within or within in own.parent.parents else [])
+    for parent in parents:
+        if parent != own:
+            yield parent
+        try:
+            inner = sorted(e.path for e in os.scandir(parent) if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+        except OSError:
+            continue
+        for folder in map(Path, inner[:_PLACES]):
+            if folder != own:
+                yield folder
+                yield folder / "images"
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    try:
+        return not os.path.isabs(name) and ".." not in Path(name).parts and (folder / name).is_file()
+    except (OSError, ValueError):
+        return False

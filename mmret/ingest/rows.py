@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
+from mmret.ingest.caption_values import captions_in, is_missing, written_list
+from mmret.ingest.columns import meaning
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.remarks import Remarks
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -33,14 +36,11 @@ IMAGE_SUFFIXES = (
     ".ico",
     ".heic",
     ".heif",
+    ".mpo",
+    ".jxl",
 )
-"""Suffixes of files that count as pictures where there is no manifest. HEIC is listed although it cannot be decoded, so that such
+"""Suffixes of files that count as pictures where there is no manifest. JPEG XL is listed although it is not decoded, so that such
 files become rejects and do not go unnoticed."""
-
-IMAGE_COLUMNS = ("image", "file_name", "path", "image_path")
-CAPTION_COLUMNS = ("caption", "text")
-LICENCE_COLUMNS = ("licence", "license", "item_licence")
-SOURCE_COLUMNS = ("source", "url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ class Source(Reader, Protocol):
     """A reader that can also list its rows. ``root`` is the name of the source in the corpus manifest."""
 
     root: str
+    remarks: Remarks
+    """What was noticed in the listing that was begun last, and is no row; complete once it has ended."""
 
     def rows(self) -> Iterator[Row]:
         """All rows in a fixed order; a generator, so that memory does not grow with the source."""
@@ -85,33 +87,38 @@ def row_of_columns(columns: Mapping[str, Any]) -> Row:
 
     Raises Unreadable (``bad_manifest_row``) where there is no image path, or a value of a kind that cannot be read.
     """
-    image = _first(columns, IMAGE_COLUMNS)
-    if image is None:
+    named = meaning(tuple(columns)).image
+    if not named:
         raise Unreadable("bad_manifest_row", f"no image column: found {', '.join(map(str, columns)) or 'nothing'}")
-    path = columns[image]
-    if not isinstance(path, str) or not path.strip() or not encodable(path):
-        raise Unreadable("bad_manifest_row", f"{image} is not a path: {repr(path)[:100]}")
+    image = next((name for name in named if not is_missing(columns[name])), named[0])
+    path = _path_in(columns[image])
+    if not isinstance(path, str) or is_missing(path) or not encodable(path):
+        raise Unreadable("bad_manifest_row", f"{image} is not a path: {repr(columns[image])[:100]}")
     return Row(path=path, **text_columns(columns, image))
 
 
 def text_columns(columns: Mapping[str, Any], image: str | None = None) -> dict[str, str | None]:
     """caption, licence, source and extra of one record; ``image`` is the column that named the picture.
 
-    Raises Unreadable (``bad_manifest_row``) for a caption that is neither text, a number nor a list of texts.
+    The caption is the first that says something (:mod:`mmret.ingest.caption_values`); several captions are all kept in extra.
+    Raises Unreadable (``bad_manifest_row``) for a caption that holds no text of any kind.
     """
-    caption, licence = _first(columns, CAPTION_COLUMNS), _first(columns, LICENCE_COLUMNS)
-    source = _first(columns, SOURCE_COLUMNS)
+    means = meaning(tuple(columns))
+    caption, licence = _first_given(columns, means.caption), _first(columns, means.licence)
+    source = _first(columns, means.source)
     used = {image, licence, source}
-    text = columns[caption] if caption else None
-    if isinstance(text, list):  # several captions of one picture: the first is used, all are kept in extra
-        text = next((t for t in text if isinstance(t, str) and t.strip()), None)
-    else:
-        used.add(caption)
-    if isinstance(text, dict | bytes):
-        raise Unreadable("bad_manifest_row", f"{caption} is not a text but a {type(text).__name__}")
-    rest = {str(name): value for name, value in columns.items() if name not in used}
+    text: str | None = None
+    kept: dict[str, Any] = {}
+    if caption is not None:
+        value = columns[caption]
+        text = next(iter(captions_in(value)), None)
+        if isinstance(value, str) and (listed := written_list(value)) is not None:
+            kept = {caption: listed}
+        elif isinstance(value, str | int | float | bytes) and not means.numbered:
+            used.add(caption)
+    rest = {str(name): value for name, value in columns.items() if name not in used} | kept
     return {
-        "caption": None if text is None else str(text),
+        "caption": text,
         "extra": to_json(rest) if rest else None,
         "licence": _as_text(columns, licence),
         "source": _as_text(columns, source),
@@ -162,12 +169,27 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _path_in(value: Any) -> Any:
+    """The path that a cell holds: itself, bytes of text, the only one of a list, or ``path`` of a picture without its bytes."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return _path_in(value[0])
+    if isinstance(value, Mapping) and not value.get("bytes"):
+        return value.get("path")
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
 def _first(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if columns.get(name) is not None), None)
 
 
+def _first_given(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first column with a caption in it; else the first that has an empty text."""
+    given = (name for name in names if captions_in(columns[name]))
+    return next(given, None) or next((name for name in names if isinstance(columns[name], str) and not columns[name].strip()), None)
+
+
 def _as_text(columns: Mapping[str, Any], name: str | None) -> str | None:
-    if name is None:
+    if name is None or is_missing(columns[name]):
         return None
     value = columns[name]
     return clean_text(value if isinstance(value, str) else to_json(value))

@@ -1,84 +1,206 @@
-"""Seals the rows of the sources into shards that never change, so that a growing corpus costs only what is new.
+"""Seals the rows of the sources into shards whose membership never changes, so that a growing corpus costs only what is new.
 
-A listed row is compared with the sealed ones by path, size and time; only a file that is new by these is hashed. Of several
-pictures with the same content the first in source order becomes the image and the others its duplicates, once and for all.
-Cost: one ``lstat`` a row, one read of a new file (about 1 GB/s); memory one shard of text rows and 64 MiB, whatever the size
+A listed row is compared with the sealed ones by path, size, time and texts; only a file that is new by these is hashed. Of several
+pictures with the same content the first in source order becomes the image and the others its duplicates. What a source says of
+sealed rows may change: :mod:`mmret.ingest.changes` finds it, and the row is changed in its shard.
+Cost: one ``lstat`` a row, one read of a new file (about 1 GB/s); memory one shard of text rows and 100 MiB, whatever the size
 of the corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from mmret.errors import UserError
+from mmret.ingest.changes import Changes, ListedRow, row_after
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.first_rows import check_first_rows
+from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, clean_text
-from mmret.ingest.sealed_rows import COLUMNS, SealedRows
-from mmret.ingest.selection import rows_taken
-from mmret.ingest.sources import open_sources
-from mmret.lake import IMPORT_PREFIX
+from mmret.ingest.sealed_rows import COLUMNS, SealedRows, is_scene
+from mmret.ingest.selection import reselect, rows_taken
+from mmret.ingest.sources import open_source
+from mmret.ingest.spill import SpillMap
+from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings
 from mmret.threads import in_order
 
-MANIFEST_COLUMNS = ("shard", *COLUMNS)
-"""The columns of sealed rows that :func:`seal` needs; captions and extra columns do not have to be loaded."""
-
 _CHUNK = 2**20
 _REPORT_EVERY = 500
 
 
-def seal(known: pa.Table, corpus: CorpusSettings, ingest: IngestSettings) -> Iterator[tuple[str, pa.Table]]:
-    """New sealed shards of the sources: (name, rows of CORPUS_MANIFEST), at most ``corpus.shard_size`` rows each.
+def seal(
+    lake: Lake,
+    corpus: CorpusSettings,
+    ingest: IngestSettings,
+    remarks: dict[str, Remarks] | None = None,
+    forget_missing: bool = False,
+) -> Iterator[tuple[str, pa.Table]]:
+    """The partitions of ``corpus_manifest`` that the sources ask for: (name, rows). Write each before the next is asked for.
 
-    ``known`` has the columns ``MANIFEST_COLUMNS`` of all rows sealed so far. Yields nothing if nothing is new, and the same
-    shards again if their writing was interrupted. A row is one line of a source's manifest, or one picture that has no such
-    line; a row that cannot become an image has a reason. Raises UserError, before anything is yielded, for a source that
-    cannot be read.
+    First the sealed shards in which a row has changed, or is no longer used or used again; then new shards, at most
+    ``corpus.shard_size`` rows each. Yields nothing if nothing is new, and the same again if writing was interrupted. A row is one
+    line of a source's manifest, or one picture that has no such line; a row that cannot become an image has a reason.
+    ``remarks`` is given the remarks of every source whose listing began. A picture that is gone from its source stays, with the
+    remark ``missing``, unless ``forget_missing``. Raises UserError, before anything is yielded, for a source that cannot be read.
 
-    >>> known = lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS))
-    >>> {shard: rows.num_rows for shard, rows in seal(known, profile.corpus, profile.ingest)}
+    >>> for shard, rows in seal(lake, profile.corpus, profile.ingest):
+    ...     lake.write("corpus_manifest", shard, rows, inputs)
     """
-    sources = open_sources(corpus.sources)
-    left = None if corpus.images is None else max(0, corpus.images - rows_taken(known, corpus))
-    names = (name for name in known["shard"].unique().to_pylist() if not name.startswith(IMPORT_PREFIX))
-    shard = 1 + max((int(name.rpartition("-")[2]) for name in names), default=-1)
-    with SealedRows(known) as sealed:
-        rows = islice(_new_rows(sources, sealed, ingest), left)
-        while chunk := list(islice(rows, corpus.shard_size)):
-            name = f"shard-{shard:05d}"
-            records = [{**record, "shard": name, "position": at} for at, record in enumerate(chunk)]
-            yield name, pa.Table.from_pylist(records, schema=CORPUS_MANIFEST)
-            shard += 1
+    remarks = {} if remarks is None else remarks
+    with SealedRows(partial(_sealed_tables, lake)) as sealed, Changes() as changes:
+        sources = _open_sources(corpus, sealed)
+        seen_before = [source for source in sources if sealed.rows_of(source.root) and not is_scene(source.root)]
+        for source in sources:
+            if source not in seen_before and not is_scene(source.root):
+                check_first_rows(source, (_screened(row, ingest) for row in source.rows()), ingest)
+        left = _places_left(lake, corpus)
+        for source in seen_before:
+            remarks[source.root] = source.remarks
+            if not _list(source, sealed, changes, ingest, left) and (used := sealed.used_rows_of(source.root)):
+                raise UserError(
+                    f"{source.root} has no picture with a caption any more, and {used:,} rows were sealed from it. Nothing was "
+                    "changed: bring its pictures or captions back and run again, or take the source out with "
+                    f"--remove {source.root}"
+                )
+        compared = [source for source in seen_before if sealed.needs_comparison(source.root)]
+        if compared:
+            changes.compare(sealed, [source.root for source in compared], remarks)
+        for source in compared:
+            changes.decide(source.root, partial(hash_file, source), source.remarks, forget_missing)
+        for shard, fields in changes.updates():
+            yield shard, _changed_shard(lake, shard, fields, remarks)
+        yield from reselect(lake, corpus)
+
+        waiting = {source.root: changes.new_rows(source.root) for source in seen_before}
+        yield from _new_shards(lake, corpus, _new_rows(sources, waiting, sealed, ingest, remarks, lake))
 
 
-def _new_rows(sources: Iterable[Source], sealed: SealedRows, ingest: IngestSettings) -> Iterator[dict[str, Any]]:
+def _sealed_tables(lake: Lake) -> Iterator[pa.Table]:
+    return (lake.read("corpus_manifest", partition, list(COLUMNS)) for partition in lake.partitions("corpus_manifest"))
+
+
+def _places_left(lake: Lake, corpus: CorpusSettings) -> int | None:
+    """How many more rows the corpus takes; None: any number."""
+    if corpus.images is None:
+        return None
+    return max(0, corpus.images - rows_taken(lake.read("corpus_manifest", columns=["root", "reason"]), corpus))
+
+
+def _open_sources(corpus: CorpusSettings, sealed: SealedRows) -> list[Source]:
+    """The sources in the order given, each once. Raises UserError for one that cannot be read, saying what becomes of its rows."""
+    sources: dict[str, Source] = {}
+    for text in corpus.sources:
+        try:
+            source = open_source(text)
+        except UserError as error:
+            if rows := sealed.rows_of(text if text.startswith("shapes:") else str(Path(text).expanduser().absolute())):
+                raise UserError(
+                    f"{error}. The {rows:,} rows sealed from it stay in the lake as they are: bring the source back (is its "
+                    f"disk mounted?) and run again, or take them out with --remove {text}"
+                ) from None
+            raise
+        sources.setdefault(source.root, source)
+    return list(sources.values())
+
+
+def _list(source: Source, sealed: SealedRows, changes: Changes, ingest: IngestSettings, left: int | None) -> int:
+    """List a source of which rows are sealed; what is not sealed as it is listed waits among ``changes``.
+
+    Returns how many rows were listed with a picture and a caption.
+    """
+    waiting = usable = 0
+    for row in source.rows():
+        row = _screened(row, ingest)
+        usable += row.reason is None
+        changes.note_closed(source.root, row)
+        if not sealed.contains(source.root, row):
+            changes.wait(source.root, row)
+            waiting += 1
+        if left is not None and waiting >= left and sealed.all_listed(source.root):
+            break
+    return usable
+
+
+def _changed_shard(lake: Lake, shard: str, fields: dict[int, dict[str, Any]], remarks: dict[str, Remarks]) -> pa.Table:
+    rows = lake.read("corpus_manifest", shard).to_pylist()
+    for at, row in enumerate(rows):
+        if row["position"] in fields:
+            rows[at] = row_after(row, fields[row["position"]], remarks[row["root"]])
+    return pa.Table.from_pylist(rows, schema=CORPUS_MANIFEST)
+
+
+def _new_shards(lake: Lake, corpus: CorpusSettings, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str, pa.Table]]:
+    rows = islice(rows, _places_left(lake, corpus))
+    number = 1 + max((int(name.rpartition("-")[2]) for name in lake.shards()), default=-1)
+    while chunk := list(islice(rows, corpus.shard_size)):
+        name = f"shard-{number:05d}"
+        records = [{**record, "shard": name, "position": at} for at, record in enumerate(chunk)]
+        yield name, pa.Table.from_pylist(records, schema=CORPUS_MANIFEST)
+        number += 1
+
+
+def _new_rows(
+    sources: list[Source],
+    waiting: dict[str, Iterator[ListedRow]],
+    sealed: SealedRows,
+    ingest: IngestSettings,
+    remarks: dict[str, Remarks],
+    lake: Lake,
+) -> Iterator[dict[str, Any]]:
     """Records of CORPUS_MANIFEST without shard and position, of the rows that are not sealed yet."""
     found = 0
-    for source in sources:
-        listed = (_screened(row, ingest) for row in source.rows())
-        unsealed = (row for row in listed if not sealed.contains(source.root, row))
-        for row, (image_id, size, failure) in in_order(partial(hash_file, source), unsealed):
-            if failure is not None:
-                row = row.refuse("unreadable", str(failure))
-            if sealed.contains_content(source.root, row, image_id):
-                continue
-            if row.reason is None and image_id is not None:
-                first = sealed.accept(image_id, row.path)
-                if first is not None:
-                    row = row.refuse("duplicate", f"same content as {first}")
-            yield _record(source.root, row, image_id, size)
-            found += 1
-            if found % _REPORT_EVERY == 0:
-                advance("corpus_manifest", found, None)
+    with SpillMap(_images(lake)) as images:
+        for source in sources:
+            if (listed := waiting.get(source.root)) is None:
+                remarks[source.root] = source.remarks
+                listed = _listed_first(source, sealed, ingest)
+            for (row, _), (image_id, size, failure) in in_order(partial(_identify, source), listed):
+                if failure is not None:
+                    row = row.refuse("unreadable", str(failure))
+                if row.reason == "unreadable" and sealed.was_unreadable(source.root, row.path):
+                    continue
+                if sealed.was_imported(source.root, row.path, image_id):
+                    continue
+                if row.reason is None and image_id is not None:
+                    first = images.setdefault(image_id, row.path)
+                    if first is not None:
+                        row = row.refuse("duplicate", f"same content as {first}")
+                yield _record(source.root, row, image_id, size)
+                found += 1
+                if found % _REPORT_EVERY == 0:
+                    advance("corpus_manifest", found, None)
     advance("corpus_manifest", found, found)
+
+
+def _listed_first(source: Source, sealed: SealedRows, ingest: IngestSettings) -> Iterator[ListedRow]:
+    """The rows of a source that is listed for the first time, and scenes that no other corpus of the same seed has listed."""
+    for row in source.rows():
+        row = _screened(row, ingest)
+        if not sealed.contains(source.root, row):
+            yield ListedRow(row, None)
+
+
+def _identify(source: Reader, listed: ListedRow) -> tuple[str | None, int | None, Unreadable | None]:
+    return listed.hashed or hash_file(source, listed.row)
+
+
+def _images(lake: Lake) -> Iterator[tuple[str, str]]:
+    """Id and path of every picture that is an image already."""
+    for partition in lake.partitions("corpus_manifest"):
+        rows = lake.read("corpus_manifest", partition, ["image_id", "path", "reason"])
+        rows = rows.filter(rows["reason"].is_null())
+        yield from zip(rows["image_id"].to_pylist(), rows["path"].to_pylist(), strict=True)
 
 
 def _screened(row: Row, ingest: IngestSettings) -> Row:

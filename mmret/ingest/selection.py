@@ -1,9 +1,9 @@
-"""Decides which sealed rows a corpus uses after a source was removed or ``corpus.images`` was lowered or raised again.
+"""Decides which sealed rows a corpus uses: of equal pictures the first whose source and file are there, up to ``corpus.images``.
 
-Shards stay sealed: no row moves and none is lost. A row that is not used any more gets the reason ``source_removed`` or
-``beyond_limit``, so it is among the rejects, and is used again if the source or the limit comes back. If it was the first of
-several equal pictures, the next of them becomes the image. Cost: a look at one column while nothing changes; otherwise one pass
-over the manifest and some 150 bytes of memory per distinct picture.
+Shards stay sealed: no row moves and none is lost. A row that is not used any more gets a reason (``source_removed``,
+``beyond_limit``, ``deleted``, ``replaced`` or ``caption_removed``), so it is among the rejects, and is used again if what it lacks
+comes back. If it was the first of several equal pictures, the next of them becomes the image. Cost: a look at three columns while
+nothing changes; otherwise one pass over the manifest and some 150 bytes of memory per distinct picture.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.ingest.shapes import parse_source
-from mmret.lake import Lake
+from mmret.lake import IMPORT_PREFIX, Lake
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings
 
 SOURCE_REMOVED, BEYOND_LIMIT = "source_removed", "beyond_limit"
-_SELECTION_REASONS = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
+SELECTION_REASONS = (None, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
+"""Reasons of rows that have a picture, a caption and a place in a source."""
+DELETED, REPLACED, CAPTION_REMOVED = "deleted", "replaced", "caption_removed"
+"""Reasons of rows that had all that when they were sealed (:mod:`mmret.ingest.changes`)."""
 
 
 def removal_test(corpus: CorpusSettings) -> Callable[[str], bool]:
@@ -34,34 +37,47 @@ def removal_test(corpus: CorpusSettings) -> Callable[[str], bool]:
 
 
 def rows_taken(known: pa.Table, corpus: CorpusSettings) -> int:
-    """Sealed rows that count towards ``corpus.images``; ``known`` needs the column ``root``."""
+    """Sealed rows that count towards ``corpus.images``; ``known`` needs the columns ``root`` and ``reason``."""
     gone = removal_test(corpus)
-    return sum(r["counts"] for r in known["root"].value_counts().to_pylist() if not gone(r["values"]))
+    counted = known.filter(pc.invert(pc.is_in(known["reason"], pa.array([DELETED, REPLACED]))))
+    return sum(r["counts"] for r in counted["root"].value_counts().to_pylist() if not gone(r["values"]))
 
 
 def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table]]:
     """Yield (shard, rows of CORPUS_MANIFEST) for every sealed shard in which a row is no longer used or is used again."""
-    known = lake.read("corpus_manifest", columns=["root", "reason"])
+    known = lake.read("corpus_manifest", columns=["shard", "root", "reason", "image_id"])
     gone = removal_test(corpus)
     within = corpus.images is None or rows_taken(known, corpus) <= corpus.images
     left_out = pc.any(pc.is_in(known["reason"], pa.array([SOURCE_REMOVED, BEYOND_LIMIT]))).as_py()
-    if within and not left_out and not any(gone(root) for root in known["root"].unique().to_pylist()):
+    roots = known["root"].unique().to_pylist()
+    if within and not left_out and not any(gone(root) for root in roots) and _each_picture_once(known):
         return
-    taken: dict[str, str] = {}
+    imported = [p for p in lake.partitions("corpus_manifest") if p.startswith(IMPORT_PREFIX)]
+    images = lake.read("corpus_manifest", imported, ["image_id", "path"], pc.field("reason").is_null())
+    taken: dict[str, str] = dict(zip(images["image_id"].to_pylist(), images["path"].to_pylist(), strict=True))
     count = 0
     for shard in lake.shards():
         rows = lake.read("corpus_manifest", shard).to_pylist()
         changed = False
         for row in sorted(rows, key=lambda r: r["position"]):
             is_gone = gone(row["root"])
-            count += not is_gone
-            if row["reason"] not in _SELECTION_REASONS:
+            count += not is_gone and row["reason"] not in (DELETED, REPLACED)
+            if row["reason"] not in SELECTION_REASONS:
                 continue
             reason, detail = _reason(row, is_gone, corpus.images is not None and count > corpus.images, taken)
             if reason != row["reason"]:
                 row["reason"], row["detail"], changed = reason, detail, True
         if changed:
             yield shard, pa.Table.from_pylist(rows, schema=CORPUS_MANIFEST)
+
+
+def _each_picture_once(known: pa.Table) -> bool:
+    """Whether each picture that has a row to be used is the image of exactly one."""
+    images = known.filter(known["reason"].is_null())["image_id"]
+    own = pc.invert(pc.starts_with(known["shard"], IMPORT_PREFIX))
+    copies = known.filter(pc.and_(own, pc.fill_null(pc.equal(known["reason"], "duplicate"), False)))["image_id"]
+    once = pc.count_distinct(images).as_py() == len(images)
+    return once and pc.all(pc.is_in(copies, value_set=images.combine_chunks())).as_py() is not False
 
 
 def _reason(row: dict[str, Any], is_gone: bool, beyond: bool, taken: dict[str, str]) -> tuple[str | None, str | None]:

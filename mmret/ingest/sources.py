@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from mmret.errors import UserError
-from mmret.ingest.folder import Folder, FolderSource, ManifestSource
-from mmret.ingest.manifest_files import SUFFIXES, check_columns, find_manifest
+from mmret.ingest.folder import Folder
+from mmret.ingest.folder_source import FolderSource
+from mmret.ingest.manifest_files import is_table, recognise
+from mmret.ingest.manifest_source import ManifestSource
+from mmret.ingest.picture_table import PICTURE_TABLE_SUFFIXES, PictureTable
+from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
 from mmret.ingest.webdataset import TarSource
@@ -33,6 +38,7 @@ class ShapesSource:
     def __init__(self, text: str):
         self._images, self._seed = parse_source(text)
         self.root = f"shapes:{self._images}?seed={self._seed}"
+        self.remarks = Remarks()
 
     def rows(self) -> Iterator[Row]:
         for i in range(self._images):
@@ -65,8 +71,8 @@ def open_source(text: str) -> Source:
     if not path.exists():
         raise UserError(f"there is nothing at {path}: expected {ACCEPTED}")
     try:
-        source = _folder(path) if path.is_dir() else _file(path)
-        _refuse_empty(path, list(islice(source.rows(), _SAMPLE_ROWS)))
+        source = FolderSource(path) if path.is_dir() else _file(path)
+        _refuse_empty(source, list(islice(source.rows(), _SAMPLE_ROWS)))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     return source
@@ -79,34 +85,45 @@ def open_reader(root: str) -> Reader:
     path = Path(root)
     if path.suffix.lower() == ".tar" and path.is_file():
         return TarSource(path)
+    if path.suffix.lower() in PICTURE_TABLE_SUFFIXES and path.is_file():
+        with suppress(UserError):  # a manifest
+            return PictureTable(path)
     return Folder(path if path.is_dir() else path.parent)
-
-
-def _folder(path: Path) -> Source:
-    manifest = find_manifest(path)
-    if manifest is None:
-        return FolderSource(path)
-    check_columns(manifest)
-    return ManifestSource(manifest, whole=True)
 
 
 def _file(path: Path) -> Source:
     if path.suffix.lower() == ".tar":
         return TarSource(path)
-    if path.suffix.lower() in SUFFIXES:
-        check_columns(path)
-        return ManifestSource(path, whole=False)
+    if is_table(path.name):
+        return open_manifest(path)
     hint = "decompress it first; " if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2")) else ""
     raise UserError(f"{path} cannot be read: {hint}expected {ACCEPTED}")
 
 
-def _refuse_empty(path: Path, first: list[Row]) -> None:
+def open_manifest(path: Path) -> ManifestSource | PictureTable:
+    """A table of pictures, or one that holds them, as a source. Raises UserError with the reason why it is neither."""
+    manifest = recognise(path)
+    if isinstance(manifest, str):
+        raise UserError(f"{path} {manifest}")
+    if path.parent not in (manifest.folder, *manifest.folder.parents):
+        raise UserError(f"{path}: its pictures lie in {manifest.folder}: give {path.parent.parent} instead, which has both")
+    return PictureTable(path) if manifest.embedded else ManifestSource(manifest)
+
+
+def _refuse_empty(source: Source, first: list[Row]) -> None:
+    path = source.root
     if not first:
-        raise UserError(f"{path} holds no picture: expected {ACCEPTED}")
-    if first[0].reason == "damaged_tar" and path.is_file():
+        raise UserError(f"{path} holds no picture{_also_seen(source)}: expected {ACCEPTED}")
+    if first[0].reason == "damaged_tar" and len(first) == 1 and Path(path).is_file():
         raise UserError(f"{path} is not an uncompressed tar: {first[0].detail}")
     if all(row.reason == "missing_file" for row in first):
         raise UserError(
             f"{path}: none of the first {len(first)} pictures its manifest names exists, beginning with "
-            f"{first[0].path}; paths count from the manifest's folder"
+            f"{first[0].path} ({first[0].detail}); paths count from the manifest's folder"
         )
+
+
+def _also_seen(source: Source) -> str:
+    """What was noticed where no picture was found: the likeliest reason for it."""
+    seen = [f"{remark.path or ''} {remark.detail}".strip() for remark in source.remarks if remark.detail]
+    return f" ({'; '.join(seen[:4])})" if seen else ""

@@ -1,4 +1,5 @@
-"""The stages `corpus_manifest` (seal what the sources hold into shards) and `images` with `rejects` (store a shard's pictures).
+"""The stages `corpus_manifest` with `remarks` (seal what the sources hold into shards), and `images` with `rejects` (store a
+shard's pictures).
 
 Every row of a shard's manifest ends in exactly one of ``images`` and ``rejects``. Pictures are stored as they were
 found and decoded once to prove that they can be. Cost: decoding, in threads (a 256 px JPEG about 1 ms); at most
@@ -17,47 +18,57 @@ import pyarrow.compute as pc
 
 from mmret.hashing import content_id
 from mmret.ingest import image_table
+from mmret.ingest.changes import CHANGES
 from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.images import BATCH_BYTES
-from mmret.ingest.seal import MANIFEST_COLUMNS, seal
-from mmret.ingest.selection import reselect
+from mmret.ingest.remarks import Remarks, write_remarks
+from mmret.ingest.seal import seal
 from mmret.ingest.sources import open_reader
 from mmret.lake import Lake
 from mmret.progress import advance
-from mmret.schemas import IMAGES, IMAGES_INDEX, REJECTS
+from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
 from mmret.threads import in_order
 
 BATCH_ROWS = 1000
+_MANIFEST_COLUMNS = [name for name in CORPUS_MANIFEST.names if name != "mtime_ns"]
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sealing:
-    """What :func:`seal_corpus` did: number of ``rows`` newly sealed, and of sealed shards whose choice of rows changed."""
+    """What :func:`seal_corpus` did: number of ``rows`` newly sealed, of sealed shards written again, and of the sealed rows in
+    them that the sources give another text, path or picture, or none any more."""
 
     rows: int
     changed_shards: int
+    changed_rows: int = 0
 
 
-def seal_corpus(lake: Lake, profile: Profile, inputs: str) -> Sealing:
+def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool = False) -> Sealing:
     """Bring ``corpus_manifest`` up to date with the profile's sources and with the settings ``corpus``.
 
-    Sealed shards keep every row; a shard is written again only if rows of it are no longer used or used again
-    (:mod:`mmret.ingest.selection`). Then new rows become new shards. A second call does nothing. Raises UserError for a source
-    that cannot be read, before any new shard is written.
+    Sealed shards keep every row; a shard is written again only if what the sources say of its rows has changed
+    (:mod:`mmret.ingest.changes`), or if rows of it are no longer used or used again (:mod:`mmret.ingest.selection`). Then new rows
+    become new shards. A second call does nothing. What was noticed is written to ``remarks``. Raises UserError for a source that
+    cannot be read, before anything is written.
 
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
-    rows = changed_shards = 0
-    for shard, table in reselect(lake, profile.corpus):
+    before = set(lake.shards())
+    changed: set[str] = set()
+    rows = 0
+    remarks: dict[str, Remarks] = {}
+    for shard, table in seal(lake, profile.corpus, profile.ingest, remarks, forget_missing):
         lake.write("corpus_manifest", shard, table, inputs)
-        changed_shards += 1
-    for shard, table in seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), profile.corpus, profile.ingest):
-        lake.write("corpus_manifest", shard, table, inputs)
-        rows += table.num_rows
-    return Sealing(rows, changed_shards)
+        if shard in before:
+            changed.add(shard)
+        else:
+            rows += table.num_rows
+    write_remarks(lake, remarks, profile.corpus.sources, inputs)
+    changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
+    return Sealing(rows, len(changed), changed_rows)
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:
@@ -68,7 +79,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
 
     >>> ingest_shard(lake, "shard-00000", profile.ingest, fingerprint)["by_reason"]
     """
-    manifest = lake.read("corpus_manifest", shard).sort_by("position").to_pylist()
+    manifest = lake.read("corpus_manifest", shard, _MANIFEST_COLUMNS).sort_by("position").to_pylist()
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
     table = lake.lance("images", IMAGES)
     row_ids = image_table.stored_row_ids(table, shard, wanted, partial(_in_any_shard, lake))
@@ -173,11 +184,12 @@ def _index_row(row: Row, inspected: Inspected) -> Row:
         "licence": row["licence"],
         "source": row["source"],
         "extra": row["extra"],
+        "remark": inspected.remark,
     }
 
 
 def _inspected(row: Row) -> Inspected:
-    return Inspected(row["width"], row["height"], row["format"], row["mode"])
+    return Inspected(row["width"], row["height"], row["format"], row["mode"], row["remark"])
 
 
 def _still_fits(row: Row, found: Row, settings: IngestSettings) -> bool:

@@ -1,153 +1,115 @@
-"""WebDataset tars: samples are files that share a key (the name up to its first dot), captions ``.txt`` or ``.json``.
+"""WebDataset tars: samples are files that share a key (the name up to its first dot), captions texts or JSON beside the picture.
 
-A tar is indexed by one pass over its headers (about 50,000 members a second) and its pictures are then read where they
-lie; nothing is unpacked. Memory: one small tuple a member of the tar at hand.
+A tar is indexed by one pass over its headers and its pictures are then read where they lie; nothing is unpacked.
+:mod:`mmret.ingest.captions` has the rule by which one of several texts is the caption.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
-import re
-import tarfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mmret.ingest.captions import LONGEST, TextFile, TextName, columns_of_texts, text_name
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, text_columns
+from mmret.ingest.remarks import Note, Remarks
+from mmret.ingest.rows import Row, text_columns
+from mmret.ingest.tar_index import Member, TarIndex, key_of
 
-_CAPTION_BYTES = 2**20
-
-
-@dataclass
-class _Index:
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # image name: offset, size
-    captions: dict[str, tuple[int, int]] = field(default_factory=dict)  # key + ".txt" or ".json": offset, size
-    refused: dict[int, tuple[str, str, str]] = field(default_factory=dict)  # place in order: name, reason, detail
-    order: list[str | None] = field(default_factory=list)  # image names; None: see refused
+Described = Callable[[str], Mapping[str, Any] | None]
+"""Function of a member's key that returns what a table beside the tar says of it."""
 
 
 class TarSource:
-    """One uncompressed tar. Row paths are member names; size is the member's, the time is the tar's."""
+    """One uncompressed tar. Row paths are member names; size is the member's, the time is the tar's. Thread-safe."""
 
     def __init__(self, path: Path):
         self.root = str(path)
+        self.remarks = Remarks()
         self._lock = threading.Lock()
-        self._indexed: _Index | None = None
+        self._indexed: TarIndex | None = None
 
     def rows(self) -> Iterator[Row]:
+        self.remarks.clear()
+        yield from self.list(self.remarks.add)
+
+    def list(self, note: Note, described: Described = lambda key: None) -> Iterator[Row]:
+        """The rows of the tar. A caption of ``described`` is used where the tar itself has none."""
         index = self._index()
         mtime_ns = os.stat(self.root).st_mtime_ns
         with open(self.root, "rb") as file:
-            for at, name in enumerate(index.order):
-                if name is None:
-                    refused, reason, detail = index.refused[at]
-                    yield Row(refused).refuse(reason, detail)
+            for picture in index.pictures():
+                if picture.reason:
+                    yield Row(picture.name).refuse(picture.reason, picture.detail or "")
                     continue
-                row = Row(name, size=index.places[name][1], mtime_ns=mtime_ns)
+                row = Row(picture.name, size=picture.size, mtime_ns=mtime_ns)
                 try:
-                    yield replace(row, **self._text_columns(file, index, _key(name)))
+                    yield replace(row, **self._text_columns(file, picture.name, described, note))
                 except Unreadable as why:
                     yield row.refuse(why.reason, why.detail)
+        for remark in index.remarks:
+            note(remark.remark, remark.path, remark.detail, remark.count)
+        count, first = index.text_without_picture()
+        note("text_without_picture", first, "no picture of the tar has its key", count)
 
     def open(self, path: str) -> tuple[BinaryIO, int]:
-        place = self._index().places.get(path)
-        if place is None:
+        index = self._index()
+        with self._lock:
+            found = index.find(path)
+        if found is None:
             raise Unreadable("missing_file", f"{os.path.basename(self.root)} has no such member")
         file = open(self.root, "rb")  # noqa: SIM115  closed by the caller
-        file.seek(place[0])
-        return file, place[1]
+        file.seek(found.offset)
+        return file, found.size
 
-    def _text_columns(self, file: BinaryIO, index: _Index, key: str) -> dict[str, str | None]:
-        columns: dict[str, Any] = {}
-        if place := index.captions.get(key + ".json"):
-            try:
-                columns = json.loads(caption_text(_read(file, place)))
-            except (ValueError, RecursionError) as error:
-                raise Unreadable("bad_caption", f"{key}.json is not JSON: {error}") from None
-            if not isinstance(columns, dict):
-                raise Unreadable("bad_caption", f"{key}.json is not an object")
-        if place := index.captions.get(key + ".txt"):
-            columns = {**columns, "caption": caption_text(_read(file, place))}
-        return text_columns(columns)
-
-    def _index(self) -> _Index:
+    def size_of(self, path: str) -> int | None:
+        """Size of the picture called ``path``, or None where the tar has none."""
+        index = self._index()
         with self._lock:
-            if self._indexed is None:
-                self._indexed = self._scan()
-            return self._indexed
+            found = index.find(path)
+        return found and found.size
 
-    def _scan(self) -> _Index:
-        index = _Index()
-
-        def refuse(name: str, reason: str, detail: str) -> None:
-            index.refused[len(index.order)] = (name, reason, detail)
-            index.order.append(None)
-
+    def _text_columns(self, file: BinaryIO, picture: str, described: Described, note: Note) -> dict[str, str | None]:
+        plain = posixpath.normpath(picture)
+        key = key_of(plain)
+        with self._lock:
+            members = self._index_made().texts(picture)
+        texts = [TextFile(m.name, _about(m.name, plain), partial(_read, file, m)) for m in members]
+        columns = {**(described(key) or {})}
         try:
-            with tarfile.open(self.root, "r:") as tar:
-                for member in tar:
-                    tar.members = []  # tarfile would keep every header
-                    _take(index, member, refuse)
-                tar.fileobj.seek(tar.offset)  # tarfile takes a damaged header for the end
-                if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise EOFError("cut or damaged before its end mark")
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            refuse(os.path.basename(self.root), "damaged_tar", f"members from here on cannot be read: {error}")
-        return index
+            own = columns_of_texts(texts, note)
+        except Unreadable as why:
+            if not columns.get("caption"):
+                raise
+            note("unread_text", why.detail, "the table beside the tar has the caption")
+            own = {}
+        return text_columns(columns | {name: value for name, value in own.items() if value is not None})
+
+    def _index(self) -> TarIndex:
+        with self._lock:
+            return self._index_made()
+
+    def _index_made(self) -> TarIndex:
+        if self._indexed is None:
+            self._indexed = TarIndex(self.root)
+        return self._indexed
 
 
-def _take(index: _Index, member: tarfile.TarInfo, refuse: Any) -> None:
-    name = member.name
-    suffix = posixpath.splitext(name)[1].lower()
-    if member.isdir() or posixpath.basename(name).startswith(".") or suffix not in (*IMAGE_SUFFIXES, ".txt", ".json"):
-        return
-    plain = member.isreg() and not member.issparse()
-    if suffix in (".txt", ".json"):
-        if plain and not is_outside(name):
-            index.captions[_key(name) + suffix] = (member.offset_data, member.size)
-    elif not encodable(name):
-        refuse(os.fsencode(name).decode("utf-8", "backslashreplace"), "bad_file_name", "the name is not UTF-8")
-    elif is_outside(name):
-        refuse(name, "unsafe_path", "the path leaves the tar")
-    elif member.issym() or member.islnk():
-        refuse(name, "unsafe_path", f"a link to {member.linkname}")
-    elif not plain:
-        refuse(name, "not_a_file", "a device or a sparse file")
-    elif name in index.places:
-        refuse(name, "duplicate_name", "an earlier member of the tar has this name")
-    else:
-        index.places[name] = (member.offset_data, member.size)
-        index.order.append(name)
+def _about(name: str, picture: str) -> TextName:
+    """What the text ``name`` is to ``picture``: a word between the key and the suffix is its label, as in ``000.ocr.txt``."""
+    about = text_name(posixpath.normpath(name))
+    assert about is not None
+    key = key_of(picture)
+    if about.label == "" and about.owner not in (picture, posixpath.splitext(picture)[0], key):
+        return TextName(key, about.owner[len(key) + 1 :].lower())
+    return about
 
 
-def is_outside(path: str) -> bool:
-    """Whether ``path`` is absolute (on any system) or climbs above where it starts."""
-    if "\0" in path or path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", path):
-        return True
-    plain = posixpath.normpath(path.replace("\\", "/"))
-    return plain == ".." or plain.startswith("../")
-
-
-def caption_text(data: bytes) -> str:
-    """The text of a caption file: UTF-8 with or without a byte-order mark. Raises Unreadable (``bad_caption``)."""
-    if len(data) > _CAPTION_BYTES:
-        raise Unreadable("bad_caption", f"more than {_CAPTION_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Unreadable("bad_caption", f"not UTF-8: {error.reason} at byte {error.start}") from None
-
-
-def _read(file: BinaryIO, place: tuple[int, int]) -> bytes:
-    file.seek(place[0])
-    return file.read(min(place[1], _CAPTION_BYTES + 1))
-
-
-def _key(name: str) -> str:
-    folder, base = posixpath.split(name)
-    return posixpath.join(folder, base.split(".", 1)[0])
+def _read(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(min(member.size, LONGEST + 1))

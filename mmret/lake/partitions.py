@@ -7,8 +7,8 @@ A partition file carries three facts in its Parquet metadata: ``inputs``, the fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,15 @@ class Facts:
     digest: str  # of its content
     notes: dict[str, Any]  # free-form, JSON
     written: int = field(default=0, compare=False)  # ns since 1970
+    since: dict[str, list[Any]] = field(default_factory=dict, compare=False)
+    """By column, where it is older than the file: digest and time of the version since which it has been the same."""
+
+    def of_columns(self, columns: Sequence[str]) -> Facts:
+        """The facts with the digest that stands for ``columns`` alone: that of the version in which one of them changed last."""
+        if not columns or not self.since:
+            return self
+        now = [self.digest, self.written]
+        return replace(self, digest=max((self.since.get(c, now) for c in columns), key=lambda version: version[1])[0])
 
 
 def read_facts(path: Path) -> Facts | None:
@@ -52,10 +61,16 @@ def read_facts(path: Path) -> Facts | None:
             raise
         raise UserError(damaged(path, error)) from None
     try:
-        noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
+        return facts_in(meta)
     except ValueError as error:
         raise UserError(damaged(path, error)) from None
-    return Facts(meta.num_rows, noted.get("inputs", ""), noted.get("digest", ""), noted.get("notes", {}), noted.get("written", 0))
+
+
+def facts_in(meta: pq.FileMetaData) -> Facts:
+    """The facts in the metadata of a partition's file. Raises ValueError where they are no JSON."""
+    noted = json.loads((meta.metadata or {}).get(METADATA_KEY, b"{}"))
+    found = (noted.get(key, empty) for key, empty in (("inputs", ""), ("digest", ""), ("notes", {}), ("written", 0), ("since", {})))
+    return Facts(meta.num_rows, *found)
 
 
 def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
@@ -63,10 +78,11 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    return pa.concat_tables([schema.empty_table(), *(_read_file(path, schema, columns, filters) for path in files)])
+    parts = [_filled(_read(path, schema.names, columns, filters), schema) for path in files]
+    return pa.concat_tables([schema.empty_table(), *parts])
 
 
-def _read_file(path: Path, schema: pa.Schema, columns: list[str] | None, filters: Any) -> pa.Table:
+def _read(path: Path, known: list[str], columns: list[str] | None, filters: Any) -> pa.Table:
     try:
         rows = pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
     except pa.ArrowInvalid as error:
@@ -75,7 +91,7 @@ def _read_file(path: Path, schema: pa.Schema, columns: list[str] | None, filters
         if error.errno is not None:
             raise  # the system's, not the file's
         raise UserError(damaged(path, error)) from None
-    if unknown := [name for name in rows.schema.names if name not in schema.names]:
+    if unknown := [name for name in rows.schema.names if name not in known]:
         raise UserError(
             f"{path} has columns that this version does not know ({', '.join(unknown)}): use the newer mmret that wrote it"
         )
@@ -88,6 +104,14 @@ def damaged(path: Path, error: Exception) -> str:
     if path.parent.name in WRITTEN_BY_PEOPLE:
         return f"{path} is damaged ({said}): put back a copy of it; it holds what people decided and cannot be computed again"
     return f"{path} is damaged ({said}); delete it and run again"
+
+
+def _filled(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``rows`` with nulls for columns that were added to the schema after they were written."""
+    for at, column in enumerate(schema):
+        if column.name not in rows.column_names:
+            rows = rows.add_column(at, column, pa.nulls(len(rows), column.type))
+    return rows
 
 
 class PartitionFiles:

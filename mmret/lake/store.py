@@ -22,8 +22,8 @@ from mmret.atomic import remove_abandoned, replacing, write_text
 from mmret.errors import UserError
 from mmret.hashing import digest_table
 from mmret.lake.history import new_version
-from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles
-from mmret.schemas import TABLES
+from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles, facts_in
+from mmret.schemas import ADDED_LATER, READ_BY_COLUMN, TABLES
 
 _CONFIGURATION = {"profile": str, "sources": list, "overrides": dict, "removed": list, "imports": list}
 """What ``lake.yaml`` has, and of what type."""
@@ -35,6 +35,11 @@ ROW_GROUP = 131_072
 def _plain(value: Any) -> Any:
     """A number of NumPy as Python's own, anything else as text."""
     return value.item() if hasattr(value, "item") else str(value)
+
+
+def _without_new_columns(table: str, rows: pa.Table) -> pa.Table:
+    """``rows`` as they were before columns were added to the schema, where those say nothing."""
+    return rows.drop_columns([name for name in ADDED_LATER.get(table, ()) if rows[name].null_count == len(rows)])
 
 
 def _encoding(rows: pa.Table) -> dict[str, Any]:
@@ -50,6 +55,14 @@ def _encoding(rows: pa.Table) -> dict[str, Any]:
         "dictionary_pagesize_limit": 8 * 2**20,
         "bloom_filter_options": {name: {"ndv": min(rows.num_rows, ROW_GROUP), "fpp": 0.01} for name in ids} or None,
     }
+
+
+def _same_column(old: pa.Table, new: pa.Table, name: str) -> bool:
+    if old.num_rows != new.num_rows:
+        return False
+    if name not in old.column_names:  # a column that came with a later version holds nothing of before
+        return new[name].null_count == new.num_rows
+    return old[name].equals(new[name])
 
 
 class Lake(PartitionFiles):
@@ -71,12 +84,15 @@ class Lake(PartitionFiles):
         """
         rows = rows.select(TABLES[table].names).cast(TABLES[table]).combine_chunks()
         noted = json.dumps(notes, default=_plain)
-        facts = Facts(rows.num_rows, inputs, digest_table(rows), json.loads(noted), time.time_ns())
-        record = json.dumps({"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written})
+        digest = digest_table(_without_new_columns(table, rows))
+        facts = Facts(rows.num_rows, inputs, digest, json.loads(noted), time.time_ns(), self._since(table, partition, rows, digest))
+        record = {"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written}
+        if facts.since:
+            record["since"] = facts.since
         path = self.path(table, partition)
         with new_version(self, table, partition, facts) as link, replacing(path) as aside:
             pq.write_table(
-                rows.replace_schema_metadata({METADATA_KEY: record.encode()}),
+                rows.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()}),
                 aside,
                 compression="zstd",
                 row_group_size=ROW_GROUP,
@@ -84,6 +100,21 @@ class Lake(PartitionFiles):
             )
             link(aside)
         return facts
+
+    def _since(self, table: str, partition: str, rows: pa.Table, digest: str) -> dict[str, list[Any]]:
+        """The columns of ``rows`` that are as in the partition that is there, with the version since which they have been so."""
+        if table not in READ_BY_COLUMN:
+            return {}
+        try:
+            with pq.ParquetFile(self.path(table, partition)) as file:  # one file, whoever replaces it meanwhile
+                before = facts_in(file.metadata)
+                old = file.read() if before.digest != digest else None
+        except (FileNotFoundError, ValueError):  # new, or damaged and about to be replaced
+            return {}
+        if old is None:
+            return before.since
+        last = [before.digest, before.written]
+        return {c: before.since.get(c, last) for c in rows.column_names if _same_column(old, rows, c)}
 
     # -- Lance tables -------------------------------------------------------------------------------------------------
 
@@ -98,9 +129,10 @@ class Lake(PartitionFiles):
         return any((self.root / "lance" / f"{name}.lance" / "_versions").glob("*.manifest"))
 
     def lance(self, name: str, schema: pa.Schema | None = None) -> Any:
-        """Open LanceDB table ``name``; with ``schema``, create it where it is missing.
+        """Open LanceDB table ``name``; with ``schema``, create it where it is missing, and add nullable columns that it lacks.
 
-        Raises UserError where it exists with another schema (a vector width that changed).
+        Columns are named and not counted: their order in the table may be another. Raises UserError where the table has other
+        columns, or one of another type (vectors of another width or precision).
         """
         if schema is not None and not self.has_lance(name):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -108,9 +140,36 @@ class Lake(PartitionFiles):
         if not self.has_lance(name):
             raise UserError(f"the lake {self.root} has no table '{name}' yet: run `mmret run --lake {self.root}` first")
         table = self._lance.open_table(name)
-        if schema is not None and table.schema.names != schema.names:
-            raise UserError(f"table '{name}' of {self.root} has columns {table.schema.names}, expected {schema.names}")
+        return table if schema is None else self._fitted(table, name, schema)
+
+    def _fitted(self, table: Any, name: str, schema: pa.Schema) -> Any:
+        """``table`` with every column of ``schema``. Adding columns of nulls writes no data."""
+        found = table.schema
+        missing = [field for field in schema if field.name not in found.names]
+        added = {c for table_name, columns in ADDED_LATER.items() if f"{name}_".startswith(f"{table_name}_") for c in columns}
+        new = all(field.name in added for field in missing)
+        if set(found.names) - set(schema.names) or not new:
+            raise UserError(f"table '{name}' of {self.root} has columns {found.names}, expected {schema.names}; {self._anew(name)}")
+        for field in schema:
+            if field.name in found.names and found.field(field.name).type != field.type:
+                raise UserError(
+                    f"table '{name}' of {self.root} has column {field.name} as {found.field(field.name).type}, expected "
+                    f"{field.type}: another encoder or version made it; {self._anew(name)}"
+                )
+        if missing:
+            try:
+                table.add_columns(missing)
+            except (RuntimeError, OSError, ValueError):  # another process added them
+                table = self._lance.open_table(name)
+                if not {field.name for field in missing} <= set(table.schema.names):
+                    raise
         return table
+
+    def _anew(self, name: str) -> str:
+        return (
+            f"to have it computed anew, delete {self.root / 'lance' / name}.lance and {self.root / name}, then run "
+            f"`mmret run --lake {self.root}`"
+        )
 
     # -- configuration ------------------------------------------------------------------------------------------------
 

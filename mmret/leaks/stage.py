@@ -24,6 +24,7 @@ from mmret.lake import Facts, Lake
 from mmret.leaks.find import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.schemas import LEAKS
 from mmret.settings import EncoderSettings, Profile
+from mmret.unit_vectors import require_unit
 
 ALGORITHM = "dhash128-1"
 _KEY = b"mmret.made_from"
@@ -75,7 +76,10 @@ def _with_vectors(table: pa.Table, folder: Path, model: Encoder) -> pa.Table:
     names = table["name"].to_pylist()
     for start in range(0, len(pictures), model.batch_size):
         rows = pictures[start : start + model.batch_size]
-        vectors[rows] = model.encode_images([open_rgb((folder / names[row]).read_bytes()) for row in rows])
+        found = model.encode_images([open_rgb((folder / names[row]).read_bytes()) for row in rows])
+        vectors[rows] = require_unit(
+            found, lambda at, kind, rows=rows: f"{model.model} gave {folder / names[rows[at]]} {kind}: its weights are damaged"
+        )
     return _with_vector_column(table, vectors)
 
 

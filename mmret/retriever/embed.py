@@ -25,7 +25,9 @@ from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.ingest.decode import Unreadable, open_rgb
 from mmret.progress import advance
+from mmret.retriever.models.usable import DAMAGED
 from mmret.retriever.records import Record, open_records
+from mmret.unit_vectors import UnusableVectors
 
 EmbedInput = Literal["image", "text", "composed"]
 
@@ -49,7 +51,7 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
     ``out``: for ``parquet`` a folder of files that reads as one data set, for ``lance`` a Lance data set; columns
     ``source, path, caption, reason, vector`` (float32, unit length; null where there is a reason). Returns counts:
     ``rows, embedded, truncated, kept`` (rows of parts that an earlier run had finished), and one by reason. Raises
-    UserError where ``out`` exists or a source cannot be read.
+    UserError where ``out`` exists, a source cannot be read, or the model gives a vector that is zero or not finite.
 
     Example: ``embed(["pictures/"], "lakes/demo/checkpoints/demo", Path("vectors"))``.
     """
@@ -75,7 +77,7 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
         if kept is None:
             retriever = retriever or Retriever.load(checkpoint, options.device, options.dtype)
             before = retriever.truncated
-            kept = _embed_part(rows, retriever, options, keywords, counts["rows"])
+            kept = _embed_part(rows, retriever, str(checkpoint), options, keywords, counts["rows"])
             cut = retriever.truncated - before
             with replacing(path) as aside:
                 pq.write_table(kept.replace_schema_metadata({"truncated": str(cut)}), aside, compression="zstd")
@@ -109,7 +111,9 @@ def _finished_part(path: Path, rows: Sequence[Record]) -> pa.Table | None:
     return table if same else None
 
 
-def _embed_part(rows: Sequence[Record], retriever: Any, options: EmbedOptions, keywords: dict[str, str], done: int) -> pa.Table:
+def _embed_part(
+    rows: Sequence[Record], retriever: Any, checkpoint: str, options: EmbedOptions, keywords: dict[str, str], done: int
+) -> pa.Table:
     vectors = np.zeros((len(rows), retriever.dim), np.float32)
     reasons: list[str | None] = [row.reason for row in rows]
     with ThreadPoolExecutor(8) as pool:
@@ -123,7 +127,13 @@ def _embed_part(rows: Sequence[Record], retriever: Any, options: EmbedOptions, k
             if good:
                 images = [pictures[n] for n in good] if options.what != "text" else None
                 texts = [rows[places[n]].caption or "" for n in good] if options.what != "image" else None
-                vectors[[places[n] for n in good]] = retriever.encode(images, texts, options.batch_size, **keywords)
+                try:
+                    found = retriever.encode(images, texts, options.batch_size, **keywords)
+                except UnusableVectors as error:
+                    row = rows[places[good[error.row]]]
+                    name = f"{row.path or row.caption} of {row.source}"
+                    raise UserError(f"{checkpoint} gave {name} {error.kind}: {DAMAGED}") from None
+                vectors[[places[n] for n in good]] = found
             advance("embed", done + min(start + options.batch_size, len(rows)), None)
     there = np.array([reason is None for reason in reasons])
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), retriever.dim, mask=pa.array(~there))

@@ -1,7 +1,7 @@
-"""What ``mmret embed`` reads: rows with a picture, a text or both, from every source the corpus takes and from Parquet.
+"""What ``mmret embed`` reads: rows with a picture, a text or both, from every source the corpus takes and from tables of texts.
 
-Parquet files often hold the pictures themselves (as the ``datasets`` library writes them: a struct of ``bytes`` and
-``path``), or texts alone; a corpus source has neither. Rows come one by one, so memory does not grow with the source.
+Parquet and Arrow files that hold the pictures themselves (as the ``datasets`` library writes them) need no caption here. Rows
+come one by one, so memory does not grow with the source.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mmret.errors import UserError
+from mmret.ingest.columnar import Columnar, Damaged, rows_of
+from mmret.ingest.columns import CAPTION_COLUMNS
 from mmret.ingest.decode import Unreadable
-from mmret.ingest.folder import ManifestSource
-from mmret.ingest.manifest_files import SUFFIXES, read_manifest
+from mmret.ingest.manifest_files import is_table, read_manifest
+from mmret.ingest.picture_table import PICTURE_TABLE_SUFFIXES, paths_in, picture_column, pictures_in
 from mmret.ingest.rows import Source, text_columns
-from mmret.ingest.sources import open_source
+from mmret.ingest.sources import open_manifest, open_source
 
 TEXT_COLUMNS = ("query", "instruction", "sentence")
 """Columns taken for the text where none of the corpus's own names is there."""
-_ROWS = 256  # of a Parquet file in memory at once
+_NAME_COLUMNS = ("path", "file_name", "image_id", "id")
+"""Columns that name a picture of a table which holds the pictures themselves."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def open_records(sources: Sequence[str], pictures: bool, texts: bool) -> Iterato
     source."""
     for text in sources:
         path = Path(text).expanduser()
-        if path.suffix.lower() == ".parquet" and path.is_file() and (held := _picture_column(path)):
-            rows = _parquet_records(path, held)
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
-            rows = _source_records(ManifestSource(path, whole=False)) if pictures else _text_records(path)
+        if path.suffix.lower() in PICTURE_TABLE_SUFFIXES and path.is_file() and (table := _table_of_pictures(path)):
+            rows = _table_records(table)
+        elif path.is_file() and is_table(path.name):
+            rows = _source_records(open_manifest(path)) if pictures else _text_records(path)
         else:
             rows = _source_records(open_source(text))
         for row in rows:
@@ -78,39 +78,34 @@ def _text_of(columns: dict[str, Any]) -> tuple[str | None, str | None]:
         own = text_columns(columns)["caption"]
     except Unreadable as error:
         return None, error.reason
-    return own or next((v for name in TEXT_COLUMNS if isinstance(v := columns.get(name), str)), None), None
+    named = next((v for name in TEXT_COLUMNS if isinstance(v := columns.get(name), str)), None)
+    return (own or named if any(name in columns for name in CAPTION_COLUMNS) else named or own), None
 
 
-def _picture_column(path: Path) -> str | None:
-    """The column of a Parquet file that holds pictures: binary, or a struct with a field ``bytes``."""
+def _table_of_pictures(path: Path) -> Columnar | None:
+    """The table, if it holds pictures itself. Raises UserError where it cannot be opened."""
     try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}") from None
-    for field in schema:
-        kind = field.type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return field.name
-        if pa.types.is_struct(kind) and any(f.name == "bytes" for f in kind):
-            return field.name
-    return None
+        table = Columnar(path)
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from None
+    return table if picture_column(table) else None
 
 
-def _parquet_records(path: Path, column: str) -> Iterator[Record]:
-    number = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS):
-            for row in batch.to_pylist():
-                value = row.pop(column)
-                data = value.get("bytes") if isinstance(value, dict) else value
-                name = value.get("path") if isinstance(value, dict) else None
-                name = name or next((row[n] for n in ("path", "file_name", "image_id", "id") if isinstance(row.get(n), str)), None)
-                text, reason = _text_of(row)
-                yield Record(
-                    str(path.resolve()),
-                    name or f"row {number}",
-                    text,
-                    partial(bytes, data or b""),
-                    reason if data else "no_picture",
-                )
-                number += 1
+def _table_records(table: Columnar) -> Iterator[Record]:
+    column = picture_column(table)
+    assert column is not None
+    source = str(table.path.resolve())
+    for first, batch in table.batches():
+        if isinstance(batch, Damaged):
+            yield from (Record(source, f"row {first + i}", None, bytes, "unreadable") for i in range(batch.count))
+            continue
+        pictures = pictures_in(batch.column(column))
+        names = paths_in(batch.column(column))
+        for i, row in enumerate(rows_of(batch.drop_columns([column]))):
+            if isinstance(row, str):
+                yield Record(source, f"row {first + i}", None, bytes, "bad_manifest_row")
+                continue
+            name = names[i] or next((row[n] for n in _NAME_COLUMNS if isinstance(row.get(n), str)), None)
+            text, reason = _text_of(row)
+            data = pictures[i].as_py() or b""
+            yield Record(source, name or f"row {first + i}", text, partial(bytes, data), reason if data else "no_picture")

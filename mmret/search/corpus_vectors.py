@@ -20,7 +20,9 @@ from mmret.errors import UserError
 from mmret.ingest.images import read_images
 from mmret.lake import Lake
 from mmret.progress import advance
+from mmret.retriever.models.usable import DAMAGED
 from mmret.search.encoder import Encoder
+from mmret.unit_vectors import UnusableVectors
 
 
 def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list[str], np.ndarray]:
@@ -46,7 +48,7 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
         rows = pq.read_table(path, partitioning=None) if path.is_file() else None
         if rows is None or rows["image_id"].to_pylist() != shard_ids:
             retriever = retriever or Retriever.load(folder)
-            rows = _embed_shard(lake, shard, shard_ids, retriever, batch_size, (len(ids), total))
+            rows = _embed_shard(lake, shard, shard_ids, (retriever, str(folder)), batch_size, (len(ids), total))
             with replacing(path) as aside:
                 pq.write_table(rows, aside)
         ids += shard_ids
@@ -57,15 +59,23 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
 
 
 def _embed_shard(
-    lake: Lake, shard: str, ids: list[str], retriever: Encoder, batch_size: int, progress: tuple[int, int]
+    lake: Lake, shard: str, ids: list[str], model: tuple[Encoder, str], batch_size: int, progress: tuple[int, int]
 ) -> pa.Table:
-    """Rows ``image_id, vector`` in the order of ``ids``; ``progress``: images done before this shard, images in all."""
-    done, total = progress
+    """Rows ``image_id, vector`` in the order of ``ids``.
+
+    ``model``: with its folder; ``progress``: images done before this shard, images in all.
+    """
+    (retriever, folder), (done, total) = model, progress
     vectors = np.full((len(ids), retriever.dim), np.nan, dtype=np.float32)
     place = {image_id: i for i, image_id in enumerate(ids)}
     for batch in read_images(lake, shard, batch_size, ids=place):
         found = batch.column("image_id").to_pylist()
-        vectors[[place[i] for i in found]] = retriever.encode(batch.column("data").to_pylist(), batch_size=batch_size)
+        try:
+            encoded = retriever.encode(batch.column("data").to_pylist(), batch_size=batch_size)
+        except UnusableVectors as error:
+            path = batch.column("path")[error.row].as_py()
+            raise UserError(f"{folder} gave image {found[error.row]} ({path}) {error.kind}: {DAMAGED}") from None
+        vectors[[place[i] for i in found]] = encoded
         done += len(found)
         advance("gallery", done, total)
     if np.isnan(vectors).any():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmret.atomic import replacing
 from mmret.encode.augment import seeded_generator
+from mmret.errors import UserError
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -73,9 +74,14 @@ def fit(
         value = loss(step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
-        optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm))
         losses.append(value.item())
+        if not (math.isfinite(losses[-1]) and math.isfinite(norm)):
+            raise UserError(
+                f"training of the towers stopped at step {step + 1} of {plan.steps}: the loss is {losses[-1]} and the gradient's "
+                f"norm {norm}; lower towers.learning_rate (now {plan.learning_rate:g})"
+            )
+        optimizer.step()
         report(step + 1)
         if step + 1 == plan.steps or time.monotonic() - saved >= CHECKPOINT_SECONDS:
             _save(model, optimizer, plan, checkpoint, losses)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.lake.partitions import Facts, read_facts
-from mmret.schemas import SIGNALS, TABLES
+from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
 
@@ -91,7 +91,7 @@ def table_view(table: str, files: Sequence[Path]) -> str:
 
 
 EMBEDDINGS = "CREATE OR REPLACE VIEW embeddings AS " + " UNION ALL ".join(
-    f"SELECT '{s}' AS signal, * FROM \"{s}\"" for s in SIGNALS
+    f"SELECT '{s}' AS signal, {', '.join(VECTORS_INDEX.names)} FROM \"{s}\"" for s in SIGNALS
 )
 
 _SIDE = ("caption", "licence", "source", "width", "height", "extra")

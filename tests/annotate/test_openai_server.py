@@ -10,6 +10,7 @@ import json
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,9 @@ def test_trouble_that_passes_is_tried_again(act: Any) -> None:
 @pytest.mark.parametrize(
     "act, reason",
     [
-        (HANG, "timeout"),
-        (Status(500), "http_500"),
-        (Status(400), "http_400"),
+        (HANG, "timeout; what happened: “no answer in 0.2 s”"),
+        (Status(500, "image input is not supported"), "HTTP 500 image input is not supported"),
+        (Status(400, '{"error": {"message": "no"}}'), "24 × http_400; in the server's own words: “no”"),
         (HUGE, "too_large"),
         (RESET, "connection"),
         (HALF_BODY, "connection"),
@@ -149,13 +150,14 @@ def test_trouble_that_passes_is_tried_again(act: Any) -> None:
     ],
     ids=str,
 )
-def test_trouble_that_lasts_ends_with_every_pair_a_row(act: Any, reason: str, tmp_path: Path) -> None:
+def test_trouble_from_the_first_request_on_stops_the_run_early_and_keeps_nothing(act: Any, reason: str, tmp_path: Path) -> None:
     with RudeServer(lambda body, number: act) as server:
         # only where the server hangs is the time-out what ends a try, however busy the machine
-        settings = _settings(server.url, timeout_s=0.2 if act is HANG else 1.5, deadline_s=0.8 if act is HANG else 2, tries=3)
-        rows = _describe(settings, 40, AnswerStore(tmp_path))
-    assert len(rows) == 40 and {r["status"] for r in rows} == {"failed"}
-    assert reason in {r["reason"] for r in rows} <= {reason, "unreachable", "timeout"}
+        settings = _settings(server.url, timeout_s=0.2 if act is HANG else 5, deadline_s=0.8 if act is HANG else 6, tries=3)
+        with pytest.raises(UserError, match="What to do: .*; then run again") as stopped:
+            _describe(settings, 400, AnswerStore(tmp_path))
+        assert server.got < 100
+    assert reason in str(stopped.value) and "unreachable" not in str(stopped.value)
     assert AnswerStore(tmp_path).count("describe") == 0  # to be asked again
     with RudeServer(_answer) as server:
         again = _describe(_settings(server.url), 40, AnswerStore(tmp_path))
@@ -314,6 +316,28 @@ def test_an_unusable_answer_is_asked_anew_with_another_seed_and_then_kept(tmp_pa
         sent = len(server.bodies)
         assert _describe(settings, 4, AnswerStore(tmp_path)) == rows and len(server.bodies) == sent
     assert {r["status"] for r in rows} == {"ok"} and len(set(seeds)) == len(seeds)
+
+
+def test_a_row_has_the_tokens_of_its_first_attempts_too() -> None:
+    with RudeServer(lambda body, number: "I'm sorry, but I can't help." if number == 0 else _answer(body)) as server:
+        stats, settings = Stats(), _settings(server.url, concurrency=1, attempts=3)
+        rows = describe(_pairs(2), {}, _annotator(settings), settings, None, stats).to_pylist()
+    assert sorted((r["tokens_in"], r["tokens_out"], r["status"]) for r in rows) == [(7, 3, "ok"), (14, 6, "ok")]
+    assert (stats.tokens_in, stats.tokens_out, stats.sent) == (21, 9, 3)
+
+
+def test_the_deadline_of_a_request_is_over_all_its_tries() -> None:
+    tries: Counter[int] = Counter()
+
+    def slow_to_fail(body: dict[str, Any], number: int) -> Any:
+        tries[body["seed"]] += 1
+        time.sleep(0.2)  # the whole server waits: one request at a time
+        return Status(500) if len(tries) == 2 and body["seed"] == list(tries)[1] else _answer(body)
+
+    with RudeServer(slow_to_fail) as server:
+        rows = _describe(_settings(server.url, concurrency=1, timeout_s=5.0, deadline_s=0.5, tries=50), 3)
+    assert [r["reason"] for r in rows if r["reason"]] in (["http_500"], ["timeout"])
+    assert 2 <= max(tries.values()) <= 3  # 0.2 s each: the third is the last that begins before 0.5 s are spent
 
 
 def test_one_step_pays_once_for_both_texts(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_well_meant_answers_are_read(text: str) -> None:
         ("I can’t identify people in images.", "stop", "refusal"),
         ("As an AI language model, I do not see pictures.", "stop", "refusal"),
         ("make it blue", "stop", "not_json"),
-        ('["make it blue", ', "stop", "not_json"),
+        ('["make it blue", ', "stop", "too_few"),
         ('{"instructions": "make it blue"}', "stop", "not_json"),
         ("[1, 2, 3]", "stop", "not_json"),
         ("[" * 5000, "stop", "not_json"),
@@ -85,6 +85,13 @@ def test_each_unusable_answer_has_its_reason(text: str, finish: str, reason: str
 def test_one_leaking_instruction_among_enough_others_is_left_out() -> None:
     texts = parse(ASKED, Answer(json.dumps([*GOOD, "a white porcelain mug"])), "instructions", "English").texts
     assert texts == tuple(GOOD)
+
+
+def test_one_copied_caption_among_good_texts_is_left_out_and_counts_for_none() -> None:
+    for caption in (ASKED.query_caption, ASKED.target_caption):
+        texts = parse(ASKED, Answer(json.dumps([*GOOD, caption])), "instructions", "English").texts
+        assert texts == tuple(GOOD)
+        assert _reason(json.dumps([*GOOD[:2], caption])) == "leaked_source"
 
 
 def test_a_back_ends_own_reason_and_a_transport_error_are_kept() -> None:

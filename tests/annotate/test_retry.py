@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pytest
 
@@ -77,6 +78,9 @@ def test_what_is_refused_for_good_is_not_sent_again_with_what_is_retried(annotat
 
 
 def test_a_server_that_is_not_there_costs_no_attempt(annotation: AnnotationRun) -> None:
+    with pytest.raises(dg.Failure, match="unreachable"):
+        annotation.annotate(annotation.profile(_nobody(), patience=0.8))
+    annotation.run(_failing(Status(503), 3))
     for _ in range(3):
         annotation.annotate(annotation.profile(_nobody(), patience=0.8))
     notes = annotation.lake.facts("descriptions", SHARD).notes

@@ -95,7 +95,7 @@ def test_changed_instruction_prompt_leaves_descriptions_alone(tmp_path: Path) ->
 
 def test_changed_parser_reads_stored_answers_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(CaptionsAnnotator(), AnswerStore(tmp_path))
-    monkeypatch.setattr(row_module, "PARSER_VERSION", "other")
+    monkeypatch.setattr(row_module, "parser_version", lambda uses_model: "other")
     again = Counting()
     described, instructed = _run(again, AnswerStore(tmp_path))
     assert not again.asked

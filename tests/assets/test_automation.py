@@ -4,12 +4,14 @@ import json
 import os
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from assets.automation.conditions import _survey_of_tick
-from assets.automation.schedules import backfill_missing_and_stale, ranges
+from assets.automation.schedules import backfill_missing_and_stale, ranges, request
 from assets.automation.sensors import new_pictures, stale_partitions
 from assets.definitions import defs
+from assets.partitions import corpus_shards
 from mmret.freshness.survey import Work, due, survey
 from mmret.ingest.watch import signature
 from mmret.lake import Lake
@@ -35,6 +37,7 @@ GRAPH = [
     "checkpoints",
     "evaluations",
 ]
+GRAPH_OF = defs.resolve_asset_graph()
 
 
 def change(lake: Lake, **settings) -> None:
@@ -122,6 +125,118 @@ def test_conditions_wait_for_new_pairs_before_they_train(lake, instance):
     assert requested(instance)["checkpoints"] == {"demo"}
     change(lake, automation__new_pairs=rows + 1)
     assert "checkpoints" not in requested(instance)
+
+
+def test_a_partition_that_is_being_computed_or_has_failed_is_not_asked_for_again(lake, instance):
+    """A failure waits for a person: asked for at every tick, it would be paid for every thirty seconds."""
+    record_as_done(instance, lake)
+    lake.path("triplets", "shard-00001").unlink()
+    lake.path("evaluations", "demo").unlink()
+    assert requested(instance) == {"triplets": {"shard-00001"}, "evaluations": {"demo"}}
+    seen = []
+    for table, partition in (("triplets", "shard-00001"), ("evaluations", "demo")):
+
+        @dg.asset(name=table, partitions_def=GRAPH_OF.get(dg.AssetKey(table)).partitions_def)
+        def failing(context) -> None:
+            seen.append(requested(instance))
+            raise RuntimeError("as a server does that is down")
+
+        assert not dg.materialize([failing], partition_key=partition, instance=instance, raise_on_error=False).success
+    assert seen == [{"evaluations": {"demo"}}, {}] and requested(instance) == {}
+
+
+def test_requests_that_rest_after_a_failure_hold_up_neither_training_nor_evaluation(lake, instance):
+    record_as_done(instance, lake)
+    rows, facts = lake.read("descriptions", "shard-00001"), lake.facts("descriptions", "shard-00001")
+    lake.write("descriptions", "shard-00001", rows, facts.inputs, **(facts.notes | {"unanswered": 3}))
+    lake.path("checkpoints", "demo").unlink()
+    change(lake, automation__new_pairs=10)
+    resting = next(s for s in survey(lake, resolve(lake)[0]) if (s.table, s.partition) == ("descriptions", "shard-00001"))
+    assert resting.state == "stale" and resting.retry_later
+    assert requested(instance) == {"checkpoints": {"demo"}}
+
+
+def test_only_recipes_of_the_setting_train_are_trained_by_themselves_and_from_the_threshold_on(lake, instance):
+    record_as_done(instance, lake)
+    lake.path("checkpoints", "demo").unlink()
+    rows = sum(lake.facts("triplets", s).rows for s in lake.shards())
+    change(lake, automation__new_pairs=rows)
+    assert requested(instance) == {"checkpoints": {"demo"}}
+    change(lake, train=[])
+    assert requested(instance) == {}
+
+
+def test_an_evaluation_follows_another_checkpoint_and_no_other_change(lake, instance):
+    record_as_done(instance, lake)
+    change(lake, evaluate__edits=20, automation__new_pairs=10**6)
+    assert requested(instance) == {}, "measured again only where there is something new to measure"
+    rows, facts = lake.read("checkpoints", "demo"), lake.facts("checkpoints", "demo")
+    lake.write("checkpoints", "demo", pa.concat_tables([rows, rows]), facts.inputs, **facts.notes)
+    assert requested(instance) == {"evaluations": {"demo"}}
+    lake.path("evaluations", "demo").unlink()
+    assert requested(instance) == {"evaluations": {"demo"}}
+    lake.path("checkpoints", "demo").unlink()
+    assert requested(instance) == {}
+
+
+def test_conditions_ask_for_nothing_while_mmret_run_is_at_work(lake, instance):
+    record_as_done(instance, lake)
+    lake.path("triplets", "shard-00001").unlink()
+    with exclusive(lake):
+        assert requested(instance) == {}
+    assert requested(instance) == {"triplets": {"shard-00001"}}
+
+
+def run_of(instance: dg.DagsterInstance, table: str, status: dg.DagsterRunStatus) -> str:
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={dg.AssetKey(table)})
+    run = instance.create_run_for_job(job, asset_selection=frozenset({dg.AssetKey(table)}))
+    kind = {
+        dg.DagsterRunStatus.QUEUED: dg.DagsterEventType.PIPELINE_ENQUEUED,
+        dg.DagsterRunStatus.STARTING: dg.DagsterEventType.PIPELINE_STARTING,
+        dg.DagsterRunStatus.STARTED: dg.DagsterEventType.PIPELINE_START,
+        dg.DagsterRunStatus.FAILURE: dg.DagsterEventType.PIPELINE_FAILURE,
+    }[status]
+    instance.report_dagster_event(dg.DagsterEvent(kind.value, job.name), run.run_id)
+    return run.run_id
+
+
+def test_schedule_asks_for_no_whole_table_that_a_run_is_about_to_write(lake, instance):
+    lake.path("leaks", "all").unlink()
+    assert tick(instance, lake) == [(["leaks"], "all", "all")]
+    for status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED):
+        run_id = run_of(instance, "leaks", status)
+        assert tick(instance, lake) == [], status
+        instance.delete_run(run_id)
+    run_of(instance, "leaks", dg.DagsterRunStatus.FAILURE)
+    run_of(instance, "triplets", dg.DagsterRunStatus.STARTED)
+    assert tick(instance, lake) == [(["leaks"], "all", "all")]
+
+
+def test_schedule_asks_for_no_shard_that_a_run_is_writing_or_that_dagster_does_not_know(lake, instance):
+    for shard in lake.shards():
+        lake.path("triplets", shard).unlink()
+    seen = []
+
+    @dg.asset(name="triplets", partitions_def=corpus_shards)
+    def working(context) -> None:
+        seen.append(tick(instance, lake))
+
+    dg.materialize([working], partition_key="shard-00001", instance=instance)
+    assert seen == [[(["triplets"], "shard-00000", "shard-00000")]]
+    instance.delete_dynamic_partition("corpus_shards", "shard-00000")
+    assert tick(instance, lake) == [(["triplets"], "shard-00001", "shard-00001")]
+
+
+def test_a_run_of_the_schedule_is_named_by_its_work_says_every_reason_once_and_comes_after_people_s():
+    work = [Work(("pairs", "triplets"), s, ("new band", why)) for s, why in (("s0", "more"), ("s1", "less"))]
+    asked = request(work)
+    assert asked.run_key == "pairs:s0..s1" and asked.tags["mmret/because"] == "new band; more; less"
+    assert asked.tags["dagster/priority"] == "-1"
+    assert [asked.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")] == ["s0", "s1"]
+    whole = request([Work(("leaks",), "all", ("x" * 400,))])
+    assert whole.tags["mmret/because"] == "x" * 250 and "dagster/asset_partition_range_start" not in whole.tags
+    rejects_too = request([Work(("images",), "s0", ())])
+    assert {k.path[-1] for k in rejects_too.asset_selection} == {"images", "rejects"}
 
 
 def record_as_done(instance: dg.DagsterInstance, lake: Lake) -> None:

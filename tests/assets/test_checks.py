@@ -1,13 +1,24 @@
 """Every check of the graph can fail, holds on a sound lake, and leaves alone shards that are still to be computed again."""
 
+import dataclasses
+
+import dagster as dg
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from assets.checks import MODULES
+from assets.checks import MODULES, annotation, mining
 from assets.checks.sql import Check, restrict_to_current
+from mmret.freshness.fingerprints import inputs_of
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.lake.inputs import record_inputs
+from mmret.mine import stage as mine_stage
+from mmret.retriever.train.log import LOG, read_log
+from mmret.schemas import SIGNALS, TABLES
+from mmret.settings import QualitySettings
 from mmret.warehouse import connect
+from resources.lake import LakeResource, ProfileResource
 
 CHECKS = {f"{c.asset}: {c.name}": c for module in MODULES for c in vars(module).values() if isinstance(c, Check)}
 SHARD = "shard-00000"
@@ -43,28 +54,211 @@ def with_column(name: str, value):
     return change
 
 
+def same_as(column: str, wrap=lambda value: value, **changed):
+    """The first row's ``column`` takes what its other column has."""
+
+    def change(rows: pa.Table) -> pa.Table:
+        (name, other) = next(iter(changed.items()))
+        return with_column(name, wrap(rows[other][0].as_py()))(rows)
+
+    return change
+
+
+def settle(lake: Lake, *tables: str) -> None:
+    """Record of partitions that they were computed from what is there now, damaged or not."""
+    profile = resolve(lake)[0]
+    for table in tables:
+        for partition in lake.partitions(table):
+            inputs, facts = inputs_of(lake, profile, table, partition), lake.facts(table, partition)
+            record_inputs(lake, inputs)
+            lake.write(table, partition, lake.read(table, partition), inputs.fingerprint, **facts.notes)
+
+
+def leak(lake: Lake, column: str) -> None:
+    """A picture of the pairs turns out to be a benchmark's, after they were mined."""
+    found = lake.read("pairs", SHARD)[column][0].as_py()
+    row = {f.name: None for f in TABLES["leaks"]} | {
+        "image_id": found if isinstance(found, str) else found[-1],
+        "benchmark": "circo",
+    }
+    lake.write("leaks", "all", pa.Table.from_pylist([row], TABLES["leaks"]), lake.facts("leaks", "all").inputs)
+    settle(lake, "pairs")
+
+
+def log_of(lake: Lake, losses) -> None:
+    """A training log with these losses in place of the recorded one."""
+    folder = lake.root / lake.read("checkpoints")["folder"][0].as_py()
+    log = read_log(folder)
+    rows = [dict(log.slice(0, 1).to_pylist()[0], step=i, loss=loss) for i, loss in enumerate(losses)]
+    pq.write_table(pa.Table.from_pylist(rows, log.schema), folder / LOG)
+
+
+def refuse(lake: Lake, share: float, reason: str = "no_caption") -> None:
+    """This share of the manifest's rows was refused for ``reason``; all others were taken."""
+    for shard in lake.shards():
+        rows, facts = lake.read("corpus_manifest", shard), lake.facts("corpus_manifest", shard)
+        count = round(share * rows.num_rows)
+        values = pa.array([reason] * count + [None] * (rows.num_rows - count), pa.string())
+        rows = rows.set_column(rows.schema.names.index("reason"), rows.schema.field("reason"), values)
+        lake.write("corpus_manifest", shard, rows, facts.inputs, **facts.notes)
+
+
+NOBODY = "0" * 32
 DAMAGE = {
-    "images: rows_of_corpus_manifest_are_conserved": ("rejects", lambda rows: pa.Table.from_pylist([{"path": "x"}], rows.schema)),
-    **{f"{s}: rows_of_images_are_conserved": (s, less) for s in ("clip_image", "dino_image", "caption")},
-    **{f"{s}: image_ids_are_unique": (s, doubled) for s in ("images", "clip_image", "dino_image", "caption")},
-    "descriptions: rows_of_pairs_are_conserved": ("descriptions", less),
-    "instructions: rows_of_descriptions_are_conserved": ("instructions", less),
-    "triplets: rows_of_pairs_are_conserved": ("triplets", less),
-    **{f"{t}: pair_ids_are_unique": (t, doubled) for t in ("pairs", "descriptions", "instructions", "triplets")},
-    "neighbours: neighbours_are_images": ("neighbours", with_column("target_id", "0" * 32)),
-    "triplets: triplets_are_images": ("triplets", with_column("hard_negatives", ["0" * 32])),
-    "triplets: triplets_are_pairs": ("triplets", with_column("target_id", "0" * 32)),
+    "images: rows_of_corpus_manifest_are_conserved": [
+        ("rejects", lambda rows: pa.Table.from_pylist([{"path": "x"}], rows.schema)),
+        ("images", less),
+    ],
+    **{f"{s}: rows_of_images_are_conserved": [(s, less)] for s in SIGNALS},
+    **{f"{s}: image_ids_are_unique": [(s, doubled)] for s in ("images", *SIGNALS)},
+    "descriptions: rows_of_pairs_are_conserved": [("descriptions", less)],
+    "instructions: rows_of_descriptions_are_conserved": [("instructions", less)],
+    "triplets: rows_of_pairs_are_conserved": [("triplets", less)],
+    **{f"{t}: pair_ids_are_unique": [(t, doubled)] for t in ("pairs", "descriptions", "instructions", "triplets")},
+    "neighbours: neighbours_are_images": [("neighbours", with_column(c, NOBODY)) for c in ("query_id", "target_id")],
+    "pairs: no_orphan_ids": [
+        *(("pairs", with_column(c, NOBODY)) for c in ("query_id", "target_id")),
+        ("pairs", with_column("hard_negatives", [NOBODY])),
+    ],
+    "pairs: target_is_not_a_negative": [
+        ("pairs", same_as("target_id", lambda target: ["a", target], hard_negatives="target_id")),
+        ("pairs", same_as("target_id", query_id="target_id")),
+    ],
+    "pairs: no_benchmark_picture": [lambda lake, c=c: leak(lake, c) for c in ("query_id", "target_id", "hard_negatives")],
+    "triplets: triplets_are_images": [
+        *(("triplets", with_column(c, NOBODY)) for c in ("query_id", "target_id")),
+        ("triplets", with_column("hard_negatives", [NOBODY])),
+    ],
+    "triplets: triplets_are_pairs": [("triplets", with_column(c, NOBODY)) for c in ("query_id", "target_id", "pair_id")],
+    "triplets: three_instructions_and_the_query_first": [
+        ("triplets", with_column("texts", ["one", "two", "one"])),
+        ("triplets", same_as("target_id", lambda target: [target], hard_negatives="target_id")),
+    ],
+    "instructions: every_pair_is_a_row": [
+        ("instructions", less),
+        lambda lake: (rewrite(lake, "descriptions", less), settle(lake, "instructions")),
+    ],
+    "rejects: sources_are_mostly_taken": [lambda lake: refuse(lake, 0.2)],
+    "checkpoints: loss_is_finite": [
+        lambda lake: log_of(lake, [2.0, float("nan"), 1.0]),
+        lambda lake: log_of(lake, [2.0, None, 1.0]),
+    ],
+    "checkpoints: loss_fell": [
+        lambda lake: log_of(lake, [1.0] * 30),
+        lambda lake: log_of(lake, [1.0, *[9.0] * 28, 1.1]),
+        lambda lake: log_of(lake, [3.0, 3.0, 3.0, *[9.0] * 24, 2.0, 3.0, 4.0]),
+    ],
 }
+"""Ways in which each check's rule is broken."""
+
+WARNING = {"rejects: sources_are_mostly_taken", "checkpoints: loss_fell"}
+GOES_ON = WARNING | {
+    "triplets: rows_of_pairs_are_conserved",
+    "neighbours: neighbours_are_images",
+    "pairs: no_orphan_ids",
+    "instructions: every_pair_is_a_row",
+    "checkpoints: loss_is_finite",
+}
+"""Checks whose failure leaves the later stages to be computed all the same."""
 
 
 def test_a_sound_lake_passes_every_check(lake):
     assert [name for asset in {check.asset for check in CHECKS.values()} for name in failing(lake, asset)] == []
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_table_fails_its_check(lake, name):
-    rewrite(lake, *DAMAGE[name])
+def test_no_check_is_left_that_was_never_seen_failing():
+    assert set(DAMAGE) == set(CHECKS)
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name, ways in DAMAGE.items() for way in range(len(ways))])
+def test_a_damaged_table_fails_its_check(lake, name, way):
+    damage = DAMAGE[name][way]
+    damage(lake) if callable(damage) else rewrite(lake, *damage)
     assert name in failing(lake, CHECKS[name].asset)
+
+
+def test_what_makes_no_sense_of_later_stages_stops_them_and_what_deserves_a_look_warns():
+    assert {name for name, check in CHECKS.items() if not check.blocking} == GOES_ON
+    assert {name for name, check in CHECKS.items() if check.warn} == WARNING
+    broken = Check("pairs", "x", "y", lambda *_: [("row", 1)] * 30)
+    results = [dataclasses.replace(broken, warn=warn).result(None, None) for warn in (False, True)]
+    assert [r.severity for r in results] == [dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN]
+    assert not any(r.passed for r in results)
+    assert results[0].metadata["violations"].value == [["row", "1"]] * 20, "the first twenty are shown"
+
+
+def test_a_tenth_refused_and_any_number_of_duplicates_are_no_reason_for_a_warning(lake):
+    name = "rejects: sources_are_mostly_taken"
+    for share, reason in ((0.1, "no_caption"), (0.9, "duplicate")):
+        refuse(lake, share, reason)
+        assert name not in failing(lake, "rejects")
+
+
+def test_a_loss_that_fell_passes_however_short_its_log(lake):
+    for losses in ([1.0], [3.0, 2.0], [3.0, *[9.0] * 28, 2.9]):
+        log_of(lake, losses)
+        assert failing(lake, "checkpoints") == []
+
+
+QUALITY = {
+    "texts_do_not_tell_the_target": (lambda x: {"quality": {"redundancy": {"text_alone": x}}}, "max_text_alone", 1),
+    "images_do_not_tell_the_target": (lambda x: {"quality": {"redundancy": {"image_alone": x}}}, "max_image_alone", 1),
+    "texts_are_varied": (lambda x: {"quality": {"distinct_2": x}}, "min_distinct_2", -1),
+    "texts_do_not_tell_the_source": (lambda x: {"quality": {"leakage": x}}, "max_leakage", 1),
+}
+
+
+def quality(lake: Lake, name: str) -> dg.AssetCheckResult:
+    return getattr(annotation, name)(lake=LakeResource(folder=str(lake.root)), profile=ProfileResource())
+
+
+def with_notes(lake: Lake, notes: dict, rows: int = 8) -> None:
+    table = TABLES["triplets"].empty_table()
+    table = pa.concat_tables([table, pa.table({f.name: pa.nulls(rows, f.type) for f in table.schema})])
+    lake.write("triplets", SHARD, table, "x", **notes)
+
+
+@pytest.mark.parametrize("name", QUALITY)
+def test_a_shard_beyond_the_limit_of_its_quality_warns_and_one_at_the_limit_does_not(tmp_path, name):
+    noted, setting, sign = QUALITY[name]
+    limit = getattr(QualitySettings(), setting)
+    lake = Lake(tmp_path / "lake")
+    lake.write("corpus_manifest", SHARD, TABLES["corpus_manifest"].empty_table(), "x")
+    with_notes(lake, noted(limit))
+    lake.write("triplets", "shard-00001", TABLES["triplets"].empty_table(), "x")
+    good = quality(lake, name)
+    assert good.passed and good.metadata["not measured"].value == 1 and not good.metadata["beyond the limit"].value
+    with_notes(lake, noted(limit + sign * 0.01))
+    bad = quality(lake, name)
+    assert not bad.passed and bad.severity == dg.AssetCheckSeverity.WARN
+    assert list(bad.metadata["beyond the limit"].value) == [SHARD]
+
+
+def test_a_shard_of_which_many_pairs_were_left_out_warns(tmp_path):
+    limit = QualitySettings().max_failed
+    lake = Lake(tmp_path / "lake")
+    lake.write("corpus_manifest", SHARD, TABLES["corpus_manifest"].empty_table(), "x")
+    most = round(1000 * limit)
+    with_notes(lake, {"left_out": {"no answer": most}}, rows=1000 - most)
+    assert quality(lake, "most_pairs_have_texts").passed
+    with_notes(lake, {"left_out": {"no answer": most, "refused": 5}}, rows=1000 - most)
+    found = quality(lake, "most_pairs_have_texts")
+    assert not found.passed and found.metadata["beyond the limit"].value[SHARD]["failed"] == pytest.approx((most + 5) / 1005)
+    with_notes(lake, {}, rows=0)
+    assert quality(lake, "most_pairs_have_texts").metadata["not measured"].value == 1
+
+
+@pytest.mark.parametrize(("recall", "passes"), [(None, True), ([0.99, 0.99], True), ([1.0, 0.5], False), ([0.5, 1.0], False)])
+def test_an_index_that_misses_neighbours_of_one_signal_fails(tmp_path, monkeypatch, recall, passes):
+    lake = Lake(tmp_path / "lake")
+    lake.write("corpus_manifest", SHARD, TABLES["corpus_manifest"].empty_table(), "x")
+    found = recall and dict(zip(("clip_image", "caption"), recall, strict=True))
+    monkeypatch.setattr(mine_stage, "lake_recall", lambda *_: found)
+    checked = mining.in_band_recall(lake=LakeResource(folder=str(lake.root)), profile=ProfileResource())
+    assert checked.passed is passes
+    if recall:
+        assert checked.metadata["floor"].value == 0.95
+        assert checked.metadata["clip_image"].value == recall[0]
 
 
 def test_shards_that_are_still_to_be_computed_again_do_not_fail_a_run_over_others(lake):

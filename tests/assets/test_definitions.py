@@ -1,5 +1,6 @@
 """The code location: it validates, and the UI has for every asset a group, kinds, an owner, a description and a schema."""
 
+import gc
 import subprocess
 import sys
 
@@ -42,3 +43,15 @@ def test_lineage_runs_from_the_manifest_to_the_evaluations():
     while (more := upstream | {p for k in upstream for p in GRAPH.get(k).parent_keys}) != upstream:
         upstream = more
     assert {k.path[-1] for k in upstream} == {"evaluations", *(read.table for stage in TABLE for read in stage.reads)}
+
+
+def test_definitions_load_although_the_instance_that_dagster_remembers_dies_in_the_middle_of_a_test(tmp_path_factory):
+    """Two instances left in the order in which they were entered: what is restored is the storage of the first, which is gone."""
+    first, second = (dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("home"))) for _ in range(2))
+    for instance in (first, second):
+        instance.__enter__()
+    for instance in (first, second):
+        instance.__exit__(None, None, None)
+    del first, second, instance
+    gc.collect()
+    assert dg.Definitions(assets=[dg.asset(name="a")(lambda: None)]).get_repository_def()

@@ -25,7 +25,9 @@ def test_a_stage_has_the_lake_s_code_version_a_condition_and_a_known_pool(table)
 
 
 def test_steps_that_use_a_model_or_a_server_are_tried_again():
-    for table in ("clip_image", "dino_image", "caption", "towers", "descriptions", "instructions"):
+    again = {"clip_image", "dino_image", "caption", "towers", "descriptions", "instructions"}
+    assert {name for name in STAGES if GRAPH.assets_def_for_key(dg.AssetKey(name)).op.retry_policy} == again
+    for table in again:
         assert GRAPH.assets_def_for_key(dg.AssetKey(table)).op.retry_policy.max_retries == 2, table
 
 
@@ -44,6 +46,49 @@ def test_there_is_a_job_for_each_stage_and_from_end_to_end():
     jobs = {job.name for job in defs.get_repository_def().get_all_jobs()}
     assert {"seal_corpus", "ingest", "train_towers", "encode", "mine", "annotate", "synthesise"} <= jobs
     assert {"train_and_evaluate", "verify"} <= jobs
+
+
+def test_a_job_computes_the_stages_it_is_named_after():
+    def computed(name: str) -> set[str]:
+        return {key.path[-1] for key in defs.resolve_job_def(name).asset_layer.executable_asset_keys}
+
+    vectors, mined = {"clip_image", "dino_image", "caption"}, {"candidates", "leaks", "neighbours", "pairs"}
+    texts = {"descriptions", "instructions", "triplets"}
+    assert computed("seal_corpus") == {"corpus_manifest"} and computed("ingest") == {"images", "rejects"}
+    assert (computed("encode"), computed("mine"), computed("annotate")) == (vectors, mined, texts)
+    assert computed("synthesise") == {"images", "rejects"} | vectors | mined | texts
+    assert computed("stale_shards") == computed("synthesise") | {"towers"} and computed("train_towers") == {"towers"}
+    assert computed("train_and_evaluate") == {"checkpoints", "evaluations"} and computed("verify") == set()
+    assert defs.resolve_job_def("train_and_evaluate").partitions_def.get_partition_keys() == ["demo"]
+
+
+def test_a_stage_waits_for_all_shards_of_what_it_reads_beyond_its_own_and_runs_in_the_pool_of_what_it_needs():
+    def wide(table: str) -> set[str]:
+        asset = GRAPH.assets_def_for_key(dg.AssetKey(table))
+        return {key.path[-1] for key in asset.dependency_keys if asset.get_partition_mapping(key) is not None}
+
+    every = {"clip_image", "dino_image", "caption"}
+    assert wide("pairs") == every | {"images"} and wide("candidates") == every and wide("neighbours") == {"candidates"}
+    assert wide("leaks") == {"images", "clip_image"} and wide("descriptions") == {"images"} == wide("towers")
+    assert wide("checkpoints") == {"triplets"} and wide("evaluations") == {"triplets", "images"} and wide("clip_image") == set()
+    pools = {name: GRAPH.assets_def_for_key(dg.AssetKey(name)).op.pool for name in STAGES}
+    assert pools.pop("corpus_manifest") is None, "a run killed there would leave its slot taken"
+    assert pools == {name: {"cpu": "lake", "gpu": "gpu", "vlm": "vlm"}[STAGES[name].needs] for name in pools}
+
+
+def test_what_launches_or_looks_by_itself_does_so_as_often_as_its_cost_allows():
+    repository = defs.get_repository_def()
+    assert {s.name: s.minimum_interval_seconds for s in repository.sensor_defs} == {
+        "new_pictures": 30,
+        "missing_or_stale_shards": 30,
+        "train_on_new_pairs": 60,
+        "fresh_catalogue": 60,
+        "stale_partitions": 120,
+    }
+    assert {(s.name, s.cron_schedule, s.job_name) for s in repository.schedule_defs} == {
+        ("backfill_missing_and_stale", "*/15 * * * *", "stale_shards"),
+        ("compact_nightly", "30 3 * * *", "compact"),
+    }
 
 
 def test_what_launches_by_itself_waits_to_be_switched_on():

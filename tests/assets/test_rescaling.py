@@ -6,8 +6,7 @@ import pytest
 
 from bench.rescaling import STAGES, change, documented, run
 from mmret.freshness.survey import survey
-from mmret.ingest.seal import MANIFEST_COLUMNS, seal
-from mmret.ingest.selection import reselect
+from mmret.ingest.seal import seal
 from mmret.lake.configuration import resolve
 from mmret.settings import parse_override
 from mmret.stages import names_of
@@ -49,10 +48,7 @@ def test_a_corpus_that_grows_or_shrinks_makes_stale_what_the_table_says(lake, ar
     """The same without computing: one shard more or one shard cut short, of two instead of four."""
     before = len(lake.shards())
     settings = resolve(lake, **choice)[0]
-    for shard, rows in [
-        *reselect(lake, settings.corpus),
-        *seal(lake.read("corpus_manifest", columns=list(MANIFEST_COLUMNS)), settings.corpus, settings.ingest),
-    ]:
+    for shard, rows in seal(lake, settings.corpus, settings.ingest):
         lake.write("corpus_manifest", shard, rows, inputs="")
     touched = dict.fromkeys(STAGES, 0)
     for status in survey(lake, settings):

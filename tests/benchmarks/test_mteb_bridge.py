@@ -1,16 +1,12 @@
-"""``mteb`` evaluates our retrievers through the bridge (skipped where mteb is not installed)."""
+"""``mteb`` evaluates our retrievers through the bridge."""
 
 from __future__ import annotations
-
-import importlib.util
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from .checkpoints import Colours, InstructedColours
-
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("mteb") is None, reason="mteb is not installed")
 
 
 class Prompt:

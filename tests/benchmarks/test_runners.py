@@ -176,7 +176,7 @@ def test_a_folder_without_the_pictures_is_refused(tmp_path):
 
 
 def test_an_annotation_cannot_name_pictures_outside_the_folder(tmp_path):
-    from mmret.benchmarks.common.pictures import ImageFolder
+    from mmret.benchmarks.common.image_folder import ImageFolder
 
     paint(tmp_path / "secret.png", 1)
     (tmp_path / "images").mkdir()

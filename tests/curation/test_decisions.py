@@ -35,6 +35,36 @@ def test_the_last_decision_counts_and_every_row_is_kept(tmp_path):
         one.add(["a"], "maybe")
 
 
+def test_the_latest_decision_counts_whichever_session_began_first(tmp_path):
+    lake = Lake(tmp_path)
+    old, new = DecisionLog(lake, "ann"), DecisionLog(lake, "bob")
+    new.add(["a", "b"], "accepted")
+    old.add(["a"], "rejected")
+    old.add(["b"], "withdrawn")
+    new.add(["c"], "rejected")
+    old.add(["c"], "accepted", "sharp enough")
+    old.add([], "rejected")
+    assert said(lake) == {"a": "rejected", "c": "accepted"}
+    row = latest_decisions(lake, ["c", "nobody's"]).to_pylist()
+    assert [(r["pair_id"], r["note"], r["reviewer"]) for r in row] == [("c", "sharp enough", "ann")]
+
+
+def test_fingerprints_of_decisions_change_with_the_pairs_that_a_rule_heeds_alone(tmp_path):
+    lake = Lake(tmp_path)
+    log = DecisionLog(lake, "ann")
+    rules = ("ignore", "without_rejected", "only_accepted")
+    nothing = [decisions_fingerprint(lake, rule) for rule in rules]
+    assert nothing[:2] == [None, None] and nothing[2] is not None, "to accept nothing leaves nothing"
+    log.add(["a"], "accepted")
+    one = [decisions_fingerprint(lake, rule) for rule in rules]
+    assert one[:2] == [None, None] and one[2] not in (None, nothing[2])
+    log.add(["b"], "rejected")
+    two = [decisions_fingerprint(lake, rule) for rule in rules]
+    assert two[0] is None and two[1] is not None and two[2] == one[2]
+    log.add(["b"], "rejected", "said again")
+    assert [decisions_fingerprint(lake, rule) for rule in rules] == two
+
+
 def test_a_clock_set_back_does_not_reorder_a_session(tmp_path, monkeypatch):
     lake, log = Lake(tmp_path), None
     hours = iter([12, 11, 10])

@@ -14,7 +14,7 @@ from mmret.encode.augment import CAPTION_VIEWS, Views, seeded_generator, views
 from mmret.errors import UserError
 from mmret.towers.clip import contrastive, retrieval_recall
 from mmret.towers.dino import TEMPERATURE, nt_xent
-from mmret.towers.pretrain import Plan, batch_rows
+from mmret.towers.pretrain import Plan, batch_rows, fit
 from mmret.towers.tokenizer import EDIT_VOCABULARY, train_tokenizer
 
 
@@ -123,3 +123,13 @@ def test_corpus_words_are_whole_and_the_vocabulary_is_a_limit(tokenizer: object)
     assert sum(len(tokenizer(word).input_ids) == 3 for word in EDIT_VOCABULARY.split()) > 50
     with pytest.raises(ValueError, match="514"):
         train_tokenizer(["a"], 300)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_stops_the_training_and_nothing_is_saved(tmp_path: Path, bad: float) -> None:
+    model = torch.nn.Linear(3, 3)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(UserError, match="stopped at step 1 of 5: the loss is (nan|-?inf).*lower towers.learning_rate"):
+        fit(model, lambda _: model(torch.ones(2, 3)).sum() * bad, Plan("k", 5, 0.1), tmp_path / "state.pt")
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not (tmp_path / "state.pt").exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mmret.encode import stage as vectors
@@ -14,7 +16,8 @@ from mmret.encode.stage import encode_shard
 from mmret.encode.vectors import read_vectors, vector_table
 from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.schemas import SIGNALS
+from mmret.lake.inputs import Inputs, record_inputs
+from mmret.schemas import IMAGES_INDEX, SIGNALS
 from mmret.settings import EncoderSettings
 from tests.encode.conftest import SHARD, corpus, encoded, fill, noise
 
@@ -141,8 +144,39 @@ def test_a_vector_that_is_none_is_refused_by_name(make_lake: Callable[..., Lake]
         return values
 
     encoder.encode_texts = poisoned
-    with pytest.raises(UserError, match=f"{victim}.*{says}"):
+    with pytest.raises(UserError, match=rf"{re.escape(encoder.model)} gave image {victim} \(.+\) a vector .*{says} for caption"):
         encode_shard(lake, SHARD, "caption", specs["caption"], "i", encoder)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_tower_with_one_damaged_weight_stores_nothing(make_lake: Callable[..., Lake], specs: dict, signal: str) -> None:
+    import torch
+
+    lake = make_lake(corpus(6))
+    encoder = load_encoder(specs[signal], signal, lake.root)
+    weights = [p for name, p in encoder.network.named_parameters() if p.ndim > 1 and ("vision" in name or signal != "clip_image")]
+    with torch.no_grad():
+        for weight in weights:
+            weight.view(-1)[0] = torch.nan
+    with pytest.raises(UserError, match=r"gave image [0-9a-f]{32} \(.+\) a vector that is not of finite numbers"):
+        encode_shard(lake, SHARD, signal, specs[signal], "i", encoder)
+    assert lake.facts(signal, SHARD) is None and lake.lance(signal).count_rows() == 0
+
+
+@pytest.mark.parametrize(("bad", "says"), [(0.0, "of zeros"), (np.inf, "finite numbers")])
+def test_a_stored_vector_that_is_none_is_refused_when_it_is_read(
+    make_lake: Callable[..., Lake], specs: dict, bad: float, says: str
+) -> None:
+    lake = make_lake(corpus(6))
+    encode_shard(lake, SHARD, "clip_image", specs["clip_image"], "i")
+    ids, values = read_vectors(lake, SHARD, "clip_image")
+    table = vector_table(lake, SHARD, "clip_image")
+    row = table.search().where(f"image_id = '{ids[4]}'").to_arrow()
+    hurt = pa.FixedSizeListArray.from_arrays(pa.array(np.full(values.shape[1], bad, np.float16)), values.shape[1])
+    table.delete(f"image_id = '{ids[4]}'")
+    table.add(row.set_column(row.schema.names.index("vector"), "vector", hurt))
+    with pytest.raises(UserError, match=rf"1 of 6 vectors of clip_image, {SHARD} .*{ids[4]} has a vector .*{says}.*then run again"):
+        read_vectors(lake, SHARD, "clip_image")
 
 
 def test_the_results_do_not_depend_on_the_number_of_threads(make_lake: Callable[..., Lake], specs: dict) -> None:
@@ -230,3 +264,57 @@ def test_batches_follow_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> 
         sizes.append(batch_size(torch.device("cpu"), large))
     assert sizes[0] == 1 and sizes[-1] == 16 and sizes == sorted(set(sizes))
     assert all(size * large <= free for size, free in zip(sizes[1:], (2**29, 2**30, 2**40), strict=True))
+
+
+def edit_captions(lake: Lake, captions: dict[int, str]) -> None:
+    """Give images of the shard, by position, other captions, as ingesting edited rows does."""
+    rows = lake.read("images", SHARD).to_pylist()
+    for at, caption in captions.items():
+        rows[at]["caption"] = caption
+    lake.write("images", SHARD, pa.Table.from_pylist(rows, IMAGES_INDEX), "edited")
+
+
+def encode_recorded(lake: Lake, settings: EncoderSettings) -> int:
+    """Encode captions as a run does, with the inputs recorded; returns how many were computed."""
+    upstream = (("images", SHARD, lake.facts("images", SHARD).of_columns(("image_id", "caption"))),)
+    inputs = Inputs("caption", "1", {}, upstream)
+    record_inputs(lake, inputs)
+    return encode_shard(lake, SHARD, "caption", settings, inputs.fingerprint)["computed"]
+
+
+def test_an_edited_caption_alone_is_encoded_again_and_its_old_vector_is_gone(make_lake: Callable[..., Lake], specs: dict) -> None:
+    lake = make_lake(corpus(9))
+    encode_recorded(lake, specs["caption"])
+    (ids, before), digest = read_vectors(lake, SHARD, "caption"), lake.facts("caption", SHARD).digest
+    edit_captions(lake, {2: "something else", 5: "another thing"})
+    assert encode_recorded(lake, specs["caption"]) == 2
+    same_ids, after = read_vectors(lake, SHARD, "caption")
+    assert same_ids == ids and np.flatnonzero((before != after).any(axis=1)).tolist() == [2, 5]
+    expected = load_encoder(specs["caption"], "caption", lake.root).encode_texts(["something else", "another thing"])
+    assert np.abs(after[[2, 5]] - expected).max() < 1e-3
+    assert lake.lance("caption").count_rows() == 9 and lake.facts("caption", SHARD).digest != digest
+    edit_captions(lake, {2: corpus(9)[2][1], 5: corpus(9)[5][1]})
+    assert encode_recorded(lake, specs["caption"]) == 2
+    assert np.abs(read_vectors(lake, SHARD, "caption")[1].astype(np.float32) - before).max() < 2e-3
+
+
+def test_vectors_from_before_captions_could_change_count_only_for_the_captions_they_were_made_from(
+    make_lake: Callable[..., Lake], specs: dict
+) -> None:
+    lake = make_lake(corpus(9))
+    encode_recorded(lake, specs["caption"])
+    facts, schema = lake.facts("caption", SHARD), lake.lance("caption").schema
+    rows = lake.lance("caption").to_arrow().drop_columns(["caption_id"])
+    lake._lance.create_table("caption", data=rows, mode="overwrite")
+    index = lake.read("caption", SHARD)
+    index = index.set_column(index.schema.get_field_index("caption_id"), "caption_id", pa.nulls(len(index), pa.string()))
+    old = lake.write("caption", SHARD, index, facts.inputs, **facts.notes)
+    assert encode_recorded(lake, specs["caption"]) == 0
+    assert lake.facts("caption", SHARD).digest == old.digest, "nothing turns stale for a column that says nothing"
+    assert set(lake.lance("caption").schema.names) == set(schema.names)
+    edit_captions(lake, {4: "something else"})
+    assert encode_recorded(lake, specs["caption"]) == 1
+    edit_captions(lake, {4: "something else", 0: "new"})
+    for version in (lake.root / "history" / "images" / SHARD).iterdir():
+        version.unlink()
+    assert encode_recorded(lake, specs["caption"]) == 8, "where it is not known what they were made from, they are made again"

@@ -4,55 +4,17 @@ from __future__ import annotations
 
 import time
 
-import pyarrow as pa
 import pytest
 
 from mmret.freshness.fingerprints import current_facts, inputs_of, upstream_of
 from mmret.freshness.survey import RETRY_SECONDS, differences, due, new_pairs, survey
 from mmret.lake import Lake
 from mmret.lake.inputs import Inputs, read_inputs, record_inputs
-from mmret.schemas import TABLES
+from mmret.schemas import SIGNALS, TABLES
 from mmret.settings import load_profile
-from mmret.stages import FINGERPRINTED_STAGES, STAGES
+from mmret.stages import STAGES
+from tests.freshness.empty_tables import PROFILE, SHARDS, compute, images, seal, triplets
 from tests.mine.lakes import filled
-
-SHARDS = ["shard-00000", "shard-00001", "shard-00002"]
-LINKED = {SHARDS[0]: SHARDS[:2], SHARDS[1]: SHARDS[:2], SHARDS[2]: SHARDS[2:]}
-PROFILE = load_profile("demo")
-
-
-def compute(lake: Lake, table: str, partition: str, rows: pa.Table | None = None) -> None:
-    """Write a partition as a stage would that was computed from what is there now."""
-    inputs = inputs_of(lake, PROFILE, table, partition)
-    record_inputs(lake, inputs)
-    notes = {"linked_shards": LINKED[partition]} if table in ("neighbours", "pairs") else {}
-    for written in STAGES[table].tables:
-        lake.write(written, partition, TABLES[written].empty_table() if rows is None else rows, inputs.fingerprint, **notes)
-
-
-def seal(lake: Lake, shard: str) -> None:
-    lake.write("corpus_manifest", shard, TABLES["corpus_manifest"].empty_table(), "x")
-
-
-def images(licence: str) -> pa.Table:
-    return filled(TABLES["images"], {"image_id": ["a"], "caption": ["a cat"], "licence": [licence]})
-
-
-def triplets(rows: int) -> pa.Table:
-    return filled(TABLES["triplets"], {"pair_id": [f"{n:032x}" for n in range(rows)]})
-
-
-@pytest.fixture
-def lake(tmp_path) -> Lake:
-    """Every stage of three shards, current; the pairs of the first two point to each other's images, the third's to its own."""
-    lake = Lake(tmp_path)
-    for shard in SHARDS:
-        seal(lake, shard)
-    for name, stage in FINGERPRINTED_STAGES.items():
-        for partition in {"shard": SHARDS, "whole": ["all"], "recipe": ["demo"]}[stage.partitions]:
-            compute(lake, name, partition)
-    assert {s.state for s in survey(lake, PROFILE)} == {"current"}
-    return lake
 
 
 def stale(lake: Lake) -> set[tuple[str, str]]:
@@ -70,6 +32,62 @@ def test_rows_follow_the_images_of_every_shard_that_they_point_to_and_of_no_othe
     assert {p for t, p in stale(lake) if t == table} == set(SHARDS[:2])
     reasons = next(s.reasons for s in survey(lake, PROFILE) if (s.table, s.partition) == (table, SHARDS[0]))
     assert f"images: {SHARDS[1]} changed" in reasons
+
+
+EDITED = {
+    "caption": {"caption", "pairs", "descriptions", "instructions", "triplets"},
+    "licence": {"triplets"},
+    "path": {"triplets"},
+    "root": {"evaluations"},
+    "extra": {"evaluations"},
+    "source": set(),
+    "width": set(),
+    "image_id": {*SIGNALS, "leaks", "pairs", "descriptions", "instructions", "triplets", "evaluations"},
+}
+"""By column of ``images``: the stages that read it, and so are stale when it alone is edited."""
+
+
+@pytest.mark.parametrize("column", EDITED)
+def test_an_edited_column_makes_stale_exactly_the_stages_that_read_it(lake, column):
+    before = {"image_id": ["a"], "caption": ["a cat"], "licence": ["CC0-1.0"], "width": [3], "extra": ["{}"]}
+    for shard in SHARDS:
+        lake.write("images", shard, filled(TABLES["images"], before), lake.facts("images", shard).inputs)
+    make_current(lake)
+    edited = before | {column: [4] if column == "width" else ["edited"]}
+    for _ in range(2):  # and a second writing of the same rows changes nothing
+        lake.write("images", SHARDS[1], filled(TABLES["images"], edited), lake.facts("images", SHARDS[1]).inputs)
+        assert {table for table, _ in stale(lake)} == EDITED[column]
+    make_current(lake)
+    lake.write("images", SHARDS[1], filled(TABLES["images"], before), lake.facts("images", SHARDS[1]).inputs)
+    assert {table for table, _ in stale(lake)} == EDITED[column], "the change back is one as well"
+
+
+def make_current(lake: Lake) -> None:
+    for table, partition in ((s.table, s.partition) for s in survey(lake, PROFILE)):
+        if (table, partition) in stale(lake):
+            compute(lake, table, partition)
+    assert not stale(lake)
+
+
+def test_a_file_s_time_in_the_manifest_makes_nothing_stale(lake):
+    rows = filled(TABLES["corpus_manifest"], {"path": ["a.png"], "mtime_ns": [1]})
+    lake.write("corpus_manifest", SHARDS[0], rows, "x")
+    make_current(lake)
+    lake.write("corpus_manifest", SHARDS[0], filled(TABLES["corpus_manifest"], {"path": ["a.png"], "mtime_ns": [2]}), "x")
+    assert stale(lake) == set()
+    lake.write("corpus_manifest", SHARDS[0], filled(TABLES["corpus_manifest"], {"path": ["b.png"], "mtime_ns": [2]}), "x")
+    assert ("images", SHARDS[0]) in stale(lake)
+
+
+def test_licences_make_a_checkpoint_stale_only_where_they_part_the_triplets(lake):
+    rows = {"pair_id": ["a"], "licence": ["CC0-1.0"]}
+    parting = load_profile("demo", {"licences.exclude": ["CC-BY-NC*"]})
+    lake.write("triplets", SHARDS[0], filled(TABLES["triplets"], rows), lake.facts("triplets", SHARDS[0]).inputs)
+    before = [inputs_of(lake, profile, "checkpoints", "demo").fingerprint for profile in (PROFILE, parting)]
+    edited = filled(TABLES["triplets"], rows | {"licence": ["CC-BY-NC-4.0"]})
+    lake.write("triplets", SHARDS[0], edited, lake.facts("triplets", SHARDS[0]).inputs)
+    after = [inputs_of(lake, profile, "checkpoints", "demo").fingerprint for profile in (PROFILE, parting)]
+    assert before[0] == after[0] and before[1] != after[1]
 
 
 def test_a_new_shard_leaves_annotation_alone_where_no_pair_points_to_it(lake):

@@ -51,8 +51,8 @@ def test_a_cut_file_is_truncated(data: bytes, cut: float):
 def test_what_is_no_picture_says_so():
     assert reason(b"") == "zero_bytes"
     assert reason(b"this is a text, whatever its name says") == "not_an_image"
-    assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "not_an_image"
-    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "not_an_image"
+    assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "unsupported_format"
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "unsupported_format"
     assert reason(png()[:10]) == "truncated"
     assert reason(png(), IngestSettings(max_bytes=100)) == "too_many_bytes"
 

@@ -39,7 +39,7 @@ LIMITS = IngestSettings(max_pixels=10**6)
 
 def seal_into(lake: Lake, *sources: Path | str, shard_size: int = 4096) -> None:
     corpus = CorpusSettings(sources=tuple(map(str, sources)), shard_size=shard_size)
-    for shard, rows in seal(lake.read("corpus_manifest"), corpus, LIMITS):
+    for shard, rows in seal(lake, corpus, LIMITS):
         lake.write("corpus_manifest", shard, rows, "sealed")
 
 
@@ -290,3 +290,35 @@ def test_scenes_are_taken_without_exception(tmp_path: Path):
     for batch in read_images(lake, "shard-00001"):
         seen = {(inspect(data).width, inspect(data).format) for data in batch["data"].to_pylist()}
         assert seen == {(64, "PNG")}
+
+
+def test_what_is_odd_beside_the_pixels_is_noted_in_both_tables_and_what_is_no_picture_is_named(tmp_path: Path):
+    heic = (Path(__file__).parent / "pictures" / "quadrants.heic").read_bytes()
+    files = {
+        "sound.png": png(1),
+        "phone.HEIC": heic,
+        "phone_called_jpg.jpg": (Path(__file__).parent / "pictures" / "turned.heic").read_bytes(),
+        "no_end.jpg": jpeg(2)[:-2],
+        "tail.png": png(3) + b"tail",
+        "pointer.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+        "._sound.png": b"\0\x05\x16\x07\0\2\0\0Mac OS X        ",
+        "error.jpg": b"<!DOCTYPE html><title>404 Not Found</title>",
+        "drawing.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "new.jxl": b"\xff\x0a\xfa\x1f",
+    }
+    lake = Lake(tmp_path / "lake")
+    ingest(lake, captioned(tmp_path / "c", files))  # compares the index with Lance
+    assert {row["path"]: row["remark"] for row in lake.read("images").to_pylist()} == {
+        "sound.png": None,
+        "phone.HEIC": None,
+        "phone_called_jpg.jpg": None,
+        "no_end.jpg": "no_end_mark",
+        "tail.png": "trailing_bytes",
+    }
+    rejects = {row["path"]: f"{row['reason']}: {row['detail']}" for row in lake.read("rejects").to_pylist()}
+    assert rejects.keys() == files.keys() - {row["path"] for row in lake.read("images").to_pylist()}
+    assert "git lfs pull" in rejects["pointer.jpg"] and "macOS" in rejects["._sound.png"]
+    assert "404 Not Found" in rejects["error.jpg"] and rejects["drawing.png"].startswith("unsupported_format: an SVG drawing")
+    assert rejects["new.jxl"].startswith("unsupported_format: JPEG XL")
+    before = contents(lake)
+    assert [c["computed"] for c in ingest(lake, tmp_path / "c")] == [5] and contents(lake) == before  # refused ones are tried again

@@ -108,7 +108,7 @@ def test_a_lake_is_checked_shard_by_shard_and_read_once(tmp_path, files, monkeyp
     (source / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     lake = Lake(tmp_path / "lake")
     chosen = CorpusSettings(sources=(str(source),), shard_size=5)
-    for shard, rows in seal(lake.read("corpus_manifest"), chosen, IngestSettings()):
+    for shard, rows in seal(lake, chosen, IngestSettings()):
         lake.write("corpus_manifest", shard, rows, "sealed")
         ingest_shard(lake, shard, IngestSettings(), "test")
     found = lake_leaks(lake, {"circo": benchmark})

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmret.lake import Lake
-from mmret.schemas import CORPUS_MANIFEST, IMAGES_INDEX, LEAKS, TOWERS, VECTORS_INDEX
+from mmret.schemas import CORPUS_MANIFEST, IMAGES_INDEX, LEAKS, TABLES, TOWERS
 from mmret.schemas import vectors as vector_schema
 
 MODEL = "tests@1+none"
@@ -29,7 +29,8 @@ def add_shard(lake: Lake, shard: str, ids: Sequence[str], vectors: Mapping[str, 
         lake.write("towers", "all", TOWERS.empty_table(), "x")
     for signal, values in vectors.items():
         width = values.shape[1]
+        schema = TABLES[signal]
         index = {"image_id": ids, "shard": [shard] * len(ids), "model": [model] * len(ids), "truncated": [False] * len(ids)}
         rows = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
         lake.lance(signal, vector_schema(width)).add(pa.table([*map(pa.array, index.values()), rows], schema=vector_schema(width)))
-        lake.write(signal, shard, pa.table(index, VECTORS_INDEX), "x", model=model, width=width, truncated=0)
+        lake.write(signal, shard, filled(schema, index), "x", model=model, width=width, truncated=0)

@@ -135,7 +135,15 @@ def test_vectors_that_are_not_numbers_are_refused_and_not_a_recall_of_100(triple
 
 @pytest.mark.parametrize(
     "losses, finite, fell",
-    [([5.0, 4.0, 3.0], True, True), ([3.0, 4.0, 5.0], True, False), ([3.0], True, True), ([5.0, float("nan"), 3.0], False, True)],
+    [
+        ([5.0, 4.0, 3.0], True, True),
+        ([3.0, 4.0, 5.0], True, False),
+        ([3.0], True, True),
+        ([5.0, float("nan"), 3.0], False, True),
+        ([3.0, 3.0, 3.0], True, False),
+        ([9.0, 5.0, *[4.0] * 17, 9.0], True, True),
+        ([5.0, 5.0, *[4.0] * 16, 1.0, 9.0], True, False),
+    ],
 )
 def test_the_check_on_losses(tmp_path, losses, finite, fell):
     lake = Lake(tmp_path)

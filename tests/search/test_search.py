@@ -77,7 +77,7 @@ def test_a_search_that_cannot_be_made_is_a_message(searcher):
             searcher.search("demo", query)
     with pytest.raises(UserError, match="no checkpoint of recipe '../demo'.*there are demo, untrained"):
         searcher.search("../demo", Query(text="x"))
-    with pytest.raises(UserError, match="cannot read the image .*not_an_image"):
+    with pytest.raises(UserError, match="cannot read the image .*unsupported_format: an SVG drawing"):
         searcher.search("demo", Query(image=b"<svg onload=alert(1)>"))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,8 +39,13 @@ def visit(site: Site, act: Callable[[Any], Awaitable[None]], caplog: pytest.LogC
             add_pages(site)
             await act(user)
 
-    with caplog.at_level(logging.ERROR):
-        asyncio.run(run())
+    # NiceGUI forgets the modules of pages and their packages, `mmret` itself too: what is imported later would be another one
+    own = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "mmret"}
+    try:
+        with caplog.at_level(logging.ERROR):
+            asyncio.run(run())
+    finally:
+        sys.modules.update(own)
     # on a busy machine NiceGUI logs that it gave up on cancelling the tasks of a visitor at the end: no fault of a page
     faults = [r.getMessage() for r in caplog.records if not r.getMessage().startswith("Could not cancel")]
     assert not faults, faults
@@ -80,6 +86,14 @@ class Gate:
         self.entered.set()
         assert self.opened.wait(SECONDS)
         return self.function(*arguments)
+
+
+def test_a_visit_leaves_the_project_s_modules_as_they_are_for_the_tests_after_it(site, caplog):
+    async def come(user: Any) -> None:
+        await user.open("/")
+
+    visit(site, come, caplog)
+    assert sys.modules["mmret.web.browse_page"] is browse_page and sys.modules["mmret"].web.browse_page is browse_page
 
 
 def test_every_key_may_be_pressed_before_the_filters_have_loaded(site, monkeypatch, caplog):

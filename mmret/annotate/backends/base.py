@@ -15,7 +15,7 @@ from functools import lru_cache
 from mmret.annotate import prompts
 from mmret.annotate.compose import Question, compose, question_key
 from mmret.annotate.kinds import engine_of
-from mmret.annotate.protocol import Answer, Kind, LoadImages, Request
+from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request
 from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings
 
@@ -29,6 +29,8 @@ class ModelAnnotator(ABC):
     def __init__(self, settings: AnnotateSettings):
         self.settings = settings
         self.load_images: LoadImages | None = None
+        self.experience: Experience = "none"
+        self.remarks: list[str] = []
 
     def model_for(self, kind: Kind) -> str:
         engine = engine_of(kind, self.settings)

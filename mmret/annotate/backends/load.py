@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmret.annotate.kinds import AnnotationTable, engine_of, request_kind, uses_judge
-from mmret.annotate.parse import PARSER_VERSION
+from mmret.annotate.parse import parser_version
 from mmret.annotate.protocol import Annotator
 from mmret.settings import AnnotateSettings
 
@@ -74,7 +74,7 @@ def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> 
     kind = request_kind(table, settings, annotator)
     parts: dict[str, Any] = {
         "prompt": annotator.prompt_version(kind),
-        "parser": PARSER_VERSION,
+        "parser": parser_version(annotator.uses_model),
         "seed": settings.seed,
         "model": annotator.model_for(kind),
     }

@@ -2,16 +2,18 @@
 
 Why not a client library: a try must be bounded in time *and* in bytes, and go to another server when it fails; httpx
 streams a response and can stop reading it. Each request has a deadline over all its tries, so a run ends whatever the
-servers do, and every request has an answer or an error code: timeout, connection, http_<status>, bad_response,
-too_large, unreachable, image_gone, image_unreadable. Cost on this side: about 1 ms a request, pictures apart.
+servers do, and every request has an answer, or an error code with the server's own words: timeout, connection, http_<status>,
+bad_response, too_large, unreachable, tls, prompt_too_long, refusal, image_gone, image_unreadable. What every request would meet
+(a wrong key or path, a parameter that no server takes) ends the run instead. Cost on this side: about 1 ms a request, pictures
+apart.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,44 +22,59 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
+from mmret.annotate.backends.address import address_hint, check_addresses
 from mmret.annotate.backends.balance import Balancer, Server, Unreachable
 from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.chat import PermanentError, data_uris, messages
+from mmret.annotate.backends.completion import NotACompletion, read_completion
+from mmret.annotate.backends.dialect import Dialect
+from mmret.annotate.backends.server_words import Trouble, advice, trouble_of, words_of
 from mmret.annotate.compose import Question, compose
-from mmret.annotate.kinds import engine_of
-from mmret.annotate.protocol import Answer, Request
-from mmret.annotate.retry import REFUSING_STATUSES, TRANSIENT_STATUSES
+from mmret.annotate.kinds import engine_of, engine_setting
+from mmret.annotate.protocol import Answer, Kind, Request
+from mmret.annotate.retry import TRANSIENT_STATUSES, UNREACHABLE
 from mmret.errors import UserError
-from mmret.settings import EngineSettings
+from mmret.settings import AnnotateSettings, EngineSettings
 
 _QUEUED_ANSWERS = 256  # answers between the event loop and the store; what a crash loses besides a batch
 _PICTURE_BATCH = 64  # requests whose pictures are read together
 _BACKOFF = wait_exponential_jitter(0.2, 10, jitter=0.2)
+_FIRST_FAILURES_S = 0.25
 _SHORT_PATIENCE_S = 5.0  # where no server of the model answered anything of an earlier batch
 
 
-class TransientError(Exception):
-    """A failed try after which another may succeed; ``code`` is the row's reason where none does.
+class FailedTry(Exception):
+    """A try that failed. ``pause``: seconds the server asks to be left alone; None where the failure counts against it."""
 
-    ``pause``: seconds the server asks to be left alone; None where the failure counts against it.
-    """
+    def __init__(self, trouble: Trouble, pause: float | None = None):
+        super().__init__(trouble.code)
+        self.trouble, self.pause = trouble, pause
 
-    def __init__(self, code: str, pause: float | None = None):
-        super().__init__(code)
-        self.code, self.pause = code, pause
+
+class TransientError(FailedTry):
+    """One after which another may succeed."""
+
+
+class LastingError(FailedTry):
+    """One that every try of this request would meet."""
 
 
 class OpenAIAnnotator(ModelAnnotator):
     """Asks the servers of ``settings.vision`` and ``settings.language_model``."""
 
     name = "openai"
-    _unstructured: frozenset[str] = frozenset()  # models whose servers refuse response_format
-    _unresponsive: frozenset[str] = frozenset()  # models that answered nothing in the last batch
+
+    def __init__(self, settings: AnnotateSettings):
+        super().__init__(settings)
+        self._dialects: dict[str, Dialect] = {}  # by model and URL
+        self._known: frozenset[tuple[str, str]] = frozenset()  # models and URLs that have answered
+        self._unresponsive: frozenset[str] = frozenset()  # models that answered nothing in the last batch
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         if not requests:
             return
         engine = engine_of(requests[0].kind, self.settings)
+        check_addresses(engine.urls, engine_setting(requests[0].kind, self.settings))
         results: queue.Queue[Any] = queue.Queue(maxsize=_QUEUED_ANSWERS)
         stop = threading.Event()
         thread = threading.Thread(target=self._work, args=(requests, engine, results, stop), daemon=True)
@@ -86,7 +103,8 @@ class OpenAIAnnotator(ModelAnnotator):
         patience = max(engine.deadline_s, 2 * engine.timeout_s)
         if engine.model in self._unresponsive:
             patience = min(patience, _SHORT_PATIENCE_S)
-        balancer = Balancer(engine.urls, engine.concurrency, patience)
+        known = engine.urls if self.experience == "here" else [url for model, url in self._known if model == engine.model]
+        balancer = Balancer(engine.urls, engine.concurrency, patience, frozenset(url.rstrip("/") for url in known))
         waiting: asyncio.Queue[tuple[int, Question, dict[str, bytes]]] = asyncio.Queue(maxsize=2 * _PICTURE_BATCH)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=balancer.capacity)
         timeout = httpx.Timeout(engine.timeout_s, connect=min(10.0, engine.timeout_s), pool=None)
@@ -124,17 +142,29 @@ class OpenAIAnnotator(ModelAnnotator):
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
+            if balancer.all_refuse:
+                raise UserError(await self._refusals(client, balancer, engine, requests[0].kind))
+        self._known |= {(engine.model, server.url) for server in balancer.servers if server.answered}
         if failed:
             raise failed[0].exception()  # type: ignore[misc]
         if balancer.any_answer:
             self._unresponsive -= {engine.model}
         else:
             self._unresponsive |= {engine.model}
-        if balancer.all_refuse:
-            raise UserError(
-                f"no server of model {engine.model} takes requests: "
-                + "; ".join(f"{server.url}: {server.refusal}" for server in balancer.servers)
-            )
+
+    async def _refusals(self, client: httpx.AsyncClient, balancer: Balancer, engine: EngineSettings, kind: Kind) -> str:
+        """Why no server takes requests: their words, and what to do."""
+        setting = engine_setting(kind, self.settings)
+        told, todo = [], []
+        for server in balancer.servers:
+            assert server.trouble is not None
+            told.append(f"{server.url}: {server.refusal}")
+            hint = await address_hint(client, server.url, engine.model, server.trouble.code)
+            todo.append(hint or advice(server.trouble.code, server.trouble.words, setting))
+        return (
+            f"no server of model {engine.model} takes requests; in the server's own words: {'; '.join(told)}. "
+            f"What to do: {'; '.join(dict.fromkeys(todo))}; then run again: what was answered is kept and is not paid again"
+        )
 
     async def _one(
         self,
@@ -144,7 +174,7 @@ class OpenAIAnnotator(ModelAnnotator):
         question: Question,
         pictures: dict[str, bytes],
     ) -> Answer:
-        last = "unreachable"
+        last: Trouble | None = None
         told_to_wait = 0  # tries that cost nothing: the server was only asked too early
         left = engine.deadline_s  # of the time spent in tries; waiting for a place is bounded by the balancer
 
@@ -162,15 +192,22 @@ class OpenAIAnnotator(ModelAnnotator):
                         try:
                             return await self._try(client, balancer, server, engine, body, left)
                         except TransientError as error:
-                            last = error.code
+                            last = error.trouble
                             told_to_wait += error.pause is not None
                             raise
                         finally:
                             left -= time.monotonic() - began
-        except (TransientError, PermanentError) as error:
+        except PermanentError as error:
             return Answer(error=error.code)
+        except FailedTry as error:
+            if not balancer.any_known:
+                await asyncio.sleep(_FIRST_FAILURES_S)  # gives whoever watches the answers time to stop
+            return Answer(error=error.trouble.code, words=error.trouble.words)
         except Unreachable:
-            return Answer(error=last)
+            if balancer.all_refuse:
+                raise
+            last = last or balancer.trouble or Trouble(UNREACHABLE, "", "moment")
+            return Answer(error=last.code, words=last.words)
         raise AssertionError("a retry loop ends with an answer or an error")
 
     def _body(self, engine: EngineSettings, question: Question, pictures: dict[str, bytes]) -> dict[str, Any]:
@@ -182,7 +219,7 @@ class OpenAIAnnotator(ModelAnnotator):
             "max_tokens": engine.max_tokens,
             "messages": messages(question, data_uris(question, pictures, engine)),
         }
-        if question.schema is not None and engine.structured and engine.model not in self._unstructured:
+        if question.schema is not None and engine.structured:
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "schema": question.schema, "strict": True},
@@ -202,66 +239,78 @@ class OpenAIAnnotator(ModelAnnotator):
             async with asyncio.timeout(max(0.1, min(engine.timeout_s, left))):
                 answer = await self._post(client, server, engine, body)
         except (TimeoutError, httpx.TimeoutException):
-            balancer.record_failure(server)
-            raise TransientError("timeout") from None
-        except httpx.ConnectError:
-            balancer.record_failure(server)
-            raise TransientError("unreachable") from None
-        except httpx.TransportError:
-            balancer.record_failure(server)
-            raise TransientError("connection") from None
+            raise self._failed(balancer, server, "timeout", f"no answer in {min(engine.timeout_s, left):.3g} s") from None
+        except httpx.ConnectError as error:
+            tls = _tls_words(error)
+            if tls is not None:
+                trouble = Trouble("tls", tls, "server")
+                balancer.record_refusal(server, trouble)
+                raise TransientError(trouble) from None
+            raise self._failed(balancer, server, UNREACHABLE, str(error)) from None
+        except httpx.TransportError as error:
+            raise self._failed(balancer, server, "connection", str(error)) from None
+        except LastingError:
+            balancer.record_contact()
+            raise
         except TransientError as error:
-            if error.pause is None:
-                balancer.record_bad_answer(server)
+            if error.trouble.scope == "server":
+                balancer.record_refusal(server, error.trouble)
+            elif error.pause is None:
+                balancer.record_bad_answer(server, error.trouble)
             else:
-                balancer.pause(server, error.pause)
+                balancer.pause(server, error.pause, error.trouble)
             raise
         balancer.record_success(server)
         return answer
 
+    @staticmethod
+    def _failed(balancer: Balancer, server: Server, code: str, words: str) -> TransientError:
+        trouble = Trouble(code, words_of(words), "moment")
+        balancer.record_failure(server, trouble)
+        return TransientError(trouble)
+
     async def _post(self, client: httpx.AsyncClient, server: Server, engine: EngineSettings, body: dict[str, Any]) -> Answer:
+        dialect = self._dialects.setdefault(f"{engine.model} {server.url}", Dialect())
+        while True:
+            sent = dialect.body(body)
+            status, headers, data = await self._exchange(client, server, engine, sent)
+            if status == 200:
+                try:
+                    return read_completion(data)
+                except NotACompletion as error:
+                    status = error.status or status
+            if dialect.body(body) != sent:
+                continue  # another request has learnt meanwhile
+            trouble = trouble_of(status, data, headers.get("location", ""))
+            learnt = dialect.learn(status, words_of(data, 4000), sent) if trouble.code != "prompt_too_long" else ""
+            if not learnt:
+                break
+            self.remarks.append(f"{server.url} is sent {learnt}, as it wants: {trouble.words}")
+        if trouble.scope == "request":
+            raise LastingError(trouble)
+        busy = status in TRANSIENT_STATUSES
+        raise TransientError(trouble, retry_after(headers.get("retry-after")) if busy and trouble.scope == "moment" else None)
+
+    @staticmethod
+    async def _exchange(
+        client: httpx.AsyncClient, server: Server, engine: EngineSettings, body: dict[str, Any]
+    ) -> tuple[int, httpx.Headers, bytes]:
+        """Status, headers and body of the response."""
         async with client.stream("POST", f"{server.url}/chat/completions", json=body) as response:
             data = bytearray()
             async for chunk in response.aiter_bytes():
                 data += chunk
                 if len(data) > engine.max_answer_bytes:
-                    raise TransientError("too_large")
-        status = response.status_code
-        if status == 200:
-            return read_completion(bytes(data))
-        if status == 400 and "response_format" in body and b"response_format" in data:
-            self._unstructured |= {engine.model}
-            del body["response_format"]
-            raise TransientError("http_400", 0.0)
-        if status in TRANSIENT_STATUSES:
-            raise TransientError(f"http_{status}", retry_after(response.headers.get("retry-after")))
-        if status in REFUSING_STATUSES:
-            server.refusal = f"HTTP {status} {bytes(data[:200]).decode('utf-8', 'replace')}"
-            raise TransientError(f"http_{status}")
-        raise PermanentError(f"http_{status}")
+                    raise TransientError(Trouble("too_large", f"more than {engine.max_answer_bytes:,} bytes", "moment"))
+        return response.status_code, response.headers, bytes(data)
 
 
-def read_completion(data: bytes) -> Answer:
-    """The first choice of a chat completion. Raises TransientError where ``data`` is none."""
-    try:
-        value = json.loads(data)
-        choice = value["choices"][0]
-        message, usage = choice["message"], value.get("usage") or {}
-        text = message.get("content")
-        if not isinstance(text, str | None) or not isinstance(message, dict):
-            raise TypeError
-        if message.get("refusal") and not text:
-            return Answer(str(message["refusal"]), "content_filter", *_tokens(usage))
-        text = (text or "").encode("utf-8", "replace").decode()  # a lone surrogate has no place in a table
-        return Answer(text, str(choice.get("finish_reason") or "stop"), *_tokens(usage))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise TransientError("bad_response") from None
-
-
-def _tokens(usage: dict[str, Any]) -> tuple[int, int]:
-    return tuple(
-        n if isinstance(n := usage.get(name), int) and 0 <= n < 2**31 else 0 for name in ("prompt_tokens", "completion_tokens")
-    )  # type: ignore[return-value]
+def _tls_words(error: BaseException) -> str | None:
+    """What went wrong with TLS where ``error`` comes of it; None where it does not."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return None if cause is None else words_of(str(cause))
 
 
 def retry_after(value: str | None) -> float | None:
@@ -273,5 +322,9 @@ def retry_after(value: str | None) -> float | None:
 
 
 def _headers(engine: EngineSettings) -> dict[str, str]:
-    key = os.environ.get(engine.api_key_variable)
+    key = os.environ.get(engine.api_key_variable, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise UserError(
+            f"the key in the environment variable {engine.api_key_variable} has characters that no key has: set it anew"
+        )
     return {"Authorization": f"Bearer {key}"} if key else {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mmret.benchmarks.circo import scorer as circo
 from mmret.benchmarks.circo.submission import circo_submission
 from mmret.benchmarks.common.gallery import DEPTH, Question, paraphrase_variants, prepare, query_variants
-from mmret.benchmarks.common.pictures import Embedder, ImageFolder
+from mmret.benchmarks.common.image_folder import ImageFolder
+from mmret.benchmarks.common.pictures import Embedder
 from mmret.benchmarks.common.protocol import Template, load_protocol
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
 
@@ -13,12 +14,12 @@ CIRCO_GALLERY = 123_403
 
 
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
-    """Run CIRCO val (scored) or test (submission file). ``options.images``: COCO2017_unlabeled, or the folder of its pictures."""
+    """Run CIRCO val (scored) or test (submission file). ``options.images``: COCO2017_unlabeled, or a folder around or in it."""
     truth = circo.load(options.annotations)
     protocol = load_protocol("circo", options.template)
-    folder = ImageFolder(options.images, ("unlabeled2017", "COCO2017_unlabeled/unlabeled2017"))
+    folder = ImageFolder(options.images, ("unlabeled2017", "COCO2017_unlabeled/unlabeled2017"), anywhere=True)
     notes = []
-    ids = truth.gallery or circo.read_gallery(options.images)
+    ids = truth.gallery or circo.read_gallery(options.images) or circo.read_gallery(options.images.parent)
     if ids is None:
         ids = tuple(sorted({int(p.stem) for base in folder.bases for p in base.glob("*.jpg") if p.stem.isdecimal()}))
         notes.append(f"no {circo.INFO} was found: the gallery is the {len(ids)} pictures that are there")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mmret.benchmarks.cirr import scorer as cirr
 from mmret.benchmarks.cirr.submission import cirr_submission
 from mmret.benchmarks.common.gallery import DEPTH, Question, paraphrase_variants, prepare, query_variants
-from mmret.benchmarks.common.pictures import Embedder, ImageFolder
+from mmret.benchmarks.common.image_folder import ImageFolder
+from mmret.benchmarks.common.pictures import Embedder
 from mmret.benchmarks.common.protocol import Template, load_protocol
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
 
@@ -14,7 +15,7 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     """Run CIRR val (scored) or test1 (the server's two files). ``options.images``: the folder with dev, test1 and train."""
     truth = cirr.load(options.annotations)
     protocol = load_protocol("cirr", options.template)
-    folder = ImageFolder(options.images, ("img_raw",))
+    folder = ImageFolder(options.images, ("img_raw", "images"), anywhere=True)
     paths = {
         name: folder.find((path or f"./{name.split('-')[0]}/{name}.png").removeprefix("./")) for name, path in truth.gallery.items()
     }

@@ -1,4 +1,4 @@
-"""Finds a benchmark's pictures and embeds them: each distinct picture goes through a model once, and its vector is stored.
+"""Embeds a benchmark's pictures: each distinct picture goes through a model once, and its vector is stored.
 
 Vectors are kept in the lake at ``<lake>/benchmark_vectors/<model>/*.parquet`` under the SHA-256 of the picture's
 content (and of the crop, where a benchmark crops), so the same image under another name, in another benchmark or
@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,24 +44,6 @@ class Shot:
 
     path: Path
     box: Box | None = None
-
-
-class ImageFolder:
-    """Finds pictures by name under ``root`` or its ``subfolders``, trying the ``extensions`` in turn ("" for none)."""
-
-    def __init__(self, root: Path, subfolders: Sequence[str] = (), extensions: Sequence[str] = ("",)):
-        if not root.is_dir():
-            raise UserError(f"no folder of images at {root}")
-        self.root = root
-        self.bases = [b for b in (root, *(root / s for s in subfolders)) if b.is_dir()]
-        self.extensions = extensions
-
-    def find(self, name: str) -> Path | None:
-        """The file, or None. A name that leads out of the folder is not found."""
-        if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-            return None
-        candidates = (base / f"{name}{ext}" for base in self.bases for ext in self.extensions)
-        return next((path for path in candidates if path.is_file()), None)
 
 
 def crop_rectangle(box: Box, width: int, height: int) -> Box:

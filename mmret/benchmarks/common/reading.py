@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from mmret.benchmarks.common.image_folder import files_below, still_packed
 from mmret.errors import UserError
 
 MAX_LISTED = 5
@@ -31,6 +32,8 @@ def read_json(path: str | Path) -> Any:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if raw[:4] == b"PK\x03\x04":
+        raise UserError(f"{path} is a zip archive: unpack it and give the JSON file or its folder")
     if raw[:2] == b"\x1f\x8b":
         try:
             raw = gzip.decompress(raw)
@@ -64,18 +67,22 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def annotation_file(path: Path, *patterns: str) -> Path | None:
-    """``path`` if it is a file, else the first file in that folder that matches one of the patterns (plain or .gz), or None."""
+    """``path`` if it is a file, else the first file in that folder that bears one of the names (plain or .gz), or None."""
     if path.is_file():
         return path
     for pattern in patterns:
-        if found := sorted(p for suffix in ("", ".gz") for p in path.rglob(pattern + suffix) if p.is_file()):
-            return found[0]
+        wanted = {pattern.casefold(), f"{pattern}.gz".casefold()}
+        found = [p for p in files_below(path) if p.name.casefold() in wanted]
+        if found:
+            return min(found, key=lambda p: (len(p.parts), str(p)))
     return None
 
 
 def companion_file(file: Path, *names: str) -> Path | None:
-    """The first file of ``names`` in the folder of ``file``, or in a folder ``image_splits`` next to it; None if there is none."""
-    for folder in (file.parent, file.parent.parent / "image_splits"):
+    """The first file of ``names`` in the folder of ``file``, the one above, or a folder ``image_splits`` in either of them or in
+    the one above both; None if there is none."""
+    near = (file.parent, file.parent.parent)
+    for folder in (*near, *(above / "image_splits" for above in (*near, file.parent.parent.parent))):
         for name in names:
             for candidate in (folder / name, folder / f"{name}.gz"):
                 if candidate.is_file():
@@ -89,7 +96,11 @@ def require_annotations(path: Path, benchmark: str, *patterns: str) -> Path:
         raise UserError(f"no annotations at {path}: give the {benchmark} annotation file, or a folder that holds it")
     found = annotation_file(path, *patterns)
     if found is None:
-        raise UserError(f"{path} holds no {benchmark} annotations: looked for {', '.join(patterns)} (plain or .gz)")
+        packed = still_packed(path)
+        raise UserError(
+            f"{path} holds no {benchmark} annotations: looked for {', '.join(patterns)} (plain or .gz) in it and in every folder "
+            "below" + (f"; {packed}" if packed else "")
+        )
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmret.benchmarks.common.image_folder import still_packed
 from mmret.benchmarks.common.pictures import Embedder, Shot
 from mmret.benchmarks.common.scores import flatten
 from mmret.errors import UserError
@@ -83,14 +84,17 @@ class MissingPictures:
         """Raise UserError with the list unless ``allow``."""
         if not self.reasons or allow:
             return
+        packed = still_packed(root) if root.is_dir() else ""
         shown = [f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:20]]
         more = [f"  and {len(self.reasons) - 20} more"] if len(self.reasons) > 20 else []
         raise UserError(
             "\n".join(
                 [
-                    f"{len(self.reasons)} of {total} pictures are missing under {root}; nothing was scored:",
+                    f"{len(self.reasons)} of {total} pictures are missing under {root} and the folders below it; "
+                    "nothing was scored:",
                     *shown,
                     *more,
+                    *([packed] if packed else []),
                     "get them, or take a partial score that says so with --allow-missing",
                 ]
             )

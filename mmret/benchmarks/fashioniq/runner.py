@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mmret.benchmarks.common.gallery import Question, Ranker, paraphrase_variants, prepare, query_variants
-from mmret.benchmarks.common.pictures import Embedder, ImageFolder
+from mmret.benchmarks.common.image_folder import ImageFolder
+from mmret.benchmarks.common.pictures import Embedder
 from mmret.benchmarks.common.protocol import Template, load_protocol
 from mmret.benchmarks.common.runs import BenchmarkRun, RunOptions, Variant
 from mmret.benchmarks.fashioniq import scorer as fashioniq
@@ -15,11 +16,12 @@ from mmret.errors import UserError
 def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     """Run FashionIQ val, all categories that are annotated.
 
-    ``options.images``: a folder with <ASIN>.jpg or .png files, or one with such a folder ``images``.
+    ``options.images``: a folder with <ASIN>.jpg or .png files somewhere below it (images, resized_image, image).
     """
     categories = fashioniq.load(options.annotations)
     protocol = load_protocol("fashioniq", options.template)
-    folder = ImageFolder(options.images, ("images", *(f"images/{c}" for c in categories), *categories), (".jpg", ".png", ".jpeg"))
+    places = ("images", "resized_image", "image", *(f"images/{c}" for c in categories), *categories)
+    folder = ImageFolder(options.images, places, (".jpg", ".png", ".jpeg"), anywhere=True)
     rankers: dict[str, Ranker] = {}
     partials, notes = [], []
     for name, category in categories.items():

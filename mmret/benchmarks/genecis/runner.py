@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from mmret.benchmarks.common.candidates import duplicates_of_first, order, similarities
-from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
+from mmret.benchmarks.common.image_folder import ImageFolder
+from mmret.benchmarks.common.pictures import Embedder, Shot
 from mmret.benchmarks.common.protocol import Protocol, Template, load_protocol
 from mmret.benchmarks.common.runs import (
     COMPOSED,
@@ -32,7 +33,9 @@ def run(embedder: Embedder, options: RunOptions) -> BenchmarkRun:
     """
     tasks = genecis.load(options.annotations)
     protocol = load_protocol("genecis", options.template)
-    folder = ImageFolder(options.images, ("val2017", "coco/val2017", "VG_100K", "VG_100K_2", "VG_All", "visual_genome"))
+    folder = ImageFolder(
+        options.images, ("val2017", "coco/val2017", "VG_100K", "VG_100K_2", "VG_All", "visual_genome"), anywhere=True
+    )
     sets = [_GenecisTask(embedder, task, folder, options) for task in tasks.values()]
     partials = [p for p in (s.partial for s in sets) if p]
     if absent := [t for t in genecis.TASKS if t not in tasks]:

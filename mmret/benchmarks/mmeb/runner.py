@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from mmret.benchmarks.common.candidates import duplicates_of_first, order, similarities
-from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
+from mmret.benchmarks.common.image_folder import ImageFolder
+from mmret.benchmarks.common.pictures import Embedder, Shot
 from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, TEXT_ONLY, BenchmarkRun, MissingPictures, RunOptions, Variant
 from mmret.benchmarks.mmeb import scorer as mmeb
 from mmret.errors import UserError

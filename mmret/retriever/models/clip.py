@@ -25,6 +25,7 @@ from mmret.encode.location import sentence_transformers_remark
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.ingest.decode import Unreadable, open_rgb
+from mmret.retriever.models.usable import usable
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
@@ -113,7 +114,7 @@ class ClipRetriever:
 
         ``images``: paths, file contents as bytes, PIL images or uint8 arrays (h, w), (h, w, 3) or (h, w, 4). With
         ``images`` and ``texts`` both given, row i is the composed query of image i and text i. Raises UserError for
-        neither or for unequal lengths, and for a picture that cannot be read.
+        neither or for unequal lengths, for a picture that cannot be read, and for a vector that is zero or not finite.
         """
         given = [require_list(part, name) for part, name in ((images, "images"), (texts, "texts")) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
@@ -129,7 +130,7 @@ class ClipRetriever:
                 if texts is not None:
                     features.append(self.text_features(texts[batch]))
                 rows.append(normalize(sum(features).float(), dim=-1).cpu().numpy())
-        return np.concatenate(rows)
+        return usable(np.concatenate(rows), images, texts)
 
     def pixels(self, images: Sequence[Picture]) -> torch.Tensor:
         """Decoded, resized, normalised pictures (n, 3, h, w) float32 on the CPU."""

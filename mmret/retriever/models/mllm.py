@@ -28,6 +28,7 @@ from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.retriever.models.clip import Picture, require_list, to_rgb
 from mmret.retriever.models.mllm_prompts import prompt_of
+from mmret.retriever.models.usable import usable
 
 ADAPTER = "adapter_config.json"
 CLASS_TOKENS = {"clip_vision_model": 1}
@@ -99,15 +100,15 @@ class MllmRetriever:
                 + ("neither" if not given else " and ".join(str(len(part)) for part in given))
             )
         count = len(given[0])
-        texts = [None] * count if texts is None else self.cut(texts, images is not None, instruction)
+        kept = [None] * count if texts is None else self.cut(texts, images is not None, instruction)
         rows = np.empty((count, self.dim), np.float32)
-        order = sorted(range(count), key=lambda i: len(texts[i] or ""))
+        order = sorted(range(count), key=lambda i: len(kept[i] or ""))
         for start in range(0, count, batch_size):
             batch = order[start : start + batch_size]
-            asked = [self.prompt.fill(texts[i], images is not None, instruction) for i in batch]
+            asked = [self.prompt.fill(kept[i], images is not None, instruction) for i in batch]
             shown = None if images is None else self.pictures([images[i] for i in batch])
             rows[batch] = self._embed(asked, shown)
-        return rows
+        return usable(rows, images, texts)
 
     def pictures(self, images: Sequence[Picture]) -> list[Any]:
         """Decoded RGB PIL images, squashed to a square."""

@@ -23,6 +23,7 @@ from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.retriever.models.clip import ClipRetriever, Picture, feature_tensor, to_rgb
 from mmret.retriever.models.load import Retriever
+from mmret.retriever.models.usable import usable
 
 TOLERANCE = 1e-4
 """Largest difference allowed between torch's unit vectors and onnxruntime's, in any dimension."""
@@ -186,8 +187,9 @@ class OnnxRetriever:
             if texts is not None:
                 features.append(self._of("text", self._tokens(texts[batch])))
             total = np.sum(features, axis=0)
-            rows.append(total / np.linalg.norm(total, axis=1, keepdims=True))
-        return np.concatenate(rows)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                rows.append(total / np.linalg.norm(total, axis=1, keepdims=True))
+        return usable(np.concatenate(rows), images, texts)
 
     def _of(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return self._sessions[name].run(["features"], inputs)[0]

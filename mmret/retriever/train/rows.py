@@ -30,7 +30,7 @@ def also_reads(recipe: Recipe, licences: LicenceSettings = LicenceSettings()) ->
     if recipe.pair_source == "naive":
         return ("images",)
     neighbours = () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
-    return neighbours if _uses_all(recipe, licences) else (*neighbours, "images")
+    return neighbours if uses_all(recipe, licences) else (*neighbours, "images")
 
 
 def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate: EvaluateSettings) -> pa.Table:
@@ -42,8 +42,10 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluat
     """
     if recipe.pair_source == "naive":
         return _naive_rows(lake, recipe, licences, evaluate)
-    rows = apply_decisions(lake, lake.read("triplets", columns=[*COLUMNS, "licence"]), recipe.decisions)
-    if not _uses_all(recipe, licences):
+    everything = uses_all(recipe, licences)
+    columns = COLUMNS if everything else [*COLUMNS, "licence"]
+    rows = apply_decisions(lake, lake.read("triplets", columns=columns), recipe.decisions)
+    if not everything:
         images = lake.read("images", columns=["image_id", "licence"])
         rows = _licence_set(rows, recipe, licences, images)
     rows = rows.select(COLUMNS)
@@ -54,7 +56,7 @@ def _naive_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate:
     from mmret.retriever.train.naive_pairs import naive_triplets  # with the annotator, which other recipes do without
 
     images = lake.read("images", columns=["image_id", "caption", "path", "licence"])
-    if _uses_all(recipe, licences):
+    if uses_all(recipe, licences):
         return naive_triplets(images, recipe.pairs or 0, recipe.seed, evaluate).select(COLUMNS)
     # a picture that is excluded, or kept apart from set main, makes no pair: drawing it would be in vain
     sets = licence_sets(images, licences).sets
@@ -63,7 +65,7 @@ def _naive_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate:
     return naive_triplets(images, recipe.pairs or 0, recipe.seed, evaluate, accept).select(COLUMNS)
 
 
-def _uses_all(recipe: Recipe, licences: LicenceSettings) -> bool:
+def uses_all(recipe: Recipe, licences: LicenceSettings) -> bool:
     """Whether no licence keeps a row from ``recipe``."""
     return licences.keeps_all() and recipe.licence_set == MAIN
 

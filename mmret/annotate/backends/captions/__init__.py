@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from mmret.annotate.backends.captions.frames import description, instructions
-from mmret.annotate.protocol import Answer, Kind, LoadImages, Request, request_key
+from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
 
 VERSION = "3"
 """The version of the rules and of the dictionary; raise it with any change of wording, so that new texts are written."""
@@ -24,6 +24,8 @@ class CaptionsAnnotator:
     name = "captions"
     uses_model = False
     load_images: LoadImages | None = None
+    experience: Experience = "none"
+    remarks: list[str] = []  # noqa: RUF012 - there are none
 
     def model_for(self, kind: Kind) -> str:
         return f"captions@{VERSION}"

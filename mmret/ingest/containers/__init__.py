@@ -1,0 +1,1 @@
+"""What in a picture's file decides its pixels and what merely lies beside them: a module per container."""

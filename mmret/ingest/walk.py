@@ -1,0 +1,54 @@
+"""The files below a folder in a fixed order, directory by directory, with what is not looked into named.
+
+Hidden files and folders are left out, linked directories not entered, and a lake that lies among the pictures is no source of
+pictures. Cost: one look at each name; memory the names of one directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mmret.ingest.remarks import Note
+
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True)
+class Directory:
+    """``base`` is its path from the root, "" or with a ``/`` at its end; ``names`` are its files, ``refused`` what is closed."""
+
+    base: str
+    names: list[str]
+    refused: list[str]
+
+
+def directories(root: str, is_inside: Callable[[str], bool], note: Note) -> Iterator[Directory]:
+    """Every directory below ``root``. Linked ones that lead outside, and at last those that cannot be read, are ``refused``."""
+    closed: list[OSError] = []
+    for directory, inner, names in os.walk(root, onerror=closed.append):
+        base = "" if directory == root else os.path.relpath(directory, root) + "/"
+        visible = []
+        for name in sorted(names):
+            if name.startswith(".") or name.lower() in _OF_SYSTEMS:
+                note("hidden", base + name, "hidden files and those of systems are not read")
+            else:
+                visible.append(name)
+        kept = []
+        for name in sorted(inner):
+            if name.startswith(".") or name == "__MACOSX":
+                note("hidden", base + name, "hidden folders are not looked into")
+            elif _is_lake(os.path.join(directory, name)):
+                note("lake_among_pictures", base + name, "a lake is no source of pictures")
+            else:
+                kept.append(name)
+        inner[:] = kept
+        links = (name for name in kept if os.path.islink(os.path.join(directory, name)))
+        yield Directory(base, visible, [base + name for name in links if not is_inside(os.path.join(directory, name))])
+    for error in closed:
+        yield Directory("", [], [os.path.relpath(str(error.filename), root)])
+
+
+def _is_lake(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, "lake.yaml")) and os.path.isdir(os.path.join(folder, "corpus_manifest"))

@@ -1,0 +1,212 @@
+"""Separated text: whatever the separator, quoting, header and encoding, every line ends as a record or as what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmret.ingest.manifest_files import Manifest, recognise
+from mmret.ingest.rows import row_of_columns
+from tests.ingest.files import write
+
+CAPTIONS = ["a red ball, on grass", "blue boat; at sea", 'a 5" pipe | old', "old dog in snow"]
+
+
+def read(path: Path) -> tuple[list[tuple[str, str | None]], Counter[str]]:
+    """(picture, caption) of every record, or the line's name and what is wrong with it; and the remarks, counted."""
+    found = recognise(path)
+    assert isinstance(found, Manifest), found
+    remarks: Counter[str] = Counter()
+    listed = []
+    for number, record in found.records(lambda remark, *_: remarks.update([remark])):
+        if isinstance(record, str):
+            listed.append((f"{number}", record))
+        else:
+            row = row_of_columns(record)
+            listed.append((row.path, row.caption))
+    return listed, remarks
+
+
+def written(separator: str, header: list[str] | None, captions: list[str], **options: object) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=separator, lineterminator="\n", **options)
+    writer.writerows(([header] if header else []) + [[f"{i}.jpg", caption] for i, caption in enumerate(captions)])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "captions.txt", "a.tab", "results.token"])
+@pytest.mark.parametrize("separator", ["\t", ",", ";", "|"])
+@pytest.mark.parametrize("header", [["image", "caption"], ["Image Path", "TEXT"], ["filepath", "title"], None])
+def test_separators_and_headers_are_told_whatever_the_suffix(tmp_path: Path, name: str, separator: str, header: list[str] | None):
+    write(tmp_path, {name: written(separator, header, CAPTIONS)})
+    listed, remarks = read(tmp_path / name)
+    assert listed == [(f"{i}.jpg", caption) for i, caption in enumerate(CAPTIONS)]
+    assert not remarks
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('image, caption\n0.jpg, "red, nice"\n1.jpg, blue\n', [("0.jpg", "red, nice"), ("1.jpg", "blue")]),
+        ("image_name| comment_number| comment\n0.jpg| 0| red .\n1.jpg| 0| blue .\n", [("0.jpg", "red ."), ("1.jpg", "blue .")]),
+        ('sep=;\nimage;caption\n0.jpg;"red; nice"\n', [("0.jpg", "red; nice")]),
+        ('"image","caption"\r\n"0.jpg","red"\r\n\r\n"1.jpg","blue"\r\n', [("0.jpg", "red"), ("1.jpg", "blue")]),
+        ("image,caption\r0.jpg,red\r1.jpg,blue", [("0.jpg", "red"), ("1.jpg", "blue")]),
+        ("image_id,text\n0.jpg,red\n1.jpg,blue\n", [("0.jpg", "red"), ("1.jpg", "blue")]),
+        ('image,caption\n0.jpg,"he said \\"hi\\", loud"\n', [("0.jpg", 'he said "hi", loud')]),
+        ("id,image,caption,caption\n7,0.jpg,red,crimson\n", [("0.jpg", "red")]),
+        ("image,caption_0,caption_1\n0.jpg,,red\n", [("0.jpg", "red")]),
+    ],
+)
+def test_dialects_of_real_files(tmp_path: Path, text: str, expected: list[tuple[str, str]]):
+    write(tmp_path, {"captions.csv": text})
+    assert read(tmp_path / "captions.csv")[0] == expected
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_caption_that_begins_with_a_quote_mark_swallows_no_line(tmp_path: Path, suffix: str):
+    captions = [f"a caption {i}" for i in range(40)]
+    captions[10], captions[30], captions[33], captions[34] = '"I love mugs on a cup', '"again', '"open', 'he said "yes"'
+    separator = "\t" if suffix == ".tsv" else ","
+    lines = ["image" + separator + "caption", *(f"{i}.jpg{separator}{caption}" for i, caption in enumerate(captions))]
+    write(tmp_path, {f"a{suffix}": "\n".join(lines)})
+    listed, remarks = read(tmp_path / f"a{suffix}")
+    assert listed == [(f"{i}.jpg", caption) for i, caption in enumerate(captions)]
+    assert remarks == {"unbalanced_quote": 3}
+
+
+def test_quoted_texts_may_span_lines(tmp_path: Path):
+    captions = ["two\nlines, and\n\nmore", 'a "quoted"\nend"', "plain"]
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        write(tmp_path, {name: written(separator, ["image", "caption"], captions)})
+        assert read(tmp_path / name) == ([(f"{i}.jpg", caption) for i, caption in enumerate(captions)], Counter())
+
+
+def test_lines_with_too_few_or_too_many_columns_are_named_or_remarked(tmp_path: Path):
+    text = "image,n,caption\n0.jpg,1,red, green, blue\n1.jpg,red\n2.jpg,1,red,,\n3.jpg,1,red\nno file,1,red,x\n"
+    write(tmp_path, {"a.csv": text})
+    listed, remarks = read(tmp_path / "a.csv")
+    assert listed == [
+        ("0.jpg", "red, green, blue"),
+        ("3", "2 columns, the header has 3"),
+        ("2.jpg", "red"),
+        ("3.jpg", "red"),
+        ("6", "4 columns, the header has 3"),
+    ]
+    assert remarks == {"separator_in_caption": 1, "surplus_columns": 1}
+    write(tmp_path, {"b.csv": "image,caption,n\n0.jpg,red, green,1\n1.jpg,red,1\n"})
+    assert read(tmp_path / "b.csv")[0] == [("2", "4 columns, the header has 3"), ("1.jpg", "red")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+def test_encodings_are_told_and_a_guess_is_said(tmp_path: Path, encoding: str):
+    captions = ["a café crème", "Zürich – “old town”", "plain"]
+    for name, separator in (("a.csv", ","), ("b.txt", "\t")):
+        write(tmp_path, {name: written(separator, ["image", "caption"], captions).encode(encoding)})
+        listed, remarks = read(tmp_path / name)
+        assert listed == [(f"{i}.jpg", caption) for i, caption in enumerate(captions)]
+        assert remarks == Counter(guessed_encoding={"cp1252": 2, "utf-16-le": 1, "utf-16-be": 1}.get(encoding, 0))
+
+
+def test_other_scripts_are_guessed_by_the_whole_head_or_refused_line_by_line(tmp_path: Path):
+    caption = "公園で赤いボールを持った犬がいます"
+    text = "\n".join(["image\tcaption", *(f"{i}.jpg\t{caption}{i}" for i in range(30))])
+    write(tmp_path, {"a.tsv": text.encode("shift_jis")})
+    listed, remarks = read(tmp_path / "a.tsv")
+    assert listed[3] == ("3.jpg", f"{caption}3") and len(listed) == 30 and remarks == {"guessed_encoding": 1}
+    write(tmp_path, {"b.tsv": b"image\tcaption\n0.jpg\t\x8c\xf6\x89\x80\n1.jpg\tred\n"})
+    assert read(tmp_path / "b.tsv")[0] == [("2", "not UTF-8"), ("1.jpg", "red")]
+
+
+def test_nul_bytes_and_lines_without_end_cost_themselves_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mmret.ingest.text_files.LONGEST_LINE", 1000)
+    text = "image,caption\n0.jpg,re\0d\n1.jpg," + "x" * 5000 + "\n2.jpg,blue\n"
+    write(tmp_path, {"a.csv": text})
+    listed, _ = read(tmp_path / "a.csv")
+    assert [name for name, _ in listed] == ["0.jpg", "3", "2.jpg"]
+
+
+def test_a_gzipped_table_is_read_and_one_that_breaks_off_says_so(tmp_path: Path):
+    import random
+
+    draw = random.Random(0)
+    text = written(",", ["image", "caption"], ["".join(draw.choices("abcdefgh ", k=60)) for _ in range(20_000)])
+    packed = gzip.compress(text.encode())
+    write(tmp_path, {"a.csv.gz": packed, "cut.csv.gz": packed[: len(packed) * 3 // 4], "no.csv.gz": b"plain"})
+    assert len(read(tmp_path / "a.csv.gz")[0]) == 20_000
+    listed, _ = read(tmp_path / "cut.csv.gz")
+    assert 10_000 < len(listed) < 20_000 and "cannot be read from here on" in listed[-1][1]
+    assert "cannot be read" in recognise(tmp_path / "no.csv.gz")
+
+
+def test_lines_of_one_picture_become_one_row_with_all_captions_in_newly_read_dialects_only(tmp_path: Path):
+    lines = [f"{i // 5}.jpg,caption {i}" for i in range(20)]
+    write(tmp_path, {"captions.txt": "image,caption\n" + "\n".join(lines), "captions.csv": "image,caption\n" + "\n".join(lines)})
+    found = recognise(tmp_path / "captions.txt")
+    rows = [row_of_columns(record) for _, record in found.records()]
+    assert [(row.path, row.caption) for row in rows] == [(f"{i}.jpg", f"caption {5 * i}") for i in range(4)]
+    assert '"caption": ["caption 0", "caption 1", "caption 2", "caption 3", "caption 4"]' in rows[0].extra
+    assert read(tmp_path / "captions.txt")[1] == {"further_caption": 16}
+    assert len(read(tmp_path / "captions.csv")[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,label\n0.jpg,3\n", "no caption column: found image, label; expected one called caption or text"),
+        ("picture;words\n0.jpg;red\n", "no image column: found picture, words; expected one called image or"),
+        ("URL\tTEXT\nhttps://x.org/a.jpg\tred\n", "found URL, TEXT; its pictures are addresses on the web: fetch them first"),
+        ("a red ball\thttps://x.org/a.jpg\nblue\thttps://x.org/b.jpg\n", "addresses on the web: fetch them first"),
+        ("image,caption\nhttps://x.org/a.jpg,red\n", "names no files: its pictures are addresses on the web"),
+        ("Copyright 2020, all rights reserved.\nPictures by somebody.\n", "no image column: found Copyright 2020, all rights"),
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)), "no image column"),
+    ],
+)
+def test_what_is_no_table_of_pictures_says_in_one_sentence_what_is_lacking(tmp_path: Path, text: str, words: str):
+    write(tmp_path, {"a.csv": text})
+    found = recognise(tmp_path / "a.csv")
+    assert isinstance(found, str) and words in found and "\n" not in found
+
+
+ANY_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=30)
+AWKWARD_TEXT = st.text('a ",;|\t\n', max_size=12)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("separated")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    captions=st.lists(st.one_of(ANY_TEXT, AWKWARD_TEXT).map(lambda text: f"x{text}"), min_size=1, max_size=8),
+    separator=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    headed=st.booleans(),
+)
+def test_whatever_a_csv_writer_writes_is_read_back(folder, captions, separator, quoting, headed):
+    captions = [*captions, "a word"]
+    path = folder / "a.csv"
+    path.write_bytes(written(separator, ["image", "caption"] if headed else None, captions, quoting=quoting).encode())
+    listed, _ = read(path)
+    assert [name for name, _ in listed] == [f"{i}.jpg" for i in range(len(captions))]
+    assert [text for _, text in listed] == captions
+
+
+@settings(max_examples=100, deadline=None)
+@given(lines=st.lists(st.text('a" ,\t.', max_size=12), min_size=1, max_size=12), separator=st.sampled_from(",;\t|"))
+def test_no_line_is_lost_whatever_its_quote_marks(folder, lines, separator):
+    path = folder / "a.tsv"
+    text = "".join(f"{i}.jpg{separator}x{line}\n" for i, line in enumerate(lines))
+    path.write_text(f"image{separator}caption\n{text}")
+    places = [int(name.removesuffix(".jpg")) if name.endswith(".jpg") else int(name) - 2 for name, _ in read(path)[0]]
+    assert places == list(range(len(lines)))
