@@ -137,7 +137,9 @@ def test_the_state_in_use_is_told_by_its_locks(lake):
     assert history.protected_states(lake) == set()
     with history.protect_state(lake, state), history.protect_state(lake, state):
         assert history.protected_states(lake) == {state}
-    assert history.protected_states(lake) == set()
+    mark = history.state_path(lake, state).with_name(f"{state}.of-a-killed-process.held")
+    mark.touch()
+    assert history.protected_states(lake) == set() and not mark.exists()
 
 
 def test_a_lake_as_of_a_state_reads_its_files_and_has_the_partitions_of_then(lake):
@@ -196,6 +198,18 @@ def test_a_state_that_no_checkpoint_names_goes_after_the_days_of_the_settings(la
     assert compact(lake, settings, now + 8 * DAY, lambda _: None).states_dropped == 1
 
 
+def test_what_was_dropped_is_noted_by_the_kind_of_table_and_by_when_it_was_replaced_last(lake):
+    for inputs in "xyz":
+        last = lake.write("neighbours", SHARD, NEIGHBOURS.empty_table(), inputs).written
+    write(lake, "a")
+    replaced = write(lake, "b")
+    now = time.time_ns()
+    compact(lake, HistorySettings(days=7, bulky_days=1), now + 2 * DAY, lambda _: None)
+    assert history.dropped_until(lake) == {"kept": 0, "bulky": last}
+    compact(lake, HistorySettings(days=7, bulky_days=1), now + 8 * DAY, lambda _: None)
+    assert history.dropped_until(lake) == {"kept": replaced, "bulky": last}
+
+
 def test_a_checkpoint_whose_state_is_gone_does_not_stop_the_compaction(lake):
     write(lake, "a")
     lake.write("checkpoints", "demo", CHECKPOINTS.empty_table(), "x", state="0" * 16)
@@ -209,6 +223,18 @@ def test_the_version_of_a_file_is_linked_once(lake, monkeypatch):
     monkeypatch.setattr(os, "link", lambda *_: pytest.fail("it has a name in history already"))
     assert history.current_version(lake, "triplets", SHARD) == history.versions(lake, "triplets", SHARD)[-1].path
     assert history.current_version(lake, "triplets", "none") is None
+
+
+def test_without_hard_links_a_look_copies_nothing_unless_it_is_told_to(lake, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write(lake, "a")
+    assert history.current_version(lake, "triplets", SHARD) is None and not history.versions(lake, "triplets", SHARD)
+    copied = history.current_version(lake, "triplets", SHARD, copy=True)
+    assert copied == history.versions(lake, "triplets", SHARD)[0].path
+    assert copied.read_bytes() == lake.path("triplets", SHARD).read_bytes()
 
 
 def test_decisions_that_no_checkpoint_needs_go_without_ending_time_travel(lake):

@@ -13,6 +13,7 @@ notices is a hole, or changes nothing: the latter are listed with the reason in 
 import argparse
 import datetime
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -112,7 +113,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     warm_up()
-    copies = [Copy(CHECKOUT, FOLDER / f"copy-{i}") for i in range(options.jobs)]
+    copies = [Copy(CHECKOUT, FOLDER / f"copy-{os.getpid()}-{i}") for i in range(options.jobs)]
     try:
         records = Records(CHECKOUT, FOLDER / "records")
         record(copies, records, test_files)
