@@ -111,13 +111,18 @@ def test_a_model_that_embeds_different_pictures_alike_is_refused_and_copies_of_o
         Embedder(Same(), "m").picture_vectors([Shot(painted[0]), Shot(painted[1])])
 
 
-def test_pictures_are_sought_in_the_folder_then_in_its_subfolders_by_each_ending_in_turn_then_anywhere_below(tmp_path):
+def test_pictures_are_sought_in_the_folder_then_in_its_subfolders_and_elsewhere_where_the_name_tells(tmp_path):
     for name in ("a.jpg", "sub/a.png", "sub/b.png", "sub/b.jpg", "other/c.png", "d"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     folder = ImageFolder(tmp_path, ("sub", "none"), (".png", ".jpg"))
     found = {n: folder.find(n) for n in ("a", "b", "c", "d")}
-    assert found == {"a": tmp_path / "a.jpg", "b": tmp_path / "sub/b.png", "c": tmp_path / "other/c.png", "d": None}
+    assert found == {"a": tmp_path / "a.jpg", "b": tmp_path / "sub/b.png", "c": None, "d": None}
+    assert ImageFolder(tmp_path, ("sub",), (".png",), anywhere=True).find("c") == tmp_path / "other/c.png"
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "other").rename(tmp_path / "deep" / "other")
+    assert ImageFolder(tmp_path, (), (".png",)).find("other/c") == tmp_path / "deep/other/c.png"
+    assert ImageFolder(tmp_path, (), (".png",)).find("another/c") is None
     assert ImageFolder(tmp_path).find("d") == tmp_path / "d" and ImageFolder(tmp_path).find("x/../d") is None
     with pytest.raises(UserError, match="no folder of images"):
         ImageFolder(tmp_path / "d")
