@@ -44,7 +44,11 @@ _WORDS = [
     (r"database or disk is full|PytorchStreamWriter failed writing|unexpected pos \d+ vs", _REMEDIES[errno.ENOSPC]),
     (r"disk I/O error", f"a database file could not be written: the disk is full, or broken. Free some space{_AGAIN}"),
     (r"attempt to write a readonly database", _REMEDIES[errno.EROFS]),
-    (r"unable to open database file", "a database file cannot be opened: see that its folder exists and may be written to"),
+    (
+        r"unable to open database file",
+        "a database file cannot be opened: see that its folder may be written to, and that not too many files are open "
+        "(`ulimit -n 4096`)",
+    ),
     (
         r"database disk image is malformed|file is not a database",
         "a database file of Dagster's history is damaged: move the lake's folder .dagster (or DAGSTER_HOME) away; it holds the "
@@ -69,8 +73,9 @@ def explain(error: BaseException) -> str | None:
     for each in _chain(error):
         if isinstance(each, OSError) and each.errno in _REMEDIES:
             named = [os.fsdecode(name) for name in (each.filename2, each.filename) if isinstance(name, str | bytes | os.PathLike)]
-            if named or each.errno not in _TOLD_BY_NUMBER_ONLY:
-                return f"{_shown(named[0])}: {_REMEDIES[each.errno]}" if named else _told(_REMEDIES[each.errno], str(each))
+            number = errno.ENOTDIR if each.errno == errno.EEXIST and named and os.path.isfile(named[0]) else each.errno
+            if named or number not in _TOLD_BY_NUMBER_ONLY:
+                return f"{_shown(named[0])}: {_REMEDIES[number]}" if named else _told(_REMEDIES[number], str(each))
         elif isinstance(each, MemoryError):
             return _REMEDIES[errno.ENOMEM]
         elif said := explain_text(str(each)):

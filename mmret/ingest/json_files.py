@@ -7,22 +7,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmret.ingest.coco import coco_captions
-from mmret.ingest.columns import ON_THE_WEB, why_none
+from mmret.ingest.coco import coco_captions, first_names
+from mmret.ingest.columns import ON_THE_WEB, meaning, why_none
 from mmret.ingest.json_stream import JsonStream
 from mmret.ingest.records import SAMPLE, Note, Record, image_column, is_address, is_picture_name, rename, together
 from mmret.ingest.text_files import CERTAIN, UNREADABLE, encoding_of, numbered_lines, open_bytes, open_text, plain_suffix, read_head
 
+_EVERY_LIST = "*"
 _LOOKED_AT = 10_000  # elements or lines, until the first hundred that are objects
 LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a reason to fill the memory
 
 
-def recognise_json(path: Path) -> tuple[str, Callable[[Note], Iterator[Record]]] | str:
-    """How the file is read, in words, and its reader; or one sentence that says why it is no table of pictures."""
+@dataclass(frozen=True)
+class JsonTable:
+    """How a file is read, in words, and its reader. ``names`` gives its first pictures where the reader itself is slow to begin."""
+
+    how: str
+    read: Callable[[Note], Iterator[Record]]
+    names: Callable[[], list[str]] | None = None
+
+
+def recognise_json(path: Path) -> JsonTable | str:
+    """The table in a file, or one sentence that says why it is no table of pictures."""
     head = read_head(path)
     encoding = json_encoding(head)
     text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace").strip()
@@ -42,7 +54,7 @@ def json_encoding(head: bytes) -> str:
     return encoding if encoding in CERTAIN or encoding.startswith("utf-16") else "utf-8"
 
 
-def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bool = False):
+def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bool = False) -> JsonTable | str:
     sample = list(islice(read(), 1))
     objects = list(islice((record for record in islice(read(), _LOOKED_AT) if isinstance(record[1], dict)), SAMPLE))
     renamed, sentence = image_column(objects)
@@ -53,8 +65,8 @@ def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bo
     if not objects:
         return f"holds no object with columns: line {sample[0][0]} is {sample[0][1]}"
     if lines:
-        return how, lambda note: rename(read(), renamed)
-    return how, lambda note: together(rename(read(), renamed), path.name, note)
+        return JsonTable(how, lambda note: rename(read(), renamed))
+    return JsonTable(how, lambda note: together(rename(read(), renamed), path.name, note))
 
 
 def _is_line(text: str, lines: bool, ended: bool) -> bool:
@@ -67,7 +79,7 @@ def _is_line(text: str, lines: bool, ended: bool) -> bool:
         value = json.loads(first)
     except (ValueError, RecursionError):
         return lines and first.strip() != "{"
-    return bool(rest.strip()) or (ended and (lines or not why_none(value)))
+    return bool(rest.strip()) or (ended and (lines or (not why_none(value) and not _is_column(value))))
 
 
 def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
@@ -115,7 +127,7 @@ def _recoded(path: Path, encoding: str) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _array(path: Path, encoding: str, inside: str | None = None) -> Iterator[Record]:
-    """The elements of an array, that of the member ``inside`` of the top object if one is named. Numbers count elements."""
+    """The elements of an array, counted; with ``inside``, of that member of the top object, or of each that is a table."""
     number = 0
     try:
         with open_text(path, encoding) as file:
@@ -134,10 +146,15 @@ def _elements(stream: JsonStream, inside: str | None) -> Iterator[Any]:
         yield from stream.elements()
         return
     for name in stream.members():
-        if name == inside:
-            yield from stream.elements()
-        else:
+        if stream.next_sign() != "[" or inside not in (name, _EVERY_LIST):
             stream.skip()
+            continue
+        table = inside == name
+        for number, element in enumerate(stream.elements()):
+            if number == 0 and not table:
+                table = isinstance(element, dict) and not why_none(element)
+            if table:
+                yield element
 
 
 def _values(path: Path, encoding: str) -> Iterator[Record]:
@@ -164,7 +181,7 @@ def _broken(error: Exception) -> str:
     return f"the file cannot be read from here on: {getattr(error, 'msg', error)}"
 
 
-def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], Iterator[Record]]] | str:
+def _recognise_object(path: Path, encoding: str) -> JsonTable | str:
     """One object that holds everything: COCO, Karpathy's splits, a list under a name, or captions by file name."""
     outline: dict[str, Any] = {}
     lists: dict[str, dict[str, Any]] = {}  # the first element of each list of objects
@@ -174,7 +191,8 @@ def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], 
             stream = JsonStream(file)
             for name in stream.members():
                 is_list = stream.next_sign() == "["
-                first = outline[name] = _first_of(stream, name)
+                first = _first_of(stream, name)
+                outline[name] = [first] * 2 if is_list and not isinstance(first, dict) else first
                 if is_list and isinstance(first, dict):
                     lists[name] = first
                     if name in ("images", "annotations") or not why_none(first):
@@ -190,19 +208,22 @@ def _recognise_object(path: Path, encoding: str) -> tuple[str, Callable[[Note], 
         return _table("objects one behind the other", lambda: _values(path, encoding), path)
     images, annotations = lists.get("images"), lists.get("annotations")
     if images is not None and "sentences" in images:
-        return "a split as Karpathy writes them", lambda note: _karpathy(path, encoding)
-    if annotations is not None or (images is not None and why_none(images) and _mentions(path, b'"annotations"')):
+        return JsonTable("a split as Karpathy writes them", lambda note: _karpathy(path, encoding))
+    if any(not why_none(first) for first in lists.values()):
+        return _table("an object with lists of pictures", lambda: _array(path, encoding, _EVERY_LIST), path)
+    if annotations is not None or (images is not None and _mentions(path, b'"annotations"')):
         if _mentions(path, b'"caption"'):
-            return "captions as COCO writes them", lambda note: coco_captions(path, encoding)
+            read = partial(coco_captions, path, encoding)
+            return JsonTable("captions as COCO writes them", lambda note: read(), partial(first_names, path, encoding))
         return "holds annotations without captions (boxes, masks or points): captions are in a file of their own"
-    for name, first in lists.items():
-        if not why_none(first):
-            return _table(f"the list {name}", lambda name=name: _array(path, encoding, name), path)
-    if outline and all(is_picture_name(name) and isinstance(value, str | list | dict) for name, value in outline.items()):
-        return "captions by file name", lambda note: _by_name(path, encoding)
+    values = list(outline.values())
+    if outline and (all(map(is_picture_name, outline)) or all(isinstance(v, dict) and not why_none(v) for v in values)):
+        return JsonTable("captions by name", lambda note: _by_name(path, encoding))
     found = ", ".join(list(outline)[:12])
-    if any(is_address(value) for value in outline.values()):
+    if any(is_address(value) or (isinstance(value, list) and is_address(value[0])) for value in outline.values()):
         return f"names no picture files (found {found}): {ON_THE_WEB}"
+    if _is_column(outline):
+        return "holds its columns one behind the other: write a list with an object for each picture (orient='records' in pandas)"
     lacking = next((why_none(first) for first in lists.values()), None)
     return lacking or f"holds no list of pictures with captions: found {found}"
 
@@ -217,6 +238,12 @@ def _first_of(stream: JsonStream, name: str) -> Any:
         for _ in elements:
             pass
     return first
+
+
+def _is_column(record: dict[str, Any]) -> bool:
+    """Whether the picture of ``record`` is not one but all of them: columns written one behind the other."""
+    value = next((record[name] for name in meaning(tuple(record)).image), None)
+    return (isinstance(value, list) and len(value) != 1) or (isinstance(value, dict) and not value.keys() & {"path", "bytes"})
 
 
 def _mentions(path: Path, words: bytes) -> bool:

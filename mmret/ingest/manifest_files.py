@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -35,6 +35,7 @@ _BOOKS = (".xlsx", ".xls", ".ods")
 TABLE_SUFFIXES = (*_JSON, *_SEPARATED, *_COLUMNAR, *_BOOKS)
 """Suffixes of files that :func:`recognise` is worth asking about, of text also with ``.gz`` behind it."""
 
+_NAMES_TRIED = 20
 _PLACES = 64  # folders in which pictures are sought
 
 
@@ -52,6 +53,8 @@ class Manifest:
     how: str
     read: Callable[[Note], Iterator[Record]]
     embedded: bool = False
+    names: Callable[[], list[str]] | None = None
+    """Gives the first pictures' names where :meth:`records` is slow to begin."""
 
     def records(self, note: Note = ignore) -> Iterator[Record]:
         """Every line, in order: its number and its columns, or what is wrong with it. What else is seen goes to ``note``."""
@@ -77,7 +80,7 @@ def recognise(path: Path, within: Path | None = None) -> Manifest | str:
         return " ".join(found.split())
     if found.embedded:
         return found
-    return Manifest(path, _folder_of_pictures(found, within or path.parent.parent), found.how, found.read)
+    return replace(found, folder=_folder_of_pictures(found, within or path.parent.parent))
 
 
 def read_manifest(path: Path) -> Iterator[Record]:
@@ -116,7 +119,9 @@ def _recognise_readable(path: Path) -> Manifest | str:
         return "is a spreadsheet: save it as CSV (UTF-8), with a column image and a column caption"
     if suffix in _JSON:
         json_table = recognise_json(path)
-        return json_table if isinstance(json_table, str) else Manifest(path, path.parent, *json_table)
+        if isinstance(json_table, str):
+            return json_table
+        return Manifest(path, path.parent, json_table.how, json_table.read, names=json_table.names)
     if suffix in _SEPARATED:
         separated = recognise_separated(path)
         if isinstance(separated, str):
@@ -153,19 +158,23 @@ def _recognise_columnar(path: Path) -> Manifest | str:
 def _folder_of_pictures(manifest: Manifest, within: Path) -> Path:
     """The folder from which the first paths of a manifest lead to files: its own if any does, else the one where most do."""
     own = manifest.path.parent
-    names = []
-    for _, record in islice(manifest.records(), SAMPLE):
-        if isinstance(record, dict):
-            try:
-                names.append(row_of_columns(record).path)
-            except Unreadable:
-                continue
-    names = [name.strip().replace("\\", "/") for name in names[:20]]
+    names = manifest.names() if manifest.names else _first_names(manifest)
+    names = [name.strip().replace("\\", "/") for name in names[:_NAMES_TRIED]]
     if not names or any(_is_file(own, name) for name in names):
         return own
     found = Counter({folder: sum(_is_file(folder, name) for name in names) for folder in _places(own, within)})
     best = max(found, key=lambda folder: found[folder], default=own)
     return best if found[best] else own
+
+
+def _first_names(manifest: Manifest) -> list[str]:
+    names = []
+    for _, record in islice(manifest.records(), SAMPLE):
+        try:
+            names += [row_of_columns(record).path] if isinstance(record, dict) else []
+        except Unreadable:
+            continue
+    return names
 
 
 def _places(own: Path, within: Path) -> Iterator[Path]:

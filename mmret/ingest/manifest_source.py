@@ -35,8 +35,13 @@ class ManifestFolder(Folder):
         shown = os.path.relpath(manifest.path, self._folder)
         base = os.path.relpath(manifest.folder, self._folder)
         base = "" if base == "." else base
+        beside = os.path.dirname(shown)
+
+        def note(remark: str, path: str, detail: str) -> None:
+            self.remarks.add(remark, posixpath.join(beside, path), detail)
+
         number = 0
-        for number, record in manifest.records(self.remarks.add):
+        for number, record in manifest.records(note):
             line = Row(f"{shown}:{number}")
             if isinstance(record, str):
                 yield line.refuse("bad_manifest_row", record), None

@@ -36,24 +36,31 @@ _NAMES = ("jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes", "bytes", "im
 def picture_column(table: Columnar) -> str | None:
     """The column that holds pictures, or None. Looks at the first rows of columns that might be it.
 
-    A struct with a field ``bytes`` or a binary column, alone or as the only entry of a list. A column whose first values are file
-    names as bytes, or a struct whose bytes are all missing beside a path, is none.
+    A struct with a field ``bytes`` or a binary column, alone or as the only entry of a list: one that is called like a picture,
+    or, where no column has paths, one whose first values are pictures by their first bytes. File names as bytes are none, nor
+    is a struct whose bytes are all missing.
     """
     likely = [field for field in table.schema if _holds_bytes(field.type)]
     if not likely:
         return None
-    likely.sort(key=lambda field: not (plain_name(field.name) in _NAMES or field.name in meaning((field.name,)).image))
+    likely.sort(key=lambda field: not _is_named(field.name))
     first = next((batch for _, batch in islice(table.batches(), 1) if not isinstance(batch, Damaged)), None)
     if first is None:
         return likely[0].name
+    paths = meaning(tuple(field.name for field in table.schema if field not in likely)).image
     for field in likely:
         found = [v.as_py() for v in pictures_in(first.column(field.name).slice(0, 64)) if v.is_valid]
-        if found and any(data.startswith(_STARTS) or data[4:8] == b"ftyp" for data in found):
-            return field.name
-        named = plain_name(field.name) in (*_NAMES, *IMAGE_COLUMNS)
-        if found and named and not all(is_picture_name(data[:4096].decode("utf-8", "replace")) for data in found):
+        if found and _is_named(field.name):
+            if not all(is_picture_name(data[:4096].decode("utf-8", "replace")) for data in found):
+                return field.name
+        elif found and not paths and all(data.startswith(_STARTS) or data[4:8] == b"ftyp" for data in found):
             return field.name
     return None
+
+
+def _is_named(column: str) -> bool:
+    """Whether a column is called like a picture, so that bytes in it are one whatever they begin with."""
+    return plain_name(column) in (*_NAMES, *IMAGE_COLUMNS) or column in meaning((column,)).image
 
 
 def pictures_in(column: pa.Array) -> pa.Array:

@@ -42,6 +42,8 @@ IMAGE_SUFFIXES = (
 """Suffixes of files that count as pictures where there is no manifest. JPEG XL is listed although it is not decoded, so that such
 files become rejects and do not go unnoticed."""
 
+_LONGEST_BYTES = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -153,12 +155,17 @@ def to_json(value: Any) -> str:
     """
     try:
         try:
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_shown)
         except ValueError:
-            text = json.dumps(_finite(value), ensure_ascii=False, default=str)
+            text = json.dumps(_finite(value), ensure_ascii=False, default=_shown)
     except RecursionError:
         raise Unreadable("bad_manifest_row", "nested too deeply") from None
     return text.encode("utf-8", "replace").decode()
+
+
+def _shown(value: Any) -> str:
+    """A value that JSON does not have as text; a picture or a vector as bytes by its length only."""
+    return f"{len(value)} bytes" if isinstance(value, bytes) and len(value) > _LONGEST_BYTES else str(value)
 
 
 def _finite(value: Any) -> Any:

@@ -28,7 +28,7 @@ from mmret.ingest.text_files import (
     read_head,
 )
 
-_MOST_LINES = 1000  # of one quoted text
+_MOST_LINES = 10_000  # of one quoted text
 _RECORDS_SWALLOWED = 3  # lines that might be records, where names of pictures have no suffix to tell and commas are common in texts
 
 
@@ -139,6 +139,9 @@ def _quoted(text: str, dialect: Dialect) -> list[str] | None:
     if fields is not None and len(fields) == len(dialect.columns):
         return fields
     others = [quoted(text, dialect.separator, padded=True)]
+    if fields is None:
+        trimmed = re.sub(rf'"[ \t]+(?={re.escape(dialect.separator)}|$)', '"', text)  # blanks behind a closing quote mark
+        others.append(quoted(trimmed, dialect.separator, padded=True))
     if '\\"' in text:
         others.append(quoted(text, dialect.separator, escape="\\"))
     return next((found for found in others if found is not None and len(found) == len(dialect.columns)), fields)
@@ -191,8 +194,17 @@ def _as_it_stands(number: int, text: str, by_rule: list[str] | None, dialect: Di
     if by_rule is not None and len(by_rule) > width and not any(field.strip() for field in by_rule[width:]):
         note("surplus_columns", f"{name}:{number}", "empty columns behind the last")
         return by_rule[:width]
-    joined = text.split(dialect.separator, width - 1)
-    if len(joined) == width < len(fields) and dialect.caption_last and is_picture_name(unnumbered(joined[dialect.image])):
+    if by_rule is None:
+        joined = text.split(dialect.separator, width - 1)
+    else:
+        joined = [*by_rule[: width - 1], dialect.separator.join(by_rule[width - 1 :])]
+    if len(joined) == width < len(by_rule or fields) and dialect.caption_last and _begins_record(joined, dialect):
         note("separator_in_caption", f"{name}:{number}", "separators without quote marks, taken as part of the caption")
-        return joined
-    return fields if by_rule is None else by_rule
+        fields = joined
+    elif by_rule is not None:
+        fields = by_rule
+    return [field[1:-1] if re.fullmatch(r'"[^"]*"', field) else field for field in fields]
+
+
+def _begins_record(fields: list[str], dialect: Dialect) -> bool:
+    return is_picture_name(unnumbered(fields[dialect.image]))

@@ -69,7 +69,8 @@ def open_source(text: str) -> Source:
     if not encodable(str(path)):
         raise UserError(f"{path!r} is not UTF-8 and cannot be recorded: rename it")
     if not path.exists():
-        raise UserError(f"there is nothing at {path}: expected {ACCEPTED}")
+        hint = "no path is read as a pattern, give the folder that holds the files; " if set("*?[{") & set(text) else ""
+        raise UserError(f"there is nothing at {path}: {hint}expected {ACCEPTED}")
     try:
         source = FolderSource(path) if path.is_dir() else _file(path)
         _refuse_empty(source, list(islice(source.rows(), _SAMPLE_ROWS)))

@@ -156,7 +156,7 @@ class TarIndex:
             while member is not None:
                 if member.size < 0 or tar.offset <= at:
                     return at, "a member that ends before it begins"
-                self._take(member)
+                self._take(member, length)
                 if tar.offset > length:
                     return length, "unexpected end of data"
                 at = tar.offset
@@ -166,7 +166,7 @@ class TarIndex:
             return at, str(error)
         return tar.offset, None
 
-    def _take(self, member: tarfile.TarInfo) -> None:
+    def _take(self, member: tarfile.TarInfo, length: int) -> None:
         name = member.name
         suffix = posixpath.splitext(name)[1].lower()
         if member.isdir():
@@ -191,6 +191,8 @@ class TarIndex:
                 reason, detail = "unsafe_path", f"a link to {member.linkname}"
         elif not plain:
             reason, detail = "not_a_file", "a device or a sparse file"
+        elif (beyond := member.offset_data + member.size - length) > 0:
+            reason, detail = "unreadable", f"truncated: the tar ends {beyond} bytes early"
         elif not is_text and self._has_picture(name):
             reason, detail = "duplicate_name", "an earlier member of the tar has this name"
         if reason and is_text:

@@ -20,7 +20,12 @@ DEFAULT_PROFILE = "demo"
 
 def source_name(source: str) -> str:
     """A source as it is recorded: built-in corpora as given, files and folders as absolute paths."""
-    return source if re.match(r"^shapes:", source) else str(local_path(source, "the source").resolve())
+    if re.match(r"^shapes:", source):
+        return source
+    path = local_path(source, "the source")
+    real = path.resolve()
+    # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds
+    return str(path.parent.resolve() / path.name if path.suffix != real.suffix and path.is_file() else real)
 
 
 def resolve(

@@ -94,11 +94,11 @@ def test_only_what_cannot_be_used_is_asked_again():
 
 
 def test_transport_trouble_is_left_to_a_later_run_and_not_stored(tmp_path: Path):
-    late = PAIRS_OF["pair_id"][1].as_py()
-    slow = Scripted(lambda r: Answer(error="timeout", tokens_in=1) if r.pair_id == late else GOOD, attempts=3)
-    rows = {r["pair_id"]: r for r in describe(PAIRS_OF, {}, slow, slow.settings, AnswerStore(tmp_path)).to_pylist()}
-    assert len(slow.asked) == COUNT and (rows[late]["status"], rows[late]["reason"]) == ("failed", "timeout")
-    assert AnswerStore(tmp_path).count("describe") == COUNT - 1
+    down = Scripted(lambda r: Answer(error="timeout", tokens_in=1), attempts=3)
+    down.experience = "elsewhere"  # a model that never answered anything would stop the run
+    rows = describe(PAIRS_OF, {}, down, down.settings, AnswerStore(tmp_path))
+    assert len(down.asked) == COUNT and set(rows["reason"].to_pylist()) == {"timeout"}
+    assert AnswerStore(tmp_path).count("describe") == 0
 
 
 def test_a_request_asked_for_by_two_pairs_is_sent_once_and_both_have_the_answer(tmp_path: Path):

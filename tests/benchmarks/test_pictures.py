@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mmret.benchmarks.common import pictures as module
-from mmret.benchmarks.common.pictures import Embedder, ImageFolder, Shot
+from mmret.benchmarks.common.image_folder import ImageFolder
+from mmret.benchmarks.common.pictures import Embedder, Shot
 from mmret.benchmarks.common.runs import query_vectors
 from mmret.benchmarks.triplets import Query, read_triplets
 from mmret.errors import UserError

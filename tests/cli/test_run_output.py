@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from mmret.cli.run_summary import _found_by_text_alone, print_summary, summarise_run
+from mmret.cli.run_summary_changes import WORDS, print_changes
+from mmret.ingest.changes import CHANGES
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES
@@ -34,9 +36,24 @@ def mmret_run(lake, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
 
 
+def test_what_became_of_sealed_rows_is_said_a_line_each_with_the_command_that_takes_out_what_is_gone(tmp_path):
+    remarks = [
+        {"root": "/my pictures", "remark": "missing", "count": 1200, "path": "a\x1b[31m.png", "detail": None},
+        {"root": "/my pictures", "remark": "caption_edited", "count": 2, "path": "b.png", "detail": "old → new"},
+        {"root": "/my pictures", "remark": "unknown_file", "count": 1, "path": "c.xyz", "detail": None},
+    ]
+    out = io.StringIO()
+    print_changes({"remarks": remarks, "lake": "/my lake"}, Console(file=out, width=40))
+    gone, edited = out.getvalue().splitlines()
+    assert gone.startswith("/my pictures: pictures gone 1,200 (a") and "\x1b" not in gone
+    assert gone.endswith("; they stay in the lake; to take them out: mmret run --lake '/my lake' --forget-missing")
+    assert edited == "/my pictures: captions edited 2 (b.png · old → new); what depends on them is computed again"
+    assert {"missing", "kept_as_sealed", *CHANGES} == set(WORDS), "every remark of a change has its words"
+
+
 def test_the_summary_is_on_stdout_and_progress_on_stderr(small_lake):
     lake, _ = small_lake
-    done = mmret_run(lake)
+    done = mmret_run(lake, "--forget-missing")  # where nothing is missing it changes nothing
     assert "Nothing to do: every stage is up to date." in done.stdout and "Nothing to do" not in done.stderr
     assert re.search(r"^ *pairs +\d", done.stdout, re.M) and "held-out edits" in done.stdout
     assert "loading …" in done.stderr and "corpus_manifest" in done.stderr and "loading" not in done.stdout

@@ -52,11 +52,11 @@ def report(what: str, hit: Counter) -> None:
 
 def as_undisturbed(lake: Path, quiet: tuple[Path, dict[str, str]]) -> None:
     """The lake ends as the quiet one: equal tables, nothing left over, no answer asked for twice, nothing to do."""
-    run(line(lake))
+    run(line(lake), 3000)
     assert digests(lake) == quiet[1]
     assert answers(lake) == answers(quiet[0])
     assert not rest(lake) and not is_leased(Lake(lake))
-    assert run(line(lake))["up_to_date"]
+    assert run(line(lake), 3000)["up_to_date"]
     assert not unfinished_runs(lake)
 
 

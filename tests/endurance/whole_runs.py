@@ -34,7 +34,7 @@ def line(lake: Path) -> list[str]:
 
 
 def undisturbed(lake: Path) -> dict[str, str]:
-    run(line(lake))
+    run(line(lake), 3000)
     return digests(lake)
 
 
@@ -46,9 +46,8 @@ def digests(lake: Path) -> dict[str, str]:
         rows = rows.drop_columns([name for name in rows.schema.names if name in TIMES or pa.types.is_timestamp(rows[name].type)])
         text = sorted(_TIMES_IN_TEXT.sub(r"\g<1>0", json.dumps(row, default=str)) for row in rows.to_pylist())
         found[table] = f"{len(text)} {hashlib.sha256(chr(10).join(text).encode()).hexdigest()[:16]}"
-    for name in ("images", "clip_image", "dino_image", "caption"):
-        table = store.lance(name).to_arrow()
-        ids = sorted(table["image_id"].to_pylist())
+    for name in sorted(path.stem for path in (lake / "lance").glob("*.lance")):
+        ids = sorted(store.lance(name).to_arrow()["image_id"].to_pylist())
         assert len(ids) == len(set(ids)), f"rows of Lance table {name} are there twice"
         found[f"lance {name}"] = hashlib.sha256("".join(ids).encode()).hexdigest()[:16]
     return found
@@ -88,8 +87,7 @@ class Disturbed:
             line(lake), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
             env=os.environ | (environment or {}),
         )  # fmt: skip
-        self.stage, self.said = "loading", ""
-        self.began = threading.Event()
+        self.stage, self.said, self.stages = "loading", "", {"loading"}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -98,12 +96,12 @@ class Disturbed:
             self.said += text
             if match := re.match(r"\[[^\]]*\] (\w+)", text):
                 self.stage = match[1]
-                self.began.set()
+                self.stages.add(match[1])
 
-    def wait_for(self, stage: str, then: float, most: float = 300.0) -> None:
-        """Until ``stage`` (or a later one) was said or the run ended, and ``then`` seconds more."""
+    def wait_for(self, stage: str, then: float, most: float = 1500.0) -> None:
+        """Until ``stage`` was said or the run ended, and ``then`` seconds more."""
         end = time.monotonic() + most
-        while stage not in self.said and self.process.poll() is None and time.monotonic() < end:
+        while stage not in self.stages and self.process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         time.sleep(then)
 
@@ -115,7 +113,7 @@ class Disturbed:
         os.killpg(self.process.pid, number)
         return stage
 
-    def end(self, most: float = 300.0) -> int:
+    def end(self, most: float = 1500.0) -> int:
         code = self.process.wait(most)
         self._reader.join(10)
         return code
@@ -128,7 +126,7 @@ STAGES = (
 
 
 _MADE_FROM = {
-    "images": ("images", "rejects"), "towers": ("towers",), "clip_image": ("candidates",), "leaks": ("leaks",),
+    "images": ("images", "rejects"), "towers": ("towers",), "clip_image": ("clip_image", "candidates"), "leaks": ("leaks",),
     "neighbours": ("neighbours", "pairs", "triplets"), "checkpoints": ("checkpoints", "evaluations"), "checks": ("evaluations",),
 }  # fmt: skip
 

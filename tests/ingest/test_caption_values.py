@@ -102,3 +102,8 @@ def test_own_names_come_before_those_of_other_tools():
 def test_a_picture_without_a_path_is_refused(value: object):
     with pytest.raises(Unreadable, match="image is not a path"):
         row_of_columns({"image": value, "caption": "x"})
+
+
+def test_bytes_in_other_columns_are_kept_by_their_length_where_they_are_long():
+    row = row_of_columns({"image": "a.jpg", "caption": "x", "thumbnail": bytes(5000), "hash": b"ab"})
+    assert json.loads(row.extra) == {"thumbnail": "5000 bytes", "hash": "b'ab'"}

@@ -62,6 +62,12 @@ def test_separators_and_headers_are_told_whatever_the_suffix(tmp_path: Path, nam
         ("image_id,text\n0.jpg,red\n1.jpg,blue\n", [("0.jpg", "red"), ("1.jpg", "blue")]),
         ('image,caption\n0.jpg,"he said \\"hi\\", loud"\n', [("0.jpg", 'he said "hi", loud')]),
         ("id,image,caption,caption\n7,0.jpg,red,crimson\n", [("0.jpg", "red")]),
+        ('image,caption\n0.jpg,"red, nice"  \n1.jpg,"blue" \n', [("0.jpg", "red, nice"), ("1.jpg", "blue")]),
+        ('image,tags,caption\n0.jpg,"a,b",red, nice\n', [("0.jpg", "red, nice")]),
+        ('image,caption\n"0.jpg","red""\n"1.jpg","blue"\n', [("0.jpg", '"red""'), ("1.jpg", "blue")]),
+        (",image,caption\n0,0.jpg,red\n1,1.jpg,blue\n", [("0.jpg", "red"), ("1.jpg", "blue")]),
+        ("caption,image\n100,0.jpg\n2.5,1.jpg\n", [("0.jpg", "100"), ("1.jpg", "2.5")]),
+        ('image,caption\n0.jpg,"' + "a\n" * 3000 + '"\n1.jpg,x\n', [("0.jpg", "a\n" * 3000), ("1.jpg", "x")]),
         ("image,caption_0,caption_1\n0.jpg,,red\n", [("0.jpg", "red")]),
     ],
 )
@@ -74,12 +80,13 @@ def test_dialects_of_real_files(tmp_path: Path, text: str, expected: list[tuple[
 def test_a_caption_that_begins_with_a_quote_mark_swallows_no_line(tmp_path: Path, suffix: str):
     captions = [f"a caption {i}" for i in range(40)]
     captions[10], captions[30], captions[33], captions[34] = '"I love mugs on a cup', '"again', '"open', 'he said "yes"'
+    captions[20], captions[24] = '"opens here', 'and closes there"'
     separator = "\t" if suffix == ".tsv" else ","
     lines = ["image" + separator + "caption", *(f"{i}.jpg{separator}{caption}" for i, caption in enumerate(captions))]
     write(tmp_path, {f"a{suffix}": "\n".join(lines)})
     listed, remarks = read(tmp_path / f"a{suffix}")
     assert listed == [(f"{i}.jpg", caption) for i, caption in enumerate(captions)]
-    assert remarks == {"unbalanced_quote": 3}
+    assert remarks == {"unbalanced_quote": 4}
 
 
 def test_quoted_texts_may_span_lines(tmp_path: Path):

@@ -1,5 +1,5 @@
 """Invariants: a new source of which nothing can be used stops before anything is sealed, and names the commonest reason, an example
-and what to do; one picture that can be used lets everything through; what is sealed already is never asked again."""
+and what to do; one picture that can be used lets everything through."""
 
 from __future__ import annotations
 
@@ -92,14 +92,6 @@ def test_one_picture_that_can_be_used_lets_all_others_become_rejects(tmp_path: P
 
 def test_a_few_pictures_without_captions_are_rejects_as_any_other(tmp_path: Path):
     assert seal(Lake(tmp_path / "lake"), pictures(tmp_path / "in", 5)) == 5
-
-
-def test_a_source_that_is_sealed_already_is_not_given_up_when_it_fails(tmp_path: Path):
-    folder = write(pictures(tmp_path / "in"), {"29.txt": "a caption"})
-    lake = Lake(tmp_path / "lake")
-    seal(lake, folder)
-    (folder / "29.txt").unlink()
-    seal(lake, folder)  # no error
 
 
 def test_a_new_source_that_fails_leaves_the_lake_as_it_was(tmp_path: Path):

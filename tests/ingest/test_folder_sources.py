@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmret.errors import UserError
 from mmret.ingest.rows import Row
 from mmret.ingest.sources import open_reader, open_source
+from mmret.lake.configuration import source_name
 from tests.ingest.files import jsonl, png, tar, write
 
 
@@ -248,6 +251,50 @@ def test_the_links_of_a_hub_snapshot_lead_to_its_own_blobs_and_nowhere_else(tmp_
     assert read_all(revision) == {"a.png": png(1), "in/b.png": png(2)}
     elsewhere = snapshot(tmp_path, "name")  # no repository's name
     assert {reason for *_, reason in listing(elsewhere)} == {"unsafe_path"}
+
+
+def test_a_file_of_a_hub_snapshot_is_a_source_by_its_own_name(tmp_path: Path):
+    revision = snapshot(tmp_path, "datasets--org--name")
+    name = source_name(str(revision / "metadata.csv"))
+    assert name == str(revision / "metadata.csv")
+    assert [(path, reason) for path, _, reason in listing(name)] == [("a.png", None), ("in/b.png", None)]
+
+
+def test_a_path_with_signs_of_a_pattern_is_a_path(tmp_path: Path):
+    write(tmp_path, {"a[0-9]*{1..2}?/a.png": png(1), "a[0-9]*{1..2}?/a.txt": "a", "a1/b.png": png(2)})
+    assert listing(tmp_path / "a[0-9]*{1..2}?") == [("a.png", "a", None)]
+    with pytest.raises(UserError, match="no path is read as a pattern, give the folder"):
+        open_source(str(tmp_path / "*.tar"))
+
+
+def test_folders_of_folders_of_tars(tmp_path: Path):
+    for at in ("a/b", "a/c", "d"):
+        tar(tmp_path / at / "0.tar", {"0.png": png(len(at)), "0.txt": at})
+    assert listing(tmp_path) == [(f"{at}/0.tar/0.png", at, None) for at in ("a/b", "a/c", "d")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tar", "manifest", "side-cars"])
+def test_memory_does_not_grow_with_the_rows_of_a_source(tmp_path: Path, kind: str):
+    """Of tars and manifests not at all; of a directory by its names alone, some 400 bytes a file."""
+
+    def peak(count: int) -> int:
+        folder = tmp_path / f"{count}"
+        if kind == "tar":
+            tar(folder / "t.tar", {f"{i:05}{suffix}": b"x" for i in range(count) for suffix in (".png", ".txt")})
+        elif kind == "manifest":
+            write(folder, {"a.png": b"x", "captions.csv": "image,caption\n" + "a.png,x\n" * count})
+        else:
+            write(folder, {f"{i:05}{suffix}": b"x" for i in range(count) for suffix in (".png", ".txt")})
+        tracemalloc.start()
+        assert sum(1 for _ in open_source(str(folder)).rows()) == count
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return held
+
+    peak(50)  # what is made once
+    few, many = (40_000, 80_000) if kind == "manifest" else (1500, 4500)  # a manifest's head is read to know what it is
+    assert peak(many) - peak(few) < (1200 if kind == "side-cars" else 50) * (many - few)
 
 
 def test_a_folder_that_grows_keeps_the_order_of_what_was_there(tmp_path: Path):

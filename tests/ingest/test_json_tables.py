@@ -42,6 +42,10 @@ BOTH = [("a.jpg", "one"), ("b.jpg", "two")]
         json.dumps({"info": {"x": 1}, "data": RECORDS}),
         json.dumps({"a.jpg": "one", "b.jpg": ["two", "more"]}, indent=0),
         json.dumps({"a.jpg": {"caption": "one"}, "b.jpg": {"caption": "two"}}, indent=1),
+        json.dumps({"0": RECORDS[0], "1": RECORDS[1]}, indent=1),
+        json.dumps({"empty": [], "train": RECORDS[:1], "labels": [{"id": 1}], "val": RECORDS[1:]}, indent=1),
+        json.dumps({"annotations": RECORDS}, indent=1),
+        json.dumps({"images": RECORDS}, indent=1),
     ],
 )
 def test_arrays_lines_and_objects_list_the_same(tmp_path: Path, name: str, text: str):
@@ -173,6 +177,8 @@ def test_what_breaks_off_or_is_no_object_is_named_and_the_rest_kept(tmp_path: Pa
         ([], "is empty"),
         ({}, "holds no list of pictures"),
         ("{ no", "is no JSON"),
+        ({"image": {"0": "a.jpg", "1": "b.jpg"}, "caption": {"0": "one", "1": "two"}}, "columns one behind the other"),
+        ({"image": ["a.jpg", "b.jpg"], "caption": ["one", "two"]}, "columns one behind the other"),
     ],
 )
 def test_other_json_says_in_one_sentence_what_it_lacks(tmp_path: Path, value: Any, words: str):

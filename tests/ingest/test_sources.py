@@ -222,7 +222,7 @@ def test_a_cut_tar_keeps_what_comes_before_the_cut(tmp_path: Path):
     folder = write(tmp_path / "f", {"cut.tar": whole[:7000], "text.tar": "no tar", "empty.tar": ""})
     assert reasons(folder) == {
         "cut.tar/0.png": None,
-        "cut.tar/1.png": None,
+        "cut.tar/1.png": "unreadable",
         "cut.tar": "damaged_tar",
         "empty.tar": "damaged_tar",
         "text.tar": "damaged_tar",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,34 @@ def test_json_and_text_that_are_no_tables_are_remarks_beside_pictures(tmp_path: 
     rows, remarks = taken(tmp_path, files, ["a.jpg"])
     assert captioned(rows) == {"a.jpg": "a ball"}
     assert sum(remarks.values()) >= 3
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "coco.json", "names.json"])
+def test_memory_does_not_grow_with_the_table(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mmret.ingest.json_stream._CHUNK", 4096)
+
+    def peak(count: int) -> int:
+        pairs = [(f"{i}.jpg", f"a picture, number {i}") for i in range(count)]
+        texts = {
+            "a.csv": "image,caption\n" + "".join(f'{image},"{said}"\n' for image, said in pairs),
+            "a.tsv": "image\tcaption\n" + "".join(f"{image}\t{said}\n" for image, said in pairs),
+            "a.jsonl": "".join(json.dumps({"image": image, "caption": said}) + "\n" for image, said in pairs),
+            "a.json": json.dumps([{"image": image, "caption": said} for image, said in pairs]),
+            "coco.json": json.dumps(
+                {
+                    "images": [{"id": i, "file_name": image} for i, (image, _) in enumerate(pairs)],
+                    "annotations": [{"image_id": i, "caption": said} for i, (_, said) in enumerate(pairs)],
+                }
+            ),
+            "names.json": json.dumps(dict(pairs)),
+        }
+        write(tmp_path, {name: texts[name]})
+        found = recognise(tmp_path / name)
+        tracemalloc.start()
+        assert sum(1 for _ in found.records()) == count
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    peak(10)
+    assert peak(5000) < peak(1000) + 50_000

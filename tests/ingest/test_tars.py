@@ -233,3 +233,16 @@ def test_members_that_are_neither_pictures_nor_their_texts_are_counted(tmp_path:
     rows, counts = listed(tar(tmp_path / "t.tar", members))
     assert list(rows) == ["a.png"]
     assert counts == {"unknown_member": 2, "text_without_picture": 1, "hidden": 1}
+
+
+def test_a_text_that_the_end_of_the_tar_cuts_is_no_caption(tmp_path: Path):
+    path = tar(tmp_path / "t.tar", {"0.png": png(0), "0.txt": "x" * 1000})
+    with tarfile.open(path) as archive:
+        text = archive.getmember("0.txt").offset_data
+    path.write_bytes(path.read_bytes()[: text + 100])
+    rows, counts = listed(path)
+    assert {name: (row.caption, row.reason) for name, row in rows.items()} == {
+        "0.png": (None, None),
+        "t.tar": (None, "damaged_tar"),
+    }
+    assert counts == {"unread_text": 1}

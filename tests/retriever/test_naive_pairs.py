@@ -62,3 +62,24 @@ def test_a_corpus_that_has_too_few_says_so():
     unlike = pa.table({"image_id": ["a", "b"], "caption": ["red ball", "blue sky"], "path": ["a", "b"], "licence": ["x", "x"]})
     with pytest.raises(UserError, match="make 0 naive pairs"):
         naive_triplets(unlike, 1, 0, EVALUATE)
+
+
+def test_images_without_a_caption_make_no_pair_and_stop_nothing():
+    some = corpus(60)
+    silent = set(some["image_id"].to_pylist()[::5])
+    captions = [None if i in silent else c for i, c in zip(some["image_id"].to_pylist(), some["caption"].to_pylist(), strict=True)]
+    images = some.set_column(1, "caption", pa.array(captions, pa.string()))
+    rows = naive_triplets(images, 30, 0, EVALUATE)
+    assert rows.num_rows == 30 and not silent & {*rows["query_id"].to_pylist(), *rows["target_id"].to_pylist()}
+    assert rows["query_id"].to_pylist() == sorted(rows["query_id"].to_pylist())
+
+
+def test_a_pair_that_is_not_accepted_is_replaced_by_another():
+    some = corpus(120)
+    closed = set(some["image_id"].to_pylist()[::3])
+
+    def accept(triplets: pa.Table) -> pa.Table:
+        return triplets.filter(pa.array([t not in closed for t in triplets["target_id"].to_pylist()]))
+
+    rows = naive_triplets(some, 40, 0, EVALUATE, accept)
+    assert rows.num_rows == 40 == len(set(rows["pair_id"].to_pylist())) and not closed & set(rows["target_id"].to_pylist())

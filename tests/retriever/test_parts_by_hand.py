@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mmret import progress
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.retriever import embed as embedding
@@ -23,6 +24,7 @@ from mmret.retriever.models.mllm_prompts import Prompt, prompt_of
 from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.log import SCHEMA, TAGS, log_line, peak_memory, read_log, write_log
+from mmret.retriever.train.loop import train
 from mmret.retriever.train.mllm import _chunks
 from mmret.retriever.train.parallel import Group
 from mmret.retriever.train.stage import TrainingJob
@@ -217,3 +219,67 @@ def test_a_job_has_the_settings_of_its_profile(tmp_path):
     job = TrainingJob.of(Lake(tmp_path), profile, name)
     assert (job.recipe, job.licences, job.evaluate) == (profile.recipes[name], profile.licences, profile.evaluate)
     assert job.folder == tmp_path / "checkpoints" / name
+
+
+def test_parts_of_a_source_that_was_longer_before_are_not_in_what_is_written(clip_folder, tmp_path, monkeypatch):
+    source, options = tmp_path / "texts.jsonl", EmbedOptions("text", part_rows=2, device="cpu")
+    source.write_text('{"text": "no hat"}\n' * 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding, "_finish", lambda *a: None)  # as if it died before the last step
+        assert embed([str(source)], clip_folder, tmp_path / "out", options)["rows"] == 5
+    source.write_text('{"text": "no hat"}\n' * 2)
+    counts = embed([str(source)], clip_folder, tmp_path / "out", options)
+    assert counts == {"rows": 2, "embedded": 2, "truncated": 0, "kept": 2}
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["part-000000.parquet"]
+
+
+def test_a_checkpoint_is_trained_again_for_other_rows_another_base_or_other_weights_and_for_nothing_else(
+    clip_folder, triplets, load, tmp_path
+):
+    class Started(Exception):
+        pass
+
+    def report(task, done, total, note=""):
+        raise Started("it trains")
+
+    plain = Recipe(steps=1, batch_size=4, mined_negatives=0, trainable="text", chunk_size=8)
+    facts = train(plain, triplets, load, clip_folder, tmp_path / "out")
+    base = shutil.copytree(clip_folder, tmp_path / "base")
+    with progress.reporting(report):
+        for change in ({"log_every": 3}, {"checkpoint_every": 9}, {"held_out_queries": 5}):
+            assert train(plain.model_copy(update=change), triplets, load, base, tmp_path / "out") == facts
+        (base / "extra.json").write_text("{}")
+        for recipe, rows, folder in (
+            (plain, triplets.slice(1), clip_folder),
+            (plain, triplets, base),
+            (plain.model_copy(update={"seed": 5}), triplets, clip_folder),
+        ):
+            with pytest.raises(Started, match="it trains"):
+                train(recipe, rows, load, folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("what, query, asked, told", [
+    ("composed", True, [True], {"instruction": "x"}), ("text", True, [False], {"instruction": "x"}), ("text", False, [], {}),
+])  # fmt: skip
+def test_rows_are_embedded_as_queries_where_asked_for_and_as_candidates_else(
+    tmp_path, pictures, monkeypatch, what, query, asked, told
+):
+    from mmret.retriever.models import load as models
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(next(iter(pictures.values())))
+    (tmp_path / "in" / "captions.jsonl").write_text(json.dumps({"image": "a.png", "caption": "no hat"}) + "\n")
+    calls, composed = [], []
+
+    class Fake:
+        dim, truncated = 2, 0
+
+        def encode(self, images, texts, batch_size, **keywords):
+            calls.append(((images is None), texts, keywords))
+            return np.ones((1, 2), np.float32)
+
+    monkeypatch.setattr(models.Retriever, "load", staticmethod(lambda *_: Fake()))
+    monkeypatch.setattr(models, "embedding_digest", str)
+    monkeypatch.setattr(models, "query_options", lambda folder, both: composed.append(both) or {"instruction": "x"})
+    embed([str(tmp_path / "in" / "captions.jsonl")], "model", tmp_path / "out", EmbedOptions(what, query=query, device="cpu"))
+    assert calls == [(what == "text", ["no hat"], told)] and composed == asked

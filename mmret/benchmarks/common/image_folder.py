@@ -23,7 +23,7 @@ class ImageFolder:
     anywhere below it under the same name.
 
     ``anywhere``: whether the name alone tells a picture, so that the folder it lies in and its format do not matter; else the
-    folders of the name must be the same. Raises UserError where there is no such folder.
+    name must have folders, and they must be the same. Raises UserError where there is no such folder.
 
     >>> ImageFolder(Path("fashionIQ"), ("images",), (".jpg", ".png"), anywhere=True).find("B005X4PL1G")
     """
@@ -47,8 +47,10 @@ class ImageFolder:
 
     def _below(self, name: PurePosixPath) -> Path | None:
         """The file of that name anywhere below; of several that in the likeliest folder."""
-        found = self._by_stem.get(_stem(name.name), [])
         parents = tuple(p for p in name.parent.parts if p != ".")
+        if not parents and not self.anywhere:
+            return None
+        found = self._by_stem.get(_stem(name.name), [])
         same = [p for p in found if not parents or p.parent.parts[-len(parents) :] == parents]
         if not self.anywhere:
             exact = {f"{name.name}{ext}".casefold() for ext in self.extensions}

@@ -1,0 +1,36 @@
+"""What mmret embed reads: pictures and texts of tables, row by row, each with a reason where it cannot be embedded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmret.retriever.records import open_records
+from tests.ingest.files import png, write
+
+
+def texts(path: Path) -> list[tuple[str | None, str | None]]:
+    return [(record.caption, record.reason) for record in open_records([str(path)], pictures=False, texts=True)]
+
+
+def test_own_names_of_texts_come_first_then_those_of_queries_then_those_of_other_tools(tmp_path: Path):
+    write(
+        tmp_path,
+        {"a.csv": "query,title\nasked,named\n", "b.csv": "caption,query\nsaid,asked\n,asked\n", "c.csv": "title,n\nnamed,1\n"},
+    )
+    assert texts(tmp_path / "a.csv") == [("asked", None)]
+    assert texts(tmp_path / "b.csv") == [("said", None), ("asked", None)]
+    assert texts(tmp_path / "c.csv") == [("named", None)]
+
+
+def test_pictures_of_arrow_and_parquet_tables_need_no_caption(tmp_path: Path):
+    table = pa.table({"image": [{"bytes": png(1), "path": "a.png"}, {"bytes": None, "path": "b.png"}], "label": [1, 2]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.parquet", "a.arrow"):
+        first, second = open_records([str(tmp_path / name)], pictures=True, texts=False)
+        assert (first.path, first.reason, first.read()) == ("a.png", None, png(1))
+        assert (second.path, second.reason) == ("b.png", "no_picture")
