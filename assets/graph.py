@@ -36,8 +36,7 @@ def _mapping(stage: Stage, read: Reads) -> dg.PartitionMapping | None:
 
 def _placement(stage: Stage) -> dict[str, Any]:
     """How the stage's steps run: partitions, pool, and shards of a backfill per run."""
-    # the first stage takes no slot: a run killed there would leave its slot taken, and every later run waiting
-    pool = None if stage.trigger == "first" else POOL_OF[stage.needs]
+    pool = None if stage.trigger == "first" else POOL_OF[stage.needs]  # listing the sources waits for nobody
     placement: dict[str, Any] = {"partitions_def": PARTITIONS[stage.partitions], "pool": pool}
     return placement | ({"backfill_policy": SHARDS_PER_RUN} if stage.partitions == "shard" else {})
 

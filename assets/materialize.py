@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from assets.dagster_internals.retries import StoppableRetryPolicy
 from assets.display.metadata import describe
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import inputs_of
@@ -17,7 +18,7 @@ from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED
 from resources.lake import LakeResource, ProfileResource
 
-TRANSIENT = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+TRANSIENT = StoppableRetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """Retries for errors that may pass by themselves; all others fail at once (:func:`is_transient`)."""
 
 _TRANSIENT_ERRORS = {

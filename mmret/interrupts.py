@@ -1,12 +1,15 @@
 """Ctrl-C and SIGTERM: both unwind what runs, and neither is lost where a library catches signals for itself.
 
-Dagster notes a signal while a run begins or ends and forgets it with that run, so a Ctrl-C at such a moment stopped nothing. Costs
-two system calls per block of :func:`heard`.
+Dagster notes a signal while it works or waits between steps and forgets it with its run, so a Ctrl-C at such a moment stopped
+nothing. Costs a thread that sleeps per block of :func:`heard`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -15,6 +18,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+HEEDED_AFTER_S = 3.0
+"""So long a library that catches signals has to end by itself, inside :func:`heard`; then what runs is stopped where it stands."""
 _received: list[int] = []
 
 
@@ -27,6 +32,14 @@ def listen() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
+    if logging.lastResort:
+        logging.lastResort.addFilter(_is_no_stop)
+
+
+def _is_no_stop(record: logging.LogRecord) -> bool:
+    """Whether a library logs something else than that a signal met it; most do so with a traceback, which is no news."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or issubclass(kind, Exception)
 
 
 def _unraisable(lost: Any) -> None:
@@ -50,24 +63,57 @@ def raise_if_stopped() -> None:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """A signal that arrives inside the block is raised at its end at the latest, whoever handles signals inside."""
+    """A signal that arrives inside the block ends it within some seconds, whoever handles signals inside, and is raised at its end."""
     raise_if_stopped()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     ear, mouth = os.pipe()
-    for end in (ear, mouth):
-        os.set_blocking(end, False)
+    os.set_blocking(mouth, False)
+    listener = _Listener(ear)
     before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    listener.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        try:
-            _received.extend(number for number in os.read(ear, 4096) if number in (signal.SIGINT, signal.SIGTERM))
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(ear)
-            os.close(mouth)
+        listener.end()
+        os.close(mouth)  # the listener reads to the end
+        listener.join()
         raise_if_stopped()
+
+
+class _Listener(threading.Thread):
+    """Reads which signals arrived, and raises one in the main thread that has not ended the block in time, again and again."""
+
+    def __init__(self, ear: int):
+        super().__init__(daemon=True)
+        self._ear, self._lock, self._over = ear, threading.Lock(), False
+
+    def run(self) -> None:
+        while True:
+            waited_for = HEEDED_AFTER_S if _received else None
+            if not select.select([self._ear], [], [], waited_for)[0]:
+                self._raise_in_main()
+            elif numbers := os.read(self._ear, 4096):
+                _received.extend(number for number in numbers if number in (signal.SIGINT, signal.SIGTERM))
+            else:
+                os.close(self._ear)
+                return
+
+    def _raise_in_main(self) -> None:
+        with self._lock:
+            if not self._over:
+                kind = Terminated if signal.SIGTERM in _received else KeyboardInterrupt
+                _set_exception(ctypes.py_object(kind))
+
+    def end(self) -> None:
+        """Raise nothing from now on."""
+        with self._lock:
+            self._over = True
+            if _received:
+                _set_exception(None)
+
+
+def _set_exception(kind: Any) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.main_thread().ident or 0), kind)

@@ -78,17 +78,34 @@ class Runner:
         self._fail_abandoned_runs()
 
     def _fail_abandoned_runs(self) -> None:
-        """Mark runs as failed that a killed process left behind as started.
+        """Mark runs as failed that a killed process left unfinished, and free the places in pools that such runs still hold.
 
-        Only the holder of the lease launches such runs, so nobody works on those of an earlier lease.
+        Only the holder of the lease launches such runs, so nobody works on those of an earlier lease. A place stays taken until
+        somebody frees it, and whoever needs one waits for ever, since without the UI no daemon looks.
         """
         import dagster as dg
 
-        unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished, tags={"mmret/lake": str(self.lake.root)})):
-            # a run that the UI executes again has its parent's tags, and a process of its own
-            if run.tags.get("mmret/lease") != self.lease.id and run.parent_run_id is None:
+        status, storage = dg.DagsterRunStatus, self.instance.event_log_storage
+        unfinished = [status.NOT_STARTED, status.STARTING, status.STARTED, status.CANCELING]
+        for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished)):
+            if self._is_abandoned(run):
                 self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
+        holders = set()
+        pools = sorted(storage.get_concurrency_keys()) if storage.supports_global_concurrency_limits else []
+        for pool in storage.get_concurrency_infos(pools).values():
+            holders |= {each.run_id for each in (*pool.claimed_slots, *pool.pending_steps)}
+        for run_id in holders:
+            run = self.instance.get_run_by_id(run_id)
+            if run is not None and self._is_abandoned(run):
+                storage.free_concurrency_slots_for_run(run_id)
+
+    def _is_abandoned(self, run: Any) -> bool:
+        """Whether an earlier lease of this lake launched the run; one that the UI executes again has a parent and its own process."""
+        home = Path(self.instance.root_directory).resolve()
+        its_lake = run.tags.get("mmret/lake")
+        # a lake that was moved takes its own home along
+        ours = its_lake == str(self.lake.root) or (its_lake and home == (self.lake.root / ".dagster").resolve())
+        return bool(ours) and run.tags.get("mmret/lease") != self.lease.id and run.parent_run_id is None
 
     def launch(self, tables: Sequence[str], partition: str | None, config: dict[str, Any] | None = None) -> None:
         """One Dagster run; ``config`` by asset. Raises UserError with the cause where a step fails."""

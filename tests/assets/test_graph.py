@@ -72,7 +72,7 @@ def test_a_stage_waits_for_all_shards_of_what_it_reads_beyond_its_own_and_runs_i
     assert wide("leaks") == {"images", "clip_image"} and wide("descriptions") == {"images"} == wide("towers")
     assert wide("checkpoints") == {"triplets"} and wide("evaluations") == {"triplets", "images"} and wide("clip_image") == set()
     pools = {name: GRAPH.assets_def_for_key(dg.AssetKey(name)).op.pool for name in STAGES}
-    assert pools.pop("corpus_manifest") is None, "a run killed there would leave its slot taken"
+    assert pools.pop("corpus_manifest") is None, "listing the sources waits for nobody"
     assert pools == {name: {"cpu": "lake", "gpu": "gpu", "vlm": "vlm"}[STAGES[name].needs] for name in pools}
 
 

@@ -1,11 +1,17 @@
 """Only what may pass by itself is tried again."""
 
+import os
+import signal
+import time
+
 import dagster as dg
 import httpx
 import pytest
 
 from assets.materialize import TRANSIENT, current_or_compute, is_transient
+from mmret import interrupts
 from mmret.errors import UserError
+from mmret.interrupts import heard, listen
 from mmret.lake.configuration import resolve
 
 
@@ -50,3 +56,25 @@ def test_a_step_says_why_it_failed_and_is_run_as_often_as_it_makes_sense(lake, e
     assert not result.success and len(calls) == tries and TRANSIENT.max_retries == 2
     (event,) = [e for e in result.all_events if e.is_step_failure]
     assert str(error) in str(event.step_failure_data.error)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_step_that_would_be_tried_again_after_an_error(number):
+    tries = []
+
+    @dg.asset(retry_policy=TRANSIENT)
+    def slow() -> None:
+        tries.append(1)
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with dg.DagsterInstance.ephemeral() as instance, pytest.raises(KeyboardInterrupt, match="^$"), heard():
+            listen()
+            dg.materialize([slow], instance=instance, raise_on_error=False)
+    finally:
+        interrupts._received.clear()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert tries == [1]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 
+from assets.dagster_internals.event_log import open_instance
 from mmret.freshness.survey import survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -167,6 +168,49 @@ def test_runs_of_an_earlier_lease_are_marked_failed_and_no_others(tmp_path, monk
             r for r in (before, killed, other, ours, again) if instance.get_run_by_id(r).status == dg.DagsterRunStatus.FAILURE
         }
     assert failed == {before, killed}
+
+
+def slots(storage, pool: str) -> tuple[set[str], set[str]]:
+    """Runs that hold a place in the pool, and those that hold or wait for one."""
+    info = storage.get_concurrency_info(pool)
+    return {slot.run_id for slot in info.claimed_slots}, {step.run_id for step in info.pending_steps}
+
+
+def test_places_in_pools_that_a_killed_run_held_or_waited_for_are_free_again_and_those_of_others_stay(tmp_path):
+    from assets.runner.run import Runner
+    from mmret.lake.lease import exclusive
+
+    lake = Lake(tmp_path / "lake")
+    (lake.root / ".dagster").mkdir(parents=True)
+    job = dg.JobDefinition(graph_def=dg.GraphDefinition(name="g"))
+    with exclusive(lake) as lease, open_instance(str(lake.root / ".dagster")) as instance:
+
+        def run_of(status: dg.DagsterRunStatus, **tags: str) -> str:
+            return instance.create_run_for_job(job, status=status, tags={f"mmret/{k}": v for k, v in tags.items()}).run_id
+
+        ended, begun = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED
+        held = {
+            "marked failed before": run_of(ended, lake=str(lake.root), lease="an earlier one"),
+            "killed": run_of(begun, lake=str(lake.root), lease="an earlier one"),
+            "before the lake was moved": run_of(begun, lake="elsewhere", lease="an earlier one"),
+            "never begun": run_of(dg.DagsterRunStatus.NOT_STARTED, lake=str(lake.root), lease="an earlier one"),
+            "ours": run_of(begun, lake=str(lake.root), lease=lease.id),
+            "the UI's": run_of(begun),
+        }
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", len(held))
+        storage.set_concurrency_slots("lake", 1)
+        for run_id in held.values():
+            storage.claim_concurrency_slot("gpu", run_id, "step")
+        storage.claim_concurrency_slot("lake", held["ours"], "other")
+        storage.claim_concurrency_slot("lake", held["killed"], "other")
+        runner = object.__new__(Runner)
+        runner.lease, runner.lake, runner.instance = lease, lake, instance
+        runner._fail_abandoned_runs()
+        left = {name for name, run_id in held.items() if not instance.get_run_by_id(run_id).is_finished}
+        assert left == {"ours", "the UI's"}
+        assert slots(storage, "gpu") == ({held["ours"], held["the UI's"]},) * 2
+        assert slots(storage, "lake") == ({held["ours"]},) * 2
 
 
 @pytest.mark.parametrize(

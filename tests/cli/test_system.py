@@ -149,18 +149,3 @@ def test_a_stopped_run_says_that_its_work_goes_on_and_what_it_had_is_there(tmp_p
     told = process.communicate(timeout=100)[1]
     assert process.returncode == code and said in told and b"the same command goes on from there" in told, told[-2000:]
     assert b"Traceback" not in told and list((lake / "corpus_manifest").glob("*.parquet"))
-
-
-def test_a_signal_that_a_library_swallows_is_raised_at_the_end_of_the_block():
-    from mmret import interrupts
-
-    seen = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-    try:
-        with pytest.raises(interrupts.Terminated):
-            with interrupts.heard():
-                os.kill(os.getpid(), signal.SIGTERM)
-        assert seen == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        interrupts._received.clear()

@@ -1,0 +1,69 @@
+"""A signal ends what runs, once, without a traceback, whatever a library makes of it."""
+
+import logging
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from mmret import interrupts
+
+
+@pytest.fixture
+def deaf():
+    """A library that notes signals and goes on; what is remembered of signals is forgotten afterwards."""
+    seen: list[int] = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, lambda number, frame: seen.append(number))
+    yield seen
+    interrupts._received.clear()
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def test_a_signal_that_a_library_swallows_is_raised_at_the_end_of_the_block(deaf):
+    with pytest.raises(interrupts.Terminated, match="^$"):
+        with interrupts.heard():
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert deaf == [signal.SIGTERM]
+
+
+def test_a_library_that_goes_on_for_ever_is_stopped_where_it_stands(deaf, monkeypatch):
+    monkeypatch.setattr(interrupts, "HEEDED_AFTER_S", 0.1)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        with interrupts.heard():
+            os.kill(os.getpid(), signal.SIGINT)
+            while time.monotonic() < began + 30:
+                try:
+                    time.sleep(0.01)
+                except KeyboardInterrupt:
+                    if time.monotonic() < began + 0.25:
+                        continue  # swallowed: raised again a moment later
+                    raise
+    assert deaf == [signal.SIGINT] and 0.25 < time.monotonic() - began < 20
+
+
+def test_nothing_is_raised_once_the_block_is_over_and_nothing_without_a_signal(deaf, monkeypatch):
+    monkeypatch.setattr(interrupts, "HEEDED_AFTER_S", 0.05)
+    with interrupts.heard():
+        time.sleep(0.2)
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        with interrupts.heard():
+            os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+
+
+def test_what_a_library_logs_of_a_signal_is_not_shown_and_other_errors_are(deaf):
+    interrupts.listen()
+    shown = []
+    for error in (KeyboardInterrupt(), RuntimeError("a fault")):
+        try:
+            raise error
+        except BaseException:
+            record = logging.LogRecord("pool", logging.ERROR, "", 1, "reset failed", (), sys.exc_info())
+            shown.append(bool(logging.lastResort.filter(record)))
+    assert shown == [False, True]
