@@ -25,6 +25,13 @@ class Status:
         return f"status {self.code} {self.body[:40]!r} {self.headers}"
 
 
+class Slow:
+    """An act after so many seconds."""
+
+    def __init__(self, seconds: float, act: Any):
+        self.seconds, self.act = seconds, act
+
+
 def completion(text: Any, finish: str = "stop") -> dict[str, Any]:
     """A chat completion as servers write it."""
     return {
@@ -91,6 +98,9 @@ class RudeServer:
             self.bodies.append(body)
         act = self.behaviour(body, self.got - 1)
         await asyncio.sleep(self.delay)
+        if isinstance(act, Slow):
+            await asyncio.sleep(act.seconds)
+            act = act.act
         if act == HANG:
             await asyncio.sleep(3600)
         if act == RESET:

@@ -22,7 +22,7 @@ from mmret.annotate.instruct import instruct
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 from tests.annotate.annotation_run import SHARD, AnnotationRun
-from tests.annotate.server import RudeServer, Status, completion
+from tests.annotate.server import RudeServer, Slow, Status, completion
 from tests.annotate.test_openai_server import DESCRIPTION, _annotator, _answer, _describe, _nobody, _pairs, _settings
 
 
@@ -174,9 +174,10 @@ def test_a_stopped_stage_leaves_no_partition_and_the_next_run_finishes_it(
     annotation: AnnotationRun, reference: AnnotationRun
 ) -> None:
     reference.run()
+    before = annotation.lake.facts("descriptions", SHARD)
     with pytest.raises(dg.Failure, match="in the server's own words: “no”"):
         annotation.run(lambda body, number: Status(400, "no"))
-    assert annotation.lake.facts("descriptions", SHARD) is None
+    assert annotation.lake.facts("descriptions", SHARD) == before
     assert annotation.run() == (120, 120) and annotation.tables() == reference.tables()
 
 
@@ -307,3 +308,25 @@ def test_a_makers_habit_costs_no_row(habit: str, tmp_path: Path) -> None:
         rows = instruct(described, _pairs(40), {}, annotator, settings, store).to_pylist()
         assert server.got <= 80 + PROBES
     assert set(described["text"].to_pylist()) == {DESCRIPTION} and {r["status"] for r in rows} == {"ok"}
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_what_was_sent_before_a_run_is_stopped_is_stored_and_nothing_more_is_sent(delay: float, tmp_path: Path) -> None:
+    with RudeServer(lambda body, number: "N/A", delay=delay) as server:
+        store = AnswerStore(tmp_path)
+        with pytest.raises(UserError, match=r"none of the first \d+ answers of .* can be used"):
+            _describe(_settings(server.url, concurrency=64), 400, store)
+        assert server.got == server.answered == store.count("describe") < 250
+
+
+def test_an_answer_under_way_when_the_server_begins_to_refuse_is_stored(tmp_path: Path) -> None:
+    def behaviour(body: dict[str, Any], number: int) -> Any:
+        if number == 0:
+            return Slow(0.4, DESCRIPTION)
+        return Status(401, _error("the key was revoked"))
+
+    with RudeServer(behaviour) as server:
+        store = AnswerStore(tmp_path)
+        with pytest.raises(UserError, match="the key was revoked"):
+            _describe(_settings(server.url), 20, store)
+        assert store.count("describe") == 1

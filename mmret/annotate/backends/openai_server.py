@@ -31,7 +31,7 @@ from mmret.annotate.backends.dialect import Dialect
 from mmret.annotate.backends.server_words import Trouble, advice, trouble_of, words_of
 from mmret.annotate.compose import Question, compose
 from mmret.annotate.kinds import engine_of, engine_setting
-from mmret.annotate.protocol import Answer, Kind, Request
+from mmret.annotate.protocol import Answer, Kind, NoMore, Request
 from mmret.annotate.retry import TRANSIENT_STATUSES, UNREACHABLE
 from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings
@@ -59,6 +59,13 @@ class LastingError(FailedTry):
     """One that every try of this request would meet."""
 
 
+class Stop:
+    """Set by whoever reads the answers: ``no_more`` requests shall be sent, or all ends ``now``."""
+
+    def __init__(self) -> None:
+        self.no_more, self.now = threading.Event(), threading.Event()
+
+
 class OpenAIAnnotator(ModelAnnotator):
     """Asks the servers of ``settings.vision`` and ``settings.language_model``."""
 
@@ -76,30 +83,33 @@ class OpenAIAnnotator(ModelAnnotator):
         engine = engine_of(requests[0].kind, self.settings)
         check_addresses(engine.urls, engine_setting(requests[0].kind, self.settings))
         results: queue.Queue[Any] = queue.Queue(maxsize=_QUEUED_ANSWERS)
-        stop = threading.Event()
+        stop = Stop()
         thread = threading.Thread(target=self._work, args=(requests, engine, results, stop), daemon=True)
         thread.start()
         try:
             while (item := results.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                yield item
+                try:
+                    yield item
+                except NoMore:
+                    stop.no_more.set()
         finally:
-            stop.set()
+            stop.now.set()
             while thread.is_alive():
                 try:  # whoever waits to put an answer must be let go
                     results.get(timeout=0.05)
                 except queue.Empty:
                     continue
 
-    def _work(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event) -> None:
+    def _work(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: Stop) -> None:
         try:
             asyncio.run(self._all(requests, engine, results, stop))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             results.put(error)
         results.put(None)
 
-    async def _all(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event) -> None:
+    async def _all(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: Stop) -> None:
         patience = max(engine.deadline_s, 2 * engine.timeout_s)
         if engine.model in self._unresponsive:
             patience = min(patience, _SHORT_PATIENCE_S)
@@ -117,16 +127,29 @@ class OpenAIAnnotator(ModelAnnotator):
                     for i, question in enumerate(questions):
                         await waiting.put((start + i, question, pictures))
 
+            delivering = 0
+
             async def serve() -> None:
+                nonlocal delivering
                 while True:
                     i, question, pictures = await waiting.get()
+                    if stop.no_more.is_set():
+                        balancer.close()
                     answer = await self._one(client, balancer, engine, question, pictures)
+                    delivering += 1  # nothing is awaited since the try ended
                     await asyncio.to_thread(results.put, (i, answer)) if results.full() else results.put((i, answer))
+                    delivering -= 1
                     waiting.task_done()
 
             async def watch() -> None:
-                while not stop.is_set():
+                while not (stop.now.is_set() or stop.no_more.is_set()):
                     await asyncio.sleep(0.1)
+                balancer.close()
+                await under_way()
+
+            async def under_way() -> None:
+                while (balancer.in_flight or delivering) and not stop.now.is_set():
+                    await asyncio.sleep(0.05)
 
             workers = [asyncio.create_task(serve()) for _ in range(min(len(requests), balancer.capacity))]
             feeder, watcher = asyncio.create_task(feed()), asyncio.create_task(watch())
@@ -137,6 +160,8 @@ class OpenAIAnnotator(ModelAnnotator):
 
             finished = asyncio.create_task(finish())
             await asyncio.wait([finished, watcher, *workers], return_when=asyncio.FIRST_COMPLETED)
+            if balancer.all_refuse:
+                await under_way()
             failed = [t for t in (finished, *workers) if t.done() and t.exception()]
             everything = [finished, feeder, watcher, *workers]
             for task in everything:
