@@ -63,7 +63,7 @@ def raise_if_stopped() -> None:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """A signal that arrives inside the block ends it within some seconds, whoever handles signals inside, and is raised at its end."""
+    """A signal that arrives inside the block ends it within some seconds, whoever handles signals inside."""
     raise_if_stopped()
     if threading.current_thread() is not threading.main_thread():
         yield

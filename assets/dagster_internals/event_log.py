@@ -10,15 +10,19 @@ late. `mmret run` has a terminal, so steps print there; what a step logs is in i
 docs/performance.md.
 """
 
+import io
 import os
 import sqlite3
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import sqlalchemy as db
+from dagster._core.instance import types as instance_types
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
@@ -99,8 +103,21 @@ class PersistentSqliteEventLogStorage(SqliteEventLogStorage):
         super().dispose()
 
 
+class _NoWords(io.TextIOBase):
+    """Where the words go that Dagster writes to standard error when it cannot write an event, before it raises the same error."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def quiet_event_logger() -> None:
+    """An event that cannot be written, as on a full disk, raises an error as before, and nothing is written to standard error."""
+    instance_types.sys = SimpleNamespace(stderr=_NoWords(), exc_info=sys.exc_info)  # type: ignore[attr-defined]
+
+
 def open_instance(home: str) -> dg.DagsterInstance:
     """The instance of ``home``: with this event log and without copies of the output, unless its dagster.yaml says otherwise."""
+    quiet_event_logger()
     home = os.path.abspath(home)
     plain = InstanceRef.from_dir(home)
     if plain.compute_logs_data == InstanceRef.config_defaults(home)["compute_logs"]:

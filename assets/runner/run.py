@@ -100,7 +100,7 @@ class Runner:
                 storage.free_concurrency_slots_for_run(run_id)
 
     def _is_abandoned(self, run: Any) -> bool:
-        """Whether an earlier lease of this lake launched the run; one that the UI executes again has a parent and its own process."""
+        """Launched under an earlier lease of this lake. A run that the UI executes again has a parent, and a process of its own."""
         home = Path(self.instance.root_directory).resolve()
         its_lake = run.tags.get("mmret/lake")
         # a lake that was moved takes its own home along

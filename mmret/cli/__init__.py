@@ -33,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     help="From a folder of captioned images to a trained and evaluated universal multimodal retriever.",
 )
-for command in (
+for subcommand in (
     run,
     status,
     backfill,
@@ -56,7 +56,7 @@ for command in (
     import_,
     gallery,
 ):
-    app.command(command.__name__.rstrip("_").replace("_", "-"), cls=Command)(command)
+    app.command(subcommand.__name__.rstrip("_").replace("_", "-"), cls=Command)(subcommand)
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def steps(epochs: int, images: int, words: int, settings: TowerSettings) -> int:
     the ratio and up to ``max_richness`` times as many. At least ``min_steps``, at most ``max_steps``.
     """
     richness = min(max(1.0, math.sqrt(words / PLAIN_WORDS)), settings.max_richness)
-    needed = math.ceil(epochs * richness * images / min(settings.batch_size, images))
+    needed = math.ceil(epochs * richness * images / min(settings.batch_size, max(1, images)))
     needed = max(needed, settings.min_steps)
     return needed if settings.max_steps is None else min(needed, settings.max_steps)
 

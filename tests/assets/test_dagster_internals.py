@@ -62,3 +62,14 @@ def test_the_fence_was_written_against_the_dagster_that_is_installed():
         f"Dagster {dg.__version__} is installed; assets/dagster_internals/ was written against {VERSION}: check each import of "
         "dagster._core and dagster._serdes in it, run tests/assets, then set VERSION"
     )
+
+
+def test_an_event_that_cannot_be_written_is_an_error_and_no_words_on_the_terminal(home, monkeypatch, capfd):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with open_instance(str(home)) as instance:
+        monkeypatch.setattr(instance.event_log_storage, "store_event", full)
+        with pytest.raises(OSError, match="No space left"):
+            talk.execute_in_process(instance=instance, run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}})
+    assert not capfd.readouterr().err

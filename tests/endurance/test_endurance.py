@@ -9,12 +9,13 @@ import os
 import random
 import shutil
 import subprocess
-import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from assets.dagster_internals.event_log import open_instance
 from mmret.lake import Lake, history
 from mmret.lake.lease import is_leased
 from tests.endurance.whole_runs import (
@@ -22,6 +23,7 @@ from tests.endurance.whole_runs import (
     STAGES,
     STOP,
     Disturbed,
+    Starter,
     answers,
     count,
     digests,
@@ -42,12 +44,23 @@ def quiet(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     return lake, undisturbed(lake)
 
 
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory):
+    starter = Starter(tmp_path_factory.mktemp("said"))
+    yield starter
+    starter.close()
+
+
 def report(what: str, hit: Counter) -> None:
     text = f"{what}: {sum(hit.values())} times; {hits(hit)}"
     print(text, flush=True)
     if place := os.environ.get("ENDURANCE_REPORT"):
         with open(place, "a", encoding="utf-8") as file:
             file.write(json.dumps({"what": what, **hit}) + "\n")
+
+
+def progress(what: str, n: int, of: int, stage: str, hit: Counter) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what} {n + 1}/{of}: aimed at {stage}, so far {hits(hit)}", flush=True)
 
 
 def as_undisturbed(lake: Path, quiet: tuple[Path, dict[str, str]]) -> None:
@@ -61,39 +74,37 @@ def as_undisturbed(lake: Path, quiet: tuple[Path, dict[str, str]]) -> None:
 
 
 def unfinished_runs(lake: Path) -> list[str]:
-    code = (
-        "import dagster as dg, sys\nfrom assets.dagster_internals.event_log import open_instance\n"
-        "i = open_instance(sys.argv[1])\n"
-        "s = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]\n"
-        "print(*[r.run_id for r in i.get_runs(dg.RunsFilter(statuses=s))])\n"
-        "print(*[c for k in i.event_log_storage.get_concurrency_keys() "
-        "for c in i.event_log_storage.get_concurrency_info(k).claimed_slots])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(lake / ".dagster")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.split()
+    """Runs in the lake's history that have not ended, and those that hold a place in a pool or wait for one."""
+    with open_instance(str(lake / ".dagster")) as instance:
+        found = [run.run_id for run in instance.get_runs() if not run.is_finished]
+        for pool in instance.event_log_storage.get_concurrency_keys():
+            info = instance.event_log_storage.get_concurrency_info(pool)
+            found += [f"{pool}: {each}" for each in (*info.claimed_slots, *info.pending_steps)]
+    return found
 
 
-def test_kills_at_random_moments_of_every_stage_change_nothing(quiet, tmp_path):
+def test_kills_at_random_moments_of_every_stage_change_nothing(quiet, starter, tmp_path):
     coin, hit, lake = random.Random(1), Counter(), tmp_path / "lake"
     kills = count("KILLS", 3)
     for n in range(kills):
-        stage = STAGES[n % len(STAGES)] if kills >= len(STAGES) else coin.choice(STAGES)
-        start_over(lake, stage)
-        disturbed = Disturbed(lake)
+        stage = STAGES[n % len(STAGES)] if kills >= len(STAGES) else coin.choice(STAGES[1:])
+        start_over(lake, stage, coin)
+        disturbed = Disturbed(lake, starter if stage != "loading" else None)
         disturbed.wait_for(stage, coin.uniform(0, 1.5))
         hit[disturbed.send(KILL)] += 1
-        disturbed.end()
+        assert disturbed.end() in (-KILL, 0), disturbed.said[-3000:]
+        progress("kill -9", n, kills, stage, hit)
     report("kill -9", hit)
     as_undisturbed(lake, quiet)
 
 
-def test_ctrl_c_ends_with_a_sentence_and_its_exit_code_and_the_same_command_goes_on(quiet, tmp_path):
+def test_ctrl_c_ends_with_a_sentence_and_its_exit_code_and_the_same_command_goes_on(quiet, starter, tmp_path):
     coin, hit, lake = random.Random(2), Counter(), tmp_path / "lake"
-    for n in range(count("STOPS", 2)):
+    stops = count("STOPS", 2)
+    for n in range(stops):
         stage = STAGES[1:][n % (len(STAGES) - 1)]
-        start_over(lake, stage)
-        disturbed = Disturbed(lake)
+        start_over(lake, stage, coin)
+        disturbed = Disturbed(lake, starter if n % 4 else None)
         disturbed.wait_for(stage, coin.uniform(0, 1.0))
         met = disturbed.send(STOP)
         code = disturbed.end()
@@ -103,6 +114,7 @@ def test_ctrl_c_ends_with_a_sentence_and_its_exit_code_and_the_same_command_goes
         else:
             assert code == 130 and "the same command goes on from there" in disturbed.said, (code, disturbed.said[-3000:])
         hit[met] += 1
+        progress("Ctrl-C", n, stops, stage, hit)
     report("Ctrl-C", hit)
     as_undisturbed(lake, quiet)
 
@@ -130,14 +142,15 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_stops_with_a_sentence_and_once_there_is_room_the_same_command_goes_on(quiet, small_disk):
+def test_a_full_disk_stops_with_a_sentence_and_once_there_is_room_the_same_command_goes_on(quiet, starter, small_disk):
     place, leave = small_disk
     coin, hit, lake = random.Random(3), Counter(), place / "lake"
-    for n in range(count("FULL_DISKS", 2)):
+    disks = count("FULL_DISKS", 2)
+    for n in range(disks):
         stage = STAGES[1:][n % (len(STAGES) - 1)]
         leave(None)
-        start_over(lake, stage)
-        disturbed = Disturbed(lake)
+        start_over(lake, stage, coin)
+        disturbed = Disturbed(lake, starter if n % 4 else None)
         disturbed.wait_for(stage, coin.uniform(0, 0.5))
         met = disturbed.stage
         leave(coin.choice((0, 8, 64, 300)))
@@ -149,6 +162,7 @@ def test_a_full_disk_stops_with_a_sentence_and_once_there_is_room_the_same_comma
             assert code == 2 and "error: " in disturbed.said, (code, disturbed.said[-3000:])
             assert "again" in disturbed.said.rpartition("error: ")[2], disturbed.said[-3000:]
         hit[met] += 1
+        progress("full disk", n, disks, stage, hit)
     leave(None)
     report("full disk", hit)
     as_undisturbed(lake, quiet)
@@ -157,14 +171,16 @@ def test_a_full_disk_stops_with_a_sentence_and_once_there_is_room_the_same_comma
 def test_a_clock_that_jumps_between_killed_runs_changes_nothing(quiet, tmp_path):
     coin, hit, lake = random.Random(4), Counter(), tmp_path / "lake"
     clock = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "clock"), os.environ.get("PYTHONPATH", "")])}
-    for n in range(count("CLOCKS", 2)):
+    clocks = count("CLOCKS", 2)
+    for n in range(clocks):
         by = coin.choice((-40 * 86400, -86400, -3600, -5, 5, 3600, 86400, 40 * 86400))
         stage = STAGES[n % len(STAGES)]
-        start_over(lake, stage)
-        disturbed = Disturbed(lake, clock | {"MMRET_TEST_CLOCK": str(by)})
+        start_over(lake, stage, coin)
+        disturbed = Disturbed(lake, environment=clock | {"MMRET_TEST_CLOCK": str(by)})
         disturbed.wait_for(stage, coin.uniform(0, 1.5))
         hit[disturbed.send(KILL)] += 1
-        disturbed.end()
+        assert disturbed.end() in (-KILL, 0), disturbed.said[-3000:]
+        progress("jumping clock", n, clocks, stage, hit)
     report("jumping clock", hit)
     as_undisturbed(lake, quiet)
     store = Lake(lake)

@@ -1,20 +1,28 @@
 """What the long runs share: a tiny lake with every stage, an undisturbed run to compare with, and the stage a disturbance hits."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 
 from mmret.lake import Lake
 from mmret.schemas import TABLES
+from tests.conftest import CHECKOUT
 from tests.small_runs import TINY, command, run
 
 SOURCE = "shapes:120?seed=3"
@@ -79,20 +87,75 @@ def answers(lake: Path) -> dict[str, int]:
     return found
 
 
-class Disturbed:
-    """One `mmret run` in a process group of its own, whose progress is read as it is said; ``stage`` is the last that began."""
+class Starter:
+    """Starts runs, each in a fork of one process that has the libraries loaded (:mod:`tests.endurance.warm`)."""
 
-    def __init__(self, lake: Path, environment: dict[str, str] | None = None):
-        self.process = subprocess.Popen(
-            line(lake), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env=os.environ | (environment or {}),
-        )  # fmt: skip
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.endurance.warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+        )
+        assert self._server.stdout.readline() == "ready\n"
+
+    def start(self, arguments: list[str], stderr: Path) -> Forked:
+        self._server.stdin.write(json.dumps({"arguments": arguments, "stderr": str(stderr)}) + "\n")
+        self._server.stdin.flush()
+        return Forked(int(self._server.stdout.readline()), self._server.stdout)
+
+    def close(self) -> None:
+        self._server.stdin.close()
+        self._server.wait(60)
+
+
+class Forked:
+    """A started run, with what is used of :class:`subprocess.Popen`."""
+
+    def __init__(self, pid: int, answers: IO[str]):
+        self.pid, self._code = pid, None
+        self._ended = threading.Event()
+        threading.Thread(target=self._wait, args=(answers,), daemon=True).start()
+
+    def _wait(self, answers: IO[str]) -> None:
+        self._code = int(answers.readline())
+        self._ended.set()
+
+    def poll(self) -> int | None:
+        return self._code
+
+    def wait(self, most: float) -> int:
+        assert self._ended.wait(most), f"the run was still going after {most} s"
+        return self._code
+
+
+class Disturbed:
+    """One `mmret run` in a process group of its own, whose progress is read as it is said; ``stage`` is the last that began.
+
+    Without a ``starter`` in a fresh process, as a user starts it.
+    """
+
+    def __init__(self, lake: Path, starter: Starter | None = None, environment: dict[str, str] | None = None):
+        if starter:
+            said = starter.folder / f"said-{uuid.uuid4().hex[:8]}"
+            os.mkfifo(said)
+            # open at both ends before the run begins, so that nobody waits for another
+            ear, mouth = os.open(said, os.O_RDONLY | os.O_NONBLOCK), os.open(said, os.O_WRONLY)
+            os.set_blocking(ear, True)
+            self.process: Any = starter.start(line(lake)[3:], said)
+            os.close(mouth)
+            said.unlink()
+            self._stderr = os.fdopen(ear, encoding="utf-8", errors="replace")
+        else:
+            self.process = subprocess.Popen(
+                line(lake), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                env=os.environ | (environment or {}),
+            )  # fmt: skip
+            self._stderr = self.process.stderr
         self.stage, self.said, self.stages = "loading", "", {"loading"}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        for text in self.process.stderr:
+        for text in self._stderr:
             self.said += text
             if match := re.match(r"\[[^\]]*\] (\w+)", text):
                 self.stage = match[1]
@@ -101,7 +164,8 @@ class Disturbed:
     def wait_for(self, stage: str, then: float, most: float = 1500.0) -> None:
         """Until ``stage`` was said or the run ended, and ``then`` seconds more."""
         end = time.monotonic() + most
-        while stage not in self.stages and self.process.poll() is None and time.monotonic() < end:
+        while stage not in self.stages and self.process.poll() is None:
+            assert time.monotonic() < end, f"{stage} was not reached in {most} s: {self.said[-2000:]}"
             time.sleep(0.02)
         time.sleep(then)
 
@@ -110,30 +174,46 @@ class Disturbed:
         stage = self.stage
         if self.process.poll() is not None:
             return "ended"
-        os.killpg(self.process.pid, number)
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return "ended"
         return stage
 
     def end(self, most: float = 1500.0) -> int:
-        code = self.process.wait(most)
+        """The exit code; raises AssertionError where the run does not end."""
+        try:
+            code = self.process.wait(most)
+        except (AssertionError, subprocess.TimeoutExpired):
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"the run did not end within {most} s: {self.said[-3000:]}") from None
         self._reader.join(10)
         return code
 
 
 STAGES = (
-    "loading", "corpus_manifest", "images", "towers", "clip_image", "leaks", "neighbours", "checkpoints", "checks",
+    "loading", "corpus_manifest", "images", "towers", "clip_image", "dino_image", "caption", "candidates", "leaks", "neighbours",
+    "pairs", "descriptions", "instructions", "triplets", "checkpoints", "evaluations", "checks",
 )  # fmt: skip
-"""First stages of the launches of a run, as its progress names them."""
+"""Stages that can be met: whatever begins a launch of a run, as its progress names it."""
+_MADE_FROM = {"images": ("images", "rejects"), "checks": ("evaluations",)}
+_BEGIN_WITH_NOTHING = ("images", "clip_image", "descriptions")
 
 
-_MADE_FROM = {
-    "images": ("images", "rejects"), "towers": ("towers",), "clip_image": ("clip_image", "candidates"), "leaks": ("leaks",),
-    "neighbours": ("neighbours", "pairs", "triplets"), "checkpoints": ("checkpoints", "evaluations"), "checks": ("evaluations",),
-}  # fmt: skip
+def start_over(lake: Path, stage: str, coin: random.Random) -> None:
+    """Forget what ``stage`` made, so that the next run comes by it again; at times all that the lake has, or all answers."""
+    if stage in _BEGIN_WITH_NOTHING and coin.random() < 0.4:
+        if stage == "descriptions":
+            shutil.rmtree(lake / "answers", ignore_errors=True)
+            forget(lake, ("instructions", "triplets"))
+        else:
+            for path in lake.iterdir() if lake.exists() else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    forget(lake, _MADE_FROM.get(stage, (stage,) if stage in STAGES[2:] else ()))
 
 
-def start_over(lake: Path, stage: str) -> None:
-    """Forget what was made from ``stage`` on, so that the next run comes by it again; what was answered and paid for stays."""
-    for table in _MADE_FROM.get(stage, ()):
+def forget(lake: Path, tables: tuple[str, ...]) -> None:
+    for table in tables:
         for path in (lake / table).glob("*.parquet"):
             path.unlink()
 
