@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
 from mmret.ingest.caption_values import captions_in, is_missing, written_list
-from mmret.ingest.columns import meaning
+from mmret.ingest.columns import CAPTION_COLUMNS, meaning, plain_name
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 
@@ -189,9 +189,16 @@ def _first(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if columns.get(name) is not None), None)
 
 
+def is_title_of_file(column: str, value: Any) -> bool:
+    """Whether a column that other programs write (``title``) holds the picture's file name, which is no caption."""
+    if plain_name(column) in CAPTION_COLUMNS or not isinstance(value, str):
+        return False
+    return len(value.split()) == 1 and value.strip().lower().endswith(IMAGE_SUFFIXES)
+
+
 def _first_given(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first column with a caption in it; else the first that has an empty text."""
-    given = (name for name in names if captions_in(columns[name]))
+    given = (name for name in names if captions_in(columns[name]) and not is_title_of_file(name, columns[name]))
     return next(given, None) or next((name for name in names if isinstance(columns[name], str) and not columns[name].strip()), None)
 
 
