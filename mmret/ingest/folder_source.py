@@ -50,7 +50,11 @@ class FolderSource(ManifestFolder):
         for table in self._tables.values():
             if table.why_not:
                 kind = "not_a_manifest" if table.path.lower().endswith(".json") or not text_name(table.path) else NO_PICTURE
-                beside = "no picture beside it has its name, and as a table it " if kind == NO_PICTURE else ""
+                beside = (
+                    "no picture beside it has its name (a text belongs into its picture's folder), and as a table it "
+                    if kind == NO_PICTURE
+                    else ""
+                )
                 self.remarks.add(kind, table.path, beside + table.why_not)
         with SpillDict() as named:
             manifests = [t.manifest for t in self._tables.values() if t.manifest and not t.manifest.embedded]

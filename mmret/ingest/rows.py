@@ -177,11 +177,11 @@ def _finite(value: Any) -> Any:
 
 
 def _path_in(value: Any) -> Any:
-    """The path that a cell holds: itself, bytes of text, the only one of a list, or ``path`` of a picture without its bytes."""
+    """The path that a cell holds: itself, bytes of text, the only one of a list, or that of a picture without its bytes."""
     if isinstance(value, list | tuple) and len(value) == 1:
         return _path_in(value[0])
     if isinstance(value, Mapping) and not value.get("bytes"):
-        return value.get("path")
+        return next((value[name] for name in ("path", "file_name", "filename") if value.get(name)), None)
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 

@@ -189,3 +189,41 @@ def test_lines_that_begin_with_a_name_and_a_blank_are_told_what_to_put_between(t
     assert all(row.caption is None for row in source.rows())
     (remark,) = source.remarks
     assert remark.remark == "not_a_manifest" and "put a tab there" in (remark.detail or "")
+
+
+def test_a_comma_behind_a_line_of_json_costs_no_row_and_what_is_no_json_is_a_reject(tmp_path: Path):
+    lines = [json.dumps({"image": name, "caption": text}) for name, text in WORDS.items()]
+    write(three(tmp_path), {"c.jsonl": ",\n".join(lines) + "\n{bad},\n"})
+    assert captions(tmp_path) == WORDS
+    assert [row.path for row in open_source(str(tmp_path)).rows() if row.reason] == ["c.jsonl:4"]
+
+
+@pytest.mark.parametrize("name", ["path", "file_name", "filename"])
+def test_an_object_that_names_its_file_is_that_picture(tmp_path: Path, name: str):
+    records = [{"image": {name: path, "width": 24}, "caption": text} for path, text in WORDS.items()]
+    write(three(tmp_path), {"c.jsonl": jsonl(*records)})
+    assert captions(tmp_path) == WORDS
+
+
+def test_texts_in_another_folder_than_their_pictures_are_told_where_they_belong(tmp_path: Path):
+    write(three(tmp_path, "images/"), {f"captions/{i}.txt": text for i, text in enumerate(WORDS.values())})
+    source = open_source(str(tmp_path))
+    assert all(row.caption is None for row in source.rows())
+    (remark,) = source.remarks
+    assert (remark.remark, remark.count) == ("text_without_picture", 3) and "its picture's folder" in (remark.detail or "")
+
+
+def test_the_list_of_downloads_beside_a_folder_of_them_is_called_so(tmp_path: Path):
+    pq.write_table(
+        pa.table({"key": ["0"], "url": ["https://a/0.png"], "caption": ["a dog"], "status": ["success"]}), tmp_path / "00.parquet"
+    )
+    write(tmp_path, {"00/0.png": png(0), "00/0.txt": "a dog"})
+    assert captions(tmp_path) == {"00/0.png": "a dog"}
+    (remark,) = open_and_list(tmp_path)
+    assert remark.remark == "not_a_manifest" and "list of downloads" in (remark.detail or "")
+
+
+def open_and_list(folder: Path) -> list:
+    source = open_source(str(folder))
+    list(source.rows())
+    return list(source.remarks)
