@@ -22,7 +22,7 @@ _OTHER_IMAGE = (
 )
 _OTHER_CAPTION = (
     *("captions", "title", "sentence", "sentences", "description", "comment", "alt_text", "alttext", "alt"),
-    *("raw_caption", "image_caption", "caption_text", "conversations"),
+    *("raw_caption", "image_caption", "caption_text", "conversations", "messages"),
 )
 NAMES_IF_FILES = (
     *("image_id", "file", "name", "key", "id", "filenames", "photo", "images", "file_names"),

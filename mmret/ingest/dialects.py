@@ -129,7 +129,9 @@ def _with_header(lines: list[str], separator: str, suffix: str) -> Dialect | Non
     means = meaning(columns)
     values = _values(lines[1:], separator, len(columns))
     if means.image:
-        image = columns.index(means.image[0])
+        places = [columns.index(name) for name in means.image]
+        plain = (at for at in places if not share(values[at], lambda value: is_address(value) or value.strip().isdigit()) > ENOUGH)
+        image = next(plain, places[0])
     else:
         weak = [columns.index(column) for column in weak_image_columns(columns)]
         image = next((at for at in weak if share(values[at], is_picture_name) >= ENOUGH), -1)

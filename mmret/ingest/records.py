@@ -60,7 +60,8 @@ def image_column(records: Iterable[Record]) -> tuple[str | None, str | None]:
     if sentence := why_none(known):
         return None, sentence
     named = meaning(columns).image or (renamed,)
-    if share([next((r[n] for n in named if r.get(n) is not None), None) for r in sample], is_address) >= ENOUGH:
+    given = [values for name in named if (values := [r[name] for r in sample if r.get(name) is not None])]
+    if given and all(share(values, is_address) >= ENOUGH for values in given):
         return None, f"names no files: {ON_THE_WEB}"
     return renamed, None
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol
 from mmret.ingest.caption_values import captions_in, is_missing, written_list
 from mmret.ingest.columns import CAPTION_COLUMNS, meaning, plain_name
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.names import is_address
 from mmret.ingest.remarks import Remarks
 
 IMAGE_SUFFIXES = (
@@ -92,7 +93,7 @@ def row_of_columns(columns: Mapping[str, Any]) -> Row:
     named = meaning(tuple(columns)).image
     if not named:
         raise Unreadable("bad_manifest_row", f"no image column: found {', '.join(map(str, columns)) or 'nothing'}")
-    image = next((name for name in named if not is_missing(columns[name])), named[0])
+    image = _image_of(columns, named)
     path = _path_in(columns[image])
     if not isinstance(path, str) or is_missing(path) or not encodable(path):
         raise Unreadable("bad_manifest_row", f"{image} is not a path: {repr(columns[image])[:100]}")
@@ -174,6 +175,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _image_of(columns: Mapping[str, Any], named: tuple[str, ...]) -> str:
+    """The first of ``named`` that is given; where that is an address or a number, another that is the name of a picture's file."""
+    first = next((name for name in named if not is_missing(columns[name])), named[0])
+    value = str(columns[first])
+    if len(named) == 1 or not (is_address(value) or value.strip().isdigit()):
+        return first
+    names = (
+        n for n in named if isinstance(v := columns[n], str) and v.strip().lower().endswith(IMAGE_SUFFIXES) and not is_address(v)
+    )
+    return next(names, first)
 
 
 def _path_in(value: Any) -> Any:

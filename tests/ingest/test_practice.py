@@ -227,3 +227,35 @@ def open_and_list(folder: Path) -> list:
     source = open_source(str(folder))
     list(source.rows())
     return list(source.remarks)
+
+
+def test_texts_that_numpy_writes_without_commas_are_several_captions(tmp_path: Path):
+    cells = ["['a dog' 'one dog']", "['a cat'\n 'one cat' \"it's a cat\"]", "['a house']"]
+    write(
+        three(tmp_path),
+        {"c.csv": "image,caption\n" + "".join(f'{i}.png,"{c.replace(chr(34), chr(34) * 2)}"\n' for i, c in enumerate(cells))},
+    )
+    assert captions(tmp_path) == WORDS
+    extras = [json.loads(row.extra or "{}")["caption"] for row in open_source(str(tmp_path)).rows()]
+    assert extras == [["a dog", "one dog"], ["a cat", "one cat", "it's a cat"], ["a house"]]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("image", ["https://a.example/{}.jpg", "{}"])
+def test_where_one_column_has_addresses_or_numbers_the_column_of_files_is_the_picture(tmp_path: Path, kind: str, image: str):
+    records = [{"image": image.format(i), "path": name, "caption": text} for i, (name, text) in enumerate(WORDS.items())]
+    three(tmp_path)
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / "c.parquet")
+    else:
+        lines = "image,path,caption\n" + "".join(",".join(record.values()) + "\n" for record in records)
+        write(tmp_path, {f"c.{kind}": lines if kind == "csv" else jsonl(*records)})
+    assert captions(tmp_path) == WORDS
+
+
+def test_what_the_model_says_in_messages_is_the_caption(tmp_path: Path):
+    def turns(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": text}]
+
+    write(three(tmp_path), {"c.jsonl": jsonl(*({"images": [name], "messages": turns(text)} for name, text in WORDS.items()))})
+    assert captions(tmp_path) == WORDS
