@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from mmret.errors import UserError
 from mmret.lake import Lake, history
-from mmret.lake.configuration import resolve
+from mmret.lake.configuration import note_refused, resolve
 from mmret.settings import parse_override
 
 
@@ -54,7 +55,14 @@ def run(
     from mmret.warehouse import refresh_catalogue
 
     with exclusive(store, choices) as lease:
-        outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
+        try:
+            outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
+        except UserError as error:
+            if note_refused(store, images or settings.corpus.sources):
+                raise UserError(
+                    f"{error}. The lake is still empty: name other pictures with --images and it does without these"
+                ) from None
+            raise
         if dry_run:
             from mmret.cli.estimate import estimate_cost, output_estimate
 

@@ -18,7 +18,7 @@ from mmret.ingest.columns import LICENCE_COLUMNS, SOURCE_COLUMNS, meaning
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.encodings import MARKS
 from mmret.ingest.remarks import Note
-from mmret.ingest.rows import IMAGE_SUFFIXES
+from mmret.ingest.rows import IMAGE_SUFFIXES, is_title_of_file
 from mmret.ingest.text_files import encoding_of, from_latin
 
 LONGEST = 2**20
@@ -30,6 +30,9 @@ _PLAIN = ("txt", "text")
 _LABELS = (*CAPTION_NAMES, *LICENCE_COLUMNS, *SOURCE_COLUMNS)
 _NESTED = (*CAPTION_NAMES, "raw", "sentence", "sentences", "annotations")
 _URL = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+", re.IGNORECASE)
+_NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+_BOXES = re.compile(rf"\s*{_NUMBER}(?:[ \t,]+{_NUMBER}){{4,}}[ \t]*(?:\r?\n\s*{_NUMBER}(?:[ \t,]+{_NUMBER}){{4,}}[ \t]*)*\s*")
+"""Five numbers a line at least: a class and a box, as YOLO writes them."""
 _ENDS = tuple(".!?\"'”。！？")
 _WRAPPED_AT = 40  # characters: shorter lines are captions, not a wrapped text
 
@@ -103,6 +106,8 @@ def columns_of_texts(files: Iterable[TextFile], note: Note) -> dict[str, Any]:
             columns |= {name: value for name, value in found.items() if name not in columns}
         elif _URL.fullmatch(text.strip()):
             columns.setdefault("source" if label in CAPTION_NAMES or label == "" else label, text.strip())
+        elif _BOXES.fullmatch(text):
+            note("numbers_as_text", file.name, "lines of numbers (boxes, polygons, key points) are no caption")
         elif label == "" or label in CAPTION_NAMES:
             captions.append((file.name, lines_as_captions(text)))
         else:
@@ -157,7 +162,9 @@ def _columns_of_json(text: str, name: str) -> dict[str, Any]:
         if value is not None and not isinstance(value, str | list):
             raise Unreadable("bad_caption", f"{name} is not an object, a text or a list of texts")
         return {"caption": captions_below(value)}
-    own = next(((c, found) for c in meaning(tuple(value)).caption if (found := _captions_of_column(value[c]))), None)
+    means = meaning(tuple(value))
+    named = () if means.derived else (c for c in means.caption if not is_title_of_file(c, value[c]))
+    own = next(((c, found) for c in named if (found := _captions_of_column(value[c]))), None)
     if own is not None:
         return {column: item for column, item in value.items() if column != own[0]} | {"caption": own[1]}
     nested = next((found for item in value.values() if isinstance(item, dict | list) and (found := _named_captions(item))), [])

@@ -61,7 +61,7 @@ def _give_up(source: Source, refused: Counter[str], first: dict[str, Row]) -> No
         return
     (reason, count), total = refused.most_common(1)[0], refused.total()
     row = first[reason]
-    seen = next((f" {r.path} {r.detail}." for r in source.remarks if r.remark == "not_a_manifest"), "")
+    seen = next((f" {r.path} {r.detail}." for r in source.remarks if r.remark in ("not_a_manifest", "text_without_picture")), "")
     of = "all" if count == total else f"{count} of them"
     advice = _ADVICE.get(reason, "mend the files, or give another folder")
     raise UserError(

@@ -28,6 +28,19 @@ def source_name(source: str) -> str:
     return str(path.parent.resolve() / path.name if path.suffix != real.suffix and path.is_file() else real)
 
 
+def note_refused(lake: Lake, sources: Sequence[str]) -> bool:
+    """Note that ``sources`` were refused before anything of a new lake was sealed; returns whether that is so.
+
+    A run that names others does without them; one that names none tries them again.
+    """
+    configuration = lake.read_configuration()
+    refused = [s for s in map(source_name, sources) if s in configuration.get("sources", [])]
+    if not refused or lake.shards():
+        return False
+    lake.write_configuration({**configuration, "refused": refused})
+    return True
+
+
 def resolve(
     lake: Lake,
     profile: str | None = None,
@@ -54,8 +67,10 @@ def resolve(
             f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
             f"or change 'profile' in {lake.configuration_path} yourself to have its stages computed again."
         )
-    all_sources = [*old.get("sources", [])]
-    all_sources += [s for s in map(source_name, sources) if s not in all_sources]
+    given = [source_name(source) for source in sources]
+    refused = old.get("refused", []) if given and not lake.shards() else []
+    all_sources = [s for s in old.get("sources", []) if s not in refused or s in given]
+    all_sources += [s for s in given if s not in all_sources]
     configuration = {"profile": name, "sources": all_sources, "overrides": {**old.get("overrides", {}), **(overrides or {})}}
     if shard_size is not None:
         configuration["overrides"]["corpus.shard_size"] = shard_size

@@ -101,7 +101,7 @@ def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage()
     runner.lake = SimpleNamespace(shards=lambda: ["shard-00000", "shard-00001", "shard-00002"])
     runner.instance = SimpleNamespace(add_dynamic_partitions=lambda *_: None)
     runner.profile, runner.outcome, runner.on_stage = SimpleNamespace(train=[]), Outcome(), lambda *_: None
-    runner.launch = lambda tables, key: launched.append((tuple(tables), key))
+    runner.launch = lambda tables, key, config=None: launched.append((tuple(tables), key))
 
     def stale(tables, key):
         if "candidates" not in tables:

@@ -57,7 +57,7 @@ def test_the_debug_way_shows_the_place_and_a_fault_of_the_code_keeps_its_traceba
     (tmp_path / "file").write_text("")
     shown = mmret("run", "--lake", tmp_path / "file", "--images", "shapes:20", MMRET_TRACEBACK="1")
     assert shown.returncode == 2 and b"Traceback" in shown.stderr and b"error: " in shown.stderr
-    fault = "import mmret.cli.command as c\nc.run_application(lambda: {}['x'])"
+    fault = "from mmret.cli.command import run_application\nrun_application(lambda: {}['x'])"
     assert b"KeyError" in subprocess.run([sys.executable, "-c", fault], capture_output=True).stderr
 
 
