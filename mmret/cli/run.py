@@ -40,6 +40,7 @@ def run(
     store = Lake(lake)
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
+    _try_sources(store, choices["sources"])
 
     from mmret.cli.run_progress import RunProgress
 
@@ -75,3 +76,13 @@ def run(
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         print_json(summary)
+
+
+def _try_sources(store: Lake, sources: list[str]) -> None:
+    """Raise UserError for a source that the lake does not have yet and that cannot be opened, before the lake remembers it."""
+    from mmret.ingest.sources import open_source
+
+    known = store.read_configuration().get("sources", [])
+    for source in sources:
+        if source not in known:
+            open_source(source)

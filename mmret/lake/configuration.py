@@ -12,7 +12,7 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.lake.store import Lake
-from mmret.paths import local_path
+from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
 
 DEFAULT_PROFILE = "demo"
@@ -93,6 +93,20 @@ def resolve(
         if not all_sources and not lake.shards():
             settings["corpus.sources"] = []
     resolved = load_profile(name, settings)
+    for key, value in (overrides or {}).items():
+        _refuse_addresses(key, value)
     if not resolved.corpus.sources and not released:
         raise UserError("no images: give --images with a folder, a manifest file or a WebDataset tar, or shapes:<n>")
     return resolved, configuration
+
+
+def _refuse_addresses(key: str, value: Any) -> None:
+    """Raise UserError for an address among the values given now, before the lake remembers it; servers' are no paths."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _refuse_addresses(f"{key}.{name}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _refuse_addresses(key, each)
+    elif isinstance(value, str) and not key.endswith(".urls") and is_address(value):
+        local_path(value, f"--set {key}:")

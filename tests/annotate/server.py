@@ -18,8 +18,8 @@ HANG, RESET, HALF_BODY, HUGE = "<hang>", "<reset>", "<half>", "<huge>"
 class Status:
     """An HTTP error."""
 
-    def __init__(self, code: int, body: str = "no", **headers: str):
-        self.code, self.body, self.headers = code, body, headers
+    def __init__(self, code: int, body: str = "no", charset: str = "utf-8", **headers: str):
+        self.code, self.body, self.charset, self.headers = code, body, charset, headers
 
     def __str__(self) -> str:
         return f"status {self.code} {self.body[:40]!r} {self.headers}"
@@ -113,7 +113,7 @@ class RudeServer:
             text = _HUGE_TEXT
         else:
             text = json.dumps(completion(act) if isinstance(act, str) and act != HALF_BODY else act)
-        data = text.encode()
+        data = text.encode(act.charset if isinstance(act, Status) else "utf-8")
         lines = [f"HTTP/1.1 {code} X", f"Content-Length: {len(data)}", *(f"{k}: {v}" for k, v in headers.items())]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         if act == HALF_BODY:

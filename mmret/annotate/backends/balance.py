@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from mmret.annotate.backends.server_words import Trouble, alike
+from mmret.annotate.backends.server_words import Trouble, alike, starting
 from mmret.annotate.retry import UNREACHABLE
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
@@ -130,7 +130,8 @@ class Balancer:
     def record_bad_answer(self, server: Server, trouble: Trouble) -> None:
         """A bad answer, perhaps because of the request; after three in a row the server counts as failing."""
         self._note(server, trouble)
-        if not server.answered and server.alike >= MAX_ALIKE and trouble.code not in _PASSING:
+        passes = trouble.code in _PASSING or starting(trouble.words)
+        if not server.answered and server.alike >= MAX_ALIKE and not passes:
             server.refusal = said(trouble)
         server.bad_answers += 1
         if server.bad_answers >= MAX_BAD_ANSWERS:

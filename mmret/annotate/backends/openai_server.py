@@ -16,6 +16,7 @@ import queue
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.chat import PermanentError, data_uris, messages
 from mmret.annotate.backends.completion import NotACompletion, read_completion
 from mmret.annotate.backends.dialect import Dialect
-from mmret.annotate.backends.server_words import Trouble, advice, trouble_of, words_of
+from mmret.annotate.backends.server_words import Trouble, advice, starting, trouble_of, words_of
 from mmret.annotate.compose import Question, compose
 from mmret.annotate.kinds import engine_of, engine_setting
 from mmret.annotate.protocol import Answer, Kind, NoMore, Request
@@ -40,6 +41,7 @@ _QUEUED_ANSWERS = 256  # answers between the event loop and the store; what a cr
 _PICTURE_BATCH = 64  # requests whose pictures are read together
 _BACKOFF = wait_exponential_jitter(0.2, 10, jitter=0.2)
 _FIRST_FAILURES_S = 0.25
+_STARTING_PAUSE_S = 2.0  # of a server that loads its model and does not say how long
 _SHORT_PATIENCE_S = 5.0  # where no server of the model answered anything of an earlier batch
 
 
@@ -272,7 +274,11 @@ class OpenAIAnnotator(ModelAnnotator):
                 balancer.record_refusal(server, trouble)
                 raise TransientError(trouble) from None
             raise self._failed(balancer, server, UNREACHABLE, str(error)) from None
-        except httpx.TransportError as error:
+        except httpx.DecodingError as error:
+            trouble = Trouble("bad_response", words_of(f"a body that is not packed as its head says: {error}"), "moment")
+            balancer.record_bad_answer(server, trouble)
+            raise TransientError(trouble) from None
+        except httpx.RequestError as error:
             raise self._failed(balancer, server, "connection", str(error)) from None
         except LastingError:
             balancer.record_contact()
@@ -299,7 +305,7 @@ class OpenAIAnnotator(ModelAnnotator):
         while True:
             sent = dialect.body(body)
             status, headers, data = await self._exchange(client, server, engine, sent)
-            if status == 200:
+            if 200 <= status < 300:
                 try:
                     return read_completion(data)
                 except NotACompletion as error:
@@ -314,7 +320,8 @@ class OpenAIAnnotator(ModelAnnotator):
         if trouble.scope == "request":
             raise LastingError(trouble)
         busy = status in TRANSIENT_STATUSES
-        raise TransientError(trouble, retry_after(headers.get("retry-after")) if busy and trouble.scope == "moment" else None)
+        wait = retry_after(headers.get("retry-after")) if busy and trouble.scope == "moment" else None
+        raise TransientError(trouble, _STARTING_PAUSE_S if wait is None and busy and starting(trouble.words) else wait)
 
     @staticmethod
     async def _exchange(
@@ -327,7 +334,22 @@ class OpenAIAnnotator(ModelAnnotator):
                 data += chunk
                 if len(data) > engine.max_answer_bytes:
                     raise TransientError(Trouble("too_large", f"more than {engine.max_answer_bytes:,} bytes", "moment"))
-        return response.status_code, response.headers, bytes(data)
+        return response.status_code, response.headers, _plain(bytes(data), response.charset_encoding, engine.max_answer_bytes)
+
+
+def _plain(data: bytes, charset: str | None, limit: int) -> bytes:
+    """``data`` unpacked where a server packed it without a word, as UTF-8 where it says another encoding."""
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = zlib.decompressobj(31).decompress(data, limit)
+        except zlib.error:
+            return data
+    if charset and charset.lower() not in ("utf-8", "utf8"):
+        try:
+            return data.decode(charset).encode()
+        except (LookupError, UnicodeError):
+            return data
+    return data
 
 
 def _tls_words(error: BaseException) -> str | None:
