@@ -10,6 +10,7 @@ import ast
 import io
 import json
 import math
+import re
 import tokenize
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ MISSING_WORDS = frozenset(
 
 _TEXT_FIELDS = ("raw", "caption", "text", "sentence", "title", "description", "value", "content")
 _SPEAKERS = ("gpt", "assistant", "model")
+_ELSEWHERE = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+|\S+\.(?:txt|caption|json|html?)", re.IGNORECASE)
 _LONGEST_LIST = 2**20  # characters of a cell that is looked at as a list
 
 
@@ -46,7 +48,7 @@ def says_nothing(text: str) -> bool:
 
 
 def captions_in(value: Any) -> list[str]:
-    """Every caption in ``value``, in order, those that say nothing left out.
+    """Every caption in ``value``, in order, those that say nothing, or merely where a text lies, left out.
 
     Raises Unreadable (``bad_manifest_row``) for what is no text: bytes that are not UTF-8, an object without a text.
 
@@ -54,7 +56,7 @@ def captions_in(value: Any) -> list[str]:
     (['a cat', 'one cat'], ['a cat', 'one cat'], [])
     """
     try:
-        return [text for text in _texts(value) if not says_nothing(text)]
+        return [text for text in _texts(value) if not says_nothing(text) and not _ELSEWHERE.fullmatch(text.strip())]
     except RecursionError:
         raise Unreadable("bad_manifest_row", "nested too deeply") from None
 

@@ -66,5 +66,5 @@ def _give_up(source: Source, refused: Counter[str], first: dict[str, Row]) -> No
     advice = _ADVICE.get(reason, "mend the files, or give another folder")
     raise UserError(
         f"{source.root}: none of its first {total} rows can be used, {of} for {reason.replace('_', ' ')}, beginning with "
-        f"{row.path} ({row.detail}).{seen} Nothing was sealed: {advice}; or take the source out again (--remove)"
+        f"{row.path:.200} ({row.detail}).{seen} Nothing was sealed: {advice}; or take the source out again (--remove)"
     )

@@ -108,8 +108,9 @@ def _file(path: Path) -> Source:
         return TarSource(path)
     if is_table(path.name):
         return open_manifest(path)
-    packed = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip", ".rar", ".7z")
-    hint = "unpack it first; " if path.name.lower().endswith(packed) else ""
+    name = path.name.lower()
+    hint = "decompress it first; " if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")) else ""
+    hint = "unpack it first; " if name.endswith((".zip", ".rar", ".7z")) else hint
     raise UserError(f"{path} cannot be read: {hint}expected {ACCEPTED}")
 
 
@@ -132,7 +133,7 @@ def _refuse_empty(source: Source, first: list[Row]) -> None:
     if all(row.reason == "missing_file" for row in first):
         raise UserError(
             f"{path}: none of the first {len(first)} pictures its manifest names exists, beginning with "
-            f"{first[0].path} ({first[0].detail}); paths count from the manifest's folder"
+            f"{first[0].path:.200} ({first[0].detail}); paths count from the manifest's folder"
         )
 
 

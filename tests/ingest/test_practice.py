@@ -259,3 +259,19 @@ def test_what_the_model_says_in_messages_is_the_caption(tmp_path: Path):
 
     write(three(tmp_path), {"c.jsonl": jsonl(*({"images": [name], "messages": turns(text)} for name, text in WORDS.items()))})
     assert captions(tmp_path) == WORDS
+
+
+def test_an_address_or_the_name_of_a_text_is_no_caption_but_is_kept(tmp_path: Path):
+    write(three(tmp_path), {"c.csv": "image,caption\n0.png,https://a.example/x\n1.png,text/1.txt\n2.png,see www.a.example today\n"})
+    rows = list(open_source(str(tmp_path)).rows())
+    assert [row.caption for row in rows] == [None, None, "see www.a.example today"]
+    assert [row.extra for row in rows[:2]] == ['{"caption": "https://a.example/x"}', '{"caption": "text/1.txt"}']
+
+
+def test_a_message_about_pictures_written_as_text_stays_short(tmp_path: Path):
+    write(
+        tmp_path, {"c.jsonl": jsonl(*({"image": "data:image/png;base64," + "iVBO" * 5000, "caption": "a dog"} for _ in range(3)))}
+    )
+    with pytest.raises(UserError, match="none of the first 3 pictures") as raised:
+        open_source(str(tmp_path))
+    assert len(str(raised.value)) < 1000
