@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 _MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|~:/@$^=\"'-]")
 _NUMBER = re.compile(r"(-?[\d,]+(\.\d+)?)?")
@@ -71,13 +73,19 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def picture(name: str, alt: Any) -> str:
-    """An image of the card's own folder; ``name`` is chosen by the project."""
-    return f"![{plain(alt, 120)}]({name})"
+    """An image of the card's own folder, which is named after the card: in Markdown its address is a URL."""
+    return f"![{plain(alt, 120)}]({_url(name)})"
+
+
+def _url(name: str) -> str:
+    return quote(os.fsencode(name))
 
 
 def to_html(text: str, title: str, pictures: Mapping[str, bytes]) -> str:
-    """One self-contained page: ``pictures`` (PNG or JPEG, by the name the Markdown uses) become data URIs."""
+    """One self-contained page: ``pictures`` (PNG or JPEG, by the name given to :func:`picture`) become data URIs."""
     from markdown_it import MarkdownIt
+
+    pictures = {_url(name): data for name, data in pictures.items()}
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.validateLink = lambda url: url in pictures or url.startswith("https://")

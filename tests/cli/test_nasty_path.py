@@ -1,9 +1,11 @@
 """One lake below a folder whose name has every awkward sign, run to its end: all that reads it says the same at a plain path."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from typer.testing import CliRunner
@@ -76,10 +78,14 @@ def test_exports_and_cards(lakes, tmp_path):
         return found
 
     same(lakes, exported)
-    same(lakes, lambda lake: card_of(lake, tmp_path / f"{lake.parent.name}[x].md"))
+    same(lakes, lambda lake: card_of(lake, tmp_path / f"cards {lake.parent.name}" / "a card[x]#?%20.md"))
+    (card,) = (tmp_path / "cards plain").glob("*.md")
+    links = re.findall(r"!\[[^]]*\]\(([^) ]+)\)", card.read_text())
+    assert links and all((card.parent / unquote(link)).is_file() for link in links), "a link of Markdown is a URL"
 
 
 def card_of(lake: Path, out: Path) -> list[str]:
+    out.parent.mkdir()
     call("card", "--lake", lake, "--out", out)
     return [line for line in out.read_text().splitlines() if "ingest" not in line and str(lake) not in line]
 

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from mmret.errors import UserError
+from mmret.lake import Lake
+from mmret.system_errors import explain
+from tests.cli.test_commands import call
 from tests.small_runs import TINY, first
 
 SETTINGS = [part for s in TINY for part in ("--set", s)]
@@ -42,9 +46,11 @@ def lake(small_lake) -> Path:
 
 def test_a_file_where_the_lake_s_folder_is_expected(tmp_path):
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "lake"):
-        one_sentence(mmret("run", "--lake", place, "--images", "shapes:20"), str(place), "file stands where a folder")
-    one_sentence(mmret("run", "--lake", tmp_path / ("x" * 300), "--images", "shapes:20"), "too long")
+    one_sentence(mmret("run", "--lake", tmp_path / "file", "--images", "shapes:20"), "file: a file stands where a folder")
+    for place, said in ((tmp_path / "file" / "lake", "file stands where a folder"), (tmp_path / ("x" * 300), "too long")):
+        with pytest.raises(OSError) as refused:  # noqa: PT011 - what it says to a user is looked at below
+            call("run", "--lake", place, "--images", "shapes:20")
+        assert said in explain(refused.value)
 
 
 def test_files_that_may_not_grow_stop_a_run_with_a_sentence_and_nothing_half_made_stays(tmp_path):
@@ -55,7 +61,7 @@ def test_files_that_may_not_grow_stop_a_run_with_a_sentence_and_nothing_half_mad
 
 def test_the_debug_way_shows_the_place_and_a_fault_of_the_code_keeps_its_traceback(tmp_path):
     (tmp_path / "file").write_text("")
-    shown = mmret("run", "--lake", tmp_path / "file", "--images", "shapes:20", MMRET_TRACEBACK="1")
+    shown = mmret("sql", "--lake", tmp_path / "file", "SELECT 1", MMRET_TRACEBACK="1")
     assert shown.returncode == 2 and b"Traceback" in shown.stderr and b"error: " in shown.stderr
     fault = "from mmret.cli.command import run_application\nrun_application(lambda: {}['x'])"
     assert b"KeyError" in subprocess.run([sys.executable, "-c", fault], capture_output=True).stderr
@@ -70,17 +76,17 @@ def test_the_debug_way_shows_the_place_and_a_fault_of_the_code_keeps_its_traceba
 )  # fmt: skip
 def test_a_damaged_or_newer_lake_yaml_is_named(tmp_path, text, said):
     (tmp_path / "lake.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    one_sentence(mmret("run", "--lake", tmp_path), "lake.yaml", said)
+    with pytest.raises(UserError, match=f"lake.yaml.*{said}"):
+        call("run", "--lake", tmp_path)
 
 
 def test_a_damaged_table_is_named_and_a_table_of_a_newer_version_too(lake, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from mmret.errors import UserError
-    from mmret.lake import Lake
-
-    copy = Lake(shutil.copytree(lake, tmp_path / "lake"))
+    copy = Lake(tmp_path / "lake")
+    for part in ("corpus_manifest", "triplets"):
+        shutil.copytree(lake / part, copy.root / part)
     path = copy.path("triplets", copy.shards()[0])
     whole = path.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], whole[:300] + bytes(2000) + whole[2300:]):
@@ -101,16 +107,18 @@ SQL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_rows_are_strict_json_on_every_terminal_and_equal_names_are_told_apart(lake, encoding):
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_rows_are_strict_json_on_every_terminal(lake, encoding):
     done = mmret("sql", "--lake", lake, "--json", " UNION ALL BY NAME ".join(SQL[1:]), PYTHONIOENCODING=encoding)
     refuse = lambda name: pytest.fail(f"{name} is not JSON")  # noqa: E731
     rows = json.loads(done.stdout.decode(encoding), parse_constant=refuse)
     assert rows[0]["x"] is rows[0]["y"] is None and rows[0]["l"] == [1.5, None] and b"3 numbers" in done.stderr
     assert rows[1]["e"] == "1.10" and rows[1]["b"] == "ff00" and rows[1]["m"] == {"1": "a"} and rows[2]["t"] == "é→"
-    if encoding == "utf-8":
-        named = mmret("sql", "--lake", lake, "--json", SQL[0])
-        assert json.loads(named.stdout, object_pairs_hook=list) == [[("n", 1), ("n_2", 2), ("n_1", 3)]]
+
+
+def test_columns_of_equal_names_are_told_apart(lake):
+    named = call("sql", "--lake", lake, "--json", SQL[0]).stdout
+    assert json.loads(named, object_pairs_hook=list) == [[("n", 1), ("n_2", 2), ("n_1", 3)]]
 
 
 @pytest.mark.parametrize(
@@ -120,9 +128,6 @@ def test_rows_are_strict_json_on_every_terminal_and_equal_names_are_told_apart(l
      "SELECT \udcff", "PIVOT pairs ON status"],
 )  # fmt: skip
 def test_sql_reads_one_statement_and_says_so_else(lake, query, tmp_path, monkeypatch):
-    from mmret.errors import UserError
-    from tests.cli.test_commands import call
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="^SQL: .+"):
         call("sql", "--lake", lake, query)
@@ -138,10 +143,13 @@ def test_a_reader_that_goes_away_and_a_terminal_without_letters_end_no_command_i
     assert shown.returncode == 0 and b"\\xe9" in shown.stdout
 
 
-@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, b"interrupted"), pytest.param(signal.SIGTERM, 143, b"terminated", marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_says_that_its_work_goes_on_and_what_it_had_is_there(tmp_path, number, code, said):
     lake = tmp_path / "lake"
-    process = subprocess.Popen(first(lake, "shapes:4000?seed=3"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(first(lake, "shapes:1000?seed=3"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     started = time.monotonic()
     while not (lake / "rejects").exists() and process.poll() is None and time.monotonic() - started < 100:
         time.sleep(0.05)

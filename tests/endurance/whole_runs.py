@@ -128,7 +128,8 @@ class Forked:
 
 
 class Disturbed:
-    """One `mmret run` in a process group of its own, whose progress is read as it is said; ``stage`` is the last that began.
+    """One `mmret run` in a process group of its own, whose progress is read as it is said; ``stage`` is the one with
+    which the last launch began, ``stages`` are all that were launched.
 
     Without a ``starter`` in a fresh process, as a user starts it.
     """
@@ -157,9 +158,10 @@ class Disturbed:
     def _read(self) -> None:
         for text in self._stderr:
             self.said += text
-            if match := re.match(r"\[[^\]]*\] (\w+)", text):
-                self.stage = match[1]
-                self.stages.add(match[1])
+            if match := re.match(r"\[[^\]]*\] (\w+(?: → \w+)*)", text):
+                launched = match[1].split(" → ")
+                self.stage = launched[0]
+                self.stages |= set(launched)
 
     def wait_for(self, stage: str, then: float, most: float = 1500.0) -> None:
         """Until ``stage`` was said or the run ended, and ``then`` seconds more."""

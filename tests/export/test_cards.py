@@ -15,7 +15,7 @@ from mmret.errors import UserError
 from mmret.export.card_facts import gather_facts, source_label
 from mmret.export.data_card import write_data_card
 from mmret.export.huggingface import export_huggingface
-from mmret.export.markdown import code, plain, table, to_html
+from mmret.export.markdown import code, picture, plain, table, to_html
 from mmret.export.model_card import write_model_card
 from mmret.export.webdataset import export_webdataset
 from mmret.lake import Lake
@@ -51,6 +51,12 @@ def test_no_text_is_markup_in_a_cell(bad):
     assert sum(t.type == "td_open" for t in cells) == 2
     page = to_html(table(["a"], [[plain(bad)]]), bad, {})
     assert len(re.findall(r"<(?:script|img|svg|a)\b", page)) == 0
+
+
+def test_a_card_finds_its_pictures_whatever_its_name():
+    name = "a card[x]#?%20 (1)é\udcff_pictures/b.png"
+    assert " " not in picture(name, "b").partition("(")[2]
+    assert 'src="data:image/png;base64,' in to_html(picture(name, "b"), "title", {name: b"\x89PNG"})
 
 
 def test_the_data_card_says_what_the_tables_hold(lake, tmp_path):
