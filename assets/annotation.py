@@ -97,7 +97,7 @@ def triplets(
 def samples(store: Lake, shard: str) -> dg.MarkdownMetadataValue:
     """A few triplets of a shard with their pictures."""
     from assets.display.contact_sheet import contact_sheet
-    from mmret.ingest.images import images_by_id
+    from mmret.ingest.pictures.images import images_by_id
 
     rows = store.head("triplets", shard, 200).to_pylist()[::40]
     if not rows:

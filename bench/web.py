@@ -29,7 +29,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmret.ingest import image_table
+from mmret.ingest.pictures import image_table
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import IMAGES, SIGNALS, TABLES

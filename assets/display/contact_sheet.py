@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mmret.ingest.decode import open_rgb
+from mmret.ingest.pictures.decode import open_rgb
 
 _SIDE, _GAP, _TEXT, _WORDS = 96, 10, 300, 44
 

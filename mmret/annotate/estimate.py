@@ -22,7 +22,7 @@ from mmret.annotate.rows import pair_request
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 from mmret.hashing import uniform
-from mmret.ingest.pair_images import captions_of
+from mmret.ingest.pictures.pair_images import captions_of
 from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
 

@@ -20,8 +20,8 @@ from mmret.annotate.kinds import AnnotationTable, request_kind
 from mmret.annotate.protocol import Annotator, Experience
 from mmret.annotate.retry import retry_notes, unanswered
 from mmret.annotate.store import AnswerStore
-from mmret.ingest.images import images_by_id
-from mmret.ingest.pair_images import captions_of
+from mmret.ingest.pictures.images import images_by_id
+from mmret.ingest.pictures.pair_images import captions_of
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import linked_shards
 from mmret.schemas import TABLES

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.assemble.triplets import assemble
-from mmret.ingest.pair_images import read_images_of
+from mmret.ingest.pictures.pair_images import read_images_of
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import linked_shards
 from mmret.settings import EvaluateSettings

@@ -20,7 +20,7 @@ from mmret.benchmarks.composed import evaluate_composed
 from mmret.benchmarks.edits import edits
 from mmret.benchmarks.triplets import Query
 from mmret.hashing import fingerprint, uniform
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake
 from mmret.schemas import EVALUATIONS
 from mmret.search.corpus_vectors import drop_other_galleries, gallery

@@ -31,8 +31,8 @@ def import_(
     """Import released triplets, to train on them beside the lake's own. Begun again, it continues where it stopped."""
     from mmret.cli.graph import exclusive
     from mmret.cli.run_progress import RunProgress
-    from mmret.ingest.megapairs import Release as Files
-    from mmret.ingest.megapairs import import_release
+    from mmret.ingest.released.megapairs import Release as Files
+    from mmret.ingest.released.megapairs import import_release
     from mmret.lake.configuration import resolve
     from mmret.progress import reporting
 

@@ -22,7 +22,7 @@ from mmret.devices import device_of, free_memory
 from mmret.encode.location import Location
 from mmret.encode.pixels import Preprocessing
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable, open_rgb
+from mmret.ingest.pictures.decode import Unreadable, open_rgb
 from mmret.settings import EncoderSettings, IngestSettings
 
 UNLIMITED = IngestSettings(max_pixels=2**62, max_bytes=2**62)

@@ -34,7 +34,7 @@ class Encoder(Protocol):
     def preprocess(self, data: bytes) -> Tensor:
         """An encoded picture to the (3, h, w) uint8 tensor the model looks at; safe to call from many threads.
 
-        Raises :class:`mmret.ingest.decode.Unreadable`.
+        Raises :class:`mmret.ingest.pictures.decode.Unreadable`.
         """
 
     def encode_images(self, images: Sequence[Image.Image] | Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ from mmret.encode.captions import caption_ids, same_captions
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stream import image_vectors, text_vectors
 from mmret.encode.vectors import shard_filter, table_name
-from mmret.ingest.images import read_images
+from mmret.ingest.pictures.images import read_images
 from mmret.lake import Lake
 from mmret.schemas import TABLES, vectors
 from mmret.settings import EncoderSettings

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmret.encode.protocol import Encoder
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.threads import in_order
 
 Rows = TypeVar("Rows")

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from mmret.export.card_facts import SCORE_BINS, LakeFacts
-from mmret.ingest.decode import open_rgb
+from mmret.ingest.pictures.decode import open_rgb
 
 SIDE = 128  # pixels of a thumbnail
 _INK, _BAR = "#57606a", "#4078c0"

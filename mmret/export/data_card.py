@@ -22,7 +22,7 @@ from mmret.export.loading import FIELDS, LOADING
 from mmret.export.markdown import code, picture, plain, table, to_html
 from mmret.export.rows import Plan
 from mmret.hashing import uniform
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.settings import Profile
 

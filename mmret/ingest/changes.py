@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from mmret.ingest.decode import Unreadable
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row
 from mmret.ingest.sealed_rows import SealedRow, SealedRows, text_key

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable, inspect
+from mmret.ingest.pictures.decode import Unreadable, inspect
 from mmret.ingest.rows import Row, Source
 from mmret.settings import IngestSettings
 

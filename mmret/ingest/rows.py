@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
-from mmret.ingest.caption_values import captions_in, is_missing, written_list
-from mmret.ingest.columns import CAPTION_COLUMNS, meaning, plain_name
-from mmret.ingest.decode import Unreadable
-from mmret.ingest.names import is_address
+from mmret.ingest.folders.names import is_address
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
+from mmret.ingest.tables.caption_values import captions_in, is_missing, written_list
+from mmret.ingest.tables.columns import CAPTION_COLUMNS, meaning, plain_name
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -103,8 +103,8 @@ def row_of_columns(columns: Mapping[str, Any]) -> Row:
 def text_columns(columns: Mapping[str, Any], image: str | None = None) -> dict[str, str | None]:
     """caption, licence, source and extra of one record; ``image`` is the column that named the picture.
 
-    The caption is the first that says something (:mod:`mmret.ingest.caption_values`); several captions are all kept in extra.
-    Raises Unreadable (``bad_manifest_row``) for a caption that holds no text of any kind.
+    The caption is the first that says something (:mod:`mmret.ingest.tables.caption_values`); several captions are all kept in
+    extra. Raises Unreadable (``bad_manifest_row``) for a caption that holds no text of any kind.
     """
     means = meaning(tuple(columns))
     caption, licence = _first_given(columns, means.caption), _first(columns, means.licence)

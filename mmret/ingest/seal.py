@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from mmret.errors import UserError
 from mmret.ingest.changes import Changes, ListedRow, row_after
-from mmret.ingest.decode import Unreadable
 from mmret.ingest.first_rows import check_first_rows
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed_rows import COLUMNS, SealedRows, is_scene

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmret.errors import UserError
-from mmret.ingest.folder import Folder
-from mmret.ingest.folder_source import FolderSource
-from mmret.ingest.manifest_files import is_table, recognise
-from mmret.ingest.manifest_source import ManifestSource
-from mmret.ingest.picture_table import PICTURE_TABLE_SUFFIXES, PictureTable
+from mmret.ingest.folders.folder import Folder
+from mmret.ingest.folders.folder_source import FolderSource
+from mmret.ingest.folders.manifest_source import ManifestSource
+from mmret.ingest.folders.webdataset import TarSource
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
-from mmret.ingest.webdataset import TarSource
+from mmret.ingest.tables.manifest_files import is_table, recognise
+from mmret.ingest.tables.picture_table import PICTURE_TABLE_SUFFIXES, PictureTable
 
 ACCEPTED = (
     "a folder of pictures with a manifest (captions.jsonl, metadata.csv, ...: a column image and a column "

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.hashing import content_id
-from mmret.ingest import image_table
 from mmret.ingest.changes import CHANGES
-from mmret.ingest.decode import ANIMATED, Inspected, Unreadable, inspect
-from mmret.ingest.images import BATCH_BYTES
+from mmret.ingest.pictures import image_table
+from mmret.ingest.pictures.decode import ANIMATED, Inspected, Unreadable, inspect
+from mmret.ingest.pictures.images import BATCH_BYTES
 from mmret.ingest.remarks import Remarks, write_remarks
 from mmret.ingest.seal import seal
 from mmret.ingest.sources import open_reader

@@ -22,7 +22,7 @@ from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 METADATA_KEY = b"mmret"
 """Key in a file's Parquet metadata whose value is the facts, as JSON."""
 IMPORT_PREFIX = "import-"
-"""How the names of imported partitions begin (:mod:`mmret.ingest.megapairs`)."""
+"""How the names of imported partitions begin (:mod:`mmret.ingest.released.megapairs`)."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmret.errors import UserError
 from mmret.hashing import content_id
-from mmret.ingest.decode import Unreadable, open_rgb
+from mmret.ingest.pictures.decode import Unreadable, open_rgb
 from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.progress import advance
 from mmret.schemas import LEAKS

@@ -18,8 +18,8 @@ from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
-from mmret.ingest.decode import open_rgb
-from mmret.ingest.images import read_images
+from mmret.ingest.pictures.decode import open_rgb
+from mmret.ingest.pictures.images import read_images
 from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.lake import Facts, Lake
 from mmret.leaks.find import FINGERPRINTS, LeakLimits, fingerprints, folder_fingerprints, leaks

@@ -90,7 +90,7 @@ def _copies(lake: Lake, shard: str, ids: list[str], encoder: Encoder) -> np.ndar
     import torch
 
     from mmret.encode.augment import NEAR_DUPLICATE_VIEWS, seeded_generator, views
-    from mmret.ingest.images import read_images
+    from mmret.ingest.pictures.images import read_images
 
     chosen = set(sorted(ids, key=lambda image_id: uniform("copies", image_id))[:COPIES])
     scores = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret import progress
-from mmret.ingest.pair_images import image_ids, read_images_of
+from mmret.ingest.pictures.pair_images import image_ids, read_images_of
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import LINKED, linked_shards, read_inputs
 from mmret.mine.approximate import index_candidates, uses_index

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from mmret.atomic import replacing, replacing_folder, write_text
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
-from mmret.ingest.decode import Unreadable, open_rgb
+from mmret.ingest.pictures.decode import Unreadable, open_rgb
 from mmret.progress import advance
 from mmret.retriever.models.usable import DAMAGED
 from mmret.retriever.records import Record, open_records

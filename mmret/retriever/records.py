@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
-from mmret.ingest.columnar import Columnar, Damaged, rows_of
-from mmret.ingest.columns import CAPTION_COLUMNS
-from mmret.ingest.decode import Unreadable
-from mmret.ingest.manifest_files import is_table, read_manifest
-from mmret.ingest.picture_table import PICTURE_TABLE_SUFFIXES, paths_in, picture_column, pictures_in
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.rows import Source, text_columns
 from mmret.ingest.sources import open_manifest, open_source
+from mmret.ingest.tables.columnar import Columnar, Damaged, rows_of
+from mmret.ingest.tables.columns import CAPTION_COLUMNS
+from mmret.ingest.tables.manifest_files import is_table, read_manifest
+from mmret.ingest.tables.picture_table import PICTURE_TABLE_SUFFIXES, paths_in, picture_column, pictures_in
 
 TEXT_COLUMNS = ("query", "instruction", "sentence")
 """Columns taken for the text where none of the corpus's own names is there."""

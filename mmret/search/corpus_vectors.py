@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mmret.atomic import replacing
 from mmret.errors import UserError
-from mmret.ingest.images import read_images
+from mmret.ingest.pictures.images import read_images
 from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.retriever.models.usable import DAMAGED

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from mmret.errors import UserError
 from mmret.hashing import content_id
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.ranking import rank, target_ranks
 from mmret.search.corpus_vectors import gallery

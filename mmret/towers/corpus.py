@@ -16,8 +16,8 @@ from torch import Tensor
 from mmret.encode.pixels import Preprocessing
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, uniform
-from mmret.ingest.decode import open_rgb
-from mmret.ingest.images import read_images
+from mmret.ingest.pictures.decode import open_rgb
+from mmret.ingest.pictures.images import read_images
 from mmret.lake import Lake
 from mmret.threads import in_order
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from mmret.ingest.decode import Unreadable, open_rgb
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.decode import Unreadable, open_rgb
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 
 SIDES = (160, 512)

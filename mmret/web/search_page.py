@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from mmret.errors import UserError
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.search.search import Query, SearchResult
 from mmret.web.parts import empty, head, picture, spinner
 from mmret.web.pictures import ID, SIDES

@@ -20,7 +20,7 @@ from mmret.benchmarks.common.reports import headline
 from mmret.benchmarks.common.submissions import write_submission
 from mmret.benchmarks.fashioniq import scorer as fashioniq
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable
+from mmret.ingest.pictures.decode import Unreadable
 
 from .conftest import load
 

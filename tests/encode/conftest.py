@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mmret.hashing import content_id
-from mmret.ingest.decode import inspect
+from mmret.ingest.pictures.decode import inspect
 from mmret.lake import Lake
 from mmret.schemas import IMAGES, IMAGES_INDEX
 

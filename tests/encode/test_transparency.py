@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from mmret.ingest.decode import open_rgb
+from mmret.ingest.pictures.decode import open_rgb
 
 
 def png(image: Image.Image, **options) -> bytes:

@@ -20,7 +20,7 @@ from mmret.export.huggingface import export_huggingface
 from mmret.export.megapairs import export_megapairs
 from mmret.export.rows import ExportSettings, plan
 from mmret.export.webdataset import export_webdataset
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.lake.as_of import open_as_of
 from mmret.schemas import TRIPLETS

@@ -24,11 +24,11 @@ from mmret.annotate.parse import parse
 from mmret.annotate.protocol import Answer, Request
 from mmret.benchmarks.score import score_file
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable, inspect, open_rgb
-from mmret.ingest.manifest_files import recognise
+from mmret.ingest.folders.webdataset import TarSource
+from mmret.ingest.pictures.decode import Unreadable, inspect, open_rgb
 from mmret.ingest.seal import seal
 from mmret.ingest.sources import open_reader, open_source
-from mmret.ingest.webdataset import TarSource
+from mmret.ingest.tables.manifest_files import recognise
 from mmret.lake import Lake
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CorpusSettings, IngestSettings

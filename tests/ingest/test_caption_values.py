@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from mmret.ingest.caption_values import captions_in, is_missing
-from mmret.ingest.decode import Unreadable
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.rows import row_of_columns, text_columns
+from mmret.ingest.tables.caption_values import captions_in, is_missing
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmret.errors import UserError
-from mmret.ingest import picture_table
-from mmret.ingest.columnar import Columnar
-from mmret.ingest.decode import Unreadable
-from mmret.ingest.manifest_files import Manifest, recognise
-from mmret.ingest.picture_table import PictureTable
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.rows import row_of_columns
 from mmret.ingest.sources import open_reader, open_source
+from mmret.ingest.tables import picture_table
+from mmret.ingest.tables.columnar import Columnar
+from mmret.ingest.tables.manifest_files import Manifest, recognise
+from mmret.ingest.tables.picture_table import PictureTable
 from tests.ingest.files import jpeg, png
 
 PICTURES = [png(1), jpeg(2), png(3), png(4)]

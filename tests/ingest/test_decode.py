@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from mmret.ingest.decode import Unreadable, inspect, open_rgb
+from mmret.ingest.pictures.decode import Unreadable, inspect, open_rgb
 from mmret.settings import IngestSettings
 from tests.ingest.files import ORIENTATION, animated, bomb_png, encoded, jpeg, picture, png, rotated_jpeg
 

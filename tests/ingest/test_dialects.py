@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmret.ingest.manifest_files import Manifest, recognise
 from mmret.ingest.rows import row_of_columns
+from mmret.ingest.tables.manifest_files import Manifest, recognise
 from tests.ingest.files import write
 
 CAPTIONS = ["a red ball, on grass", "blue boat; at sea", 'a 5" pipe | old', "old dog in snow"]
@@ -133,7 +133,7 @@ def test_other_scripts_are_guessed_by_the_whole_head_or_refused_line_by_line(tmp
 
 
 def test_nul_bytes_and_lines_without_end_cost_themselves_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmret.ingest.text_files.LONGEST_LINE", 1000)
+    monkeypatch.setattr("mmret.ingest.tables.text_files.LONGEST_LINE", 1000)
     text = "image,caption\n0.jpg,re\0d\n1.jpg," + "x" * 5000 + "\n2.jpg,blue\n"
     write(tmp_path, {"a.csv": text})
     listed, _ = read(tmp_path / "a.csv")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mmret.ingest.decode import Unreadable
-from mmret.ingest.folder import Folder
+from mmret.ingest.folders.folder import Folder
+from mmret.ingest.pictures.decode import Unreadable
 from tests.ingest.files import png, write
 
 

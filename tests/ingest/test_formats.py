@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mmret.ingest.decode import Unreadable, inspect, open_rgb
+from mmret.ingest.pictures.decode import Unreadable, inspect, open_rgb
 from mmret.settings import IngestSettings
 from tests.ingest.containers import chunk, png_of, tiff_of
 from tests.ingest.files import animated, encoded, jpeg, picture, png

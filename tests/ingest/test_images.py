@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 from mmret.hashing import content_id
-from mmret.ingest import image_table, stage
-from mmret.ingest import images as pictures
-from mmret.ingest.decode import inspect, open_rgb
-from mmret.ingest.images import images_by_id, read_images
+from mmret.ingest import stage
+from mmret.ingest.pictures import image_table
+from mmret.ingest.pictures import images as pictures
+from mmret.ingest.pictures.decode import inspect, open_rgb
+from mmret.ingest.pictures.images import images_by_id, read_images
 from mmret.ingest.seal import seal
 from mmret.ingest.stage import ingest_shard
 from mmret.lake import Lake

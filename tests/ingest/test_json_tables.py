@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mmret.ingest import json_stream
-from mmret.ingest.json_stream import JsonStream
-from mmret.ingest.manifest_files import Manifest, recognise
 from mmret.ingest.rows import Row, row_of_columns
+from mmret.ingest.tables import json_stream
+from mmret.ingest.tables.json_stream import JsonStream
+from mmret.ingest.tables.manifest_files import Manifest, recognise
 from tests.ingest.files import png, write
 
 

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from mmret.ingest import image_table
-from mmret.ingest.lake_contents import LakeContents
+from mmret.ingest.pictures import image_table
+from mmret.ingest.released.lake_contents import LakeContents
 from mmret.lake import Lake
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, PAIRS
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from mmret.cli import app
 from mmret.errors import UserError
 from mmret.export.megapairs import export_megapairs
-from mmret.ingest import megapairs
-from mmret.ingest.annotations import Annotation, Refusal, read_annotations
-from mmret.ingest.megapairs import Release, import_release
+from mmret.ingest.released import megapairs
+from mmret.ingest.released.annotations import Annotation, Refusal, read_annotations
+from mmret.ingest.released.megapairs import Release, import_release
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.settings import PROFILES

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmret.ingest.decode import Unreadable, inspect, open_rgb
+from mmret.ingest.pictures.decode import Unreadable, inspect, open_rgb
 from mmret.settings import IngestSettings
 from tests.ingest.containers import chunk, png_of, riff, segment, with_tag
 from tests.ingest.files import ORIENTATION, animated, encoded, picture

@@ -125,7 +125,7 @@ def test_an_absolute_path_through_a_link_to_the_folder_is_inside(tmp_path: Path)
 
 
 def test_a_million_missing_names_do_not_search_a_million_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from mmret.ingest import names
+    from mmret.ingest.folders import names
 
     monkeypatch.setattr(names, "_SEARCHES", 5)
     folder = write(tmp_path / "in", {"a.png": png(1)})

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest import seal as manifest
-from mmret.ingest.decode import Unreadable
-from mmret.ingest.folder import Folder
+from mmret.ingest.folders.folder import Folder
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.seal import seal
 from mmret.lake import Lake
 from mmret.schemas import CORPUS_MANIFEST

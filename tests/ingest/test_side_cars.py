@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmret.ingest.captions import lines_as_captions
-from mmret.ingest.side_cars import SideCars
+from mmret.ingest.folders.captions import lines_as_captions
+from mmret.ingest.folders.side_cars import SideCars
 from mmret.ingest.sources import open_source
 from tests.ingest.files import png, write
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.rows import Row, clean_text
 from mmret.ingest.sources import open_reader, open_source, open_sources
 from tests.ingest.files import captioned, jsonl, png, tar, write

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmret.errors import UserError
-from mmret.ingest.manifest_files import recognise
 from mmret.ingest.rows import Row
 from mmret.ingest.sources import open_reader, open_source
+from mmret.ingest.tables.manifest_files import recognise
 from tests.ingest.files import png, write
 
 SAID = [f"a picture of {thing}" for thing in ("a ball", "a boat", "a hat", "a dog")]
@@ -172,7 +172,7 @@ def test_json_and_text_that_are_no_tables_are_remarks_beside_pictures(tmp_path: 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "coco.json", "names.json"])
 def test_memory_does_not_grow_with_the_table(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmret.ingest.json_stream._CHUNK", 4096)
+    monkeypatch.setattr("mmret.ingest.tables.json_stream._CHUNK", 4096)
 
     def peak(count: int) -> int:
         pairs = [(f"{i}.jpg", f"a picture, number {i}") for i in range(count)]

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable
-from mmret.ingest.manifest_files import Manifest, read_manifest, recognise
-from mmret.ingest.picture_table import PictureTable
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.rows import row_of_columns
+from mmret.ingest.tables.manifest_files import Manifest, read_manifest, recognise
+from mmret.ingest.tables.picture_table import PictureTable
 from tests.ingest.files import png
 
 CASES = int(os.environ.get("MMRET_FUZZ_CASES", "240"))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmret.errors import UserError
-from mmret.ingest.images import read_images
+from mmret.ingest.pictures.images import read_images
 from mmret.ingest.seal import seal
 from mmret.ingest.stage import ingest_shard
 from mmret.lake import Lake, history

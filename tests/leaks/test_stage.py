@@ -2,7 +2,7 @@
 
 import shutil
 
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from tests.small_runs import command, run
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mmret.cli import app
 from mmret.errors import UserError
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.progress import reporting

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmret.curation.decisions import latest_decisions
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from tests.browser import Watched, chromium
 from tests.hostile import HOSTILE, make_hostile

@@ -66,14 +66,14 @@ class ModelAnnotator(ABC):
 def jpeg(data: bytes, engine: EngineSettings) -> bytes:
     """The picture in ``data`` as a JPEG of at most ``engine.image_size`` pixels on its longer side.
 
-    Raises mmret.ingest.decode.Unreadable where it is none.
+    Raises mmret.ingest.pictures.decode.Unreadable where it is none.
     """
     return _jpeg(data, engine.image_size, engine.image_quality)
 
 
 @lru_cache(maxsize=64)
 def _jpeg(data: bytes, size: int, quality: int) -> bytes:
-    from mmret.ingest.decode import open_rgb
+    from mmret.ingest.pictures.decode import open_rgb
 
     picture = open_rgb(data, draft=(size, size))
     picture.thumbnail((size, size))

@@ -40,7 +40,7 @@ def data_uris(question: Question, pictures: dict[str, bytes], engine: EngineSett
 
     Raises PermanentError (``image_gone``, ``image_unreadable``).
     """
-    from mmret.ingest.decode import Unreadable  # Pillow: not for a fingerprint, which loads the back-end too
+    from mmret.ingest.pictures.decode import Unreadable  # Pillow: not for a fingerprint, which loads the back-end too
 
     if any(i not in pictures for i in question.images):
         raise PermanentError("image_gone")

@@ -19,7 +19,7 @@ from mmret.annotate.quality.redundancy import measure_redundancy
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.errors import UserError
 from mmret.hashing import uniform
-from mmret.ingest.pair_images import captions_of
+from mmret.ingest.pictures.pair_images import captions_of
 from mmret.lake import Lake
 from mmret.lake.inputs import linked_shards
 from mmret.settings import Profile, QualitySettings

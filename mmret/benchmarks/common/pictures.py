@@ -25,7 +25,7 @@ from PIL import Image
 from mmret.atomic import replacing
 from mmret.errors import UserError
 from mmret.hashing import content_id, fingerprint
-from mmret.ingest.decode import FORMATS, Unreadable, open_rgb
+from mmret.ingest.pictures.decode import FORMATS, Unreadable, open_rgb
 from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.search.encoder import Encoder

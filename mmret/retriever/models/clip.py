@@ -24,7 +24,7 @@ from mmret.devices import device_of
 from mmret.encode.location import sentence_transformers_remark
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.ingest.decode import Unreadable, open_rgb
+from mmret.ingest.pictures.decode import Unreadable, open_rgb
 from mmret.retriever.models.usable import usable
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -225,7 +225,7 @@ def to_rgb(picture: Picture) -> Image.Image:
 
 
 def flatten_transparency(picture: Image.Image) -> Image.Image:
-    """RGB with transparency on white, as :func:`mmret.ingest.decode.open_rgb` gives it."""
+    """RGB with transparency on white, as :func:`mmret.ingest.pictures.decode.open_rgb` gives it."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     ground = Image.new("RGBA", picture.size, "white")

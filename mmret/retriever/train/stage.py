@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmret.ingest.images import images_by_id
+from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.paths import local_path

@@ -1,0 +1,1 @@
+"""Triplets that MegaPairs released, read into a lake beside its own."""
