@@ -11,6 +11,7 @@ import fcntl
 import glob
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
+def _is_no_place(path: Path) -> bool:
+    """Whether ``path`` is a device or a pipe: it is written to, for a file that took its place would be the end of it."""
+    return str(path.absolute()).startswith("/dev/") or path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give an empty file to write to; on leaving without an error it takes the place of ``path``, else it is removed.
@@ -33,6 +39,13 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> with replacing(out) as aside:
     ...     pq.write_table(rows, aside)
     """
+    if _is_no_place(path):
+        with tempfile.TemporaryDirectory(prefix="mmret-") as folder:
+            aside = Path(folder) / (path.name or "out")
+            yield aside
+            with aside.open("rb") as whole, open(path, "wb", buffering=0) as stream:
+                shutil.copyfileobj(whole, stream)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = temporary(path)
     with _locked(aside, folder=False):

@@ -1,5 +1,6 @@
 """What every test shares: no network, no Dagster home of the user's, and where the material beside the checkout lies."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -24,12 +25,24 @@ def pictures() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """A lake of 180 scenes in two shards after one uninterrupted `mmret run`, and the summary it printed. Read only."""
+def small_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, dict]:
+    """A lake of 180 scenes in two shards after one uninterrupted `mmret run`, and the summary it printed. Read only. Made
+    once: whichever process of the tests needs it first makes it, and each has a copy."""
+    import shutil
+
+    from filelock import FileLock
+
     from tests.small_runs import first, run
 
     lake = tmp_path_factory.mktemp("small") / "lake"
-    return lake, run(first(lake))
+    if worker_id == "master":
+        return lake, run(first(lake))
+    shared = tmp_path_factory.getbasetemp().parent
+    summary = shared / "small-lake.json"
+    with FileLock(shared / "small-lake.lock"):
+        if not summary.exists():
+            summary.write_text(json.dumps(run(first(shared / "small-lake" / "lake"))))
+    return Path(shutil.copytree(shared / "small-lake" / "lake", lake)), json.loads(summary.read_text())
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Writing aside and renaming: whole or not at all, what a crash left goes, what is being written stays, whoever writes it."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -8,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from mmret.atomic import is_locked, lock_file, lock_unless_used, remove_abandoned, replacing, replacing_folder, temporary
+from mmret.atomic import (
+    is_locked,
+    lock_file,
+    lock_unless_used,
+    remove_abandoned,
+    replacing,
+    replacing_folder,
+    temporary,
+    write_text,
+)
 
 WRITER = """
 import sys, time
@@ -142,3 +152,14 @@ def test_a_folder_that_is_renamed_before_it_is_locked_is_somebody_else_s(tmp_pat
     monkeypatch.setattr("fcntl.flock", late)
     with lock_unless_used(partial) as used:
         assert used
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "whole")
+    reader.join(10)
+    assert got == ["whole"] and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]

@@ -1,6 +1,7 @@
 """Reads JSON, or a list of strings, as models really write them: fenced, in running text, unquoted, cut, with comments.
 
-What is valid JSON is taken as it stands; the rest is repaired by json_repair, and a list without any brackets is read line by line.
+What is valid JSON is taken as it stands; the rest is repaired by json_repair, and a list without any brackets is read by its marks
+(``answer_lists``).
 Nothing is guessed where that may cut a text: a string that was never closed is left out. Costs about 10 us where the JSON is
 valid, some 100 us where it is repaired.
 """
@@ -13,16 +14,20 @@ from typing import Any
 
 from json_repair import repair_json
 
+from mmret.annotate.answer_lists import listed
 from mmret.annotate.answer_text import plain_item
 
 _FENCE = re.compile(r"```(?:\w+)?\s*(.*?)```", re.DOTALL)
-_LINE = re.compile(
-    r"^[ \t]*(?:(?:\(?\d{1,2}[.):]|[-*•·–▪]|(?:\**(?:query|instruction)\s*\d{1,2}\s*[:.)])\**)[ \t]+(?P<listed>\S.*?)"
-    r"|(?P<quoted>[\"“][^\n]*[^\n\\][\"”]))[ \t]*,?[ \t]*$",
-    re.MULTILINE | re.IGNORECASE,
-)
-_SINGLE_QUOTED = re.compile(r"\[\s*['‘](.*)['’]\s*,?\s*\]", re.DOTALL)
+_QUOTED_OTHERWISE = [
+    (re.compile(rf"{first}\s*{a}(.*?){b}\s*,?\s*{last}\s*(?:```|\Z|\n|\}})", re.DOTALL), re.compile(rf"{b}\s*,\s*{a}"))
+    for first, last in ((r"\[", r"\]"), (r"[({]", r"[)}]"))
+    for a, b in (("['‘]", "['’]"), ("`", "`"), ("«", "»"), ("„", "“"), ("「", "」"))
+]
+_STARTS = re.compile(r"""\[\s*["'“‘«`{\[]|\{\s*["'“‘\w]|\[\s*\n""")
+_ENDS = re.compile(r"[\]}]\s*(?:```\s*)?(?=\n\s*\n|\Z)")
+_ESCAPED = re.compile(r"[\[{]\s*\\+[\"n]")
 _ITEM_KEY = re.compile(r"(?:(?:search[ _]?)?(?:instruction|query|queries|text|option|q)s?[ _-]*)?\d{0,2}", re.IGNORECASE)
+_ORDINAL = re.compile(r"(?:first|second|third|fourth|fifth|sixth|seventh|[a-z])(?:[ _]\w+)?", re.IGNORECASE)
 _MAX_BRACKETS, _MAX_REPAIRED = 40, 8000  # of what is repaired: the time it takes grows with their product
 _MAX_ENCODINGS = 3  # JSON in a JSON string, so many times
 
@@ -43,12 +48,17 @@ def strings(text: str) -> list[str] | None:
     >>> strings('1. "make it blue"\\n2. "a blue one"')
     ['make it blue', 'a blue one']
     """
+    if _ESCAPED.search(text) and _exact(text) is None:
+        text = text.replace('\\"', '"').replace("\\n", "\n")
+    values = _values(text)
     found = _listed(_exact(text))
+    if len(values) > 1 and len(found or ()) < 2:  # an object or a list a line
+        found = _listed(values) or found
     if found is None:
-        found = _single_quoted(text)
+        found = _quoted_otherwise(text)
     if found is None:
-        found = max((c for c in (_listed(_repaired(text)), _lines(text)) if c), key=len, default=None)
-    return None if found is None else [clean for t in found if (clean := plain_item(t))]
+        found = max((c for c in (_listed(_repaired(text)), listed(text)) if c), key=len, default=None)
+    return None if found is None else [clean for t in found if not t.rstrip(" *").endswith(":") and (clean := plain_item(t))]
 
 
 def _exact(text: str, depth: int = 0) -> Any:
@@ -63,17 +73,33 @@ def _exact(text: str, depth: int = 0) -> Any:
             value = _exact(value, depth + 1)
         if isinstance(value, dict | list):
             return value
-    return None
+    return max(_values(text), key=lambda held: len(str(held)), default=None)
+
+
+def _values(text: str) -> list[Any]:
+    """Objects and arrays in ``text`` that are valid JSON each, in order, those within others left out."""
+    found: list[Any] = []
+    decoder = json.JSONDecoder(strict=False)
+    at = tries = 0
+    while (start := _STARTS.search(text, at)) and tries < _MAX_BRACKETS:
+        tries += 1
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+            found.append(value)
+        except (ValueError, RecursionError):
+            at = start.start() + 1
+    return found
 
 
 def _repaired(text: str) -> Any:
     """What json_repair makes of the span from the first bracket on; None where it makes nothing of it."""
     fences = [f for f in _FENCE.findall(text) if "[" in f or "{" in f]
     text = fences[-1] if fences else text
-    starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
-    if not starts:
+    start = _STARTS.search(text) or re.search(r"[\[{]", text)
+    if not start:
         return None
-    span = text[min(starts) :].rstrip().rstrip("`").rstrip()
+    closed = _ENDS.search(text, start.start())
+    span = text[start.start() : closed.end() if closed else None].rstrip().rstrip("`").rstrip()
     end = max(span.rfind("}"), span.rfind("]")) + 1
     span = span[:end] if end and len(span) - end < len(span) // 2 and not _looks_open(span[end:]) else _closed(span)
     if sum(map(span.count, "[{")) > _MAX_BRACKETS or len(span) > _MAX_REPAIRED:
@@ -95,12 +121,16 @@ def _closed(span: str) -> str:
     return span[: quotes[-1]] if len(quotes) % 2 else span
 
 
-def _single_quoted(text: str) -> list[str] | None:
-    """Python's way to write a list, apostrophes unescaped."""
-    found = _SINGLE_QUOTED.search(text)
-    if not found or '"' in found[1] and "'," not in found[1]:
-        return None
-    return [t.replace("\\'", "'") for t in re.split(r"['’]\s*,\s*['‘]", found[1])]
+def _quoted_otherwise(text: str) -> list[str] | None:
+    """A list as Python or a typesetter writes it, apostrophes unescaped."""
+    for pattern, between in _QUOTED_OTHERWISE:
+        found = pattern.search(text)
+        if not found or '"' in found[1] and "'," not in found[1]:
+            continue
+        parts = between.split(found[1])
+        if found[0][0] == "[" or len(parts) > 1 and not any("':" in part for part in parts):  # an object is no tuple
+            return [t.replace("\\'", "'") for t in parts]
+    return None
 
 
 def _listed(value: Any, depth: int = 0) -> list[str] | None:
@@ -109,7 +139,7 @@ def _listed(value: Any, depth: int = 0) -> list[str] | None:
         return None
     if isinstance(value, str):
         value = value.strip()
-        return _listed(json_value(value), depth + 1) if value[:1] in ("[", "{") else _lines(value)
+        return _listed(json_value(value), depth + 1) if value[:1] in ("[", "{") else listed(value)
     if isinstance(value, dict):
         return _of_object(value, depth)
     if not isinstance(value, list):
@@ -145,9 +175,5 @@ def _of_object(value: dict[str, Any], depth: int) -> list[str] | None:
         if isinstance(held, list | dict) and (found := _listed(held, depth + 1)) is not None:
             return found
     items = [v for k, v in value.items() if isinstance(v, str) and _ITEM_KEY.fullmatch(str(k))]
+    items = items or [v for k, v in value.items() if isinstance(v, str) and _ORDINAL.fullmatch(str(k).strip())]
     return items if len(items) > 1 else None
-
-
-def _lines(text: str) -> list[str] | None:
-    found = [m["listed"] or m["quoted"] for m in _LINE.finditer(text)]
-    return found or None

@@ -7,6 +7,7 @@ answer; linear in its length.
 
 from __future__ import annotations
 
+import html
 import re
 
 _THOUGHT_NAMES = r"(?:seed:|longcat_)?(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad|inner_monologue)"
@@ -32,17 +33,32 @@ _BOXED = re.compile(r"\\boxed\s*\{(?:\s*\\text\s*\{)?")
 
 _MODEL_TURN = re.compile(
     r"<\|im_start\|>\s*assistant|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|<start_of_turn>\s*model|\[/INST\]"
-    r"|<\|(?:assistant|start_of_role\|>assistant<\|end_of_role)\|>|<[|｜]Assistant[|｜]>|(?m:^\s*ASSISTANT:)"
+    r"|<\|(?:assistant|start_of_role\|>assistant<\|end_of_role)\|>|<[|｜]Assistant[|｜]>|(?m:^\s*ASSISTANT:)|(?s:\A\s*USER:(?!.*\n\s*ASSISTANT:).{0,4000}?\bASSISTANT:)"
 )
 _TURN_ENDS = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|end_of_text|endoftext|end|return|eos|end_of_turn|im_start|user|START_OF_TURN_TOKEN)\|>|</s>"
     r"|<(?:eos|end_of_turn|start_of_turn|end_of_utterance)>|\[INST\]|<[|｜]end▁of▁sentence[|｜]>",
     re.IGNORECASE,
 )
-_SPECIAL = re.compile(r"<[|｜][\w▁:/-]{1,40}[|｜]>|<(?:bos|pad|unk|s)>|<unused\d+>")
+_SPECIAL = re.compile(
+    r"<[|｜][\w▁:/-]{1,40}[|｜]>|<(?:bos|pad|unk|s|eoa|eoh|image|img|image_?\d*|video|IMG_CONTEXT)>|</img>|<unused\d+>"
+    r"|\[UNUSED_TOKEN_\d+\]|<image_(?:start|end|pad|soft_token)>",
+    re.IGNORECASE,
+)
+_DETAILS = re.compile(r"<details\b.{0,8000}?</details>", re.DOTALL | re.IGNORECASE)
+_FINALLY = re.compile(
+    r"^[\s*_#>]*(?:(?:the |my )?final (?:answer|response|output|description|version)|answer|response)\s*[*_]*\s*"
+    r"(?:[:：][*_]*|$)\s*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_BEGINS_THINKING = re.compile(
+    r"[\s*_#>]*(?:thinking|thoughts?|reasoning|analysis|step[- ]by[- ]step)\b[^\n.]{0,40}(?:[:：]|\n)", re.IGNORECASE
+)
+"""A model without marks that writes its thoughts under one heading and its answer under another."""
 
 _LABEL = re.compile(
-    r"[\s*_#>]*(?:assistant|model|ai|bot|system|user|(?:the |final |my )?(?:answer|response|output|description|summary|caption))"
+    r"[\s*_#>]*(?:assistant|model|ai|bot|system|user"
+    r"|(?:the |final |my )?(?:answer|response|output|description|summary|caption|comparison|result))"
     r"\s*[*_]*\s*[:：][*_]*\s*",
     re.IGNORECASE,
 )
@@ -51,6 +67,18 @@ _LEAD_IN = re.compile(
     r"[:：]\**\s*(?:\n+|(?=[\"“*]*both\b))",
     re.IGNORECASE,
 )
+_HEADING = re.compile(r"\s*(?:#{1,6} [^\n]{1,80}|(?:\*\*|__)[^\n*_]{1,80}(?:\*\*|__)[:：]?[ \t]*(?=\n))\n+")
+_OPENING = re.compile(r"\s*(?:sure|certainly|of course|absolutely|okay|ok|great)\b[^\n.!:：]{0,40}[!.]\s+(?=\S)", re.IGNORECASE)
+_CLOSING = re.compile(
+    r"(?:\s+(?:i hope (?:this|that)|(?:please )?let me know|feel free to|if you (?:need|have|would like|want)|would you like)\b"
+    r"[^\n.!?]*[.!?]*)+\s*$",
+    re.IGNORECASE,
+)
+_ONE_TAG = re.compile(r"\s*<(\w{1,20})>(.*)</\1>\s*", re.DOTALL)
+_BULLET = re.compile(r"^[ \t]*[-*•]\s+", re.MULTILINE)
+_BREAK = re.compile(r"<br\s*/?>|</?p>|(?<!\\)\\n", re.IGNORECASE)
+_EXPLAINED = re.compile(r"(?:\*\*)?([\"“])(?P<text>[^\"”]{8,})[\"”](?:\*\*)?\s*(?:[-–—:(→]|[.,] ).+", re.DOTALL)
+"""A quoted text with an explanation behind it."""
 _FENCED = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _NUMBER = re.compile(
     r"\s*(?:[-*•·–—▪]\s+|[>#]+\s*|\(?\d{1,2}[.)](?!\d)\s*|\d{1,2}\s*:\s+|\[\d{1,2}\]\s*"
@@ -92,6 +120,9 @@ def final_text(raw: str) -> str:
     while (end := _TURN_ENDS.search(text)) and not text[: end.start()].strip():
         text = text[end.end() :]
     text = text[: end.start()] if end else text
+    text = _DETAILS.sub("", text) if "</details>" in text else text
+    if _BEGINS_THINKING.match(text) and (heads := list(_FINALLY.finditer(text))):
+        text = text[heads[-1].end() :]
     return _SPECIAL.sub("", _answer_inside(text)).strip()
 
 
@@ -106,15 +137,21 @@ def plain(text: str) -> str:
     fenced = _FENCED.search(text)
     if fenced and fenced[1].strip():
         text = fenced[1]
-    for pattern in (_LEAD_IN, _LABEL):
+    if tag := _ONE_TAG.fullmatch(text):
+        text = tag[2]
+    text = html.unescape(_BREAK.sub(" ", text))
+    for pattern in (_LEAD_IN, _OPENING, _HEADING, _LABEL):
         found = pattern.match(text)
         text = text[found.end() :] if found and text[found.end() :].strip() else text
+    text = _BULLET.sub("", _CLOSING.sub("", text) or text)
     return unquoted(" ".join(_unemphasised(text).split())).strip()
 
 
 def plain_item(text: str) -> str:
     """One instruction without the number, bullet, label, quotes, comma or emphasis that it stood with in a list."""
     text = " ".join(_unemphasised(text).split())
+    if explained := _EXPLAINED.fullmatch(text):
+        text = explained["text"]
     for _ in range(3):  # a number may stand within quotes, and quotes behind a number
         before = text
         numbered = _NUMBER.match(text)
@@ -150,19 +187,25 @@ def _encloses(text: str) -> bool:
 
 
 def _unemphasised(text: str) -> str:
-    return re.sub(r"(?<!\w)__(?=\S)|(?<=\S)__(?!\w)", "", text.replace("**", ""))
+    text = re.sub(r"(?<!\w)__(?=\S)|(?<=\S)__(?!\w)", "", text.replace("**", "")).strip()
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "*_" and text.count(text[0]) == 2 else text
 
 
 def _without_thoughts(text: str) -> str:
-    closes = list(_CLOSE.finditer(text))
-    opened = _OPEN.search(text)
-    if closes:
-        after = text[closes[-1].end() :]
-        unclosed = _OPEN.search(after)
-        after = after[: unclosed.start()] if unclosed else after
-        if after.strip() or opened is None or opened.start() > closes[-1].start():
-            return after
-    return text[: opened.start()] if opened else text
+    """The last stretch of ``text`` outside of thoughts; a thought that is only closed began with the text."""
+    marks = [(m.start(), m.end(), True) for m in _OPEN.finditer(text)]
+    marks = sorted(marks + [(m.start(), m.end(), False) for m in _CLOSE.finditer(text)])
+    said: list[str] = []
+    at, thinking = 0, False
+    for start, end, opens in marks:
+        if opens and not thinking:
+            said.append(text[at:start])
+        elif not opens and not thinking:
+            said.clear()
+        at, thinking = end, opens
+    if not thinking:
+        said.append(text[at:])
+    return next((part for part in reversed(said) if part.strip()), "")
 
 
 def _answer_inside(text: str) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
 from mmret.annotate.early_stop import EarlyStop
-from mmret.annotate.protocol import Annotator, Answer, Kind, Request
+from mmret.annotate.protocol import Annotator, Answer, Kind, NoMore, Request
 from mmret.annotate.store import AnswerStore
+from mmret.errors import UserError
 
 BATCH = 4096
 """Requests looked up, sent and parsed together; bounds the memory of a step."""
@@ -88,26 +89,45 @@ def _send(
             store.append(kind, pending, [answers[key] for key in pending])
         pending.clear()
 
+    def take(key: str, answer: Answer) -> None:
+        answers[key] = answer
+        stats.tokens_in += answer.tokens_in
+        stats.tokens_out += answer.tokens_out
+        stats.cost += annotator.cost(kind, answer.tokens_in, answer.tokens_out)
+        if not answer.error:
+            pending.append(key)
+        if answer.words:
+            stats.words.setdefault(answer.error, answer.words)
+
     last = time.monotonic()
     asked = list(requests.values())
     try:
         with closing(annotator.answers(asked)) as coming:  # type: ignore[type-var]
-            for i, answer in coming:
-                answers[keys[i]] = answer
-                stats.tokens_in += answer.tokens_in
-                stats.tokens_out += answer.tokens_out
-                stats.cost += annotator.cost(kind, answer.tokens_in, answer.tokens_out)
-                if not answer.error:
-                    pending.append(keys[i])
-                if len(pending) >= FLUSH_ROWS or pending and time.monotonic() - last > FLUSH_SECONDS:
-                    flush()
-                    last = time.monotonic()
-                if answer.words:
-                    stats.words.setdefault(answer.error, answer.words)
-                if early_stop is not None:
-                    early_stop.see(asked[i], answer)
+            try:
+                for i, answer in coming:
+                    take(keys[i], answer)
+                    if len(pending) >= FLUSH_ROWS or pending and time.monotonic() - last > FLUSH_SECONDS:
+                        flush()
+                        last = time.monotonic()
+                    if early_stop is not None:
+                        early_stop.see(asked[i], answer)
+            except UserError:
+                for i, answer in _under_way(coming):
+                    take(keys[i], answer)
+                raise
         if early_stop is not None:
             early_stop.finish(asked[-1])
     finally:
         flush()
     return answers
+
+
+def _under_way(coming: Iterator[tuple[int, Answer]]) -> Iterator[tuple[int, Answer]]:
+    """The answers that are paid for already where no more shall be asked."""
+    if not isinstance(coming, Generator):
+        return
+    try:
+        yield coming.throw(NoMore())
+        yield from coming
+    except (NoMore, StopIteration):
+        return

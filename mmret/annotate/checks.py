@@ -14,9 +14,14 @@ from functools import lru_cache
 from mmret.annotate.backends.captions import lexicon
 
 _REFUSAL = re.compile(
-    r"^\W*(?:i['’]?m (?:very )?sorry|sorry,|i apologi[sz]e|as an ai\b|je suis désolé|es tut mir leid|lo siento"
-    r"|(?:unfortunately, )?i(?: am|['’]m)? (?:can(?:no|['’])t|unable|not able)"
-    r"|i do(?:n['’]t| not) (?:have the ability|feel comfortable))",
+    r"^\W*(?:i['’]?m (?:very )?sorry|sorry,|i apologi[sz]e|as an? (?:\w+[- ])*(?:ai|llm|language model|assistant)\b"
+    r"|je suis désolé|es tut mir leid|lo siento|抱歉|很抱歉|对不起|申し訳|죄송|извините|к сожалению"
+    r"|(?:unfortunately, )?i(?: am|['’]m)? (?:can(?:no|['’])t|unable|not able)|i (?:won['’]t|will not) be able"
+    r"|i do(?:n['’]t| not) (?:have (?:the ability|access)|feel comfortable|(?:actually )?see (?:any|the|an?) (?:images?|pictures?))"
+    r"|i (?:must|have to) decline|this (?:content|request|image) (?:may |might )?(?:violates?|goes against)"
+    r"|(?:it (?:seems|looks|appears)(?: like| that| as if)* )?(?:there (?:is|are|were|was) )?no (?:images?|pictures?|photos?) "
+    r"(?:were|was|is|are|has been|have been)?\s*(?:provided|attached|uploaded|included|visible|available|given)"
+    r"|(?:could you )?please (?:provide|upload|share|attach) (?:the|both|two|your)(?: \w+){0,2} (?:images?|pictures?|photos?)\b)",
     re.IGNORECASE,
 )
 

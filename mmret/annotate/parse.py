@@ -48,6 +48,7 @@ _SCORE = re.compile(r"\s*(\d)(?:\.0)?(?:\s*/\s*5)?\s*")
 _SAID_SCORES = [re.compile(rf"{name}\W{{1,12}}(\d\S*?)(?:[\s,;]|\.?\s|\.?$)", re.I) for name in ("fidelity", "discretion")]
 _FORM = re.compile(r"both images\W*(?:\.\.\.|…)", re.IGNORECASE)
 """The form that the prompt gives for a description, not filled in."""
+_NOTHING = frozenset(("n/a", "none", "null", "nil", "na", "ok", "okay", "undefined", "done", "yes", "no"))
 _JSON_STARTS = re.compile(r"(?:```\w*)?\s*[\[{]")
 _ECHO_ENDS = {
     "describe": "Answer with that text alone.",
@@ -141,17 +142,21 @@ def _check(parsed: Parsed, request: Request, raw: str, part: Part, language: str
 
 def _description(text: str, kind: str) -> Parsed:
     value = json_value(text) if kind == "both" or _JSON_STARTS.match(text) else None
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
     if isinstance(value, dict):
         named = {str(k).strip().casefold(): v for k, v in value.items()}
         only = [v for v in value.values() if isinstance(v, str)]
         found = named.get("description", only[0] if kind != "both" and len(only) == 1 else None)
-    elif isinstance(value, list) and kind != "both" and len(value) == 1:
+    elif isinstance(value, list) and kind != "both" and len(value) == 1 and isinstance(value[0], str):
         found = value[0]
     else:
         found = None if kind == "both" else text
     if not isinstance(found, str):
         return Parsed(reason="not_json")
     found = plain(found)
+    if found.casefold().rstrip(".!") in _NOTHING:
+        return Parsed(reason="empty")
     if found and _FORM.match(found):
         return Parsed(reason="copied_prompt")
     return Parsed((found,)) if any(map(str.isalnum, found)) else Parsed(reason="empty")

@@ -48,6 +48,11 @@ class Answer(NamedTuple):
     words: str = ""
 
 
+class NoMore(Exception):
+    """Thrown into a back-end's ``answers``: nothing more shall be asked. A back-end with requests under way yields their answers
+    and ends; any other lets it pass."""
+
+
 class Annotator(Protocol):
     """A back-end. Building one may load a model; methods may be called from one thread at a time."""
 

@@ -50,10 +50,23 @@ class Command(TyperCommand):
 
 
 def _read(value: Any, option: str) -> Any:
-    """A path, or each of a list of paths, as :func:`mmret.paths.local_path` reads it; any other value as it is."""
+    """A path, or each of a list of paths, as :func:`mmret.paths.local_path` reads it; any other value as it is.
+
+    Raises UserError for an address and for an option's text that is not UTF-8.
+    """
     if isinstance(value, list | tuple):
         return type(value)(_read(each, option) for each in value)
+    if isinstance(value, str) and option.startswith("-") and not _is_utf8(value):
+        raise UserError(f"{option} is not UTF-8: {value!r}")
     return local_path(value, option) if isinstance(value, Path) else value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _say_stopped(stop: KeyboardInterrupt, command: str = "") -> int:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from mmret.errors import UserError
 from mmret.lake import Lake, history
-from mmret.lake.configuration import resolve
+from mmret.lake.configuration import note_refused, resolve
 from mmret.settings import parse_override
 
 
@@ -39,6 +40,7 @@ def run(
     store = Lake(lake)
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
+    _try_sources(store, choices["sources"])
 
     from mmret.cli.run_progress import RunProgress
 
@@ -54,7 +56,14 @@ def run(
     from mmret.warehouse import refresh_catalogue
 
     with exclusive(store, choices) as lease:
-        outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
+        try:
+            outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
+        except UserError as error:
+            if note_refused(store, images or settings.corpus.sources):
+                raise UserError(
+                    f"{error}. The lake is still empty: name other pictures with --images and it does without these"
+                ) from None
+            raise
         if dry_run:
             from mmret.cli.estimate import estimate_cost, output_estimate
 
@@ -67,3 +76,13 @@ def run(
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         print_json(summary)
+
+
+def _try_sources(store: Lake, sources: list[str]) -> None:
+    """Raise UserError for a source that the lake does not have yet and that cannot be opened, before the lake remembers it."""
+    from mmret.ingest.sources import open_source
+
+    known = store.read_configuration().get("sources", [])
+    for source in sources:
+        if source not in known:
+            open_source(source)

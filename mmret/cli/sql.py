@@ -70,6 +70,8 @@ def answer(connection: Any, query: str) -> tuple[list[str], list[tuple[Any, ...]
         if len(statements) != 1:
             given = f"{len(statements)} statements were given" if statements else "no statement was given"
             raise UserError(f'SQL: {given}; give one SELECT, such as "SELECT count(*) FROM triplets"')
+        if statements[0].type.name == "MULTI":
+            raise UserError("SQL: PIVOT without values is several statements: name them, as in PIVOT t ON a IN ('x', 'y')")
         if not _reads(connection, statements[0]):
             kind = statements[0].type.name.replace("_", " ")
             raise UserError(f"SQL: {kind} is not run here, for this command only reads: give a SELECT; {_INSTEAD}")

@@ -7,8 +7,11 @@ count as none where they are the whole cell, and so does punctuation alone: a ca
 from __future__ import annotations
 
 import ast
+import io
 import json
 import math
+import re
+import tokenize
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +25,7 @@ MISSING_WORDS = frozenset(
 
 _TEXT_FIELDS = ("raw", "caption", "text", "sentence", "title", "description", "value", "content")
 _SPEAKERS = ("gpt", "assistant", "model")
+_ELSEWHERE = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+|\S+\.(?:txt|caption|json|html?)", re.IGNORECASE)
 _LONGEST_LIST = 2**20  # characters of a cell that is looked at as a list
 
 
@@ -44,7 +48,7 @@ def says_nothing(text: str) -> bool:
 
 
 def captions_in(value: Any) -> list[str]:
-    """Every caption in ``value``, in order, those that say nothing left out.
+    """Every caption in ``value``, in order, those that say nothing, or merely where a text lies, left out.
 
     Raises Unreadable (``bad_manifest_row``) for what is no text: bytes that are not UTF-8, an object without a text.
 
@@ -52,7 +56,7 @@ def captions_in(value: Any) -> list[str]:
     (['a cat', 'one cat'], ['a cat', 'one cat'], [])
     """
     try:
-        return [text for text in _texts(value) if not says_nothing(text)]
+        return [text for text in _texts(value) if not says_nothing(text) and not _ELSEWHERE.fullmatch(text.strip())]
     except RecursionError:
         raise Unreadable("bad_manifest_row", "nested too deeply") from None
 
@@ -62,14 +66,25 @@ def written_list(text: str) -> list[Any] | None:
     inner = text.strip()
     if not (inner.startswith("[") and inner.endswith("]")) or len(inner) > _LONGEST_LIST:
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json.loads, _literal):
         try:
             found = parse(inner)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
         if isinstance(found, list) and all(isinstance(item, str | Mapping) or item is None for item in found):
             return found
     return None
+
+
+def _literal(text: str) -> Any:
+    """A literal of Python, or of NumPy, which writes no comma between texts: ``['a cat' 'one cat']``."""
+    parts: list[tuple[int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.STRING and parts and parts[-1][0] == tokenize.STRING:
+            parts.append((tokenize.OP, ","))
+        if token.type != tokenize.NL:
+            parts.append((token.type, token.string))
+    return ast.literal_eval(" ".join(string for _, string in parts).strip())
 
 
 def _texts(value: Any) -> Iterator[str]:

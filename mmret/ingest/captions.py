@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mmret.ingest.caption_values import captions_in
 from mmret.ingest.columns import LICENCE_COLUMNS, SOURCE_COLUMNS, meaning
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.encodings import MARKS
 from mmret.ingest.remarks import Note
-from mmret.ingest.rows import IMAGE_SUFFIXES
+from mmret.ingest.rows import IMAGE_SUFFIXES, is_title_of_file
 from mmret.ingest.text_files import encoding_of, from_latin
 
 LONGEST = 2**20
@@ -29,6 +30,9 @@ _PLAIN = ("txt", "text")
 _LABELS = (*CAPTION_NAMES, *LICENCE_COLUMNS, *SOURCE_COLUMNS)
 _NESTED = (*CAPTION_NAMES, "raw", "sentence", "sentences", "annotations")
 _URL = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+", re.IGNORECASE)
+_NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+_BOXES = re.compile(rf"\s*{_NUMBER}(?:[ \t,]+{_NUMBER}){{4,}}[ \t]*(?:\r?\n\s*{_NUMBER}(?:[ \t,]+{_NUMBER}){{4,}}[ \t]*)*\s*")
+"""Five numbers a line at least: a class and a box, as YOLO writes them."""
 _ENDS = tuple(".!?\"'”。！？")
 _WRAPPED_AT = 40  # characters: shorter lines are captions, not a wrapped text
 
@@ -102,6 +106,8 @@ def columns_of_texts(files: Iterable[TextFile], note: Note) -> dict[str, Any]:
             columns |= {name: value for name, value in found.items() if name not in columns}
         elif _URL.fullmatch(text.strip()):
             columns.setdefault("source" if label in CAPTION_NAMES or label == "" else label, text.strip())
+        elif _BOXES.fullmatch(text):
+            note("numbers_as_text", file.name, "lines of numbers (boxes, polygons, key points) are no caption")
         elif label == "" or label in CAPTION_NAMES:
             captions.append((file.name, lines_as_captions(text)))
         else:
@@ -135,14 +141,14 @@ def lines_as_captions(text: str) -> list[str]:
     return list(dict.fromkeys(line for line in lines if line))
 
 
-def captions_in(value: Any, depth: int = 0) -> list[str]:
-    """The captions in a JSON value: a text, a list of texts, or an object that has them under a name for captions."""
+def captions_below(value: Any, depth: int = 0) -> list[str]:
+    """The captions in a JSON value: a text, a list of texts, or an object that has them under a name for captions, at any depth."""
     if isinstance(value, str):
-        return [value.strip()] if value.strip() else []
+        return [text.strip() for text in captions_in(value)]
     if depth < 4 and isinstance(value, list):
-        return [text for item in value for text in captions_in(item, depth + 1)]
+        return [text for item in value for text in captions_below(item, depth + 1)]
     if depth < 4 and isinstance(value, dict):
-        return [text for name in _NESTED if name in value for text in captions_in(value[name], depth + 1)]
+        return [text for name in _NESTED if name in value for text in captions_below(value[name], depth + 1)]
     return []
 
 
@@ -155,8 +161,10 @@ def _columns_of_json(text: str, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         if value is not None and not isinstance(value, str | list):
             raise Unreadable("bad_caption", f"{name} is not an object, a text or a list of texts")
-        return {"caption": captions_in(value)}
-    own = next(((c, found) for c in meaning(tuple(value)).caption if (found := _captions_of_column(value[c]))), None)
+        return {"caption": captions_below(value)}
+    means = meaning(tuple(value))
+    named = () if means.derived else (c for c in means.caption if not is_title_of_file(c, value[c]))
+    own = next(((c, found) for c in named if (found := _captions_of_column(value[c]))), None)
     if own is not None:
         return {column: item for column, item in value.items() if column != own[0]} | {"caption": own[1]}
     nested = next((found for item in value.values() if isinstance(item, dict | list) and (found := _named_captions(item))), [])
@@ -167,12 +175,12 @@ def _captions_of_column(value: Any) -> list[str]:
     """Of a column that is called caption, where a number is a caption too and a JSON object of languages has one each."""
     if isinstance(value, bool | int | float):
         return [str(value)]
-    found = captions_in(value)
-    return found or captions_in(list(value.values())) if isinstance(value, dict) else found
+    found = captions_below(value)
+    return found or captions_below(list(value.values())) if isinstance(value, dict) else found
 
 
 def _named_captions(item: Any) -> list[str]:
-    return [] if isinstance(item, list) and any(isinstance(part, str) for part in item) else captions_in(item, 1)
+    return [] if isinstance(item, list) and any(isinstance(part, str) for part in item) else captions_below(item, 1)
 
 
 def _text_of(file: TextFile, note: Note) -> str:

@@ -43,22 +43,23 @@ class Columnar:
     def __init__(self, path: Path):
         self.path = path
         try:
-            if path.suffix.lower() in PARQUET_SUFFIXES:
+            if _is_parquet(path):
                 self._parquet: pq.ParquetFile | None = pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
                 self.schema: pa.Schema = self._parquet.schema_arrow
             else:
                 self._parquet = None
                 with self._arrow() as reader:
-                    self.schema = reader.schema
+                    self.schema = pa.schema([f.with_type(_plain_type(f.type)) for f in reader.schema], reader.schema.metadata)
             _read_names(self.schema)
         except (pa.ArrowException, OSError, ValueError) as error:
-            kind = "Parquet" if path.suffix.lower() in PARQUET_SUFFIXES else "Arrow"
+            kind = "Parquet" if _is_parquet(path) else "Arrow"
             raise ValueError(f"cannot be read as {kind}: {_first_line(error)}") from None
 
     def batches(self, start: int = 0) -> Iterator[tuple[int, pa.RecordBatch | Damaged]]:
         """(row of its first row, batch) of the file from the batch that holds row ``start`` or one before it."""
         for first, batch in self._row_groups(start) if self._parquet is not None else self._arrow_batches(start):
-            yield from [(first, batch)] if isinstance(batch, Damaged) else _sound(first, batch)
+            for at, part in [(first, batch)] if isinstance(batch, Damaged) else _sound(first, batch):
+                yield at, part if isinstance(part, Damaged) or part.schema.equals(self.schema) else _plain(part)
 
     def records(self) -> Iterator[Record]:
         """Rows as columns, numbered from 1."""
@@ -112,6 +113,15 @@ class Columnar:
         return pa.ipc.open_file(opened) if start == b"ARROW1" else pa.ipc.open_stream(opened)
 
 
+def _is_parquet(path: Path) -> bool:
+    """By its name; a file called otherwise (a blob of the Hugging Face cache) by its first bytes."""
+    suffix = path.suffix.lower()
+    if suffix in (*PARQUET_SUFFIXES, *ARROW_SUFFIXES) or not path.is_file():
+        return suffix in PARQUET_SUFFIXES
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
 def _read_names(fields: Iterable[pa.Field]) -> None:
     """Raise ValueError (UnicodeDecodeError) for a name, at any depth, that is no text."""
     for field in fields:
@@ -119,6 +129,27 @@ def _read_names(fields: Iterable[pa.Field]) -> None:
         kind = field.type
         if pa.types.is_nested(kind):
             _read_names(kind.field(at) for at in range(kind.num_fields))
+
+
+def _plain_type(kind: Any) -> Any:
+    """``kind`` without views, which newer writers (Polars) use for texts and bytes."""
+    if kind == pa.string_view():
+        return pa.large_string()
+    if kind == pa.binary_view():
+        return pa.large_binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = kind.value_field.with_type(_plain_type(kind.value_type))
+        return kind if inner.type == kind.value_type else pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)
+    if pa.types.is_struct(kind):
+        fields = [field.with_type(_plain_type(field.type)) for field in kind]
+        return pa.struct(fields) if any(new.type != old.type for new, old in zip(fields, kind, strict=True)) else kind
+    return kind
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    fields = [field.with_type(_plain_type(field.type)) for field in batch.schema]
+    columns = [column.cast(field.type) for column, field in zip(batch.columns, fields, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, batch.schema.metadata))
 
 
 def _sound(first: int, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch | Damaged]]:

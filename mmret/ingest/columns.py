@@ -22,11 +22,21 @@ _OTHER_IMAGE = (
 )
 _OTHER_CAPTION = (
     *("captions", "title", "sentence", "sentences", "description", "comment", "alt_text", "alttext", "alt"),
-    *("raw_caption", "image_caption", "caption_text", "conversations"),
+    *("raw_caption", "image_caption", "caption_text", "conversations", "messages"),
 )
-NAMES_IF_FILES = ("image_id", "file", "name", "key", "id", "filenames", "photo")
+NAMES_IF_FILES = (
+    *("image_id", "file", "name", "key", "id", "filenames", "photo", "images", "file_names"),
+    *("index", "", "unnamed:_0", "__index_level_0__"),  # the index of a table of pandas
+)
 """Columns that are the picture only where they hold names of picture files: numbers and keys are called so too."""
 _ADDRESSES = ("url", "image_url", "img_url", "image_urls", "photo_url", "image_link", "urls")
+_LANGUAGES = "en|eng|english|de|fr|es|it|pt|nl|pl|ru|uk|cs|sv|da|fi|no|tr|ar|he|fa|hi|zh|cn|ja|jp|ko|vi|th"
+_DERIVED = re.compile(
+    rf"(?!(?:has|is|no|n|num|nb|len|max|min|with|without)_)(?:[a-z0-9]+_)+captions?|(?:captions?|text|description|alt_text)_(?:{_LANGUAGES})"
+)
+"""``blip_caption``, ``caption_en``: captions where a table has no column that is simply called so."""
+_ANSWERS = frozenset(("response", "answer", "answers", "completion", "output", "chosen", "reply", "target", "edited_image"))
+"""Columns beside which a ``prompt`` is a question about the picture, not what it shows."""
 _NUMBERED = re.compile(r"(?:captions?|sentences?|text|description)[_.]?\d+")
 
 
@@ -40,6 +50,8 @@ class Meaning:
     source: tuple[str, ...] = ()
     numbered: bool = False
     """Whether ``caption`` are several captions of one picture: ``caption_0`` ... ``caption_4``."""
+    derived: bool = False
+    """Whether ``caption`` are columns whose names merely speak of captions: ``blip_caption``, ``caption_en``, ``prompt``."""
 
 
 @lru_cache(maxsize=256)
@@ -47,7 +59,7 @@ def meaning(columns: tuple[str, ...]) -> Meaning:
     """What the columns of a table mean.
 
     >>> meaning(("Image Path", "TEXT", "size"))
-    Meaning(image=('Image Path',), caption=('TEXT',), licence=(), source=(), numbered=False)
+    Meaning(image=('Image Path',), caption=('TEXT',), licence=(), source=(), numbered=False, derived=False)
     """
     plain: dict[str, list[str]] = {}
     for column in columns:
@@ -59,12 +71,16 @@ def meaning(columns: tuple[str, ...]) -> Meaning:
 
     caption = own_or(CAPTION_COLUMNS, _OTHER_CAPTION)
     numbered = () if caption else tuple(c for c in columns if _NUMBERED.fullmatch(plain_name(c)))
+    derived = () if caption or numbered else tuple(c for c in columns if _DERIVED.fullmatch(plain_name(c)))
+    if not (caption or numbered or derived or _ANSWERS & plain.keys()):
+        derived = tuple(plain.get("prompt", ()))
     return Meaning(
         image=own_or(IMAGE_COLUMNS, _OTHER_IMAGE),
-        caption=caption or numbered,
+        caption=caption or numbered or derived,
         licence=own_or(LICENCE_COLUMNS),
         source=own_or(SOURCE_COLUMNS),
         numbered=bool(numbered),
+        derived=bool(derived),
     )
 
 

@@ -15,10 +15,13 @@ from dataclasses import dataclass, replace
 
 from mmret.ingest.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, ON_THE_WEB, meaning, unique_names, weak_image_columns, why_none
 from mmret.ingest.records import ENOUGH, is_address, is_picture_name, share
+from mmret.ingest.rows import IMAGE_SUFFIXES
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}
 _FIRST = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".token": "\t"}
+_TITLE_LINES = 5  # above a header
 _SPANNED = 20  # lines of a quoted text in the head
+_NAME_FIRST = re.compile(rf"\S+({'|'.join(map(re.escape, IMAGE_SUFFIXES))})(#\d+)?[: ]+[^\W\d_]", re.IGNORECASE)
 _NUMBERED_IMAGE = re.compile(r"(.+\.[A-Za-z0-9]{2,5})#\d+")
 
 
@@ -38,6 +41,8 @@ class Dialect:
     """Whether names of pictures end in a suffix of pictures, so that a line which begins a record can be told."""
     spaced: bool = False
     """Whether names of pictures have blanks in them."""
+    above: int = 0
+    """Lines above the header that are none of the table: a title, a comment."""
     own_names: bool = False
     """Whether suffix, separator and names are those that were always read: then a line stays a row of its own."""
 
@@ -67,6 +72,11 @@ def recognise_dialect(lines: Sequence[str], suffix: str) -> Dialect | str:
     bare = [dialect for separator in order if (dialect := _without_header(whole[separator], separator))]
     if bare:
         return max(bare, key=lambda dialect: _fit(whole[dialect.separator], dialect))
+    for above in range(1, min(_TITLE_LINES, len(lines) - 1) + 1) if first or lines[0].startswith("#") else ():
+        below = recognise_dialect(lines[above:], suffix) if lines[above:] else ""
+        if isinstance(below, Dialect) and below.header and not below.above:
+            fits = _fit(_whole_records(lines[above + 1 :], below.separator), below)[0]
+            return replace(below, above=above, own_names=False) if fits >= ENOUGH else _why_not(lines, order)
     return _why_not(lines, order)
 
 
@@ -119,7 +129,9 @@ def _with_header(lines: list[str], separator: str, suffix: str) -> Dialect | Non
     means = meaning(columns)
     values = _values(lines[1:], separator, len(columns))
     if means.image:
-        image = columns.index(means.image[0])
+        places = [columns.index(name) for name in means.image]
+        plain = (at for at in places if not share(values[at], lambda value: is_address(value) or value.strip().isdigit()) > ENOUGH)
+        image = next(plain, places[0])
     else:
         weak = [columns.index(column) for column in weak_image_columns(columns)]
         image = next((at for at in weak if share(values[at], is_picture_name) >= ENOUGH), -1)
@@ -151,7 +163,9 @@ def _bare(lines: list[str], separator: str, width: int) -> Dialect | None:
     image = next((at for at, column in enumerate(names) if share(column, is_picture_name) >= ENOUGH), -1)
     if image < 0 or not is_picture_name(names[image][0]):
         return None
-    others = [at for at in range(width) if at != image]
+    others = [at for at in range(width) if at != image and share(names[at], is_picture_name) < 1 - ENOUGH]
+    if not others:
+        return None
     caption = max(others, key=lambda at: sum(len(re.findall(r"[^\W\d_]+", value)) for value in values[at]))
     if not any(re.search(r"[^\W\d_]", value) for value in values[caption]):
         return None
@@ -200,6 +214,8 @@ def _why_not(lines: list[str], order: list[str]) -> str:
         best = max(best, ((bool(means.image) + bool(means.caption), len(fields)), fields), key=lambda found: found[0])
     fields = best[1]
     means = meaning(tuple(fields))
+    if share(lines, lambda line: _NAME_FIRST.match(line) is not None) >= ENOUGH:
+        return "begins its lines with names of pictures, but has no tab, comma, semicolon or pipe behind them: put a tab there"
     sentence = why_none([field.strip()[:60] for field in fields])
     addresses = any(is_address(field) for line in lines[:5] for separator in order for field in split(line, separator))
     if addresses and not means.image and ON_THE_WEB not in (sentence or ""):

@@ -61,10 +61,10 @@ def _give_up(source: Source, refused: Counter[str], first: dict[str, Row]) -> No
         return
     (reason, count), total = refused.most_common(1)[0], refused.total()
     row = first[reason]
-    seen = next((f" {r.path} {r.detail}." for r in source.remarks if r.remark == "not_a_manifest"), "")
+    seen = next((f" {r.path} {r.detail}." for r in source.remarks if r.remark in ("not_a_manifest", "text_without_picture")), "")
     of = "all" if count == total else f"{count} of them"
     advice = _ADVICE.get(reason, "mend the files, or give another folder")
     raise UserError(
         f"{source.root}: none of its first {total} rows can be used, {of} for {reason.replace('_', ' ')}, beginning with "
-        f"{row.path} ({row.detail}).{seen} Nothing was sealed: {advice}; or take the source out again (--remove)"
+        f"{row.path:.200} ({row.detail}).{seen} Nothing was sealed: {advice}; or take the source out again (--remove)"
     )

@@ -30,6 +30,7 @@ from mmret.ingest.walk import Directory, directories
 from mmret.ingest.webdataset import TarSource
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_ARCHIVES = (".zip", ".rar", ".7z")
 _SUFFIXES_TOLD = 8
 NO_PICTURE = "text_without_picture"
 
@@ -49,7 +50,12 @@ class FolderSource(ManifestFolder):
         for table in self._tables.values():
             if table.why_not:
                 kind = "not_a_manifest" if table.path.lower().endswith(".json") or not text_name(table.path) else NO_PICTURE
-                self.remarks.add(kind, table.path, table.why_not)
+                beside = (
+                    "no picture beside it has its name (a text belongs into its picture's folder), and as a table it "
+                    if kind == NO_PICTURE
+                    else ""
+                )
+                self.remarks.add(kind, table.path, beside + table.why_not)
         with SpillDict() as named:
             manifests = [t.manifest for t in self._tables.values() if t.manifest and not t.manifest.embedded]
             for number, manifest in enumerate(manifests):
@@ -120,7 +126,9 @@ class FolderSource(ManifestFolder):
                         yield from self._rows_of_picture_table(path)
                 elif lower.endswith(_COMPRESSED):
                     self.remarks.add("compressed_tar", path, "decompress it: members are read where they lie")
-                elif not text_name(name) and not is_table(name):
+                elif lower.endswith(_ARCHIVES):
+                    self.remarks.add("archive", path, "unpack it: archives other than tars are not looked into")
+                elif not text_name(name) and not is_table(name) and named.get(path) is None:
                     unknown[os.path.splitext(lower)[1] or "no suffix"] += 1
                     example = example or path
             for name in texts.without_picture(directory.names):

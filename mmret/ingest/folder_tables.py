@@ -61,6 +61,8 @@ def tables_of(directory: Directory, root: Path, is_inside: Callable[[str], bool]
             yield Table(path, manifest=found)
         elif tar and _key_column(_first_record(root / path)):
             yield Table(path, tar=directory.base + tar)
+        elif os.path.isdir(root / directory.base / name.partition(".")[0]) and _key_column(_first_record(root / path)):
+            yield Table(path, why_not="is the list of downloads that img2dataset keeps beside the folder, whose own files are read")
         else:
             yield Table(path, why_not=found)
 
@@ -69,6 +71,8 @@ def _preference(name: str) -> tuple[int, int, str]:
     stem, _, suffix = name.lower().partition(".")
     suffixes = ("jsonl", "ndjson", "csv", "tsv", "parquet")
     order = suffixes.index(suffix) if suffix in suffixes else len(suffixes)
+    if ".lemma." in f".{suffix}.":  # Flickr8k's captions once more, in base forms
+        return (len(NAMES) + 1, 0, name)
     return (NAMES.index(stem) if stem in NAMES else len(NAMES), order if stem in NAMES else 0, name)
 
 

@@ -97,7 +97,7 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(line.decode())
+                    record = _loads_line(line.decode())
                 except UnicodeDecodeError as error:
                     yield number, f"not UTF-8: {error.reason} at byte {error.start}"
                 except (ValueError, RecursionError) as error:
@@ -106,6 +106,17 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
                     yield number, _record(record, garbled=False)
     except UNREADABLE as error:
         yield number + 1, f"the file cannot be read from here on: {error}"
+
+
+def _loads_line(line: str) -> Any:
+    """The value of a line, also where a comma stands behind it as in an array."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        bare = line.rstrip().removesuffix(",")
+        if not bare.endswith("}") or bare == line.rstrip():
+            raise
+        return json.loads(bare)
 
 
 def _byte_lines(file: Any) -> Iterator[tuple[int, bytes | None]]:

@@ -7,6 +7,7 @@ bad record does not stop a reader but is returned as one. Cost: recognising look
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from mmret.errors import UserError
 from mmret.ingest.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, Columnar
-from mmret.ingest.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, meaning
+from mmret.ingest.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, meaning, why_none
 from mmret.ingest.decode import Unreadable
 from mmret.ingest.json_files import json_encoding, json_lines, recognise_json
 from mmret.ingest.picture_table import picture_column
@@ -36,6 +37,8 @@ TABLE_SUFFIXES = (*_JSON, *_SEPARATED, *_COLUMNAR, *_BOOKS)
 """Suffixes of files that :func:`recognise` is worth asking about, of text also with ``.gz`` behind it."""
 
 _NAMES_TRIED = 20
+_COPIES = re.compile("thumb|preview|resized|lowres|low_res|small", re.IGNORECASE)
+"""Folders that lose to an equal one: smaller copies of the pictures."""
 _PLACES = 64  # folders in which pictures are sought
 
 
@@ -141,6 +144,8 @@ def _recognise_columnar(path: Path) -> Manifest | str:
         return str(error)
     try:
         pictures = picture_column(table)
+        if pictures is not None and (named := _with_files(path, table, pictures)):
+            return named
         if pictures is not None:
             others = tuple(name for name in table.schema.names if name != pictures)
             if not meaning(others).caption:
@@ -155,6 +160,22 @@ def _recognise_columnar(path: Path) -> Manifest | str:
     return sentence or Manifest(path, path.parent, "columns", lambda note: rename(Columnar(path).records(), renamed))
 
 
+def _with_files(path: Path, table: Columnar, pictures: str) -> Manifest | None:
+    """The manifest of paths that a table is although it holds pictures: its files are there, and what it holds are thumbnails."""
+    others = tuple(name for name in table.schema.names if name != pictures)
+    if why_none(others):
+        return None
+
+    def read(note: Note) -> Iterator[Record]:
+        note("thumbnails", path.name, f"the files that its paths name are used, not the pictures in the column {pictures}")
+        for number, record in Columnar(path).records():
+            yield number, {k: v for k, v in record.items() if k != pictures} if isinstance(record, dict) else record
+
+    manifest = Manifest(path, path.parent, f"columns, without the pictures in {pictures}", read)
+    folder = _folder_of_pictures(manifest, path.parent)
+    return manifest if any(_is_file(folder, name.strip().replace("\\", "/")) for name in _first_names(manifest)) else None
+
+
 def _folder_of_pictures(manifest: Manifest, within: Path) -> Path:
     """The folder from which the first paths of a manifest lead to files: its own if any does, else the one where most do."""
     own = manifest.path.parent
@@ -163,7 +184,7 @@ def _folder_of_pictures(manifest: Manifest, within: Path) -> Path:
     if not names or any(_is_file(own, name) for name in names):
         return own
     found = Counter({folder: sum(_is_file(folder, name) for name in names) for folder in _places(own, within)})
-    best = max(found, key=lambda folder: found[folder], default=own)
+    best = max(found, key=lambda folder: (found[folder], not _COPIES.search(folder.name)), default=own)
     return best if found[best] else own
 
 

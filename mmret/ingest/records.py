@@ -55,14 +55,19 @@ def image_column(records: Iterable[Record]) -> tuple[str | None, str | None]:
     renamed = None
     if not meaning(columns).image:
         weak = weak_image_columns(columns)
-        renamed = next((name for name in weak if share([r.get(name) for r in sample], is_picture_name) >= ENOUGH), None)
+        renamed = next((name for name in weak if share([_only(r.get(name)) for r in sample], is_picture_name) >= ENOUGH), None)
     known = tuple("image" if name == renamed else name for name in columns)
     if sentence := why_none(known):
         return None, sentence
     named = meaning(columns).image or (renamed,)
-    if share([next((r[n] for n in named if r.get(n) is not None), None) for r in sample], is_address) >= ENOUGH:
+    given = [values for name in named if (values := [r[name] for r in sample if r.get(name) is not None])]
+    if given and all(share(values, is_address) >= ENOUGH for values in given):
         return None, f"names no files: {ON_THE_WEB}"
     return renamed, None
+
+
+def _only(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def rename(records: Iterable[Record], column: str | None) -> Iterator[Record]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
 from mmret.ingest.caption_values import captions_in, is_missing, written_list
-from mmret.ingest.columns import meaning
+from mmret.ingest.columns import CAPTION_COLUMNS, meaning, plain_name
 from mmret.ingest.decode import Unreadable
+from mmret.ingest.names import is_address
 from mmret.ingest.remarks import Remarks
 
 IMAGE_SUFFIXES = (
@@ -92,7 +93,7 @@ def row_of_columns(columns: Mapping[str, Any]) -> Row:
     named = meaning(tuple(columns)).image
     if not named:
         raise Unreadable("bad_manifest_row", f"no image column: found {', '.join(map(str, columns)) or 'nothing'}")
-    image = next((name for name in named if not is_missing(columns[name])), named[0])
+    image = _image_of(columns, named)
     path = _path_in(columns[image])
     if not isinstance(path, str) or is_missing(path) or not encodable(path):
         raise Unreadable("bad_manifest_row", f"{image} is not a path: {repr(columns[image])[:100]}")
@@ -176,12 +177,24 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _image_of(columns: Mapping[str, Any], named: tuple[str, ...]) -> str:
+    """The first of ``named`` that is given; where that is an address or a number, another that is the name of a picture's file."""
+    first = next((name for name in named if not is_missing(columns[name])), named[0])
+    value = str(columns[first])
+    if len(named) == 1 or not (is_address(value) or value.strip().isdigit()):
+        return first
+    names = (
+        n for n in named if isinstance(v := columns[n], str) and v.strip().lower().endswith(IMAGE_SUFFIXES) and not is_address(v)
+    )
+    return next(names, first)
+
+
 def _path_in(value: Any) -> Any:
-    """The path that a cell holds: itself, bytes of text, the only one of a list, or ``path`` of a picture without its bytes."""
+    """The path that a cell holds: itself, bytes of text, the only one of a list, or that of a picture without its bytes."""
     if isinstance(value, list | tuple) and len(value) == 1:
         return _path_in(value[0])
     if isinstance(value, Mapping) and not value.get("bytes"):
-        return value.get("path")
+        return next((value[name] for name in ("path", "file_name", "filename") if value.get(name)), None)
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
@@ -189,9 +202,16 @@ def _first(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if columns.get(name) is not None), None)
 
 
+def is_title_of_file(column: str, value: Any) -> bool:
+    """Whether a column that other programs write (``title``) holds the picture's file name, which is no caption."""
+    if plain_name(column) in CAPTION_COLUMNS or not isinstance(value, str):
+        return False
+    return len(value.split()) == 1 and value.strip().lower().endswith(IMAGE_SUFFIXES)
+
+
 def _first_given(columns: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first column with a caption in it; else the first that has an empty text."""
-    given = (name for name in names if captions_in(columns[name]))
+    given = (name for name in names if captions_in(columns[name]) and not is_title_of_file(name, columns[name]))
     return next(given, None) or next((name for name in names if isinstance(columns[name], str) and not columns[name].strip()), None)
 
 

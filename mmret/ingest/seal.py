@@ -213,7 +213,7 @@ def _screened(row: Row, ingest: IngestSettings) -> Row:
     if row.size is not None and row.size > ingest.max_bytes:
         return row.refuse("too_many_bytes", f"{row.size} bytes, the limit is {ingest.max_bytes}")
     if row.caption is None:
-        return row.refuse("no_caption", "the caption is missing or empty")
+        return row.refuse("no_caption", "the caption is missing or empty (words for none, such as NULL and nan, count as missing)")
     return row
 
 

@@ -102,11 +102,14 @@ class _Lines:
 
 
 def _records(lines: _Lines, dialect: Dialect, name: str, note: Note) -> Iterator[Record]:
-    header = dialect.header
+    header, above = dialect.header, dialect.above
     for number, text, wrong in lines:
         if text is not None and (not text.strip(" \r\n") or (number == 1 and re.fullmatch(r"sep=.\s*", text, re.IGNORECASE))):
             continue
-        if header:
+        if above:
+            above -= 1
+            note("line_above_header", f"{name}:{number}", f"no line of the table: {(text or '').strip()[:60]}")
+        elif header:
             header = False
         elif text is None:
             yield number, wrong

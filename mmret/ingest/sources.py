@@ -52,6 +52,17 @@ class ShapesSource:
         return io.BytesIO(data), len(data)
 
 
+class _TableReader:
+    """Reads the rows of a table that holds pictures, and the files of one that names files too and was sealed by these."""
+
+    def __init__(self, path: Path):
+        self._table = PictureTable(path)
+        self._folder = Folder(path.parent)
+
+    def open(self, path: str) -> tuple[BinaryIO, int]:
+        return (self._table if path.isascii() and path.isdigit() else self._folder).open(path)
+
+
 def open_sources(texts: Iterable[str]) -> list[Source]:
     """The sources in the order given, each once.
 
@@ -88,7 +99,7 @@ def open_reader(root: str) -> Reader:
         return TarSource(path)
     if path.suffix.lower() in PICTURE_TABLE_SUFFIXES and path.is_file():
         with suppress(UserError):  # a manifest
-            return PictureTable(path)
+            return _TableReader(path)
     return Folder(path if path.is_dir() else path.parent)
 
 
@@ -97,7 +108,9 @@ def _file(path: Path) -> Source:
         return TarSource(path)
     if is_table(path.name):
         return open_manifest(path)
-    hint = "decompress it first; " if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2")) else ""
+    name = path.name.lower()
+    hint = "decompress it first; " if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")) else ""
+    hint = "unpack it first; " if name.endswith((".zip", ".rar", ".7z")) else hint
     raise UserError(f"{path} cannot be read: {hint}expected {ACCEPTED}")
 
 
@@ -120,7 +133,7 @@ def _refuse_empty(source: Source, first: list[Row]) -> None:
     if all(row.reason == "missing_file" for row in first):
         raise UserError(
             f"{path}: none of the first {len(first)} pictures its manifest names exists, beginning with "
-            f"{first[0].path} ({first[0].detail}); paths count from the manifest's folder"
+            f"{first[0].path:.200} ({first[0].detail}); paths count from the manifest's folder"
         )
 
 

@@ -76,7 +76,8 @@ class TarIndex:
     def texts(self, picture: str) -> list[Member]:
         """The text members that belong to a picture: those of its own name first, then those of its key (WebDataset's samples).
 
-        A text that is named after another picture of the same key is that one's. Of a name that repeats the last member counts.
+        A text that is named after another picture of the same key is that one's. Of a text that repeats the last counts, as it does
+        where members were appended; if the picture repeats too, tars were joined, and the first counts, as it does of pictures.
         """
         plain = posixpath.normpath(picture)
         own = (_bytes(plain), _bytes(posixpath.splitext(plain)[0]))
@@ -88,8 +89,23 @@ class TarIndex:
             others = {posixpath.normpath(p) for p in others} - {key_of(plain)}
             texts = ((at, m, text_name(posixpath.normpath(m.name))) for at, m in group)
             of_key = [(at, m) for at, m, about in texts if about and about.owner not in others]
+        order = reversed if self._repeats(plain) else iter
         found = {member.name: member for _, member in named}
-        return list((found | {m.name: m for _, m in of_key if m.name not in found}).values())
+        counted = {member.name: member for _, member in order([*named, *(m for m in of_key if m[1].name not in found)])}
+        return [counted[name] for name in dict.fromkeys((*found, *(m.name for _, m in of_key)))]
+
+    def repeated_texts(self) -> tuple[int, str | None]:
+        """How many texts have the name of another text, one of which does not count, and the first of them."""
+        query = (
+            "FROM (SELECT name, count(*) - 1 AS more, min(at) AS at FROM members WHERE kind = 'text' GROUP BY name) WHERE more > 0"
+        )
+        count = self._database.execute(f"SELECT coalesce(sum(more), 0) {query}").fetchone()[0]
+        first = self._database.execute(f"SELECT name {query} ORDER BY at LIMIT 1").fetchone()
+        return count, first and _text(first[0])
+
+    def _repeats(self, picture: str) -> bool:
+        query = "SELECT 1 FROM members WHERE plain = ? AND reason = 'duplicate_name'"
+        return self._database.execute(query, (_bytes(picture),)).fetchone() is not None
 
     def text_without_picture(self) -> tuple[int, str | None]:
         """How many texts have a key that no picture has, and the first of them."""

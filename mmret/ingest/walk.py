@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from mmret.ingest.remarks import Note
 
-_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
+_OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+_FOLDERS_OF_SYSTEMS = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information")
+"""Of macOS, network storage, Windows and Linux: copies, thumbnails and what was deleted."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def directories(root: str, is_inside: Callable[[str], bool], note: Note) -> Iter
                 visible.append(name)
         kept = []
         for name in sorted(inner):
-            if name.startswith(".") or name == "__MACOSX":
+            if name.startswith(".") or name.lower() in _FOLDERS_OF_SYSTEMS:
                 note("hidden", base + name, "hidden folders are not looked into")
             elif _is_lake(os.path.join(directory, name)):
                 note("lake_among_pictures", base + name, "a lake is no source of pictures")

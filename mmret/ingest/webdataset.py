@@ -42,8 +42,9 @@ class TarSource:
         """The rows of the tar. A caption of ``described`` is used where the tar itself has none."""
         index = self._index()
         mtime_ns = os.stat(self.root).st_mtime_ns
+        listed = 0
         with open(self.root, "rb") as file:
-            for picture in index.pictures():
+            for listed, picture in enumerate(index.pictures(), 1):  # noqa: B007
                 if picture.reason:
                     yield Row(picture.name).refuse(picture.reason, picture.detail or "")
                     continue
@@ -56,6 +57,10 @@ class TarSource:
             note(remark.remark, remark.path, remark.detail, remark.count)
         count, first = index.text_without_picture()
         note("text_without_picture", first, "no picture of the tar has its key", count)
+        count, first = index.repeated_texts()
+        note("duplicate_text", first, "another text of the tar has this name: one of them counts", count)
+        if not listed:
+            note("tar_without_pictures", None, "none of its members is a picture")
 
     def open(self, path: str) -> tuple[BinaryIO, int]:
         index = self._index()

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmret.errors import UserError
 from mmret.lake.store import Lake
-from mmret.paths import local_path
+from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
 
 DEFAULT_PROFILE = "demo"
@@ -26,6 +26,19 @@ def source_name(source: str) -> str:
     real = path.resolve()
     # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds
     return str(path.parent.resolve() / path.name if path.suffix != real.suffix and path.is_file() else real)
+
+
+def note_refused(lake: Lake, sources: Sequence[str]) -> bool:
+    """Note that ``sources`` were refused before anything of a new lake was sealed; returns whether that is so.
+
+    A run that names others does without them; one that names none tries them again.
+    """
+    configuration = lake.read_configuration()
+    refused = [s for s in map(source_name, sources) if s in configuration.get("sources", [])]
+    if not refused or lake.shards():
+        return False
+    lake.write_configuration({**configuration, "refused": refused})
+    return True
 
 
 def resolve(
@@ -54,8 +67,10 @@ def resolve(
             f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
             f"or change 'profile' in {lake.configuration_path} yourself to have its stages computed again."
         )
-    all_sources = [*old.get("sources", [])]
-    all_sources += [s for s in map(source_name, sources) if s not in all_sources]
+    given = [source_name(source) for source in sources]
+    refused = old.get("refused", []) if given and not lake.shards() else []
+    all_sources = [s for s in old.get("sources", []) if s not in refused or s in given]
+    all_sources += [s for s in given if s not in all_sources]
     configuration = {"profile": name, "sources": all_sources, "overrides": {**old.get("overrides", {}), **(overrides or {})}}
     if shard_size is not None:
         configuration["overrides"]["corpus.shard_size"] = shard_size
@@ -78,6 +93,20 @@ def resolve(
         if not all_sources and not lake.shards():
             settings["corpus.sources"] = []
     resolved = load_profile(name, settings)
+    for key, value in (overrides or {}).items():
+        _refuse_addresses(key, value)
     if not resolved.corpus.sources and not released:
         raise UserError("no images: give --images with a folder, a manifest file or a WebDataset tar, or shapes:<n>")
     return resolved, configuration
+
+
+def _refuse_addresses(key: str, value: Any) -> None:
+    """Raise UserError for an address among the values given now, before the lake remembers it; servers' are no paths."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _refuse_addresses(f"{key}.{name}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _refuse_addresses(key, each)
+    elif isinstance(value, str) and not key.endswith(".urls") and is_address(value):
+        local_path(value, f"--set {key}:")

@@ -257,25 +257,34 @@ def as_of(lake: PartitionFiles, text: str) -> State:
 
     Times are ISO 8601, local where no zone is given. Raises UserError saying what there is.
     """
-    if (facts := lake.facts("checkpoints", text)) is not None:
+    if "/" not in text and len(text) < 200 and text.isprintable() and (facts := lake.facts("checkpoints", text)) is not None:
         if "state" not in facts.notes:
             raise UserError(f"--as-of {text}: this checkpoint is older than recorded states or was trained on nothing; train again")
         return state_by_id(lake, facts.notes["state"], text)
-    if (found := Path(text) / STATE_FILE).is_file():
-        return state_by_id(lake, json.loads(found.read_text())["state"], text)
+    found = Path(os.path.expanduser(text)) / STATE_FILE
+    if text.isprintable() and os.path.isfile(found):
+        return state_by_id(lake, _state_of_folder(found), text)
     if run := [r for r in runs(lake) if r["run"] == text]:
         return state_at(lake, run[-1]["ended"], text)
-    if state_path(lake, text).is_file():
+    if text.isalnum() and len(text) < 200 and state_path(lake, text).is_file():
         return state_by_id(lake, text, text)
     try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
+        when = int(datetime.fromisoformat(text).timestamp() * 1e9)
+        iso_time(when)
+    except (ValueError, OverflowError):  # no time, or one outside of the years that have a name
         known = ", ".join([*lake.partitions("checkpoints"), *(r["run"] for r in runs(lake)[-3:])]) or "none yet"
         raise UserError(
-            f"--as-of {text}: neither a checkpoint nor a run of this lake (there are {known}), nor a time such as "
+            f"--as-of {text!r}: neither a checkpoint nor a run of this lake (there are {known}), nor a time such as "
             f"{datetime.now().isoformat(timespec='seconds')}"
         ) from None
-    return state_at(lake, int(when.timestamp() * 1e9), text)
+    return state_at(lake, when, text)
+
+
+def _state_of_folder(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text())["state"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is damaged: it does not name a state") from None
 
 
 STATE_FILE = "data.state"

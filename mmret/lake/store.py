@@ -25,7 +25,7 @@ from mmret.lake.history import new_version
 from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles, facts_in
 from mmret.schemas import ADDED_LATER, READ_BY_COLUMN, TABLES
 
-_CONFIGURATION = {"profile": str, "sources": list, "overrides": dict, "removed": list, "imports": list}
+_CONFIGURATION = {"profile": str, "sources": list, "overrides": dict, "removed": list, "imports": list, "refused": list}
 """What ``lake.yaml`` has, and of what type."""
 _MEND_CONFIGURATION = "mend it by hand, or move it away and name --profile, --images and --set again as they were"
 _UNIQUE = ("pair_id", "request_key")

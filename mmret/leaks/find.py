@@ -21,6 +21,7 @@ from PIL import Image
 from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest.decode import Unreadable, open_rgb
+from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.progress import advance
 from mmret.schemas import LEAKS
 
@@ -32,7 +33,6 @@ FINGERPRINTS = pa.schema([
     ("hash", pa.binary(16)),              # difference hash, 64 bits across and 64 down; null: not a picture
     ("thumb", pa.binary(THUMB)),          # 8 x 8 RGB
 ])  # fmt: skip
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 BANDS = 8
 PAIRS_AT_ONCE = 4_000_000
 
@@ -88,7 +88,7 @@ def folder_fingerprints(folder: str | Path) -> pa.Table:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"leak check: no folder of benchmark images at {root}")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     return fingerprints((str(p.relative_to(root)), p.read_bytes()) for p in paths)
 
 

@@ -20,8 +20,9 @@ from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.ingest.decode import open_rgb
 from mmret.ingest.images import read_images
+from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.lake import Facts, Lake
-from mmret.leaks.find import FINGERPRINTS, SUFFIXES, LeakLimits, fingerprints, folder_fingerprints, leaks
+from mmret.leaks.find import FINGERPRINTS, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.schemas import LEAKS
 from mmret.settings import EncoderSettings, Profile
 from mmret.unit_vectors import require_unit
@@ -102,7 +103,7 @@ def benchmark_fingerprints(lake: Lake, name: str, folder: str | Path) -> pa.Tabl
     """``FINGERPRINTS`` of every picture file under ``folder``. Raises UserError where it is none or holds none."""
     root = Path(folder)
     listing = sorted((str(p.relative_to(root)), (s := p.stat()).st_size, s.st_mtime_ns)
-                     for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())  # fmt: skip
+                     for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())  # fmt: skip
     if not listing:
         raise UserError(f"leak check: no pictures of {name} under {root}")
     return _cached(lake.root / "fingerprints" / "benchmarks" / f"{name}.parquet",

@@ -33,6 +33,7 @@ from mmret.settings import BandSettings, IndexSettings, MineSettings
 QUERIES = 256  # searched at once
 MAX_UNINDEXED_SHARE = 0.1  # share of rows outside the index, searched one by one, before they are added to it
 SLACK = 0.1  # below the band's low end by which a compressed score may still be asked for
+_MOST_NAMED = 1000  # vectors that a filter names one by one
 _ROUNDING = 1e-3  # of a float32 score; whatever comes so near to the band is scored exactly
 
 
@@ -55,7 +56,8 @@ def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band
     ids, vectors = read_vectors(lake, shard, signal)
     table = vector_table(lake, shard, signal)
     build_index(table, settings.index, vectors.shape[1])
-    search = _Search(table, f"shard <= '{shard}' AND {model_filter(lake.facts(signal, shard).notes['model'])}", settings, band)
+    where = f"shard <= '{shard}' AND {model_filter(lake.facts(signal, shard).notes['model'])}"
+    search = _Search(table, where, settings, band, _left_over(lake, shard, signal, table, where))
     shard_of: dict[str, str] = dict.fromkeys(ids, shard)
 
     def edges() -> Iterator[pa.Table]:
@@ -83,11 +85,37 @@ def _of_signal(lake: Lake, shard: str, signal: str, settings: MineSettings, band
     return found.append_column("query_shard", shards).select(CANDIDATES.names).cast(CANDIDATES)
 
 
-class _Search:
-    """Searches of one table under one filter."""
+def _left_over(lake: Lake, shard: str, signal: str, table: Any, where: str) -> dict[str, set[str]]:
+    """By shard, the images whose vectors lie in the table although the lake has them there no more: removed, replaced, moved.
 
-    def __init__(self, table: Any, where: str, settings: MineSettings, band: BandSettings):
-        self.table, self.settings, self.band = table, settings, band
+    Costs a count where there are none, which is nearly always.
+    """
+    lists = {
+        each: lake.read(signal, each, ["image_id"])["image_id"].combine_chunks()
+        for each in lake.shards()
+        if each <= shard and lake.facts(signal, each) is not None
+    }
+    if table.count_rows(where) == sum(map(len, lists.values())):
+        return {}
+    held = table.search().where(where).select(["image_id", "shard"]).limit(None).to_arrow()
+    found = {}
+    for each in pc.unique(held["shard"]).to_pylist():
+        ids = held.filter(pc.equal(held["shard"], each))["image_id"]
+        known = pc.is_in(ids, value_set=lists.get(each, pa.array([], pa.string())))
+        if gone := set(ids.filter(pc.invert(known)).to_pylist()):
+            found[each] = gone
+    return found
+
+
+class _Search:
+    """Searches of one table under one filter, without ``left_over`` vectors."""
+
+    def __init__(self, table: Any, where: str, settings: MineSettings, band: BandSettings, left_over: dict[str, set[str]]):
+        self.table, self.settings, self.band, self.left_over = table, settings, band, left_over
+        if sum(map(len, left_over.values())) <= _MOST_NAMED:  # so that they take no places of a search's answer
+            for shard, ids in sorted(left_over.items()):
+                names = ", ".join("'" + image_id.replace("'", "''") + "'" for image_id in sorted(ids))
+                where += f" AND NOT (shard = '{shard}' AND image_id IN ({names}))"
         self.where = where if table.count_rows(where) < table.count_rows() else None
         self.low, self.high = band_limits(band)
 
@@ -123,6 +151,9 @@ class _Search:
         )
         keep, scores = keep[scores > self.low], scores[scores > self.low]
         names = [np.asarray(hits[column].take(pa.array(keep)).to_pylist(), object) for column in ("image_id", "shard")]
+        if self.left_over:
+            there = np.array([i not in self.left_over.get(s, ()) for i, s in zip(*names, strict=True)], bool)
+            keep, scores, names = keep[there], scores[there], [column[there] for column in names]
         return rows[at[keep]], *names, scores
 
 

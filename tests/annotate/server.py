@@ -18,11 +18,18 @@ HANG, RESET, HALF_BODY, HUGE = "<hang>", "<reset>", "<half>", "<huge>"
 class Status:
     """An HTTP error."""
 
-    def __init__(self, code: int, body: str = "no", **headers: str):
-        self.code, self.body, self.headers = code, body, headers
+    def __init__(self, code: int, body: str = "no", charset: str = "utf-8", **headers: str):
+        self.code, self.body, self.charset, self.headers = code, body, charset, headers
 
     def __str__(self) -> str:
         return f"status {self.code} {self.body[:40]!r} {self.headers}"
+
+
+class Slow:
+    """An act after so many seconds."""
+
+    def __init__(self, seconds: float, act: Any):
+        self.seconds, self.act = seconds, act
 
 
 def completion(text: Any, finish: str = "stop") -> dict[str, Any]:
@@ -91,6 +98,9 @@ class RudeServer:
             self.bodies.append(body)
         act = self.behaviour(body, self.got - 1)
         await asyncio.sleep(self.delay)
+        if isinstance(act, Slow):
+            await asyncio.sleep(act.seconds)
+            act = act.act
         if act == HANG:
             await asyncio.sleep(3600)
         if act == RESET:
@@ -103,7 +113,7 @@ class RudeServer:
             text = _HUGE_TEXT
         else:
             text = json.dumps(completion(act) if isinstance(act, str) and act != HALF_BODY else act)
-        data = text.encode()
+        data = text.encode(act.charset if isinstance(act, Status) else "utf-8")
         lines = [f"HTTP/1.1 {code} X", f"Content-Length: {len(data)}", *(f"{k}: {v}" for k, v in headers.items())]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         if act == HALF_BODY:

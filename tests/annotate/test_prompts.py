@@ -100,5 +100,5 @@ def test_a_changed_instruction_prompt_leaves_the_keys_of_descriptions_alone(monk
 
 def test_what_fills_a_slot_is_never_read_as_a_slot() -> None:
     assert prompts.fill("{{a}} {{b}}", {"a": "{{b}}", "b": "x"}) == "{{b}} x"
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="c"):
         prompts.fill("{{c}}", {})

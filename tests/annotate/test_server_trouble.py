@@ -3,6 +3,7 @@ concerns one is that row's reason; what a server names as unsupported is left ou
 
 from __future__ import annotations
 
+import gzip
 import json
 import socketserver
 import threading
@@ -22,7 +23,7 @@ from mmret.annotate.instruct import instruct
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 from tests.annotate.annotation_run import SHARD, AnnotationRun
-from tests.annotate.server import RudeServer, Status, completion
+from tests.annotate.server import RudeServer, Slow, Status, completion
 from tests.annotate.test_openai_server import DESCRIPTION, _annotator, _answer, _describe, _nobody, _pairs, _settings
 
 
@@ -174,9 +175,10 @@ def test_a_stopped_stage_leaves_no_partition_and_the_next_run_finishes_it(
     annotation: AnnotationRun, reference: AnnotationRun
 ) -> None:
     reference.run()
+    before = annotation.lake.facts("descriptions", SHARD)
     with pytest.raises(dg.Failure, match="in the server's own words: “no”"):
         annotation.run(lambda body, number: Status(400, "no"))
-    assert annotation.lake.facts("descriptions", SHARD) is None
+    assert annotation.lake.facts("descriptions", SHARD) == before
     assert annotation.run() == (120, 120) and annotation.tables() == reference.tables()
 
 
@@ -307,3 +309,98 @@ def test_a_makers_habit_costs_no_row(habit: str, tmp_path: Path) -> None:
         rows = instruct(described, _pairs(40), {}, annotator, settings, store).to_pylist()
         assert server.got <= 80 + PROBES
     assert set(described["text"].to_pylist()) == {DESCRIPTION} and {r["status"] for r in rows} == {"ok"}
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_what_was_sent_before_a_run_is_stopped_is_stored_and_nothing_more_is_sent(delay: float, tmp_path: Path) -> None:
+    with RudeServer(lambda body, number: "N/A", delay=delay) as server:
+        store = AnswerStore(tmp_path)
+        with pytest.raises(UserError, match=r"none of the first \d+ answers of .* can be used"):
+            _describe(_settings(server.url, concurrency=64), 400, store)
+        assert server.got == server.answered == store.count("describe") < 250
+
+
+def test_an_answer_under_way_when_the_server_begins_to_refuse_is_stored(tmp_path: Path) -> None:
+    def behaviour(body: dict[str, Any], number: int) -> Any:
+        if number == 0:
+            return Slow(0.4, DESCRIPTION)
+        return Status(401, _error("the key was revoked"))
+
+    with RudeServer(behaviour) as server:
+        store = AnswerStore(tmp_path)
+        with pytest.raises(UserError, match="the key was revoked"):
+            _describe(_settings(server.url), 20, store)
+        assert store.count("describe") == 1
+
+
+_PIECES = [json.dumps({"choices": [{"delta": {"content": f"{word} "}}]}) for word in DESCRIPTION.split()]
+_STREAMED = "".join(f"data: {piece}\n\n" for piece in (*_PIECES, '{"choices": [{"delta": {}, "finish_reason": "stop"}]}'))
+_WHOLE = json.dumps(completion(DESCRIPTION))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _STREAMED + "data: [DONE]\n\n",
+        ": ping\n\n" + _STREAMED,
+        "\ufeff" + _WHOLE,
+        _WHOLE + "\n\n{}",
+        json.dumps(_WHOLE),
+        json.dumps({"code": 0, "data": completion(DESCRIPTION)}),
+    ],
+    ids=["stream", "stream with a ping", "mark", "trailing", "text in JSON", "wrapped"],
+)
+def test_a_completion_is_read_however_it_is_packed(body: str) -> None:
+    assert read_completion(body.encode()).text.strip() == DESCRIPTION
+    assert read_completion(body.encode()).finish_reason == "stop"
+
+
+def test_a_stream_that_breaks_off_is_no_whole_answer() -> None:
+    assert read_completion(_STREAMED.rpartition("data:")[0].encode()).finish_reason == "incomplete"
+    with pytest.raises(NotACompletion, match="529"):
+        read_completion(b'data: {"error": {"code": 529}}\n\n')
+    with pytest.raises(NotACompletion, match="404"):
+        read_completion(b'{"object": "error", "message": "no such model", "code": 404}')
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        Status(201, _WHOLE),
+        Status(200, gzip.compress(_WHOLE.encode()).decode("latin-1"), charset="latin-1"),
+        Status(200, _WHOLE.replace("mug", "caf\xe9"), charset="latin-1", **{"Content-Type": "application/json; charset=latin-1"}),
+    ],
+    ids=["another status", "packed without a word", "another encoding"],
+)
+def test_a_completion_is_taken_however_it_is_sent(act: Status) -> None:
+    with RudeServer(lambda body, number: act) as server:
+        assert {row["status"] for row in _describe(_settings(server.url), 3)} == {"ok"}
+
+
+def test_a_body_that_is_not_packed_as_it_says_is_a_bad_answer_and_no_traceback() -> None:
+    act = Status(200, _WHOLE, **{"Content-Encoding": "gzip"})
+    with RudeServer(lambda body, number: act) as server, pytest.raises(UserError, match="not packed as its head says"):
+        _describe(_settings(server.url, tries=2, deadline_s=5.0), 12)
+
+
+def test_a_server_that_loads_its_model_is_waited_for_whatever_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmret.annotate.backends.openai_server._STARTING_PAUSE_S", 0.05)
+
+    def behaviour(body: dict[str, Any], number: int) -> Any:
+        return Status(500, _error("the model is loading, please wait")) if number < 12 else _answer(body)
+
+    with RudeServer(behaviour) as server:
+        assert {row["status"] for row in _describe(_settings(server.url, tries=2, deadline_s=60.0), 4)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "words, sent",
+    [
+        ("`temperature` may only be set to 1 when thinking is enabled.", "no temperature"),
+        ("Conversation roles must alternate user/assistant/user/assistant/...", "the system message as part of the user's"),
+        ("messages.0.role: Input should be 'user' or 'assistant'", "the system message as part of the user's"),
+    ],
+)
+def test_other_words_for_what_a_server_does_not_take_are_understood(words: str, sent: str) -> None:
+    body = {"temperature": 0.7, "max_tokens": 9, "messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}
+    assert Dialect().learn(400, words, body) == sent

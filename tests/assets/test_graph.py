@@ -54,7 +54,7 @@ def test_a_job_computes_the_stages_it_is_named_after():
 
     vectors, mined = {"clip_image", "dino_image", "caption"}, {"candidates", "leaks", "neighbours", "pairs"}
     texts = {"descriptions", "instructions", "triplets"}
-    assert computed("seal_corpus") == {"corpus_manifest"} and computed("ingest") == {"images", "rejects"}
+    assert computed("seal_corpus") == {"corpus_manifest", "remarks"} and computed("ingest") == {"images", "rejects"}
     assert (computed("encode"), computed("mine"), computed("annotate")) == (vectors, mined, texts)
     assert computed("synthesise") == {"images", "rejects"} | vectors | mined | texts
     assert computed("stale_shards") == computed("synthesise") | {"towers"} and computed("train_towers") == {"towers"}

@@ -24,7 +24,8 @@ class Fake(Runner):
         self.on_stage = lambda *about: self.told.append(about)
         self.instance = SimpleNamespace(add_dynamic_partitions=lambda name, keys: self.added.append((name, keys)))
 
-    def launch(self, tables, partition):
+    def launch(self, tables, partition, config=None):
+        self.configs = [*getattr(self, "configs", []), config]
         self.launched.append((tuple(tables), partition))
         self.outcome.rows_computed[tables[0]] = 0 if tables[0] == "corpus_manifest" else 1
 
@@ -33,7 +34,9 @@ class Fake(Runner):
 
 
 @pytest.fixture
-def lake(tmp_path) -> Lake:
+def lake(tmp_path, monkeypatch) -> Lake:
+    """Every stage of three shards, current, of empty tables: as few images as these are let pass."""
+    monkeypatch.setattr("assets.runner.run.check_enough", lambda lake: None)
     lake = Lake(tmp_path / "lake")
     for shard in SHARDS:
         seal(lake, shard)
@@ -59,6 +62,26 @@ def test_a_stale_stage_is_launched_with_those_behind_it_in_its_run(lake):
     assert runner.launched[1:] == [(texts, SECOND), (texts, THIRD)] and runner.verified == 1
     assert [(told[1], told[2], told[3]) for told in runner.told if told[0] == list(texts)] == [(SECOND, 0, 2), (THIRD, 1, 2)]
     assert runner.told[0] == (["corpus_manifest"], None, 0, 1) and runner.told[-1] == (["checks"], None, 0, 1)
+
+
+def test_too_few_images_stop_a_run_once_they_are_in_and_only_where_there_is_work(lake, monkeypatch):
+    def refuse(lake):
+        raise UserError("too few")
+
+    monkeypatch.setattr("assets.runner.run.check_enough", refuse)
+    Fake(lake).run()
+    lake.path("images", FIRST).unlink()
+    runner = Fake(lake)
+    with pytest.raises(UserError, match="too few"):
+        runner.run()
+    assert [tables for tables, _ in runner.launched] == [("corpus_manifest",), ("images",)]
+
+
+def test_what_is_gone_from_the_sources_is_forgotten_where_a_person_says_so(lake):
+    for said in (False, True):
+        runner = Fake(lake)
+        runner.run(forget_missing=said)
+        assert runner.configs == [{"corpus_manifest": {"forget_missing": said}}]
 
 
 def test_a_table_without_partitions_comes_before_what_reads_it(lake):

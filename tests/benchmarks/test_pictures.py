@@ -111,13 +111,18 @@ def test_a_model_that_embeds_different_pictures_alike_is_refused_and_copies_of_o
         Embedder(Same(), "m").picture_vectors([Shot(painted[0]), Shot(painted[1])])
 
 
-def test_pictures_are_sought_in_the_folder_then_in_its_subfolders_by_each_ending_in_turn(tmp_path):
+def test_pictures_are_sought_in_the_folder_then_in_its_subfolders_and_elsewhere_where_the_name_tells(tmp_path):
     for name in ("a.jpg", "sub/a.png", "sub/b.png", "sub/b.jpg", "other/c.png", "d"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     folder = ImageFolder(tmp_path, ("sub", "none"), (".png", ".jpg"))
     found = {n: folder.find(n) for n in ("a", "b", "c", "d")}
     assert found == {"a": tmp_path / "a.jpg", "b": tmp_path / "sub/b.png", "c": None, "d": None}
+    assert ImageFolder(tmp_path, ("sub",), (".png",), anywhere=True).find("c") == tmp_path / "other/c.png"
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "other").rename(tmp_path / "deep" / "other")
+    assert ImageFolder(tmp_path, (), (".png",)).find("other/c") == tmp_path / "deep/other/c.png"
+    assert ImageFolder(tmp_path, (), (".png",)).find("another/c") is None
     assert ImageFolder(tmp_path).find("d") == tmp_path / "d" and ImageFolder(tmp_path).find("x/../d") is None
     with pytest.raises(UserError, match="no folder of images"):
         ImageFolder(tmp_path / "d")
@@ -167,6 +172,8 @@ def test_every_row_of_a_query_file_is_a_query_or_is_counted_with_a_reason(lake, 
 @pytest.mark.parametrize("text, said", [
     ('{"reference": "A", "text": "x", "target": "B"}\n{"reference": "A"', "line 2: not JSON"),
     ('[{"reference": "A", "text": "x", "target": "B"}, {"reference": "A", "text": "x"}]', "row 2: expected an object"),
+    ('[1]', "row 1: expected an object"),
+    ('[["reference", "text", "target"]]', "row 1: expected an object"),
     ('{"reference": "A", "text": " ", "target": "B"}', "row 1: text and target must not be empty"),
     ('{"reference": "A", "text": "x", "target": []}', "row 1: text and target must not be empty"),
     ('{"reference": "A", "text": 3, "target": "B"}', "row 1: text and target must not be empty"),

@@ -146,7 +146,7 @@ def test_missing_and_damaged_pictures_are_listed_and_nothing_is_scored(tmp_path,
         (images / lost).unlink()
     else:
         (images / lost).write_bytes((images / lost).read_bytes()[:40])
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match="nothing was scored") as error:
         run_benchmark(benchmark, Colours(), "m", options(images, annotations))
     name = lost.split("/")[-1].split(".")[0].lstrip("0")
     assert all(part in str(error.value) for part in (name, "nothing was scored", "--allow-missing"))
@@ -171,7 +171,7 @@ def test_a_folder_without_the_pictures_is_refused(tmp_path):
     images, annotations = circo(tmp_path)
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=folder.name):
             run_benchmark("circo", Colours(), "m", options(folder, annotations, allow_missing=True))
 
 

@@ -65,3 +65,28 @@ def test_a_tilde_is_the_home_folder_in_every_path_option(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists already"):
         call(["embed", "shapes:10", "--out", "~/out", "--checkpoint", str(Path(tmp_path) / "c")])
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--images", "shapes:-1"], "not a shapes corpus"),
+        (["--images", "nothing-here"], "nothing at"),
+        (
+            ["--images", "shapes:10", "--set", "encoders.clip_image.model=s3://b/x"],
+            "--set encoders.clip_image.model: .* is an address",
+        ),
+        (["--images", "shapes:10", "--set", "recipes.demo.base=gs://b/x"], "is an address"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_the_lake_remembers_it(given, said, tmp_path, monkeypatch):
+    """Else every later run fails for it, whatever is given then."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        call(["run", "--lake", "lake", *given])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_that_is_not_utf_8_is_refused_by_every_command():
+    with pytest.raises(UserError, match="--text is not UTF-8"):
+        call(["search", "--lake", "lake", "--text", "\udcff"])

@@ -134,7 +134,7 @@ def test_columns_of_equal_names_are_told_apart(lake):
     "query",
     ["", "   ", ";", "/* nothing */", "SELECT 1; SELECT 2", "COPY pairs TO 'x.csv'", "EXPLAIN ANALYZE COPY pairs TO 'x.csv'",
      "ATTACH 'x.db'", "INSTALL httpfs", "EXPORT DATABASE 'x'", "CREATE TABLE x AS SELECT 1", "SELECT error('stop')", "SELEC 1",
-     "SELECT \udcff"],
+     "SELECT \udcff", "PIVOT pairs ON status"],
 )  # fmt: skip
 def test_sql_reads_one_statement_and_says_so_else(lake, query, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -87,7 +87,7 @@ def test_a_crash_while_writing_loses_only_the_decision_at_hand(tmp_path, monkeyp
     log.add(["a"], "rejected")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="disk full"):
             log.add(["b"], "rejected")
     assert said(lake) == {"a": "rejected"}
     log.add(["c"], "accepted")

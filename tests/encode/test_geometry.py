@@ -12,9 +12,9 @@ from PIL import Image
 from mmret.encode import base
 from mmret.encode.base import batch_size, transformer_bytes
 from mmret.encode.pixels import Preprocessing, ResizeCrop, from_image_processor
-from mmret.encode.stage import _refuse
 from mmret.encode.vectors import shard_filter
 from mmret.errors import UserError
+from mmret.unit_vectors import UnusableVectors, require_unit
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -75,14 +75,20 @@ def test_a_batch_on_a_gpu_has_sixteen_to_a_thousand_rows(monkeypatch, rows, size
     assert transformer_bytes(10, 8, 5) == 4 * (12 * 10 * 8 + 30) and transformer_bytes(2, 8) == 768
 
 
-def test_a_vector_that_is_off_is_refused_by_the_image_it_belongs_to():
+def test_a_vector_that_is_off_is_refused_by_its_row_and_one_within_the_tolerance_is_not_off():
+    def words(row: int, kind: str) -> str:
+        return f"row {row}: {kind}"
+
     good = np.eye(3, dtype=np.float32)
-    _refuse(list("abc"), good, "caption", "m")
-    for vector, said in (([0, 0, 0], "zeros"), ([np.nan, 1, 0], "not a unit vector"), ([0, 2, 0], "not a unit vector")):
+    assert require_unit(good, words) is good and require_unit(good * np.float32(1.0009), words).any()
+    kinds = {"zeros": [0, 0, 0], "finite": [np.nan, 1, 0], "numbers": [np.inf, 0, 0]}
+    kinds |= {"length 2 ": [0, 2, 0], "length 0.998": [0, 0.998, 0]}
+    for kind, vector in kinds.items():
         bad = good.copy()
-        bad[1] = vector
-        with pytest.raises(UserError, match=f"m gave image b a vector .*{said.split()[-1]}.* for caption"):
-            _refuse(list("abc"), bad, "caption", "m")
+        bad[1:] = vector
+        with pytest.raises(UnusableVectors, match=f"row 1: a vector .*{kind}") as caught:
+            require_unit(bad, words)
+        assert (caught.value.row, caught.value.count) == (1, 2)
 
 
 def test_a_filter_takes_one_models_rows_of_one_shard():

@@ -137,7 +137,7 @@ def test_other_settings_do_not_resume_from_the_old_state(tmp_path: Path, monkeyp
     train(images(12), other, tmp_path / "fresh")
     with monkeypatch.context() as patch:
         patch.setattr(towers, "replacing_folder", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError, match="division"):
             train(images(12), TINY, tmp_path / "towers")
     train(images(12), other, tmp_path / "towers")
     assert weights(tmp_path / "towers") == weights(tmp_path / "fresh")

@@ -153,9 +153,9 @@ def test_an_export_that_was_killed_goes_on_and_ends_the_same(lake, tmp_path, mon
 def test_a_partial_export_of_other_settings_is_begun_anew(lake, tmp_path):
     from mmret.export.folder import whole_folder
 
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "out", "one plan") as work:
+    with pytest.raises(RuntimeError, match="broken off"), whole_folder(tmp_path / "out", "one plan") as work:
         work.file("a.txt", lambda path: path.write_text("old"))
-        raise RuntimeError
+        raise RuntimeError("broken off")
     with whole_folder(tmp_path / "out", "another") as work:
         with pytest.raises(UserError, match="another process"), whole_folder(tmp_path / "out", "another"):
             pass

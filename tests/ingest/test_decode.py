@@ -21,9 +21,9 @@ def pixel(data: bytes, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
 
 
 def reason(data: bytes, choices: IngestSettings | None = None) -> str:
-    with pytest.raises(Unreadable) as opened:
+    with pytest.raises(Unreadable, match="^[a-z_]+: .") as opened:
         open_rgb(data, choices)
-    with pytest.raises(Unreadable) as inspected:
+    with pytest.raises(Unreadable, match="^[a-z_]+: .") as inspected:
         inspect(data, choices)
     assert opened.value.reason == inspected.value.reason
     assert opened.value.detail

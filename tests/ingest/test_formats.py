@@ -235,6 +235,6 @@ def test_noise_that_begins_like_a_picture_never_ends_in_another_error():
         b"GIF89a",
         (HEIC / "turned.heic").read_bytes()[:200],
     ):
-        with pytest.raises(Unreadable):
+        with pytest.raises(Unreadable, match="^[a-z_]+: ."):
             inspect(start + noise)
     assert picture().size == (24, 16)

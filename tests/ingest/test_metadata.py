@@ -3,6 +3,8 @@ nothing is unpacked beyond a bound; limits hold for a file that was tried again.
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 import tracemalloc
 import zlib
@@ -261,3 +263,18 @@ def test_a_progressive_jpeg_without_its_last_scans_is_noted():
     assert inspect(data[:last] + b"\xff\xd9").remark == "missing_scans"
     with pytest.raises(Unreadable, match="truncated"):
         inspect(data[:last])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(128, 96), (67, 41)])
+def test_a_jpeg_that_lost_a_restart_mark_lacks_pixels_and_a_whole_one_does_not(progressive: bool, mode: str, size: tuple) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+    file = io.BytesIO()
+    options = {"restart_marker_blocks": 2, "progressive": progressive, "quality": 80}
+    Image.fromarray(noise).convert(mode).save(file, "JPEG", **options)
+    data = file.getvalue()
+    assert inspect(data).remark is None
+    marks = [m.start() for m in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    with pytest.raises(Unreadable, match="1 of .* restart marks are gone"):
+        inspect(data[: marks[3]] + data[marks[4] :])

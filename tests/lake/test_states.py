@@ -4,6 +4,7 @@ import json
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -109,7 +110,7 @@ def test_a_name_means_a_checkpoint_before_a_run_and_of_runs_the_last(lake):
     lake.write("checkpoints", "run-1", CHECKPOINTS.empty_table(), "x", state=state)
     write(lake, "d")
     assert ids(history.as_of(lake, "run-1")) == ["c"]
-    with pytest.raises(UserError, match=r"--as-of nothing: neither .* \(there are run-1, run-1, run-1\), nor a time such as 20"):
+    with pytest.raises(UserError, match=r"--as-of 'nothing': neither .* \(there are run-1, run-1, run-1\), nor a time such as 20"):
         history.as_of(lake, "nothing")
 
 
@@ -261,3 +262,19 @@ def test_a_summary_says_what_was_done_and_no_zeros():
         "versions_dropped": 2,
         "bytes_freed": 5,
     }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0001-01-01", "9999-12-31T23:59:59-23:00", "a\0b", "../../x", "x" * 300, "2026-13-01", "\ud800"]
+)
+def test_whatever_is_typed_as_a_state_is_told_apart_from_one(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nor a time such as|have been dropped|File name too long"):
+        history.as_of(Lake(tmp_path), text)
+
+
+def test_a_checkpoints_folder_below_the_home_folder_names_its_state_or_is_called_damaged(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / history.STATE_FILE).write_text("[]")
+    with pytest.raises(UserError, match=r"c/data.state is damaged"):
+        history.as_of(Lake(tmp_path / "lake"), "~/c")

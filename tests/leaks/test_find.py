@@ -15,7 +15,7 @@ from mmret.ingest.seal import seal
 from mmret.ingest.stage import ingest_shard
 from mmret.lake import Lake
 from mmret.leaks import find as module
-from mmret.leaks.find import FINGERPRINTS, LEAKS, LeakLimits, fingerprints, leaks
+from mmret.leaks.find import FINGERPRINTS, LEAKS, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.leaks.stage import corpus_fingerprints, lake_leaks
 from mmret.settings import CorpusSettings, IngestSettings
 
@@ -120,3 +120,9 @@ def test_a_lake_is_checked_shard_by_shard_and_read_once(tmp_path, files, monkeyp
     assert corpus_fingerprints(lake).num_rows == 12
     with pytest.raises(UserError, match="no pictures of cirr"):
         lake_leaks(lake, {"cirr": tmp_path / "nowhere"})
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".JP2", ".heic", ".jxl"])
+def test_pictures_of_every_known_suffix_are_looked_at(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(b"whatever")
+    assert folder_fingerprints(tmp_path)["name"].to_pylist() == [f"a{suffix}"]

@@ -101,6 +101,22 @@ def test_later_shards_and_other_models_stay_out(tmp_path):
     assert set(edges["query_shard"].to_pylist()) == {"shard-00000", "shard-00001"}
 
 
+@pytest.mark.parametrize("named", [1000, 0], ids=["in the filter", "afterwards"])
+def test_vectors_of_pictures_that_were_removed_or_moved_are_no_targets(tmp_path, monkeypatch, named):
+    monkeypatch.setattr("mmret.mine.approximate._MOST_NAMED", named)
+    lake, settings = make(Lake(tmp_path), 2), options()
+    rows = lake.read("caption", "shard-00000")
+    gone, moved = set(rows["image_id"][:30].to_pylist()), rows["image_id"][40].as_py()
+    for signal in SIGNALS:
+        rows, facts = lake.read(signal, "shard-00000"), lake.facts(signal, "shard-00000")
+        left = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=rows["image_id"][:41].combine_chunks())))
+        lake.write(signal, "shard-00000", left, facts.inputs, **facts.notes)
+    mine_candidates(lake, "shard-00001", settings, "x", no_encoder)
+    edges = lake.read("candidates", "shard-00001")
+    seen = set(edges["query_id"].to_pylist()) | set(edges["target_id"].to_pylist())
+    assert len(seen) > 400 and not seen & (gone | {moved})
+
+
 def test_a_small_corpus_is_searched_exactly(tmp_path):
     lake, settings = make(Lake(tmp_path), 1), options(from_rows=401)
     facts = mine_candidates(lake, "shard-00000", settings, "x", no_encoder)

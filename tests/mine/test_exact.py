@@ -192,7 +192,7 @@ def test_threads_change_neither_the_lists_nor_the_setting(three_threads, monkeyp
     assert torch.get_num_threads() == 3
 
     monkeypatch.setattr(tiles._Scan, "tile", lambda *a: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError, match="division"):
         mined(shards(ids, vectors), options)
     assert torch.get_num_threads() == 3
 

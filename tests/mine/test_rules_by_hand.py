@@ -223,7 +223,8 @@ def test_an_index_is_trained_again_once_the_table_has_doubled_twice(trained_at, 
 
 
 @pytest.mark.parametrize("outside, added", [(100, 0), (101, 1)])
-def test_rows_outside_the_index_are_added_where_they_are_more_than_a_tenth(outside, added):
+def test_rows_outside_the_index_are_added_where_they_are_more_than_a_tenth(monkeypatch, outside, added):
+    monkeypatch.setattr(approximate, "data_set", Table.to_lance)
     table = built(Table(1000, {"ivf_rq_4_10": outside}, bitmap=True))
     assert table.optimised == added and not table.made
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from mmret.annotate.backends.server_words import Trouble, alike
+from mmret.annotate.backends.server_words import Trouble, alike, starting
 from mmret.annotate.retry import UNREACHABLE
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
@@ -63,12 +63,22 @@ class Balancer:
         self.slots, self.patience = slots, patience
         self.any_answer = self.any_contact = False
         self._last_success = time.monotonic()
+        self._closed = False
         self._waiting: set[asyncio.Future[None]] = set()
 
     @property
     def capacity(self) -> int:
         """Tries at a time, on all servers together."""
         return self.slots * len(self.servers)
+
+    @property
+    def in_flight(self) -> int:
+        """Tries that are under way."""
+        return sum(s.in_flight for s in self.servers)
+
+    def close(self) -> None:
+        """Begin no further try: whoever waits for one, waits for ever."""
+        self._closed = True
 
     @property
     def all_refuse(self) -> bool:
@@ -104,7 +114,8 @@ class Balancer:
         server.limit = min(self.slots, server.limit + 1 / server.limit)
         self._last_success = time.monotonic()
         self.any_answer = self.any_contact = server.answered = True
-        server.trouble, server.alike = None, 0
+        if not server.refusal:  # else it was asked before it began to refuse
+            server.trouble, server.alike = None, 0
 
     def record_contact(self) -> None:
         """A server refused one request: it is there."""
@@ -119,7 +130,8 @@ class Balancer:
     def record_bad_answer(self, server: Server, trouble: Trouble) -> None:
         """A bad answer, perhaps because of the request; after three in a row the server counts as failing."""
         self._note(server, trouble)
-        if not server.answered and server.alike >= MAX_ALIKE and trouble.code not in _PASSING:
+        passes = trouble.code in _PASSING or starting(trouble.words)
+        if not server.answered and server.alike >= MAX_ALIKE and not passes:
             server.refusal = said(trouble)
         server.bad_answers += 1
         if server.bad_answers >= MAX_BAD_ANSWERS:
@@ -172,7 +184,7 @@ class Balancer:
                 self._waiting.discard(freed)
 
     def _has_slot(self, server: Server, now: float) -> bool:
-        if server.refusal or server.paused_until > now:
+        if self._closed or server.refusal or server.paused_until > now:
             return False
         places = 1 if server.failures else int(server.limit) if server.answered else min(PROBES, int(server.limit))
         return server.in_flight < places

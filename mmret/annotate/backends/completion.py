@@ -12,6 +12,8 @@ from typing import Any
 
 from mmret.annotate.protocol import Answer
 
+_STREAM = re.compile(r"(?:data|event|id|retry)?:")
+_WRAPPERS = ("data", "result", "response", "output")
 _TEXT_PARTS = {"text", "output_text", ""}
 _TOKENS = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
 
@@ -31,13 +33,15 @@ def read_completion(data: bytes) -> Answer:
     Answer(text='hm', finish_reason='eos', tokens_in=0, tokens_out=0, error='', words='')
     """
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = _value(data)
+    except (ValueError, RecursionError, AttributeError, TypeError):
         raise NotACompletion from None
+    if isinstance(value, dict) and not value.get("choices"):
+        value = next((v for name in _WRAPPERS if isinstance(v := value.get(name), dict) and v.get("choices")), value)
     if not isinstance(value, dict):
         raise NotACompletion
-    if value.get("error") and not value.get("choices"):
-        raise NotACompletion(_status_of(value["error"]))
+    if not value.get("choices"):
+        raise NotACompletion(_status_of(value.get("error") or value))
     try:
         choice = value["choices"][0]
         message = choice["message"] if "message" in choice else {"content": choice["text"]}
@@ -53,6 +57,35 @@ def read_completion(data: bytes) -> Answer:
     if refusal and not text:
         return Answer(_storable(str(refusal)), "content_filter", *tokens)
     return Answer(_storable(text), finish or "stop", *tokens)
+
+
+def _value(data: bytes) -> Any:
+    """The JSON in ``data``: as it stands, as a text in JSON, with something behind it, or streamed although nobody asked."""
+    text = data.decode(json.detect_encoding(data)).lstrip("\ufeff \r\n\t")
+    if _STREAM.match(text):
+        return _assembled(text)
+    value, _ = json.JSONDecoder(strict=False).raw_decode(text)
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _assembled(text: str) -> dict[str, Any]:
+    """The completion whose pieces are the events of ``text``."""
+    said: list[str] = []
+    finish, usage = "", None
+    for line in text.splitlines():
+        body = line.removeprefix("data:").strip()
+        if body == line or body in ("", "[DONE]"):
+            continue
+        piece = json.loads(body)
+        if not isinstance(piece, dict) or piece.get("error"):
+            return piece if isinstance(piece, dict) else {}
+        usage = piece.get("usage") or usage
+        for choice in (piece.get("choices") or ())[:1]:
+            held = choice.get("delta") or choice.get("message") or {}
+            said.append(_text(held.get("content", choice.get("text"))))
+            finish = _finish(choice) or finish
+    choice = {"message": {"content": "".join(said)}, "finish_reason": finish or "incomplete"}
+    return {"choices": [choice], "usage": usage} if said else {}
 
 
 def _text(content: Any) -> str:

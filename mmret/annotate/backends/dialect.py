@@ -13,7 +13,8 @@ from typing import Any
 _REFUSED = re.compile(
     r"unsupported|not supported|n[o']t support|unknown|unrecogni[sz]ed|unexpected|not permitted|extra (?:inputs|fields)|takes no"
     r"|not allowed|not accept|n[o']t accept|cannot (?:both )?be|can['’]t be|not valid|invalid|deprecated|only the default|no longer"
-    r"|must be|not implemented|not available|not enabled|instead|failed to parse|could not",
+    r"|must (?:be|alternate)|should be|may only|only (?:be set|allowed)"
+    r"|not implemented|not available|not enabled|instead|failed to parse|could not",
     re.IGNORECASE,
 )
 _TOO_MUCH = re.compile(r"too large|context|at most|less than or equal|maximum", re.IGNORECASE)
@@ -21,7 +22,9 @@ _SCHEMA = re.compile(
     r"response_format|json_schema|structured[_ ]outputs?|guided[_ ](?:json|decoding)|grammar|minItems|maxItems", re.I
 )
 _SYSTEM = re.compile(
-    r"system (?:role|message|prompt|instruction)|developer instruction|roles must alternate|role.{0,20}system", re.I
+    r"system (?:role|message|prompt|instruction)|developer instruction|roles must alternate|role.{0,20}system"
+    r"|messages\W{0,2}0\W{1,3}role",
+    re.I,
 )
 _OUT_OF_RANGE = re.compile(r"between|greater|less than|in (?:the )?range|positive|at (?:least|most)|>|<", re.IGNORECASE)
 """Words that speak of a value, which is the user's to mend, and not of the parameter."""

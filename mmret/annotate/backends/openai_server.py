@@ -16,6 +16,7 @@ import queue
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,10 +29,10 @@ from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.chat import PermanentError, data_uris, messages
 from mmret.annotate.backends.completion import NotACompletion, read_completion
 from mmret.annotate.backends.dialect import Dialect
-from mmret.annotate.backends.server_words import Trouble, advice, trouble_of, words_of
+from mmret.annotate.backends.server_words import Trouble, advice, starting, trouble_of, words_of
 from mmret.annotate.compose import Question, compose
 from mmret.annotate.kinds import engine_of, engine_setting
-from mmret.annotate.protocol import Answer, Kind, Request
+from mmret.annotate.protocol import Answer, Kind, NoMore, Request
 from mmret.annotate.retry import TRANSIENT_STATUSES, UNREACHABLE
 from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings
@@ -40,6 +41,7 @@ _QUEUED_ANSWERS = 256  # answers between the event loop and the store; what a cr
 _PICTURE_BATCH = 64  # requests whose pictures are read together
 _BACKOFF = wait_exponential_jitter(0.2, 10, jitter=0.2)
 _FIRST_FAILURES_S = 0.25
+_STARTING_PAUSE_S = 2.0  # of a server that loads its model and does not say how long
 _SHORT_PATIENCE_S = 5.0  # where no server of the model answered anything of an earlier batch
 
 
@@ -59,6 +61,13 @@ class LastingError(FailedTry):
     """One that every try of this request would meet."""
 
 
+class Stop:
+    """Set by whoever reads the answers: ``no_more`` requests shall be sent, or all ends ``now``."""
+
+    def __init__(self) -> None:
+        self.no_more, self.now = threading.Event(), threading.Event()
+
+
 class OpenAIAnnotator(ModelAnnotator):
     """Asks the servers of ``settings.vision`` and ``settings.language_model``."""
 
@@ -76,30 +85,33 @@ class OpenAIAnnotator(ModelAnnotator):
         engine = engine_of(requests[0].kind, self.settings)
         check_addresses(engine.urls, engine_setting(requests[0].kind, self.settings))
         results: queue.Queue[Any] = queue.Queue(maxsize=_QUEUED_ANSWERS)
-        stop = threading.Event()
+        stop = Stop()
         thread = threading.Thread(target=self._work, args=(requests, engine, results, stop), daemon=True)
         thread.start()
         try:
             while (item := results.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                yield item
+                try:
+                    yield item
+                except NoMore:
+                    stop.no_more.set()
         finally:
-            stop.set()
+            stop.now.set()
             while thread.is_alive():
                 try:  # whoever waits to put an answer must be let go
                     results.get(timeout=0.05)
                 except queue.Empty:
                     continue
 
-    def _work(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event) -> None:
+    def _work(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: Stop) -> None:
         try:
             asyncio.run(self._all(requests, engine, results, stop))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             results.put(error)
         results.put(None)
 
-    async def _all(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: threading.Event) -> None:
+    async def _all(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: Stop) -> None:
         patience = max(engine.deadline_s, 2 * engine.timeout_s)
         if engine.model in self._unresponsive:
             patience = min(patience, _SHORT_PATIENCE_S)
@@ -117,16 +129,29 @@ class OpenAIAnnotator(ModelAnnotator):
                     for i, question in enumerate(questions):
                         await waiting.put((start + i, question, pictures))
 
+            delivering = 0
+
             async def serve() -> None:
+                nonlocal delivering
                 while True:
                     i, question, pictures = await waiting.get()
+                    if stop.no_more.is_set():
+                        balancer.close()
                     answer = await self._one(client, balancer, engine, question, pictures)
+                    delivering += 1  # nothing is awaited since the try ended
                     await asyncio.to_thread(results.put, (i, answer)) if results.full() else results.put((i, answer))
+                    delivering -= 1
                     waiting.task_done()
 
             async def watch() -> None:
-                while not stop.is_set():
+                while not (stop.now.is_set() or stop.no_more.is_set()):
                     await asyncio.sleep(0.1)
+                balancer.close()
+                await under_way()
+
+            async def under_way() -> None:
+                while (balancer.in_flight or delivering) and not stop.now.is_set():
+                    await asyncio.sleep(0.05)
 
             workers = [asyncio.create_task(serve()) for _ in range(min(len(requests), balancer.capacity))]
             feeder, watcher = asyncio.create_task(feed()), asyncio.create_task(watch())
@@ -137,6 +162,8 @@ class OpenAIAnnotator(ModelAnnotator):
 
             finished = asyncio.create_task(finish())
             await asyncio.wait([finished, watcher, *workers], return_when=asyncio.FIRST_COMPLETED)
+            if balancer.all_refuse:
+                await under_way()
             failed = [t for t in (finished, *workers) if t.done() and t.exception()]
             everything = [finished, feeder, watcher, *workers]
             for task in everything:
@@ -247,7 +274,11 @@ class OpenAIAnnotator(ModelAnnotator):
                 balancer.record_refusal(server, trouble)
                 raise TransientError(trouble) from None
             raise self._failed(balancer, server, UNREACHABLE, str(error)) from None
-        except httpx.TransportError as error:
+        except httpx.DecodingError as error:
+            trouble = Trouble("bad_response", words_of(f"a body that is not packed as its head says: {error}"), "moment")
+            balancer.record_bad_answer(server, trouble)
+            raise TransientError(trouble) from None
+        except httpx.RequestError as error:
             raise self._failed(balancer, server, "connection", str(error)) from None
         except LastingError:
             balancer.record_contact()
@@ -274,7 +305,7 @@ class OpenAIAnnotator(ModelAnnotator):
         while True:
             sent = dialect.body(body)
             status, headers, data = await self._exchange(client, server, engine, sent)
-            if status == 200:
+            if 200 <= status < 300:
                 try:
                     return read_completion(data)
                 except NotACompletion as error:
@@ -289,7 +320,8 @@ class OpenAIAnnotator(ModelAnnotator):
         if trouble.scope == "request":
             raise LastingError(trouble)
         busy = status in TRANSIENT_STATUSES
-        raise TransientError(trouble, retry_after(headers.get("retry-after")) if busy and trouble.scope == "moment" else None)
+        wait = retry_after(headers.get("retry-after")) if busy and trouble.scope == "moment" else None
+        raise TransientError(trouble, _STARTING_PAUSE_S if wait is None and busy and starting(trouble.words) else wait)
 
     @staticmethod
     async def _exchange(
@@ -302,7 +334,22 @@ class OpenAIAnnotator(ModelAnnotator):
                 data += chunk
                 if len(data) > engine.max_answer_bytes:
                     raise TransientError(Trouble("too_large", f"more than {engine.max_answer_bytes:,} bytes", "moment"))
-        return response.status_code, response.headers, bytes(data)
+        return response.status_code, response.headers, _plain(bytes(data), response.charset_encoding, engine.max_answer_bytes)
+
+
+def _plain(data: bytes, charset: str | None, limit: int) -> bytes:
+    """``data`` unpacked where a server packed it without a word, as UTF-8 where it says another encoding."""
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = zlib.decompressobj(31).decompress(data, limit)
+        except zlib.error:
+            return data
+    if charset and charset.lower() not in ("utf-8", "utf8"):
+        try:
+            return data.decode(charset).encode()
+        except (LookupError, UnicodeError):
+            return data
+    return data
 
 
 def _tls_words(error: BaseException) -> str | None:

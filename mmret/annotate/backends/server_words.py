@@ -44,7 +44,15 @@ _NO_MODEL = re.compile(
     re.IGNORECASE,
 )
 _NO_PICTURES = re.compile(
-    r"image|multi-?modal|vision|mmproj|content type|expected (?:a )?string|must be (?:a )?string|string_type", re.IGNORECASE
+    r"image|multi-?modal|vision|mmproj|content type|expected (?:a )?string|must be (?:a )?string|string_type|str type",
+    re.IGNORECASE,
+)
+
+
+_STARTING = re.compile(
+    r"\bloading\b|warming up|still starting|starting up|not (?:yet )?ready|initiali[sz]ing|being (?:loaded|started)"
+    r"|try again (?:later|shortly)",
+    re.IGNORECASE,
 )
 
 
@@ -116,6 +124,11 @@ def trouble_of(status: int, data: bytes, location: str = "") -> Trouble:
     return Trouble(f"http_{status}", words, "moment" if status in TRANSIENT_STATUSES else "request")
 
 
+def starting(words: str) -> bool:
+    """Whether a server says that it is not ready yet."""
+    return bool(_STARTING.search(words))
+
+
 def alike(words: str) -> str:
     """``words`` without what differs from one request to the next: numbers and ids. Equal for two failures for one reason."""
     return re.sub(r"\b(?=\w*\d)[\w-]+\b", "#", words)
@@ -161,6 +174,8 @@ def advice(code: str, words: str, setting: str) -> str:
         told = "{setting} needs a model that sees pictures: start the server with one, or set .urls and .model to one"
     elif code.startswith("http_4") and "max_tokens" in words:
         told = "lower {setting}.max_tokens"
+    elif code.startswith("http_5") and starting(words):
+        told = "wait until the server has its model loaded"
     elif code.startswith("http_5"):
         told = "look into the server's own log and mend it"
     else:

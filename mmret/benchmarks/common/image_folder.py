@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from mmret.errors import UserError
+from mmret.ingest.rows import IMAGE_SUFFIXES
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".zip.001")
 _MAX_ARCHIVES = 3  # that are named
 
@@ -66,7 +66,7 @@ class ImageFolder:
     def _by_stem(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
         for path in files_below(self.root):
-            if path.suffix.lower() in PICTURES:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
                 found.setdefault(_stem(path.name), []).append(path)
         return found
 
@@ -95,4 +95,4 @@ def still_packed(root: Path) -> str:
 
 def _stem(name: str) -> str:
     suffix = PurePosixPath(name).suffix
-    return (name.removesuffix(suffix) if suffix.lower() in PICTURES else name).casefold()
+    return (name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name).casefold()

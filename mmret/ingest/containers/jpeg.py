@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from math import ceil
 from typing import NamedTuple
 
 from mmret.ingest.containers.salvaged import Salvaged
@@ -65,6 +66,39 @@ def remarks(data: bytes) -> list[str]:
     odd = [] if _all_scans(found) else ["missing_scans"]
     views = any(s.marker == 0xE2 and s.body.startswith(b"MPF\0") for s in found)  # further pictures, not trailing bytes
     return [*odd, "trailing_bytes"] if behind < len(data) and not views else odd
+
+
+def missing_pixels(data: bytes) -> str | None:
+    """How many restart marks are gone between a scan's pixels, or None: with each of them a stretch of pixels went, and the decoder
+    fills it with whatever comes next."""
+    found, ended = segments(data)
+    frame = next((s.body for s in found if s.marker in _FRAMES), b"")
+    if not ended or len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        return None
+    interval = 0
+    for segment in found:
+        if segment.marker == 0xDD and len(segment.body) >= 2:
+            interval = int.from_bytes(segment.body[:2], "big")
+        elif segment.marker == 0xDA and interval:
+            units = _units(frame, segment.body)
+            there = len(_RESTART.findall(data, segment.start, segment.end))
+            if units and there < (wanted := -(-units // interval) - 1):
+                return f"{wanted - there} of {wanted} restart marks are gone, and the pixels with them"
+    return None
+
+
+def _units(frame: bytes, scan: bytes) -> int:
+    """Coded units in a scan; 0 where its header does not say."""
+    height, width = struct.unpack_from(">HH", frame, 1)
+    sizes = {frame[6 + 3 * n]: (frame[7 + 3 * n] >> 4, frame[7 + 3 * n] & 15) for n in range(frame[5])}
+    named = scan[1 : 1 + 2 * scan[0] : 2] if scan else b""
+    across, down = (max(size[way] for size in sizes.values()) for way in (0, 1))
+    if not named or not across or not down or any(name not in sizes for name in named):
+        return 0
+    if len(named) == 1:
+        own = sizes[named[0]]
+        return ceil(ceil(width * own[0] / across) / 8) * ceil(ceil(height * own[1] / down) / 8)
+    return ceil(width / (8 * across)) * ceil(height / (8 * down))
 
 
 def salvage(data: bytes) -> Salvaged | None:

@@ -35,7 +35,8 @@ def salvage(data: bytes) -> Salvaged | None:
 
 def missing_pixels(data: bytes) -> str | None:
     """What a file lacks of its pixels, where its container says so although a decoder may not; or None."""
-    return jp2.missing_pixels(data) if jp2.begins(data) else None
+    module = next((m for m in (jp2, jpeg) if m.begins(data)), None)
+    return module.missing_pixels(data) if module else None
 
 
 def _module(data: bytes) -> ModuleType | None:
