@@ -167,4 +167,5 @@ def test_steps_follow_from_settings_and_corpus() -> None:
     assert steps(8, 10_000, 4 * towers.PLAIN_WORDS, settings) == 1600
     assert steps(8, 10_000, 100 * towers.PLAIN_WORDS, settings) == 2400
     assert steps(8, 200, 10, settings) == 50
+    assert steps(8, 0, 0, settings) == 50, "a lake without a captioned picture has an estimate too"
     assert steps(8, 10_000, 10, settings.model_copy(update={"max_steps": 20})) == 20
