@@ -71,6 +71,18 @@ def recognise_dialect(lines: Sequence[str], suffix: str) -> Dialect | str:
         return "is empty"
     first = _FIRST.get(suffix)
     order = sorted(SEPARATORS, key=lambda separator: separator != first)
+    if found := _at_first_line(lines, order, suffix):
+        return found
+    for above in range(1, min(_TITLE_LINES, len(lines) - 1) + 1) if first or lines[0].startswith("#") else ():
+        below = _at_first_line(lines[above:], order, suffix)
+        if isinstance(below, Dialect) and below.header:
+            fits = _fit(_whole_records(lines[above + 1 :], below.separator), below)[0]
+            return replace(below, above=above, own_names=False) if fits >= ENOUGH else _why_not(lines, order)
+    return _why_not(lines, order)
+
+
+def _at_first_line(lines: list[str], order: list[str], suffix: str) -> Dialect | str | None:
+    """The dialect of ``lines`` if the first of them is the header or a record; a sentence where it names no files; else None."""
     whole = {separator: _whole_records(lines, separator) for separator in order}
     headed = [dialect for separator in order if (dialect := _with_header(whole[separator], separator, suffix))]
     if headed:
@@ -78,14 +90,7 @@ def recognise_dialect(lines: Sequence[str], suffix: str) -> Dialect | str:
         addresses = [parts[best.image] for line in lines[1:] if len(parts := split(line, best.separator)) > best.image]
         return f"names no files: {ON_THE_WEB}" if share(addresses, is_address) > ENOUGH else best
     bare = [dialect for separator in order if (dialect := _without_header(whole[separator], separator))]
-    if bare:
-        return max(bare, key=lambda dialect: _fit(whole[dialect.separator], dialect))
-    for above in range(1, min(_TITLE_LINES, len(lines) - 1) + 1) if first or lines[0].startswith("#") else ():
-        below = recognise_dialect(lines[above:], suffix) if lines[above:] else ""
-        if isinstance(below, Dialect) and below.header and not below.above:
-            fits = _fit(_whole_records(lines[above + 1 :], below.separator), below)[0]
-            return replace(below, above=above, own_names=False) if fits >= ENOUGH else _why_not(lines, order)
-    return _why_not(lines, order)
+    return max(bare, key=lambda dialect: _fit(whole[dialect.separator], dialect)) if bare else None
 
 
 def split(line: str, separator: str) -> list[str]:
