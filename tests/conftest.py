@@ -50,15 +50,21 @@ def no_dead_dagster_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster remembers the state storage of the instance entered last, also when that is gone, and then no definitions load.
 
     A look before the test does not do: an instance that was entered twice is left by the garbage collector, at any moment, and
-    what it then restores is the storage of another one that may be gone.
+    what it then restores is the storage of another one that may be gone, or whose temporary folder is.
     """
     if "dagster" not in sys.modules:
         return
     from dagster._core.storage.defs_state.base import DefsStateStorage, _current_storage
 
+    of_before = _current_storage.get()
+
     def living() -> DefsStateStorage | None:
         storage = _current_storage.get()
+        if storage is None or storage is of_before:
+            return None
         reference = getattr(storage, "_instance_weakref", None)
-        return storage if reference is None or reference() is not None else None
+        instance = reference() if reference is not None else None
+        gone = reference is not None and (instance is None or not Path(instance.root_directory).exists())
+        return None if gone else storage
 
     monkeypatch.setattr(DefsStateStorage, "get", living)
