@@ -13,9 +13,8 @@ from mmret.freshness.fingerprints import fingerprint_now
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import read_inputs
 from mmret.schemas import LEAKS, PAIRS, TABLES, TRIPLETS
-from mmret.stages import FINGERPRINTED_STAGES
 from resources.lake import LakeResource, ProfileResource
-from tests.freshness.empty_tables import PROFILE, SHARDS, compute, seal
+from tests.freshness.empty_tables import PROFILE, SHARDS, current_lake, seal
 
 FIRST, SECOND, THIRD = SHARDS
 
@@ -23,13 +22,7 @@ FIRST, SECOND, THIRD = SHARDS
 @pytest.fixture
 def lake(tmp_path) -> Lake:
     """Every stage of three shards, current, of empty tables."""
-    lake = Lake(tmp_path / "lake")
-    for shard in SHARDS:
-        seal(lake, shard)
-    for name, stage in FINGERPRINTED_STAGES.items():
-        for partition in {"shard": SHARDS, "whole": ["all"], "recipe": ["demo"]}[stage.partitions]:
-            compute(lake, name, partition)
-    return lake
+    return current_lake(tmp_path / "lake")
 
 
 class Work:

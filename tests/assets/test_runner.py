@@ -9,8 +9,8 @@ from assets.runner.run import Outcome, Runner
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.lease import exclusive
-from mmret.stages import FINGERPRINTED_STAGES, RUNS
-from tests.freshness.empty_tables import PROFILE, SHARDS, compute, seal
+from mmret.stages import RUNS
+from tests.freshness.empty_tables import PROFILE, SHARDS, current_lake
 
 FIRST, SECOND, THIRD = SHARDS
 
@@ -37,13 +37,7 @@ class Fake(Runner):
 def lake(tmp_path, monkeypatch) -> Lake:
     """Every stage of three shards, current, of empty tables: as few images as these are let pass."""
     monkeypatch.setattr("assets.runner.run.check_enough", lambda lake: None)
-    lake = Lake(tmp_path / "lake")
-    for shard in SHARDS:
-        seal(lake, shard)
-    for name, stage in FINGERPRINTED_STAGES.items():
-        for partition in {"shard": SHARDS, "whole": ["all"], "recipe": ["demo"]}[stage.partitions]:
-            compute(lake, name, partition)
-    return lake
+    return current_lake(tmp_path / "lake")
 
 
 def test_where_all_is_current_the_sources_are_listed_and_nothing_else_is_done(lake):

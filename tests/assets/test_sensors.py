@@ -8,15 +8,13 @@ import pyarrow as pa
 import pytest
 
 from assets.automation.sensors import new_pictures, stale_partitions
-from mmret.freshness.survey import survey
 from mmret.ingest import watch
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.lease import exclusive
 from mmret.schemas import TABLES
-from mmret.stages import FINGERPRINTED_STAGES
 from resources.lake import LakeResource
-from tests.freshness.empty_tables import PROFILE, SHARDS, compute, seal
+from tests.freshness.empty_tables import SHARDS, current_lake
 
 
 class Clock:
@@ -108,14 +106,7 @@ def test_built_in_corpora_are_not_watched():
 
 @pytest.fixture
 def lake(tmp_path) -> Lake:
-    lake = Lake(tmp_path / "lake")
-    for shard in SHARDS:
-        seal(lake, shard)
-    for name, stage in FINGERPRINTED_STAGES.items():
-        for partition in {"shard": SHARDS, "whole": ["all"], "recipe": ["demo"]}[stage.partitions]:
-            compute(lake, name, partition)
-    assert {s.state for s in survey(lake, PROFILE)} == {"current"}
-    return lake
+    return current_lake(tmp_path / "lake")
 
 
 def told(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:

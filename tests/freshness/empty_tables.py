@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 
 from mmret.freshness.fingerprints import inputs_of
+from mmret.freshness.survey import survey
 from mmret.lake import Lake
 from mmret.lake.inputs import record_inputs
 from mmret.schemas import TABLES
 from mmret.settings import load_profile
-from mmret.stages import STAGES
+from mmret.stages import FINGERPRINTED_STAGES, STAGES
 from tests.mine.lakes import filled
 
 SHARDS = ["shard-00000", "shard-00001", "shard-00002"]
@@ -36,3 +39,15 @@ def images(licence: str) -> pa.Table:
 
 def triplets(rows: int) -> pa.Table:
     return filled(TABLES["triplets"], {"pair_id": [f"{n:032x}" for n in range(rows)]})
+
+
+def current_lake(root: Path) -> Lake:
+    """Every stage of three shards, current; the pairs of the first two point to each other's images, the third's to its own."""
+    lake = Lake(root)
+    for shard in SHARDS:
+        seal(lake, shard)
+    for name, stage in FINGERPRINTED_STAGES.items():
+        for partition in {"shard": SHARDS, "whole": ["all"], "recipe": ["demo"]}[stage.partitions]:
+            compute(lake, name, partition)
+    assert {s.state for s in survey(lake, PROFILE)} == {"current"}
+    return lake
