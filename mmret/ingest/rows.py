@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
-from mmret.ingest.folders.names import is_address
+from mmret.ingest.addresses import is_address
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.tables.caption_values import captions_in, is_missing, written_list

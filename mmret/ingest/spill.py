@@ -20,28 +20,6 @@ def temporary_database() -> sqlite3.Connection:
     return database
 
 
-class SpillSet:
-    """A set of strings; about 300,000 additions a second."""
-
-    def __init__(self, items: Iterable[str] = ()):
-        self._database = temporary_database()
-        self._database.execute("CREATE TABLE items (item BLOB PRIMARY KEY) WITHOUT ROWID")
-        for item in items:
-            self.add(item)
-
-    def add(self, item: str) -> None:
-        self._database.execute("INSERT OR IGNORE INTO items VALUES (?)", (_bytes(item),))
-
-    def __contains__(self, item: str) -> bool:
-        return self._database.execute("SELECT 1 FROM items WHERE item = ?", (_bytes(item),)).fetchone() is not None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._database.close()
-
-
 class SpillMap:
     """A map of strings in which the first value of a key stays. ``items`` are loaded when the first key is asked for."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mmret.ingest.addresses import is_only_an_address
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Note
 from mmret.ingest.rows import IMAGE_SUFFIXES, is_title_of_file
@@ -29,7 +30,6 @@ TEXT_SUFFIXES = (".txt", ".text", ".caption", ".captions", ".cap", ".json", ".ur
 _PLAIN = ("txt", "text")
 _LABELS = (*CAPTION_NAMES, *LICENCE_COLUMNS, *SOURCE_COLUMNS)
 _NESTED = (*CAPTION_NAMES, "raw", "sentence", "sentences", "annotations")
-_URL = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+", re.IGNORECASE)
 _NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 _BOXES = re.compile(rf"\s*{_NUMBER}(?:[ \t,]+{_NUMBER}){{4,}}[ \t]*(?:\r?\n\s*{_NUMBER}(?:[ \t,]+{_NUMBER}){{4,}}[ \t]*)*\s*")
 """Five numbers a line at least: a class and a box, as YOLO writes them."""
@@ -104,7 +104,7 @@ def columns_of_texts(files: Iterable[TextFile], note: Note) -> dict[str, Any]:
         if label == "json":
             captions.append((file.name, found.pop("caption", [])))
             columns |= {name: value for name, value in found.items() if name not in columns}
-        elif _URL.fullmatch(text.strip()):
+        elif is_only_an_address(text):
             columns.setdefault("source" if label in CAPTION_NAMES or label == "" else label, text.strip())
         elif _BOXES.fullmatch(text):
             note("numbers_as_text", file.name, "lines of numbers (boxes, polygons, key points) are no caption")

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mmret.ingest.addresses import is_address
 from mmret.ingest.folders.captions import LONGEST, TextFile, TextName, columns_of_texts
 from mmret.ingest.folders.folder import Folder
-from mmret.ingest.folders.names import FolderNames, is_address, spellings
+from mmret.ingest.folders.names import FolderNames, spellings
 from mmret.ingest.folders.tar_index import is_outside
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Note, Remarks

@@ -22,12 +22,6 @@ Exists = Callable[[str], bool]
 _CLOSE_AMONG = 2000  # names in a folder up to which similar ones are sought
 _WALKED = 200_000  # names looked at for one that lies elsewhere
 _SEARCHES = 1000  # missing names of one source for which a likely file is sought
-_WEB = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-
-
-def is_address(path: str) -> bool:
-    """Whether ``path`` is an address on a network, not the name of a file."""
-    return bool(_WEB.match(path.strip()))
 
 
 def spellings(path: str) -> Iterator[str]:

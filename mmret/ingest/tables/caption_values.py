@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmret.ingest.addresses import is_only_an_address
 from mmret.ingest.pictures.decode import Unreadable
 
 MISSING_WORDS = frozenset(
@@ -25,7 +26,7 @@ MISSING_WORDS = frozenset(
 
 _TEXT_FIELDS = ("raw", "caption", "text", "sentence", "title", "description", "value", "content")
 _SPEAKERS = ("gpt", "assistant", "model")
-_ELSEWHERE = re.compile(r"(?:https?|ftp|s3|gs|file)://\S+|www\.\S+|\S+\.(?:txt|caption|json|html?)", re.IGNORECASE)
+_TEXT_FILE = re.compile(r"\s*\S+\.(?:txt|caption|json|html?)\s*", re.IGNORECASE)
 _LONGEST_LIST = 2**20  # characters of a cell that is looked at as a list
 
 
@@ -56,9 +57,15 @@ def captions_in(value: Any) -> list[str]:
     (['a cat', 'one cat'], ['a cat', 'one cat'], [])
     """
     try:
-        return [text for text in _texts(value) if not says_nothing(text) and not _ELSEWHERE.fullmatch(text.strip())]
+        return [
+            text for text in _texts(value) if not (says_nothing(text) or is_only_an_address(text) or _TEXT_FILE.fullmatch(text))
+        ]
     except RecursionError:
         raise Unreadable("bad_manifest_row", "nested too deeply") from None
+
+
+def _lies_elsewhere(text: str) -> bool:
+    return is_only_an_address(text) or _TEXT_FILE.fullmatch(text) is not None
 
 
 def written_list(text: str) -> list[Any] | None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mmret.ingest.addresses import is_address
 from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.ingest.tables.columns import (
     CAPTION_COLUMNS,
@@ -23,7 +24,7 @@ from mmret.ingest.tables.columns import (
     weak_image_columns,
     why_none,
 )
-from mmret.ingest.tables.records import ENOUGH, is_address, is_picture_name, share
+from mmret.ingest.tables.records import ENOUGH, is_picture_name, share
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}
 _FIRST = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".token": "\t"}

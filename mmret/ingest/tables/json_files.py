@@ -13,10 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mmret.ingest.addresses import is_address
 from mmret.ingest.tables.coco import coco_captions, first_names
 from mmret.ingest.tables.columns import ON_THE_WEB, meaning, why_none
 from mmret.ingest.tables.json_stream import JsonStream
-from mmret.ingest.tables.records import SAMPLE, Note, Record, image_column, is_address, is_picture_name, rename, together
+from mmret.ingest.tables.records import SAMPLE, Note, Record, image_column, is_picture_name, rename, together
 from mmret.ingest.tables.text_files import (
     CERTAIN,
     UNREADABLE,

@@ -5,10 +5,10 @@ Memory: a sample of records, or those that follow each other for one picture.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from mmret.ingest.addresses import is_address
 from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.ingest.tables.columns import ON_THE_WEB, meaning, weak_image_columns, why_none
 
@@ -23,15 +23,10 @@ SAMPLE = 100
 ENOUGH = 0.9
 """Share of a sample that must agree."""
 _MOST_CAPTIONS = 1000  # of one picture in records that follow each other
-_ADDRESS = re.compile(r"\s*[\"']?https?://", re.IGNORECASE)
 
 
 def ignore(remark: str, path: str, detail: str) -> None:
     """A :data:`Note` for who does not want to know."""
-
-
-def is_address(text: Any) -> bool:
-    return isinstance(text, str) and _ADDRESS.match(text) is not None
 
 
 def is_picture_name(text: Any) -> bool:
