@@ -50,7 +50,7 @@ test-lowest test-newest: test-%: .venv-%/.installed
 RESOLUTION_lowest := lowest-direct
 RESOLUTION_newest := highest
 .venv-lowest/.installed .venv-newest/.installed: .venv-%/.installed: pyproject.toml | setup
-	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv --without-pip .venv-$*
 	@UV=$$(command -v uv || echo $(BIN)/uv); echo "installing the $* versions into .venv-$* …"; \
 		$$UV pip compile -q --resolution $(RESOLUTION_$*) --no-emit-index-url --extra dev --python .venv-$*/bin/python \
 			-o .venv-$*/requirements.txt pyproject.toml && \

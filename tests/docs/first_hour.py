@@ -45,7 +45,7 @@ def fits(step: Step, output: str) -> bool:
     """Whether ``output`` is as the page shows it."""
     if not step.rows_vary:
         return pattern(step.shown).search(output) is not None
-    head, _, rows = step.shown.partition("─")
+    head, rows = re.split("─+", step.shown, maxsplit=1)
     found = pattern(head + "─").search(output)
     below = output[found.end() :].strip().splitlines() if found else []
     return len(below) >= len(rows.strip().splitlines())
