@@ -81,6 +81,7 @@ class Topology:
         values = {k: self.here(v) for k, v in (image_environment(image) | told).items()}
         values["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         values["PYTHONPATH"] = str(self.folder / "without") if image == "dagster" else ""
+        values["DAGSTER_GRPC_TIMEOUT_SECONDS"] = str(max(int(values["DAGSTER_GRPC_TIMEOUT_SECONDS"]), PATIENCE))
         values["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "2")
         return values
 
