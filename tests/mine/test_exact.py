@@ -155,14 +155,6 @@ def test_a_vector_without_a_cosine_is_refused_by_signal_and_id(row, problem):
         candidates(*shards(ids, {"dino_image": vectors}), [], MineSettings(signals=("dino_image",)), BANDS)
 
 
-def test_of_several_bad_vectors_the_first_is_named_with_its_own_problem_and_the_others_counted():
-    vectors = clustered(70, 4, 0)
-    vectors[41], vectors[53], vectors[60] = [1, 1, 0, 0], [0, 0, 0, 0], [np.nan, 0, 0, 1]
-    ids = image_ids(70)
-    with pytest.raises(UserError, match=rf"image {ids[41]} has length 1.414, not 1 \(3 such rows in its tile\)"):
-        candidates(*shards(ids, {"dino_image": vectors}), [], MineSettings(signals=("dino_image",)), BANDS)
-
-
 def test_shards_that_do_not_fit_together_are_refused():
     options = MineSettings(signals=("caption",))
     (one,) = shards(["a", "b"], {"caption": clustered(2, 8, 0)})
