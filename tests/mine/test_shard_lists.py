@@ -99,6 +99,14 @@ def test_a_vector_may_be_a_hundredth_off_its_length_and_no_more(length, fits):
     assert NORM_TOLERANCE == 0.01
 
 
+def test_of_several_bad_vectors_the_first_is_named_with_its_own_problem_and_the_others_counted():
+    vectors = clustered(70, 4, 0)
+    vectors[41], vectors[53], vectors[60] = [1, 1, 0, 0], [0, 0, 0, 0], [np.nan, 0, 0, 1]
+    names = image_ids(70)
+    with pytest.raises(UserError, match=rf"image {names[41]} has length 1.414, not 1 \(3 such rows in its tile\)"):
+        Matrix(vectors, names, "caption", 70, CPU, int8=False)
+
+
 def test_vectors_of_another_kind_or_number_are_refused():
     good = clustered(4, 8, 0)
     wrong = {"expected float16 .* float32": good.astype(np.float32), "expected float16": good.ravel(), "3 vectors for 4": good[:3]}
