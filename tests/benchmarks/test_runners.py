@@ -277,6 +277,8 @@ def test_mmeb_cuts_instructions_off_for_a_fused_encoder_and_passes_them_to_one_t
     world = mmeb(tmp_path)
     plain, instructed = Colours(), InstructedColours()
     assert run_benchmark("mmeb", plain, "m", options(*world)).protocol == "mmeb-v1.1/content"
+    assert run_benchmark("mmeb", instructed, "n", options(*world, template="content")).protocol == "mmeb-v1.1/content"
+    instructed.instructions.clear()
     with pytest.raises(UserError, match="no template 'sentence' for mmeb: there are .*content.*instructed|instructed.*content"):
         run_benchmark("mmeb", plain, "m", options(*world, template="sentence"))
     assert run_benchmark("mmeb", instructed, "n", options(*world)).protocol == "mmeb-v1.1/instructed"
