@@ -7,7 +7,8 @@ from itertools import accumulate
 
 import pytest
 
-from mmret.cli.time_left import Estimate, Pace
+from mmret.cli.time_left import Estimate
+from mmret.pace import Pace
 from mmret.settings import load_profile
 
 STEPS = 200
