@@ -14,22 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmret.cli.time_left import Estimate
 from mmret.lake import Lake
+from mmret.progress import Counts
+from mmret.progress_reports import format_seconds
 from mmret.settings import Profile
 
 _EVERY = 10.0
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration for a person.
-
-    >>> format_seconds(95)
-    '1 min 35 s'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 class RunProgress:
@@ -79,7 +68,7 @@ class RunProgress:
             self.print(f"[{format_seconds(time.monotonic() - self.started)}] {what}{self._left()}")
         self._last_line = time.monotonic()
 
-    def advance(self, task: str, done: int, total: int | None, note: str = "") -> None:
+    def advance(self, task: str, done: int, total: int | None, note: str = "", counts: Counts | None = None) -> None:
         """Reporter for the loops inside the stages."""
         self.estimate.advance(task, done, total)
         if self.console.is_terminal:
