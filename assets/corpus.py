@@ -7,14 +7,13 @@ import dagster as dg
 from pydantic import Field
 
 from assets.display.metadata import describe
-from assets.display.progress import step_progress
+from assets.display.progress import telling
 from assets.graph import stage_assets
 from assets.materialize import current_or_compute
 from assets.partitions import corpus_shards
 from mmret.hashing import fingerprint
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
-from mmret.progress import also_reporting
 from mmret.settings import Profile
 from mmret.stages import UNPARTITIONED
 from resources.lake import LakeResource, ProfileResource
@@ -61,7 +60,7 @@ def corpus_manifest(
     settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
     configuration = resolve(store, **plan)[1]
     store.write_configuration(configuration)
-    with also_reporting(step_progress(context, "corpus_manifest", UNPARTITIONED)):
+    with telling(context, "corpus_manifest", UNPARTITIONED):
         sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]), config.forget_missing)
     noticed = store.read("remarks").to_pylist()
     for remark in noticed:
@@ -122,7 +121,7 @@ def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
         return store.facts("images", shard), counts["computed"]
 
     for shard in context.partition_keys:
-        with also_reporting(step_progress(context, "images", shard)):
+        with telling(context, "images", shard):
             facts, computed = current_or_compute(store, settings, "images", shard, compute)
         rejected = store.facts("rejects", shard)
         context.log.info(f"images {shard}: {facts.rows:,} taken, {rejected.rows:,} rejected, {computed:,} computed")

@@ -5,11 +5,13 @@ minute at first, under two hundred in a week.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 
+from mmret.progress import advance, also_reporting
 from mmret.progress_reports import Loop, Report, Schedule
 from mmret.stages import UNPARTITIONED
 
@@ -20,8 +22,9 @@ clock: Callable[[], float] = time.monotonic
 """Seconds; tests set another."""
 
 
-def step_progress(context: dg.AssetExecutionContext, table: str, partition: str) -> Loop:
-    """A reporter (:class:`mmret.progress.Reporter`) for the loops that compute ``partition`` of ``table``."""
+@contextmanager
+def telling(context: dg.AssetExecutionContext, table: str, partition: str) -> Iterator[None]:
+    """Inside the block, loops that compute ``partition`` of ``table`` tell Dagster how far they are, beside other listeners."""
 
     def log(report: Report) -> None:
         context.log.info(f"{table} {partition} · {report.line()}")
@@ -30,10 +33,10 @@ def step_progress(context: dg.AssetExecutionContext, table: str, partition: str)
         of = None if partition == UNPARTITIONED else partition
         context.log_event(dg.AssetObservation(table, partition=of, metadata=shown(report), description=report.line()))
 
-    return Loop(
-        [(Schedule(FIRST_LINE, LINE_EVERY), log), (Schedule(FIRST_OBSERVATION, OBSERVATION_EVERY), observe)],
-        clock=lambda: clock(),
-    )
+    tell = [(Schedule(FIRST_LINE, LINE_EVERY), log), (Schedule(FIRST_OBSERVATION, OBSERVATION_EVERY), observe)]
+    with also_reporting(Loop(tell, clock=lambda: clock())):
+        advance(table, 0, None)  # so that the time left of a run knows when each stage began
+        yield
 
 
 def shown(report: Report) -> dict[str, Any]:
