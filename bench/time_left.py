@@ -174,8 +174,11 @@ def record(out: Path, arguments: list[str]) -> None:
     class Progress(run_progress.RunProgress):
         def __init__(self, lake: Any, profile: Any):
             super().__init__(lake, profile)
-            known.update(profile=profile.name, overrides=lake.read_configuration().get("overrides", {}))
-            known.update(remembered=dict(self.estimate.paces.remembered))
+            known.update(profile=profile.name, remembered=dict(self.estimate.paces.remembered))
+
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(*error)
+            known.update(overrides=self._lake.read_configuration().get("overrides", {}))
 
     run_progress.Estimate, run_progress.RunProgress = Recorded, Progress  # type: ignore[misc,assignment]
     sys.argv = ["mmret", *arguments]

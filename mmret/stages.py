@@ -186,7 +186,7 @@ def _vectors(signal: str, seconds: float) -> Stage:
         fingerprint_settings=lambda profile, _: _encoder_settings(profile, signal),
         reads=(Reads("images", columns=("image_id", *(["caption"] if signal == "caption" else []))), Reads("towers", "all")),
         lookups=(signal, "corpus_manifest"),  # vectors made before, under the model's name; sizes of files, for bounded batches
-        cost=Cost(seconds, "image", first=0.5),
+        cost=Cost(seconds, "image", first=1.0),
     )
 
 
