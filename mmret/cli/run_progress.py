@@ -125,7 +125,8 @@ class RunProgress:
             self._last_line = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
             count = f" {done:,}/{total:,}" if total else f" {done:,}" if done else ""
-            self.print(f"[{format_seconds(self._last_line - self.started)}] {task}{count}{share} {note}{self._left()}")
+            said = f"{task}{count}{share} {note}".rstrip()
+            self.print(f"[{format_seconds(self._last_line - self.started)}] {said}{self._left()}")
 
     def _forget_loop(self) -> None:
         if self._loop[1] is not None:

@@ -110,8 +110,13 @@ class Paces:
         return math.exp(total / weights)
 
     def to_remember(self) -> dict[str, float]:
-        """What later runs should know: ratios by pace, earlier ones where this run saw too little."""
-        fresh = {pace: s.actual / s.expected for pace, s in self.seen.items() if s.actual >= 1.0 and s.expected > 0}
+        """What later runs should know: ratios by pace, earlier ones where this run saw too little: of what takes less than a second
+        by the table, a moment's delay is most."""
+        fresh = {
+            pace: seen.actual / seen.expected
+            for pace, seen in self.seen.items()
+            if seen.actual >= 1.0 and (seen.expected >= 1.0 or (pace.startswith(ASKED) and seen.expected > 0))
+        }
         if self.started is not None:
             fresh[START] = self.started / _START_SECONDS
         return self.remembered | {pace: round(ratio, 4) for pace, ratio in fresh.items()}
