@@ -66,7 +66,8 @@ class Work:
         for status in survey(lake, profile):
             other = STAGES[status.table].partitions == "recipe" and status.partition not in profile.train
             if status.table in wanted and status.state != "current" and not other:
-                to_do.setdefault(status.table, {})[status.partition] = status.state != "missing"
+                there = status.state != "missing" and _by_this_model(lake, profile, status.table, status.partition)
+                to_do.setdefault(status.table, {})[status.partition] = there
         return cls(images, to_do, _pictures_trained_on(lake, profile) if "towers" in to_do else 0)
 
     def parts(self, profile: Profile) -> Iterator[Part]:
@@ -134,6 +135,15 @@ def _pace_of(profile: Profile, stage: str, partition: str, again: bool) -> tuple
     elif stage == "evaluations":
         name, known = stage, _from_towers(profile, partition)
     return f"{name} again" if again else name, known
+
+
+def _by_this_model(lake: Lake, profile: Profile, stage: str, partition: str) -> bool:
+    """Whether the answers behind a partition of texts are those of the model that is asked now, so that most are known."""
+    if STAGES[stage].needs != "vlm" or profile.annotate.backend == "captions":
+        return True
+    engine = (profile.annotate.language_model if stage == "instructions" else None) or profile.annotate.vision
+    facts = lake.facts(stage, partition)
+    return bool(engine and facts and engine.model in (facts.notes.get("model") or ""))
 
 
 def _from_towers(profile: Profile, recipe: str) -> bool:
