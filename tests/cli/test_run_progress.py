@@ -66,7 +66,9 @@ def test_elsewhere_each_line_has_the_time_left_of_the_whole_run(lake, monkeypatc
 
 def test_a_model_that_was_never_asked_is_named_and_not_guessed(lake, monkeypatch):
     lines = shown(lake, False, monkeypatch, load_profile("demo", SERVER)).splitlines()
-    assert all("left, and descriptions" in line and line.endswith("whose pace is not known yet") for line in lines[2:5])
+    assert all(
+        "left, and " in line and "descriptions," in line and line.endswith("whose pace is not known yet") for line in lines[2:5]
+    )
     assert lines[5].endswith(" s left")
 
 
