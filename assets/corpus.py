@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.display.metadata import describe
+from assets.display.progress import telling
 from assets.graph import stage_assets
 from assets.materialize import current_or_compute
 from assets.partitions import corpus_shards
@@ -59,7 +60,8 @@ def corpus_manifest(
     settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
     configuration = resolve(store, **plan)[1]
     store.write_configuration(configuration)
-    sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]), config.forget_missing)
+    with telling(context, "corpus_manifest", UNPARTITIONED):
+        sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]), config.forget_missing)
     noticed = store.read("remarks").to_pylist()
     for remark in noticed:
         context.log.info("{root}: {remark} {count:,} ({path}: {detail})".format_map(remark))
@@ -119,7 +121,8 @@ def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
         return store.facts("images", shard), counts["computed"]
 
     for shard in context.partition_keys:
-        facts, computed = current_or_compute(store, settings, "images", shard, compute)
+        with telling(context, "images", shard):
+            facts, computed = current_or_compute(store, settings, "images", shard, compute)
         rejected = store.facts("rejects", shard)
         context.log.info(f"images {shard}: {facts.rows:,} taken, {rejected.rows:,} rejected, {computed:,} computed")
         done = {"images": facts, "rejects": rejected}

@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.dagster_internals.retries import StoppableRetryPolicy
 from assets.display.metadata import describe
+from assets.display.progress import telling
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import inputs_of
 from mmret.lake import Facts, Lake
@@ -69,7 +70,8 @@ def materialize(
     settings = profile.of(store)
     version = None
     for key in context.partition_keys:
-        facts, computed = current_or_compute(store, settings, table, key, compute)
+        with telling(context, table, key):
+            facts, computed = current_or_compute(store, settings, table, key, compute)
         context.log.info(f"{table} {key}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
         context.add_asset_metadata(describe(store, table, key, facts, computed), partition_key=key)
         version = facts.digest
@@ -82,7 +84,8 @@ def materialize_whole(
 ) -> dg.MaterializeResult:
     """The same for a table that has one partition only."""
     store = lake.open()
-    facts, computed = current_or_compute(store, profile.of(store), table, UNPARTITIONED, compute)
+    with telling(context, table, UNPARTITIONED):
+        facts, computed = current_or_compute(store, profile.of(store), table, UNPARTITIONED, compute)
     context.log.info(f"{table}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
     shown = describe(store, table, UNPARTITIONED, facts, computed)
     return dg.MaterializeResult(

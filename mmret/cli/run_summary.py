@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmret.cli.run_progress import format_seconds
 from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
 from mmret.cli.run_summary_changes import WORDS, print_changes
 from mmret.cli.run_summary_expectations import print_expectations
 from mmret.cli.terminal import printable
 from mmret.lake import Lake
+from mmret.progress_reports import format_seconds
 from mmret.schemas import TABLES
 from mmret.settings import Profile
 

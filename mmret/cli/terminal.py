@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mmret.progress import Reporter
+from mmret.progress import Counts, Reporter
 
 _WIDE = 4000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -83,7 +83,7 @@ def stderr_reporter(task_name: str, every: float = 5.0) -> Reporter:
     """
     last = time.monotonic()
 
-    def report(task: str, done: int, total: int | None, note: str = "") -> None:
+    def report(task: str, done: int, total: int | None, note: str = "", counts: Counts | None = None) -> None:
         nonlocal last
         if time.monotonic() - last > every:
             last = time.monotonic()
