@@ -156,6 +156,31 @@ def against_faiss(n: int, dim: int, k: int, signals: int, rounds: int, threads: 
     return report
 
 
+def gate() -> dict[str, float | list[float]]:
+    """Processor time and wall time over faiss, of one signal and of three, and of growth by a tenth over mining all again."""
+    torch.set_num_threads(2)
+    n, dim, k, rounds = 6000, 512, 100, 3
+    own = corpus(n, dim, 3)
+    wide = [m.astype(np.float32) for m in own.vectors.values()]
+    figures: dict[str, float | list[float]] = {"recall": 1.0}
+    for used, name in ((1, "one_signal"), (3, "three_signals")):
+        settings = MineSettings(k=k, signals=SIGNALS[:used], device="cpu")
+        pairs = []
+        for turn in range(rounds + 1):
+            table = timed(lambda s=settings: candidates(own, [], s, BANDS))
+            above = table[2].filter(table[2]["above_band"])
+            most = max(above.group_by(["query_id", "signal"]).aggregate([("score", "count")])["score_count"].to_pylist(), default=0)
+            peer = timed(lambda u=used, m=most: faiss_search(wide[:u], k + 1 + m, 2))
+            figures["recall"] = min(figures["recall"], assert_equal(table[2], peer[2], k))
+            if turn:  # the first also warms up
+                pairs.append((table[0] / peer[0], table[1] / peer[1]))
+        figures[f"{name}_over_faiss_wall"], figures[f"{name}_over_faiss_processor"] = map(list, zip(*pairs, strict=True))
+    grown = [growth(n, dim, k, 1, "cpu") for _ in range(rounds)]
+    figures["grown_is_fresh"] = int(all(g["identical"] for g in grown))
+    figures["growth_over_full_processor"] = [g["ratio_processor"] for g in grown]
+    return figures
+
+
 def bare_products(own: ShardVectors, n: int, dim: int, device: str) -> dict:
     """Seconds that the products alone of one signal would take, from a few tiles: as mined (int8 or float32) and in float32."""
     where = device_of(device)
