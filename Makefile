@@ -13,11 +13,12 @@ DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspa
 MUTANTS ?= 300
 SEED ?= 0
 
-.PHONY: demo test test-slow test-vllm fuzz mutants endurance ui setup lint clean help
+.PHONY: demo test test-slow test-vllm bench-gates fuzz mutants endurance ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
+	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: six minutes on two idle cores"
 	@echo "make fuzz   try the readers with files that are nearly right for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
@@ -34,6 +35,10 @@ test: setup
 
 test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
+
+# nightly: exact counts, and ratios to peers measured in the same run, against recorded bounds
+bench-gates: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/python -W ignore bench/gates.py $(if $(ONLY),--only $(ONLY)) $(if $(RECORD),--record)
 
 # other cases each time; every fault is kept in tests/fuzz/faults, where make test tries it from then on
 fuzz: setup
