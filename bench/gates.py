@@ -39,7 +39,7 @@ FILE = BENCH / "gates.yaml"
 PROCESSORS = ("any", "avx512-vnni", "avx512", "avx2", "other")
 _ERRORS, _LEAST_TOLERANCE = 4, 0.1  # standard errors, and the share of a figure, that a recorded bound is away from it at least
 _BUSY = 20.0  # percent of the processor that other programs use, above which a clock on the wall says nothing
-_MOST_SECONDS = 300
+_MOST_SECONDS = 900
 
 Figures = dict[str, float | list[float]]
 

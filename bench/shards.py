@@ -117,7 +117,7 @@ def webserver(lake: Lake) -> Iterator[str]:
         {"DAGSTER_HOME": home, "MMRET_LAKE": str(lake.root), "PYTHONWARNINGS": "ignore"},
     )
     try:
-        ui.wait_until_up(300)
+        ui.wait_until_up(600)
         yield ui.url
     finally:
         ui.kill()
