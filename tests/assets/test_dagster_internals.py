@@ -1,9 +1,11 @@
 """The history that `mmret run` writes is one that any Dagster reads, and writing it starts no process."""
 
+import gc
 import sqlite3
 import subprocess
 
 import dagster as dg
+import psutil
 import pytest
 
 from assets.dagster_internals import VERSION
@@ -68,6 +70,15 @@ def test_a_block_of_the_runs_that_fails_leaves_nothing_behind(home):
                 raise KeyboardInterrupt
         with dg.DagsterInstance.from_config(str(home)) as ui:
             assert ui.has_run(run) and instance.has_run(run)
+
+
+def test_an_instance_that_was_closed_holds_no_file_of_its_home_open(home):
+    open_files = psutil.Process().open_files
+    with open_instance(str(home)) as instance:
+        talk.execute_in_process(instance=instance)
+        assert [f.path for f in open_files() if f.path.startswith(str(home / "history" / "runs"))]
+    gc.collect()
+    assert not [f.path for f in open_files() if f.path.startswith(str(home / "history" / "runs"))]
 
 
 def test_a_run_starts_no_process(home, monkeypatch):
