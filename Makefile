@@ -13,16 +13,16 @@ DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspa
 MUTANTS ?= 300
 SEED ?= 0
 
-.PHONY: demo test test-slow test-vllm bench-gates fuzz mutants endurance ui setup lint clean help
+.PHONY: demo test test-slow test-vllm fuzz mutants endurance ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
-	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: six minutes on two idle cores"
 	@echo "make fuzz   try the readers with files that are nearly right for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
 	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
+	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: six minutes on two idle cores"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
 
@@ -37,6 +37,7 @@ test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
 
 # nightly: exact counts, and ratios to peers measured in the same run, against recorded bounds
+.PHONY: bench-gates
 bench-gates: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -W ignore bench/gates.py $(if $(ONLY),--only $(ONLY)) $(if $(RECORD),--record)
 
