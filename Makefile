@@ -36,11 +36,6 @@ test: setup
 test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
 
-# nightly: exact counts, and ratios to peers measured in the same run, against recorded bounds
-.PHONY: bench-gates
-bench-gates: setup
-	@HF_HUB_OFFLINE=1 $(BIN)/python -W ignore bench/gates.py $(if $(ONLY),--only $(ONLY)) $(if $(RECORD),--record)
-
 # other cases each time; every fault is kept in tests/fuzz/faults, where make test tries it from then on
 fuzz: setup
 	@HF_HUB_OFFLINE=1 FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz $(FUZZ_TARGETS)
@@ -69,6 +64,11 @@ test-vllm: .venv-vllm/.installed
 	@# both come along and need libraries or a torch that are not here; nothing of ours uses them
 	@.venv-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
 	@touch $@
+
+# nightly: exact counts, and ratios to peers measured in the same run, against recorded bounds
+.PHONY: bench-gates
+bench-gates: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/python -W ignore bench/gates.py $(if $(ONLY),--only $(ONLY)) $(if $(RECORD),--record)
 
 # exec: one Ctrl-C reaches dagster itself, which takes its webserver, daemon and code servers along
 ui: setup
