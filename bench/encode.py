@@ -113,7 +113,7 @@ def gate() -> dict[str, float | list[float]]:
 
 def compare_with_model(encoder: object, paths: list[Path], rounds: int) -> list[Round]:
     pixels = torch.stack([encoder.preprocess(path.read_bytes()) for path in paths])
-    parts, floats = pixels.split(encoder.batch_size), encoder.preprocessing.normalised(pixels).split(encoder.batch_size)
+    parts, floats = pixels.split(encoder.batch_size), encoder.preprocessing.normalise(pixels).split(encoder.batch_size)
 
     def ours() -> np.ndarray:
         return np.concatenate([values for _, values in map_on_cores(encoder.encode_images, parts)])
