@@ -23,6 +23,7 @@ help:
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
 	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
+	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: six minutes on two idle cores"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
 
@@ -86,6 +87,11 @@ test-vllm: .venv-vllm/.installed
 	@# both come along and need libraries or a torch that are not here; nothing of ours uses them
 	@.venv-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
 	@touch $@
+
+# nightly: exact counts, and ratios to peers measured in the same run, against recorded bounds
+.PHONY: bench-gates
+bench-gates: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/python -W ignore bench/gates.py $(if $(ONLY),--only $(ONLY)) $(if $(RECORD),--record)
 
 # exec: one Ctrl-C reaches dagster itself, which takes its webserver, daemon and code servers along
 ui: setup

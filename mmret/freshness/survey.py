@@ -97,7 +97,8 @@ def _status(
     lake: Lake, profile: Profile, table: str, partition: str, run: tuple[str, ...], unfinished: set[tuple[str, str]]
 ) -> Status:
     facts, inputs = lake.facts(table, partition), inputs_of(lake, profile, table, partition)
-    upstream = upstream_of(lake, profile, table, partition, pinned=facts is None)
+    # where nothing is to be computed, as in most surveys, nothing of it can be upstream
+    upstream = upstream_of(lake, profile, table, partition, pinned=facts is None) if unfinished else ()
     pending = [r for r in upstream if r in unfinished]
     waits_for = tuple(dict.fromkeys(t for t, p in pending if not (t in run and p == partition)))
     first = tuple(f"{t} is to be computed first" for t in dict.fromkeys(t for t, _ in pending))

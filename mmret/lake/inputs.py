@@ -64,7 +64,10 @@ def linked_shards(lake: Lake, table: str, partition: str) -> list[str]:
     """The shards that the rows of a partition point to, from its notes; all shards if an old version wrote it without that note."""
     facts, shards = lake.facts(table, partition), lake.shards()
     linked = facts.notes.get(LINKED) if facts else None
-    return shards if linked is None else [shard for shard in shards if shard in linked]
+    if linked is None:
+        return shards
+    named = set(linked)
+    return [shard for shard in shards if shard in named]
 
 
 def _path(lake: Lake, fingerprint: str) -> Path:

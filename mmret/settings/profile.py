@@ -72,6 +72,10 @@ class Profile(Settings):
         return self
 
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The loader written in C where PyYAML has it: every step of a graph reads its settings."""
+
+
 def profile_names() -> list[str]:
     return sorted(p.stem for p in PROFILES.glob("*.yaml"))
 
@@ -85,7 +89,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     if not path.is_file():
         raise UserError(f"no profile '{name}': there are {', '.join(profile_names())}, or give the path of a YAML file")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), Loader=_LOADER)
     except yaml.YAMLError as error:
         raise UserError(f"profile {path} is not valid YAML: {error}") from None
     data = {"name": path.stem, **data}
