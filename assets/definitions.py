@@ -1,7 +1,7 @@
 """The code location: every asset, resource and job. Load it as the module ``assets.definitions`` (see workspace.yaml).
 
-``defs`` is the graph of the stages, which is all that `mmret run` needs; ``code_location`` adds what is declared below ``assets/defs``,
-and is what Dagster loads. Importing this reads no environment variable and no lake.
+``defs`` is the graph of the stages, which is all that `mmret run` needs; ``code_location`` adds what is declared below
+``assets/defs``, and is what Dagster loads. Importing this reads no environment variable and no lake.
 """
 
 import warnings

@@ -12,7 +12,9 @@ import dagster as dg
 from mmret.errors import UserError
 
 CHOICES = {
-    "in_process": dg.Field({}, description="one process a run: models are loaded once, a step costs 0.2 s, memory is freed at its end"),
+    "in_process": dg.Field(
+        {}, description="one process a run: models are loaded once, a step costs 0.2 s, memory is freed at its end"
+    ),
     "multiprocess": dg.Field(
         {"max_concurrent": dg.Field(int, default_value=2, description="steps at once")},
         description="one process a step: for machines on which two stages of a run may work side by side",
@@ -21,7 +23,9 @@ CHOICES = {
 
 
 @dg.configured(
-    dg.multi_or_in_process_executor, config_schema=dg.Field(dg.Selector(CHOICES), is_required=False), name="in_process_or_multiprocess"
+    dg.multi_or_in_process_executor,
+    config_schema=dg.Field(dg.Selector(CHOICES), is_required=False),
+    name="in_process_or_multiprocess",
 )
 def executor(config: dict[str, Any] | None) -> dict[str, Any]:
     """The configuration of Dagster's own executor for what the run chose."""

@@ -40,5 +40,6 @@ def known_partitions(
     if requests:
         return dg.SensorResult(dynamic_partitions_requests=requests)
     if waiting := declared.unknown_to(store):
-        return dg.SkipReason(f"declared, and not yet in the lake: {', '.join(waiting)}. Materialise corpus_manifest (job seal_corpus)")
+        said = f"declared, and not yet in the lake: {', '.join(waiting)}"
+        return dg.SkipReason(f"{said}. Materialise corpus_manifest (job seal_corpus)")
     return dg.SkipReason("all partitions are known")

@@ -10,7 +10,7 @@ from mmret.ingest.watch import signature, watchable
 
 
 def look(sources: Iterable[str], cursor: str | None, settle_seconds: float) -> dg.SensorResult:
-    """A run request once a source is as it was for ``settle_seconds`` and not as it was sealed; ``cursor``: that of the last look."""
+    """A run request once a source is as it was for ``settle_seconds`` and not as it was sealed; ``cursor``: the last look's."""
     before_all = json.loads(cursor or "{}")
     now, seen, ready = time.time(), {}, []
     for source in watchable(sources):

@@ -5,11 +5,10 @@ where a text may, and `dg check yaml` and editors refuse ``precision: bflaot16``
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from pydantic import BaseModel, Field
-from typing_extensions import Self
 
 from mmret.paths import is_address
 

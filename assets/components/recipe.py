@@ -24,7 +24,7 @@ class Recipe(Declaration, RecipeSettings):
 
     name: str = Field(pattern=NAME, description="name of the partition, of its checkpoint and in every table of results")
     train: bool = Field(
-        False, description="train it without being asked for: in `mmret run`, and after `automation.new_pairs` new triplets in the UI"
+        False, description="train it without being asked for: in `mmret run`, and in the UI after `automation.new_pairs` triplets"
     )
     schedule: str | None = SCHEDULE
     lake: str | None = LAKE

@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from assets.automation.watching import look
 from assets.components.declaration import LAKE, NAME, SCHEDULE, Declaration, cron, in_project
-from assets.display.metadata import OWNERS
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve, source_name
 from mmret.lake.lease import is_leased
@@ -21,8 +20,8 @@ SEAL = "seal_corpus"
 class Source(Declaration, BaseModel):
     """A folder, manifest file or WebDataset tar whose pictures belong to the corpus.
 
-    Materialising `corpus_manifest` (job `seal_corpus`) seals its pictures into shards and makes the lake remember it, so `mmret run`
-    and every backfill see it from then on. Deleting the file takes no picture out: remove the source from the lake then.
+    Materialising `corpus_manifest` (job `seal_corpus`) seals its pictures into shards and makes the lake remember it, so that
+    `mmret run` and every backfill see it from then on. Deleting the file takes no picture out: remove the source from the lake.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +57,6 @@ class Source(Declaration, BaseModel):
             group_name="sources",
             description=f"Source of pictures: {declared.path}",
             kinds={"file"},
-            owners=OWNERS,
             metadata={"path": declared.path, "watched": self.watch, **({"lake": declared.lake} if declared.lake else {})},
         )
 
@@ -99,5 +97,3 @@ def _seal_regularly(declared: DeclaredSource, schedule: str) -> dg.ScheduleDefin
         return reason or dg.RunRequest(tags={"mmret/because": f"schedule of source {declared.name}"})
 
     return cron(f"seal_{declared.name}", SEAL, schedule, f"Lists the sources again; declared by {declared.name}.", ask)
-
-

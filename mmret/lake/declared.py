@@ -18,7 +18,7 @@ from mmret.settings import Recipe, load_profile
 def recipe_overrides(lake: Lake, recipes: Mapping[str, Mapping[str, Any]], train: Sequence[str]) -> dict[str, Any]:
     """Overrides that give ``lake`` these recipes, and those of them that are in ``train`` into its setting ``train``.
 
-    A recipe that the lake has with the same settings is left out, so declaring again changes nothing. Other recipes stay as they are.
+    A recipe that the lake has with the same settings is left out, so declaring again changes nothing. Other recipes stay.
 
     >>> recipe_overrides(lake, {"night": {"steps": 500}}, train=["night"])
     {'recipes.night': {'steps': 500}, 'train': ['demo', 'night']}

@@ -114,6 +114,12 @@ def test_what_is_wrong_is_said(lake, dagster, answers, said):
         call(lake, "--url", dagster.url)
 
 
+def test_a_recipe_that_the_server_does_not_know_is_not_launched(lake, dagster):
+    dagster.answers["assetNodeOrError"] = {"__typename": "AssetNode", "partitionKeys": lake.shards()}
+    with pytest.raises(UserError, match="does not know demo of .* known_partitions registers"):
+        call(lake, "--url", dagster.url, "--stage", "checkpoints", "--partition", "demo")
+
+
 def test_without_a_server_it_says_how_to_start_one_and_a_dry_run_needs_none(lake, tmp_path):
     lake.path("triplets", "shard-00001").unlink()
     with pytest.raises(UserError, match="make ui"):

@@ -13,7 +13,7 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.lease import exclusive
 from mmret.schemas import TABLES
-from resources.declared import DeclaredSource, Declarations
+from resources.declared import Declarations, DeclaredSource
 from resources.lake import LakeResource
 from tests.freshness.empty_tables import SHARDS, current_lake
 
@@ -65,6 +65,12 @@ def test_a_source_is_sealed_once_when_it_has_been_quiet_long_enough(watched, clo
     assert asked.run_key == "/pictures/a:one" and asked.tags == {"mmret/because": "new in /pictures/a"}
     clock.now += 1000
     assert watcher.look() == "no watched source has changed"
+
+
+def test_a_declared_source_is_left_to_its_own_file(watched, clock):
+    watcher = Watcher(watched, Declarations(sources=[DeclaredSource(name="b", path="/pictures/b")]))
+    clock.signatures = {"/pictures/a": "one", "/pictures/b": "two"}
+    assert watcher.look() == "waiting for /pictures/a to be quiet"
 
 
 def test_a_source_that_goes_on_changing_is_waited_for_from_its_last_change_on(watched, clock):
