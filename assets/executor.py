@@ -22,17 +22,18 @@ CHOICES = {
 }
 
 
-@dg.configured(
-    dg.multi_or_in_process_executor,
-    config_schema=dg.Field(dg.Selector(CHOICES), is_required=False),
-    name="in_process_or_multiprocess",
-)
-def executor(config: dict[str, Any] | None) -> dict[str, Any]:
-    """The configuration of Dagster's own executor for what the run chose."""
-    name, chosen = next(iter((config or {os.environ.get("MMRET_EXECUTOR") or "in_process": {}}).items()))
+def chosen(config: dict[str, Any] | None) -> dict[str, Any]:
+    """The configuration of Dagster's own executor for a run's ``config``. Raises UserError for a value of MMRET_EXECUTOR that is
+    none of the choices."""
+    name, options = next(iter((config or {os.environ.get("MMRET_EXECUTOR") or "in_process": {}}).items()))
     if name not in CHOICES:
         raise UserError(f"MMRET_EXECUTOR={name}: choose in_process or multiprocess")
     if name == "in_process":
         return {"in_process": {}}
     start = {"forkserver": {"preload_modules": ["assets.definitions", "torch", "lancedb", "polars"]}}
-    return {"multiprocess": {"max_concurrent": chosen.get("max_concurrent", 2), "start_method": start}}
+    return {"multiprocess": {"max_concurrent": options.get("max_concurrent", 2), "start_method": start}}
+
+
+executor = dg.multi_or_in_process_executor.configured(
+    chosen, name="in_process_or_multiprocess", config_schema=dg.Field(dg.Selector(CHOICES), is_required=False)
+)

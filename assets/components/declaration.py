@@ -11,6 +11,7 @@ import dagster as dg
 from pydantic import BaseModel, Field
 
 from mmret.paths import is_address
+from resources.lake import LakeResource
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 LAKE = Field(None, description="folder of the lake that this is for; without it: whichever lake this code location serves")
@@ -46,7 +47,7 @@ def cron(name: str, job: str, schedule: str, description: str, ask: Any) -> dg.S
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=description,
     )
-    def ticking(context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Any]) -> Any:
+    def ticking(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> Any:
         return ask(context, lake.open())
 
     return ticking

@@ -19,11 +19,12 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.lease import exclusive
 from resources.declared import Declarations, DeclaredRecipe, DeclaredSource
+from resources.lake import LakeResource
 from tests.assets.pictures import drop
 from tests.conftest import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "dagster.md").read_text()
-SOURCE, RECIPE = re.findall(r"```yaml\n(# assets/defs/.*?)```", PAGE, re.DOTALL)
+SOURCE, RECIPE = re.findall(r"```yaml\n(# assets/defs: .*?)```", PAGE, re.DOTALL)
 
 
 class Project:
@@ -117,7 +118,7 @@ def test_the_schedule_of_a_recipe_runs_it_once_it_is_known_and_only_while_it_is_
 
     def tick(instance: dg.DagsterInstance) -> list | str:
         context = dg.build_schedule_context(
-            instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC), resources=location.resources
+            instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC), resources={"lake": LakeResource()}
         )
         found = schedule.evaluate_tick(context)
         return [request.partition_key for request in found.run_requests] or found.skip_message

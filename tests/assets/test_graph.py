@@ -7,7 +7,7 @@ from assets.automation.pools import POOLS
 from assets.definitions import defs
 from assets.display.lineage import LINEAGE
 from assets.display.metadata import histogram
-from assets.partitions import corpus_shards
+from assets.partitions import corpus_shards, recipes
 from mmret.schemas import TABLES
 from mmret.stages import RUNS, STAGES, names_of
 
@@ -59,7 +59,7 @@ def test_a_job_computes_the_stages_it_is_named_after():
     assert computed("synthesise") == {"images", "rejects"} | vectors | mined | texts
     assert computed("stale_shards") == computed("synthesise") | {"towers"} and computed("train_towers") == {"towers"}
     assert computed("train_and_evaluate") == {"checkpoints", "evaluations"} and computed("verify") == set()
-    assert defs.resolve_job_def("train_and_evaluate").partitions_def.get_partition_keys() == ["demo"]
+    assert defs.resolve_job_def("train_and_evaluate").partitions_def == recipes
 
 
 def test_a_stage_waits_for_all_shards_of_what_it_reads_beyond_its_own_and_runs_in_the_pool_of_what_it_needs():
