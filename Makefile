@@ -41,7 +41,7 @@ fuzz: setup
 
 # an hour for 300; the record is tests/mutants/score.yaml
 mutants: setup
-	@$(BIN)/python -W ignore -m tests.mutants --mutants $(MUTANTS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS))
+	@$(BIN)/python -W ignore -m tests.mutants --mutants $(MUTANTS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS)) $(if $(AGAIN),--again)
 
 # an hour: what a machine does to a run, again and again; root, for a small disk to fill
 endurance: setup

@@ -3,6 +3,7 @@
     make mutants                                    300 faults over all packages, recorded in tests/mutants/score.yaml
     make mutants MUTANTS=20 ONLY=mmret/mine         20 in one package (or file), recorded nowhere
     make mutants MUTANTS=20 ONLY=mmret/mine SEED=7  20 others
+    make mutants AGAIN=1                            those that the last run missed, once more: what new tests notice of them
 
 Statements are drawn, then a fault for each: a long call is no likelier than a comparison. First every test that is new or runs code
 that has changed is run once, to record which lines it runs (all tests: some 25 minutes). A fault then costs what
@@ -29,6 +30,7 @@ from tests.mutants.warm import Copy, Job, Outcome, outcomes, warm_up
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDER = CHECKOUT / ".mutants"
+LOG = FOLDER / "last.jsonl"
 SCORE = Path(__file__).with_name("score.yaml")
 PACKAGES = [f"mmret/{name}" for name in "mine retriever annotate lake freshness ingest benchmarks".split()] + ["assets"]
 
@@ -55,6 +57,23 @@ def draw(only: list[str], size: int, seed: int, known: dict) -> list[Fault]:
         if len(drawn) == size:
             break
     return drawn
+
+
+def missed_last_time(known: dict, options: argparse.Namespace) -> tuple[list[Fault], list[dict]]:
+    """The faults that the last run missed, as far as the code still has their statements, and what the log says of the others.
+
+    ``options`` become what the sample was drawn with.
+    """
+    drawn_with, *said = map(json.loads, LOG.read_text().splitlines())
+    vars(options).update(drawn_with)
+    wanted = {each["fault"] for each in said if each["verdict"] == "missed"} - known["equivalent"].keys()
+    faults: dict[str, Fault] = {}
+    for path in sorted({CHECKOUT / name.split(":")[0] for name in wanted}):
+        for place in statements(path, CHECKOUT) if path.exists() else []:
+            faults |= {fault.name: fault for fault in place.faults(Random(0)) if fault.name in wanted}
+    if gone := wanted - faults.keys():
+        print(f"{len(gone)} of the faults missed are in statements that are no longer there", file=sys.stderr)
+    return list(faults.values()), [each for each in said if each["verdict"] != "missed"]
 
 
 def record(copies: list[Copy], records: Records, test_files: list[str]) -> None:
@@ -87,10 +106,11 @@ def by_whom(outcome: Outcome) -> str:
     return failed[0][:200] if failed else outcome.output[-200:].strip()
 
 
-def table(drawn: list[Fault], verdicts: dict[int, str]) -> dict[str, dict[str, int | float]]:
+def table(verdicts: list[tuple[str, str]]) -> dict[str, dict[str, int | float]]:
+    """Counts by package of (path, verdict)."""
     rows = {}
     for package in [*PACKAGES, "all"]:
-        counts = Counter(verdicts[i] for i, f in enumerate(drawn) if package in ("all", package_of(f.statement.path)))
+        counts = Counter(said for path, said in verdicts if package in ("all", package_of(path)))
         if total := counts.total():
             noticed = counts["found"] + counts["timeout"]
             rows[package] = {"sample": total, "found": counts["found"], "out of time": counts["timeout"]}
@@ -106,9 +126,13 @@ def main() -> None:
     parser.add_argument("--tests", nargs="*", default=["tests"], help="files or folders of tests: all, unless said")
     parser.add_argument("--budget", type=float, default=150, help="seconds of tests for one fault at most, as recorded")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="only those that the last run missed")
     options = parser.parse_args()
     known = yaml.safe_load(SCORE.read_text())
-    drawn = draw(options.only or PACKAGES, options.mutants, options.seed, known)
+    if options.again:
+        drawn, earlier = missed_last_time(known, options)
+    else:
+        drawn, earlier = draw(options.only or PACKAGES, options.mutants, options.seed, known), []
     test_files = sorted(p.relative_to(CHECKOUT).as_posix() for p in python_files(options.tests) if p.name.startswith("test_"))
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -121,16 +145,24 @@ def main() -> None:
         if records.failed:
             print(f"tests that fail without a fault, left out: {', '.join(records.failed)}", file=sys.stderr)
         chosen = [records.select(fault.statement, options.budget) for fault in drawn]
-        verdicts = {i: "missed" for i, selection in enumerate(chosen) if not selection.tests}
-        with (FOLDER / "last.jsonl").open("w") as log:
-            for done, (number, outcome) in enumerate(outcomes(copies, plan(drawn, chosen)), 1):
-                verdicts[number] = verdict(outcome)
+        verdicts: dict[int, str] = {}
+        with LOG.with_suffix(".part").open("w") as log:
+
+            def note(number: int, said: dict) -> None:
                 fault, selection = drawn[number], chosen[number]
-                said = {"verdict": verdicts[number], "line": fault.statement.lines[0], "fault": fault.name, "by": by_whom(outcome)}
-                said |= {"seconds": round(outcome.seconds, 1), "tests": len(selection.tests), "left_out": selection.left_out}
+                verdicts[number] = said["verdict"]
+                said |= {"line": fault.statement.lines[0], "fault": fault.name}
+                said |= {"tests": len(selection.tests), "left_out": selection.left_out}
                 log.write(json.dumps(said) + "\n")
                 log.flush()
-                print(f"[{done}/{len(drawn)}] {verdicts[number]} in {outcome.seconds:.0f} s  {fault.name[:150]}", file=sys.stderr)
+                print(f"[{len(verdicts)}/{len(drawn)}] {said['verdict']}  {fault.name[:150]}", file=sys.stderr)
+
+            log.writelines(json.dumps(each) + "\n" for each in ({name: vars(options)[name] for name in ("seed", "only")}, *earlier))
+            for number in (n for n, selection in enumerate(chosen) if not selection.tests):
+                note(number, {"verdict": "missed", "by": ""})
+            for number, outcome in outcomes(copies, plan(drawn, chosen)):
+                note(number, {"verdict": verdict(outcome), "by": by_whom(outcome), "seconds": round(outcome.seconds, 1)})
+        LOG.with_suffix(".part").replace(LOG)
     finally:
         for copy in copies:
             copy.close()
@@ -140,7 +172,8 @@ def main() -> None:
             f"{len(selection.tests)} tests reach it, {selection.left_out} not tried" if selection.tests else "no test reaches it"
         )
         print(f"missed, {reached}: line {fault.statement.lines[0]} of {fault.name}")
-    rows = table(drawn, verdicts)
+    counted = [(each["fault"].split(":")[0], each["verdict"]) for each in earlier]
+    rows = table(counted + [(drawn[number].statement.path, said) for number, said in verdicts.items()])
     print(yaml.safe_dump(rows, sort_keys=False, width=1000), end="")
     if not options.only and options.tests == ["tests"]:
         when = datetime.datetime.now(datetime.UTC).date().isoformat()
