@@ -114,11 +114,15 @@ def test_what_names_a_lake_is_for_that_lake_alone(tmp_path):
 
 def test_the_schedule_of_a_recipe_runs_it_once_it_is_known_and_only_while_it_is_not_current(documented):
     location = documented.load()
-    schedule = location.get_repository_def().get_schedule_def("train_night")
+    repository = location.get_repository_def()
+    schedule = repository.get_schedule_def("train_night")
 
     def tick(instance: dg.DagsterInstance) -> list | str:
         context = dg.build_schedule_context(
-            instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC), resources={"lake": LakeResource()}
+            instance,
+            scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
+            resources={"lake": LakeResource()},
+            repository_def=repository,
         )
         found = schedule.evaluate_tick(context)
         return [request.partition_key for request in found.run_requests] or found.skip_message
