@@ -15,12 +15,12 @@ from resources.declared import Declarations
 def with_declared(graph: dg.Definitions, tree: dg.ComponentTree) -> dg.Definitions:
     """``graph``, whose ``corpus_manifest`` is given what the files of ``tree`` declare, with all else that these define.
 
-    Raises UserError where two files declare a source or a recipe of one name for the same lake.
+    Raises UserError where two files declare a source or a recipe of one name, or a source that is no path of this machine.
     """
     sources = [each.declared(tree.project_root) for each in tree.get_all_components(Source)]
     recipes = [each.declared(tree.project_root) for each in tree.get_all_components(Recipe)]
-    _refuse_twice("source", ((each.name,) for each in sources))
-    _refuse_twice("recipe", ((each.name, each.lake) for each in recipes))
+    _refuse_twice("source", (each.name for each in sources))
+    _refuse_twice("recipe", (each.name for each in recipes))
     resources: dict[str, Any] = {**(graph.resources or {}), "declared": Declarations(sources=sources, recipes=recipes)}
     keys = [key_of(each.name) for each in sources]
     whole = dg.Definitions(
@@ -44,6 +44,6 @@ def _fed_by(sources: list[dg.AssetKey], assets: Any) -> Any:
     return assets.map_asset_specs(lambda spec: spec.merge_attributes(deps=sources))
 
 
-def _refuse_twice(kind: str, names: Iterable[tuple[str | None, ...]]) -> None:
-    if twice := [name[0] for name, count in Counter(names).items() if count > 1]:
+def _refuse_twice(kind: str, names: Iterable[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"{kind} {twice[0]} is declared in two files: give one of them another name")

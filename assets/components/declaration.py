@@ -10,7 +10,7 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from mmret.paths import is_address
+from mmret.paths import local_path
 from resources.lake import LakeResource
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -31,9 +31,11 @@ class Declaration(dg.Component, dg.Resolvable):
 
 
 def in_project(path: str, project_root: Path) -> str:
-    """``path`` of a defs.yaml, relative ones from the folder with pyproject.toml; built-in corpora and addresses as they are."""
-    text = path.strip()
-    return text if text.startswith(("shapes:", "~", "file:")) or is_address(text) else str(project_root / text)
+    """``path`` of a defs.yaml, a relative one from the folder with pyproject.toml; built-in corpora as they are.
+
+    Raises UserError for an address.
+    """
+    return path if path.startswith("shapes:") else str(project_root / local_path(path, "path:"))
 
 
 def cron(name: str, job: str, schedule: str, description: str, ask: Any) -> dg.ScheduleDefinition:

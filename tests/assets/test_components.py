@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from assets.components import Recipe, Source
 from assets.components.code_location import with_declared
 from assets.definitions import defs
 from mmret.errors import UserError
@@ -142,6 +143,15 @@ def test_two_files_of_one_name_are_refused(documented):
         documented.load()
 
 
+def test_a_source_elsewhere_is_refused_and_a_relative_one_is_of_the_project(tmp_path):
+    given = {"name": "s", "lake": "lakes/mine"}
+    declared = Source(path="data/pictures", **given).declared(tmp_path)
+    assert (declared.path, declared.lake) == (str(tmp_path / "data/pictures"), str(tmp_path / "lakes/mine"))
+    assert Source(path="shapes:9?seed=1", name="s").declared(tmp_path).path == "shapes:9?seed=1"
+    with pytest.raises(UserError, match="only paths of this machine"):
+        Source(path="s3://bucket/pictures", **given).declared(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -174,7 +184,6 @@ def test_a_misspelling_that_is_not_looked_for_is_refused_when_it_is_loaded(docum
 
 
 def test_a_declared_recipe_has_every_field_of_a_recipe_and_the_examples_are_what_the_schema_takes():
-    from assets.components import Recipe, Source
     from mmret.settings import Recipe as Settings
 
     assert set(Recipe.model_fields) == set(Settings.model_fields) | {"name", "train", "schedule", "lake"}
