@@ -35,7 +35,7 @@ class Recipe(Declaration, RecipeSettings):
         declared = self.declared(context.project_root)
 
         def ask(context: dg.ScheduleEvaluationContext, store: Lake) -> dg.RunRequest | dg.SkipReason:
-            return _asked(context, store, declared)
+            return run_if_due(context, store, declared)
 
         said = f"Trains and evaluates recipe {self.name} where it is missing or stale."
         return dg.Definitions(schedules=[cron(f"train_{self.name}", "train_and_evaluate", self.schedule, said, ask)])
@@ -47,7 +47,7 @@ class Recipe(Declaration, RecipeSettings):
         return DeclaredRecipe(name=self.name, settings=settings, train=self.train, lake=lake)
 
 
-def _asked(context: dg.ScheduleEvaluationContext, store: Lake, declared: DeclaredRecipe) -> dg.RunRequest | dg.SkipReason:
+def run_if_due(context: dg.ScheduleEvaluationContext, store: Lake, declared: DeclaredRecipe) -> dg.RunRequest | dg.SkipReason:
     """A run of the recipe's partition, where it is known and not current."""
     name = declared.name
     if not is_for(store, declared.lake):

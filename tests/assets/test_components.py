@@ -5,6 +5,7 @@ import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from assets.components import Recipe, Source
 from assets.components.code_location import with_declared
+from assets.components.recipe import run_if_due
 from assets.definitions import defs
 from mmret.errors import UserError
 from mmret.freshness.survey import survey
@@ -113,28 +115,21 @@ def test_what_names_a_lake_is_for_that_lake_alone(tmp_path):
     assert declared.unknown_to(mine) == ["source s", "recipe r"]
 
 
-def test_the_schedule_of_a_recipe_runs_it_once_it_is_known_and_only_while_it_is_not_current(documented):
-    location = documented.load()
-    repository = location.get_repository_def()
-    schedule = repository.get_schedule_def("train_night")
-
-    def tick(instance: dg.DagsterInstance) -> list | str:
-        context = dg.build_schedule_context(
-            instance,
-            scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
-            resources={"lake": LakeResource()},
-            repository_def=repository,
-        )
-        found = schedule.evaluate_tick(context)
-        return [request.partition_key for request in found.run_requests] or found.skip_message
-
+def test_the_schedule_of_a_recipe_runs_it_once_it_is_known_and_leaves_a_working_lake_alone(documented):
+    lake, location = documented.lake, documented.load()
+    schedule = location.get_repository_def().get_schedule_def("train_night")
+    (night,) = location.resources["declared"].recipes
     with dg.instance_for_test() as instance:
-        documented.lake.write_configuration(resolve(documented.lake, sources=["shapes:3"])[1])
-        assert "does not know recipe night yet: materialise corpus_manifest" in tick(instance)
+        lake.write_configuration(resolve(lake, sources=["shapes:3"])[1])
+        context = dg.build_schedule_context(
+            instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC), resources={"lake": LakeResource()}
+        )
+        assert "does not know recipe night yet: materialise corpus_manifest" in schedule.evaluate_tick(context).skip_message
         seal(location, instance)
-        assert tick(instance) == ["night"]
-        with exclusive(documented.lake):
-            assert "`mmret run` is working" in tick(instance)
+        asked = run_if_due(SimpleNamespace(instance=instance), lake, night)
+        assert asked.partition_key == "night" and asked.tags == {"mmret/because": "schedule of recipe night"}
+        with exclusive(lake):
+            assert "`mmret run` is working" in run_if_due(SimpleNamespace(instance=instance), lake, night).skip_message
 
 
 def test_two_files_of_one_name_are_refused(documented):
