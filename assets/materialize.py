@@ -48,7 +48,8 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
     inputs = inputs_of(lake, profile, table, partition)
     if inputs is None:
         upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))
-        raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
+        said = f"{table} of {partition} needs {upstream}, which are not all materialised yet"
+        raise dg.Failure(said, metadata={"partition": partition}, allow_retries=False)
     facts = lake.facts(table, partition)
     if facts and facts.inputs == inputs.fingerprint and not STAGES[table].needs_retry(profile, facts):
         return facts, 0
@@ -58,7 +59,8 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
     except Exception as error:
         if is_transient(error):
             raise
-        raise dg.Failure(str(error), allow_retries=False) from error  # trying again would end the same way
+        # trying again would end the same way
+        raise dg.Failure(str(error), metadata={"partition": partition}, allow_retries=False) from error
     return made if isinstance(made, tuple) else (made, made.rows)
 
 

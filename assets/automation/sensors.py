@@ -8,6 +8,7 @@ import json
 
 import dagster as dg
 
+from assets.alarms.sensor import alarms
 from assets.automation.jobs import UP_TO_TRIPLETS, seal_corpus
 from assets.automation.registration import known_partitions
 from assets.automation.upkeep import fresh_catalogue
@@ -93,4 +94,5 @@ SENSORS = [
         description="Trains and evaluates the profile's recipes once automation.new_pairs triplets are new.",
     ),
     fresh_catalogue,
+    alarms,
 ]

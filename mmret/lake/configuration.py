@@ -113,5 +113,5 @@ def _refuse_addresses(key: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for each in value:
             _refuse_addresses(key, each)
-    elif isinstance(value, str) and not key.endswith(".urls") and is_address(value):
+    elif isinstance(value, str) and not key.endswith((".urls", "alarms.ui")) and is_address(value):
         local_path(value, f"--set {key}:")

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from mmret.errors import UserError
 from mmret.paths import local_path
 from mmret.schemas import SIGNALS
+from mmret.settings.alarms import AlarmSettings
 from mmret.settings.annotation import AnnotateSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
@@ -54,6 +55,7 @@ class Profile(Settings):
     recipes: dict[str, Recipe]
     studies: StudySettings | None = Field(None, description="recipes are added for them: study-<study>-<variant>-<seed>")
     automation: AutomationSettings = AutomationSettings()
+    alarms: AlarmSettings = AlarmSettings()
     train: tuple[str, ...] = Field((), description="recipes that `mmret run` trains; the others wait to be asked for")
     threads: int | None = Field(None, description="CPU threads of torch; None: as many as there are cores")
 

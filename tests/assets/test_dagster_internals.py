@@ -1,8 +1,10 @@
 """The history that `mmret run` writes is one that any Dagster reads, and writing it starts no process."""
 
+import gc
 import subprocess
 
 import dagster as dg
+import psutil
 import pytest
 
 from assets.dagster_internals import VERSION
@@ -35,6 +37,15 @@ def test_each_run_is_whole_to_a_dagster_that_knows_nothing_of_us(home):
             assert events.count(dg.DagsterEventType.STEP_SUCCESS) == events.count(dg.DagsterEventType.RUN_SUCCESS) == 1
             assert any(e.user_message == "said" for e in plain.all_logs(run))
     assert not list(home.rglob("*.new"))
+
+
+def test_an_instance_that_was_closed_holds_no_file_of_its_home_open(home):
+    open_files = psutil.Process().open_files
+    with open_instance(str(home)) as instance:
+        talk.execute_in_process(instance=instance)
+        assert [f.path for f in open_files() if f.path.startswith(str(home / "history" / "runs"))]
+    gc.collect()
+    assert not [f.path for f in open_files() if f.path.startswith(str(home / "history" / "runs"))]
 
 
 def test_a_run_starts_no_process(home, monkeypatch):

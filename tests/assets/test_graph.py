@@ -84,6 +84,7 @@ def test_what_launches_or_looks_by_itself_does_so_as_often_as_its_cost_allows():
         "train_on_new_pairs": 60,
         "fresh_catalogue": 60,
         "known_partitions": 30,
+        "alarms": 60,
         "stale_partitions": 120,
     }
     assert {(s.name, s.cron_schedule, s.job_name) for s in repository.schedule_defs} == {

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 
+from assets.runner.cause import causes_of
 from assets.runner.run import Outcome, Runner
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -122,10 +123,10 @@ def test_the_cause_is_told_in_the_words_of_the_error_behind_it():
     inner = failed("mmret.errors.UserError: set mine.k\n", "UserError").step_failure_data.error
     outer = failed("Failure", "Failure", inner)
     quiet = SimpleNamespace(is_step_failure=False)
-    assert str(Runner._cause(SimpleNamespace(all_events=[quiet, outer]))) == "pairs failed: set mine.k"
-    other = Runner._cause(SimpleNamespace(all_events=[failed("KeyError: 'x'\n", "KeyError")]))
-    assert isinstance(other, UserError) and str(other) == "pairs failed: KeyError: 'x'\nb\nc\nd\n"
-    assert "failed before its first step" in str(Runner._cause(SimpleNamespace(all_events=[])))
+    assert list(map(str, causes_of([quiet, outer]))) == ["pairs failed: set mine.k"]
+    (other,) = causes_of([failed("KeyError: 'x'\n", "KeyError")])
+    assert str(other) == "pairs failed: KeyError: 'x'\nb\nc\nd\n" and other.reason == "KeyError: 'x'"
+    assert causes_of([quiet]) == []
 
 
 def test_runs_that_a_killed_process_left_are_failed_and_no_others(lake):
@@ -151,11 +152,14 @@ def test_runs_that_a_killed_process_left_are_failed_and_no_others(lake):
 
 
 def test_what_failed_and_what_warned_is_told_apart():
-    def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> SimpleNamespace:
-        return SimpleNamespace(asset_key=dg.AssetKey("pairs"), check_name=name, passed=passed, severity=severity)
+    def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity, partition: str | None = None) -> SimpleNamespace:
+        return SimpleNamespace(
+            asset_key=dg.AssetKey("pairs"), check_name=name, passed=passed, severity=severity, partition=partition
+        )
 
     error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
     found = [evaluation("a", True, error), evaluation("b", False, error), evaluation("c", False, warn), evaluation("d", True, warn)]
+    found += [evaluation("a", False, error, "shard-00000"), evaluation("c", False, warn, "shard-00000")]  # for the UI
     runner = object.__new__(Runner)
     runner.outcome, runner._how = Outcome(), dict
     result = SimpleNamespace(get_asset_check_evaluations=lambda: found)
