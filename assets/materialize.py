@@ -42,7 +42,10 @@ def is_transient(error: Exception) -> bool:
 
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
-    """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing."""
+    """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing,
+    and for a recipe that the settings do not have."""
+    if STAGES[table].partitions == "recipe" and partition not in profile.recipes:
+        raise dg.Failure(f"no recipe '{partition}': the lake has {', '.join(profile.recipes)}", allow_retries=False)
     inputs = inputs_of(lake, profile, table, partition)
     if inputs is None:
         upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))

@@ -180,10 +180,12 @@ class Runner:
 
         Raises UserError where a stage fails, or where there are too few images for any work after the pictures are in.
         """
+        from assets.partitions import register
+
         started = time.monotonic()
         self.on_stage(["corpus_manifest"], None, 0, 1)
         self.launch(["corpus_manifest"], None, {"corpus_manifest": {"forget_missing": forget_missing}})
-        self.instance.add_dynamic_partitions("corpus_shards", self.lake.shards())
+        register(self.instance, self.lake.shards(), self.profile.recipes)
         groups = list(RUNS)
         if until is not None:
             last = next(i for i, group in enumerate(groups) if until in group)

@@ -5,6 +5,7 @@ Example: ``load_profile("demo", {"mine.k": 20})``. Costs some milliseconds.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -119,4 +120,4 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
             raise UserError(f"--set {dotted}: '{parent}' has no keys of its own")
-    data[last] = value
+    data[last] = deepcopy(value)  # a later override of one of its parts is no change of this one

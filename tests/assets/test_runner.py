@@ -23,7 +23,9 @@ class Fake(Runner):
         self.lake, self.profile, self.outcome = lake, profile, Outcome()
         self.launched, self.told, self.verified, self.added = [], [], 0, []
         self.on_stage = lambda *about: self.told.append(about)
-        self.instance = SimpleNamespace(add_dynamic_partitions=lambda name, keys: self.added.append((name, keys)))
+        self.instance = SimpleNamespace(
+            add_dynamic_partitions=lambda name, keys: self.added.append((name, keys)), get_dynamic_partitions=lambda name: []
+        )
 
     def launch(self, tables, partition, config=None):
         self.configs = [*getattr(self, "configs", []), config]
@@ -45,7 +47,7 @@ def test_where_all_is_current_the_sources_are_listed_and_nothing_else_is_done(la
     runner = Fake(lake)
     outcome = runner.run()
     assert runner.launched == [(("corpus_manifest",), None)] and not runner.verified and outcome.total > 0
-    assert runner.added == [("corpus_shards", SHARDS)]
+    assert runner.added == [("corpus_shards", SHARDS), ("recipes", list(PROFILE.recipes))]
 
 
 def test_a_stale_stage_is_launched_with_those_behind_it_in_its_run(lake):
