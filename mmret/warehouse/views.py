@@ -77,8 +77,8 @@ def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     return found
 
 
-def table_view(table: str, files: Sequence[Path]) -> str:
-    """``CREATE VIEW`` of ``table`` over ``files``; a column that a file does not have is null in its rows."""
+def table_rows(table: str, files: Sequence[Path]) -> str:
+    """A SELECT of the rows of ``table`` in ``files``; a column that a file does not have is null in its rows."""
 
     def columns(names: Sequence[str]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
@@ -87,7 +87,12 @@ def table_view(table: str, files: Sequence[Path]) -> str:
         f"SELECT {columns(names)} FROM read_parquet([{_listed(paths)}], hive_partitioning = false)"
         for names, paths in _by_columns(files).items()
     ] or [f"SELECT {columns(())} WHERE false"]
-    return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'
+    return " UNION ALL ".join(parts)
+
+
+def table_view(table: str, files: Sequence[Path]) -> str:
+    """``CREATE VIEW`` of ``table`` over ``files``."""
+    return f'CREATE OR REPLACE VIEW "{table}" AS {table_rows(table, files)}'
 
 
 EMBEDDINGS = "CREATE OR REPLACE VIEW embeddings AS " + " UNION ALL ".join(
