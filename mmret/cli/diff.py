@@ -83,7 +83,7 @@ def _print(found: Comparison, before: str, after: str) -> None:
 def _why(change: TableChange) -> list[str]:
     own = [one_line(reason) + (f" ({n:,})" if n > 1 else "") for reason, n in change.causes.own.items()]
     lines = [*own[:_REASONS], *(["…"] if len(own) > _REASONS else [])]
-    return [*lines, *([f"it reads {', '.join(change.causes.upstream)}"] if change.causes.upstream else [])]
+    return [*lines, *([f"because of {', '.join(change.causes.upstream)}"] if change.causes.upstream else [])]
 
 
 def _examples(change: TableChange) -> list[str]:

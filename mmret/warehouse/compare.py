@@ -221,7 +221,9 @@ def _count_by(connection: Any, joined: _Joined) -> dict[str, int]:
 def _examples(connection: Any, kind: str, joined: _Joined, before: _Side, after: _Side, wanted: int) -> list[dict[str, Any]]:
     keys = _keys(joined.table)
     chosen = ", ".join(f"coalesce(a.k{n}, b.k{n})" for n in range(len(keys)))
-    query = f"SELECT {chosen} FROM {joined.source} WHERE {joined.kinds[kind]} ORDER BY ALL LIMIT {wanted}"
+    most_changed = " + ".join(f"(a.h{n} <> b.h{n})::INT" for n in range(len(_values(joined.table)))) or "0"
+    order = ", ".join([*([f"{most_changed} DESC"] if kind == "changed" else []), *(str(n + 1) for n in range(len(keys)))])
+    query = f"SELECT {chosen} FROM {joined.source} WHERE {joined.kinds[kind]} ORDER BY {order} LIMIT {wanted}"
     found = []
     for key in connection.execute(query).fetchall():
         old, new = (_row(connection, side, key) for side in (before, after))

@@ -17,7 +17,7 @@ backfill     --lake --stage --partition --url --wait --dry-run
 estimate     --lake --set --rate --json
 quality      --lake --shard --anew/--no-anew --pictures --set --json
 sql          QUERY --lake --as-of --json --csv --parquet --wide
-diff         A B --lake --table --rows --json
+diff         BEFORE AFTER --lake --table --rows --json
 bands        --lake --plot --propose/--no-propose --json
 search       --lake --recipe --image --text -k --json
 evaluate     --lake --triplets --recipe --json
