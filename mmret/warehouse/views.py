@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.lake.partitions import Facts, read_facts
-from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX
+from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX, column_comment
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
 
@@ -137,5 +137,17 @@ LEFT JOIN instructions i ON i.pair_id = t.pair_id"""
 
 
 def all_views(files: Files) -> list[str]:
-    """Every ``CREATE VIEW`` statement, tables first. A table that ``files`` lacks has no view, one without files an empty one."""
-    return [*(table_view(t, list(files[t].values())) for t in TABLES if t in files), EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE]
+    """Every ``CREATE VIEW`` statement, tables first, then what the tables' columns say. A table that ``files`` lacks has no view, one
+    without files an empty one."""
+    views = (table_view(t, list(files[t].values())) for t in TABLES if t in files)
+    return [*views, EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE, *_comments(files)]
+
+
+def _comments(files: Files) -> list[str]:
+    """What each column says, where clients show it and ``duckdb_columns()`` lists it."""
+    return [
+        f'COMMENT ON COLUMN "{t}"."{c}" IS {sql_literal(column_comment(t, c))}'
+        for t in TABLES
+        if t in files
+        for c in TABLES[t].names
+    ]

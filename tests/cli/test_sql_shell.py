@@ -16,7 +16,7 @@ from mmret.cli.sql_prompt import history_file, is_complete, open_history
 from mmret.cli.sql_shell import Shell
 from mmret.errors import UserError
 from mmret.lake import Lake, history
-from mmret.schemas import CORPUS_MANIFEST, TABLES
+from mmret.schemas import CORPUS_MANIFEST, TABLES, column_comment
 from mmret.warehouse.session import Session
 
 HEAVY = "SELECT count(*) FROM range(100000000000) r(i) WHERE hash(i) = 3;"
@@ -131,7 +131,9 @@ def test_commands_of_the_shell(lake, capsys):
     listed = capsys.readouterr().out
     assert all(name in listed for name in (*TABLES, "triplets_wide", "partitions")) and "made" not in listed.split()
     shell.run_line(".schema leaks")
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[3:-2]] == TABLES["leaks"].names
+    columns = capsys.readouterr().out.splitlines()[3:-2]
+    assert [line.split()[1] for line in columns] == TABLES["leaks"].names
+    assert all(line.endswith(column_comment("leaks", line.split()[1])) for line in columns)
     shell.run_line(".wide")
     assert shell.wide and "on" in capsys.readouterr().out
     shell.run_line(".wide off")
