@@ -137,7 +137,7 @@ LEFT JOIN instructions i ON i.pair_id = t.pair_id"""
 
 
 def all_views(files: Files) -> list[str]:
-    """Every ``CREATE VIEW`` statement, tables first, then what the tables' columns say. A table that ``files`` lacks has no view, one
+    """Every ``CREATE VIEW`` statement, tables first, then what the columns say. A table that ``files`` lacks has no view, one
     without files an empty one."""
     views = (table_view(t, list(files[t].values())) for t in TABLES if t in files)
     return [*views, EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE, *_comments(files)]
