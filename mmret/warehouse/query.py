@@ -92,6 +92,10 @@ def _said() -> Iterator[None]:
         raise UserError(f"SQL: out of memory ({error}): select fewer rows or columns, or sum them up in the query") from None
     except duckdb.Error as error:
         raise UserError(f"SQL: {error}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(f"SQL: {str(error).split('. Detail:')[0]}") from None  # what Arrow makes of an error in a later batch
 
 
 def stoppable(connection: Any, work: Callable[[], _T]) -> _T:

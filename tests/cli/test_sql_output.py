@@ -191,7 +191,7 @@ def test_only_a_semicolon_between_statements_parts_them(text, parts):
 
 @pytest.mark.parametrize("form", ["--csv", "--json", "table", "--parquet"])
 def test_memory_does_not_grow_with_the_rows(lake, form, tmp_path):
-    """200 MB of text, of which never more than some batches are held."""
+    """150 MB of text, of which never more than some batches are held."""
     code = """
 import sys
 from typer.testing import CliRunner
@@ -199,7 +199,7 @@ from mmret.cli import app
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
 app(["sql", "--lake", sys.argv[1], *sys.argv[2:], "SELECT 1 AS t"], standalone_mode=False)
 before = resident()
-long = "SELECT repeat('x', 500) || i AS t FROM range(400000) r(i)"
+long = "SELECT repeat('x', 1500) || i AS t FROM range(100000) r(i)"
 app(["sql", "--lake", sys.argv[1], *sys.argv[2:], long], standalone_mode=False)
 print(resident() - before, file=sys.stderr)
 """
