@@ -15,7 +15,7 @@ import duckdb
 _PLAIN_NAME = "^[a-z][a-z0-9_]*$"
 _MORE_KEYWORDS = "by describe exclude explain filter ilike over partition replace summarize values".split()
 _BEFORE_TABLES = {"from", "join", "describe", "summarize", "table", "show"}
-_NAMED_TABLE = re.compile(r'\b(?:from|join)\s+"?(\w+)"?(?:\s+(?:as\s+)?(\w+))?', re.I)
+_NAMED_TABLE = re.compile(r'\b(?:from|join)\s+"?(\w+)"?(?=(?:\s+(?:as\s+)?(\w+))?)', re.I)
 COMMANDS = (".help", ".quit", ".schema", ".tables", ".wide")
 """Commands of the shell that are no SQL."""
 
@@ -98,9 +98,10 @@ def _command(text: str, words: Words) -> tuple[str, list[tuple[str, str]]]:
 def _inside_text(ahead: str) -> bool:
     """Whether the end of ``ahead`` lies in a string, a quoted name or a comment."""
     try:
-        return duckdb.tokenize(f"{ahead} x")[-1] != (len(ahead.encode()) + 1, duckdb.token_type.identifier)
+        end = len(ahead.encode()) + 1
     except UnicodeEncodeError:
         return True
+    return duckdb.tokenize(f"{ahead} x")[-1] != (end, duckdb.token_type.identifier)
 
 
 def _tables_named(text: str, words: Words) -> dict[str, str]:
