@@ -23,7 +23,9 @@ def test_every_cell_runs_and_shows_something(small_lake, tmp_path, monkeypatch):
     monkeypatch.setenv("LAKE", str(small_lake[0]))
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client.NotebookClient(notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client.NotebookClient(
+        notebook, timeout=200, startup_timeout=200, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     shown = [
         {kind for output in cell.outputs for kind in output.get("data", {})} for cell in notebook.cells if cell.cell_type == "code"
     ]
