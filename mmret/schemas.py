@@ -270,6 +270,22 @@ TABLES: dict[str, pa.Schema] = {
 }
 """What is on disk as Parquet and what the SQL views are named after."""
 
+KEYS: dict[str, tuple[str, ...]] = {
+    "corpus_manifest": ("position",),
+    "remarks": ("root", "remark"),
+    "images": ("image_id",),
+    "rejects": ("position",),
+    "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
+    **dict.fromkeys(SIGNALS, ("image_id",)),
+    "towers": ("signal",),
+    **dict.fromkeys(("candidates", "neighbours"), ("query_id", "signal", "target_id")),
+    **dict.fromkeys(("pairs", "descriptions", "instructions", "triplets"), ("pair_id",)),
+    "checkpoints": ("recipe",),
+    "evaluations": ("recipe", "benchmark", "metric"),
+    "decisions": ("pair_id", "reviewer", "decided_at"),
+}
+"""The columns that tell a row of a table from every other of its partition."""
+
 ADDED_LATER = {"images": ("remark",), "caption": ("caption_id",)}
 """Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""
 
