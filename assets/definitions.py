@@ -32,7 +32,7 @@ defs = dg.Definitions(
     resources={
         "lake": LakeResource(),
         "profile": ProfileResource(),
-        "warehouse": Warehouse(lake=LakeResource()),
+        "warehouse": Warehouse(),
         "encoders": Encoders(),
         "annotator": AnnotatorResource(),
         "declared": Declarations(),

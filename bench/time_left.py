@@ -27,6 +27,7 @@ from mmret.cli.run_work import Work
 from mmret.cli.time_left import Estimate
 from mmret.settings import load_profile
 
+RUNS = Path(__file__).resolve().parents[1] / "tests" / "cli" / "recorded_runs"
 EVERY = 0.5
 """Seconds between two reports of one loop that are kept; its first and its last are always."""
 
@@ -143,6 +144,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
+def gate() -> dict[str, float | list[float]]:
+    """How far the predicted total of the quiet demo, and of a run with a slow server, is off at worst."""
+    runs = {name: judged(Recording.read(RUNS / f"{name}.jsonl.gz").replay()[1]) for name in ("demo_quiet", "slow_server")}
+    off: dict[str, float | list[float]] = {f"{name}_off": max(s.off for s in samples) for name, samples in runs.items()}
+    return off | {"runs": len(runs)}
+
+
 def record(out: Path, arguments: list[str]) -> None:
     """Run ``mmret`` with ARGUMENTS and write its progress to OUT."""
     from mmret.cli import main, run_progress

@@ -4,15 +4,13 @@ from typing import Any
 
 import dagster as dg
 
-from resources.lake import LakeResource
+from mmret.lake import Lake
 
 
 class Warehouse(dg.ConfigurableResource):
-    """A fresh connection with one view per table of the lake."""
+    """Fresh connections with one view per table of a lake, the one that the step works on."""
 
-    lake: LakeResource
-
-    def connect(self) -> Any:
+    def connect(self, lake: Lake) -> Any:
         from mmret.warehouse import connect
 
-        return connect(self.lake.open())
+        return connect(lake)

@@ -151,7 +151,8 @@ def combine_checks(asset: str, checks: Iterable[Check]) -> dg.AssetChecksDefinit
     def step(
         context: dg.AssetCheckExecutionContext, lake: LakeResource, profile: ProfileResource, warehouse: Warehouse
     ) -> Iterator[dg.AssetCheckEvaluation | dg.Output]:
-        store, connection = lake.open(), warehouse.connect()
+        store = lake.open()
+        connection = warehouse.connect(store)
         settings = profile.of(store)
         files = restrict_to_current(connection, store, settings, asset)
         scope = Scope.of(context, files)

@@ -18,6 +18,7 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.lease import exclusive
 from mmret.stages import names_of
+from resources.declared import Declarations
 from resources.lake import LakeResource
 from tests.assets.pictures import drop
 
@@ -251,7 +252,9 @@ def record_as_done(instance: dg.DagsterInstance, lake: Lake) -> None:
 
 
 def watch(instance, lake, cursor=None):
-    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"lake": LakeResource(folder=str(lake.root))})
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, resources={"lake": LakeResource(folder=str(lake.root)), "declared": Declarations()}
+    )
     return new_pictures(context)
 
 

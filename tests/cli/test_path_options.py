@@ -14,7 +14,14 @@ NEEDED = {  # what else a command asks for before its own checks
     "--lake": "lake", "--out": "out", "--format": "megapairs", "--recipe": "demo", "--text": "a", "--annotations": "a",
     "--images": "i", "--checkpoint": "c", "--predictions": "p", "--triplets": "t",
 }  # fmt: skip
-ARGUMENTS = {"sql": ["SELECT 1"], "score": ["circo"], "benchmark": ["circo"], "embed": ["shapes:10"], "import": ["megapairs"]}
+ARGUMENTS = {
+    "sql": ["SELECT 1"],
+    "diff": ["run-1"],
+    "score": ["circo"],
+    "benchmark": ["circo"],
+    "embed": ["shapes:10"],
+    "import": ["megapairs"],
+}
 TAKE_PATHS = [
     (name, option)
     for name, command in COMMANDS.items()
