@@ -164,3 +164,16 @@ def test_the_text_of_an_item_is_the_one_that_is_called_so_or_the_only_one() -> N
     assert strings('[{"id": "1", "query": "make it blue"}, {"id": "2", "query": "a blue one"}]') == ["make it blue", "a blue one"]
     assert strings('[{"n": 1, "said": "make it blue"}, {"n": 2, "said": "a blue one"}]') == ["make it blue", "a blue one"]
     assert strings('[{"from": "red", "to": "blue"}, {"from": "a", "to": "b"}]') is None  # which of the two is not told
+
+
+def test_a_few_plain_lines_are_a_list_and_many_or_long_ones_are_a_text() -> None:
+    def lines(count: int, last: str = "a blue one") -> list[str]:
+        return [*(f"make it blue {chr(97 + n)}" for n in range(count - 1)), last]
+
+    assert listed("\n".join(lines(12))) == lines(12) and listed("\n".join(lines(13))) is None
+    assert listed("\n".join(lines(3, "b" * 200))) == lines(3, "b" * 200) and listed("\n".join(lines(3, "b" * 201))) is None
+
+
+@pytest.mark.parametrize("behind", ['\n{"n": 2}', '\nMore:\n{"n": 2}\n{"m": [1]}'])
+def test_a_list_of_one_is_read_although_other_json_stands_behind_it(behind: str) -> None:
+    assert strings('{"instructions": ["make it blue"]}' + behind) == ["make it blue"]

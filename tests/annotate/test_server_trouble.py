@@ -17,16 +17,17 @@ import pytest
 
 from mmret.annotate.answers import Stats
 from mmret.annotate.backends.address import address_hint
-from mmret.annotate.backends.balance import PROBES, Balancer
+from mmret.annotate.backends.balance import PROBES, Balancer, Server
 from mmret.annotate.backends.completion import NotACompletion, read_completion
 from mmret.annotate.backends.dialect import Dialect
-from mmret.annotate.backends.openai_server import _plain, retry_after
+from mmret.annotate.backends.openai_server import OpenAIAnnotator, TransientError, _plain, retry_after
 from mmret.annotate.backends.server_words import Trouble, trouble_of, words_of
 from mmret.annotate.describe import describe
 from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Request
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
+from mmret.settings import EngineSettings
 from tests.annotate.annotation_run import SHARD, AnnotationRun
 from tests.annotate.server import RudeServer, Slow, Status, completion
 from tests.annotate.test_openai_server import DESCRIPTION, _annotator, _answer, _describe, _nobody, _pairs, _settings
@@ -478,3 +479,22 @@ def test_a_body_is_read_in_its_encoding_unpacked_to_the_limit_and_else_left_as_i
 
 def test_what_a_wait_is_asked_for_is_seconds_and_never_less_than_none() -> None:
     assert [retry_after(value) for value in ("2.5", "0", "-3", "Wed, 21 Oct 2015", None)] == [2.5, 0.0, 0.0, None, None]
+
+
+def test_a_completion_is_posted_to_the_servers_address_and_read_up_to_the_bound() -> None:
+    got: list[tuple[str, str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        got.append((request.method, str(request.url), json.loads(request.content)))
+        return httpx.Response(299, text="x" * 2000, headers={"Retry-After": "1"})
+
+    async def exchange(bound: int) -> tuple[int, httpx.Headers, bytes]:
+        engine = EngineSettings(model="m", max_answer_bytes=bound)
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            return await OpenAIAnnotator._exchange(client, Server("http://a/v1", 1), engine, {"n": 1})
+
+    status, headers, data = asyncio.run(exchange(2000))
+    assert (status, headers["retry-after"], data) == (299, "1", b"x" * 2000)
+    assert got == [("POST", "http://a/v1/chat/completions", {"n": 1})]
+    with pytest.raises(TransientError, match="too_large"):
+        asyncio.run(exchange(1999))

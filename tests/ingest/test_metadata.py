@@ -294,3 +294,15 @@ def test_a_chunk_that_is_cut_is_not_called_damaged_and_one_that_is_left_out_is()
     assert png_container.salvage(lead + time + end).remarks == ("damaged_metadata",)
     assert png_container.salvage(lead + time[:-6]).remarks == ("no_end_mark",)
     assert png_container.salvage(lead + time[:8] + bytes(3) + end[:0]).remarks == ("no_end_mark",)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_where_an_interval_ends_lacks_pixels(progressive: bool) -> None:
+    """There the decoder wants a restart mark and takes no other bytes for pixels, so none of them shows that some are missing."""
+    noise = np.random.default_rng(3).integers(0, 255, (96, 128, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", restart_marker_blocks=2, progressive=progressive)
+    marks = [m.start() for m in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    for mark in (marks[0], marks[7], marks[8], marks[len(marks) // 2]):
+        for cut in (mark, mark + 1, mark + 2):
+            with pytest.raises(Unreadable, match="truncated|damaged"):
+                inspect(data[:cut])
