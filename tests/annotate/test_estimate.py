@@ -14,11 +14,13 @@ import pytest
 from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.describe import describe
-from mmret.annotate.estimate import Estimate, estimate, requests_per_second
+from mmret.annotate.estimate import Estimate, estimate, estimate_lake, requests_per_second
 from mmret.annotate.instruct import instruct
 from mmret.annotate.protocol import Answer, Request
 from mmret.annotate.store import AnswerStore
+from mmret.errors import UserError
 from mmret.hashing import pair_id
+from mmret.lake import Lake
 from mmret.settings import AnnotateSettings, EngineSettings
 
 IDS = [f"{i:032x}" for i in range(31)]
@@ -128,3 +130,8 @@ def test_a_rate_is_that_of_the_most_requests_of_the_model_and_of_no_few() -> Non
     assert requests_per_second(lake, "describe", "nobody") is None
     assert requests_per_second(Noted(descriptions=[note(49, 2.0)]), "describe", "m") is None
     assert requests_per_second(Noted(descriptions=[note(50, 0.0)]), "describe", "m") is None
+
+
+def test_a_lake_without_pairs_is_told_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no pairs yet.*--dry-run"):
+        estimate_lake(Lake(tmp_path), _settings())

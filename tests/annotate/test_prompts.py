@@ -162,3 +162,8 @@ def test_a_prompt_that_is_repeated_before_the_answer_is_no_part_of_it(kind: Kind
 def test_an_echo_ends_with_its_last_repetition_and_no_text_is_cut_without_one() -> None:
     assert [without_echo("abc", asked) for asked in ("", "x", "a", "c")] == ["abc", "abc", "bc", ""]
     assert without_echo("ask: a ask: b", "ask:") == "b"
+
+
+def test_a_description_is_put_into_a_prompt_up_to_the_bound() -> None:
+    user = compose(Request("instruct", "p", "a", "b", description="q" * 7000), AnnotateSettings()).user
+    assert "q" * 6000 in user and "q" * 6001 not in user

@@ -199,3 +199,9 @@ def test_a_listing_closes_its_table_however_it_ends(tmp_path: Path, monkeypatch:
     next(begun)
     begun.close()
     assert len(closed) == 2
+
+
+def test_pictures_without_names_beside_their_bytes_are_read(tmp_path: Path):
+    table = pa.table({"image": [{"bytes": data} for data in PICTURES], "text": CAPTIONS})
+    rows = list(PictureTable(save(tmp_path / "a.parquet", table)).rows())
+    assert [(row.caption, row.reason) for row in rows] == [(caption, None) for caption in CAPTIONS]

@@ -268,3 +268,9 @@ def test_what_is_no_json_says_so_without_a_place_in_the_piece_that_was_read(tmp_
         assert recognise(tmp_path / "a.json") == f"is no JSON: {why}"
     (tmp_path / "b.json").write_text('[{"image": "a.jpg", "caption": "x"}, {"image": nothing}]', encoding="utf-8")
     assert list(recognise(tmp_path / "b.json").records())[-1] == (2, "the file cannot be read from here on: Expecting value")
+
+
+def test_a_split_by_karpathy_without_a_folder_names_the_file_alone(tmp_path: Path):
+    images = [{"filepath": folder, "filename": "a.jpg", "sentences": [{"raw": "x"}]} for folder in ("", None, "val")]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images}), encoding="utf-8")
+    assert [path for path, _ in listed(tmp_path / "a.json")] == ["a.jpg", "a.jpg", "val/a.jpg"]

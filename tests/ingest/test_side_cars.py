@@ -167,3 +167,15 @@ def test_texts_come_in_the_order_of_their_rank_whatever_the_order_of_the_files()
     found, noted = _columns(json='{"caption": "of the JSON", "n": 1}', caption="of the caption")
     assert found == {"n": 1, "caption": ["of the caption", "of the JSON"]} and noted == [("more_captions", "a.caption")]
     assert [TextName("a", label).rank for label in ("", "caption", "txts", "json")] == [0, 1, 3, 2]
+
+
+def test_an_address_is_the_source_and_never_the_caption():
+    found, noted = _columns(caption="https://example.org/a.jpg\n")
+    assert found == {"source": "https://example.org/a.jpg"} and noted == []
+
+
+def test_lines_are_one_wrapped_text_only_where_each_is_full():
+    def lines(width: int) -> str:
+        return "\n".join(["A" + "b" * (width - 1), "c" * width, "done."])
+
+    assert lines_as_captions(lines(40)) == [lines(40)] and lines_as_captions(lines(39)) == lines(39).split("\n")
