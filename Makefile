@@ -13,15 +13,17 @@ DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspa
 MUTANTS ?= 300
 SEED ?= 0
 
-.PHONY: demo test test-slow test-vllm fuzz mutants endurance ui setup lint clean help
+.PHONY: demo test test-slow test-lowest test-newest test-vllm fuzz mutants endurance ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
+	@echo "make test-lowest | test-newest  the tests in VERSION_TESTS with the oldest, the newest versions that pyproject.toml allows"
 	@echo "make fuzz   try the readers with files that are nearly right for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
 	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
+	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: six minutes on two idle cores"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
 
@@ -34,6 +36,28 @@ test: setup
 
 test-slow: setup
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=3600
+
+# where a change of a library shows first: pictures, tables, texts, commands, models, pages, the graph
+VERSION_TESTS ?= tests/test_settings.py tests/test_layers.py tests/cli/test_command_flags.py tests/cli/test_run_output.py \
+	tests/ingest/test_formats.py tests/ingest/test_dialects.py tests/ingest/test_table_fuzz.py tests/annotate/test_parse.py \
+	tests/annotate/test_openai_server.py tests/encode/test_towers.py tests/retriever/test_log.py tests/retriever/test_onnx.py \
+	tests/benchmarks/test_mteb_bridge.py tests/export tests/warehouse tests/web/test_pages.py tests/assets/test_definitions.py \
+	tests/studies tests/examples
+
+# each in an environment of its own, resolved anew when pyproject.toml changes; delete .venv-newest for what came out since
+test-lowest test-newest: test-%: .venv-%/.installed
+	@HF_HUB_OFFLINE=1 .venv-$*/bin/python -m pytest -p no:cacheprovider -n auto --maxprocesses 4 --dist loadfile $(VERSION_TESTS)
+
+RESOLUTION_lowest := lowest-direct
+RESOLUTION_newest := highest
+.venv-lowest/.installed .venv-newest/.installed: .venv-%/.installed: pyproject.toml | setup
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv --without-pip .venv-$*
+	@UV=$$(command -v uv || echo $(BIN)/uv); echo "installing the $* versions into .venv-$* …"; \
+		$$UV pip compile -q --resolution $(RESOLUTION_$*) --no-emit-index-url --extra dev --python .venv-$*/bin/python \
+			-o .venv-$*/requirements.txt pyproject.toml && \
+		$$UV pip install -q --python .venv-$*/bin/python -r .venv-$*/requirements.txt && \
+		$$UV pip install -q --python .venv-$*/bin/python --no-deps -e .
+	@touch $@
 
 # other cases each time; every fault is kept in tests/fuzz/faults, where make test tries it from then on
 fuzz: setup
@@ -64,6 +88,11 @@ test-vllm: .venv-vllm/.installed
 	@.venv-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
 	@touch $@
 
+# nightly: exact counts, and ratios to peers measured in the same run, against recorded bounds
+.PHONY: bench-gates
+bench-gates: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/python -W ignore bench/gates.py $(if $(ONLY),--only $(ONLY)) $(if $(RECORD),--record)
+
 # exec: one Ctrl-C reaches dagster itself, which takes its webserver, daemon and code servers along
 ui: setup
 	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_home/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null; \
@@ -88,5 +117,5 @@ lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) lakes .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-newest lakes .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	git clean -fdXq dagster_home

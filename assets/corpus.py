@@ -7,14 +7,16 @@ import dagster as dg
 from pydantic import Field
 
 from assets.display.metadata import describe
+from assets.display.progress import telling
 from assets.graph import stage_assets
 from assets.materialize import current_or_compute
-from assets.partitions import corpus_shards
+from assets.partitions import register
 from mmret.hashing import fingerprint
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.settings import Profile
 from mmret.stages import UNPARTITIONED
+from resources.declared import Declarations
 from resources.lake import LakeResource, ProfileResource
 
 
@@ -45,9 +47,14 @@ class CorpusPlan(dg.Config):
     },
 )
 def corpus_manifest(
-    context: dg.AssetExecutionContext, config: CorpusPlan, lake: LakeResource, profile: ProfileResource
+    context: dg.AssetExecutionContext,
+    config: CorpusPlan,
+    lake: LakeResource,
+    profile: ProfileResource,
+    declared: Declarations,
 ) -> Iterator[dg.MaterializeResult]:
-    """List the sources, seal what is new, and register the shards as partitions.
+    """List the sources, seal what is new, and register shards and recipes as partitions. What is declared for this lake in
+    ``defs.yaml`` files becomes part of its settings first.
 
     A row that a removed source or a lowered `corpus.images` no longer takes stays where it is, with the reason. What a source says
     of sealed rows (captions, licences, names) is changed in their shards; what is gone stays, and is remarked.
@@ -55,17 +62,19 @@ def corpus_manifest(
     from mmret.ingest.stage import seal_corpus
 
     store = lake.open()
-    plan = config.arguments()
+    plan = declared.added_to(config.arguments(), store)
     settings = resolve(store, **plan | {"overrides": profile.overrides | plan["overrides"]})[0]
-    configuration = resolve(store, **plan)[1]
+    remembered, configuration = resolve(store, **plan)
     store.write_configuration(configuration)
-    sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]), config.forget_missing)
+    with telling(context, "corpus_manifest", UNPARTITIONED):
+        sealed = seal_corpus(store, settings, fingerprint(configuration["sources"]), config.forget_missing)
     noticed = store.read("remarks").to_pylist()
     for remark in noticed:
         context.log.info("{root}: {remark} {count:,} ({path}: {detail})".format_map(remark))
     missing = sum(remark["count"] for remark in noticed if remark["remark"] == "missing")
     shards = store.shards()
-    context.instance.add_dynamic_partitions(corpus_shards.name, shards)
+    if gone := register(context.instance, shards, remembered.recipes):
+        context.log.info(f"no longer a recipe of this lake: {', '.join(gone)}")
     rows = sum(store.facts("corpus_manifest", s).rows for s in shards)
     worked = sealed.rows + sealed.changed_rows
     last = describe(store, "corpus_manifest", shards[-1], store.facts("corpus_manifest", shards[-1]), worked) if shards else {}
@@ -119,7 +128,8 @@ def images(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profi
         return store.facts("images", shard), counts["computed"]
 
     for shard in context.partition_keys:
-        facts, computed = current_or_compute(store, settings, "images", shard, compute)
+        with telling(context, "images", shard):
+            facts, computed = current_or_compute(store, settings, "images", shard, compute)
         rejected = store.facts("rejects", shard)
         context.log.info(f"images {shard}: {facts.rows:,} taken, {rejected.rows:,} rejected, {computed:,} computed")
         done = {"images": facts, "rejects": rejected}

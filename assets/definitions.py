@@ -1,7 +1,11 @@
-"""The code location: every asset, resource and job. Load it as the module ``assets.definitions`` (see workspace.yaml)."""
+"""The code location: every asset, resource and job. Load it as the module ``assets.definitions`` (see workspace.yaml).
 
-import os
+``defs`` is the graph of the stages, which is all that `mmret run` needs; ``code_location`` adds what is declared below
+``assets/defs``, and is what Dagster loads. Importing this reads no environment variable and no lake.
+"""
+
 import warnings
+from pathlib import Path
 
 import dagster as dg
 
@@ -10,24 +14,14 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from assets import annotation, checks, corpus, embeddings, mining, training  # noqa: E402
 from assets.automation import jobs, schedules, sensors  # noqa: E402
+from assets.executor import executor  # noqa: E402
 from resources.annotator import AnnotatorResource  # noqa: E402
+from resources.declared import Declarations  # noqa: E402
 from resources.encoders import Encoders  # noqa: E402
 from resources.lake import LakeResource, ProfileResource  # noqa: E402
 from resources.warehouse import Warehouse  # noqa: E402
 
 STAGES = [corpus, embeddings, mining, annotation, training]
-
-EXECUTORS = {
-    # one process a run: models are loaded once for all its steps, a step costs 0.2 s, and all memory is freed with the run
-    "in_process": dg.in_process_executor,
-    # one process a step: for machines on which two stages of a run may work side by side
-    "multiprocess": dg.multiprocess_executor.configured(
-        {
-            "max_concurrent": 2,
-            "start_method": {"forkserver": {"preload_modules": ["assets.definitions", "torch", "lancedb", "polars"]}},
-        }
-    ),
-}
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules(STAGES),
@@ -41,6 +35,15 @@ defs = dg.Definitions(
         "warehouse": Warehouse(lake=LakeResource()),
         "encoders": Encoders(),
         "annotator": AnnotatorResource(),
+        "declared": Declarations(),
     },
-    executor=EXECUTORS[os.environ.get("MMRET_EXECUTOR", "in_process")],
+    executor=executor,
 )
+
+
+@dg.definitions
+def code_location() -> dg.Definitions:
+    """The graph with the sources and recipes that ``defs.yaml`` files declare."""
+    from assets.components.code_location import with_declared
+
+    return with_declared(defs, dg.ComponentTree.for_project(Path(__file__)))

@@ -9,7 +9,9 @@ from typing import Any
 import dagster as dg
 
 from assets.automation.conditions import CONDITIONS
-from assets.display.metadata import OWNERS, column_schema
+from assets.display.installation import installation
+from assets.display.metadata import column_schema, tags
+from assets.display.source import code_references, linked
 from assets.partitions import PARTITIONS, every_shard
 from mmret.stages import STAGES, Reads, Stage, stage_of
 
@@ -41,15 +43,17 @@ def _placement(stage: Stage) -> dict[str, Any]:
     return placement | ({"backfill_policy": SHARDS_PER_RUN} if stage.partitions == "shard" else {})
 
 
-def _facts_of(table: str, kinds: set[str]) -> dict[str, Any]:
+def _facts_of(table: str, kinds: set[str], function: Callable[..., Any]) -> dict[str, Any]:
     """What the UI shows of a table's asset, and when it runs by itself."""
     stage = stage_of(table)
     return {
         "group_name": stage.group,
         "kinds": kinds,
-        "owners": OWNERS,
+        "owners": installation().owners,
+        "tags": tags(stage),
+        "freshness_policy": installation().freshness_policy(table),
         "code_version": stage.version,
-        "metadata": {"dagster/column_schema": column_schema(table)},
+        "metadata": {"dagster/column_schema": column_schema(table), "dagster/code_references": code_references(function)},
         "automation_condition": CONDITIONS[stage.trigger],
     }
 
@@ -61,14 +65,24 @@ def stage_asset(name: str, kinds: set[str], **more: Any) -> Callable[[Callable[.
     ... def pairs(context, lake, profile): ...
     """
     stage = STAGES[name]
-    return dg.asset(name=name, deps=dependencies(stage), **_facts_of(name, kinds), **_placement(stage), **more)
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        facts = _facts_of(name, kinds, function)
+        made = dg.asset(name=name, deps=dependencies(stage), **facts, **_placement(stage), **more)(function)
+        return linked(made, installation().source)
+
+    return decorate
 
 
 def stage_assets(name: str, tables: dict[str, tuple[str, set[str]]]) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Decorator: the assets of a stage that writes several tables, ``{table: (description, kinds)}``."""
     stage = STAGES[name]
-    specs = [
-        dg.AssetSpec(table, deps=dependencies(stage), description=description, **_facts_of(table, kinds))
-        for table, (description, kinds) in tables.items()
-    ]
-    return dg.multi_asset(name=name, specs=specs, **_placement(stage))
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        specs = [
+            dg.AssetSpec(table, deps=dependencies(stage), description=description, **_facts_of(table, kinds, function))
+            for table, (description, kinds) in tables.items()
+        ]
+        return linked(dg.multi_asset(name=name, specs=specs, **_placement(stage))(function), installation().source)
+
+    return decorate

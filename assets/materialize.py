@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.dagster_internals.retries import StoppableRetryPolicy
 from assets.display.metadata import describe
+from assets.display.progress import telling
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import inputs_of
 from mmret.lake import Facts, Lake
@@ -41,11 +42,15 @@ def is_transient(error: Exception) -> bool:
 
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:
-    """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing."""
+    """Facts of a partition, computing it only where it is missing or stale. Raises dg.Failure while its inputs are missing,
+    and for a recipe that the settings do not have."""
+    if STAGES[table].partitions == "recipe" and partition not in profile.recipes:
+        raise dg.Failure(f"no recipe '{partition}': the lake has {', '.join(profile.recipes)}", allow_retries=False)
     inputs = inputs_of(lake, profile, table, partition)
     if inputs is None:
         upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))
-        raise dg.Failure(f"{table} of {partition} needs {upstream}, which are not all materialised yet", allow_retries=False)
+        said = f"{table} of {partition} needs {upstream}, which are not all materialised yet"
+        raise dg.Failure(said, metadata={"partition": partition}, allow_retries=False)
     facts = lake.facts(table, partition)
     if facts and facts.inputs == inputs.fingerprint and not STAGES[table].needs_retry(profile, facts):
         return facts, 0
@@ -55,7 +60,8 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
     except Exception as error:
         if is_transient(error):
             raise
-        raise dg.Failure(str(error), allow_retries=False) from error  # trying again would end the same way
+        # trying again would end the same way
+        raise dg.Failure(str(error), metadata={"partition": partition}, allow_retries=False) from error
     return made if isinstance(made, tuple) else (made, made.rows)
 
 
@@ -67,7 +73,8 @@ def materialize(
     settings = profile.of(store)
     version = None
     for key in context.partition_keys:
-        facts, computed = current_or_compute(store, settings, table, key, compute)
+        with telling(context, table, key):
+            facts, computed = current_or_compute(store, settings, table, key, compute)
         context.log.info(f"{table} {key}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
         context.add_asset_metadata(describe(store, table, key, facts, computed), partition_key=key)
         version = facts.digest
@@ -80,7 +87,8 @@ def materialize_whole(
 ) -> dg.MaterializeResult:
     """The same for a table that has one partition only."""
     store = lake.open()
-    facts, computed = current_or_compute(store, profile.of(store), table, UNPARTITIONED, compute)
+    with telling(context, table, UNPARTITIONED):
+        facts, computed = current_or_compute(store, profile.of(store), table, UNPARTITIONED, compute)
     context.log.info(f"{table}: {facts.rows:,} rows, " + (f"{computed:,} computed" if computed else "nothing to do"))
     shown = describe(store, table, UNPARTITIONED, facts, computed)
     return dg.MaterializeResult(

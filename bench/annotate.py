@@ -23,10 +23,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.annotate.protocol import Request
 from mmret.annotate.stage import describe_shard, instruct_shard
 from mmret.hashing import pair_id, uniform
 from mmret.lake import Lake
-from mmret.schemas import IMAGES_INDEX, PAIRS
+from mmret.schemas import CORPUS_MANIFEST, IMAGES_INDEX, PAIRS
 from mmret.settings import AnnotateSettings
 
 SHARD = 10_000
@@ -52,6 +53,7 @@ def build(root: Path, pairs: int, shard: int = SHARD) -> Lake:
         ids = [f"{i:032x}" for i in range(start, min(pairs, start + shard))]
         name = f"shard-{at:05d}"
         images = {"image_id": ids, "shard": [name] * len(ids), "caption": [caption(int(i, 16)) for i in ids]}
+        lake.write("corpus_manifest", name, _filled({"image_id": ids, "shard": images["shard"]}, CORPUS_MANIFEST), "bench")
         lake.write("images", name, _filled(images, IMAGES_INDEX), "bench")
         targets = [ids[int(uniform("target", i) * len(ids))] for i in ids]
         pairs_of = {"pair_id": list(map(pair_id, ids, targets)), "query_id": ids, "target_id": targets}
@@ -64,8 +66,8 @@ def _filled(columns: dict[str, list], schema: pa.Schema) -> pa.Table:
     return pa.table({f.name: columns.get(f.name, pa.nulls(rows, f.type)) for f in schema}, schema=schema)
 
 
-def measure(root: str, turn: str) -> None:
-    """Both stages over every shard of the lake; prints what they took as JSON."""
+def measure(root: str, turn: str) -> dict:
+    """Both stages over every shard of the lake: what they took."""
     lake, settings, annotator = Lake(root), AnnotateSettings(), CaptionsAnnotator()
     found = {}
     for table, stage in (("descriptions", describe_shard), ("instructions", instruct_shard)):
@@ -75,11 +77,50 @@ def measure(root: str, turn: str) -> None:
         found[table] = {
             "requests": rows,
             "sent": sum(f.notes["requests_sent"] for f in facts),
+            "ok": sum(f.notes["ok"] for f in facts),
             "per_second": round(rows / (time.perf_counter() - wall)),
             "per_processor_second": round(rows / (time.process_time() - processor)),
         }
     found["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    print(json.dumps(found))
+    return found
+
+
+def gate() -> dict[str, float | list[float]]:
+    """Processor time of the first run, with all that a stage does, over that of writing the same answers alone; what was sent."""
+    pairs, costs, again = 2000, [], []
+    bare = CaptionsAnnotator()
+    for turn in range(5):
+        with tempfile.TemporaryDirectory() as folder:
+            lake = build(Path(folder), pairs, pairs)
+            captions = dict(zip(*lake.read("images", columns=["image_id", "caption"]).to_pydict().values(), strict=True))
+            asked = [
+                Request(
+                    "describe",
+                    row["pair_id"],
+                    row["query_id"],
+                    row["target_id"],
+                    captions[row["query_id"]],
+                    captions[row["target_id"]],
+                )
+                for row in lake.read("pairs").to_pylist()
+            ]
+            began = time.process_time()
+            answers = dict(bare.answers(asked))
+            alone = time.process_time() - began
+            first, second = (measure(folder, name)["descriptions"] for name in ("first run", "second run"))
+            took, took_again = (each["requests"] / each["per_processor_second"] for each in (first, second))
+            if turn:  # the first also warms up
+                costs.append(took / alone)
+                again.append(took_again / took)
+    return {
+        "requests": first["requests"],
+        "answers": len(answers),
+        "sent_first": first["sent"],
+        "sent_again": second["sent"],
+        "usable": first["ok"],
+        "stage_over_bare_annotator_processor": costs,
+        "second_over_first_run_processor": again,
+    }
 
 
 def run(root: Path, turn: str) -> dict:
@@ -129,7 +170,7 @@ if __name__ == "__main__":
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        measure(*given.measure)
+        print(json.dumps(measure(*given.measure)))
     elif given.memory:
         memory()
     elif given.servers:

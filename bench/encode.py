@@ -57,8 +57,12 @@ def rendered(n: int, folder: Path, width: int) -> list[Path]:
     return paths
 
 
-def ratios(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float, float, float]:
-    """Medians over the rounds: speed-up, seconds of ours and theirs, and the speed-up counted in processor time."""
+Round = tuple[float, float, float, float]
+"""Speed-up, seconds of ours and theirs, and the speed-up counted in processor time."""
+
+
+def paired(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> list[Round]:
+    """The two in turns, ``rounds`` times."""
     rows = []
     for _ in range(rounds):
         spent = []
@@ -67,7 +71,7 @@ def ratios(ours: Callable[[], object], theirs: Callable[[], object], rounds: int
             run()
             spent += [time.perf_counter() - wall, time.process_time() - cpu]
         rows.append((spent[0] / spent[2], spent[2], spent[0], spent[1] / spent[3]))
-    return tuple(statistics.median(column) for column in zip(*rows, strict=True))
+    return rows
 
 
 def main() -> None:
@@ -91,9 +95,25 @@ def main() -> None:
         compare_with_loop(encoder, folder, paths, chosen.rounds)
 
 
-def compare_with_model(encoder: object, paths: list[Path], rounds: int) -> None:
+def gate() -> dict[str, float | list[float]]:
+    """Speed-ups by processor time over the bare forward pass and over the plain loop; equal vectors are asserted in both."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = model_folder(Path(place))
+        paths = rendered(24, Path(place), 500)
+        encoder = load_encoder(EncoderSettings(kind="open_clip", model=str(folder), device="cpu"), "clip_image", folder)
+        bare, loop = compare_with_model(encoder, paths, 3), compare_with_loop(encoder, folder, paths, 3)
+    return {
+        "images": len(paths),
+        "over_bare_forward_processor": [r[3] for r in bare],
+        "over_bare_forward_wall": [r[0] for r in bare],
+        "over_plain_loop_processor": [r[3] for r in loop],
+        "over_plain_loop_wall": [r[0] for r in loop],
+    }
+
+
+def compare_with_model(encoder: object, paths: list[Path], rounds: int) -> list[Round]:
     pixels = torch.stack([encoder.preprocess(path.read_bytes()) for path in paths])
-    parts, floats = pixels.split(encoder.batch_size), encoder.preprocessing.normalised(pixels).split(encoder.batch_size)
+    parts, floats = pixels.split(encoder.batch_size), encoder.preprocessing.normalise(pixels).split(encoder.batch_size)
 
     def ours() -> np.ndarray:
         return np.concatenate([values for _, values in map_on_cores(encoder.encode_images, parts)])
@@ -104,11 +124,12 @@ def compare_with_model(encoder: object, paths: list[Path], rounds: int) -> None:
 
     expected = torch.nn.functional.normalize(bare()).numpy()
     assert np.abs(ours() - expected).max() < 1e-5
-    speed, own, theirs, cpu = ratios(ours, bare, rounds)
-    report("decoded tensors, against the bare forward", len(pixels), speed, own, theirs, cpu, 0.95)
+    found = paired(ours, bare, rounds)
+    report("decoded tensors, against the bare forward", len(pixels), found, 0.95)
+    return found
 
 
-def compare_with_loop(encoder: object, folder: Path, paths: list[Path], rounds: int) -> None:
+def compare_with_loop(encoder: object, folder: Path, paths: list[Path], rounds: int) -> list[Round]:
     import open_clip
 
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
@@ -133,14 +154,15 @@ def compare_with_loop(encoder: object, folder: Path, paths: list[Path], rounds: 
         return np.concatenate([values for _, values in image_vectors(encoder, batches)])
 
     assert np.abs(ours() - loop()).max() < 1e-5
-    speed, own, theirs, cpu = ratios(ours, loop, rounds)
+    found = paired(ours, loop, rounds)
     sizes = sorted(Image.open(io.BytesIO(path.read_bytes())).size for path in paths)
-    report(
-        f"JPEG files ({'x'.join(map(str, sizes[len(sizes) // 2]))}), against a plain loop", len(paths), speed, own, theirs, cpu, 1.3
-    )
+    report(f"JPEG files ({'x'.join(map(str, sizes[len(sizes) // 2]))}), against a plain loop", len(paths), found, 1.3)
+    return found
 
 
-def report(what: str, rows: int, speed: float, own: float, theirs: float, cpu: float, wanted: float) -> None:
+def report(what: str, rows: int, rounds: list[Round], wanted: float) -> None:
+    """Medians over the rounds."""
+    speed, own, theirs, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
     print(
         f"{what}: {rows / own:.1f} images/s, peer {rows / theirs:.1f}; {speed:.2f} times (wanted {wanted}); "
         f"by processor time {cpu:.2f}",

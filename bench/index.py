@@ -46,6 +46,28 @@ def timed(work: Callable[[], object]) -> tuple[float, float, object]:
     return time.perf_counter() - wall, time.process_time() - processor, result
 
 
+def gate() -> dict[str, float | list[float]]:
+    """In-band recall of exact mining, and through an index of which a search looks into a sixth."""
+    torch.set_num_threads(2)
+    n, dim, k, grow = 6000, 128, 50, 512
+    made = vectors(n, dim, 0, n // CLUSTER)
+    ids = [f"{at:032x}" for at in np.random.default_rng(0).permutation(n)]
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(folder)
+        for shard, rows in (("shard-00000", slice(0, n - grow)), ("shard-00001", slice(n - grow, n))):
+            add_shard(lake, shard, ids[rows], {SIGNAL: made[rows]})
+        settings, bands = MineSettings(k=k, signals=(SIGNAL,)), {SIGNAL: BAND}
+        old, new = (shard_vectors(lake, s, [SIGNAL]) for s in lake.shards())
+        queries = select_images(new, sample(new.ids, 128))
+        truth = exact_lists(queries, [old, new], settings, bands)
+        exact = candidates(new, [old], settings, bands)
+        index = IndexSettings(kind="ivf_rq", bits=4, from_rows=1, partition_rows=256, probes=4)
+        build_index(vector_table(lake, "shard-00001", SIGNAL), index, dim)
+        edges = index_candidates(lake, "shard-00001", settings.model_copy(update={"index": index}), bands)
+        recalls = [in_band_recall(found, truth, [SIGNAL])[SIGNAL] for found in (exact, edges)]
+        return {"queries": len(queries.ids), "exact_recall": recalls[0], "index_recall": recalls[1]}
+
+
 def main(
     n: Annotated[int, typer.Option(help="rows of the corpus")] = 20_000,
     dim: Annotated[int, typer.Option(help="width of a vector")] = 512,

@@ -73,7 +73,14 @@ ENV = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE
 """Compiled modules are kept, as in a user's shell, whatever the shell this runs in; the first run of all fills them."""
 
 
-def prepare(lake: Path, shards: int, images: int) -> None:
+TINY = (
+    "mine.k=10",
+    "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 2, dino_epochs: 1, batch_size: 64,"
+    " min_steps: 10, vocabulary: 600}",
+)
+
+
+def prepare(lake: Path, shards: int, images: int, settings: tuple[str, ...] = ()) -> None:
     """A lake with its shards sealed and its towers trained, and nothing else."""
     command = [
         sys.executable,
@@ -90,6 +97,7 @@ def prepare(lake: Path, shards: int, images: int) -> None:
         "train=[]",
         "--set",
         "towers.max_steps=50",
+        *(part for each in settings for part in ("--set", each)),
     ]
     subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL, env=ENV)
     for table in (*assets_of(STAGES), "inputs", "answers", "lance"):
@@ -108,6 +116,53 @@ def timed(command: list[str]) -> tuple[float, float]:
     return time.monotonic() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def compare(folder: Path, shards: int, images: int, rounds: int, settings: tuple[str, ...] = ()) -> dict[str, list]:
+    """(wall, processor) seconds of both sides, in turns. Leaves the two lakes in ``folder``."""
+    base = folder / "base"
+    prepare(base, shards, images, settings)
+    sides = {
+        "plain": lambda lake: [sys.executable, "-c", PLAIN, str(lake)],
+        "dagster": lambda lake: [sys.executable, "-m", "mmret", "run", "--lake", str(lake)],
+    }
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for round_ in range(rounds):
+        for side in sorted(sides, reverse=bool(round_ % 2)):
+            lake = folder / side
+            shutil.rmtree(lake, ignore_errors=True)
+            shutil.copytree(base, lake)
+            times[side].append(timed(sides[side](lake)))
+            print(side, *(f"{t:.1f}" for t in times[side][-1]), file=sys.stderr, flush=True)
+    return times
+
+
+def different_tables(folder: Path) -> list[str]:
+    """Tables of the two lakes whose partitions do not have the same content."""
+
+    def digests(side: str, table: str) -> list[str]:
+        lake = Lake(folder / side)
+        return [lake.facts(table, p).digest for p in lake.partitions(table)]
+
+    return [table for table in STAGES if digests("plain", table) != digests("dagster", table)]
+
+
+def gate() -> dict[str, float | list[float]]:
+    """`mmret run` over plain functions on small shards, where start and bookkeeping weigh most; and what a second run computes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        times = compare(folder, 3, 60, 2, TINY)
+        again = [sys.executable, "-m", "mmret", "run", "--lake", str(folder / "dagster"), "--json"]
+        done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, env=ENV, check=True)
+        computed = json.loads(done.stdout.splitlines()[-1])["computed"]
+        differ = different_tables(folder)
+    pairs = list(zip(times["dagster"], times["plain"], strict=True))
+    return {
+        "tables_that_differ": len(differ),
+        "rows_computed_again": sum(computed.values()),
+        "dagster_over_plain_wall": [ours[0] / plain[0] for ours, plain in pairs],
+        "dagster_over_plain_processor": [ours[1] / plain[1] for ours, plain in pairs],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shards", type=int, default=8)
@@ -115,25 +170,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        prepare(base, options.shards, options.images)
-        sides = {
-            "plain": lambda lake: [sys.executable, "-c", PLAIN, str(lake)],
-            "dagster": lambda lake: [sys.executable, "-m", "mmret", "run", "--lake", str(lake)],
-        }
-        times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-        for round_ in range(options.rounds):
-            for side in sorted(sides, reverse=bool(round_ % 2)):
-                lake = Path(folder) / side
-                shutil.rmtree(lake, ignore_errors=True)
-                shutil.copytree(base, lake)
-                times[side].append(timed(sides[side](lake)))
-                print(side, *(f"{t:.1f}" for t in times[side][-1]), flush=True)
-        for table in STAGES:
-            plain, run = (Lake(Path(folder) / side) for side in ("plain", "dagster"))
-            assert [plain.facts(table, p).digest for p in plain.partitions(table)] == [
-                run.facts(table, p).digest for p in run.partitions(table)
-            ], table
+        times = compare(Path(folder), options.shards, options.images, options.rounds)
+        assert not (differ := different_tables(Path(folder))), differ
         wall, cpu = ([statistics.median(t[i] for t in times[side]) for side in ("plain", "dagster")] for i in (0, 1))
         steps = len(names_of("shard")) * options.shards + 1
         print(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
 import shutil
 import subprocess
@@ -76,6 +77,31 @@ def change(base: Path, folder: Path, arguments: str) -> tuple[dict[str, int], di
     after = written(lake)
     redone = [key for key, file in after.items() if before.get(key) != file]
     return {stage: sum(t == stage for t, _ in redone) for stage in STAGES}, summary
+
+
+def gate() -> dict[str, float | list[float]]:
+    """Two rows of the documented table, one that changes nothing and one that begins in the middle. Each number of
+    partitions has to be as documented, and a run that finds nothing to do is compared with the first run by processor time."""
+
+    def processor() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    first, table = documented()
+    tried = ("--shard-size 500", "--set mine.targets_per_query=2")
+    wrong, nothing = 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        base, started = Path(folder) / "lake", processor()
+        run(base, first)
+        whole = processor() - started
+        for arguments in tried:
+            found, _ = change(base, Path(folder), arguments)
+            wrong += sum(n != table[arguments][stage] for stage, n in found.items() if stage in table[arguments])
+        for _ in range(3):
+            started = processor()
+            run(base, "")
+            nothing.append((processor() - started) / whole)
+    return {"stages_not_as_documented": wrong, "changes": len(tried), "nothing_to_do_over_first_run_processor": nothing}
 
 
 def main() -> None:

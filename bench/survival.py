@@ -64,6 +64,23 @@ def chosen(
     return dict(zip(pairs["pair_id"].to_pylist(), map(tuple, pairs["hard_negatives"].to_pylist()), strict=True))
 
 
+def gate() -> dict[str, float | list[float]]:
+    """Shares of the old pairs that stay when a tenth arrives, on made-up vectors; all else equal, they are the same every time."""
+    from neighbours import CLUSTER, vectors
+
+    count, dim = 1650, 64
+    ids = [f"{at:032x}" for at in range(count)]
+    corpus = ShardVectors("all", ids, {s: vectors(count, dim, at, count // CLUSTER) for at, s in enumerate(SIGNALS)})
+    captions = {i: f"a picture of {at % 97} things" for at, i in enumerate(ids)}
+    settings, bands = MineSettings(k=20), dict.fromkeys(SIGNALS, BandSettings())
+    parts = cut(corpus, np.random.default_rng(0).permutation(count), [0, 750, 1500, count])
+    shares = {}
+    for sealed, name in ((True, "kept"), (False, "kept_without_regard_to_shards")):
+        before, after = (chosen(p, captions, settings, bands, sealed) for p in (parts[:-1], parts))
+        shares[name] = len(before.keys() & after.keys()) / len(before)
+    return {"old_pairs": len(before), **shares}
+
+
 def main(
     lake: Annotated[Path, typer.Option(help="folder of a lake that has been mined")],
     grow: Annotated[float, typer.Option(help="images that arrive, as a share of those that were there")] = 0.1,

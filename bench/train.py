@@ -174,32 +174,52 @@ def timed(run: Callable[[], float]) -> tuple[float, float, float]:
     return value, time.perf_counter() - wall, time.process_time() - processor
 
 
+def gate() -> dict[str, float | list[float]]:
+    """Speed-ups of a step over sentence-transformers'; equal losses are asserted at every step."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = towers(Path(scratch) / "towers")
+        steps, _ = alternating(folder, Path(scratch) / "work", 32, 16, 5)
+    return {
+        "steps": len(steps),
+        "over_sentence_transformers_wall": [s[0] for s in steps],
+        "over_sentence_transformers_processor": [s[1] for s in steps],
+    }
+
+
 def compare(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> dict[str, Any]:
-    """Alternating steps on the same rows. Raises AssertionError where the losses of a step differ."""
+    """Medians of alternating steps."""
+    found, loss = alternating(folder, work, batch, chunk, rounds)
+    ratio, processor, own, theirs = (statistics.median(column) for column in zip(*found, strict=True))
+    return {
+        "batch": batch,
+        "chunk": chunk,
+        "hard_negatives": NEGATIVES,
+        "rounds": rounds,
+        "loss": round(loss, 4),
+        "speed_up": round(ratio, 3),
+        "speed_up_processor": round(processor, 3),
+        "samples_per_second": round(own, 1),
+        "samples_per_second_theirs": round(theirs, 1),
+    }
+
+
+def alternating(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> tuple[list[tuple[float, ...]], float]:
+    """Alternating steps on the same rows: of each round the speed-up by the clock and by processor time, and samples/s of both;
+    and the last loss. Raises AssertionError where the losses of a step differ.
+    """
     steps = rounds + 2
     ours = Ours(folder, batch, chunk, steps, work)
     theirs = Theirs(folder, ours, chunk, steps)
-    ratios, processor, speeds = [], [], []
+    found = []
     for number in range(steps):
         rows_of = ours.batch(number)
         columns = theirs.columns(rows_of)
         mine, other = (timed(lambda b=rows_of: ours.step(b)), timed(lambda c=columns: theirs.step(c)))
         assert abs(mine[0] - other[0]) <= 1e-3 * abs(other[0]), f"step {number}: losses {mine[0]} and {other[0]}"
         if number >= 2:  # the first steps also warm up
-            ratios.append(other[1] / mine[1])
-            processor.append(other[2] / mine[2])
-            speeds.append((batch / mine[1], batch / other[1]))
-    return {
-        "batch": batch,
-        "chunk": chunk,
-        "hard_negatives": NEGATIVES,
-        "rounds": rounds,
-        "loss": round(mine[0], 4),
-        "speed_up": round(statistics.median(ratios), 3),
-        "speed_up_processor": round(statistics.median(processor), 3),
-        "samples_per_second": round(statistics.median(s for s, _ in speeds), 1),
-        "samples_per_second_theirs": round(statistics.median(s for _, s in speeds), 1),
-    }
+            found.append((other[1] / mine[1], other[2] / mine[2], batch / mine[1], batch / other[1]))
+    return found, mine[0]
 
 
 def growth(folder: Path, work: Path, batch: int, chunk: int) -> tuple[float, float]:

@@ -86,6 +86,39 @@ def main(
         in_chromium(lake)
 
 
+def gate() -> dict[str, float | list[float]]:
+    """Processor time of a page of the browser over the bare query of the same rows; counts are asserted."""
+    import tempfile
+
+    import duckdb
+
+    triplets = 6000
+    with tempfile.TemporaryDirectory() as folder:
+        store = Lake(folder)
+        make(store, triplets)
+        tables = open_site(store, resolve(store)[0]).tables
+        files = f"read_parquet('{store.root}/triplets/*.parquet')"
+        bare = duckdb.connect()
+        costs = []
+        for turn in range(7):
+            started = time.process_time()
+            rows = page(tables, Filters(text="wooden bird"))
+            own, started = time.process_time() - started, time.process_time()
+            for _ in range(3):
+                peer = bare.execute(
+                    f"SELECT * FROM {files} WHERE texts::VARCHAR ILIKE '%wooden bird%' ORDER BY pair_id LIMIT {PAGE}"
+                )
+                found = peer.fetchall()
+            if turn:  # the first also warms up
+                costs.append(3 * own / (time.process_time() - started))
+        return {
+            "triplets": count(tables, Filters()),
+            "rows_of_a_page": len(rows),
+            "rows_of_the_query": len(found),
+            "page_over_bare_query_processor": costs,
+        }
+
+
 def report(name: str, work: Callable[[], Any]) -> None:
     """Median wall and processor seconds of ``work``."""
     work()

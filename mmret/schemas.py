@@ -1,4 +1,4 @@
-"""Arrow schemas of every table of the lake, on one page.
+"""Arrow schemas of every table of the lake, on one page, with what each column says.
 
 Lance holds what is large or searched by row id: ``images`` (with the encoded picture) and the three vector tables.
 Parquet holds the rest, one file per partition at ``<lake>/<table>/<partition>.parquet``. For the Lance tables the Parquet
@@ -17,80 +17,104 @@ SIGNALS = ("clip_image", "dino_image", "caption")
 
 _text, _strings = pa.string(), pa.list_(pa.string())
 
-CORPUS_MANIFEST = pa.schema(
-    [
-        ("shard", _text),
-        ("position", pa.int32()),  # order inside the shard
-        ("root", _text),  # the source as given: a folder, a tar, or "shapes:<n>?seed=<s>"
-        ("path", _text),  # as the source's own manifest writes it; the name users refer to an image by
-        ("image_id", _text),  # null where the file could not be read
-        ("size", pa.int64()),  # bytes
-        ("mtime_ns", pa.int64()),  # with size: whether the file must be hashed again
-        ("caption", _text),
-        ("licence", _text),
-        ("source", _text),
-        ("extra", _text),  # every other column of the source's manifest, as one JSON object
-        ("reason", _text),  # null, or why the row cannot become an image (duplicate, missing_file, unsafe_path, ...)
-        ("detail", _text),
-    ]
+COMMENTS: dict[str, dict[str, str]] = {}
+"""What each column of each table says, by table. Kept beside the schemas: as metadata of their fields it would be written into
+every file, and a better word would make a lake stale."""
+
+
+def column_comment(table: str, column: str) -> str:
+    """What ``column`` of ``table`` says, in a sentence without its full stop; empty for a column that is none of the table's.
+
+    >>> column_comment("pairs", "signals")
+    'the signals that found the pair inside their band'
+    """
+    return COMMENTS.get(table, {}).get(column, "")
+
+
+def _table(table: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+    """The schema of ``table``; what its columns say is entered in :data:`COMMENTS`."""
+    COMMENTS[table] = {name: comment for name, _, comment in columns}
+    return pa.schema([(name, type_) for name, type_, _ in columns])
+
+
+CORPUS_MANIFEST = _table(
+    "corpus_manifest",
+    ("shard", _text, "sealed slice of the corpus that the row belongs to"),
+    ("position", pa.int32(), "order inside the shard"),
+    ("root", _text, 'the source as given: a folder, a tar, a table, or "shapes:<n>?seed=<s>"'),
+    ("path", _text, "as the source's own manifest writes it; the name users refer to an image by"),
+    ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; null where the file could not be read"),
+    ("size", pa.int64(), "bytes of the file"),
+    ("mtime_ns", pa.int64(), "time of the file's last change; with size: whether the file must be hashed again"),
+    ("caption", _text, "the first caption that says something; all others are in extra"),
+    ("licence", _text, "as the source gives it, or null"),
+    ("source", _text, "where the source says the picture is from: an address or a name, or null"),
+    ("extra", _text, "every other column of the source's manifest, as one JSON object"),
+    ("reason", _text, "null, or why the row cannot become an image: duplicate, missing_file, unsafe_path, ..."),
+    ("detail", _text, "what exactly was wrong, for a person"),
 )
 
-IMAGES_INDEX = pa.schema(
-    [
-        ("image_id", _text),
-        ("shard", _text),
-        ("position", pa.int32()),
-        ("path", _text),
-        ("root", _text),
-        ("caption", _text),
-        ("caption_words", pa.int32()),
-        ("width", pa.int32()),  # pixels, after EXIF rotation
-        ("height", pa.int32()),
-        ("format", _text),  # PNG, JPEG, ...
-        ("mode", _text),  # Pillow mode of the file: RGB, CMYK, I;16, ...
-        ("licence", _text),
-        ("source", _text),
-        ("extra", _text),
-        ("remark", _text),  # null, or what is odd about the file beside its pixels (ancillary_checksum, ...), joined with " | "
-    ]
+IMAGES_INDEX = _table(
+    "images",
+    ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; one row per picture"),
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("position", pa.int32(), "order inside the shard"),
+    ("path", _text, "as the source's own manifest writes it"),
+    ("root", _text, "the source as given"),
+    ("caption", _text, "the caption that is encoded and shown to annotators"),
+    ("caption_words", pa.int32(), "number of words of the caption"),
+    ("width", pa.int32(), "pixels, after EXIF rotation"),
+    ("height", pa.int32(), "pixels, after EXIF rotation"),
+    ("format", _text, "of the file: PNG, JPEG, ..."),
+    ("mode", _text, "Pillow's mode of the file: RGB, CMYK, I;16, ..."),
+    ("licence", _text, "as the source gives it, or null"),
+    ("source", _text, "where the source says the picture is from, or null"),
+    ("extra", _text, "every other column of the source's manifest, as one JSON object"),
+    ("remark", _text, 'null, or what is odd about the file beside its pixels (ancillary_checksum, ...), joined with " | "'),
 )
-IMAGES = IMAGES_INDEX.append(pa.field("data", pa.large_binary()))  # the file as it was found
+IMAGES = IMAGES_INDEX.append(pa.field("data", pa.large_binary()))
+COMMENTS["images"]["data"] = "the file as it was found; in Lance only"
 
-REJECTS = pa.schema(
-    [
-        ("shard", _text),
-        ("position", pa.int32()),
-        ("root", _text),
-        ("path", _text),
-        ("image_id", _text),
-        ("source", _text),
-        ("reason", _text),
-        ("detail", _text),
-    ]
-)
-
-REMARKS = pa.schema(
-    [
-        ("root", _text),
-        ("remark", _text),  # unknown_file, caption_overruled, guessed_encoding, ...
-        ("count", pa.int64()),
-        ("path", _text),  # of the first of them
-        ("detail", _text),
-    ]
+REJECTS = _table(
+    "rejects",
+    ("shard", _text, "sealed slice of the corpus that the row belongs to"),
+    ("position", pa.int32(), "order inside the shard"),
+    ("root", _text, "the source as given"),
+    ("path", _text, "as the source's own manifest writes it"),
+    ("image_id", _text, "of the file's content; null where the file could not be read"),
+    ("source", _text, "where the source says the picture is from, or null"),
+    ("reason", _text, "why the row is no image: duplicate, missing_file, no_caption, ..."),
+    ("detail", _text, "what exactly was wrong, for a person"),
 )
 
-VECTORS_INDEX = pa.schema(
-    [
-        ("image_id", _text),
-        ("shard", _text),
-        ("model", _text),  # name, revision and preprocessing in one string: a change of any is a change of model
-        ("truncated", pa.bool_()),  # the caption was longer than the tower's limit
-    ]
+REMARKS = _table(
+    "remarks",
+    ("root", _text, "the source as given"),
+    ("remark", _text, "what was noticed: unknown_file, caption_overruled, guessed_encoding, ..."),
+    ("count", pa.int64(), "how often in this source"),
+    ("path", _text, "where the first of them is"),
+    ("detail", _text, "what the first of them is, for a person"),
 )
 
-
-CAPTION_VECTORS_INDEX = VECTORS_INDEX.append(pa.field("caption_id", _text))
-"""``caption_id``: 128 bits of the SHA-256 of the caption that was encoded, in hex; null if encoded before captions could change."""
+_VECTOR_COLUMNS = (
+    ("image_id", _text, "the picture that was encoded, or whose caption was"),
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("model", _text, "name, revision and preprocessing in one string: a change of any is a change of model"),
+    ("truncated", pa.bool_(), "the caption was longer than the tower's limit"),
+)
+VECTORS_INDEX = _table("clip_image", *_VECTOR_COLUMNS)
+COMMENTS["dino_image"] = COMMENTS["clip_image"]
+CAPTION_VECTORS_INDEX = _table(
+    "caption",
+    *_VECTOR_COLUMNS,
+    (
+        "caption_id",
+        _text,
+        "128 bits of the SHA-256 of the caption that was encoded, in hex; null if encoded before captions could change",
+    ),
+)
+for _signal in SIGNALS:
+    COMMENTS[_signal]["vector"] = "of unit length, float16; in Lance only"
 
 
 def vectors(width: int, index: pa.Schema = VECTORS_INDEX) -> pa.Schema:
@@ -98,141 +122,130 @@ def vectors(width: int, index: pa.Schema = VECTORS_INDEX) -> pa.Schema:
     return index.append(pa.field("vector", pa.list_(pa.float16(), width)))
 
 
-LEAKS = pa.schema(
-    [
-        ("image_id", _text),
-        ("benchmark", _text),
-        ("benchmark_image", _text),
-        ("how", _text),  # content | perceptual | embedding
-        ("value", pa.float32()),  # 1, bits that differ, or cosine
-    ]
+LEAKS = _table(
+    "leaks",
+    ("image_id", _text, "picture of the corpus that a benchmark is measured with"),
+    ("benchmark", _text, "name of the benchmark"),
+    ("benchmark_image", _text, "the picture's name there"),
+    ("how", _text, "how it was found: content, perceptual or embedding"),
+    ("value", pa.float32(), "1 for equal content, bits of the perceptual hash that differ, or cosine"),
 )
 
-TOWERS = pa.schema(
-    [
-        ("signal", _text),
-        ("model", _text),  # towers/<name>@<digest of the weights>
-        ("images", pa.int32()),  # the lake's images it was trained on
-        ("steps", pa.int32()),
-        ("band_low", pa.float64()),  # the band proposed for the signal in this model's own space
-        ("band_high", pa.float64()),
-    ]
+TOWERS = _table(
+    "towers",
+    ("signal", _text, "similarity that the model serves: clip_image, dino_image or caption"),
+    ("model", _text, "towers/<name>@<digest of the weights>"),
+    ("images", pa.int32(), "pictures of the lake that it was trained on"),
+    ("steps", pa.int32(), "steps of its training"),
+    ("band_low", pa.float64(), "lower end of the band proposed for the signal in this model's own space"),
+    ("band_high", pa.float64(), "upper end of that band"),
 )
 
-CANDIDATES = pa.schema(
-    [
-        ("query_shard", _text),
-        ("query_id", _text),
-        ("signal", _text),
-        ("target_id", _text),
-        ("score", pa.float32()),
-        ("above_band", pa.bool_()),  # a near-duplicate in this signal: never a target, kept so that groups can be formed
-    ]
+CANDIDATES = _table(
+    "candidates",
+    ("query_shard", _text, "shard of the query image"),
+    ("query_id", _text, "picture for which neighbours are sought"),
+    ("signal", _text, "similarity that found them: clip_image, dino_image or caption"),
+    ("target_id", _text, "picture that was found"),
+    ("score", pa.float32(), "cosine similarity of the two"),
+    ("above_band", pa.bool_(), "a near-duplicate in this signal: never a target, kept so that groups can be formed"),
 )
 
-NEIGHBOURS = pa.schema(
-    [
-        ("query_id", _text),
-        ("signal", _text),
-        ("target_id", _text),
-        ("score", pa.float32()),
-        ("rank", pa.int32()),  # 0 is the nearest inside the band; null above the band
-        ("above_band", pa.bool_()),
-    ]
+NEIGHBOURS = _table(
+    "neighbours",
+    ("query_id", _text, "picture for which neighbours are sought"),
+    ("signal", _text, "similarity that found them: clip_image, dino_image or caption"),
+    ("target_id", _text, "picture that was found"),
+    ("score", pa.float32(), "cosine similarity of the two"),
+    ("rank", pa.int32(), "0 is the nearest inside the band; null above the band"),
+    ("above_band", pa.bool_(), "a near-duplicate in this signal: never a target"),
 )
 
-PAIRS = pa.schema(
-    [
-        ("pair_id", _text),
-        ("query_id", _text),
-        ("target_id", _text),
-        ("signals", _strings),  # those that found the pair inside their band
-        ("clip_image_score", pa.float32()),
-        ("dino_image_score", pa.float32()),
-        ("caption_score", pa.float32()),
-        ("hard_negatives", _strings),  # other retrieved images of the query, without the query image itself
-    ]
+PAIRS = _table(
+    "pairs",
+    ("pair_id", _text, 'first 128 bits of the SHA-256 of "<query_id>:<target_id>", in hex'),
+    ("query_id", _text, "the source picture"),
+    ("target_id", _text, "the picture to be found"),
+    ("signals", _strings, "the signals that found the pair inside their band"),
+    ("clip_image_score", pa.float32(), "visual-semantic similarity (cosine)"),
+    ("dino_image_score", pa.float32(), "visual-pattern similarity (cosine)"),
+    ("caption_score", pa.float32(), "similarity of the captions (cosine)"),
+    ("hard_negatives", _strings, "other retrieved pictures of the query, without the query itself"),
 )
 
-DESCRIPTIONS = pa.schema(
-    [
-        ("pair_id", _text),
-        ("request_key", _text),
-        ("text", _text),
-        ("model", _text),
-        ("prompt_version", _text),
-        ("parser_version", _text),
-        ("status", _text),  # ok | failed | rejected
-        ("reason", _text),
-        ("tokens_in", pa.int32()),
-        ("tokens_out", pa.int32()),
-    ]
+DESCRIPTIONS = _table(
+    "descriptions",
+    ("pair_id", _text, "the pair that is described"),
+    ("request_key", _text, "digest of all that decides the answer: an answer is never paid for twice"),
+    ("text", _text, "what the two pictures have in common and how they differ; null without an answer"),
+    ("model", _text, "what wrote it"),
+    ("prompt_version", _text, "version of the prompt"),
+    ("parser_version", _text, "version of what reads the answer"),
+    ("status", _text, "ok, failed (no answer that can be used) or rejected (answered, and found wanting)"),
+    ("reason", _text, "null, or why there is no text"),
+    ("tokens_in", pa.int32(), "tokens of the request, as the server counts them"),
+    ("tokens_out", pa.int32(), "tokens of the answer"),
 )
 
-INSTRUCTIONS = pa.schema(
-    [
-        ("pair_id", _text),
-        ("request_key", _text),
-        ("texts", _strings),  # three or more where status is ok
-        ("model", _text),
-        ("prompt_version", _text),
-        ("parser_version", _text),
-        ("status", _text),
-        ("reason", _text),
-        ("tokens_in", pa.int32()),
-        ("tokens_out", pa.int32()),
-    ]
+INSTRUCTIONS = _table(
+    "instructions",
+    ("pair_id", _text, "the pair that the instructions are for"),
+    ("request_key", _text, "digest of all that decides the answer: an answer is never paid for twice"),
+    ("texts", _strings, "instructions that lead from the query to the target: three or more where status is ok"),
+    ("model", _text, "what wrote them"),
+    ("prompt_version", _text, "version of the prompt"),
+    ("parser_version", _text, "version of what reads the answer"),
+    ("status", _text, "ok, failed (no answer that can be used) or rejected (answered, and found wanting)"),
+    ("reason", _text, "null, or why there are no texts"),
+    ("tokens_in", pa.int32(), "tokens of the request, as the server counts them"),
+    ("tokens_out", pa.int32(), "tokens of the answer"),
 )
 
-TRIPLETS = pa.schema(
-    [
-        ("pair_id", _text),
-        ("query_id", _text),
-        ("target_id", _text),
-        ("texts", _strings),
-        ("hard_negatives", _strings),  # [0] is the query image itself, as MegaPairs requires
-        ("signals", _strings),
-        ("split", _text),  # train, or test: the query image was drawn for the held-out slice
-        ("query_path", _text),
-        ("target_path", _text),
-        ("description_model", _text),
-        ("instruction_model", _text),
-        ("licence", _text),  # of both pictures, joined with " | " where they differ
-    ]
+TRIPLETS = _table(
+    "triplets",
+    ("pair_id", _text, "the pair that the triplet was made from"),
+    ("query_id", _text, "the source picture"),
+    ("target_id", _text, "the picture to be found"),
+    ("texts", _strings, "the instructions, three or more"),
+    ("hard_negatives", _strings, "the first is the query image itself, as MegaPairs requires"),
+    ("signals", _strings, "the signals that found the pair inside their band"),
+    ("split", _text, "train, or test: the query image was drawn for the held-out slice"),
+    ("query_path", _text, "path of the source picture"),
+    ("target_path", _text, "path of the picture to be found"),
+    ("description_model", _text, "what described the pair"),
+    ("instruction_model", _text, "what wrote the instructions"),
+    ("licence", _text, 'of both pictures, joined with " | " where they differ'),
 )
 
-EVALUATIONS = pa.schema(
-    [
-        ("recipe", _text),
-        ("benchmark", _text),
-        ("metric", _text),
-        ("value", pa.float64()),  # percent
-        ("queries", pa.int32()),
-        ("gallery", pa.int32()),
-        ("inputs", _text),  # digest of the checkpoint and of the query set
-    ]
+EVALUATIONS = _table(
+    "evaluations",
+    ("recipe", _text, "the training run that is measured, or untrained: the model it started from"),
+    ("benchmark", _text, "the set of queries"),
+    ("metric", _text, "R@k: targets among the first k; image, text: by that half alone; kept: the query left in the gallery"),
+    ("value", pa.float64(), "percent"),
+    ("queries", pa.int32(), "number of queries"),
+    ("gallery", pa.int32(), "number of pictures searched in"),
+    ("inputs", _text, "digest of the checkpoint and of the query set"),
 )
 
-CHECKPOINTS = pa.schema(
-    [
-        ("recipe", _text),
-        ("folder", _text),  # relative to the lake
-        ("step", pa.int32()),
-        ("loss", pa.float64()),
-        ("pairs", pa.int64()),  # training pairs it saw
-        ("seconds", pa.float64()),
-        ("settings", _text),  # the resolved recipe, JSON
-    ]
+CHECKPOINTS = _table(
+    "checkpoints",
+    ("recipe", _text, "name of the training run"),
+    ("folder", _text, "where the model is, relative to the lake"),
+    ("step", pa.int32(), "steps of training"),
+    ("loss", pa.float64(), "a mean over the last tenth of the training"),
+    ("pairs", pa.int64(), "training pairs it saw"),
+    ("seconds", pa.float64(), "of training"),
+    ("settings", _text, "the resolved recipe, JSON"),
 )
 
-DECISIONS = pa.schema(
-    [
-        ("pair_id", _text),
-        ("decision", _text),  # accepted | rejected | withdrawn; the last one on a pair counts
-        ("note", _text),
-        ("reviewer", _text),
-        ("decided_at", _text),  # UTC, ISO 8601 with microseconds: sorts as text
-    ]
+DECISIONS = _table(
+    "decisions",
+    ("pair_id", _text, "the pair that was looked at"),
+    ("decision", _text, "accepted, rejected or withdrawn; the last one on a pair counts"),
+    ("note", _text, "what the reviewer wrote beside it"),
+    ("reviewer", _text, "who decided"),
+    ("decided_at", _text, "UTC, ISO 8601 with microseconds: sorts as text"),
 )
 
 TABLES: dict[str, pa.Schema] = {
@@ -256,6 +269,22 @@ TABLES: dict[str, pa.Schema] = {
     "decisions": DECISIONS,
 }
 """What is on disk as Parquet and what the SQL views are named after."""
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "corpus_manifest": ("position",),
+    "remarks": ("root", "remark"),
+    "images": ("image_id",),
+    "rejects": ("position",),
+    "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
+    **dict.fromkeys(SIGNALS, ("image_id",)),
+    "towers": ("signal",),
+    **dict.fromkeys(("candidates", "neighbours"), ("query_id", "signal", "target_id")),
+    **dict.fromkeys(("pairs", "descriptions", "instructions", "triplets"), ("pair_id",)),
+    "checkpoints": ("recipe",),
+    "evaluations": ("recipe", "benchmark", "metric"),
+    "decisions": ("pair_id", "reviewer", "decided_at"),
+}
+"""The columns that tell a row of a table from every other of its partition."""
 
 ADDED_LATER = {"images": ("remark",), "caption": ("caption_id",)}
 """Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""

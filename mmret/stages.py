@@ -53,11 +53,23 @@ class Reads(NamedTuple):
         return self.columns(profile, partition) if callable(self.columns) else self.columns
 
 
+Unit = Literal["image", "image pair", "earlier shard", "later shard", "image of the lake", "picture trained on", "step"]
+"""``image``: one of the partition; ``image pair``: with one of the same or an earlier shard; ``step``: of the recipe, as if with
+batches of 256 and most of the image tower frozen; ``picture trained on``: by the towers, each time."""
+
+
 class Cost(NamedTuple):
-    """Seconds per unit of work, measured on two cores with profile ``demo`` (docs/performance.md); an ETA goes by their ratios."""
+    """What a partition costs, measured on two idle cores with profile ``demo`` (docs/performance.md); a time left starts from it.
+
+    ``seconds`` per ``unit`` of the loop that reports, ``beside`` for the partition whatever it holds, ``more`` per other units, and
+    ``first`` once a run, for libraries and models.
+    """
 
     seconds: float
-    unit: Literal["new image", "image", "image pair", "picture trained on", "step"]
+    unit: Unit
+    beside: float = 0.2
+    more: tuple[tuple[float, Unit], ...] = ()
+    first: float = 0.0
 
 
 def _nothing(*_: Any) -> tuple[Reads, ...]:
@@ -174,7 +186,7 @@ def _vectors(signal: str, seconds: float) -> Stage:
         fingerprint_settings=lambda profile, _: _encoder_settings(profile, signal),
         reads=(Reads("images", columns=("image_id", *(["caption"] if signal == "caption" else []))), Reads("towers", "all")),
         lookups=(signal, "corpus_manifest"),  # vectors made before, under the model's name; sizes of files, for bounded batches
-        cost=Cost(seconds, "new image"),
+        cost=Cost(seconds, "image", first=1.0),
     )
 
 
@@ -209,7 +221,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("ingest"),
         reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS),),
         lookups=("images",),  # pictures that an earlier or other run stored, by the id of their content
-        cost=Cost(0.0005, "new image"),
+        cost=Cost(0.0005, "image", first=1.0),
     ),
     Stage(
         name="towers",
@@ -222,10 +234,10 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=lambda profile, _: profile.towers.model_dump() if profile.towers else None,
         reads=(Reads("images", "all", pinned=True),),  # or else a new shard would turn every vector stale
         lookups=("corpus_manifest",),
-        cost=Cost(0.0014, "picture trained on"),
+        cost=Cost(0.0012, "picture trained on", beside=6.0, first=2.0),
     ),
-    _vectors("clip_image", 0.0004),
-    _vectors("dino_image", 0.0004),
+    _vectors("clip_image", 0.0005),
+    _vectors("dino_image", 0.0005),
     _vectors("caption", 0.0003),
     Stage(
         name="candidates",
@@ -238,7 +250,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_search_settings,
         reads=(*(Reads(signal, "up_to") for signal in SIGNALS), Reads("towers", "all")),
         lookups=("images", "corpus_manifest"),  # pictures of the oldest shard, copied and encoded where a band is proposed
-        cost=Cost(3e-8, "image pair"),
+        cost=Cost(3e-8, "image pair", more=((0.03, "earlier shard"),)),
     ),
     Stage(
         name="leaks",
@@ -251,6 +263,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("leaks"),
         reads=(Reads("images", "all", columns=("image_id",)), Reads("clip_image", "all")),
         lookups=("corpus_manifest",),
+        cost=Cost(0.0, "image of the lake"),
     ),
     Stage(
         name="neighbours",
@@ -263,7 +276,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("mine.k"),
         reads=(Reads("candidates", "from"),),
         lookups=("neighbours",),  # the merge of before, where its fingerprint proves which files it holds
-        cost=Cost(0.0001, "image"),
+        cost=Cost(0.00015, "image", more=((0.01, "later shard"),)),
     ),
     Stage(
         name="pairs",
@@ -327,7 +340,7 @@ TABLE: tuple[Stage, ...] = (
             _images_of_pairs("path", "licence", "caption"),  # captions: what its texts are measured against
         ),
         lookups=("caption", "clip_image"),  # what its texts are measured with, noted beside the rows
-        cost=Cost(0.0001, "image"),
+        cost=Cost(0.00015, "image"),
     ),
     Stage(
         name="checkpoints",
@@ -343,7 +356,7 @@ TABLE: tuple[Stage, ...] = (
         lookups=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
         trigger="after enough new pairs",
         decisions=_recipe_decisions,
-        cost=Cost(0.16, "step"),
+        cost=Cost(0.16, "step", beside=1.0, more=((0.001, "image of the lake"),), first=1.0),
     ),
     Stage(
         name="evaluations",
@@ -361,7 +374,7 @@ TABLE: tuple[Stage, ...] = (
         ),
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
         trigger="after a new checkpoint",
-        cost=Cost(0.0014, "image"),
+        cost=Cost(0.0014, "image of the lake", beside=0.5),
     ),
 )
 

@@ -19,17 +19,17 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def lake_folder() -> str:
-    """The lake this process works on."""
+    """The lake this process works on, asked for whenever it is used: nothing of it is read when the code location is loaded."""
     return os.environ.get("MMRET_LAKE") or str(CHECKOUT / "lakes" / "demo")
 
 
 class LakeResource(dg.ConfigurableResource):
     """Opens the lake; holds no connection, so it is safe in every step and thread."""
 
-    folder: str = Field(default_factory=lake_folder, description="folder of the lake")
+    folder: str | None = Field(None, description="folder of the lake; without it: MMRET_LAKE when the run begins")
 
     def open(self) -> Lake:
-        return Lake(self.folder)
+        return Lake(self.folder or lake_folder())
 
 
 class ProfileResource(dg.ConfigurableResource):

@@ -17,7 +17,8 @@ DOOR = "mmret.cli.graph"
 """The one module of the library through which commands start the lineage graph."""
 
 ORDER = """
-    errors paths system_errors interrupts schemas hashing atomic progress threads devices unit_vectors ranking settings
+    errors paths system_errors interrupts schemas hashing atomic pace progress progress_reports
+    threads devices unit_vectors ranking settings
     lake curation
     ingest encode mine towers leaks
     annotate assemble

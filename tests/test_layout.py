@@ -24,3 +24,9 @@ def test_lock_holds_no_url_and_ci_runs_the_readme_s_command():
     assert "make test" in (CHECKOUT / ".ci" / "run").read_text()
     readme = (CHECKOUT / "README.md").read_text()
     assert "make demo" in readme and "make test" in readme
+
+
+def test_the_licence_that_the_project_names_lies_beside_it():
+    assert 'license = "MIT"' in (CHECKOUT / "pyproject.toml").read_text()
+    words = (CHECKOUT / "LICENSE").read_text()
+    assert words.startswith("MIT License\n\nCopyright (c) ") and "The MMRet lakehouse authors" in words

@@ -11,7 +11,8 @@ from tests.cli.test_command_flags import documented
 from tests.conftest import CHECKOUT
 
 README = (CHECKOUT / "README.md").read_text()
-PAGES = [CHECKOUT / "README.md", CHECKOUT / "AGENTS.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+NAMES = ("README.md", "AGENTS.md", "CONTRIBUTING.md", "deploy/README.md")
+PAGES = [*(CHECKOUT / name for name in NAMES), *sorted((CHECKOUT / "docs").glob("*.md"))]
 ROOTS = "mmret|assets|resources|tests|bench|docs|dagster_home|deploy|examples"
 
 
@@ -42,7 +43,7 @@ def test_the_tree_names_what_is_there_and_every_package():
     assert not packages - set(paths), "packages that the tree leaves out"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_every_file_that_a_page_names_exists(page: Path):
     """Files and, by their last ``/``, folders; patterns have to match something. ``mmret/because`` is a tag of Dagster's."""
     named = re.findall(rf"(?<![\w/.-])((?:{ROOTS})/(?:[\w.*-]+/)*(?:[\w*-]+(?:\.\w+)+)?)(?![\w])", page.read_text())
@@ -50,7 +51,7 @@ def test_every_file_that_a_page_names_exists(page: Path):
     assert not gone, f"{page.name} names what is not there: {gone}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_every_picture_and_document_that_a_page_links_exists(page: Path):
     for target in re.findall(r"\]\(([\w./-]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target

@@ -1,21 +1,24 @@
 """Sensors: new pictures in a watched source are sealed into shards, and automation conditions carry them on.
 
-All start switched off; switch them on under *Automation* in the UI. None reads a picture: see each for what a tick costs.
+Those that launch runs start switched off; switch them on under *Automation* in the UI. None reads a picture: see each for what a
+tick costs.
 """
 
 import json
-import time
 
 import dagster as dg
 
+from assets.alarms.sensor import alarms
 from assets.automation.jobs import UP_TO_TRIPLETS, seal_corpus
+from assets.automation.registration import known_partitions
 from assets.automation.upkeep import fresh_catalogue
+from assets.automation.watching import look
 from mmret.freshness.survey import survey
 from mmret.hashing import fingerprint
-from mmret.ingest.watch import signature, watchable
 from mmret.lake.configuration import resolve
 from mmret.lake.lease import is_leased
 from mmret.stages import UNPARTITIONED
+from resources.declared import Declarations
 from resources.lake import LakeResource
 
 
@@ -25,39 +28,21 @@ from resources.lake import LakeResource
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Seals what appears in the lake's sources into new shards, once a source is quiet.",
 )
-def new_pictures(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+def new_pictures(
+    context: dg.SensorEvaluationContext, lake: LakeResource, declared: Declarations
+) -> dg.SensorResult | dg.SkipReason:
     """Ask for new shards once a watched source has changed and is quiet again (setting `automation.settle_seconds`).
 
     Watched are the lake's sources that are folders or files: pictures with captions, a manifest or a tar dropped into one of them
-    become the next shard. A tick costs one `lstat` a file; hashing is left to the run, which reads only what is new.
+    become the next shard. A tick costs one `lstat` a file; hashing is left to the run, which reads only what is new. A source that
+    a `defs.yaml` declares is left to that file, which says whether it is watched.
     """
     store = lake.open()
     if is_leased(store):
         return dg.SkipReason(f"`mmret run` is working on {store.root}")
     settings = resolve(store)[0]
-    cursor = json.loads(context.cursor or "{}")
-    now, seen, ready = time.time(), {}, []
-    for source in watchable(settings.corpus.sources):
-        found = signature(source)
-        before = cursor.get(source, {})
-        since = before.get("since", now) if before.get("seen") == found else now
-        sealed = before.get("sealed")
-        if found != sealed and found is not None and now - since >= settings.automation.settle_seconds:
-            ready.append(source)
-            sealed = found
-        seen[source] = {"seen": found, "since": since, "sealed": sealed}
-    if not ready:
-        waiting = [s for s, v in seen.items() if v["seen"] != v["sealed"]]
-        return dg.SensorResult(
-            cursor=json.dumps(seen),
-            skip_reason=dg.SkipReason(
-                f"waiting for {', '.join(waiting)} to be quiet" if waiting else "no watched source has changed"
-            ),
-        )
-    key = "|".join(f"{s}:{seen[s]['sealed']}" for s in ready)
-    return dg.SensorResult(
-        [dg.RunRequest(run_key=key, tags={"mmret/because": f"new in {', '.join(ready)}"[:250]})], cursor=json.dumps(seen)
-    )
+    own = declared.sources_of(store).values()
+    return look([s for s in settings.corpus.sources if s not in own], context.cursor, settings.automation.settle_seconds)
 
 
 @dg.sensor(
@@ -90,6 +75,7 @@ def stale_partitions(context: dg.SensorEvaluationContext, lake: LakeResource) ->
 SENSORS = [
     new_pictures,
     stale_partitions,
+    known_partitions,
     dg.AutomationConditionSensorDefinition(
         "missing_or_stale_shards",
         target=UP_TO_TRIPLETS,
@@ -108,4 +94,5 @@ SENSORS = [
         description="Trains and evaluates the profile's recipes once automation.new_pairs triplets are new.",
     ),
     fresh_catalogue,
+    alarms,
 ]

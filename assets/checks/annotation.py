@@ -6,10 +6,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.checks.sql import sql_check
-from mmret.lake import Facts
-from mmret.settings import QualitySettings
-from resources.lake import LakeResource, ProfileResource
+from assets.checks.sql import Check, named_first, sql_check
+from mmret.lake import Facts, Lake
+from mmret.settings import Profile, QualitySettings
 
 three_instructions_and_the_query_first = sql_check(
     "triplets",
@@ -18,6 +17,7 @@ three_instructions_and_the_query_first = sql_check(
     """
     SELECT pair_id, len(texts) AS texts FROM triplets
     WHERE len(list_distinct(texts)) < 3 OR hard_negatives[1] <> query_id""",
+    where="pair_id IN (SELECT pair_id FROM bad)",
     blocking=True,
 )
 
@@ -30,45 +30,46 @@ every_pair_is_a_row = sql_check(
     JOIN images q ON q.image_id = p.query_id
     WHERE (d.status IS NULL OR i.status IS NULL)
       AND q.shard IN (SELECT q.shard FROM instructions JOIN pairs USING (pair_id) JOIN images q ON q.image_id = query_id)""",
+    shards="SELECT DISTINCT shard FROM bad JOIN pairs USING (pair_id) JOIN images ON image_id = query_id",
 )
 
 
 def quality_check(
     name: str,
     description: str,
-    measured: Callable[[Facts], dict[str, float | None]],
+    measured: Callable[[Facts], float | None],
     within: Callable[[float, QualitySettings], bool],
-) -> dg.AssetChecksDefinition:
-    """A check of ``triplets`` that warns for shards of which a figure of ``measured`` is not ``within`` the limits.
+) -> Check:
+    """A check of ``triplets`` that warns for shards of which a figure is not ``within`` the limits.
 
-    ``measured`` returns figures by name from a shard's facts, None where not measured.
+    ``measured`` returns the figure from a shard's facts, None where it was not measured.
     """
 
-    @dg.asset_check(asset="triplets", name=name, description=description)
-    def check(lake: LakeResource, profile: ProfileResource) -> dg.AssetCheckResult:
-        store = lake.open()
-        limits = profile.of(store).quality
-        shards = {s: measured(store.facts("triplets", s)) for s in store.partitions("triplets")}
-        beyond = {s: found for s, found in shards.items() if any(v is not None and not within(v, limits) for v in found.values())}
-        return dg.AssetCheckResult(
-            passed=not beyond,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={
-                "beyond the limit": dg.MetadataValue.json(beyond),
-                "shards": dg.MetadataValue.json(shards),
-                "not measured": sum(None in found.values() for found in shards.values()),
-            },
-        )
+    def figures(lake: Lake) -> dict[str, float | None]:
+        return {s: measured(facts) for s in lake.partitions("triplets") if (facts := lake.facts("triplets", s))}
 
-    return check
+    def beyond(lake: Lake, _connection: Any, profile: Profile) -> list[tuple[str, float]]:
+        return [(s, value) for s, value in figures(lake).items() if value is not None and not within(value, profile.quality)]
+
+    def shown(lake: Lake) -> dict[str, Any]:
+        found = figures(lake)
+        return {"shards": dg.MetadataValue.json(found), "not measured": sum(value is None for value in found.values())}
+
+    description += " Shown: shard, share."
+    return Check("triplets", name, description, beyond, warn=True, partitions=named_first, measured=shown)
 
 
 def _quality(facts: Facts) -> dict[str, Any]:
     return facts.notes.get("quality") or {}
 
 
-def _redundancy(facts: Facts, which: str) -> dict[str, float | None]:
-    return {which: (_quality(facts).get("redundancy") or {}).get(which)}
+def _redundancy(facts: Facts, which: str) -> float | None:
+    return (_quality(facts).get("redundancy") or {}).get(which)
+
+
+def _failed(facts: Facts) -> float | None:
+    left_out = sum(facts.notes.get("left_out", {}).values())
+    return left_out / (facts.rows + left_out) if facts.rows + left_out else None
 
 
 texts_do_not_tell_the_target = quality_check(
@@ -88,25 +89,20 @@ images_do_not_tell_the_target = quality_check(
 texts_are_varied = quality_check(
     "texts_are_varied",
     "distinct-2 of the instructions (different word pairs over all, on a sample) is at least quality.min_distinct_2.",
-    lambda facts: {"distinct_2": _quality(facts).get("distinct_2")},
+    lambda facts: _quality(facts).get("distinct_2"),
     lambda share, limits: share >= limits.min_distinct_2,
 )
 
 texts_do_not_tell_the_source = quality_check(
     "texts_do_not_tell_the_source",
     "Share of instructions that name what only the source has, and not to change it, is at most quality.max_leakage.",
-    lambda facts: {"leakage": _quality(facts).get("leakage")},
+    lambda facts: _quality(facts).get("leakage"),
     lambda share, limits: share <= limits.max_leakage,
 )
 
 most_pairs_have_texts = quality_check(
     "most_pairs_have_texts",
     "Share of pairs that did not become triplets is at most quality.max_failed.",
-    lambda facts: {"failed": _failed(facts)},
+    _failed,
     lambda share, limits: share <= limits.max_failed,
 )
-
-
-def _failed(facts: Facts) -> float | None:
-    left_out = sum(facts.notes.get("left_out", {}).values())
-    return left_out / (facts.rows + left_out) if facts.rows + left_out else None

@@ -5,9 +5,8 @@ both tables are there and the later one was computed from the earlier one as it 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from assets.checks.sql import Check, sql_check
+from assets.checks.sql import ANY_PICTURE_IN_BAD, Check, named_first, sql_check
 from mmret.freshness.survey import Snapshot
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import read_inputs
@@ -19,7 +18,7 @@ Expected = Callable[[dict[str, Facts]], int]
 def _conserved(asset: str, upstream: str, rule: str, expected: Expected, *, blocking: bool = False, also: str = "") -> Check:
     """``expected`` gives, from the facts of the shard's tables, the rows that ``upstream`` must have."""
 
-    def violations(lake: Lake, _: Any) -> Iterator[tuple[str, int, int]]:
+    def violations(lake: Lake) -> Iterator[tuple[str, int, int]]:
         store = Snapshot(lake.root)
         for shard in store.partitions(asset):
             facts = {t: store.facts(t, shard) for t in (asset, upstream, *([also] if also else []))}
@@ -32,8 +31,9 @@ def _conserved(asset: str, upstream: str, rule: str, expected: Expected, *, bloc
         asset,
         f"rows_of_{upstream}_are_conserved",
         f"{rule}, shard by shard. Shown: shard, rows of {upstream}, expected.",
-        lambda lake, connection: list(violations(lake, connection)),
+        lambda lake, connection, profile: list(violations(lake)),
         blocking,
+        partitions=named_first,
     )
 
 
@@ -79,6 +79,7 @@ def _unique(table: str, key: str, what: str) -> Check:
         f"{key}s_are_unique",
         what,
         f"SELECT {key}, count(*) AS n FROM {table} GROUP BY {key} HAVING count(*) > 1",
+        where=f"{key} IN (SELECT {key} FROM bad)",
         blocking=True,
     )
 
@@ -96,6 +97,7 @@ neighbours_are_images = sql_check(
     """
     SELECT id FROM (SELECT DISTINCT query_id AS id FROM neighbours UNION SELECT DISTINCT target_id FROM neighbours) ids
     ANTI JOIN images ON images.image_id = ids.id""",
+    where="query_id IN (SELECT id FROM bad) OR target_id IN (SELECT id FROM bad)",
 )
 
 triplets_are_images = sql_check(
@@ -106,6 +108,7 @@ triplets_are_images = sql_check(
     SELECT id FROM (SELECT query_id AS id FROM triplets UNION SELECT target_id FROM triplets
                     UNION SELECT unnest(hard_negatives) FROM triplets) ids
     ANTI JOIN images ON images.image_id = ids.id""",
+    where=ANY_PICTURE_IN_BAD.format("id"),
     blocking=True,
 )
 
@@ -116,6 +119,7 @@ triplets_are_pairs = sql_check(
     """
     SELECT t.pair_id FROM triplets t LEFT JOIN pairs p USING (pair_id)
     WHERE p.query_id IS DISTINCT FROM t.query_id OR p.target_id IS DISTINCT FROM t.target_id""",
+    where="pair_id IN (SELECT pair_id FROM bad)",
     blocking=True,
 )
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.checks.sql import sql_check
+from assets.checks.sql import ANY_PICTURE_IN_BAD, sql_check
 from resources.lake import LakeResource, ProfileResource
 
 
@@ -33,6 +33,7 @@ no_orphan_ids = sql_check(
     SELECT id FROM (SELECT query_id AS id FROM pairs UNION SELECT target_id FROM pairs
                     UNION SELECT unnest(hard_negatives) FROM pairs)
     WHERE id NOT IN (SELECT image_id FROM images)""",
+    where=ANY_PICTURE_IN_BAD.format("id"),
 )
 
 target_is_not_a_negative = sql_check(
@@ -40,6 +41,7 @@ target_is_not_a_negative = sql_check(
     "target_is_not_a_negative",
     "A target is never among its pair's hard negatives, nor a query its own target.",
     "SELECT pair_id FROM pairs WHERE list_contains(hard_negatives, target_id) OR query_id = target_id",
+    where="pair_id IN (SELECT pair_id FROM bad)",
     blocking=True,
 )
 
@@ -51,5 +53,6 @@ no_benchmark_picture = sql_check(
     SELECT l.benchmark, l.image_id, l.how FROM leaks l
     WHERE l.image_id IN (SELECT query_id FROM pairs UNION SELECT target_id FROM pairs
                          UNION SELECT unnest(hard_negatives) FROM pairs)""",
+    where=ANY_PICTURE_IN_BAD.format("image_id"),
     blocking=True,
 )

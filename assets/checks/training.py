@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from assets.checks.sql import Check
+from assets.checks.sql import Check, named_first
 from mmret.lake import Lake
 
 _ENDS = 0.1
@@ -21,12 +21,12 @@ def _losses(lake: Lake) -> Iterator[tuple[str, list[float]]]:
             yield row["recipe"], read_log(folder)["loss"].to_pylist()
 
 
-def _not_finite(lake: Lake, _: Any) -> list[tuple[str, int]]:
+def _not_finite(lake: Lake, *_: Any) -> list[tuple[str, int]]:
     bad = ((recipe, sum(loss is None or not math.isfinite(loss) for loss in losses)) for recipe, losses in _losses(lake))
     return [(recipe, count) for recipe, count in bad if count]
 
 
-def _not_fallen(lake: Lake, _: Any) -> list[tuple[str, float, float]]:
+def _not_fallen(lake: Lake, *_: Any) -> list[tuple[str, float, float]]:
     found = []
     for recipe, losses in _losses(lake):
         end = max(1, int(len(losses) * _ENDS))
@@ -37,7 +37,11 @@ def _not_fallen(lake: Lake, _: Any) -> list[tuple[str, float, float]]:
 
 
 loss_is_finite = Check(
-    "checkpoints", "loss_is_finite", "No row of a training log has a loss that is no number. Shown: recipe, rows.", _not_finite
+    "checkpoints",
+    "loss_is_finite",
+    "No row of a training log has a loss that is no number. Shown: recipe, rows.",
+    _not_finite,
+    partitions=named_first,
 )
 loss_fell = Check(
     "checkpoints",
@@ -46,4 +50,5 @@ loss_fell = Check(
     "that at its beginning. Shown: recipe, first, last.",
     _not_fallen,
     warn=True,
+    partitions=named_first,
 )

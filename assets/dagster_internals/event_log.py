@@ -29,6 +29,8 @@ from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.pool import StaticPool
 
+from assets.dagster_internals.run_storage import PersistentSqliteRunStorage
+
 _OPEN_FILES = 4  # files: the index, and those of the last runs
 _TIMEOUT = 60
 
@@ -128,4 +130,11 @@ def open_instance(home: str) -> dg.DagsterInstance:
     if data is None or data.class_name != "SqliteEventLogStorage":
         return dg.DagsterInstance.from_ref(plain)
     kept = ConfigurableClassData(__name__, PersistentSqliteEventLogStorage.__name__, data.config_yaml)
-    return dg.DagsterInstance.from_ref(plain._replace(event_storage_data=kept, storage_data=None))
+    plain = plain._replace(event_storage_data=kept, storage_data=None)
+    runs = plain.run_storage_data
+    if runs is not None and runs.class_name == "SqliteRunStorage":
+        kept_runs = ConfigurableClassData(
+            PersistentSqliteRunStorage.__module__, PersistentSqliteRunStorage.__name__, runs.config_yaml
+        )
+        plain = plain._replace(run_storage_data=kept_runs)
+    return dg.DagsterInstance.from_ref(plain)

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from assets.display.lineage import column_lineage
 from mmret.lake import Facts, Lake
-from mmret.schemas import SIGNALS, TABLES
+from mmret.schemas import SIGNALS, TABLES, column_comment
+from mmret.stages import Stage
 
-OWNERS = ["team:mmret"]
 HISTOGRAMS = {"pairs": [f"{signal}_score" for signal in SIGNALS]}
 _BINS, _BAR = 20, 24
 _CHARTS_EVERY = 8
@@ -22,9 +22,20 @@ _ESCAPES = str.maketrans(
 )
 
 
-def column_schema(table: str) -> dg.TableSchema:
-    """The Arrow schema of ``table`` as the UI draws it."""
-    return dg.TableSchema(columns=[dg.TableColumn(f.name, str(f.type)) for f in TABLES[table]])
+def column_schema(table: str, words: bool = True) -> dg.TableSchema:
+    """The Arrow schema of ``table`` as the UI draws it; with ``words`` also what each column says."""
+    return dg.TableSchema(
+        columns=[dg.TableColumn(f.name, str(f.type), column_comment(table, f.name) if words else None) for f in TABLES[table]]
+    )
+
+
+def tags(stage: Stage) -> dict[str, str]:
+    """What the UI can filter assets by: what a stage needs, its partitions, and what a unit of its work costs on two cores."""
+    found = {"mmret/needs": stage.needs, "mmret/partitions": stage.partitions}
+    if stage.cost is not None:
+        milliseconds = f"{1000 * stage.cost.seconds:.5f}".rstrip("0").rstrip(".")
+        found["mmret/cost"] = f"{milliseconds}ms-per-{stage.cost.unit.replace(' ', '-')}"
+    return found
 
 
 def histogram(scores: pa.Table) -> str:
@@ -79,7 +90,7 @@ def describe(lake: Lake, table: str, partition: str, facts: Facts, computed: int
     return {
         "dagster/partition_row_count": facts.rows,
         "rows_computed": computed,
-        "dagster/column_schema": column_schema(table),
+        "dagster/column_schema": column_schema(table, words=False),  # the UI has the words from the asset's definition
         "preview": dg.MetadataValue.md(preview(lake.head(table, partition, _PREVIEW_ROWS))),
         "path": dg.MetadataValue.path(str(lake.path(table, partition))),
         "digest": facts.digest,

@@ -42,6 +42,8 @@ def train_job(job: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     import torch
 
+    from mmret.progress import reporting
+    from mmret.progress_reports import Loop, Schedule
     from mmret.retriever.train.log import log_line
     from mmret.retriever.train.parallel import Group
     from mmret.retriever.train.stage import TrainingJob, train_on_lake
@@ -49,7 +51,9 @@ def train_job(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     try:
         with Group.join() as group, reporter(group.first) as pipes:
-            train_on_lake(TrainingJob.from_json(job), lambda row: pipes.log.info(log_line(row)), group)
+            tell = [(Schedule(10, 60), lambda report: pipes.log.info(report.line()))] if group.first else []
+            with reporting(Loop(tell)):
+                train_on_lake(TrainingJob.from_json(job), lambda row: pipes.log.info(log_line(row)), group)
     except UserError as error:  # not raised: the parent raises it, with this message
         Path(job["error"]).write_text(str(error))
 

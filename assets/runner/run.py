@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from assets.runner.cause import causes_of
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import current_facts
 from mmret.ingest.enough import check_enough
@@ -23,7 +24,6 @@ from mmret.lake.lease import Lease
 from mmret.paths import plain_link
 from mmret.settings import Profile
 from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
-from mmret.system_errors import explain_text
 from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
@@ -130,7 +130,8 @@ class Runner:
             if computed:
                 self.outcome.partitions.setdefault(table, []).append(partition or UNPARTITIONED)
         if not result.success:
-            raise self._cause(result)
+            causes = causes_of(result.all_events)
+            raise UserError(str(causes[0]) if causes else "the run failed before its first step; look at it with `make ui`")
 
     def _how(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
         return {
@@ -154,25 +155,13 @@ class Runner:
         with heard():
             result = self.checks.execute_in_process(**self._how())
         for evaluation in result.get_asset_check_evaluations():
+            if evaluation.partition is not None:  # recorded for the UI; the result of the whole lake says the same
+                continue
             name = f"{evaluation.asset_key.path[-1]}: {evaluation.check_name}"
             warned = not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
             self.outcome.checks[name] = evaluation.passed or warned
             if warned:
                 self.outcome.warnings.append(name)
-
-    @staticmethod
-    def _cause(result: Any) -> UserError:
-        for event in result.all_events:
-            if event.is_step_failure:
-                error, refused = event.step_failure_data.error, None
-                while error.cause is not None:
-                    refused, error = refused or explain_text(error.message), error.cause
-                if error.cls_name != "UserError" and (refused := refused or explain_text(error.message)):
-                    return UserError(f"{event.step_key} stopped: {refused}")
-                where = "" if error.cls_name == "UserError" else f"\n{''.join(error.stack[-3:])}"
-                said = error.message.strip().removeprefix("mmret.errors.UserError: ")
-                return UserError(f"{event.step_key} failed: {said}{where}")
-        return UserError("the run failed before its first step; look at it with `make ui`")
 
     def stale(self, tables: Sequence[str], partition: str) -> list[str]:
         """``tables`` from the first that is not current on, since those after it are computed from it."""
@@ -191,10 +180,12 @@ class Runner:
 
         Raises UserError where a stage fails, or where there are too few images for any work after the pictures are in.
         """
+        from assets.partitions import register
+
         started = time.monotonic()
         self.on_stage(["corpus_manifest"], None, 0, 1)
         self.launch(["corpus_manifest"], None, {"corpus_manifest": {"forget_missing": forget_missing}})
-        self.instance.add_dynamic_partitions("corpus_shards", self.lake.shards())
+        register(self.instance, self.lake.shards(), self.profile.recipes)
         groups = list(RUNS)
         if until is not None:
             last = next(i for i, group in enumerate(groups) if until in group)

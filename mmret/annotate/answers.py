@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ BATCH = 4096
 """Requests looked up, sent and parsed together; bounds the memory of a step."""
 FLUSH_ROWS = 2048
 FLUSH_SECONDS = 10.0
+OnAnswer = Callable[[Request, Answer, int], None]
 
 
 @dataclass
@@ -45,9 +46,11 @@ def get_answers(
     store: AnswerStore | None,
     stats: Stats,
     early_stop: EarlyStop | None = None,
+    on_answer: OnAnswer | None = None,
 ) -> list[tuple[str, Answer]]:
     """Key and answer of each request, in order; the requests are of one kind. ``store`` None: nothing is looked up or stored.
-    ``early_stop`` sees every answer, the known ones first.
+    ``early_stop`` sees every answer, the known ones first. ``on_answer`` is called with a request, the answer that the back-end has
+    just given to it, and how many of ``requests`` are answered.
 
     A request that the back-end never answers has an answer with ``error`` "no_answer". Raises what the back-end raises, or
     UserError where ``early_stop`` ends the run, after what was answered is stored.
@@ -66,7 +69,9 @@ def get_answers(
     stats.sent += len(missing)
     stats.stored += len(requests) - len(missing)
     if missing:
-        known |= _send(missing, kind, annotator, store, stats, early_stop)
+        before = len(requests) - len(missing)
+        tell = None if on_answer is None else lambda request, answer, come: on_answer(request, answer, before + come)
+        known |= _send(missing, kind, annotator, store, stats, early_stop, tell)
     lost = Answer(error="no_answer")
     return [(key, known.get(key, lost)) for key in keys]
 
@@ -78,6 +83,7 @@ def _send(
     store: AnswerStore | None,
     stats: Stats,
     early_stop: EarlyStop | None,
+    on_answer: OnAnswer | None,
 ) -> dict[str, Answer]:
     """The back-end's answers by key; those without an error are stored on the way."""
     keys = list(requests)
@@ -106,6 +112,8 @@ def _send(
             try:
                 for i, answer in coming:
                     take(keys[i], answer)
+                    if on_answer is not None:
+                        on_answer(asked[i], answer, len(answers))
                     if len(pending) >= FLUSH_ROWS or pending and time.monotonic() - last > FLUSH_SECONDS:
                         flush()
                         last = time.monotonic()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -22,8 +22,8 @@ from mmret.annotate.judge import judge_request, verdict
 from mmret.annotate.kinds import AnnotationTable, request_kind, uses_judge
 from mmret.annotate.parse import RETRY_REASONS, Parsed, Part, parse, parser_version
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
+from mmret.annotate.row_progress import RowProgress
 from mmret.annotate.store import AnswerStore
-from mmret.progress import advance
 from mmret.schemas import TABLES
 from mmret.settings import AnnotateSettings
 
@@ -40,6 +40,11 @@ class Step:
     settings: AnnotateSettings
     store: AnswerStore | None
     stats: Stats
+
+    @property
+    def judges(self) -> bool:
+        """Whether its rows are judged by a further request."""
+        return self.table == "instructions" and uses_judge(self.settings, self.annotator)
 
     @cached_property
     def kind(self) -> Kind:
@@ -112,30 +117,30 @@ def annotate_pairs(step: Step, pairs: pa.Table, request_of: Callable[[Row], Pair
     """One row of ``step.table`` for each of ``pairs``, sorted by pair_id. ``request_of`` makes the request about a pair."""
     began = time.monotonic()
     pairs = pairs.sort_by([("query_id", "ascending"), ("target_id", "ascending")])
-    batches: list[pa.RecordBatch] = []
-    done = 0
-    task = "describe" if step.table == "descriptions" else "instruct"
-    for batch in _batches(step, pairs, request_of):
-        batches.append(batch)
-        done += batch.num_rows
-        advance(task, done, pairs.num_rows, f"{step.stats.sent} asked, {step.stats.stored} known")
+    progress = RowProgress(step.table, pairs.num_rows, step.stats, step.judges)
+    batches = list(_batches(step, pairs, request_of, progress))
     step.stats.seconds += time.monotonic() - began
     return pa.Table.from_batches(batches, step.schema).sort_by("pair_id")
 
 
-def _batches(step: Step, pairs: pa.Table, request_of: Callable[[Row], PairRequest]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    step: Step, pairs: pa.Table, request_of: Callable[[Row], PairRequest], progress: RowProgress
+) -> Iterator[pa.RecordBatch]:
     for start in range(0, pairs.num_rows, BATCH):
         batch = [request_of(row) for row in pairs.slice(start, BATCH).to_pylist()]
-        outcomes = _outcomes(step, batch)
-        if step.table == "instructions" and uses_judge(step.settings, step.annotator):
-            outcomes = _judge(step, batch, outcomes)
+        progress.begin_batch(len(batch))
+        outcomes = _outcomes(step, batch, progress)
+        if step.judges:
+            outcomes = _judge(step, batch, outcomes, progress)
         step.stats.statuses.update(outcome.status for outcome in outcomes)
         step.stats.reasons.update(outcome.reason for outcome in outcomes if outcome.reason)
+        progress.end_batch(outcome.reason for outcome in outcomes if outcome.reason and outcome.request_key)
         yield _record_batch(step, outcomes)
 
 
-def _outcomes(step: Step, batch: Sequence[PairRequest]) -> list[Outcome]:
-    answers = iter(_parsed_answers(step, [pair.request for pair in batch if pair.request is not None], step.part))
+def _outcomes(step: Step, batch: Sequence[PairRequest], progress: RowProgress) -> list[Outcome]:
+    asked = [pair.request for pair in batch if pair.request is not None]
+    answers = iter(_parsed_answers(step, asked, step.part, progress))
     outcomes = []
     for pair in batch:
         if pair.request is None:
@@ -147,42 +152,48 @@ def _outcomes(step: Step, batch: Sequence[PairRequest]) -> list[Outcome]:
     return outcomes
 
 
-def _parsed_answers(step: Step, requests: list[Request], part: Part) -> list[ParsedAnswer]:
+def _parsed_answers(step: Step, requests: list[Request], part: Part, progress: RowProgress) -> list[ParsedAnswer]:
     """The parsed answer to each request; a model whose answer cannot be used is asked again, with another seed."""
     if not requests:
         return []
-    watch = EarlyStop(step.annotator, step.settings, partial(_reason, step, part)) if step.annotator.uses_model else None
-    answers = get_answers(requests, step.annotator, step.store, step.stats, watch)
-    found = [_parsed(step, request, *answer, part) for request, answer in zip(requests, answers, strict=True)]
+    language = step.settings.language if step.annotator.uses_model else None
+    read: dict[tuple[str, int], Parsed] = {}  # by pair and attempt
+
+    def parsed(request: Request, answer: Answer) -> Parsed:
+        place = request.pair_id, request.attempt
+        if place not in read:
+            read[place] = parse(request, answer, part, language)
+        return read[place]
+
+    def on_answer(request: Request, answer: Answer, number: int) -> None:
+        share = number / len(requests) if request.attempt == 0 else 1.0
+        progress.answered(request, parsed(request, answer).reason, share)
+
+    watch = None
+    if step.annotator.uses_model:
+        watch = EarlyStop(step.annotator, step.settings, lambda request, answer: parsed(request, answer).reason)
+    answers = get_answers(requests, step.annotator, step.store, step.stats, watch, on_answer)
+    found = [ParsedAnswer(key, answer, parsed(request, answer)) for request, (key, answer) in zip(requests, answers, strict=True)]
     for attempt in range(1, step.settings.attempts if step.annotator.uses_model else 1):
-        unusable = [i for i, (_, _, parsed) in enumerate(found) if parsed.reason in RETRY_REASONS]
+        unusable = [i for i, each in enumerate(found) if each.parsed.reason in RETRY_REASONS]
         if not unusable:
             break
         again = [requests[i]._replace(attempt=attempt) for i in unusable]
-        answers = get_answers(again, step.annotator, step.store, step.stats)
+        answers = get_answers(again, step.annotator, step.store, step.stats, on_answer=on_answer)
         for i, request, (key, answer) in zip(unusable, again, answers, strict=True):
             earlier = found[i].answer
-            answer = answer._replace(
+            total = answer._replace(
                 tokens_in=earlier.tokens_in + answer.tokens_in, tokens_out=earlier.tokens_out + answer.tokens_out
             )
-            found[i] = _parsed(step, request, key, answer, part)
+            found[i] = ParsedAnswer(key, total, parsed(request, answer))
     return found
 
 
-def _reason(step: Step, part: Part, request: Request, answer: Answer) -> str:
-    return parse(request, answer, part, step.settings.language).reason
-
-
-def _parsed(step: Step, request: Request, key: str, answer: Answer, part: Part) -> ParsedAnswer:
-    language = step.settings.language if step.annotator.uses_model else None
-    return ParsedAnswer(key, answer, parse(request, answer, part, language))
-
-
-def _judge(step: Step, batch: Sequence[PairRequest], outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _judge(step: Step, batch: Sequence[PairRequest], outcomes: Sequence[Outcome], progress: RowProgress) -> list[Outcome]:
     """``outcomes``, those with texts judged by a further request."""
     requests = {pair.pair_id: pair.request for pair in batch if pair.request is not None}
     questions = {o.pair_id: judge_request(requests[o.pair_id], o.texts) for o in outcomes if o.status == "ok"}
-    answers = dict(zip(questions, _parsed_answers(step, list(questions.values()), "scores"), strict=True))
+    answers = dict(zip(questions, _parsed_answers(step, list(questions.values()), "scores", progress), strict=True))
     return [
         _apply_verdict(step, outcome, answers[outcome.pair_id]) if outcome.pair_id in answers else outcome for outcome in outcomes
     ]

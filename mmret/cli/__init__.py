@@ -10,6 +10,7 @@ from mmret.cli.benchmark import benchmark
 from mmret.cli.card import card
 from mmret.cli.command import Command, run_application
 from mmret.cli.compact import compact
+from mmret.cli.diff import diff
 from mmret.cli.embed import embed
 from mmret.cli.estimate import estimate
 from mmret.cli.evaluate import evaluate
@@ -40,6 +41,7 @@ for subcommand in (
     estimate,
     quality,
     sql,
+    diff,
     bands,
     search,
     evaluate,

@@ -113,16 +113,18 @@ def backfill_progress(url: str, backfill_id: str) -> tuple[str, int, int, int]:
     return found["status"], done, failed, sum(s.get("numPartitionsTargeted", 1) for s in each)
 
 
-def _check_lake(url: str, lake: Lake) -> None:
-    """Raises UserError where the server does not know the lake's shards: it serves another lake."""
-    node = post(url, PARTITIONS, key={"path": ["images"]})["assetNodeOrError"]
-    if "partitionKeys" not in node:
-        raise UserError(f"the Dagster at {url} does not serve this project: start it with `make ui LAKE={lake.root}`")
-    if absent := [s for s in lake.shards() if s not in node["partitionKeys"]]:
-        raise UserError(
-            f"the Dagster at {url} does not know {absent[0]} of {lake.root}: is it serving another lake? If not, "
-            "materialize corpus_manifest there, which registers the shards"
-        )
+def _check_lake(url: str, lake: Lake, selection: Selection) -> None:
+    """Raises UserError where the server does not know the lake's shards, or recipes of ``selection``: it serves another lake."""
+    wanted = {"images": lake.shards()} | {t: parts for t, parts in selection.items() if STAGES[t].partitions == "recipe"}
+    for table, partitions in wanted.items():
+        node = post(url, PARTITIONS, key={"path": [table]})["assetNodeOrError"]
+        if "partitionKeys" not in node:
+            raise UserError(f"the Dagster at {url} does not serve this project: start it with `make ui LAKE={lake.root}`")
+        if absent := [p for p in partitions if p not in node["partitionKeys"]]:
+            raise UserError(
+                f"the Dagster at {url} does not know {absent[0]} of {lake.root}: is it serving another lake? If not, its sensor "
+                "known_partitions registers shards and recipes within a minute, and materialising corpus_manifest there at once"
+            )
 
 
 def backfill(
@@ -151,7 +153,7 @@ def backfill(
         return
     if dry_run:
         return
-    _check_lake(url, store)
+    _check_lake(url, store, selection)
     total = sum(map(len, selection.values()))
     backfill_id = launch(url, selection, f"mmret backfill: {total} partitions of {', '.join(selection)}")
     typer.echo(f"backfill {backfill_id} launched: {url.rstrip('/')}/runs/b/{backfill_id}")

@@ -95,8 +95,8 @@ def print_estimate(found: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mmret.cli.run_progress import format_seconds
     from mmret.cli.terminal import console
+    from mmret.progress_reports import format_seconds
 
     table = Table(
         "request", "model", "in all", "to send", "tokens in", "tokens out", "cost", "requests/s", "time", box=box.SIMPLE_HEAD

@@ -48,5 +48,6 @@ def materialize(
     """
     from assets.runner.run import Runner
 
+    progress.until = until
     with progress, reporting(progress.advance):
         return Runner(lease, profile, progress.stage).run(until, forget_missing)

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmret.cli.run_progress import format_seconds
 from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
 from mmret.cli.run_summary_changes import WORDS, print_changes
+from mmret.cli.run_summary_expectations import print_expectations
 from mmret.cli.terminal import printable
 from mmret.lake import Lake
+from mmret.progress_reports import format_seconds
 from mmret.schemas import TABLES
 from mmret.settings import Profile
 
@@ -54,6 +55,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "annotation": summarise_annotation(facts, lake, outcome),
         "quality": summarise_quality(facts["triplets"]),
         "annotation_reasons": _sum_counts(f.notes.get("reasons", {}) for f in texts),
+        "towers_trained_on": max(lake.read("towers", columns=["images"])["images"].to_pylist(), default=0),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
         "evaluations": nest_evaluations(evaluations.to_dicts()),
         "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
@@ -113,15 +115,16 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
                 "instruction has to retell its target; a denser corpus, or narrower mine.bands, gives better ones."
             )
         )
+    print_expectations(summary, console)
     lake = shlex.quote(summary["lake"])
-    console.print(
-        Text(f"""Next:
-  mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"
-  mmret search --lake {lake} --image FILE --text "the same in red"
-  mmret export --lake {lake} --format megapairs --out DIR
-  make ui                     the graph, its partitions and their history"""),
-        soft_wrap=True,
-    )
+    commands = [
+        f'mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"',
+        f'mmret search --lake {lake} --image FILE --text "the same in red"',
+        f"mmret gallery --lake {lake}",
+        f"mmret export --lake {lake} --format megapairs --out DIR",
+        *([f"make ui LAKE={lake}"] if " " not in summary["lake"] else []),  # make takes a path with spaces for several
+    ]
+    console.print(Text("\n  ".join(["Next:", *commands])), soft_wrap=True)
 
 
 def _print_remarks(remarks: list[dict[str, Any]], console: Console) -> None:

@@ -43,5 +43,9 @@ def search(
 
     table = Table("", "score", "path", "caption", box=box.SIMPLE_HEAD)
     for rank, hit in enumerate(hits, 1):
-        table.add_row(str(rank), f"{hit['score']:.3f}", printable(hit["path"]), printable(hit["caption"][:200]))
+        table.add_row(str(rank), f"{hit['score']:.3f}", printable(hit["path"]), printable(_shortened(hit["caption"])))
     console().print(table)
+
+
+def _shortened(caption: str, most: int = 200) -> str:
+    return caption if len(caption) <= most else caption[: most - 1] + "…"

@@ -7,13 +7,13 @@ import math
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from mmret.progress import Reporter
+from mmret.progress import Counts, Reporter
 
 _WIDE = 4000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -32,7 +32,22 @@ def printable(value: object) -> Text:
     >>> printable("[red]a[/red]").plain
     '[red]a[/red]'
     """
-    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", "" if value is None else str(value)))
+    return Text(without_controls("" if value is None else str(value)))
+
+
+def without_controls(text: str) -> str:
+    """``text`` with a replacement character for each that would steer the terminal or change the direction of the line."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(value: object) -> str:
+    r"""``value`` as :func:`printable` shows it, on one line: its line ends and tabs are written ``\n``, ``\r`` and ``\t``."""
+    if value is None:
+        return ""
+    text = str(value)
+    if text.isascii() and text.isprintable():
+        return text
+    return without_controls(text.replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t"))
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
@@ -45,14 +60,33 @@ def print_json(value: Any, indent: int | None = None) -> None:
     {"score": null, "bytes": "01ff"}
     """
     lost: list[float] = []
-    plain = _plain(value, lost)
+    print(_json(value, lost, indent))
+    _say_lost(lost)
+
+
+def print_json_array(values: Iterable[Any]) -> None:
+    """Print ``values`` as :func:`print_json` with ``indent=1`` prints a list of them, each as it comes: none is kept."""
+    lost: list[float] = []
+    before = "["
+    for value in values:
+        indented = _json(value, lost, 1).replace("\n", "\n ")  # inside a text JSON writes a line end as two characters
+        print(f"{before}\n {indented}", end="")
+        before = ","
+    print("[]" if before == "[" else "\n]")
+    _say_lost(lost)
+
+
+def _json(value: Any, lost: list[float], indent: int | None) -> str:
     ascii_only = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-    print(json.dumps(plain, ensure_ascii=ascii_only, indent=indent, allow_nan=False))
+    return json.dumps(json_value(value, lost), ensure_ascii=ascii_only, indent=indent, allow_nan=False)
+
+
+def _say_lost(lost: list[float]) -> None:
     if lost:
         print(f"note: {len(lost):,} numbers that JSON cannot hold (NaN, Infinity) are null", file=sys.stderr)
 
 
-def _plain(value: Any, lost: list[float]) -> Any:
+def json_value(value: Any, lost: list[float]) -> Any:
     """``value`` as what JSON has types for; numbers that it cannot hold are added to ``lost``."""
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -62,11 +96,11 @@ def _plain(value: Any, lost: list[float]) -> Any:
         lost.append(value)
         return None
     if isinstance(value, Mapping):
-        return {_text(key): _plain(each, lost) for key, each in value.items()}
+        return {_text(key): json_value(each, lost) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each, lost) for each in value]
+        return [json_value(each, lost) for each in value]
     if hasattr(value, "tolist"):  # NumPy
-        return _plain(value.tolist(), lost)
+        return json_value(value.tolist(), lost)
     return _text(value)
 
 
@@ -83,7 +117,7 @@ def stderr_reporter(task_name: str, every: float = 5.0) -> Reporter:
     """
     last = time.monotonic()
 
-    def report(task: str, done: int, total: int | None, note: str = "") -> None:
+    def report(task: str, done: int, total: int | None, note: str = "", counts: Counts | None = None) -> None:
         nonlocal last
         if time.monotonic() - last > every:
             last = time.monotonic()

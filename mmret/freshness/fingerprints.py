@@ -21,13 +21,13 @@ def upstream_of(
     """(table, partition) of all that ``partition`` of ``table`` is computed from, whether it exists yet or not; with ``pinned``
     also of what counts for the first time alone.
     """
-    return [(read.table, part) for read, part in _reads(lake, profile, table, partition) if pinned or not read.pinned]
+    reads = _reads(profile, table, partition)
+    return [(read.table, part) for read in reads if pinned or not read.pinned for part in _partitions(lake, read, partition)]
 
 
-def _reads(lake: Lake, profile: Profile, table: str, partition: str) -> list[tuple[Reads, str]]:
+def _reads(profile: Profile, table: str, partition: str) -> tuple[Reads, ...]:
     stage = STAGES[table]
-    reads = (*stage.reads, *stage.conditional_reads(profile, partition))
-    return [(read, part) for read in reads for part in _partitions(lake, read, partition)]
+    return (*stage.reads, *stage.conditional_reads(profile, partition))
 
 
 def _partitions(lake: Lake, read: Reads, partition: str) -> list[str]:
@@ -49,13 +49,15 @@ def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTI
     """What ``partition`` of ``table`` would be computed from now; None while an upstream partition is missing."""
     stage = STAGES[table]
     upstream = []
-    for read, part in _reads(lake, profile, table, partition):
+    for read in _reads(profile, table, partition):
         if read.pinned:
             continue
-        facts = lake.facts(read.table, part)
-        if facts is None:
-            return None
-        upstream.append((read.table, part, facts.of_columns(read.columns_of(profile, partition))))
+        columns = read.columns_of(profile, partition)
+        for part in _partitions(lake, read, partition):
+            facts = lake.facts(read.table, part)
+            if facts is None:
+                return None
+            upstream.append((read.table, part, facts.of_columns(columns)))
     values = stage.fingerprint_settings(profile, partition)
     return Inputs(table, stage.version, values, tuple(upstream), stage.decisions(lake, profile, partition))
 

@@ -8,23 +8,21 @@ Cost: one Parquet footer per partition, once (0.2 ms), and hashing; the mining o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from mmret.freshness.differences import differences
 from mmret.freshness.fingerprints import inputs_of, upstream_of
-from mmret.lake import Facts, Lake
-from mmret.lake.inputs import Inputs, read_inputs
+from mmret.lake import Lake
+from mmret.lake.inputs import read_inputs
 from mmret.settings import Profile
 from mmret.stages import RUNS, STAGES, UNPARTITIONED
 
 State = Literal["current", "follows", "stale", "missing"]
-
-_MAX_VALUE_CHARACTERS = 60  # characters of a setting's value
 
 RETRY_SECONDS = 3600
 """How long schedules and sensors wait before they send unanswered requests again; a person's `mmret run` sends them at once."""
@@ -97,7 +95,8 @@ def _status(
     lake: Lake, profile: Profile, table: str, partition: str, run: tuple[str, ...], unfinished: set[tuple[str, str]]
 ) -> Status:
     facts, inputs = lake.facts(table, partition), inputs_of(lake, profile, table, partition)
-    upstream = upstream_of(lake, profile, table, partition, pinned=facts is None)
+    # where nothing is to be computed, as in most surveys, nothing of it can be upstream
+    upstream = upstream_of(lake, profile, table, partition, pinned=facts is None) if unfinished else ()
     pending = [r for r in upstream if r in unfinished]
     waits_for = tuple(dict.fromkeys(t for t, p in pending if not (t in run and p == partition)))
     first = tuple(f"{t} is to be computed first" for t in dict.fromkeys(t for t, _ in pending))
@@ -114,48 +113,6 @@ def _status(
     if pending:
         return Status(table, partition, "follows", first, waits_for)
     return Status(table, partition, "current")
-
-
-def differences(before: dict[str, Any] | None, now: Inputs) -> list[str]:
-    """What changed between the recorded inputs ``before`` and ``now``, in words, one line a difference."""
-    if before is None:
-        return ["computed from other inputs (which ones was not recorded)"]
-    reasons = []
-    if before["version"] != now.version:
-        reasons.append(f"code version {before['version']} → {now.version}")
-    name = STAGES[now.table].settings
-    reasons += _changed(name, before["settings"], json.loads(json.dumps(now.settings, default=str)))
-    after: dict[str, dict[str, Facts]] = {}
-    for table, partition, facts in now.upstream:
-        after.setdefault(table, {})[partition] = facts
-    for table in dict.fromkeys((*before["upstream"], *after)):
-        old, new = before["upstream"].get(table, {}), after.get(table, {})
-        if added := [p for p in new if p not in old]:
-            reasons.append(f"{table}: new {_named(added)}")
-        if changed := [p for p in new if p in old and old[p][0] != new[p].digest]:
-            reasons.append(f"{table}: {_named(changed)} changed")
-        if gone := [p for p in old if p not in new]:
-            reasons.append(f"{table}: {_named(gone)} no longer read")
-    if before.get("decisions", now.decisions) != now.decisions:
-        reasons.append("the decisions of people changed")
-    return reasons or ["computed from other inputs"]
-
-
-def _named(partitions: list[str]) -> str:
-    return partitions[0] if len(partitions) == 1 else f"{len(partitions)} partitions"
-
-
-def _changed(name: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys((*old, *new))
-        return [line for key in keys for line in _changed(f"{name}.{key}", old.get(key), new.get(key))]
-    if old == new:
-        return []
-    before, after = (
-        text if len(text := json.dumps(v, ensure_ascii=False)) <= _MAX_VALUE_CHARACTERS else text[: _MAX_VALUE_CHARACTERS - 1] + "…"
-        for v in (old, new)
-    )
-    return [f"{name}: {before} → {after}"]
 
 
 def due(statuses: Iterable[Status], *, together: bool = False) -> list[Work]:

@@ -25,7 +25,7 @@ def check_enough(lake: Lake) -> None:
         first = next(row for row in rejects.to_pylist() if row["reason"] == reason)
         why = (
             f"; of {rejects.num_rows} rows that could not be taken {count} have the reason {reason.replace('_', ' ')}, "
-            f"beginning with {first['path']} ({first['detail']})"
+            f"beginning with {first['path']} ({first['detail']}){_table_not_read(lake)}"
         )
     advice = (
         "write captions.csv with the columns image and caption, or a text beside each picture (a.txt for a.jpg), and run again"
@@ -33,3 +33,11 @@ def check_enough(lake: Lake) -> None:
         else "mend them or add more pictures with --images, and run again"
     )
     raise UserError(f"the lake has {images} usable images, and pairs need {FEWEST} at the very least{why}: {advice}")
+
+
+def _table_not_read(lake: Lake) -> str:
+    """The first table among the sources that was not taken for one of captions: then that is why captions are missing."""
+    for remark in lake.read("remarks").to_pylist():
+        if remark["remark"] == "not_a_manifest":
+            return f"; {remark['path']} {remark['detail']}"
+    return ""

@@ -63,7 +63,7 @@ def seal(
         seen_before = [source for source in sources if sealed.rows_of(source.root) and not is_scene(source.root)]
         for source in sources:
             if source not in seen_before and not is_scene(source.root):
-                check_first_rows(source, (_screened(row, ingest) for row in source.rows()), ingest)
+                check_first_rows(source, (screened(row, ingest) for row in source.rows()), ingest)
         left = _places_left(lake, corpus)
         for source in seen_before:
             remarks[source.root] = source.remarks
@@ -121,7 +121,7 @@ def _list(source: Source, sealed: SealedRows, changes: Changes, ingest: IngestSe
     """
     waiting = usable = 0
     for row in source.rows():
-        row = _screened(row, ingest)
+        row = screened(row, ingest)
         usable += row.reason is None
         changes.note_closed(source.root, row)
         if not sealed.contains(source.root, row):
@@ -186,7 +186,7 @@ def _new_rows(
 def _listed_first(source: Source, sealed: SealedRows, ingest: IngestSettings) -> Iterator[ListedRow]:
     """The rows of a source that is listed for the first time, and scenes that no other corpus of the same seed has listed."""
     for row in source.rows():
-        row = _screened(row, ingest)
+        row = screened(row, ingest)
         if not sealed.contains(source.root, row):
             yield ListedRow(row, None)
 
@@ -203,7 +203,7 @@ def _images(lake: Lake) -> Iterator[tuple[str, str]]:
         yield from zip(rows["image_id"].to_pylist(), rows["path"].to_pylist(), strict=True)
 
 
-def _screened(row: Row, ingest: IngestSettings) -> Row:
+def screened(row: Row, ingest: IngestSettings) -> Row:
     """``row`` with a clean caption; refused if name and size already show that it cannot be used."""
     row = replace(row, caption=clean_text(row.caption))
     if row.reason is not None:

@@ -71,7 +71,7 @@ def resolve(
     refused = old.get("refused", []) if given and not lake.shards() else []
     all_sources = [s for s in old.get("sources", []) if s not in refused or s in given]
     all_sources += [s for s in given if s not in all_sources]
-    configuration = {"profile": name, "sources": all_sources, "overrides": {**old.get("overrides", {}), **(overrides or {})}}
+    configuration = {"profile": name, "sources": all_sources, "overrides": _overridden(old.get("overrides", {}), overrides or {})}
     if shard_size is not None:
         configuration["overrides"]["corpus.shard_size"] = shard_size
     if remove:
@@ -100,6 +100,11 @@ def resolve(
     return resolved, configuration
 
 
+def _overridden(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """``old`` with ``new`` on top: a section given as a whole supersedes what was set of its parts before."""
+    return {key: value for key, value in old.items() if not any(key.startswith(f"{each}.") for each in new)} | new
+
+
 def _refuse_addresses(key: str, value: Any) -> None:
     """Raise UserError for an address among the values given now, before the lake remembers it; servers' are no paths."""
     if isinstance(value, dict):
@@ -108,5 +113,5 @@ def _refuse_addresses(key: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for each in value:
             _refuse_addresses(key, each)
-    elif isinstance(value, str) and not key.endswith(".urls") and is_address(value):
+    elif isinstance(value, str) and not key.endswith((".urls", "alarms.ui")) and is_address(value):
         local_path(value, f"--set {key}:")

@@ -53,6 +53,8 @@ class State:
 
     name: str
     files: Mapping[str, Mapping[str, Path]]
+    when: int | None = None
+    """Time (ns since 1970), where the state is that of a time."""
 
     def read(self, table: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
         """Rows of ``table`` in this state, in partition order."""
@@ -225,7 +227,7 @@ def state_at(lake: PartitionFiles, when: int, name: str) -> State:
                 files[table][partition] = then[-1].path
     if not any(files.values()):
         raise UserError(f"--as-of {name}: {lake.root} had no tables at {iso_time(when)}")
-    return State(name, files)
+    return State(name, files, when)
 
 
 def log_run(lake: PartitionFiles, name: str, started: int, computed: Mapping[str, int]) -> None:

@@ -43,12 +43,16 @@ def record_inputs(lake: Lake, inputs: Inputs) -> None:
     path = _path(lake, inputs.fingerprint)
     if path.exists():
         return
+    write_text(path, json.dumps(recorded(inputs), separators=(",", ":")))
+
+
+def recorded(inputs: Inputs) -> dict[str, Any]:
+    """The parts of ``inputs`` as they are kept and as :func:`read_inputs` returns them: plain values."""
     upstream: dict[str, dict[str, list[Any]]] = {}
     for table, partition, facts in inputs.upstream:
         upstream.setdefault(table, {})[partition] = [facts.digest, facts.rows]
     parts = {"table": inputs.table, "version": inputs.version, "settings": inputs.settings, "upstream": upstream}
-    parts["decisions"] = inputs.decisions
-    write_text(path, json.dumps(parts, default=str, separators=(",", ":")))
+    return json.loads(json.dumps(parts | {"decisions": inputs.decisions}, default=str))
 
 
 def read_inputs(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
@@ -64,7 +68,10 @@ def linked_shards(lake: Lake, table: str, partition: str) -> list[str]:
     """The shards that the rows of a partition point to, from its notes; all shards if an old version wrote it without that note."""
     facts, shards = lake.facts(table, partition), lake.shards()
     linked = facts.notes.get(LINKED) if facts else None
-    return shards if linked is None else [shard for shard in shards if shard in linked]
+    if linked is None:
+        return shards
+    named = set(linked)
+    return [shard for shard in shards if shard in named]
 
 
 def _path(lake: Lake, fingerprint: str) -> Path:

@@ -4,6 +4,7 @@ A profile is a YAML file in ``resources/profiles/``. Defaults below are the pape
 (arXiv 2412.14475); a field whose value the paper does not publish says so. Every stage takes its own object, never the whole.
 """
 
+from mmret.settings.alarms import AlarmSettings, EmailSettings
 from mmret.settings.annotation import AnnotateSettings, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
@@ -14,10 +15,12 @@ from mmret.settings.studies import StudySettings
 from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe
 
 __all__ = [
+    "AlarmSettings",
     "AnnotateSettings",
     "AutomationSettings",
     "BandSettings",
     "CorpusSettings",
+    "EmailSettings",
     "EncoderSettings",
     "EngineSettings",
     "EvaluateSettings",

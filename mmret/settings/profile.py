@@ -5,6 +5,7 @@ Example: ``load_profile("demo", {"mine.k": 20})``. Costs some milliseconds.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from mmret.errors import UserError
 from mmret.paths import local_path
 from mmret.schemas import SIGNALS
+from mmret.settings.alarms import AlarmSettings
 from mmret.settings.annotation import AnnotateSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
@@ -53,6 +55,7 @@ class Profile(Settings):
     recipes: dict[str, Recipe]
     studies: StudySettings | None = Field(None, description="recipes are added for them: study-<study>-<variant>-<seed>")
     automation: AutomationSettings = AutomationSettings()
+    alarms: AlarmSettings = AlarmSettings()
     train: tuple[str, ...] = Field((), description="recipes that `mmret run` trains; the others wait to be asked for")
     threads: int | None = Field(None, description="CPU threads of torch; None: as many as there are cores")
 
@@ -70,6 +73,10 @@ class Profile(Settings):
         return self
 
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The loader written in C where PyYAML has it: every step of a graph reads its settings."""
+
+
 def profile_names() -> list[str]:
     return sorted(p.stem for p in PROFILES.glob("*.yaml"))
 
@@ -83,7 +90,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     if not path.is_file():
         raise UserError(f"no profile '{name}': there are {', '.join(profile_names())}, or give the path of a YAML file")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), Loader=_LOADER)
     except yaml.YAMLError as error:
         raise UserError(f"profile {path} is not valid YAML: {error}") from None
     data = {"name": path.stem, **data}
@@ -113,4 +120,4 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
             raise UserError(f"--set {dotted}: '{parent}' has no keys of its own")
-    data[last] = value
+    data[last] = deepcopy(value)  # a later override of one of its parts is no change of this one

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.lake.partitions import Facts, read_facts
-from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX
+from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX, column_comment
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
 
@@ -77,8 +77,8 @@ def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     return found
 
 
-def table_view(table: str, files: Sequence[Path]) -> str:
-    """``CREATE VIEW`` of ``table`` over ``files``; a column that a file does not have is null in its rows."""
+def table_rows(table: str, files: Sequence[Path]) -> str:
+    """A SELECT of the rows of ``table`` in ``files``; a column that a file does not have is null in its rows."""
 
     def columns(names: Sequence[str]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
@@ -87,7 +87,12 @@ def table_view(table: str, files: Sequence[Path]) -> str:
         f"SELECT {columns(names)} FROM read_parquet([{_listed(paths)}], hive_partitioning = false)"
         for names, paths in _by_columns(files).items()
     ] or [f"SELECT {columns(())} WHERE false"]
-    return f'CREATE OR REPLACE VIEW "{table}" AS {" UNION ALL ".join(parts)}'
+    return " UNION ALL ".join(parts)
+
+
+def table_view(table: str, files: Sequence[Path]) -> str:
+    """``CREATE VIEW`` of ``table`` over ``files``."""
+    return f'CREATE OR REPLACE VIEW "{table}" AS {table_rows(table, files)}'
 
 
 EMBEDDINGS = "CREATE OR REPLACE VIEW embeddings AS " + " UNION ALL ".join(
@@ -132,5 +137,17 @@ LEFT JOIN instructions i ON i.pair_id = t.pair_id"""
 
 
 def all_views(files: Files) -> list[str]:
-    """Every ``CREATE VIEW`` statement, tables first. A table that ``files`` lacks has no view, one without files an empty one."""
-    return [*(table_view(t, list(files[t].values())) for t in TABLES if t in files), EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE]
+    """Every ``CREATE VIEW`` statement, tables first, then what the columns say. A table that ``files`` lacks has no view, one
+    without files an empty one."""
+    views = (table_view(t, list(files[t].values())) for t in TABLES if t in files)
+    return [*views, EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE, *_comments(files)]
+
+
+def _comments(files: Files) -> list[str]:
+    """What each column says, where clients show it and ``duckdb_columns()`` lists it."""
+    return [
+        f'COMMENT ON COLUMN "{t}"."{c}" IS {sql_literal(column_comment(t, c))}'
+        for t in TABLES
+        if t in files
+        for c in TABLES[t].names
+    ]

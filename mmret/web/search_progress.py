@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 
-from mmret.progress import reporting
+from mmret.progress import Counts, reporting
 from mmret.search.search import Query, Searcher, SearchResult
 
 
@@ -27,7 +27,7 @@ class SearchProgress:
     def search(self, recipe: str, query: Query, k: int) -> SearchResult:
         """As :meth:`Searcher.search`; meanwhile :meth:`wait_message` tells how far it is."""
 
-        def report(task: str, done: int, total: int | None, note: str = "") -> None:
+        def report(task: str, done: int, total: int | None, note: str = "", counts: Counts | None = None) -> None:
             with self._lock:
                 self._embedding[recipe] = (done, total)
 

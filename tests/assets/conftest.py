@@ -7,7 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.partitions import register
 from mmret.lake import Lake
+from mmret.lake.configuration import resolve
 
 
 @pytest.fixture
@@ -21,5 +23,5 @@ def lake(small_lake: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
     with dg.instance_for_test() as found:
-        found.add_dynamic_partitions("corpus_shards", lake.shards())
+        register(found, lake.shards(), resolve(lake)[0].recipes)
         yield found

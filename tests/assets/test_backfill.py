@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from mmret.cli import app
 from mmret.cli.backfill import select_partitions, selectors
 from mmret.errors import UserError
+from tests.freshness.empty_tables import current_lake
 
 
 @pytest.fixture
@@ -112,6 +113,13 @@ def test_what_is_wrong_is_said(lake, dagster, answers, said):
     dagster.answers |= answers
     with pytest.raises(UserError, match=said):
         call(lake, "--url", dagster.url)
+
+
+def test_a_recipe_that_the_server_does_not_know_is_not_launched(tmp_path, dagster):
+    lake = current_lake(tmp_path / "lake")
+    dagster.answers["assetNodeOrError"] = {"__typename": "AssetNode", "partitionKeys": lake.shards()}
+    with pytest.raises(UserError, match="does not know demo of .* known_partitions registers"):
+        call(lake, "--url", dagster.url, "--stage", "checkpoints", "--partition", "demo")
 
 
 def test_without_a_server_it_says_how_to_start_one_and_a_dry_run_needs_none(lake, tmp_path):

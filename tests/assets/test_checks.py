@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets.checks import MODULES, annotation, mining
+from assets.checks import MODULES, mining
+from assets.checks.by_partition import Finding
 from assets.checks.sql import Check, restrict_to_current
+from assets.partitions import PARTITIONS
 from mmret.freshness.fingerprints import inputs_of
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -17,6 +19,7 @@ from mmret.mine import stage as mine_stage
 from mmret.retriever.train.log import LOG, read_log
 from mmret.schemas import SIGNALS, TABLES
 from mmret.settings import QualitySettings
+from mmret.stages import stage_of
 from mmret.warehouse import connect
 from resources.lake import LakeResource, ProfileResource
 
@@ -24,11 +27,16 @@ CHECKS = {f"{c.asset}: {c.name}": c for module in MODULES for c in vars(module).
 SHARD = "shard-00000"
 
 
+def find(lake: Lake, asset: str) -> dict[str, Finding]:
+    """What each check of ``asset`` finds."""
+    connection, profile = connect(lake), resolve(lake)[0]
+    files = restrict_to_current(connection, lake, profile, asset)
+    return {name: check.find(lake, connection, profile, files) for name, check in CHECKS.items() if check.asset == asset}
+
+
 def failing(lake: Lake, asset: str) -> list[str]:
     """Names of the checks of ``asset`` that find something."""
-    connection = connect(lake)
-    restrict_to_current(connection, lake, resolve(lake)[0], asset)
-    return [name for name, check in CHECKS.items() if check.asset == asset and list(check.violations(lake, connection))]
+    return [name for name, found in find(lake, asset).items() if not found.passed]
 
 
 def rewrite(lake: Lake, table: str, change, shard: str = SHARD) -> None:
@@ -151,7 +159,18 @@ DAMAGE = {
 }
 """Ways in which each check's rule is broken."""
 
-WARNING = {"rejects: sources_are_mostly_taken", "checkpoints: loss_fell"}
+QUALITY = {
+    "triplets: texts_do_not_tell_the_target": (lambda x: {"quality": {"redundancy": {"text_alone": x}}}, "max_text_alone", 1),
+    "triplets: images_do_not_tell_the_target": (lambda x: {"quality": {"redundancy": {"image_alone": x}}}, "max_image_alone", 1),
+    "triplets: texts_are_varied": (lambda x: {"quality": {"distinct_2": x}}, "min_distinct_2", -1),
+    "triplets: texts_do_not_tell_the_source": (lambda x: {"quality": {"leakage": x}}, "max_leakage", 1),
+}
+"""What a shard's facts note, the limit, and in which direction it is passed."""
+MOST_PAIRS = "triplets: most_pairs_have_texts"
+
+WHOLE = {"rejects: sources_are_mostly_taken"}
+"""Checks that are of a table as a whole."""
+WARNING = {"rejects: sources_are_mostly_taken", "checkpoints: loss_fell", *QUALITY, MOST_PAIRS}
 GOES_ON = WARNING | {
     "triplets: rows_of_pairs_are_conserved",
     "neighbours: neighbours_are_images",
@@ -167,24 +186,49 @@ def test_a_sound_lake_passes_every_check(lake):
 
 
 def test_no_check_is_left_that_was_never_seen_failing():
-    assert set(DAMAGE) == set(CHECKS)
+    assert {*DAMAGE, *QUALITY, MOST_PAIRS} == set(CHECKS)
 
 
 @pytest.mark.parametrize(("name", "way"), [(name, way) for name, ways in DAMAGE.items() for way in range(len(ways))])
 def test_a_damaged_table_fails_its_check(lake, name, way):
     damage = DAMAGE[name][way]
     damage(lake) if callable(damage) else rewrite(lake, *damage)
-    assert name in failing(lake, CHECKS[name].asset)
+    found = find(lake, CHECKS[name].asset)[name]
+    assert not found.passed
+    red = "demo" if name.startswith("checkpoints") else SHARD
+    if name in WHOLE:
+        assert found.partitions == set()
+    elif name == "pairs: no_benchmark_picture":
+        assert red in found.partitions, "the picture may be one of other shards' pairs too"
+    else:
+        assert found.partitions == {red}
+
+
+def test_checks_that_can_tell_which_partition_fails_are_split_as_their_asset_is():
+    assert {name for name, check in CHECKS.items() if check.partitions is None} == WHOLE
+    for name, check in CHECKS.items():
+        assert check.spec.partitions_def == (None if name in WHOLE else PARTITIONS[stage_of(check.asset).partitions]), name
+
+
+def test_rows_in_two_shards_are_found_in_both_and_in_no_third(lake):
+    rewrite(lake, "pairs", lambda rows: pa.concat_tables([rows, lake.read("pairs", SHARD).slice(0, 1)]), "shard-00001")
+    settle(lake, "pairs")
+    assert find(lake, "pairs")["pairs: pair_ids_are_unique"].partitions == {SHARD, "shard-00001"}
+    connection = connect(lake)
+    files = restrict_to_current(connection, lake, resolve(lake)[0], "pairs")
+    before = connection.execute("SELECT count(*) FROM pairs").fetchone()
+    CHECKS["pairs: pair_ids_are_unique"].find(lake, connection, resolve(lake)[0], files)
+    assert connection.execute("SELECT count(*) FROM pairs").fetchone() == before, "the next check sees all shards again"
 
 
 def test_what_makes_no_sense_of_later_stages_stops_them_and_what_deserves_a_look_warns():
     assert {name for name, check in CHECKS.items() if not check.blocking} == GOES_ON
     assert {name for name, check in CHECKS.items() if check.warn} == WARNING
     broken = Check("pairs", "x", "y", lambda *_: [("row", 1)] * 30)
-    results = [dataclasses.replace(broken, warn=warn).result(None, None) for warn in (False, True)]
+    results = [dataclasses.replace(broken, warn=warn).find(None, None, None, {}) for warn in (False, True)]
     assert [r.severity for r in results] == [dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN]
     assert not any(r.passed for r in results)
-    assert results[0].metadata["violations"].value == [["row", "1"]] * 20, "the first twenty are shown"
+    assert results[0].rows == [["row", "1"]] * 20, "the first twenty are shown"
 
 
 def test_a_tenth_refused_and_any_number_of_duplicates_are_no_reason_for_a_warning(lake):
@@ -200,16 +244,8 @@ def test_a_loss_that_fell_passes_however_short_its_log(lake):
         assert failing(lake, "checkpoints") == []
 
 
-QUALITY = {
-    "texts_do_not_tell_the_target": (lambda x: {"quality": {"redundancy": {"text_alone": x}}}, "max_text_alone", 1),
-    "images_do_not_tell_the_target": (lambda x: {"quality": {"redundancy": {"image_alone": x}}}, "max_image_alone", 1),
-    "texts_are_varied": (lambda x: {"quality": {"distinct_2": x}}, "min_distinct_2", -1),
-    "texts_do_not_tell_the_source": (lambda x: {"quality": {"leakage": x}}, "max_leakage", 1),
-}
-
-
-def quality(lake: Lake, name: str) -> dg.AssetCheckResult:
-    return getattr(annotation, name)(lake=LakeResource(folder=str(lake.root)), profile=ProfileResource())
+def quality(lake: Lake, name: str) -> Finding:
+    return CHECKS[name].find(lake, None, resolve(lake)[0], {})
 
 
 def with_notes(lake: Lake, notes: dict, rows: int = 8) -> None:
@@ -227,11 +263,11 @@ def test_a_shard_beyond_the_limit_of_its_quality_warns_and_one_at_the_limit_does
     with_notes(lake, noted(limit))
     lake.write("triplets", "shard-00001", TABLES["triplets"].empty_table(), "x")
     good = quality(lake, name)
-    assert good.passed and good.metadata["not measured"].value == 1 and not good.metadata["beyond the limit"].value
+    assert good.passed and good.measured["not measured"] == 1 and not good.partitions
     with_notes(lake, noted(limit + sign * 0.01))
     bad = quality(lake, name)
-    assert not bad.passed and bad.severity == dg.AssetCheckSeverity.WARN
-    assert list(bad.metadata["beyond the limit"].value) == [SHARD]
+    assert not bad.passed and bad.severity == dg.AssetCheckSeverity.WARN and bad.partitions == {SHARD}
+    assert bad.rows == [[SHARD, str(limit + sign * 0.01)]]
 
 
 def test_a_shard_of_which_many_pairs_were_left_out_warns(tmp_path):
@@ -240,12 +276,12 @@ def test_a_shard_of_which_many_pairs_were_left_out_warns(tmp_path):
     lake.write("corpus_manifest", SHARD, TABLES["corpus_manifest"].empty_table(), "x")
     most = round(1000 * limit)
     with_notes(lake, {"left_out": {"no answer": most}}, rows=1000 - most)
-    assert quality(lake, "most_pairs_have_texts").passed
+    assert quality(lake, MOST_PAIRS).passed
     with_notes(lake, {"left_out": {"no answer": most, "refused": 5}}, rows=1000 - most)
-    found = quality(lake, "most_pairs_have_texts")
-    assert not found.passed and found.metadata["beyond the limit"].value[SHARD]["failed"] == pytest.approx((most + 5) / 1005)
+    found = quality(lake, MOST_PAIRS)
+    assert not found.passed and found.partitions == {SHARD} and float(found.rows[0][1]) == pytest.approx((most + 5) / 1005)
     with_notes(lake, {}, rows=0)
-    assert quality(lake, "most_pairs_have_texts").metadata["not measured"].value == 1
+    assert quality(lake, MOST_PAIRS).measured["not measured"] == 1
 
 
 @pytest.mark.parametrize(("recall", "passes"), [(None, True), ([0.99, 0.99], True), ([1.0, 0.5], False), ([0.5, 1.0], False)])

@@ -8,6 +8,7 @@ import dagster as dg
 from assets.corpus import corpus_manifest
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from resources.declared import Declarations
 from resources.lake import LakeResource, ProfileResource
 from tests.assets.pictures import drop
 
@@ -19,7 +20,11 @@ def seal(lake: Lake, plan: dict, **overrides: object) -> Mapping[str, dg.Metadat
         done = dg.materialize(
             [corpus_manifest],
             instance=instance,
-            resources={"lake": LakeResource(folder=str(lake.root)), "profile": ProfileResource(overrides=overrides)},
+            resources={
+                "lake": LakeResource(folder=str(lake.root)),
+                "profile": ProfileResource(overrides=overrides),
+                "declared": Declarations(),
+            },
             run_config={"ops": {"corpus_manifest": {"config": plan}}},
         )
     assert done.success

@@ -1,12 +1,16 @@
 """The history that `mmret run` writes is one that any Dagster reads, and writing it starts no process."""
 
+import gc
+import sqlite3
 import subprocess
 
 import dagster as dg
+import psutil
 import pytest
 
 from assets.dagster_internals import VERSION
 from assets.dagster_internals.event_log import PersistentSqliteEventLogStorage, open_instance
+from assets.dagster_internals.run_storage import PersistentSqliteRunStorage
 
 
 @dg.op
@@ -35,6 +39,46 @@ def test_each_run_is_whole_to_a_dagster_that_knows_nothing_of_us(home):
             assert events.count(dg.DagsterEventType.STEP_SUCCESS) == events.count(dg.DagsterEventType.RUN_SUCCESS) == 1
             assert any(e.user_message == "said" for e in plain.all_logs(run))
     assert not list(home.rglob("*.new"))
+
+
+def test_runs_are_read_and_written_over_one_connection_and_a_ui_beside_it_sees_and_changes_them(home, monkeypatch):
+    with open_instance(str(home)) as instance, dg.DagsterInstance.from_config(str(home)) as ui:
+        assert isinstance(instance.run_storage, PersistentSqliteRunStorage)
+        first = talk.execute_in_process(instance=instance).run_id
+        opened = []
+        connect = sqlite3.connect
+        monkeypatch.setattr(
+            sqlite3, "connect", lambda path, *more, **options: opened.append(path) or connect(path, *more, **options)
+        )
+        second = talk.execute_in_process(instance=instance).run_id
+        assert not [path for path in opened if str(path).endswith("runs.db")]
+        monkeypatch.undo()
+        assert {run.run_id for run in ui.get_runs()} == {first, second}
+        assert ui.get_run_by_id(second).status == dg.DagsterRunStatus.SUCCESS
+        ui.add_run_tags(first, {"seen": "by the UI"})
+        assert instance.get_run_by_id(first).tags["seen"] == "by the UI"
+        ui.delete_run(first)
+        assert instance.get_run_by_id(first) is None
+
+
+def test_a_block_of_the_runs_that_fails_leaves_nothing_behind(home):
+    with open_instance(str(home)) as instance:
+        run = talk.execute_in_process(instance=instance).run_id
+        with pytest.raises(KeyboardInterrupt, match="^$"):
+            with instance.run_storage.connect() as connection:
+                connection.exec_driver_sql("DELETE FROM runs")
+                raise KeyboardInterrupt
+        with dg.DagsterInstance.from_config(str(home)) as ui:
+            assert ui.has_run(run) and instance.has_run(run)
+
+
+def test_an_instance_that_was_closed_holds_no_file_of_its_home_open(home):
+    open_files = psutil.Process().open_files
+    with open_instance(str(home)) as instance:
+        talk.execute_in_process(instance=instance)
+        assert [f.path for f in open_files() if f.path.startswith(str(home / "history" / "runs"))]
+    gc.collect()
+    assert not [f.path for f in open_files() if f.path.startswith(str(home / "history" / "runs"))]
 
 
 def test_a_run_starts_no_process(home, monkeypatch):

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from assets.definitions import defs
-from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
+from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE, column_comment
 from mmret.stages import TABLE
 from tests.conftest import CHECKOUT
 
@@ -36,6 +36,9 @@ def test_the_ui_has_what_it_shows(table):
     assert node.group_name != "default" and node.kinds and node.owners and len(node.description) > 20
     columns = node.metadata["dagster/column_schema"].columns
     assert [c.name for c in columns] == TABLES[table].names
+    assert [c.description for c in columns] == [column_comment(table, c.name) for c in columns] and all(
+        c.description for c in columns
+    )
 
 
 def test_lineage_runs_from_the_manifest_to_the_evaluations():

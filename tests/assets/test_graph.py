@@ -7,7 +7,7 @@ from assets.automation.pools import POOLS
 from assets.definitions import defs
 from assets.display.lineage import LINEAGE
 from assets.display.metadata import histogram
-from assets.partitions import corpus_shards
+from assets.partitions import corpus_shards, recipes
 from mmret.schemas import TABLES
 from mmret.stages import RUNS, STAGES, names_of
 
@@ -59,7 +59,7 @@ def test_a_job_computes_the_stages_it_is_named_after():
     assert computed("synthesise") == {"images", "rejects"} | vectors | mined | texts
     assert computed("stale_shards") == computed("synthesise") | {"towers"} and computed("train_towers") == {"towers"}
     assert computed("train_and_evaluate") == {"checkpoints", "evaluations"} and computed("verify") == set()
-    assert defs.resolve_job_def("train_and_evaluate").partitions_def.get_partition_keys() == ["demo"]
+    assert defs.resolve_job_def("train_and_evaluate").partitions_def == recipes
 
 
 def test_a_stage_waits_for_all_shards_of_what_it_reads_beyond_its_own_and_runs_in_the_pool_of_what_it_needs():
@@ -83,6 +83,8 @@ def test_what_launches_or_looks_by_itself_does_so_as_often_as_its_cost_allows():
         "missing_or_stale_shards": 30,
         "train_on_new_pairs": 60,
         "fresh_catalogue": 60,
+        "known_partitions": 30,
+        "alarms": 60,
         "stale_partitions": 120,
     }
     assert {(s.name, s.cron_schedule, s.job_name) for s in repository.schedule_defs} == {

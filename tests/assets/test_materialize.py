@@ -1,10 +1,12 @@
 """The loop that every asset shares: what is current is not computed, the rest once, and each partition is reported by itself."""
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 
+from assets.annotation import with_time_left
 from assets.display.metadata import column_schema, describe, has_charts, preview
 from assets.graph import stage_asset
 from assets.materialize import TRANSIENT, current_or_compute, materialize, materialize_whole
@@ -156,3 +158,14 @@ def test_charts_are_drawn_of_the_first_shard_and_of_every_eighth_after_it(tmp_pa
     for n in range(18):
         seal(lake, f"shard-{n:05d}")
     assert [shard for shard in lake.shards() if has_charts(lake, shard)] == ["shard-00000", "shard-00008", "shard-00016"]
+
+
+def test_the_time_left_is_shown_at_the_last_partition_of_a_run_alone(lake, monkeypatch):
+    noted: list[tuple] = []
+    context = SimpleNamespace(partition_keys=[FIRST, SECOND], add_asset_metadata=lambda *a, **named: noted.append((*a, named)))
+    made, asked = dg.MaterializeResult(), []
+    monkeypatch.setattr("mmret.annotate.stage.seconds_left", lambda *a: asked.append(a[1:]) or 12.5)
+    assert with_time_left(context, LakeResource(folder=str(lake.root)), "instructions", made) is made
+    assert noted == [({"seconds_left_for_mined_shards": 12.5}, {"partition_key": SECOND})] and asked == [("instructions", SECOND)]
+    monkeypatch.setattr("mmret.annotate.stage.seconds_left", lambda *a: None)
+    assert with_time_left(context, LakeResource(folder=str(lake.root)), "instructions", made) is made and len(noted) == 1

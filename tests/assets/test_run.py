@@ -101,8 +101,8 @@ def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage(m
     monkeypatch.setattr(assets.runner.run, "check_enough", lambda _: None)
     runner, launched = object.__new__(Runner), []
     runner.lake = SimpleNamespace(shards=lambda: ["shard-00000", "shard-00001", "shard-00002"])
-    runner.instance = SimpleNamespace(add_dynamic_partitions=lambda *_: None)
-    runner.profile, runner.outcome, runner.on_stage = SimpleNamespace(train=[]), Outcome(), lambda *_: None
+    runner.instance = SimpleNamespace(add_dynamic_partitions=lambda *_: None, get_dynamic_partitions=lambda _: [])
+    runner.profile, runner.outcome, runner.on_stage = SimpleNamespace(train=[], recipes={}), Outcome(), lambda *_: None
     runner.launch = lambda tables, key, config=None: launched.append((tuple(tables), key))
 
     def stale(tables, key):

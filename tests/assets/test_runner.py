@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 
+from assets.runner.cause import causes_of
 from assets.runner.run import Outcome, Runner
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -22,7 +23,9 @@ class Fake(Runner):
         self.lake, self.profile, self.outcome = lake, profile, Outcome()
         self.launched, self.told, self.verified, self.added = [], [], 0, []
         self.on_stage = lambda *about: self.told.append(about)
-        self.instance = SimpleNamespace(add_dynamic_partitions=lambda name, keys: self.added.append((name, keys)))
+        self.instance = SimpleNamespace(
+            add_dynamic_partitions=lambda name, keys: self.added.append((name, keys)), get_dynamic_partitions=lambda name: []
+        )
 
     def launch(self, tables, partition, config=None):
         self.configs = [*getattr(self, "configs", []), config]
@@ -44,7 +47,7 @@ def test_where_all_is_current_the_sources_are_listed_and_nothing_else_is_done(la
     runner = Fake(lake)
     outcome = runner.run()
     assert runner.launched == [(("corpus_manifest",), None)] and not runner.verified and outcome.total > 0
-    assert runner.added == [("corpus_shards", SHARDS)]
+    assert runner.added == [("corpus_shards", SHARDS), ("recipes", list(PROFILE.recipes))]
 
 
 def test_a_stale_stage_is_launched_with_those_behind_it_in_its_run(lake):
@@ -120,10 +123,10 @@ def test_the_cause_is_told_in_the_words_of_the_error_behind_it():
     inner = failed("mmret.errors.UserError: set mine.k\n", "UserError").step_failure_data.error
     outer = failed("Failure", "Failure", inner)
     quiet = SimpleNamespace(is_step_failure=False)
-    assert str(Runner._cause(SimpleNamespace(all_events=[quiet, outer]))) == "pairs failed: set mine.k"
-    other = Runner._cause(SimpleNamespace(all_events=[failed("KeyError: 'x'\n", "KeyError")]))
-    assert isinstance(other, UserError) and str(other) == "pairs failed: KeyError: 'x'\nb\nc\nd\n"
-    assert "failed before its first step" in str(Runner._cause(SimpleNamespace(all_events=[])))
+    assert list(map(str, causes_of([quiet, outer]))) == ["pairs failed: set mine.k"]
+    (other,) = causes_of([failed("KeyError: 'x'\n", "KeyError")])
+    assert str(other) == "pairs failed: KeyError: 'x'\nb\nc\nd\n" and other.reason == "KeyError: 'x'"
+    assert causes_of([quiet]) == []
 
 
 def test_runs_that_a_killed_process_left_are_failed_and_no_others(lake):
@@ -149,11 +152,14 @@ def test_runs_that_a_killed_process_left_are_failed_and_no_others(lake):
 
 
 def test_what_failed_and_what_warned_is_told_apart():
-    def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> SimpleNamespace:
-        return SimpleNamespace(asset_key=dg.AssetKey("pairs"), check_name=name, passed=passed, severity=severity)
+    def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity, partition: str | None = None) -> SimpleNamespace:
+        return SimpleNamespace(
+            asset_key=dg.AssetKey("pairs"), check_name=name, passed=passed, severity=severity, partition=partition
+        )
 
     error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
     found = [evaluation("a", True, error), evaluation("b", False, error), evaluation("c", False, warn), evaluation("d", True, warn)]
+    found += [evaluation("a", False, error, "shard-00000"), evaluation("c", False, warn, "shard-00000")]  # for the UI
     runner = object.__new__(Runner)
     runner.outcome, runner._how = Outcome(), dict
     result = SimpleNamespace(get_asset_check_evaluations=lambda: found)

@@ -13,6 +13,7 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.lease import exclusive
 from mmret.schemas import TABLES
+from resources.declared import Declarations, DeclaredSource
 from resources.lake import LakeResource
 from tests.freshness.empty_tables import SHARDS, current_lake
 
@@ -23,7 +24,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now, self.signatures = 1000.0, {}
         monkeypatch.setattr(time, "time", lambda: self.now)
-        monkeypatch.setattr("assets.automation.sensors.signature", lambda source: self.signatures.get(source))
+        monkeypatch.setattr("assets.automation.watching.signature", lambda source: self.signatures.get(source))
 
 
 @pytest.fixture
@@ -40,12 +41,12 @@ def watched(tmp_path) -> Lake:
 
 
 class Watcher:
-    def __init__(self, lake: Lake):
-        self.lake, self.cursor = lake, None
+    def __init__(self, lake: Lake, declared: Declarations | None = None):
+        self.lake, self.declared, self.cursor = lake, declared or Declarations(), None
 
     def look(self) -> list[dg.RunRequest] | str:
         """The runs asked for, or why there are none."""
-        resources = {"lake": LakeResource(folder=str(self.lake.root))}
+        resources = {"lake": LakeResource(folder=str(self.lake.root)), "declared": self.declared}
         found = new_pictures(dg.build_sensor_context(cursor=self.cursor, resources=resources))
         if isinstance(found, dg.SkipReason):
             return found.skip_message
@@ -64,6 +65,12 @@ def test_a_source_is_sealed_once_when_it_has_been_quiet_long_enough(watched, clo
     assert asked.run_key == "/pictures/a:one" and asked.tags == {"mmret/because": "new in /pictures/a"}
     clock.now += 1000
     assert watcher.look() == "no watched source has changed"
+
+
+def test_a_declared_source_is_left_to_its_own_file(watched, clock):
+    watcher = Watcher(watched, Declarations(sources=[DeclaredSource(name="b", path="/pictures/b")]))
+    clock.signatures = {"/pictures/a": "one", "/pictures/b": "two"}
+    assert watcher.look() == "waiting for /pictures/a to be quiet"
 
 
 def test_a_source_that_goes_on_changing_is_waited_for_from_its_last_change_on(watched, clock):

@@ -30,19 +30,22 @@ def run(lake: Lake, instance: dg.DagsterInstance) -> dict:
     resources = {"lake": LakeResource(folder=str(lake.root)), "profile": ProfileResource()}
     result = compact.execute_in_process(resources=resources, instance=instance)
     assert result.success
+    said = [e.user_message for e in instance.all_logs(result.run_id) if not e.is_dagster_event]
     event = next(e for e in result.all_events if e.is_successful_output)
-    return {name: entry.value for name, entry in event.event_specific_data.metadata.items()}
+    return {name: entry.value for name, entry in event.event_specific_data.metadata.items()} | {"said": said}
 
 
 def test_the_job_compacts_and_waits_for_writers(lake):
     with dg.DagsterInstance.ephemeral() as instance:
         with exclusive(lake):
-            assert run(lake, instance)["lance_files_merged"] == 0
+            waited = run(lake, instance)
+        assert waited["lance_files_merged"] == 0 and any("wait for the next time: another `mmret run`" in t for t in waited["said"])
         other = instance.create_run_for_job(compact, status=dg.DagsterRunStatus.STARTED)
-        assert run(lake, instance)["lance_files_merged"] == 0
+        waited = run(lake, instance)
+        assert waited["lance_files_merged"] == 0 and any("another run is writing" in text for text in waited["said"])
         instance.delete_run(other.run_id)
         done = run(lake, instance)
-    assert done["lance_files_merged"] >= 5 and lake.lance("t").count_rows() == 5
+    assert not done["said"] and done["lance_files_merged"] >= 5 and lake.lance("t").count_rows() == 5
 
 
 def test_the_job_merges_under_the_lease_so_that_no_mmret_run_begins_meanwhile(lake, monkeypatch):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 
 from mmret.benchmarks import stage
 from mmret.benchmarks.circo import scorer as circo
@@ -18,7 +19,7 @@ from mmret.benchmarks.circo.submission import circo_submission
 from mmret.benchmarks.cirr import scorer as cirr
 from mmret.benchmarks.cirr.submission import cirr_submission
 from mmret.benchmarks.common.reading import annotation_file, companion_file, read_json, recognise
-from mmret.benchmarks.common.reports import comparison, evaluation_rows, markdown, record, remarks, robustness, summary
+from mmret.benchmarks.common.reports import comparison, evaluation_rows, markdown, picture, record, remarks, robustness, summary
 from mmret.benchmarks.common.runs import COMPOSED, IMAGE_ONLY, BenchmarkRun, MissingPictures, Variant
 from mmret.benchmarks.common.scores import ScoreOptions
 from mmret.benchmarks.common.submissions import MAX_BYTES, write_submission
@@ -319,6 +320,26 @@ def test_a_comparison_has_every_variant_then_published_rows_and_paraphrases_have
     assert robustness(a_run(paraphrases=a_run().paraphrases[:1])) == []
     assert summary(a_run())["paraphrases"] == {"R@1": {"mean": 7, "sd": pytest.approx(7**0.5), "lowest": 4, "highest": 9}}
     assert "ours over 3 paraphrases" in markdown({"ours": a_run()})
+
+
+def test_the_picture_has_a_bar_of_each_models_value_with_its_figure_beside_it(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, dpi: drawn.append((self, path)))
+    picture({"ours": a_run(partial="PARTIAL")}, tmp_path / "new" / "comparison.png")
+    metrics, rows = comparison({"ours": a_run(partial="PARTIAL")})
+    (figure, path), labels = drawn[0], [label for label, _ in rows]
+    shown = [m for i, m in enumerate(metrics) if any(v[i] is not None for _, v in rows)][:4]
+    assert path.parent.is_dir() and [axis.get_title() for axis in figure.axes] == shown
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == labels and figure.axes[0].yaxis_inverted()
+    for axis, metric in zip(figure.axes, shown, strict=True):
+        values = [v[metrics.index(metric)] for _, v in rows]
+        assert [bar.get_width() for bar in axis.patches] == [v or 0 for v in values]
+        assert [t.get_text().strip() for t in axis.texts] == ["-" if v is None else f"{v:.2f}" for v in values]
+        assert axis.get_xlim()[0] == 0 and axis.get_xlim()[1] >= max(v or 0 for v in values) * 1.1
+        greys = {bar.get_facecolor()[:3] for bar, label in zip(axis.patches, labels, strict=True) if "published" in label}
+        own = {bar.get_facecolor()[:3] for bar, label in zip(axis.patches, labels, strict=True) if "published" not in label}
+        assert len(greys) == 1 and len(own) == 2 and not greys & own
+    assert "cirr" in figure.get_suptitle() and "PARTIAL" in figure.get_suptitle()
 
 
 def test_remarks_begin_with_what_is_missing_and_tell_splits_apart():

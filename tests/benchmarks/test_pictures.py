@@ -198,3 +198,15 @@ def test_recipes_that_run_trains_come_first_and_those_without_a_checkpoint_not_a
     assert pick_recipe(lake, profile, "a") == "a"
     with pytest.raises(UserError, match="no checkpoint of recipe 'empty'.*there are z, y, a, untrained"):
         pick_recipe(lake, profile, "empty")
+
+
+def test_without_an_instruction_a_model_keeps_its_own_and_one_that_knows_none_is_asked_without(painted):
+    class OwnWords(InstructedColours):
+        def encode(self, images=None, texts=None, batch_size=64, instruction="its own"):
+            return super().encode(images, texts, batch_size, instruction)
+
+    model, plain = OwnWords(), Colours()
+    for instruction in (None, "", "find it"):
+        Embedder(model, "m").text_vectors(["to 1 2 3"], instruction)
+        Embedder(plain, "p").composed_vectors([Shot(painted[0])], ["to 1 2 3"], instruction)
+    assert model.instructions == ["its own", "its own", "find it"] and plain.pictures == 3

@@ -236,6 +236,15 @@ def test_circo_is_run_with_and_without_the_shared_concept(tmp_path):
     assert run.protocol == "circo-1/megapairs"
 
 
+def test_other_wordings_are_asked_for_and_are_of_the_image_and_the_text(tmp_path):
+    world, nearly_blind_to_text = circo(tmp_path), Colours(takes_text=1e-6)
+    assert run_benchmark("circo", Colours(), "m", options(*world)).paraphrases == ()
+    run = run_benchmark("circo", nearly_blind_to_text, "m", options(*world, paraphrases=True))
+    values = {v.name: dict(v.metrics()) for v in run.variants}
+    assert values[IMAGE_ONLY] != values[TEXT_ONLY] and len(run.paraphrases) > 1
+    assert all(dict(wording.metrics()) == values[IMAGE_ONLY] for wording in run.paraphrases)
+
+
 def test_the_protocol_is_shown_beside_every_number(tmp_path):
     run = run_benchmark("cirr", Colours(), "m", options(*cirr(tmp_path), template="sentence"))
     assert "protocol cirr-1/sentence" in markdown({"m": run})
@@ -268,6 +277,10 @@ def test_mmeb_cuts_instructions_off_for_a_fused_encoder_and_passes_them_to_one_t
     world = mmeb(tmp_path)
     plain, instructed = Colours(), InstructedColours()
     assert run_benchmark("mmeb", plain, "m", options(*world)).protocol == "mmeb-v1.1/content"
+    assert run_benchmark("mmeb", instructed, "n", options(*world, template="content")).protocol == "mmeb-v1.1/content"
+    instructed.instructions.clear()
+    with pytest.raises(UserError, match="no template 'sentence' for mmeb: there are .*content.*instructed|instructed.*content"):
+        run_benchmark("mmeb", plain, "m", options(*world, template="sentence"))
     assert run_benchmark("mmeb", instructed, "n", options(*world)).protocol == "mmeb-v1.1/instructed"
     seen = plain.texts + instructed.texts
     assert not any("<|image_1|>" in t or t != t.strip() for t in seen)

@@ -16,7 +16,8 @@ status       --lake --json
 backfill     --lake --stage --partition --url --wait --dry-run
 estimate     --lake --set --rate --json
 quality      --lake --shard --anew/--no-anew --pictures --set --json
-sql          QUERY --lake --as-of --json
+sql          QUERY --lake --as-of --json --csv --parquet --wide
+diff         BEFORE AFTER --lake --table --rows --json
 bands        --lake --plot --propose/--no-propose --json
 search       --lake --recipe --image --text -k --json
 evaluate     --lake --triplets --recipe --json

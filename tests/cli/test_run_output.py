@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mmret.cli.run_summary import _found_by_text_alone, print_summary, summarise_run
 from mmret.cli.run_summary_changes import WORDS, print_changes
+from mmret.cli.run_summary_expectations import print_expectations
 from mmret.ingest.changes import CHANGES
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
@@ -21,6 +22,7 @@ from tests.conftest import CHECKOUT
 COMMANDS = (
     'mmret sql --lake {lake} "SELECT query_path, texts[1], target_path FROM triplets LIMIT 5"',
     'mmret search --lake {lake} --image FILE --text "the same in red"',
+    "mmret gallery --lake {lake}",
     "mmret export --lake {lake} --format megapairs --out DIR",
 )
 
@@ -83,6 +85,25 @@ def test_commands_for_pasting_stay_on_one_line_at_any_width(tmp_path, width):
     print_summary(summarise_run(lake, resolve(lake)[0], Outcome()), Console(file=out, width=width))
     for command in COMMANDS:
         assert f"  {command.format(lake=shlex.quote(str(lake.root)))}" in out.getvalue().splitlines()
+
+
+def said_of(**summary) -> str:
+    out = io.StringIO()
+    print_expectations({"lake": "/my lake", "queries_with_pairs": 0, **summary}, Console(file=out, width=4000))
+    return out.getvalue()
+
+
+def test_a_lake_of_thirty_pictures_says_what_to_expect_of_it_and_one_of_thousands_says_nothing():
+    measured, unmeasured = {"checkpoints": 1, "evaluations": 16}, {"checkpoints": 1, "evaluations": 0}
+    small = said_of(towers_trained_on=30, rows={"images": 30, **measured})
+    assert "trained on 30 pictures" in small and "little better than a guess" in small and "seed" not in small
+    grown = said_of(towers_trained_on=30, rows={"images": 5000, **measured})
+    assert "The lake has 5,000 pictures now" in grown and "mmret run --lake '/my lake' --set towers.seed=1" in grown
+    unheld = said_of(towers_trained_on=0, queries_with_pairs=28, rows={"images": 5000, **unmeasured})
+    assert unheld.startswith("not measured: of 28 query images none") and "evaluate.held_out=0.2" in unheld
+    assert said_of(towers_trained_on=1200, rows={"images": 90_000, **measured}) == ""
+    untrained = {"checkpoints": 0, "evaluations": 0}
+    assert said_of(towers_trained_on=0, rows={"images": 0, **untrained}) == "", "another line says why nothing was trained"
 
 
 def test_summarising_changes_nothing_of_what_the_lake_records(tmp_path):

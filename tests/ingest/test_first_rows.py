@@ -115,6 +115,15 @@ def test_too_few_usable_images_are_one_sentence_with_the_commonest_reason(tmp_pa
         check_enough(lake)
 
 
+def test_too_few_usable_images_name_the_table_that_was_not_read_as_captions(tmp_path: Path):
+    table = "foto,beschreibung\n" + "".join(f"{i:02}.png,some words\n" for i in range(10))
+    lake = Lake(tmp_path / "lake")
+    seal(lake, write(pictures(tmp_path / "in", 10), {"captions.csv": table}))
+    ingest_shard(lake, "shard-00000", resolve(lake)[0].ingest, "x")
+    with pytest.raises(UserError, match="0 usable images, .* no caption, .*; captions.csv has no image column: found foto, beschr"):
+        check_enough(lake)
+
+
 def test_enough_images_and_lakes_of_imports_alone_pass(tmp_path: Path):
     lake = Lake(tmp_path / "lake")
     check_enough(lake)

@@ -3,21 +3,36 @@ bands that a lake gives out."""
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from mmret.errors import UserError
+from mmret.ingest.stage import ingest_shard, seal_corpus
 from mmret.lake import Lake
 from mmret.mine import lake_bands
 from mmret.mine.candidates import _ShardLists, _SortedShard
-from mmret.mine.lake_bands import lake_report, mined_bands, propose_band
+from mmret.mine.lake_bands import _copies, lake_report, mined_bands, propose_band
 from mmret.mine.merge import neighbours
-from mmret.mine.operands import GROUP, NORM_TOLERANCE, Matrix, _float_block, _hadamard, _int8_block, _padded, _rotated
+from mmret.mine.operands import (
+    GROUP,
+    NORM_TOLERANCE,
+    Matrix,
+    _float_block,
+    _hadamard,
+    _int8_block,
+    _padded,
+    _rotated,
+    exact_scores,
+    exact_scores_of_few,
+)
 from mmret.mine.scores import pair_scores
 from mmret.schemas import CANDIDATES, SIGNALS
-from mmret.settings import BandSettings, MineSettings
+from mmret.settings import BandSettings, MineSettings, load_profile
 from tests.mine.corpora import BAND, clustered, image_ids, shards
 from tests.mine.lakes import add_shard
 
@@ -82,6 +97,14 @@ def test_a_vector_may_be_a_hundredth_off_its_length_and_no_more(length, fits):
         with pytest.raises(UserError, match="caption: the vector of image a has length"):
             Matrix(vectors, ["a"], "caption", 64, CPU, int8=False)
     assert NORM_TOLERANCE == 0.01
+
+
+def test_of_several_bad_vectors_the_first_is_named_with_its_own_problem_and_the_others_counted():
+    vectors = clustered(70, 4, 0)
+    vectors[41], vectors[53], vectors[60] = [1, 1, 0, 0], [0, 0, 0, 0], [np.nan, 0, 0, 1]
+    names = image_ids(70)
+    with pytest.raises(UserError, match=rf"image {names[41]} has length 1.414, not 1 \(3 such rows in its tile\)"):
+        Matrix(vectors, names, "caption", 70, CPU, int8=False)
 
 
 def test_vectors_of_another_kind_or_number_are_refused():
@@ -154,6 +177,53 @@ def test_a_band_of_captions_is_proposed_with_equal_texts_as_near_duplicates_and_
     propose_band(lake, "caption", lambda signal: 1 / 0)
     propose_band(lake, "dino_image", {"dino_image": 7}.get)
     assert asked == [(60, [1.0]), (60, [60.0, 7.0])]
+
+
+class BrightnessEncoder:
+    """Encodes a picture as its mean brightness and one coordinate more, of unit length."""
+
+    batch_size = 64
+
+    def __init__(self):
+        self.batches = []
+
+    def preprocess(self, data: bytes) -> torch.Tensor:
+        with Image.open(io.BytesIO(data)) as picture:
+            return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+
+    def encode_images(self, pixels: torch.Tensor) -> np.ndarray:
+        self.batches.append(pixels.float())
+        light = pixels.float().mean((1, 2, 3)).numpy() / 255
+        return np.stack([light, np.sqrt(1 - light**2)], 1).astype(np.float32)
+
+
+def test_near_duplicates_are_measured_on_a_seeded_sample_of_pictures_each_against_its_own_copy(tmp_path, monkeypatch):
+    lake = Lake(tmp_path / "lake")
+    settings = load_profile("demo", {"corpus.sources": ["shapes:80?seed=3"], "corpus.shard_size": 40})
+    seal_corpus(lake, settings, "x")
+    ingest_shard(lake, "shard-00000", settings.ingest, "x")
+    ids = lake.read("images", "shard-00000")["image_id"].to_pylist()
+    assert len(ids) == 40
+    encoder = BrightnessEncoder()
+    scores = _copies(lake, "shard-00000", ids, encoder)
+    assert scores.shape == (40,) and (scores > 0.999).all() and (scores <= 1 + 1e-6).all() and (scores < 1).any()
+    copies, pictures = encoder.batches[0], encoder.batches[1]
+    assert [len(b) for b in encoder.batches] == [32, 32, 8, 8], "batches of 32 at most"
+    assert (copies - pictures).abs().max() > 1 and (copies - pictures).abs().mean() < 20, "a slightly cropped copy, not the picture"
+    assert (_copies(lake, "shard-00000", ids[::-1], BrightnessEncoder()) == scores).all()
+
+    monkeypatch.setattr(lake_bands, "COPIES", 7)
+    sample = BrightnessEncoder()
+    assert len(_copies(lake, "shard-00000", ids, sample)) == 7
+    chosen = {bytes(p.to(torch.uint8).numpy().tobytes()) for p in sample.batches[1]}
+    assert chosen <= {bytes(p.to(torch.uint8).numpy().tobytes()) for b in encoder.batches[1::2] for p in b} and len(chosen) == 7
+
+
+def test_scores_of_no_pairs_are_no_scores():
+    rows = torch.eye(3).half()
+    none = np.zeros(0, np.int64)
+    for scores in (exact_scores, exact_scores_of_few):
+        assert scores(rows, rows, none, none).shape == (0,) and scores(rows, rows, none, none).dtype == np.float32
 
 
 def test_what_was_not_mined_yet_says_so(tmp_path):

@@ -149,9 +149,9 @@ def test_the_check_on_losses(tmp_path, losses, finite, fell):
     lake = Lake(tmp_path)
     row = {"recipe": "r", "folder": "checkpoints/r", "step": 3, "loss": 1.0, "pairs": 1, "seconds": 1.0, "settings": "{}"}
     lake.write("checkpoints", "r", pa.Table.from_pylist([{**dict.fromkeys(CHECKPOINTS.names), **row}], CHECKPOINTS), "x")
-    assert loss_is_finite.result(lake, None).passed and loss_fell.result(lake, None).passed  # no log, nothing to say
+    assert not loss_is_finite.violations(lake, None, None) and not loss_fell.violations(lake, None, None)  # no log, nothing to say
     folder = tmp_path / "checkpoints" / "r"
     folder.mkdir()
     write_log([{"step": i, "loss": loss} for i, loss in enumerate(losses)], folder)
-    assert bool(loss_is_finite.result(lake, None).passed) == finite
-    assert bool(loss_fell.result(lake, None).passed) == fell
+    assert (not loss_is_finite.violations(lake, None, None)) == finite
+    assert (not loss_fell.violations(lake, None, None)) == fell

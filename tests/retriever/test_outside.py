@@ -39,6 +39,7 @@ def materialise(lake: Lake, settings: dict | None = None, **changes) -> tuple[dg
     """One run of ``checkpoints`` for recipe demo with ``settings`` and those of the recipe overridden, and what it logged."""
     overrides = {**(settings or {}), **{f"recipes.demo.{key}": value for key, value in changes.items()}}
     with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("recipes", ["demo"])
         result = dg.materialize(
             [checkpoints],
             partition_key="demo",

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from mmret.lake import Lake, history
-from mmret.schemas import TABLES, TRIPLETS
+from mmret.schemas import TABLES, TRIPLETS, column_comment
 from mmret.warehouse import build_catalogue, catalogue_path, connect, open_catalogue
 from mmret.warehouse.catalogue import attach
 
@@ -131,6 +131,17 @@ def test_partitions_and_runs_are_tables(tmp_path):
             ("triplets", "shard-00000", 50, "1")
         ]
         assert connection.execute("SELECT run, computed FROM runs").fetchall() == [("run-1", '{"triplets": 50}')]
+
+
+def test_every_column_of_every_table_says_what_it_holds(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    asked = (
+        "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE comment IS NOT NULL ORDER BY table_name, column_index"
+    )
+    with open_catalogue(lake) as connection:
+        found = connection.execute(asked).fetchall()
+    assert found == [(t, c, column_comment(t, c)) for t in sorted(TABLES) for c in TABLES[t].names]
 
 
 def test_views_of_a_checkpoint_s_state_are_those_that_are_kept(tmp_path):

@@ -1,9 +1,12 @@
 """docs/sql.md: every query of the page runs on a lake and finds rows, each worked one in the catalogue as in memory."""
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from tests.conftest import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "sql.md").read_text()
 QUERIES = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(CHECKOUT)}
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -36,21 +40,45 @@ def test_a_worked_query_finds_rows(lake, number):
         assert sorted(map(str, found["catalogue"])) == sorted(map(str, found["memory"]))
 
 
-def test_polars_and_pandas_in_two_lines(lake):
-    rows = Lake(lake.root).read("triplets").num_rows
-    for snippet, name in zip(SNIPPETS, ("triplets", "frame"), strict=True):
-        assert len(snippet.strip().splitlines()) == 2
-        names = {"lake_folder": str(lake.root)}
-        exec(snippet, names)  # noqa: S102 - the page's own text
-        made = names[name]
-        assert len(made.collect() if hasattr(made, "collect") else made) == rows
+def made(snippet: str, lake_folder: str):
+    """What the two lines of the page make: what the last one assigns, or shows."""
+    first, last = snippet.strip().splitlines()
+    names = {"lake_folder": lake_folder}
+    exec(first, names)  # noqa: S102 - the page's own text
+    if not re.match(r"\w+ = ", last):
+        return eval(last, names)  # noqa: S307
+    exec(last, names)  # noqa: S102
+    return names[last.split(" = ")[0]]
 
 
-def test_the_shell_s_commands_are_the_command_s(lake):
-    for line in re.findall(r"^mmret (sql .*?)(?:  +#.*)?$", PAGE, re.M):
-        if "2026-01-31" in line:
+@pytest.mark.parametrize("number", range(5))
+def test_each_way_in_takes_two_lines_and_gives_every_row(lake, number):
+    open_catalogue(lake).close()
+    rows = lake.read("triplets").num_rows
+    assert len(SNIPPETS) == 5 and rows < 1000
+    found = made(SNIPPETS[number], str(lake.root))
+    assert len(found.collect() if hasattr(found, "collect") else found) == rows
+
+
+def test_duckdb_s_command_line_opens_the_catalogue(lake):
+    client = shutil.which("duckdb", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if client is None:
+        pytest.skip("duckdb-cli is not installed")
+    open_catalogue(lake).close()
+    line = next(line for line in PAGE.splitlines() if line.startswith("duckdb -readonly"))
+    arguments = shlex.split(line.replace("lakes/demo", shlex.quote(str(lake.root))))[1:]
+    done = subprocess.run([client, "-csv", *arguments], capture_output=True, text=True)
+    assert done.stdout.split() == ["count_star()", str(lake.read("triplets").num_rows)], done.stderr
+
+
+def test_the_shell_s_commands_are_the_command_s(lake, tmp_path):
+    lines = re.findall(r"^mmret ((?:sql|diff) .*?)(?:  +#.*)?$", PAGE, re.M)
+    assert len(lines) == 9
+    for line in lines:
+        if "2026-01-31" in line or "run-2" in line:
             continue  # a time at which this lake was not yet
-        arguments = line.replace("lakes/demo", str(lake.root))
-        done = subprocess.run(f"{sys.executable} -m mmret {arguments}", shell=True, capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout.strip(), (line, done.stderr[-500:])
-    assert catalogue_path(lake).is_file()
+        arguments = shlex.split(line.replace("lakes/demo", shlex.quote(str(lake.root))))
+        command = [sys.executable, "-m", "mmret", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, input="FROM runs;", env=ENVIRONMENT)
+        assert done.returncode == 0 and (done.stdout.strip() or "--parquet" in line), (line, done.stderr[-500:])
+    assert catalogue_path(lake).is_file() and (tmp_path / "pairs.parquet").is_file()

@@ -1,0 +1,55 @@
+"""What both component types share: their attributes are the fields of the class, of which every one is checked, names and values.
+
+Dagster's own reading of a class lets any text stand for a number or a choice, because it may be a template; here a template stands
+where a text may, and `dg check yaml` and editors refuse ``precision: bflaot16``.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+from pydantic import BaseModel, Field
+
+from mmret.paths import local_path
+from resources.lake import LakeResource
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+LAKE = Field(None, description="folder of the lake that this is for; without it: whichever lake this code location serves")
+SCHEDULE = Field(None, examples=["0 2 * * *"], description="cron line")
+
+
+class Declaration(dg.Component, dg.Resolvable):
+    """A component whose class is its own schema."""
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        return cls  # type: ignore[return-value]
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
+        return cls(**{name: context.resolve_value(value) for name, value in model.model_dump(exclude_unset=True).items()})
+
+
+def in_project(path: str, project_root: Path) -> str:
+    """``path`` of a defs.yaml, a relative one from the folder with pyproject.toml; built-in corpora as they are.
+
+    Raises UserError for an address.
+    """
+    return path if path.startswith("shapes:") else str(project_root / local_path(path, "path:"))
+
+
+def cron(name: str, job: str, schedule: str, description: str, ask: Any) -> dg.ScheduleDefinition:
+    """A schedule of the job called ``job``; ``ask(context, lake)`` returns what to run, or why not. It is switched on: somebody has
+    asked for it in a file."""
+
+    @dg.schedule(
+        name=name.replace("-", "_"),
+        job_name=job,
+        cron_schedule=schedule,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    def ticking(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> Any:
+        return ask(context, lake.open())
+
+    return ticking
