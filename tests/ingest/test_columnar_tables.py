@@ -205,3 +205,12 @@ def test_pictures_without_names_beside_their_bytes_are_read(tmp_path: Path):
     table = pa.table({"image": [{"bytes": data} for data in PICTURES], "text": CAPTIONS})
     rows = list(PictureTable(save(tmp_path / "a.parquet", table)).rows())
     assert [(row.caption, row.reason) for row in rows] == [(caption, None) for caption in CAPTIONS]
+
+
+def test_a_table_whose_paths_lead_to_files_is_a_manifest_and_its_pictures_are_remarked(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(PICTURES[0])
+    table = pa.table({"file_name": ["a.png"], "image": [{"bytes": png(9), "path": None}], "text": ["t"]})
+    found = recognise(save(tmp_path / "t.parquet", table))
+    noted: list[tuple[object, ...]] = []
+    assert [record for _, record in found.records(lambda *said: noted.append(said))] == [{"file_name": "a.png", "text": "t"}]
+    assert noted == [("thumbnails", "t.parquet", "the files that its paths name are used, not the pictures in the column image")]
