@@ -13,7 +13,8 @@ import pytest
 
 from mmret.annotate.backends.captions import lexicon as lx
 from mmret.annotate.backends.captions import parts_of_speech
-from mmret.annotate.backends.captions.analyse import BARE, read
+from mmret.annotate.backends.captions.analyse import BARE, Segment, _starts_list, read
+from mmret.annotate.backends.captions.compare import compare
 from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.backends.captions.nouns import cut, noun_phrase
 from mmret.ingest.shapes import Scene, caption, scene
@@ -340,3 +341,58 @@ def test_answers_of_two_versions_have_different_keys(monkeypatch: pytest.MonkeyP
 def test_a_phrase_without_article_is_marked_only_where_the_caption_has_articles() -> None:
     assert read("man in garden").sentences[0][-1].determiner == ""
     assert read("a man with a cat in orbit").sentences[0][-1].determiner == BARE
+
+
+@pytest.mark.parametrize(
+    "tokens, is_list",
+    [
+        (["a", ":", *"bcdef"], True),
+        (["a", ":", *"bcdefg"], False),  # a colon of running text
+        (["a", "：", *"bcdef"], True),
+        (["a", ":", "b", ",", *"cdefgh"], False),
+        (["a", ":", *"bcde", ",", *"bcde"], True),
+        ([*"abcdefgh", ":", "i"], True),
+        ([*"abcdefghi", ":", "j"], False),
+        ([":", "b"], False),
+        (["a", ":"], False),
+        (["a", "b"], False),
+    ],
+)
+def test_a_colon_near_the_beginning_with_short_items_behind_it_starts_a_list(tokens: list[str], is_list: bool) -> None:
+    assert _starts_list(tokens) == is_list
+
+
+def test_in_and_at_are_one_place_and_other_prepositions_another() -> None:
+    def place(text: str) -> Segment:
+        return read(text).sentences[0][1]
+
+    assert compare(place("a cat in the garden"), place("a cat at the garden"), ()) is None
+    moved = compare(place("a cat on the table"), place("a cat under the table"), ())
+    assert moved is not None and (moved.kind, moved.old_joint, moved.joint) == ("thing", "on", "under")
+
+
+@pytest.mark.parametrize(
+    "one, several",
+    [
+        ("toy", "toys"),
+        ("monkey", "monkeys"),
+        ("city", "cities"),
+        ("berry", "berries"),
+        ("box", "boxes"),
+        ("dish", "dishes"),
+        ("bench", "benches"),
+        ("lens", "lenses"),
+        ("skin tone", "skin tones"),
+        ("red berry", "red berries"),
+        ("hats", "hats"),
+    ],
+)
+def test_plurals_are_those_of_english(one: str, several: str) -> None:
+    assert lx.plural(one) == several
+
+
+def test_words_that_no_dictionary_has_are_plurals_by_their_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_of_speech, "plural", lambda word: None)
+    is_plural = lx.is_plural.__wrapped__
+    assert all(map(is_plural, ["zogs", "zorbs", "zorblaxes"]))
+    assert not any(map(is_plural, ["zos", "zoss", "zogus", "zogis", "zogics", "zorb", "zorb's", "zorb’s"]))

@@ -12,8 +12,9 @@ from mmret.annotate.protocol import Request
 from mmret.hashing import pair_id
 from mmret.ingest.shapes import caption, scene
 
-WRITTEN = {"3": {"describe": "13d7de7cc0abfef6", "instruct": "e1d22d8bc22f02de"}}
-"""Digests of all texts below by version. Other texts? Raise ``VERSION``, and pin the new ones under it."""
+WRITTEN = {"3": {"describe": "13d7de7cc0abfef6", "instruct": "e1d22d8bc22f02de", "rare": "d05b14c13cbdf880"}}
+"""Digests of all texts below by version; ``rare``: of the pairs that meet the rules for what is seldom written.
+Other texts? Raise ``VERSION``, and pin the new ones under it."""
 
 SENTENCES = """
 A man in a blue shirt is riding a brown horse on the beach.
@@ -101,6 +102,104 @@ CAPTIONS = [
 ]
 
 
+RARE = """
+A button (blood type) | O button (blood type)
+kiss: light skin tone, dark skin tone | kiss: dark skin tone, light skin tone
+flags: France, Italy, Spain | flags: Spain, Italy, France
+people: light skin tone, dark skin tone | people: medium skin tone, dark skin tone
+people: light skin tone, light skin tone | people: light skin tone
+keycap: 5 | keycap: 7
+A bear, wearing a hat, stands on a rock | A bear, wearing a scarf, sits on a chair
+A bear stands on a rock | A bear, wearing a hat, stands on a rock
+a dog in front of | a cat next to
+a dog in front of a house | a dog on top of a house
+an oil painting of a boat | a pencil drawing of a boat
+a painting of a boat | a boat
+an oil painting of a boat at sea | a sketch of an old house
+a cat on the table | a cat under the table
+a cat in the garden | a cat at the garden
+a lamp on the desk | a lamp beside the desk
+a dog with a ball | a dog with a ball and a stick
+cloud with lightning | cloud with lightning and rain
+a ball | a ball beside it
+a dog with a ball beside it | a dog with a bone beside it
+a red hat on a table | a hat
+red hats on a table | hats
+two dogs | three dogs
+2 dogs | 12 dogs
+one heart | two hearts
+Paris | London
+5 | 7
+! | ?
+finger pointing up | finger pointing down
+finger pointing | finger pointing up
+arrow up | arrow down
+muted speaker | speaker low volume
+a man sleeping while it rains | a man sleeping while it snows
+a dog that is barking | a dog that is asleep
+a dog waits because it is hungry | a dog waits until it is fed
+a tree without leaves | a tree with leaves
+a tree | a tree without leaves
+a dark green car | a light green car
+a green car | a dark green car
+a glass of milk | a cup of milk
+a glass of milk | a glass of water
+cats on a sofa | dogs on a sofa
+a man holding a red umbrella and a bag | a man holding a blue umbrella and a hat
+a boy | a girl
+a boy scout leader | a girl leader
+an old man | an old woman
+a man with a beard | a woman with glasses
+一只黑色的猫 | 一只白色的猫
+日本語のボタン | 中国語のボタン
+a sign saying "stop" | a sign saying "go"
+the word “open | the word “closed” on a door
+A dog sits on grass. It is brown. | A dog sits on grass. It is white.
+A dog. A cat. | A cat. A dog. A bird.
+The image shows a dog in a park | In this picture, a cat in a park
+A dog is shown in the photo | There are two dogs
+a cup on white | a cup on dark blue
+a dog running and barking | a dog running
+a man sits and talks | a man sits and reads
+a man looking left | a man looking right
+his hat | her hat
+this car | those cars
+a very old car | an old car
+a soccer ball | a tennis ball
+wind chime | wind turbine
+radioactive | biohazard
+radioactive waste | something radioactive
+hugging face | grinning face with big eyes
+covered with snow | covered with sand
+a mountain covered with snow | a mountain covered with trees
+a house at the lake | a house at the river
+a plane over London | a plane over Paris
+aerial view of an island | aerial view of a city
+a dog (black) | a dog (white)
+a table, a chair and a lamp | a table, a chair, a lamp and a rug
+the sky is blue | the sky is grey and it is raining
+two people sit on a bench | two people stand near a bench
+a nurse ties a bandage | a nurse holds a child
+men wear hats | men wear coats
+a man not wearing a hat | a man wearing a hat
+no dogs | dogs
+information: please do not enter this room today | a red door
+a small red wooden box with a lid on a shelf in a shop near the sea on a sunny day in June, seen from above | a box
+six cups | cups: red, green, blue, white
+"""
+
+
+def rare_texts() -> list[str]:
+    """Every answer to every one of these pairs in both directions, of as many instructions as there are and more."""
+    pairs = [pair for line in RARE.strip().splitlines() for a, b in [line.split(" | ")] for pair in ((a, b), (b, a))]
+    requests = [
+        Request(kind, pair_id(a, b), a, b, a, b, count=count, seed=seed)
+        for a, b in pairs
+        for kind, count, seed in (("describe", 3, 0), *(("instruct", count, seed) for count in (3, 60) for seed in range(3)))
+    ]
+    return [answer.text or answer.finish_reason for _, answer in CaptionsAnnotator().answers(requests)]
+
+
 def texts() -> dict[str, list[str]]:
     """Every answer to every ordered pair: text, or the reason why there is none."""
     found = {}
@@ -118,5 +217,6 @@ def texts() -> dict[str, list[str]]:
 
 def test_a_version_of_the_rules_writes_the_same_texts_for_ever():
     assert VERSION in WRITTEN, "pin the digests of the texts of the new version"
-    digests = {kind: hashlib.sha256(json.dumps(all_).encode()).hexdigest()[:16] for kind, all_ in texts().items()}
+    written = {**texts(), "rare": rare_texts()}
+    digests = {kind: hashlib.sha256(json.dumps(all_).encode()).hexdigest()[:16] for kind, all_ in written.items()}
     assert digests == WRITTEN[VERSION], "the rules write other texts: raise VERSION, or stored texts stay beside them unnoticed"

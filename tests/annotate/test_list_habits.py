@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mmret.annotate.answer_json import json_value, strings
+from mmret.annotate.answer_lists import listed
 from mmret.annotate.answer_text import final_text, plain
 from mmret.annotate.checks import is_refusal
 from mmret.annotate.parse import parse
@@ -144,3 +147,33 @@ def test_the_largest_of_several_json_values_is_the_answer() -> None:
 def test_of_several_stretches_outside_of_thoughts_the_last_is_the_answer() -> None:
     assert final_text("<think>a</think>I look.<think>b</think>A mug.") == "A mug."
     assert final_text("<think>a</think>A mug.<think>b</think>") == "A mug."
+
+
+def test_a_mark_with_nothing_behind_it_is_no_item() -> None:
+    assert listed("- make it blue\n- **\n- a blue one\n- :") == ["make it blue", "a blue one"]
+    assert listed("1. **\n2. make it blue\n3. a blue one") == ["make it blue", "a blue one"]
+
+
+@pytest.mark.parametrize("around", ["{}", "{}.", "Here: {}", "Here: {} (done).", "```json\n{}\n```"])
+@pytest.mark.parametrize("value", [[*range(3000)], {"a" * 9000: [1]}, [None, ["x" * 9000]], [[n] for n in range(100)]], ids=len)
+def test_json_that_is_valid_is_read_as_it_stands_however_long_and_whatever_stands_around_it(value: object, around: str) -> None:
+    assert json_value(around.format(json.dumps(value))) == value
+
+
+def test_the_text_of_an_item_is_the_one_that_is_called_so_or_the_only_one() -> None:
+    assert strings('[{"id": "1", "query": "make it blue"}, {"id": "2", "query": "a blue one"}]') == ["make it blue", "a blue one"]
+    assert strings('[{"n": 1, "said": "make it blue"}, {"n": 2, "said": "a blue one"}]') == ["make it blue", "a blue one"]
+    assert strings('[{"from": "red", "to": "blue"}, {"from": "a", "to": "b"}]') is None  # which of the two is not told
+
+
+def test_a_few_plain_lines_are_a_list_and_many_or_long_ones_are_a_text() -> None:
+    def lines(count: int, last: str = "a blue one") -> list[str]:
+        return [*(f"make it blue {chr(97 + n)}" for n in range(count - 1)), last]
+
+    assert listed("\n".join(lines(12))) == lines(12) and listed("\n".join(lines(13))) is None
+    assert listed("\n".join(lines(3, "b" * 200))) == lines(3, "b" * 200) and listed("\n".join(lines(3, "b" * 201))) is None
+
+
+@pytest.mark.parametrize("behind", ['\n{"n": 2}', '\nMore:\n{"n": 2}\n{"m": [1]}'])
+def test_a_list_of_one_is_read_although_other_json_stands_behind_it(behind: str) -> None:
+    assert strings('{"instructions": ["make it blue"]}' + behind) == ["make it blue"]

@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 
 from mmret.annotate import prompts
-from mmret.annotate.compose import IMAGES, compose, question_key
+from mmret.annotate.answer_text import without_echo
+from mmret.annotate.backends.chat import messages
+from mmret.annotate.compose import IMAGES, Question, compose, question_key
 from mmret.annotate.parse import parse
 from mmret.annotate.protocol import Answer, Kind, Request
 from mmret.settings import AnnotateSettings, EngineSettings
@@ -102,3 +104,66 @@ def test_what_fills_a_slot_is_never_read_as_a_slot() -> None:
     assert prompts.fill("{{a}} {{b}}", {"a": "{{b}}", "b": "x"}) == "{{b}} x"
     with pytest.raises(KeyError, match="c"):
         prompts.fill("{{c}}", {})
+
+
+def test_the_schema_asks_for_what_the_parser_reads_and_for_nothing_else() -> None:
+    def asked(kind: Kind) -> object:
+        return compose(Request(kind, "p", "a", "b", description="d", count=4), AnnotateSettings()).schema
+
+    text, score = {"type": "string"}, {"type": "integer", "minimum": 1, "maximum": 5}
+    texts = {"type": "array", "items": text, "minItems": 4, "maxItems": 7}
+    whole = {"type": "object", "additionalProperties": False}
+    assert asked("describe") is None
+    assert asked("instruct") == {**whole, "properties": {"instructions": texts}, "required": ["instructions"]}
+    both = {"description": text, "instructions": texts}
+    assert asked("both") == {**whole, "properties": both, "required": ["description", "instructions"]}
+    scores = {"fidelity": score, "discretion": score}
+    assert asked("judge") == {**whole, "properties": scores, "required": ["fidelity", "discretion"]}
+
+
+def test_a_message_has_the_pictures_where_the_prompt_has_them_each_behind_its_label() -> None:
+    question = Question("be brief", f"Look:\n{IMAGES}\nWhat changed?", ("a", "b"), None, 0)
+    assert messages(question, ["data:1", "data:2"]) == [
+        {"role": "system", "content": "be brief"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Look:"},
+                {"type": "text", "text": "Source Image:"},
+                {"type": "image_url", "image_url": {"url": "data:1"}},
+                {"type": "text", "text": "Target Image:"},
+                {"type": "image_url", "image_url": {"url": "data:2"}},
+                {"type": "text", "text": "What changed?"},
+            ],
+        },
+    ]
+    assert messages(question._replace(images=(), user="only words"), [])[1] == {"role": "user", "content": "only words"}
+
+
+@pytest.mark.parametrize("kind", ["describe", "instruct", "both", "judge"])
+def test_a_prompt_that_is_repeated_before_the_answer_is_no_part_of_it(kind: Kind) -> None:
+    """Whatever lists and forms a prompt shows, what is read is what the model wrote behind it."""
+    request = Request(kind, "p", "a", "b", description="Both images show a mug. However, it is blue." * (kind == "instruct"))
+    question = compose(request, AnnotateSettings())
+    answers = {
+        "describe": ("description", "Both images show a hat. However, the Target Image has a red one."),
+        "instruct": ("instructions", '["make it red", "a red one"]'),
+        "both": ("instructions", '{"description": "d", "instructions": ["make it red", "a red one"]}'),
+        "judge": ("scores", '{"fidelity": 2, "discretion": 3}'),
+    }
+    part, text = answers[kind]
+    request = request._replace(count=2)
+    plain = parse(request, Answer(text), part, "English")
+    assert not plain.reason and parse(request, Answer(f"{question.user}\n{text}"), part, "English") == plain
+    asked_nothing = request._replace(description="")
+    assert parse(asked_nothing, Answer(text), part, "English") == plain
+
+
+def test_an_echo_ends_with_its_last_repetition_and_no_text_is_cut_without_one() -> None:
+    assert [without_echo("abc", asked) for asked in ("", "x", "a", "c")] == ["abc", "abc", "bc", ""]
+    assert without_echo("ask: a ask: b", "ask:") == "b"
+
+
+def test_a_description_is_put_into_a_prompt_up_to_the_bound() -> None:
+    user = compose(Request("instruct", "p", "a", "b", description="q" * 7000), AnnotateSettings()).user
+    assert "q" * 6000 in user and "q" * 6001 not in user

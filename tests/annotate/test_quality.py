@@ -166,3 +166,14 @@ def test_a_figure_beyond_its_limit_warns_and_blocks_nothing(
         assert {each.severity for each in found} == {dg.AssetCheckSeverity.WARN}
     assert not [each for each in fine if each.partition == SHARD and not each.passed]
     assert [each.passed for each in warned if each.partition == SHARD] == [False]
+
+
+def test_a_target_is_first_only_where_it_is_nearer_by_more_than_rounding() -> None:
+    queries = np.array([[1.0, 0.0]] * 3)
+    targets = np.array([[1e-6, 0.0], [2e-6, 0.0], [0.0, 0.0]])
+    none = [np.zeros((0, 2))] * 3
+    gallery, shared = np.array([[0.0, 1.0]]), np.zeros((3, 1), bool)
+    assert metrics.hits_at_1(queries, targets, gallery, shared, none).tolist() == [False, True, False]
+    assert metrics.hits_at_1(queries, targets, gallery, ~shared, none).tolist() == [True] * 3  # nothing else is a candidate
+    near = [np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]]), none[0]]
+    assert metrics.hits_at_1(queries, targets, gallery, ~shared, near).tolist() == [False, True, True]

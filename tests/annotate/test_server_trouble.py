@@ -3,6 +3,7 @@ concerns one is that row's reason; what a server names as unsupported is left ou
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socketserver
@@ -11,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
 
 from mmret.annotate.answers import Stats
-from mmret.annotate.backends.balance import PROBES, Balancer
+from mmret.annotate.backends.address import address_hint
+from mmret.annotate.backends.balance import PROBES, Balancer, Server
 from mmret.annotate.backends.completion import NotACompletion, read_completion
 from mmret.annotate.backends.dialect import Dialect
+from mmret.annotate.backends.openai_server import OpenAIAnnotator, TransientError, _plain, retry_after
 from mmret.annotate.backends.server_words import Trouble, trouble_of, words_of
 from mmret.annotate.describe import describe
 from mmret.annotate.instruct import instruct
+from mmret.annotate.protocol import Request
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
+from mmret.settings import EngineSettings
 from tests.annotate.annotation_run import SHARD, AnnotationRun
 from tests.annotate.server import RudeServer, Slow, Status, completion
 from tests.annotate.test_openai_server import DESCRIPTION, _annotator, _answer, _describe, _nobody, _pairs, _settings
@@ -404,3 +410,91 @@ def test_a_server_that_loads_its_model_is_waited_for_whatever_its_status(monkeyp
 def test_other_words_for_what_a_server_does_not_take_are_understood(words: str, sent: str) -> None:
     body = {"temperature": 0.7, "max_tokens": 9, "messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}
     assert Dialect().learn(400, words, body) == sent
+
+
+def _hint(url: str, code: str, lists: dict[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
+    """What is advised about ``url`` where servers list models as ``lists`` says (JSON by path), and what was asked for it."""
+    asked: list[tuple[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, request.extensions["timeout"]))
+        return httpx.Response(200, json=lists[request.url.path]) if request.url.path in lists else httpx.Response(404)
+
+    async def ask() -> str:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), timeout=300) as client:
+            return await address_hint(client, url, "mine", code)
+
+    return asyncio.run(ask()), asked
+
+
+def test_what_an_address_should_be_is_asked_of_the_server_in_seconds_whatever_a_request_may_take() -> None:
+    served = {"data": [{"id": f"m{n}"} for n in range(20)]}
+    hint, asked = _hint("http://a", "http_404", {"/v1/models": served})
+    assert hint == "set the address to http://a/v1: there the server answers"
+    assert [path for path, _ in asked] == ["/models", "/v1/models"]
+    assert all(set(bounds.values()) == {5.0} for _, bounds in asked)
+    for code in ("http_404", "http_405", "http_400"):
+        hint, _ = _hint("http://a/v1", code, {"/v1/models": served})
+        assert hint == "set the model to one that http://a/v1 serves: m0, m1, m2, m3, m4, m5, m6, m7"
+    assert _hint("http://a/v1", "http_401", {"/v1/models": served}) == ("", [])
+
+
+@pytest.mark.parametrize("listed", [{"data": [{"id": "mine"}]}, {"data": []}, {"data": None}, {"models": []}, ["mine"], None])
+def test_nothing_is_advised_where_a_list_of_models_tells_nothing(listed: Any) -> None:
+    assert _hint("http://a", "http_404", {} if listed is None else {"/models": listed})[0] == ""
+
+
+def test_no_request_is_answered_with_what_every_request_meets() -> None:
+    answered = []
+    with RudeServer(lambda body, number: Status(401, _error("bad key"))) as server:
+        annotator = _annotator(_settings(server.url))
+        asked = [Request("describe", f"{i}", f"{i:032x}", f"{i + 1:032x}") for i in range(40)]
+        with pytest.raises(UserError, match="HTTP 401 bad key"):
+            answered.extend(annotator.answers(asked))
+    assert answered == []
+
+
+@pytest.mark.parametrize(
+    "data, charset, read",
+    [
+        ("caf\xe9".encode("latin-1"), "latin-1", "caf\xe9"),
+        ("caf\xe9".encode("utf-16-le"), "UTF-16-LE", "caf\xe9"),
+        ("caf\xe9".encode(), "utf-8", "caf\xe9"),
+        ("caf\xe9".encode(), "UTF8", "caf\xe9"),
+        ("caf\xe9".encode(), None, "caf\xe9"),
+        ("caf\xe9".encode(), "no-such-encoding", "caf\xe9"),
+        (gzip.compress("caf\xe9".encode()), None, "caf\xe9"),
+        (gzip.compress("caf\xe9".encode("latin-1")), "latin-1", "caf\xe9"),
+        (gzip.compress(b"x" * 10_000), None, "x" * 1000),
+        (b"\x1f\x8bno", None, "\x1f\x8bno"),
+    ],
+)
+def test_a_body_is_read_in_its_encoding_unpacked_to_the_limit_and_else_left_as_it_is(
+    data: bytes, charset: str | None, read: str
+) -> None:
+    assert _plain(data, charset, 1000).decode("utf-8", "surrogateescape").encode("utf-8", "surrogateescape") == (
+        data if read.startswith("\x1f") else read.encode()
+    )
+
+
+def test_what_a_wait_is_asked_for_is_seconds_and_never_less_than_none() -> None:
+    assert [retry_after(value) for value in ("2.5", "0", "-3", "Wed, 21 Oct 2015", None)] == [2.5, 0.0, 0.0, None, None]
+
+
+def test_a_completion_is_posted_to_the_servers_address_and_read_up_to_the_bound() -> None:
+    got: list[tuple[str, str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        got.append((request.method, str(request.url), json.loads(request.content)))
+        return httpx.Response(299, text="x" * 2000, headers={"Retry-After": "1"})
+
+    async def exchange(bound: int) -> tuple[int, httpx.Headers, bytes]:
+        engine = EngineSettings(model="m", max_answer_bytes=bound)
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            return await OpenAIAnnotator._exchange(client, Server("http://a/v1", 1), engine, {"n": 1})
+
+    status, headers, data = asyncio.run(exchange(2000))
+    assert (status, headers["retry-after"], data) == (299, "1", b"x" * 2000)
+    assert got == [("POST", "http://a/v1/chat/completions", {"n": 1})]
+    with pytest.raises(TransientError, match="too_large"):
+        asyncio.run(exchange(1999))

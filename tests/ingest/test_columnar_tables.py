@@ -167,3 +167,50 @@ def test_a_folder_with_such_a_table_lists_its_pictures(tmp_path: Path):
     source = open_source(str(tmp_path))
     assert [row.path for row in source.rows()] == [f"data/train-00000-of-00001.parquet/{i}" for i in range(4)]
     assert content(open_reader(source.root), "data/train-00000-of-00001.parquet/2") == PICTURES[2]
+
+
+def test_a_row_of_a_picture_table_that_cannot_be_read_costs_no_other(tmp_path: Path):
+    images = [{"bytes": data, "path": None} for data in PICTURES]
+    days = pa.array([10**8, 1, 10**8, 2], pa.date32())  # no date of Python's is so far away
+    table = pa.table({"image": images, "text": ["a", "b", "c", "d"], "day": days})
+    rows = list(PictureTable(save(tmp_path / "file.arrow", table, rows_a_group=4)).rows())
+    assert [(row.path, row.caption, row.reason, row.size) for row in rows] == [
+        (str(n), None if n in (0, 2) else "abcd"[n], "bad_manifest_row" if n in (0, 2) else None, len(PICTURES[n]))
+        for n in range(4)
+    ]
+    assert "the value of day cannot be read" in rows[0].detail
+    odd = pa.table({"image": images[:3], "text": pa.array([["a"], None, ["c"]]), "n": [1, 2, 3]})
+    assert [row.caption for row in PictureTable(save(tmp_path / "a.parquet", odd)).rows()] == ["a", None, "c"]
+
+
+def test_a_listing_closes_its_table_however_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    closed = []
+
+    class Watched(Columnar):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    images = [{"bytes": data, "path": None} for data in PICTURES]
+    source = PictureTable(save(tmp_path / "a.parquet", pa.table({"image": images, "text": CAPTIONS})))
+    monkeypatch.setattr(picture_table, "Columnar", Watched)
+    assert len(list(source.rows())) == 4 and len(closed) == 1
+    begun = source.rows()
+    next(begun)
+    begun.close()
+    assert len(closed) == 2
+
+
+def test_pictures_without_names_beside_their_bytes_are_read(tmp_path: Path):
+    table = pa.table({"image": [{"bytes": data} for data in PICTURES], "text": CAPTIONS})
+    rows = list(PictureTable(save(tmp_path / "a.parquet", table)).rows())
+    assert [(row.caption, row.reason) for row in rows] == [(caption, None) for caption in CAPTIONS]
+
+
+def test_a_table_whose_paths_lead_to_files_is_a_manifest_and_its_pictures_are_remarked(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(PICTURES[0])
+    table = pa.table({"file_name": ["a.png"], "image": [{"bytes": png(9), "path": None}], "text": ["t"]})
+    found = recognise(save(tmp_path / "t.parquet", table))
+    noted: list[tuple[object, ...]] = []
+    assert [record for _, record in found.records(lambda *said: noted.append(said))] == [{"file_name": "a.png", "text": "t"}]
+    assert noted == [("thumbnails", "t.parquet", "the files that its paths name are used, not the pictures in the column image")]

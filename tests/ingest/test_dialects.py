@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mmret.ingest.rows import row_of_columns
 from mmret.ingest.tables.dialects import recognise_dialect
 from mmret.ingest.tables.manifest_files import Manifest, recognise
+from mmret.ingest.tables.separated_files import headed, read_separated
 from tests.ingest.files import write
 
 CAPTIONS = ["a red ball, on grass", "blue boat; at sea", 'a 5" pipe | old', "old dog in snow"]
@@ -223,3 +224,69 @@ def test_no_line_is_lost_whatever_its_quote_marks(folder, lines, separator):
 def test_prose_is_told_from_a_table_in_one_look_at_each_of_its_first_lines():
     """Not in a look at every way to leave lines out above a header, of which there are more with each line."""
     assert isinstance(recognise_dialect([f"line {n} of a story\n" for n in range(300)], ".csv"), str)
+
+
+def test_every_remark_names_the_line_and_says_what_was_made_of_it(tmp_path: Path):
+    lines = [
+        "image,caption",
+        'a.png,"never closed',
+        "b.png,sound",
+        "c.png,blue, and green",
+        "d.png,red,,",
+        "",
+        "e.png,caf\xe9",
+    ]
+    write(tmp_path, {"t.csv": "\n".join(lines).encode("latin-1")})
+    found = recognise(tmp_path / "t.csv")
+    noted: list[tuple[str, str | None, str | None]] = []
+    records = list(found.records(lambda remark, path=None, detail=None, count=1: noted.append((remark, path, detail))))
+    assert [(number, record["caption"]) for number, record in records] == [
+        (2, '"never closed'),
+        (3, "sound"),
+        (4, "blue, and green"),
+        (5, "red"),
+        (7, "caf\xe9"),
+    ]
+    assert noted == [
+        ("unbalanced_quote", "t.csv:2", "a quote mark that does not close: the line is taken as it stands"),
+        ("separator_in_caption", "t.csv:4", "separators without quote marks, taken as part of the caption"),
+        ("surplus_columns", "t.csv:5", "empty columns behind the last"),
+        ("guessed_encoding", "t.csv:7", "not UTF-8, read as windows-1252"),
+    ]
+
+
+def test_a_line_above_the_header_is_named_with_its_text(tmp_path: Path):
+    write(tmp_path, {"t.csv": "My pictures of 2024\nimage,caption\na.png,one\nb.png,two\n"})
+    noted: list[tuple[str, str | None, str | None]] = []
+    found = recognise(tmp_path / "t.csv")
+    records = list(found.records(lambda remark, path=None, detail=None, count=1: noted.append((remark, path, detail))))
+    assert [number for number, _ in records] == [3, 4]
+    assert noted == [("line_above_header", "t.csv:1", "no line of the table: My pictures of 2024")]
+
+
+def test_a_table_without_pictures_is_read_by_the_rules_alone(tmp_path: Path):
+    """No name of a picture tells where its records begin, so a quoted text may hold lines with as many fields as a record."""
+    text = 'key\tcaption\na\t"first line\nsecond\tpart of it"\nb\tx.jpg#3\nc\t padded \n'
+    write(tmp_path, {"t.tsv": text, "t.csv": "key,caption\na,b\n"})
+    dialect, encoding = headed(tmp_path / "t.tsv")
+    assert list(read_separated(tmp_path / "t.tsv", dialect, encoding, lambda *_: None)) == [
+        (2, {"key": "a", "caption": "first line\nsecond\tpart of it"}),
+        (4, {"key": "b", "caption": "x.jpg#3"}),
+        (5, {"key": "c", "caption": " padded "}),
+    ]
+    assert headed(tmp_path / "t.csv")[0].separator == ","
+
+
+@pytest.mark.parametrize(
+    "name, text, how",
+    [
+        ("a.csv", "image,caption\na.png,x\n", "comma-separated"),
+        ("a.txt", "image|caption\na.png|x\n", "pipe-separated"),
+        ("a.tsv", "a.png\tx y\nb.png\tz w\n", "tab-separated, without a header line"),
+        ("u.csv", "\ufeffimage;caption\na.png;x\n".encode("utf-16"), "semicolon-separated, utf-16"),
+    ],
+)
+def test_how_a_table_is_read_is_said_and_its_paths_count_from_its_folder(tmp_path: Path, name: str, text: str | bytes, how: str):
+    write(tmp_path, {name: text, "a.png": b""})
+    found = recognise(tmp_path / name)
+    assert (found.path, found.folder, found.how) == (tmp_path / name, tmp_path, how)

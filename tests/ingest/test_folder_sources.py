@@ -316,3 +316,28 @@ def test_a_directory_that_cannot_be_read_is_a_row(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert listing(tmp_path) == [("a.png", None, None), ("shut", None, "not_a_file")]
+
+
+def test_a_remark_names_the_file_and_says_in_its_own_words_what_is_odd(tmp_path: Path):
+    write(tmp_path, {"a.png": png(1), "a.txt": "a", "sub/b.caption": "nobody's", "sub/c.png": png(2), "old.zip": "", "y.tgz": ""})
+    write(tmp_path, {"notes.pdf": "", "clip.mp4": "", "one.mp4": "", "n": "", "d.png": png(3), "d.txt": "0 0.1 0.2 0.3 0.4"})
+    source = open_source(str(tmp_path))
+    list(source.rows())
+    assert {r.remark: (r.path, r.detail) for r in source.remarks} == {
+        "text_without_picture": ("sub/b.caption", "no picture beside it has its name"),
+        "archive": ("old.zip", "unpack it: archives other than tars are not looked into"),
+        "compressed_tar": ("y.tgz", "decompress it: members are read where they lie"),
+        "unknown_file": ("clip.mp4", "not read, by suffix: .mp4 2, no suffix 1, .pdf 1"),
+        "numbers_as_text": ("d.txt", "lines of numbers (boxes, polygons, key points) are no caption"),
+    }
+
+
+def test_a_caption_that_another_one_overrules_is_named_by_its_own_file(tmp_path: Path):
+    records = [{"image": "a.png", "caption": "first"}, {"image": "t.tar/m.png", "caption": "first"}]
+    write(tmp_path, {"1.jsonl": jsonl(records), "2.jsonl": jsonl(records[:1]), "a.png": png(1), "a.txt": "third"})
+    source = open_source(str(tmp_path))
+    rows = list(source.rows())
+    assert [(row.path, row.caption) for row in rows if row.reason is None] == [("a.png", "first")]
+    found = {r.remark: (r.path, r.detail) for r in source.remarks}
+    assert found["side_car_overruled"] == ("a.txt", "the manifest's caption is used")
+    assert found["named_by_two_manifests"] == ("a.png", "the caption of the first manifest is used")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmret.ingest.rows import Row, row_of_columns
-from mmret.ingest.tables import json_stream
+from mmret.ingest.tables import json_files, json_stream
 from mmret.ingest.tables.json_stream import JsonStream
 from mmret.ingest.tables.manifest_files import Manifest, recognise
 from tests.ingest.files import png, write
@@ -215,3 +215,62 @@ def test_a_stream_gives_what_the_library_gives_wherever_its_chunks_end(monkeypat
         stream = JsonStream(io.StringIO(text))
         with pytest.raises(ValueError, match=words):
             list(stream.elements() if text[0] == "[" else stream.members())
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_line_longer_than_any_record_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str):
+    monkeypatch.setattr(json_files, "LONGEST_JSON_LINE", 100)
+    sound = json.dumps({"image": "a.jpg", "caption": "x"})
+    just = json.dumps({"image": "b.jpg", "caption": "x" * 66})
+    assert len(just) == 99
+    lines = [sound, "y" * 350, sound, "y" * 199, just, "y" * 100, sound, "y" * 250]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + end, encoding="utf-8")
+    found = list(json_files.json_lines(tmp_path / "a.jsonl"))
+    assert [number for number, _ in found] == list(range(1, 9))
+    assert [isinstance(record, dict) for _, record in found] == [True, False, True, False, True, False, True, False]
+    assert {record for _, record in found if isinstance(record, str)} == {"line of more than 100 bytes"}
+
+
+def numbers(path: Path) -> list[int]:
+    found = recognise(path)
+    assert isinstance(found, Manifest), found
+    return [number for number, _ in found.records()]
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        ([*RECORDS, 5, RECORDS[0]], [1, 2, 3, 4]),
+        ({"a.jpg": "one", "b.jpg": "two", "c.jpg": "three"}, [1, 2, 3]),
+        ({"data": RECORDS, "more": RECORDS}, [1, 2, 3, 4]),
+        ({"images": [{"filename": f"{n}.jpg", "sentences": [{"raw": "x"}]} for n in range(3)]}, [1, 2, 3]),
+    ],
+)
+def test_records_are_counted_from_one_in_the_order_of_the_file(tmp_path: Path, value: Any, expected: list[int]):
+    (tmp_path / "a.json").write_text(json.dumps(value, indent=1), encoding="utf-8")
+    assert [number for number, _ in json_files.recognise_json(tmp_path / "a.json").read(lambda *_: None)] == expected
+
+
+def test_records_that_follow_each_other_are_counted_too_and_so_is_where_they_break_off(tmp_path: Path):
+    (tmp_path / "a.json").write_text("\n".join(json.dumps(record, indent=1) for record in RECORDS), encoding="utf-8")
+    assert numbers(tmp_path / "a.json") == [1, 2]
+    (tmp_path / "b.json").write_text(json.dumps(RECORDS, indent=1)[:-3] + "\n", encoding="utf-8")
+    found = list(recognise(tmp_path / "b.json").records())
+    assert [number for number, _ in found] == [1, 2] and found[-1][1].startswith("the file cannot be read from here on: ")
+    (tmp_path / "c.json").write_text(json.dumps(RECORDS) + " behind", encoding="utf-8")
+    assert list(recognise(tmp_path / "c.json").records())[-1] == (3, "something stands behind the end of the array")
+
+
+def test_what_is_no_json_says_so_without_a_place_in_the_piece_that_was_read(tmp_path: Path):
+    wrong = {'{"a" 1}': ": expected, found '1'", "{broken: 1}": "Expecting value", '{\n"a': "Unterminated string starting at"}
+    for text, why in wrong.items():
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        assert recognise(tmp_path / "a.json") == f"is no JSON: {why}"
+    (tmp_path / "b.json").write_text('[{"image": "a.jpg", "caption": "x"}, {"image": nothing}]', encoding="utf-8")
+    assert list(recognise(tmp_path / "b.json").records())[-1] == (2, "the file cannot be read from here on: Expecting value")
+
+
+def test_a_split_by_karpathy_without_a_folder_names_the_file_alone(tmp_path: Path):
+    images = [{"filepath": folder, "filename": "a.jpg", "sentences": [{"raw": "x"}]} for folder in ("", None, "val")]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images}), encoding="utf-8")
+    assert [path for path, _ in listed(tmp_path / "a.json")] == ["a.jpg", "a.jpg", "val/a.jpg"]

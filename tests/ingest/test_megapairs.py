@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.compute as pc
 import pytest
@@ -18,7 +19,7 @@ from mmret.ingest.released.annotations import Annotation, Refusal, read_annotati
 from mmret.ingest.released.megapairs import Release, import_release
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
-from mmret.settings import PROFILES
+from mmret.settings import PROFILES, IngestSettings
 from mmret.warehouse import connect
 from tests.small_runs import command, run
 
@@ -223,3 +224,16 @@ def test_the_version_is_part_of_what_a_partition_is_made_from(exported, profile,
     import_release(lake, releases(exported)[1:], settings(lake, profile))
     after = lake.facts("triplets", lake.partitions("triplets")[0])
     assert after.inputs != before.inputs and after.rows == before.rows
+
+
+def test_the_progress_of_an_import_is_in_lines_of_its_annotations(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train.jsonl").write_text('{"q_img": "a.png"}\n' * 5)
+    told = []
+    monkeypatch.setattr(megapairs, "advance", lambda *said: told.append(said))
+    monkeypatch.setattr(megapairs._Import, "_complete", lambda *_: True)
+    lake = SimpleNamespace(partitions=lambda _: [], facts=lambda *_: SimpleNamespace(notes={"counts": {"lines": 2, "triplets": 1}}))
+    profile = SimpleNamespace(ingest=IngestSettings(), evaluate=SimpleNamespace(held_out=0.1))
+    release = Release(tmp_path / "train.jsonl", tmp_path / "images", licence="CC0-1.0", lines=2)
+    assert megapairs._Import(lake, release, profile, None).run() == {"lines": 6, "triplets": 3}
+    assert told == [("import", done, None, "train.jsonl") for done in (2, 4, 6)]

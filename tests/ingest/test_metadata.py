@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmret.ingest.pictures.containers import png as png_container
+from mmret.ingest.pictures.containers import webp
 from mmret.ingest.pictures.decode import Unreadable, inspect, open_rgb
 from mmret.settings import IngestSettings
 from tests.ingest.containers import chunk, png_of, riff, segment, with_tag
@@ -278,3 +280,29 @@ def test_a_jpeg_that_lost_a_restart_mark_lacks_pixels_and_a_whole_one_does_not(p
     marks = [m.start() for m in re.finditer(rb"\xff[\xd0-\xd7]", data)]
     with pytest.raises(Unreadable, match="1 of .* restart marks are gone"):
         inspect(data[: marks[3]] + data[marks[4] :])
+
+
+def test_the_frames_of_an_animation_are_counted():
+    assert webp.salvage(animated("WEBP")).frames == 2 and webp.salvage(WEBP).frames == 1
+    assert png_container.salvage(encoded(picture(), "PNG", save_all=True, append_images=[picture(1), picture(2)])).frames == 3
+    assert png_container.salvage(PNG).frames == 1
+
+
+def test_a_chunk_that_is_cut_is_not_called_damaged_and_one_that_is_left_out_is():
+    lead, end = PNG[:-12], PNG[-12:]
+    time = chunk(b"tIME", bytes(7))
+    assert png_container.salvage(lead + time + end).remarks == ("damaged_metadata",)
+    assert png_container.salvage(lead + time[:-6]).remarks == ("no_end_mark",)
+    assert png_container.salvage(lead + time[:8] + bytes(3) + end[:0]).remarks == ("no_end_mark",)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_where_an_interval_ends_lacks_pixels(progressive: bool) -> None:
+    """There the decoder wants a restart mark and takes no other bytes for pixels, so none of them shows that some are missing."""
+    noise = np.random.default_rng(3).integers(0, 255, (96, 128, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", restart_marker_blocks=2, progressive=progressive)
+    marks = [m.start() for m in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    for mark in (marks[0], marks[7], marks[8], marks[len(marks) // 2]):
+        for cut in (mark, mark + 1, mark + 2):
+            with pytest.raises(Unreadable, match="truncated|damaged"):
+                inspect(data[:cut])

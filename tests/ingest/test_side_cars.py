@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.ingest.folders.captions import lines_as_captions
+from mmret.ingest.folders.captions import TextFile, TextName, columns_of_texts, lines_as_captions, text_name
 from mmret.ingest.folders.side_cars import SideCars
 from mmret.ingest.sources import open_source
 from tests.ingest.files import png, write
@@ -121,3 +121,61 @@ def test_a_text_that_cannot_be_read_does_not_hide_one_that_can(tmp_path: Path):
 )
 def test_each_line_is_a_caption_but_paragraphs_are_one(text: str, captions: list[str]):
     assert lines_as_captions(text) == captions
+
+
+@pytest.mark.parametrize(
+    "name, owner, label",
+    [
+        ("a.txt", "a", ""),
+        ("a.v2.txt", "a.v2", ""),
+        ("a.v2.url.txt", "a.v2", "url"),
+        ("a.Caption.TXT", "a", "caption"),
+        ("a.jpg.caption", "a.jpg", "caption"),
+        ("a.b.JSON", "a.b", "json"),
+        ("caption.txt", "caption", ""),
+        (".caption.txt", ".caption", ""),
+        ("a.caption.json", "a.caption", "json"),
+    ],
+)
+def test_the_last_word_of_a_name_says_what_the_text_is_and_the_rest_whose(name: str, owner: str, label: str):
+    assert text_name(name) == TextName(owner, label)
+
+
+@pytest.mark.parametrize("name", [".txt", "txt", "a.png", "a", "a.txt.bak"])
+def test_what_is_no_text_by_its_suffix_is_none(name: str):
+    assert text_name(name) is None
+
+
+def _columns(**texts: str) -> tuple[dict[str, object], list[tuple[str, str | None]]]:
+    """The columns of a picture's texts by label, and what was noted."""
+    noted: list[tuple[str, str | None]] = []
+    files = [TextFile(f"a.{label}", TextName("a", label), text.encode) for label, text in texts.items()]
+    return columns_of_texts(files, lambda remark, path=None, detail=None, count=1: noted.append((remark, path))), noted
+
+
+def test_of_texts_that_nothing_calls_captions_the_first_is_the_caption_and_only_where_there_is_no_other():
+    found, noted = _columns(prompt="a red car", style="oil painting")
+    assert found == {"prompt": "a red car", "style": "oil painting", "caption": "a red car"}
+    assert noted == [("caption_of_unknown_text", "a.prompt")]
+    found, noted = _columns(prompt="a red car", caption="a car")
+    assert found == {"prompt": "a red car", "caption": "a car"} and noted == []
+    found, noted = _columns(license="CC0", url="https://x/a.jpg")
+    assert "caption" not in found and found["license"] == "CC0" and noted == []
+
+
+def test_texts_come_in_the_order_of_their_rank_whatever_the_order_of_the_files():
+    found, noted = _columns(json='{"caption": "of the JSON", "n": 1}', caption="of the caption")
+    assert found == {"n": 1, "caption": ["of the caption", "of the JSON"]} and noted == [("more_captions", "a.caption")]
+    assert [TextName("a", label).rank for label in ("", "caption", "txts", "json")] == [0, 1, 3, 2]
+
+
+def test_an_address_is_the_source_and_never_the_caption():
+    found, noted = _columns(caption="https://example.org/a.jpg\n")
+    assert found == {"source": "https://example.org/a.jpg"} and noted == []
+
+
+def test_lines_are_one_wrapped_text_only_where_each_is_full():
+    def lines(width: int) -> str:
+        return "\n".join(["A" + "b" * (width - 1), "c" * width, "done."])
+
+    assert lines_as_captions(lines(40)) == [lines(40)] and lines_as_captions(lines(39)) == lines(39).split("\n")

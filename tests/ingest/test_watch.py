@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmret.ingest.watch import signature
+from mmret.ingest.watch import signature, watchable
 from tests.ingest.files import write
 
 OLD, NEW = 1_000_000_000, 2_000_000_000
@@ -87,3 +87,18 @@ def test_hidden_files_count_for_nothing_and_no_file_is_opened(folder: Path, monk
     write(folder, {".part": b"half", ".cache/x.png": b"y"})
     monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("opened"))
     assert signature(str(folder)) == before
+
+
+def test_the_signature_of_what_has_not_changed_is_the_same_in_every_version(tmp_path: Path):
+    """Sensors keep it: another one would be a change of every source."""
+    write(tmp_path, {"sub/a.png": b"four", "b.png": b"x", "table.csv": b"1234567"})
+    for name in ("sub/a.png", "b.png", "table.csv"):
+        os.utime(tmp_path / name, ns=(NEW, OLD))
+    assert signature(str(tmp_path / "table.csv")) == "53c4fe41d2aa7ded"
+    assert signature(str(tmp_path)) == "29b9ac3b35ab04cd"
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    assert signature(str(tmp_path / "link.csv")) == "53c4fe41d2aa7ded"  # a source that is a link is what it leads to
+
+
+def test_built_in_corpora_are_not_watched():
+    assert watchable(["/a", "shapes:5?seed=0", "/b.tar", "/shapes:5"]) == ["/a", "/b.tar", "/shapes:5"]
