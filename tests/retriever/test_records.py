@@ -34,3 +34,13 @@ def test_pictures_of_arrow_and_parquet_tables_need_no_caption(tmp_path: Path):
         first, second = open_records([str(tmp_path / name)], pictures=True, texts=False)
         assert (first.path, first.reason, first.read()) == ("a.png", None, png(1))
         assert (second.path, second.reason) == ("b.png", "no_picture")
+
+
+def test_a_folder_that_is_named_like_a_table_is_a_folder(tmp_path: Path):
+    (tmp_path / "photos.csv").mkdir()
+    for name, colour in (("a", 1), ("b", 2)):
+        (tmp_path / "photos.csv" / f"{name}.png").write_bytes(png(colour))
+        (tmp_path / "photos.csv" / f"{name}.txt").write_text(name)
+    found = list(open_records([str(tmp_path / "photos.csv")], pictures=True, texts=False))
+    assert [(record.path, record.read()) for record in found] == [("a.png", png(1)), ("b.png", png(2))]
+    assert texts(tmp_path / "photos.csv") == [("a", None), ("b", None)]
