@@ -44,7 +44,7 @@ def test_it_checks_lists_and_launches(places):
         each["key"] for each in json.loads(dg(places, "list", "components", "--json"))["items"]
     }
     assert {"corpus_manifest", "evaluations"} <= {
-        each["key"] for each in json.loads(dg(places, "list", "defs", "--json"))["assets"]
+        each["asset_key"] for each in json.loads(dg(places, "list", "defs", "--json"))["assets"]
     }
     dg(places, "launch", "--job", "seal_corpus")
     lake = Lake(places["MMRET_LAKE"])
