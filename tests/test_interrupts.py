@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -67,3 +68,25 @@ def test_what_a_library_logs_of_a_signal_is_not_shown_and_other_errors_are(deaf)
             record = logging.LogRecord("pool", logging.ERROR, "", 1, "reset failed", (), sys.exc_info())
             shown.append(bool(logging.lastResort.filter(record)))
     assert shown == [False, True]
+
+
+TRACED = """
+import os, signal, sys, time
+from mmret import interrupts
+signal.signal(signal.SIGINT, lambda number, frame: None)
+interrupts.HEEDED_AFTER_S = 0.05
+trace = lambda *event: trace
+sys.settrace(trace)
+try:
+    with interrupts.heard():
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            time.sleep(0.01)
+except KeyboardInterrupt:
+    print("ended", flush=True)
+"""
+
+
+def test_a_program_that_is_traced_ends_as_well():
+    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("ended\n", 0), done.stderr
