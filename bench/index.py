@@ -31,7 +31,7 @@ from neighbours import BAND, CLUSTER, vectors
 from mmret.encode.vectors import vector_table
 from mmret.lake import Lake
 from mmret.mine.approximate import build_index, index_candidates
-from mmret.mine.candidates import candidates
+from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.lake_vectors import select_images, shard_vectors
 from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.settings import IndexSettings, MineSettings
@@ -46,18 +46,24 @@ def timed(work: Callable[[], object]) -> tuple[float, float, object]:
     return time.perf_counter() - wall, time.process_time() - processor, result
 
 
+def two_shards(folder: str, n: int, dim: int, grow: int) -> tuple[Lake, ShardVectors, ShardVectors]:
+    """A lake of ``n`` clustered vectors, and those of its old shard and of the new one, which has ``grow``."""
+    made = vectors(n, dim, 0, max(1, n // CLUSTER))
+    ids = [f"{at:032x}" for at in np.random.default_rng(0).permutation(n)]
+    lake = Lake(folder)
+    for shard, rows in (("shard-00000", slice(0, n - grow)), ("shard-00001", slice(n - grow, n))):
+        add_shard(lake, shard, ids[rows], {SIGNAL: made[rows]})
+    old, new = (shard_vectors(lake, s, [SIGNAL]) for s in lake.shards())
+    return lake, old, new
+
+
 def gate() -> dict[str, float | list[float]]:
     """In-band recall of exact mining, and through an index of which a search looks into a sixth."""
     torch.set_num_threads(2)
     n, dim, k, grow = 6000, 128, 50, 512
-    made = vectors(n, dim, 0, n // CLUSTER)
-    ids = [f"{at:032x}" for at in np.random.default_rng(0).permutation(n)]
     with tempfile.TemporaryDirectory() as folder:
-        lake = Lake(folder)
-        for shard, rows in (("shard-00000", slice(0, n - grow)), ("shard-00001", slice(n - grow, n))):
-            add_shard(lake, shard, ids[rows], {SIGNAL: made[rows]})
+        lake, old, new = two_shards(folder, n, dim, grow)
         settings, bands = MineSettings(k=k, signals=(SIGNAL,)), {SIGNAL: BAND}
-        old, new = (shard_vectors(lake, s, [SIGNAL]) for s in lake.shards())
         queries = select_images(new, sample(new.ids, 128))
         truth = exact_lists(queries, [old, new], settings, bands)
         exact = candidates(new, [old], settings, bands)
@@ -80,14 +86,9 @@ def main(
 ) -> None:
     """Measure and print one JSON object per way of searching."""
     torch.set_num_threads(threads)
-    made = vectors(n, dim, 0, max(1, n // CLUSTER))
-    ids = [f"{at:032x}" for at in np.random.default_rng(0).permutation(n)]
     with tempfile.TemporaryDirectory() as folder:
-        lake = Lake(folder)
-        for shard, rows in (("shard-00000", slice(0, n - grow)), ("shard-00001", slice(n - grow, n))):
-            add_shard(lake, shard, ids[rows], {SIGNAL: made[rows]})
+        lake, old, new = two_shards(folder, n, dim, grow)
         settings, bands = MineSettings(k=k, signals=(SIGNAL,)), {SIGNAL: BAND}
-        old, new = (shard_vectors(lake, s, [SIGNAL]) for s in lake.shards())
         wall, processor, _ = timed(lambda: candidates(new, [old], settings, bands))
         queries = select_images(new, sample(new.ids, 256))
         truth = exact_lists(queries, [old, new], settings, bands)

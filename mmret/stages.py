@@ -59,7 +59,8 @@ batches of 256 and most of the image tower frozen; ``picture trained on``: by th
 
 
 class Cost(NamedTuple):
-    """What a partition costs, measured on two idle cores with profile ``demo`` (docs/performance.md); a time left starts from it.
+    """What a partition costs, fitted to recorded runs of profile ``demo`` on two cores (``tests/cli/recorded_runs``); a time left
+    starts from it.
 
     ``seconds`` per ``unit`` of the loop that reports, ``beside`` for the partition whatever it holds, ``more`` per other units, and
     ``first`` once a run, for libraries and models.

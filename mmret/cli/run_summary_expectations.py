@@ -21,8 +21,8 @@ def print_expectations(summary: dict[str, Any], console: Console) -> None:
     if 0 < seen < FEW_PICTURES:
         text = (
             f"towers: trained on {seen:,} pictures, so they know these and little else; every step can be looked at, but expect a "
-            "search to be little better than a guess. Some thousand pictures make good ones; with fewer, a lake of published "
-            "encoders (--profile local)"
+            "search to be little better than a guess. The demo's have seen 8,000; published encoders have seen millions "
+            "(--profile local)"
         )
         if images >= OUTGROWN * seen:
             text += (

@@ -1,6 +1,6 @@
 """What a run has still to do, in the seconds of the stage table (:mod:`mmret.stages`): the ground for the time left.
 
-The survey of the lake says which partitions are to be computed; the table says what each costs on two idle cores with profile
+The survey of the lake says which partitions are to be computed; the table says what each costs on two cores with profile
 ``demo``. Of a model that the table was not measured with (another encoder, retriever or annotator) it says nothing. Costs the
 survey: a Parquet footer a partition.
 """

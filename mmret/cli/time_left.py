@@ -19,7 +19,7 @@ from mmret.pace import Pace
 from mmret.settings import Profile
 from mmret.stages import FINGERPRINTED_STAGES, STAGES, UNPARTITIONED
 
-_START_SECONDS = 2.5  # until the first stage begins, on two idle cores
+_START_SECONDS = 2.5  # until the first stage begins
 _UNITS_FOR_A_PACE, _SECONDS_FOR_A_PACE = 16, 5.0
 START = "start"
 _RUN_OF = {name: stage.run for name, stage in STAGES.items()}

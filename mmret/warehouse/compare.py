@@ -1,7 +1,7 @@
 """Two states of a lake compared: per table the rows that came, went and changed, which columns, examples, and why.
 
 A partition whose content has the same digest in both states is not read. Of the others DuckDB joins the keys and a hash of every
-value, some partitions at a time, so memory does not grow with the lake: about 2 s per million rows. Vectors and picture
+value, some partitions at a time, so memory does not grow with the lake; docs/performance.md has what it takes. Vectors and picture
 bytes are not compared; a picture is named by its content, a vector by its model.
 """
 
