@@ -17,7 +17,6 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES
 from resources.lake import LakeResource
-from resources.warehouse import Warehouse
 from tests.freshness.empty_tables import SHARDS, current_lake
 from tests.mine.lakes import filled
 
@@ -55,8 +54,7 @@ ASSETS, CHECKS = dg.load_assets_from_modules([mining, annotation]), checks.load(
 
 
 def look(lake: Lake, instance: dg.DagsterInstance, assets=(), checks=(UNIQUE,), **how) -> dg.ExecuteInProcessResult:
-    of_lake = LakeResource(folder=str(lake.root))
-    resources = defs.resources | {"lake": of_lake, "warehouse": Warehouse(lake=of_lake)}
+    resources = defs.resources | {"lake": LakeResource(folder=str(lake.root))}
     own = [each for each in CHECKS if UNIQUE in each.check_keys]
     graph = dg.Definitions(assets=ASSETS, asset_checks=own, resources=resources).resolve_implicit_global_asset_job_def()
     job = graph.get_subset(asset_selection={dg.AssetKey(a) for a in assets}, asset_check_selection=set(checks))
