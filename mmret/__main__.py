@@ -1,8 +1,8 @@
 """``python -m mmret``, and what the ``mmret`` command calls: a Ctrl-C while the libraries load is told like any other.
 
 Loading torch, Dagster and what goes with them makes 450,000 objects that live as long as the process. Python's collector looks at
-all of them again and again meanwhile, a tenth of the time that loading takes, so here it looks less often; garbage in a circle waits
-longer.
+all of them again and again meanwhile, a tenth of the time that loading takes; here it looks less often, and garbage in a circle
+waits longer.
 """
 
 import gc
