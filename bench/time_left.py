@@ -143,7 +143,6 @@ def thinned(events: tuple[Mapping[str, Any], ...]) -> Iterator[Mapping[str, Any]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
 def gate() -> dict[str, float | list[float]]:
     """How far the predicted total of the quiet demo, and of a run with a slow server, is off at worst."""
     runs = {name: judged(Recording.read(RUNS / f"{name}.jsonl.gz").replay()[1]) for name in ("demo_quiet", "slow_server")}
@@ -151,6 +150,7 @@ def gate() -> dict[str, float | list[float]]:
     return off | {"runs": len(runs)}
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
 def record(out: Path, arguments: list[str]) -> None:
     """Run ``mmret`` with ARGUMENTS and write its progress to OUT."""
     from mmret.cli import main, run_progress
