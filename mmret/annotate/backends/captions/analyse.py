@@ -99,18 +99,35 @@ def join(words: tuple[str, ...] | list[str]) -> str:
 @lru_cache(maxsize=16_384)
 def read(text: str) -> Caption:
     """Parse one caption. Never fails; an empty text has no sentences."""
-    sentences, keys = [], []
-    text, medium = clean(text), ""
+    text = clean(text)
     articles = _HAS_ARTICLE.search(text) is not None
+    medium, parts = _parts(text)
+    keys = _keys(parts)
+    sentences = [segments for sentence in parts if (segments := tuple(_segments(sentence, articles)))]
+    return Caption(tuple(sentences), (medium, *keys) if medium else tuple(keys), medium)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a caption in the form in which they are compared, without its opening and its medium, and without parsing
+    it.
+
+    >>> words("A drawing of a big red circle")
+    ('a', 'large', 'red', 'circle')
+    """
+    return tuple(_keys(_parts(clean(text))[1]))
+
+
+def _parts(text: str) -> tuple[str, list[list[str]]]:
+    """The medium of a clean caption, and its sentences as tokens."""
+    medium = ""
     if found := _MEDIUM.match(text):
         medium = " ".join(w if lx.keeps_capital(w.lower()) else w.lower() for w in found[1].split())
         text = text[found.end() :]
-        keys.append(medium)
-    for sentence in _sentences(text):
-        keys += [k for t in sentence if t not in _BREAKS and (k := _key(t))]
-        if segments := tuple(_segments(sentence, articles)):
-            sentences.append(segments)
-    return Caption(tuple(sentences), tuple(keys), medium)
+    return medium, _sentences(text)
+
+
+def _keys(sentences: list[list[str]]) -> list[str]:
+    return [k for sentence in sentences for t in sentence if t not in _BREAKS and (k := _key(t))]
 
 
 def _key(token: str) -> str:

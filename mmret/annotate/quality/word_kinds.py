@@ -1,0 +1,215 @@
+"""Groups the words of captions by what they can stand in place of: colours, shapes, trades, whatever a corpus speaks of.
+
+Two words are linked where captions are equal but for that one word, which the corpus shows without being told what a colour is. A
+word whose links fall apart without it has several meanings (a striped ball, a striped wall) and is split into them (ego-splitting,
+Epasto et al. 2017); the groups are the communities of what comes out (Louvain). English only in that function words are left out and synonyms joined as
+:mod:`mmret.annotate.backends.captions` does. Cost: linear in words, about 40 us a caption; the graph has ``VOCABULARY`` words at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from mmret.annotate.backends.captions import lexicon as lx
+from mmret.annotate.backends.captions.analyse import words
+from mmret.hashing import hash64
+
+VOCABULARY = 1000
+LONGEST = 24
+"""Captions of more words than this hardly ever have another that is equal but for one."""
+AT_ONE_PLACE = 64
+"""Words looked at in one place; where more stand there, those lowest by hash."""
+FRAMES = 2
+"""Places that two words must share: one may be an accident."""
+FIXED, FIXED_COUNT = 0.95, 5
+"""A word that has the same neighbour this often, and at least so many times, is one word with it: sky blue, plus sign."""
+FUNCTION_WORDS = (
+    lx.DETERMINERS | lx.BINDING | lx.PREPOSITIONS | lx.PRONOUNS | lx.AUXILIARIES | lx.CONJUNCTIONS | {"next", "close", "'s"}
+)
+
+Token = tuple[str, int]
+"""A word and which of its occurrences in the caption it is, so that a caption is a set."""
+
+
+class Word(NamedTuple):
+    """A content word of a caption, and the word ``before`` it, whatever that is."""
+
+    text: str
+    before: str
+
+
+def words_of(caption: str) -> list[Word]:
+    """The content words of ``caption`` in order, synonyms as one word, without an opening such as "a drawing of".
+
+    >>> [word.text for word in words_of("A drawing of a little red circle on a white background")]
+    ['small', 'red', 'circle', 'white', 'background']
+    """
+    keys = words(caption)  # without the medium: a caption that names none may still be of a drawing
+    before = ("", *("a" if key == "an" else key for key in keys))
+    return [Word(key, left) for key, left in zip(keys, before, strict=False) if key not in FUNCTION_WORDS]
+
+
+class Changes(NamedTuple):
+    """Between two captions: kinds of which a word ``replaced`` another of the kind; ``one_sided``, of which words came or went without
+    that; None is the kind of words that have none. ``known``: how many words were replaced within a kind."""
+
+    replaced: frozenset[int | None]
+    one_sided: frozenset[int | None]
+    known: int
+
+
+class WordKinds:
+    """``bags``: by image id its caption as a set of tokens; ``count``: how many kinds of words there are, numbered from 0."""
+
+    def __init__(self, captions: Mapping[str, list[Word]]):
+        joined = _join_fixed(captions)
+        self.bags = {image_id: _bag(listed) for image_id, listed in joined.items()}
+        frequency = Counter(word.text for listed in joined.values() for word in listed)
+        self._links = _links(set(map(tuple, joined.values())), frequency)
+        self._senses = {word: _senses(word, self._links) for word in self._links}
+        groups = _communities(self._links, self._senses)
+        members = [sorted({word for word, _ in group}, key=lambda word: (-frequency[word], word)) for group in groups]
+        order = sorted(range(len(groups)), key=lambda at: (-frequency[members[at][0]], members[at]))
+        self.members = [members[at] for at in order]
+        self._kind = {sense: kind for kind, at in enumerate(order) for sense in groups[at]}
+        self._kinds = {word: self._kinds_of(word) for word in self._links}
+        self.count = len(self.members)
+
+    def described(self, kind: int) -> dict[str, Any]:
+        """``name``: the three most frequent words; ``words``: the ten most frequent."""
+        words = self.members[kind]
+        return {"name": ", ".join(words[:3]) + (" ..." if len(words) > 3 else ""), "words": words[:10]}
+
+    def changes(self, old: Iterable[Token], new: Iterable[Token]) -> Changes:
+        """What leads from the words ``old``, which only the query's caption has, to ``new``, which only the target's has."""
+        gone, come = sorted(word for word, _ in old), sorted(word for word, _ in new)
+        replaced: list[int | None] = []
+        for find in (self._linked_kind, self._common_kind):
+            for word in list(gone):
+                for other in come:
+                    if (kind := find(word, other)) is not None:
+                        gone.remove(word)
+                        come.remove(other)
+                        replaced.append(kind)
+                        break
+        known = len(replaced)
+        if all(any(word not in self._kinds for word in side) for side in (gone, come)):
+            replaced.append(None)
+            gone, come = ([word for word in side if word in self._kinds] for side in (gone, come))
+        one_sided = frozenset(self._kinds[word][0] if word in self._kinds else None for word in (*gone, *come))
+        return Changes(frozenset(replaced), one_sided, known)
+
+    def _linked_kind(self, word: str, other: str) -> int | None:
+        """The kind of the senses in which the two words stand in each other's place; None if they do not."""
+        if other not in self._links.get(word, ()):
+            return None
+        one, two = (self._kind[a, self._senses[a][b]] for a, b in ((word, other), (other, word)))
+        return one if one == two else None
+
+    def _common_kind(self, word: str, other: str) -> int | None:
+        return next((kind for kind in self._kinds.get(word, ()) if kind in self._kinds.get(other, ())), None)
+
+    def _kinds_of(self, word: str) -> list[int]:
+        """The kinds that ``word`` belongs to, the one of most of its places first."""
+        weights: Counter[int] = Counter()
+        for other, weight in self._links[word].items():
+            weights[self._kind[word, self._senses[word][other]]] += weight
+        return sorted(weights, key=lambda kind: (-weights[kind], kind))
+
+
+def _join_fixed(captions: Mapping[str, list[Word]]) -> dict[str, list[Word]]:
+    """``captions`` with neighbours joined where one of the two has hardly any other: a replaced "sky blue" is one change."""
+    texts = {tuple(word.text for word in listed) for listed in captions.values()}
+    singles = Counter(word for text in texts for word in text)
+    pairs = Counter(two for text in texts for two in zip(text, text[1:], strict=False))
+    fixed = {(a, b): n for (a, b), n in pairs.items() if n >= FIXED_COUNT and n >= FIXED * min(singles[a], singles[b])}
+    return {image_id: _join(listed, fixed) for image_id, listed in captions.items()}
+
+
+def _join(listed: list[Word], fixed: Mapping[tuple[str, str], int]) -> list[Word]:
+    joined, at = [], 0
+    texts = [word.text for word in listed]
+    while at < len(listed):
+        two = tuple(texts[at : at + 2])
+        if two in fixed and fixed[two] >= fixed.get(tuple(texts[at + 1 : at + 3]), 0):
+            joined.append(Word(" ".join(two), listed[at].before))
+            at += 2
+        else:
+            joined.append(listed[at])
+            at += 1
+    return joined
+
+
+def _bag(listed: list[Word]) -> frozenset[Token]:
+    seen: Counter[str] = Counter()
+    tokens = []
+    for word in listed:
+        tokens.append((word.text, seen[word.text]))
+        seen[word.text] += 1
+    return frozenset(tokens)
+
+
+def _links(texts: Iterable[tuple[Word, ...]], frequency: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """By word the words that stand in its place, weighted by how often: between the same neighbours, in captions of otherwise the
+    same words, in whatever order those are.
+
+    A place where n words stand counts 1 / (n - 1) for each two, so that each word's place counts once (Newman 2001).
+    """
+    known = set(sorted(frequency, key=lambda word: (-frequency[word], word))[:VOCABULARY])
+    numbers = {word: hash64(word) for word in frequency}
+    places: dict[tuple[int, str, str], set[str]] = defaultdict(set)
+    for text in texts:
+        if not 2 <= len(text) <= LONGEST:
+            continue
+        whole = sum(numbers[word.text] for word in text)
+        following = [*(word.text for word in text[1:]), ""]
+        for word, after in zip(text, following, strict=True):
+            if word.text in known:
+                places[whole - numbers[word.text], word.before, after].add(word.text)
+    weights: Counter[tuple[str, str]] = Counter()
+    shared: Counter[tuple[str, str]] = Counter()
+    for found in places.values():
+        if len(found) > 1:
+            listed = sorted(sorted(found, key=numbers.__getitem__)[:AT_ONE_PLACE])
+            for two in combinations(listed, 2):
+                weights[two] += 1 / (len(listed) - 1)
+                shared[two] += 1
+    links: dict[str, dict[str, float]] = defaultdict(dict)
+    for (a, b), weight in weights.items():
+        if shared[a, b] >= FRAMES:
+            links[a][b] = links[b][a] = weight
+    return dict(links)
+
+
+def _senses(word: str, links: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
+    """The meaning of ``word`` in which each of its neighbours replaces it: neighbours that are linked without it share one."""
+    found: dict[str, int] = {}
+    for start in sorted(links[word]):
+        if start in found:
+            continue
+        sense = len(set(found.values()))
+        found[start] = sense
+        waiting = [start]
+        while waiting:
+            for other in links[waiting.pop()]:
+                if other in links[word] and other not in found:
+                    found[other] = sense
+                    waiting.append(other)
+    return found
+
+
+def _communities(
+    links: Mapping[str, Mapping[str, float]], senses: Mapping[str, Mapping[str, int]]
+) -> list[set[tuple[str, int]]]:
+    """Groups of (word, sense) of which each two that replace each other are linked."""
+    from networkx import Graph
+    from networkx.algorithms.community import louvain_communities
+
+    graph = Graph()
+    for word in sorted(links):
+        for other, weight in sorted(links[word].items()):
+            graph.add_edge((word, senses[word][other]), (other, senses[other][word]), weight=weight)
+    return louvain_communities(graph, seed=0) if graph.number_of_edges() else []
