@@ -72,6 +72,23 @@ def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profil
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""
     from mmret.mine.stage import mine_pairs
 
-    return materialize(
+    made = materialize(
         context, lake, profile, "pairs", lambda store, settings, shard, inputs: mine_pairs(store, shard, settings.mine, inputs)
     )
+    for shard in context.partition_keys:
+        if has_charts(lake.open(), shard) and (table := changes_table(lake.open(), shard)):
+            context.add_asset_metadata({"changes": table}, partition_key=shard)
+    return made
+
+
+def changes_table(store: Lake, shard: str) -> dg.MarkdownMetadataValue | None:
+    """What the pairs of ``shard`` change, as their captions tell: kinds of words and shares; None where it has no pairs."""
+    from mmret.annotate.quality.coverage import kinds_shown, lake_coverage, sentences
+    from mmret.export.markdown import plain, table
+
+    found = lake_coverage(store, [shard])
+    if found is None:
+        return None
+    rows = [[plain(name), f"{100 * there:.1f}", f"{100 * one_sided:.1f}"] for name, there, one_sided in kinds_shown(found)]
+    parts = [table(["kind of words", "replaced in % of the pairs", "added or removed in %"], rows), *map(plain, sentences(found))]
+    return dg.MetadataValue.md("\n\n".join(part for part in parts if part))

@@ -1,4 +1,5 @@
-"""``mmret bands``: what the band of each signal does to the corpus, and which band the corpus itself proposes."""
+"""``mmret bands``: what the band of each signal does to the corpus, what the pairs chosen in it change, and which band the corpus
+itself proposes."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def bands(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON")] = False,
 ) -> None:
-    """Per signal: scores of the neighbours, share in the band, overlap with the other signals, and a proposed band."""
+    """Per signal: scores of the neighbours, share in the band, overlap with the other signals, and a proposed band; and what the
+    chosen pairs change, as their captions tell."""
+    from mmret.annotate.quality.coverage import lake_coverage
     from mmret.mine.lake_bands import lake_report
 
     store = Lake(lake)
@@ -31,6 +34,7 @@ def bands(
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
     settings, _ = resolve(store)
     found = lake_report(store, settings.mine) if store.partitions("neighbours") or not propose else None
+    changes = lake_coverage(store) if found else None
     proposals = _proposals(store, settings) if propose else {}
     if plot and found:
         from mmret.mine.band_report import plot as draw
@@ -38,10 +42,12 @@ def bands(
         with replacing(plot) as aside:
             aside.write_bytes(draw(found))
     if as_json:
-        print_json({"report": found, "proposed": proposals})
+        print_json({"report": found, "changes": changes, "proposed": proposals})
         return
     if found:
         _print_report(found, _sources(store))
+    if changes:
+        _print_changes(changes)
     for signal, band in proposals.items():
         value = f"{{low: {band['low']:g}, high: {band['high']:g}}}"
         print(f"proposed for {signal}: --set 'mine.bands.{signal}={value}'")
@@ -88,3 +94,19 @@ def _print_report(found: dict[str, Any], sources: dict[str, str]) -> None:
     for signals, count in found["overlap"].items():
         console().print(f"{count / max(1, found['pairs']):6.1%}  found by {signals.replace('+', ' and ')}")
     console().print(f"{found['pairs']:,} pairs in {found['images']:,} images; lists hold {found['k']} at most", style="dim")
+
+
+def _print_changes(changes: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from mmret.annotate.quality.coverage import kinds_shown, sentences
+    from mmret.cli.terminal import console, printable
+
+    table = Table("what the pairs change", "replaced", "added or removed", box=box.SIMPLE_HEAD)
+    for name, replaced, one_sided in kinds_shown(changes):
+        table.add_row(printable(name), f"{replaced:.1%}", f"{one_sided:.1%}")
+    if table.rows:
+        console().print(table)
+    for line in sentences(changes):
+        console().print(line, style="dim", markup=False)

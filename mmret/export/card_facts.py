@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from mmret.annotate.quality.coverage import lake_coverage
 from mmret.curation.decisions import latest_decisions
 from mmret.curation.licences import Licence, read_licence, triplet_licences
 from mmret.errors import UserError
@@ -43,6 +44,8 @@ class LakeFacts:
     scores: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     words: list[tuple[int, int]] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
+    changes: dict[str, Any] | None = None
+    """What the pairs change (:func:`mmret.annotate.quality.coverage.coverage`)."""
     texts: int = 0
     queries: int = 0
 
@@ -88,6 +91,7 @@ def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
         decisions={row["values"]: row["counts"] for row in decided},
         leaks=dict(pairs("SELECT benchmark, count(DISTINCT image_id) FROM leaks GROUP BY ALL ORDER BY 1")),
         evaluations=_latest_evaluations(lake),
+        changes=_changes(lake),
     )
     for signal in SIGNALS:
         facts.scores[signal] = pairs(
@@ -122,6 +126,11 @@ def _facts(lake: Lake, table: str) -> list[Facts]:
         return [facts for p in lake.partitions(table) if (facts := lake.facts(table, p))]
     except UserError:
         return []
+
+
+def _changes(lake: Lake) -> dict[str, Any] | None:
+    """What the pairs change; None where an earlier state of the lake has no pairs."""
+    return lake_coverage(lake) if _facts(lake, "pairs") else None
 
 
 def _latest_evaluations(lake: Lake) -> list[dict[str, Any]]:

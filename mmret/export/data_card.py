@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmret.annotate.quality.coverage import kinds_shown, sentences
 from mmret.atomic import replacing, write_text
 from mmret.curation.licences import Licence
 from mmret.errors import UserError
@@ -97,6 +98,7 @@ def data_card(lake: Lake, profile: Profile, folder: str, export: ExportFacts | N
         _samples(facts, folder, pictures),
         "## Distributions",
         picture(f"{folder}/histograms.png", "Histograms of scores, instruction lengths and picture sizes"),
+        *_changes(facts),
         "## How it was made",
         *_making(facts),
         *_review(facts),
@@ -207,6 +209,19 @@ def _samples(facts: LakeFacts, folder: str, pictures: dict[str, bytes]) -> str:
             for row in chosen
         ],
     )
+
+
+def _changes(facts: LakeFacts) -> Iterator[str]:
+    if facts.changes is None:
+        return
+    yield "## What the pairs change"
+    yield (
+        "As far as the captions tell. Words are one kind where the corpus has one in place of the other in captions that are "
+        "otherwise equal; shares are of the pairs whose captions tell a difference."
+    )
+    rows = [[plain(name), f"{100 * there:.1f}", f"{100 * one_sided:.1f}"] for name, there, one_sided in kinds_shown(facts.changes)]
+    yield table(["kind of words", "replaced in % of the pairs", "added or removed in %"], rows)
+    yield "\n".join(f"- {plain(line)}" for line in sentences(facts.changes))
 
 
 def _making(facts: LakeFacts) -> Iterator[str]:

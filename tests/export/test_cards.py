@@ -77,6 +77,14 @@ def test_the_data_card_says_what_the_tables_hold(lake, tmp_path):
     assert write_data_card(lake, profile(lake), tmp_path / "again.md").read_text().replace("again_", "card_") == card
 
 
+def test_the_data_card_says_what_the_pairs_change(lake, tmp_path):
+    card = write_data_card(lake, profile(lake), tmp_path / "card.md").read_text()
+    changes = gather_facts(lake, profile(lake)).changes
+    assert changes["pairs"] == lake.read("pairs").num_rows and changes["kinds"]
+    section = card.split("## What the pairs change")[1].split("\n## ")[0]
+    assert plain(changes["kinds"][0]["name"]) in section and f"{100 * changes['kinds'][0]['replaced']:.1f} |" in section
+
+
 def test_a_card_tells_of_the_settings_of_its_run_and_not_of_those_in_the_lake(lake, tmp_path):
     run = resolve(lake, overrides={"mine.k": 77, "annotate.language": "German"})[0]
     card = write_data_card(lake, run, tmp_path / "card.md").read_text()

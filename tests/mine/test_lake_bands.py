@@ -11,14 +11,15 @@ import pytest
 
 from mmret.encode.bands import propose
 from mmret.errors import UserError
+from mmret.hashing import pair_id
 from mmret.lake import Lake
 from mmret.mine.band_report import report
 from mmret.mine.lake_bands import bands_of, lake_report
 from mmret.mine.stage import mine_candidates, mine_neighbours
-from mmret.schemas import SIGNALS, TOWERS
+from mmret.schemas import IMAGES_INDEX, PAIRS, SIGNALS, TOWERS
 from mmret.settings import BandSettings, MineSettings
 from tests.mine.corpora import clustered, image_ids
-from tests.mine.lakes import MODEL, add_shard
+from tests.mine.lakes import MODEL, add_shard, filled
 
 PROPOSED = MineSettings(k=10, tile=64, bands={s: "proposed" for s in SIGNALS}, signals=("caption",))
 
@@ -116,6 +117,55 @@ def test_the_command_prints_the_report_and_draws_it(tmp_path, capsys):
     assert "found by clip_image and caption" in text and "0.5 to 0.9" in text
     with pytest.raises(UserError, match="holds no lake yet"):
         bands(tmp_path / "nothing", plot=None, propose=False, as_json=False)
+
+
+def with_pairs(lake: Lake, captions: list[str]) -> None:
+    """Pairs of every image with the next one, whose ``captions`` are given in turn."""
+    ids = lake.read("images")["image_id"].to_pylist()
+    texts = [captions[at % len(captions)] for at in range(len(ids))]
+    shards = ["shard-00000"] * len(ids)
+    lake.write("images", "shard-00000", filled(IMAGES_INDEX, {"image_id": ids, "shard": shards, "caption": texts}), "y")
+    pairs = list(zip(ids, ids[1:], strict=False))
+    columns = {
+        "pair_id": [pair_id(*pair) for pair in pairs],
+        "query_id": [query for query, _ in pairs],
+        "target_id": [target for _, target in pairs],
+        "signals": [["caption"]] * len(pairs),
+    }
+    lake.write("pairs", "shard-00000", filled(PAIRS, columns), "x")
+
+
+HATS = [f"a {colour} [bold]{thing}" for colour in ("red", "blue", "green") for thing in ("hat", "scarf|", "coat")]
+
+
+def test_the_command_shows_what_the_pairs_change(tmp_path, capsys):
+    from mmret.cli.bands import bands
+
+    lake, _ = mined_lake(tmp_path / "lake")
+    bands(lake.root, plot=None, propose=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["changes"] is None
+    with_pairs(lake, HATS)
+    bands(lake.root, plot=None, propose=False, as_json=True)
+    changes = json.loads(capsys.readouterr().out)["changes"]
+    assert changes["pairs"] == lake.read("pairs").num_rows
+    assert sorted(sorted(kind["words"]) for kind in changes["kinds"])[0] == ["blue", "green", "red"]
+    bands(lake.root, plot=None, propose=False, as_json=False)
+    text = capsys.readouterr().out
+    assert "blue, green, red" in text and "[bold]hat" in text  # a word of a caption is no markup
+    with_pairs(lake, ["one two three", "four five six"])
+    bands(lake.root, plot=None, propose=False, as_json=False)
+    assert "The captions of this corpus tell few differences: targets are chosen by nearness." in capsys.readouterr().out
+
+
+def test_the_ui_shows_what_the_pairs_of_a_shard_change(tmp_path):
+    from assets.mining import changes_table
+
+    lake, _ = mined_lake(tmp_path)
+    with_pairs(lake, HATS)
+    shown = changes_table(lake, "shard-00000").value
+    assert "| blue, green, red | " in shown and "\\[bold\\]scarf" in shown
+    lake.write("pairs", "shard-00000", PAIRS.empty_table(), "x")
+    assert changes_table(lake, "shard-00000") is None
 
 
 def test_the_ui_shows_the_picture_of_a_shard(tmp_path):

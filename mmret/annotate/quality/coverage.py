@@ -1,9 +1,9 @@
 """What the chosen pairs change, as far as their captions tell: how many words, which kinds of words, and how evenly.
 
-A training set whose pairs all change the same thing teaches that one thing, and nobody sees it from scores. No list of attributes
-is read: words are one *kind* where the corpus itself puts one in place of the other in captions that are otherwise equal (red, blue
-and green before the same circle). Cost: linear in pairs and captions, about a second for 24,000 pairs; more than ``SAMPLE`` pairs are
-sampled by their ids, which are hashes.
+A training set whose pairs all change the same thing teaches that one thing, and no score shows it. No list of attributes is
+read: words are one *kind* where the corpus itself puts one in place of the other in captions that are otherwise equal (red, blue
+and green before the same circle). Cost: linear in pairs and captions, a second or two for 24,000 pairs; more than ``SAMPLE`` pairs
+are sampled by their ids, which are hashes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ SAMPLE = 50_000
 UNDERSTOOD = 0.5
 """Least share of the longer caption's words that must be in the other too, or be replaced there by a word of the same kind: what is
 left of less is not a difference that could be told."""
+SHOWN = 12
+"""Kinds that people are shown one by one."""
 WORDS = ("1", "2", "3", "4+")
 TELLS_LITTLE = "the captions of this corpus tell few differences: targets are chosen by nearness"
 
@@ -48,15 +50,15 @@ def coverage(pairs: pa.Table, captions: pa.Table) -> dict[str, Any]:
     """JSON-ready shares, 0 to 1, from ``pairs`` (pair_id, query_id, target_id text; signals lists of text) and ``captions``
     (image_id, caption text).
 
-    ``pairs``: how many there are, and ``looked_at`` how many of them were; the shares are of these. ``told``: share of pairs whose
-    captions differ, have a word in common, and share or replace in kind at least half of the longer one's words; ``unlike``,
-    ``same``, ``no_caption``: the others. ``words``: of the told pairs, shares by how many content words change. ``kinds``, the most frequent first: ``name``,
-    ``words`` (the most frequent ten), ``replaced`` and ``added_or_removed``, shares of the told pairs in which a word of the kind
-    was replaced by another of it, or came or went without one. ``other``: the same of words that belong to no kind.
-    ``only_added_or_removed``: share of the told pairs that replace nothing. ``effective_kinds``: exp of the entropy of
-    these changes: 1 where all pairs change one thing, n where n kinds are changed equally often; 0 where nothing is told.
-    ``by_signal``: the same figure for the pairs that each signal found. ``says``: one sentence where the captions of most pairs
-    tell nothing, else null.
+    ``pairs``: how many there are, and ``looked_at`` how many of them were; all shares are of these. ``told``: share of the pairs
+    whose captions differ, have a word in common, and share or replace in kind at least half of the longer one's words;
+    ``unlike``, ``same``, ``no_caption``: the others. Of the told pairs: ``words``, shares by how many content words change;
+    ``kinds``, the most frequent first, with ``name``, ``words`` (its most frequent ten), ``replaced`` and ``added_or_removed``:
+    shares of the pairs in which a word of the kind was replaced by another of it, or came or went without one; ``other``: the same
+    of words that have no kind; ``only_added_or_removed``: share of the pairs that replace nothing; ``effective_kinds``: exp of the
+    entropy of what is replaced: 1 where all pairs replace the same kind, n where n kinds are replaced equally often, 0 where
+    no kind is. ``by_signal``: that figure for the pairs of each signal. ``says``: one sentence where the captions of most
+    pairs tell nothing, else null.
     """
     looked_at = _sample(pairs)
     texts = dict(zip(captions["image_id"].to_pylist(), captions["caption"].to_pylist(), strict=True))
@@ -69,7 +71,7 @@ def coverage(pairs: pa.Table, captions: pa.Table) -> dict[str, Any]:
 
 
 def _sample(pairs: pa.Table) -> pa.Table:
-    """``pairs``, or about ``SAMPLE`` of them: those with the lowest ids, which are hashes, so that others arriving change little."""
+    """``pairs``, or about ``SAMPLE`` of them: those with the lowest ids, which are hashes."""
     if pairs.num_rows <= SAMPLE:
         return pairs
     below = f"{int(SAMPLE / pairs.num_rows * 16**12):012x}"
@@ -102,7 +104,7 @@ class _Tally:
         self.one_sided.update(changes.one_sided)
         self.nothing_replaced += not changes.replaced
         for signal in signals:
-            self.by_signal[signal].update(changes.replaced or {"one-sided"})
+            self.by_signal[signal].update(changes.replaced)
 
     def numbers(self) -> dict[str, Any]:
         everyone, told = max(1, self.outcomes.total()), max(1, self.outcomes["told"])
@@ -121,10 +123,45 @@ class _Tally:
             "kinds": sorted(rows, key=lambda row: (-row["replaced"], -row["added_or_removed"], row["name"])),
             "other": {"replaced": self.replaced[None] / told, "added_or_removed": self.one_sided[None] / told},
             "only_added_or_removed": self.nothing_replaced / told,
-            "effective_kinds": effective(self.replaced + Counter({"one-sided": self.nothing_replaced})),
-            "by_signal": {signal: effective(counts) for signal, counts in self.by_signal.items() if counts},
+            "effective_kinds": effective(_of_kinds(self.replaced)),
+            "by_signal": {signal: effective(_of_kinds(counts)) for signal, counts in self.by_signal.items()},
             "says": TELLS_LITTLE if self.outcomes.total() and outcomes["told"] < 0.5 else None,
         }
+
+
+def _of_kinds(counts: Mapping[int | None, int]) -> dict[int, int]:
+    return {kind: n for kind, n in counts.items() if kind is not None}
+
+
+def kinds_shown(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """Rows for people: name, share replaced and share added or removed, of a :func:`coverage`; rare kinds and words without a kind
+    in one row each."""
+    kinds, other = found["kinds"], found["other"]
+    rows = [(kind["name"], kind["replaced"], kind["added_or_removed"]) for kind in kinds[:SHOWN]]
+    if further := kinds[SHOWN:]:
+        most = (max(kind[part] for kind in further) for part in ("replaced", "added_or_removed"))
+        rows.append((f"{len(further)} further kinds, each at most", *most))
+    if any(other.values()):
+        rows.append(("words without a kind", other["replaced"], other["added_or_removed"]))
+    return rows
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """What a :func:`coverage` says beside its table, in plain words."""
+    looked_at = found["looked_at"]
+    told = [f"{found['told']:.1%} of {looked_at:,} pairs have captions that tell a difference"]
+    if looked_at < found["pairs"]:
+        told[0] += f" (a sample of {found['pairs']:,}, drawn by hash)"
+    reasons = {"unlike": "share too little", "same": "are the same", "no_caption": "are missing"}
+    told += [f"in {found[name]:.1%} they {reason}" for name, reason in reasons.items() if found[name]]
+    lines = ["; ".join(told) + "."]
+    if found["told"]:
+        words = ", ".join(f"{size} in {share:.1%}" for size, share in found["words"].items())
+        lines.append(f"Words changed: {words} of these pairs; {found['only_added_or_removed']:.1%} only add or remove.")
+        kinds = len(found["kinds"])
+        even = f"they are replaced as evenly as {found['effective_kinds']:.1f} equally frequent ones would be."
+        lines.append(f"Kinds of words that the captions have: {kinds:,}" + (f"; {even}" if found["effective_kinds"] else "."))
+    return lines + ([f"{found['says'][0].upper()}{found['says'][1:]}."] if found["says"] else [])
 
 
 def effective(counts: Mapping[Any, int]) -> float:
@@ -133,5 +170,5 @@ def effective(counts: Mapping[Any, int]) -> float:
     >>> effective({"red": 5, "blue": 5}), effective({"red": 10, "blue": 0})
     (2.0, 1.0)
     """
-    total = sum(counts.values())
-    return math.exp(-sum(n / total * math.log(n / total) for n in counts.values() if n)) if total else 0.0
+    shares = [n / sum(counts.values()) for n in sorted(counts.values()) if n]
+    return math.exp(-sum(share * math.log(share) for share in shares)) if shares else 0.0

@@ -2,15 +2,15 @@
 
 Two words are linked where captions are equal but for that one word, which the corpus shows without being told what a colour is. A
 word whose links fall apart without it has several meanings (a striped ball, a striped wall) and is split into them (ego-splitting,
-Epasto et al. 2017); the groups are the communities of what comes out (Louvain). English only in that function words are left out and synonyms joined as
-:mod:`mmret.annotate.backends.captions` does. Cost: linear in words, about 40 us a caption; the graph has ``VOCABULARY`` words at most.
+Epasto et al. 2017); the groups are the communities of what comes out (Louvain). English only in that function words are left out
+and synonyms joined as in :mod:`mmret.annotate.backends.captions`. Cost: linear in words, some 60 us a caption of ten; the graph
+has the ``VOCABULARY`` most frequent words at most.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
@@ -21,7 +21,7 @@ VOCABULARY = 1000
 LONGEST = 24
 """Captions of more words than this hardly ever have another that is equal but for one."""
 AT_ONE_PLACE = 64
-"""Words looked at in one place; where more stand there, those lowest by hash."""
+"""Where more words than this stand in one place, only the lowest by hash are linked with all others."""
 FRAMES = 2
 """Places that two words must share: one may be an accident."""
 FIXED, FIXED_COUNT = 0.95, 5
@@ -53,8 +53,8 @@ def words_of(caption: str) -> list[Word]:
 
 
 class Changes(NamedTuple):
-    """Between two captions: kinds of which a word ``replaced`` another of the kind; ``one_sided``, of which words came or went without
-    that; None is the kind of words that have none. ``known``: how many words were replaced within a kind."""
+    """Between two captions: the kinds of which a word ``replaced`` another; ``one_sided``, of which words came or went without
+    that; None stands for words that have no kind. ``known``: how many words were replaced within a kind."""
 
     replaced: frozenset[int | None]
     one_sided: frozenset[int | None]
@@ -69,7 +69,8 @@ class WordKinds:
         self.bags = {image_id: _bag(listed) for image_id, listed in joined.items()}
         frequency = Counter(word.text for listed in joined.values() for word in listed)
         self._links = _links(set(map(tuple, joined.values())), frequency)
-        self._senses = {word: _senses(word, self._links) for word in self._links}
+        near = {word: set(others) for word, others in self._links.items()}
+        self._senses = {word: _senses(word, near) for word in near}
         groups = _communities(self._links, self._senses)
         members = [sorted({word for word, _ in group}, key=lambda word: (-frequency[word], word)) for group in groups]
         order = sorted(range(len(groups)), key=lambda at: (-frequency[members[at][0]], members[at]))
@@ -121,12 +122,32 @@ class WordKinds:
 
 
 def _join_fixed(captions: Mapping[str, list[Word]]) -> dict[str, list[Word]]:
-    """``captions`` with neighbours joined where one of the two has hardly any other: a replaced "sky blue" is one change."""
-    texts = {tuple(word.text for word in listed) for listed in captions.values()}
-    singles = Counter(word for text in texts for word in text)
-    pairs = Counter(two for text in texts for two in zip(text, text[1:], strict=False))
+    """``captions`` with neighbours joined where one of the two has hardly any other: a replaced "sky blue" is one change.
+
+    They stay apart where a word that is not joined stands in the place of that one: "white" before "wall", if "striped" is before
+    walls and elsewhere.
+    """
+    texts = set(map(tuple, captions.values()))
+    singles = Counter(word.text for text in texts for word in text)
+    pairs = Counter((a.text, b.text) for text in texts for a, b in zip(text, text[1:], strict=False))
     fixed = {(a, b): n for (a, b), n in pairs.items() if n >= FIXED_COUNT and n >= FIXED * min(singles[a], singles[b])}
-    return {image_id: _join(listed, fixed) for image_id, listed in captions.items()}
+    links = _links(texts, singles)
+    while True:
+        loose = {two for two in fixed if any(other not in fixed and other in pairs for other in _instead(two, singles, links))}
+        if not loose:
+            return {image_id: _join(listed, fixed) for image_id, listed in captions.items()}
+        fixed = {two: n for two, n in fixed.items() if two not in loose}
+
+
+def _instead(
+    two: tuple[str, str], singles: Mapping[str, int], links: Mapping[str, Mapping[str, float]]
+) -> Iterator[tuple[str, str]]:
+    """``two`` neighbours with the rarer one replaced by each word that stands in its place."""
+    a, b = two
+    if singles[a] <= singles[b]:
+        yield from ((other, b) for other in links.get(a, ()))
+    else:
+        yield from ((a, other) for other in links.get(b, ()))
 
 
 def _join(listed: list[Word], fixed: Mapping[tuple[str, str], int]) -> list[Word]:
@@ -173,10 +194,13 @@ def _links(texts: Iterable[tuple[Word, ...]], frequency: Mapping[str, int]) -> d
     shared: Counter[tuple[str, str]] = Counter()
     for found in places.values():
         if len(found) > 1:
-            listed = sorted(sorted(found, key=numbers.__getitem__)[:AT_ONE_PLACE])
-            for two in combinations(listed, 2):
-                weights[two] += 1 / (len(listed) - 1)
-                shared[two] += 1
+            listed = sorted(found, key=numbers.__getitem__)
+            weight = 1 / (min(len(listed), AT_ONE_PLACE) - 1)
+            for at, word in enumerate(listed[:AT_ONE_PLACE]):
+                for other in listed[at + 1 :]:
+                    two = (word, other) if word < other else (other, word)
+                    weights[two] += weight
+                    shared[two] += 1
     links: dict[str, dict[str, float]] = defaultdict(dict)
     for (a, b), weight in weights.items():
         if shared[a, b] >= FRAMES:
@@ -184,32 +208,37 @@ def _links(texts: Iterable[tuple[Word, ...]], frequency: Mapping[str, int]) -> d
     return dict(links)
 
 
-def _senses(word: str, links: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
-    """The meaning of ``word`` in which each of its neighbours replaces it: neighbours that are linked without it share one."""
+def _senses(word: str, near: Mapping[str, set[str]]) -> dict[str, int]:
+    """The meaning of ``word`` in which each of its neighbours replaces it: neighbours that are linked without it share one.
+
+    ``near``: the neighbours of every word.
+    """
     found: dict[str, int] = {}
-    for start in sorted(links[word]):
-        if start in found:
+    left = set(near[word])
+    for start in sorted(near[word]):
+        if start not in left:
             continue
         sense = len(set(found.values()))
-        found[start] = sense
+        left.remove(start)
         waiting = [start]
         while waiting:
-            for other in links[waiting.pop()]:
-                if other in links[word] and other not in found:
-                    found[other] = sense
-                    waiting.append(other)
+            found[waiting[-1]] = sense
+            reached = near[waiting.pop()] & left
+            left -= reached
+            waiting += reached
     return found
 
 
-def _communities(
-    links: Mapping[str, Mapping[str, float]], senses: Mapping[str, Mapping[str, int]]
-) -> list[set[tuple[str, int]]]:
+def _communities(links: Mapping[str, Mapping[str, float]], senses: Mapping[str, Mapping[str, int]]) -> list[set[tuple[str, int]]]:
     """Groups of (word, sense) of which each two that replace each other are linked."""
     from networkx import Graph
     from networkx.algorithms.community import louvain_communities
 
+    nodes = sorted({(word, sense) for word in links for sense in senses[word].values()})
+    number = {node: at for at, node in enumerate(nodes)}  # sets of texts have another order in every process
     graph = Graph()
     for word in sorted(links):
         for other, weight in sorted(links[word].items()):
-            graph.add_edge((word, senses[word][other]), (other, senses[other][word]), weight=weight)
-    return louvain_communities(graph, seed=0) if graph.number_of_edges() else []
+            graph.add_edge(number[word, senses[word][other]], number[other, senses[other][word]], weight=weight)
+    groups = louvain_communities(graph, seed=0) if nodes else []
+    return [{nodes[at] for at in group} for group in groups]
