@@ -127,6 +127,12 @@ def test_a_word_of_two_meanings_is_in_two_kinds_and_each_swap_counts_for_its_own
     assert replaced("plain box white", "plain cone black") == {by_words[frozenset(walls)], by_words[frozenset(things)]}
 
 
+def test_a_word_is_not_split_into_meanings_by_neighbours_that_are_merely_rare():
+    chain = ("red hat", "blue hat", "blue bag", "green bag")  # red and green never stand in one place
+    captions = [f"{size} {text}" for size in ("big", "small", "old") for text in chain]
+    assert {"red", "blue", "green"} in map(set, WordKinds({text: words_of(text) for text in captions}).members)
+
+
 def test_captions_that_have_nothing_in_common_tell_nothing_and_it_is_said():
     draw = random.Random(0)
     texts = {f"{at:03}": " ".join(f"w{draw.randrange(5000)}" for _ in range(40)) for at in range(60)}

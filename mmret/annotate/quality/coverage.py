@@ -158,9 +158,11 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     if found["told"]:
         words = ", ".join(f"{size} in {share:.1%}" for size, share in found["words"].items())
         lines.append(f"Words changed: {words} of these pairs; {found['only_added_or_removed']:.1%} only add or remove.")
-        kinds = len(found["kinds"])
+    if kinds := len(found["kinds"]):
         even = f"they are replaced as evenly as {found['effective_kinds']:.1f} equally frequent ones would be."
         lines.append(f"Kinds of words that the captions have: {kinds:,}" + (f"; {even}" if found["effective_kinds"] else "."))
+    else:
+        lines.append("Kinds of words cannot be told: too few captions are equal but for one word.")
     return lines + ([f"{found['says'][0].upper()}{found['says'][1:]}."] if found["says"] else [])
 
 

@@ -69,14 +69,15 @@ class WordKinds:
         self.bags = {image_id: _bag(listed) for image_id, listed in joined.items()}
         frequency = Counter(word.text for listed in joined.values() for word in listed)
         self._links = _links(set(map(tuple, joined.values())), frequency)
-        near = {word: set(others) for word, others in self._links.items()}
-        self._senses = {word: _senses(word, near) for word in near}
+        self._near = {word: set(others) for word, others in self._links.items()}
+        self._senses = {word: _senses(word, self._links, self._near) for word in self._near}
         groups = _communities(self._links, self._senses)
         members = [sorted({word for word, _ in group}, key=lambda word: (-frequency[word], word)) for group in groups]
         order = sorted(range(len(groups)), key=lambda at: (-frequency[members[at][0]], members[at]))
         self.members = [members[at] for at in order]
         self._kind = {sense: kind for kind, at in enumerate(order) for sense in groups[at]}
         self._kinds = {word: self._kinds_of(word) for word in self._links}
+        self._members = [set(words) for words in self.members]
         self.count = len(self.members)
 
     def described(self, kind: int) -> dict[str, Any]:
@@ -86,32 +87,36 @@ class WordKinds:
 
     def changes(self, old: Iterable[Token], new: Iterable[Token]) -> Changes:
         """What leads from the words ``old``, which only the query's caption has, to ``new``, which only the target's has."""
-        gone, come = sorted(word for word, _ in old), sorted(word for word, _ in new)
+        gone, come = Counter(word for word, _ in old), Counter(word for word, _ in new)
+        known = sorted(gone.keys() & self._kinds.keys())
         replaced: list[int | None] = []
-        for find in (self._linked_kind, self._common_kind):
-            for word in list(gone):
-                for other in come:
-                    if (kind := find(word, other)) is not None:
-                        gone.remove(word)
-                        come.remove(other)
-                        replaced.append(kind)
-                        break
-        known = len(replaced)
-        if all(any(word not in self._kinds for word in side) for side in (gone, come)):
+        for find in (self._linked, self._of_one_kind):
+            for word in known:
+                for other, kind in find(word, come) if gone[word] else ():
+                    if count := min(gone[word], come[other]):
+                        gone[word] -= count
+                        come[other] -= count
+                        replaced += [kind] * count
+        kinds = len(replaced)
+        gone, come = +gone, +come
+        if all(side.keys() - self._kinds.keys() for side in (gone, come)):
             replaced.append(None)
-            gone, come = ([word for word in side if word in self._kinds] for side in (gone, come))
+            gone, come = (side.keys() & self._kinds.keys() for side in (gone, come))
         one_sided = frozenset(self._kinds[word][0] if word in self._kinds else None for word in (*gone, *come))
-        return Changes(frozenset(replaced), one_sided, known)
+        return Changes(frozenset(replaced), one_sided, kinds)
 
-    def _linked_kind(self, word: str, other: str) -> int | None:
-        """The kind of the senses in which the two words stand in each other's place; None if they do not."""
-        if other not in self._links.get(word, ()):
-            return None
-        one, two = (self._kind[a, self._senses[a][b]] for a, b in ((word, other), (other, word)))
-        return one if one == two else None
+    def _linked(self, word: str, come: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+        """The words of ``come`` that stand in the place of ``word``, and the kind of both in that sense."""
+        for other in sorted(self._near[word] & come.keys()):
+            one, two = (self._kind[a, self._senses[a][b]] for a, b in ((word, other), (other, word)))
+            if one == two:
+                yield other, one
 
-    def _common_kind(self, word: str, other: str) -> int | None:
-        return next((kind for kind in self._kinds.get(word, ()) if kind in self._kinds.get(other, ())), None)
+    def _of_one_kind(self, word: str, come: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+        """The words of ``come`` that are of a kind of ``word``, and that kind."""
+        for kind in self._kinds[word]:
+            for other in sorted(self._members[kind] & come.keys()):
+                yield other, kind
 
     def _kinds_of(self, word: str) -> list[int]:
         """The kinds that ``word`` belongs to, the one of most of its places first."""
@@ -208,25 +213,28 @@ def _links(texts: Iterable[tuple[Word, ...]], frequency: Mapping[str, int]) -> d
     return dict(links)
 
 
-def _senses(word: str, near: Mapping[str, set[str]]) -> dict[str, int]:
+def _senses(word: str, links: Mapping[str, Mapping[str, float]], near: Mapping[str, set[str]]) -> dict[str, int]:
     """The meaning of ``word`` in which each of its neighbours replaces it: neighbours that are linked without it share one.
 
-    ``near``: the neighbours of every word.
+    A neighbour that is linked with none of the others proves nothing, it may only be rare: it belongs to the first meaning, which
+    is that of most places. ``near``: the neighbours of every word.
     """
-    found: dict[str, int] = {}
     left = set(near[word])
+    parts: list[list[str]] = []
     for start in sorted(near[word]):
         if start not in left:
             continue
-        sense = len(set(found.values()))
         left.remove(start)
-        waiting = [start]
-        while waiting:
-            found[waiting[-1]] = sense
-            reached = near[waiting.pop()] & left
-            left -= reached
-            waiting += reached
-    return found
+        part = [start]
+        for reached in part:  # grows as it is read
+            more = near[reached] & left
+            left -= more
+            part += sorted(more)
+        parts.append(part)
+    parts.sort(key=lambda part: (-sum(links[word][other] for other in part), part))
+    several = [part for part in parts if len(part) > 1]
+    sense = {other: number for number, part in enumerate(several) for other in part}
+    return {other: sense.get(other, 0) for part in parts for other in part}
 
 
 def _communities(links: Mapping[str, Mapping[str, float]], senses: Mapping[str, Mapping[str, int]]) -> list[set[tuple[str, int]]]:
