@@ -27,6 +27,8 @@ UNDERSTOOD = 0.5
 left of less is not a difference that could be told."""
 SHOWN = 12
 """Kinds that people are shown one by one."""
+LEAST_TOLD = 0.01
+"""Of a smaller share of told pairs, people are not shown how many words change."""
 WORDS = ("1", "2", "3", "4+")
 TELLS_LITTLE = "the captions of this corpus tell few differences: targets are chosen by nearness"
 
@@ -135,13 +137,13 @@ def _of_kinds(counts: Mapping[int | None, int]) -> dict[int, int]:
 
 def kinds_shown(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Rows for people: name, share replaced and share added or removed, of a :func:`coverage`; rare kinds and words without a kind
-    in one row each."""
+    in one row each; none where no kinds are known."""
     kinds, other = found["kinds"], found["other"]
     rows = [(kind["name"], kind["replaced"], kind["added_or_removed"]) for kind in kinds[:SHOWN]]
     if further := kinds[SHOWN:]:
         most = (max(kind[part] for kind in further) for part in ("replaced", "added_or_removed"))
         rows.append((f"{len(further)} further kinds, each at most", *most))
-    if any(other.values()):
+    if kinds and any(other.values()):
         rows.append(("words without a kind", other["replaced"], other["added_or_removed"]))
     return rows
 
@@ -155,7 +157,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     reasons = {"unlike": "share too little", "same": "are the same", "no_caption": "are missing"}
     told += [f"in {found[name]:.1%} they {reason}" for name, reason in reasons.items() if found[name]]
     lines = ["; ".join(told) + "."]
-    if found["told"]:
+    if found["told"] >= LEAST_TOLD:
         words = ", ".join(f"{size} in {share:.1%}" for size, share in found["words"].items())
         lines.append(f"Words changed: {words} of these pairs; {found['only_added_or_removed']:.1%} only add or remove.")
     if kinds := len(found["kinds"]):
