@@ -252,5 +252,5 @@ def test_a_version_of_the_rules_writes_the_same_texts_for_ever():
 
 
 def test_without_scales_version_4_writes_the_texts_of_version_3(monkeypatch):
-    monkeypatch.setattr(comparatives, "SCALES", ())
+    monkeypatch.setattr(comparatives, "STEPS", {})
     assert digests({**texts(), "rare": pair_texts(RARE)}) == WRITTEN["3"]

@@ -171,7 +171,7 @@ def test_a_text_without_a_step_along_a_scale_is_as_it_would_be_without_scales(mo
     pairs = [(caption(a), caption(b)) for a in scenes for b in scenes if a != b and a.size == b.size]
     before = [_all(a, b, 1) for a, b in pairs]
     assert len(pairs) > 500 and not any(map(_compared, before))
-    monkeypatch.setattr(comparatives, "SCALES", ())
+    monkeypatch.setattr(comparatives, "STEPS", {})
     assert [_all(a, b, 1) for a, b in pairs] == before
 
 

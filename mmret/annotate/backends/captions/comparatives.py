@@ -1,7 +1,7 @@
 """Words a change along a scale ("large" to "small") as people ask for it: smaller, instead of small.
 
 Only where both captions give the same thing a place on one scale, at opposite ends: "big" and "large" are one size, and a
-small blue circle is no smaller red star. Tones of a colour or of skin are no scale here. Cost: about 2 us an edit.
+small blue circle is no smaller red star. Tones of a colour or of skin are no scale here. Cost: 10 us for an edit along a scale, 1 us for any other.
 """
 
 from __future__ import annotations
@@ -47,6 +47,28 @@ SCALES = (
     _scale("shallow", "deep", "shallower", "deeper"),
     _scale("light", "heavy", "lighter", "heavier"),
 )
+
+
+class _Step(NamedTuple):
+    """From the words ``there``, at one end of a scale, to those ``here``, at the other, by the comparatives ``towards``."""
+
+    here: frozenset[str]
+    there: frozenset[str]
+    towards: Words
+    of_compounds: bool
+
+
+def _steps() -> dict[str, list[_Step]]:
+    found: dict[str, list[_Step]] = {}
+    for s in SCALES:
+        for step in (_Step(s.low, s.high, s.lower, s.of_compounds), _Step(s.high, s.low, s.higher, s.of_compounds)):
+            for word in sorted(step.here):
+                found.setdefault(word, []).append(step)
+    return found
+
+
+STEPS = _steps()
+"""The steps along a scale that lead to a word, by the word."""
 _DENYING = frozenset("not no never less least more most too so hardly".split())
 _TONED = lx.PERSONS | lx.COLOURS | frozenset("skin tone tones complexion face faces shade shades hue tint colour color".split())
 """What light and dark are said of as colours."""
@@ -78,11 +100,10 @@ def comparative_wordings(edit: Edit) -> Moods | None:
 def _compared(e: Edit) -> list[Words]:
     """``e.new`` without what ``e.old`` has too, each word of a scale as a comparative, once for each choice of comparatives; empty
     where no word moved along a scale."""
-    noun = head_noun(e.head)
-    before_noun = e.head[: [w.casefold() for w in e.head].index(noun)]
     new, old = tuple(w for w in e.new if w not in e.old), tuple(w for w in e.old if w not in e.new)
     if (
-        _DENYING & {w.casefold() for w in (*e.lead[-1:], *e.old, *e.new)}
+        STEPS.keys().isdisjoint(new)
+        or _DENYING & {w.casefold() for w in (*e.lead[-1:], *e.old, *e.new)}
         or _TWO & set(e.head)
         or e.lead
         and e.lead[-1].casefold() in lx.BINDING
@@ -90,11 +111,13 @@ def _compared(e: Edit) -> list[Words]:
         or any(w in lx.ATTRIBUTIVE for w in new)
     ):
         return []
+    noun = head_noun(e.head)
+    before_noun = e.head[: [w.casefold() for w in e.head].index(noun)]
     compound = not all_words(before_noun, lambda w: lx.is_adjective(w) or lx.is_participle(w))
     choices: list[Words] = []
     for word in new:
         step = _step(word, old, new)
-        if step is None or compound and not step.scale.of_compounds or noun in _TERMS or _is_tone(e, word, step.opposite):
+        if step is None or compound and not step.of_compounds or noun in _TERMS or _is_tone(e, word, step.there):
             choices.append((word,))
         else:
             choices.append(step.towards)
@@ -102,24 +125,17 @@ def _compared(e: Edit) -> list[Words]:
     return [] if texts == [new] else texts
 
 
-class _Step(NamedTuple):
-    """From ``opposite``, at the other end of ``scale``, to a word that the comparatives ``towards`` lead to."""
-
-    scale: Scale
-    opposite: str
-    towards: Words
-
-
 def _step(word: str, old: Words, new: Words) -> _Step | None:
-    for scale in SCALES:
-        for here, there, towards in ((scale.low, scale.high, scale.lower), (scale.high, scale.low, scale.higher)):
-            if word in here and len(here.intersection(new)) == 1 and not here.intersection(old) and there.intersection(old):
-                return _Step(scale, min(there.intersection(old)), towards)
+    """The step to ``word``, where it is the only one of its end in ``new`` and ``old`` has the other end alone."""
+    for step in STEPS.get(word, ()):
+        if len(step.here.intersection(new)) == 1 and not step.here.intersection(old) and step.there.intersection(old):
+            return step
     return None
 
 
-def _is_tone(e: Edit, word: str, opposite: str) -> bool:
-    """Whether ``word`` or its ``opposite`` is said of a colour or of skin: light blue, dark skin."""
+def _is_tone(e: Edit, word: str, there: frozenset[str]) -> bool:
+    """Whether ``word``, or the word ``there`` that it takes the place of, is said of a colour or of skin: light blue, dark skin."""
+    opposite = next(w for w in e.old if w in there)
     for one, words in ((word, (*e.new, *e.head)), (opposite, (*e.old, *e.head))):
         if one in lx.INTENSITIES and words[words.index(one) + 1].casefold() in lx.COLOURS:
             return True
