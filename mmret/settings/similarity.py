@@ -12,7 +12,7 @@ from mmret.settings.base import Settings
 class EncoderSettings(Settings):
     """One similarity model. ``kind`` names an implementation in :mod:`mmret.encode`."""
 
-    kind: Literal["clip", "open_clip", "dinov2"]
+    kind: Literal["clip", "open_clip", "dinov2", "tfidf"]
     model: str = Field(description="name on a hub, local folder, or towers/<name> for one trained by the lake itself")
     revision: str | None = None
     batch_size: int | None = Field(None, description="None: chosen to fit memory")
@@ -37,4 +37,7 @@ class TowerSettings(Settings):
     max_steps: int | None = None
     batch_size: int = Field(64, ge=2, description="small on purpose: more steps for the same work")
     learning_rate: float = 1e-3
+    matrix_learning_rate: float | None = Field(
+        3e-3, gt=0, description="of Muon, for the matrices inside the blocks; None: AdamW trains everything"
+    )
     seed: int = 0

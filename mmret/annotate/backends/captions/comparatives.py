@@ -1,7 +1,8 @@
 """Words a change along a scale ("large" to "small") as people ask for it: smaller, instead of small.
 
 Only where both captions give the same thing a place on one scale, at opposite ends: "big" and "large" are one size, and a
-small blue circle is no smaller red star. Tones of a colour or of skin are no scale here. Cost: 10 us for an edit along a scale, 1 us for any other.
+small blue circle is no smaller red star. Tones of a colour or of skin are no scale here. Cost: 10 us for an
+edit along a scale, 1 us for any other.
 """
 
 from __future__ import annotations
