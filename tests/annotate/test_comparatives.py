@@ -94,6 +94,9 @@ def test_every_step_along_a_scale_is_worded_in_its_direction(old: str, new: str,
         ("a large dog and cat", "a small dog and cat"),  # "it" would be two
         ("a cat with a large box and a red box", "a cat with a small box and a red box"),  # "the box" would be one of two
         ("a man with a large bowl of soup", "a man with a small bowl of soup"),
+        ("a person in front of a large building lined with columns", "a person in front of a small building lined with columns"),
+        ("a man in a coat in large boat", "a man in a coat in small boat"),  # without an article, as in the caption
+        ("a man, large turban", "a man, small turban"),
         ("a dog waits because a large cat sits", "a dog waits because a small cat sits"),
         ("a small tiny box", "a large huge box"),  # "larger and larger"
     ],

@@ -11,6 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
+from mmret.annotate.backends.captions.analyse import BARE
 from mmret.annotate.backends.captions.compare import Edit
 from mmret.annotate.backends.captions.moods import Moods, clause_change
 from mmret.annotate.backends.captions.nouns import all_words, head_noun, listing, noun_phrase, short_head
@@ -90,12 +91,18 @@ def comparative_wordings(edit: Edit) -> Moods | None:
     if edit.kind != "modifier" or edit.siblings or edit.one_of or edit.joint in lx.CONJUNCTIONS:
         return None
     texts = _compared(edit)
-    if not texts:
+    if not texts or _lacks_article(edit):
         return None
     edit = qualified(edit)
     if edit.joint == "act":
         return _together([clause_change(edit._replace(old=(), new=new)) for new in texts])
     return _of_head(edit, texts) if edit.joint else _of_main(edit, texts)
+
+
+def _lacks_article(e: Edit) -> bool:
+    """Whether the caption leaves out an article that English needs: "with small turban"."""
+    noun = head_noun(e.head)
+    return (e.determiner == BARE or e.joint in (":", ",", "(")) and not lx.is_plural(noun) and noun not in lx.MASS
 
 
 def _compared(e: Edit) -> list[Words]:
@@ -114,7 +121,9 @@ def _compared(e: Edit) -> list[Words]:
         return []
     noun = head_noun(e.head)
     before_noun = e.head[: [w.casefold() for w in e.head].index(noun)]
-    compound = not all_words(before_noun, lambda w: lx.is_adjective(w) or lx.is_participle(w))
+    if noun in lx.COLOURS or not all_words(before_noun[:-1], _qualifies):
+        return []  # "a large building lined with columns": the noun is not the last
+    compound = not all_words(before_noun, _qualifies)
     choices: list[Words] = []
     for word in new:
         step = _step(word, old, new)
@@ -124,6 +133,10 @@ def _compared(e: Edit) -> list[Words]:
             choices.append(step.towards)
     texts = list(product(*choices))
     return [] if texts == [new] else texts
+
+
+def _qualifies(word: str) -> bool:
+    return lx.is_adjective(word) or lx.is_participle(word)
 
 
 def _step(word: str, old: Words, new: Words) -> _Step | None:
