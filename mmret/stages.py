@@ -23,7 +23,7 @@ from mmret.lake import Facts, Lake
 from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
 from mmret.retriever.train.rows import also_reads, uses_all
 from mmret.schemas import CORPUS_MANIFEST, SIGNALS
-from mmret.settings import Profile, Recipe
+from mmret.settings import AnnotateSettings, Profile, Recipe
 from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
@@ -160,7 +160,9 @@ def _recipe_settings(profile: Profile, name: str) -> Any:
         values["as_of"] = recipe.as_of
     if not profile.licences.keeps_all():
         values["licences"] = profile.licences.model_dump()
-    return values | {"held_out": profile.evaluate.held_out} if recipe.pair_source == "naive" else values
+    if recipe.pair_source == "naive":  # drawn and worded while training, from the captions
+        values |= {"held_out": profile.evaluate.held_out, "texts": fingerprint_settings(AnnotateSettings(), "instructions")}
+    return values
 
 
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
