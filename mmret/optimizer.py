@@ -9,10 +9,14 @@ Cost: 0.4 ms a matrix of width 96 and step, on one core.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+
+SMALL = 2**18
+"""Numbers in a matrix up to which Muon's products are worth one thread only: 256 x 1,024."""
 
 
 class Optimizers:
@@ -32,7 +36,11 @@ class Optimizers:
 
     def step(self) -> None:
         for part in self.parts:
-            part.step()
+            if isinstance(part, torch.optim.Muon):
+                with _threads_for(part):
+                    part.step()
+            else:
+                part.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [part.state_dict() for part in self.parts]
@@ -42,6 +50,18 @@ class Optimizers:
         states = [state] if isinstance(state, dict) else state
         for part, own in zip(self.parts, states, strict=True):
             part.load_state_dict(own)
+
+
+@contextmanager
+def _threads_for(part: torch.optim.Muon) -> Iterator[None]:
+    """One thread where all matrices are small: a second one makes the products no faster and doubles what they cost."""
+    before = torch.get_num_threads()
+    if max(p.numel() for group in part.param_groups for p in group["params"]) <= SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def hidden_matrices(blocks: Iterable[nn.Module]) -> Iterator[nn.Parameter]:

@@ -30,7 +30,7 @@ class TowerSettings(Settings):
     vocabulary: int = Field(4096, ge=514, description="entries of the byte-level tokenizer, at most")
     projection: int = 64
     epochs: int = Field(3, description="of contrastive image-caption pre-training, for a corpus of plain captions")
-    dino_epochs: int = 2
+    dino_epochs: int = 1
     max_richness: float = Field(5.0, ge=1, description="up to so many times the epochs where captions use more words")
     min_steps: int = Field(150, ge=1, description="for a small corpus")
     max_images: int = Field(20_000, description="corpus rows used, the lowest image ids first")
