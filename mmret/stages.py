@@ -23,7 +23,7 @@ from mmret.lake import Facts, Lake
 from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
 from mmret.retriever.train.rows import also_reads, uses_all
 from mmret.schemas import CORPUS_MANIFEST, SIGNALS
-from mmret.settings import RECIPE_RUNTIME_FIELDS, Profile, Recipe
+from mmret.settings import AnnotateSettings, Profile, Recipe
 from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
@@ -116,14 +116,18 @@ class Stage:
         return (self.name, *self.also_writes)
 
 
-def _section(name: str, leave_out: tuple[str, ...] = ()) -> Callable[[Profile, str], Any]:
-    """The settings called ``name`` as plain values, without the fields that change no result."""
+def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str, ...] = ()) -> Callable[[Profile, str], Any]:
+    """The settings called ``name`` as plain values, without the fields that change no result. Fields ``added_later`` count only
+    where they are not the default, which is what was done before there were any: nothing turns stale for them."""
 
     def values(profile: Profile, _: str) -> Any:
         found: Any = profile
         for part in name.split("."):
             found = getattr(found, part)
-        return found.model_dump(exclude=set(leave_out)) if hasattr(found, "model_dump") else found
+        if not hasattr(found, "model_dump"):
+            return found
+        usual = {name for name in added_later if getattr(found, name) == type(found).model_fields[name].default}
+        return found.model_dump(exclude={*leave_out, *usual})
 
     return values
 
@@ -151,12 +155,14 @@ def _unanswered(profile: Profile, facts: Facts) -> bool:
 
 def _recipe_settings(profile: Profile, name: str) -> Any:
     recipe = profile.recipes[name]
-    values = recipe.model_dump(exclude=RECIPE_RUNTIME_FIELDS)
+    values = recipe.decisive()
     if recipe.as_of is not None:
         values["as_of"] = recipe.as_of
     if not profile.licences.keeps_all():
         values["licences"] = profile.licences.model_dump()
-    return values | {"held_out": profile.evaluate.held_out} if recipe.pair_source == "naive" else values
+    if recipe.pair_source == "naive":  # drawn and worded while training, from the captions
+        values |= {"held_out": profile.evaluate.held_out, "texts": fingerprint_settings(AnnotateSettings(), "instructions")}
+    return values
 
 
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
@@ -287,7 +293,7 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index")),
+        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw",)),
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with

@@ -54,6 +54,7 @@ KINDS = {
     "clip": "mmret.encode.clip:ClipEncoder",
     "open_clip": "mmret.encode.open_clip:OpenClipEncoder",
     "dinov2": "mmret.encode.dinov2:Dinov2Encoder",
+    "tfidf": "mmret.encode.tfidf:TfidfEncoder",
 }
 """Where the implementation of ``EncoderSettings.kind`` lies; imported when it is first asked for."""
 

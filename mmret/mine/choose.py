@@ -13,7 +13,8 @@ growing corpus keeps the pairs it has (their descriptions are paid for):
    later than the query, then the later shards in order. Otherwise every new candidate would be as likely as an old one to
    be drawn, and a tenth more images would cost at least a tenth of the pairs (measured at 10 % growth: 88 to 93 % of the
    pairs stay by the hash alone, 98 to 100 % with this rule). Without the column ``shard`` of the captions table all images
-   count as one shard.
+   count as one shard. With ``draw: by_signal`` the signals take turns among equally old candidates, each drawing from its own:
+   drawn together, the signal with the most candidates decides what the pairs are about.
 4. Hard negatives of a pair are drawn by the same kind of hash among all candidates that are no target of the query,
    not a near-duplicate of the query or of the target, and share no caption with either.
 
@@ -137,13 +138,14 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
         result[pair_of[mask]] = True
         return result
 
+    near = _near(rows, images, settings)
     of_images = np.isin(rows.signals, [SIGNALS.index("clip_image"), SIGNALS.index("dino_image")])
     reason_codes = np.select(
         [
             any_row(rows.above & of_images),
             any_row(rows.above),
             images.same_caption(queries, targets),
-            ~any_row(_near(rows, images, settings)),
+            ~any_row(near),
         ],
         [_DUPLICATE, _CAPTION_ABOVE, _SAME_CAPTION, _FAR],
         _BEYOND,
@@ -154,7 +156,13 @@ def _choose_slice(rows: _Rows, images: Images, settings: MineSettings) -> _Slice
         images.hashes[queries[ready]], images.hashes[targets[ready]], np.uint64(hash64(f"{settings.seed} target"))
     )
     late = np.maximum(images.shards[targets[ready]], images.shards[queries[ready]])
-    ready = ready[np.lexsort((priority, late, queries[ready]))]
+    turn = np.zeros(len(ready), np.int64)
+    if settings.draw == "by_signal":
+        place = np.full(len(keys), -1)
+        place[ready] = np.arange(len(ready))
+        found = near & (place[pair_of] >= 0)
+        turn = _turns(place[pair_of[found]], rows.signals[found], queries[ready], late, priority, images)
+    ready = ready[np.lexsort((priority, turn, late, queries[ready]))]
     reason_codes[ready[place_in_group(queries[ready]) < settings.targets_per_query]] = _CHOSEN
 
     chosen, pool = np.flatnonzero(reason_codes == _CHOSEN), np.flatnonzero(np.isin(reason_codes, (_BEYOND, _FAR)))
@@ -177,6 +185,24 @@ def _near(rows: _Rows, images: Images, settings: MineSettings) -> np.ndarray:
     better = np.stack([(since[:, :r] <= since[:, r, None]).sum(1) for r in range(since.shape[1])], axis=1)
     near[near] = better[at, ranks] < max(-(-settings.k // 2), settings.targets_per_query)
     return near
+
+
+def _turns(
+    pair: np.ndarray, signals: np.ndarray, queries: np.ndarray, late: np.ndarray, priority: np.ndarray, images: Images
+) -> np.ndarray:
+    """In which turn each of n pairs is drawn, (n,) int64, smallest first, where the signals of a query take turns.
+
+    ``pair`` and ``signals`` (rows,): which signal has which pair among its near candidates; ``queries``, ``late``, ``priority``
+    (n,). In its turn a signal draws one of its own by ``priority``, among those that are equally late. Which signal begins
+    depends on the query.
+    """
+    by = np.lexsort((priority[pair], signals, late[pair], queries[pair]))
+    pair, signals = pair[by], signals[by]
+    groups = (queries[pair] * (1 + late.max(initial=0)) + late[pair]) * len(SIGNALS) + signals
+    first = images.hashes[queries[pair]] % np.uint64(len(SIGNALS))
+    turn = np.full(len(queries), np.iinfo(np.int64).max)
+    np.minimum.at(turn, pair, place_in_group(groups) * len(SIGNALS) + (signals + first.astype(np.int64)) % len(SIGNALS))
+    return turn
 
 
 def _table(slices: list[_Slice], images: Images, chosen: Negatives) -> pa.Table:

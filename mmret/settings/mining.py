@@ -44,6 +44,11 @@ class MineSettings(Settings):
     )
     signals: tuple[Signal, ...] = SIGNALS
     targets_per_query: int = Field(3, ge=1, description="pairs per query image at most; not published (mean in the paper: 1.31)")
+    draw: Literal["together", "by_signal"] = Field(
+        "together",
+        description="how targets are drawn among a query's near candidates: from those of all signals together, or the signals in "
+        "turn, so that each kind of similarity has its share; not published",
+    )
     hard_negatives: int = Field(5, ge=0, description="mined negatives kept per pair (paper: five, the query image counted)")
     tile: int = Field(4096, ge=64, description="rows per side of a similarity tile; bounds the memory")
     index: IndexSettings = IndexSettings()

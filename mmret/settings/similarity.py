@@ -12,7 +12,7 @@ from mmret.settings.base import Settings
 class EncoderSettings(Settings):
     """One similarity model. ``kind`` names an implementation in :mod:`mmret.encode`."""
 
-    kind: Literal["clip", "open_clip", "dinov2"]
+    kind: Literal["clip", "open_clip", "dinov2", "tfidf"]
     model: str = Field(description="name on a hub, local folder, or towers/<name> for one trained by the lake itself")
     revision: str | None = None
     batch_size: int | None = Field(None, description="None: chosen to fit memory")
@@ -30,11 +30,14 @@ class TowerSettings(Settings):
     vocabulary: int = Field(4096, ge=514, description="entries of the byte-level tokenizer, at most")
     projection: int = 64
     epochs: int = Field(3, description="of contrastive image-caption pre-training, for a corpus of plain captions")
-    dino_epochs: int = 2
+    dino_epochs: int = 1
     max_richness: float = Field(5.0, ge=1, description="up to so many times the epochs where captions use more words")
     min_steps: int = Field(150, ge=1, description="for a small corpus")
     max_images: int = Field(20_000, description="corpus rows used, the lowest image ids first")
     max_steps: int | None = None
     batch_size: int = Field(64, ge=2, description="small on purpose: more steps for the same work")
     learning_rate: float = 1e-3
+    matrix_learning_rate: float | None = Field(
+        3e-3, gt=0, description="of Muon, for the matrices inside the blocks; None: AdamW trains everything"
+    )
     seed: int = 0

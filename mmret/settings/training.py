@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,9 @@ RECIPE_RUNTIME_FIELDS = frozenset(
     {"as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"}
 )
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
+
+
+_ADDED_LATER = frozenset({"matrix_learning_rate"})
 
 
 class Recipe(Settings):
@@ -60,6 +63,12 @@ class Recipe(Settings):
     chunk_size: int | None = Field(None, ge=1, description="images or texts in one forward pass; None: chosen to fit memory")
     learning_rate: float = Field(5e-6, gt=0, description="decays linearly to zero")
     text_learning_rate: float | None = Field(None, gt=0, description="of the text tower; None: learning_rate")
+    matrix_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="of Muon, for the matrices inside the blocks of a clip's towers; None: AdamW trains everything, as the paper "
+        "may have done",
+    )
     warmup_steps: int = Field(0, ge=0, description="not published")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW; the optimiser is not published")
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; not published")
@@ -95,11 +104,19 @@ class Recipe(Settings):
             raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
         if self.kind == "mllm" and self.trainable != "all":
             raise ValueError(f"trainable '{self.trainable}' is of kind clip; what an mllm trains is said by lora.target_modules")
+        if self.kind == "mllm" and self.matrix_learning_rate is not None:
+            raise ValueError("matrix_learning_rate is of kind clip: adapters are trained by AdamW")
         if self.processes > 1 and not self.outside:
             raise ValueError(f"{self.processes} processes need outside: true")
         if self.processes > self.batch_size:
             raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
         return self
+
+    def decisive(self) -> dict[str, Any]:
+        """The fields that decide the weights, as plain values. Those that were added later are left out while they have the value
+        that recipes had before, so that older checkpoints stay current."""
+        values = self.model_dump(exclude=set(RECIPE_RUNTIME_FIELDS))
+        return {k: v for k, v in values.items() if k not in _ADDED_LATER or v != type(self).model_fields[k].default}
 
 
 class EvaluateSettings(Settings):

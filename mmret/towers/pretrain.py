@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmret.atomic import replacing
 from mmret.encode.augment import seeded_generator
 from mmret.errors import UserError
+from mmret.optimizer import Optimizers, hidden_matrices, muon
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -31,17 +32,19 @@ class Plan:
     key: str
     steps: int
     learning_rate: float
+    matrix_learning_rate: float | None = None
+    """Peak rate of Muon, which trains the matrices that :func:`fit` is given; None: AdamW trains all."""
     warmup: float = 0.1
     weight_decay: float = 0.05
     clip_norm: float = 1.0
 
     def rate(self, step: int) -> float:
-        """Learning rate at ``step``: a linear warm-up, then a cosine down to a hundredth of ``learning_rate``."""
+        """Learning rate at ``step`` as a share of its peak: a linear warm-up, then a cosine down to a hundredth."""
         warm = max(1, round(self.warmup * self.steps))
         if step < warm:
-            return self.learning_rate * (step + 1) / warm
+            return (step + 1) / warm
         done = (step - warm) / max(1, self.steps - warm)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def batch_rows(n: int, batch: int, step: int, seed: int, task: str) -> Tensor:
@@ -56,21 +59,26 @@ def batch_rows(n: int, batch: int, step: int, seed: int, task: str) -> Tensor:
 
 
 def fit(
-    model: nn.Module, loss: Callable[[int], Tensor], plan: Plan, checkpoint: Path, report: Callable[[int], None] = lambda step: None
+    model: nn.Module,
+    loss: Callable[[int], Tensor],
+    plan: Plan,
+    checkpoint: Path,
+    report: Callable[[int], None] = lambda step: None,
+    blocks: Iterable[nn.Module] = (),
 ) -> list[float]:
-    """Minimise ``loss(step)``, a scalar tensor, over ``plan.steps`` steps of AdamW; returns the loss of every step.
+    """Minimise ``loss(step)``, a scalar tensor, over ``plan.steps`` steps; returns the loss of every step.
 
     ``checkpoint`` is the file that progress is saved to. A run continues from it if it has the key of ``plan``; the file
-    is left in place at the end.
+    is left in place at the end. ``blocks``: the transformer's blocks, whose matrices Muon trains where the plan has a rate for it.
     """
-    groups = _groups(model, plan.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = _optimizer(model, blocks, plan)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     losses = _resume(model, optimizer, plan, checkpoint)
     saved = time.monotonic()
     model.train()
     for step in range(len(losses), plan.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * plan.rate(step)
         value = loss(step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -90,13 +98,21 @@ def fit(
     return losses
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _optimizer(model: nn.Module, blocks: Iterable[nn.Module], plan: Plan) -> Optimizers:
+    hidden = list(hidden_matrices(blocks)) if plan.matrix_learning_rate else []
+    inside = {id(parameter) for parameter in hidden}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)]
+    if hidden:
+        parts.append(muon(hidden, plan.matrix_learning_rate or plan.learning_rate, plan.weight_decay))
+    return Optimizers(parts)
 
 
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, checkpoint: Path) -> list[float]:
+def _resume(model: nn.Module, optimizer: Optimizers, plan: Plan, checkpoint: Path) -> list[float]:
     if not checkpoint.is_file():
         return []
     state = torch.load(checkpoint, weights_only=True)
@@ -107,7 +123,7 @@ def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, chec
     return state["losses"]
 
 
-def _save(model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, checkpoint: Path, losses: list[float]) -> None:
+def _save(model: nn.Module, optimizer: Optimizers, plan: Plan, checkpoint: Path, losses: list[float]) -> None:
     state = {"key": plan.key, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
     with replacing(checkpoint) as aside:
         torch.save(state, aside)

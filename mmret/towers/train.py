@@ -27,9 +27,11 @@ from mmret import progress
 from mmret.atomic import replacing_folder, write_text
 from mmret.encode.augment import NEAR_DUPLICATE_VIEWS, seeded_generator, views
 from mmret.encode.bands import propose
+from mmret.encode.location import Location
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
 from mmret.encode.revision import folder_revision
+from mmret.encode.tfidf import TfidfEncoder, inverse_frequencies, save_tfidf
 from mmret.hashing import fingerprint
 from mmret.settings import BandSettings, TowerSettings
 from mmret.towers import TOWERS_VERSION
@@ -74,9 +76,11 @@ def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Pat
     corpus = decode_images(images, pixels, settings.max_images, settings.seed)
     key = fingerprint(made_from, corpus.key)
     trained = len(corpus.train)
-    words = distinct_words(corpus.captions)
+    richness = distinct_words(corpus.captions)
     plans = {
-        name: Plan(f"{key}-{name}", steps(epochs, trained, words, settings), settings.learning_rate)
+        name: Plan(
+            f"{key}-{name}", steps(epochs, trained, richness, settings), settings.learning_rate, settings.matrix_learning_rate
+        )
         for name, epochs in (("clip", settings.epochs), ("dino", settings.dino_epochs))
     }
     total = sum(plan.steps for plan in plans.values())
@@ -93,6 +97,7 @@ def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Pat
         plans["clip"],
         work / "clip.pt",
         report(0, "image and caption"),
+        [*clip.text_model.encoder.layers, *clip.vision_model.encoder.layers],
     )
     dino = dino_tower.new_dino(settings)
     dino_pixels = from_image_processor(dino_tower.image_processor(settings).to_dict())
@@ -102,13 +107,16 @@ def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Pat
         plans["dino"],
         work / "dino.pt",
         report(plans["clip"].steps, "picture alone"),
+        dino.encoder.layer,
     )
 
     with silence(), replacing_folder(folder / "clip") as aside:
         clip_tower.save_clip(clip, tokenizer, settings, aside)
     with silence(), replacing_folder(folder / "dino") as aside:
         dino_tower.save_dino(dino, settings, aside)
-    models = {name: f"towers/{name}@{folder_revision(folder / name)}" for name in ("clip", "dino")}
+    with replacing_folder(folder / "tfidf") as aside:
+        weights = save_tfidf(inverse_frequencies(corpus.captions), aside)
+    models = {name: f"towers/{name}@{folder_revision(folder / name)}" for name in ("clip", "dino", "tfidf")}
 
     def see(name: str) -> Callable[[Tensor], Tensor]:
         forward = {
@@ -122,10 +130,12 @@ def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Pat
         torch.arange(len(corpus.ids)),
         settings.batch_size,
     )
+    tfidf = TfidfEncoder(weights, Location("towers/tfidf", folder / "tfidf", None))
+    words = torch.from_numpy(tfidf.encode_texts(corpus.captions))
     spaces = {
         "clip_image": (models["clip"], *_self_similarity(see("clip"), corpus, settings)),
         "dino_image": (models["dino"], *_self_similarity(see("dino"), corpus, settings)),
-        "caption": (models["clip"], text, torch.ones(len(text))),
+        "caption": (models["tfidf"], words, torch.ones(len(words))),
     }
     rows = []
     for signal, (model, vectors, alike) in spaces.items():
@@ -137,7 +147,7 @@ def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Pat
                 "images": trained,
                 "band_low": band.low,
                 "band_high": band.high,
-                "steps": plans["dino" if signal == "dino_image" else "clip"].steps,
+                "steps": {"clip_image": plans["clip"].steps, "dino_image": plans["dino"].steps}.get(signal, 0),
             }
         )
     out = corpus.held_out
@@ -146,7 +156,7 @@ def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Pat
         "rows": rows,
         "images": trained,
         "held_out": len(out),
-        "distinct_words": words,
+        "distinct_words": richness,
         "steps": {name: plan.steps for name, plan in plans.items()},
         "losses": {"clip": _thin_out(clip_losses), "dino": _thin_out(dino_losses)},
         "retrieval": clip_tower.retrieval_recall(spaces["clip_image"][1][out], text[out], [corpus.captions[i] for i in out])

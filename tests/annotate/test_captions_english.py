@@ -229,7 +229,7 @@ SAID_OF = {
         "cross": "cross", "ring": "ring hoop", "moon": "moon crescent",
     },
     "colour": {c: c for c in ("red", "orange", "yellow", "green", "blue", "purple")},
-    "size": {"large": "large big", "small": "small little"},
+    "size": {"large": "large big larger bigger", "small": "small little smaller"},
     "pattern": {"plain": "plain", "striped": "striped", "dotted": "dotted spotted"},
     "position": {"left": "left", "right": "right", "centre": "centre middle"},
     "other": {"white ball": "ball", "black box": "box", "pink flower": "flower"},

@@ -7,13 +7,17 @@ import hashlib
 import json
 from itertools import product
 
-from mmret.annotate.backends.captions import VERSION, CaptionsAnnotator
+from mmret.annotate.backends.captions import VERSION, CaptionsAnnotator, comparatives
 from mmret.annotate.protocol import Request
 from mmret.hashing import pair_id
 from mmret.ingest.shapes import caption, scene
 
-WRITTEN = {"3": {"describe": "13d7de7cc0abfef6", "instruct": "e1d22d8bc22f02de", "rare": "d05b14c13cbdf880"}}
-"""Digests of all texts below by version; ``rare``: of the pairs that meet the rules for what is seldom written.
+WRITTEN = {
+    "3": {"describe": "13d7de7cc0abfef6", "instruct": "e1d22d8bc22f02de", "rare": "d05b14c13cbdf880"},
+    "4": {"describe": "13d7de7cc0abfef6", "instruct": "2e016ed998083a2a", "rare": "d05b14c13cbdf880", "scales": "a9d37de78185dbfc"},
+}
+"""Digests of all texts below by version; ``rare``: of the pairs that meet the rules for what is seldom written; ``scales``: of the
+pairs that differ along a scale, which version 4 words with comparatives.
 Other texts? Raise ``VERSION``, and pin the new ones under it."""
 
 SENTENCES = """
@@ -189,9 +193,31 @@ six cups | cups: red, green, blue, white
 """
 
 
-def rare_texts() -> list[str]:
+SCALES = """
+a large red star | a small red star
+a big striped blue star | a little dotted blue star
+small blue diamond | large orange diamond
+a tiny dog on a sofa | a huge dog on the floor
+a tall tower behind trees | a short tower behind trees
+large cups | small cups
+thick fog | thin fog
+a woman with long hair | a woman with short hair
+a man in a large boat | a man in the small boat
+a man wearing a new hat | a man wearing an old hat
+an old woman reading | a young woman reading
+a cat on a dark background | a cat on a light background
+a dim room | a bright room
+speaker low volume | speaker high volume
+a long narrow street | a short wide street
+deep snow on a roof | shallow snow on a roof
+light rain over a city | heavy rain over a city
+light blue coat | dark blue coat
+"""
+
+
+def pair_texts(listed: str) -> list[str]:
     """Every answer to every one of these pairs in both directions, of as many instructions as there are and more."""
-    pairs = [pair for line in RARE.strip().splitlines() for a, b in [line.split(" | ")] for pair in ((a, b), (b, a))]
+    pairs = [pair for line in listed.strip().splitlines() for a, b in [line.split(" | ")] for pair in ((a, b), (b, a))]
     requests = [
         Request(kind, pair_id(a, b), a, b, a, b, count=count, seed=seed)
         for a, b in pairs
@@ -215,8 +241,16 @@ def texts() -> dict[str, list[str]]:
     return found
 
 
+def digests(written: dict[str, list[str]]) -> dict[str, str]:
+    return {kind: hashlib.sha256(json.dumps(all_).encode()).hexdigest()[:16] for kind, all_ in written.items()}
+
+
 def test_a_version_of_the_rules_writes_the_same_texts_for_ever():
     assert VERSION in WRITTEN, "pin the digests of the texts of the new version"
-    written = {**texts(), "rare": rare_texts()}
-    digests = {kind: hashlib.sha256(json.dumps(all_).encode()).hexdigest()[:16] for kind, all_ in written.items()}
-    assert digests == WRITTEN[VERSION], "the rules write other texts: raise VERSION, or stored texts stay beside them unnoticed"
+    written = {**texts(), "rare": pair_texts(RARE), "scales": pair_texts(SCALES)}
+    assert digests(written) == WRITTEN[VERSION], "the rules write other texts: raise VERSION, or stored texts stay unnoticed"
+
+
+def test_without_scales_version_4_writes_the_texts_of_version_3(monkeypatch):
+    monkeypatch.setattr(comparatives, "STEPS", {})
+    assert digests({**texts(), "rare": pair_texts(RARE)}) == WRITTEN["3"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mmret.encode.augment import CAPTION_VIEWS, Views, seeded_generator, views
 from mmret.errors import UserError
+from mmret.towers import pretrain
 from mmret.towers.clip import contrastive, retrieval_recall
 from mmret.towers.dino import TEMPERATURE, nt_xent
-from mmret.towers.pretrain import Plan, batch_rows, fit
+from mmret.towers.pretrain import Plan, _optimizer, batch_rows, fit
 from mmret.towers.tokenizer import EDIT_VOCABULARY, train_tokenizer
 
 
@@ -133,3 +135,34 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_nothing_is_saved(tmp_p
         fit(model, lambda _: model(torch.ones(2, 3)).sum() * bad, Plan("k", 5, 0.1), tmp_path / "state.pt")
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not (tmp_path / "state.pt").exists()
+
+
+def test_muon_trains_the_matrices_inside_the_blocks_and_is_taken_up_again_to_the_same_weights(tmp_path, monkeypatch) -> None:
+    def trained(stops: tuple[int, ...], name: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 6), torch.nn.Linear(6, 2))
+        rows = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+
+        def loss(step: int) -> torch.Tensor:
+            if step in stops and not seen.count(step):
+                seen.append(step)
+                raise KeyboardInterrupt
+            return (model(rows * (1 + step)) - 1).square().mean()
+
+        seen: list[int] = []
+        for _ in range(1 + len(stops)):
+            with contextlib.suppress(KeyboardInterrupt):
+                fit(model, loss, Plan("k", 8, 0.05, 0.1), tmp_path / name, blocks=[model[1]])
+        return [p.detach() for p in model.parameters()]
+
+    def optimisers(blocks: tuple[int, ...], rate: float | None) -> list[str]:
+        model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 6))
+        made = _optimizer(model, [model[i] for i in blocks], Plan("k", 8, 0.05, rate))
+        assert sum(p.numel() for g in made.param_groups for p in g["params"]) == sum(p.numel() for p in model.parameters())
+        return [type(part).__name__ + str([tuple(p.shape) for g in part.param_groups for p in g["params"]]) for part in made.parts]
+
+    assert optimisers((1,), 0.1) == ["AdamW[(6, 4), (6,), (6,)]", "Muon[(6, 6)]"]
+    assert [o.partition("[")[0] for o in optimisers((1,), None)] == [o.partition("[")[0] for o in optimisers((), 0.1)] == ["AdamW"]
+    monkeypatch.setattr(pretrain, "CHECKPOINT_SECONDS", 0.0)
+    whole, resumed = trained((), "a"), trained((3, 6), "b")
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))

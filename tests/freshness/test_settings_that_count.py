@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mmret.annotate.backends import captions
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.inputs import Inputs
@@ -78,6 +79,14 @@ def test_of_an_index_that_is_used_its_settings_count_but_not_how_it_is_measured(
 def test_naive_pairs_follow_the_held_out_share_because_they_are_drawn_without_triplets():
     one, other = (counted(load_profile("demo", NAIVE | {"evaluate.held_out": share})) for share in (0.1, 0.2))
     assert one["checkpoints"] != other["checkpoints"]
+
+
+def test_naive_pairs_and_no_other_recipe_follow_the_rules_that_word_them(monkeypatch):
+    profiles = [load_profile("demo", change) for change in (NAIVE, {})]
+    before = [STAGES["checkpoints"].fingerprint_settings(profile, "demo") for profile in profiles]
+    monkeypatch.setattr(captions, "VERSION", "of tomorrow")
+    after = [STAGES["checkpoints"].fingerprint_settings(profile, "demo") for profile in profiles]
+    assert before[0] != after[0] and before[1] == after[1]
 
 
 def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight():

@@ -47,6 +47,7 @@ def ranked(edges) -> pa.Table:
 
 @settings(max_examples=150, deadline=None)
 @given(
+    draw=st.sampled_from(["together", "by_signal"]),
     edges=st.lists(scored, max_size=150, unique_by=lambda e: e[:3]),
     captions=st.lists(st.sampled_from("abcdef "), min_size=14, max_size=14),
     per_query=st.integers(1, 4),
@@ -56,11 +57,16 @@ def ranked(edges) -> pa.Table:
     seed=st.integers(0, 3),
     random=st.randoms(),
 )
-def test_choices_are_clean_complete_and_free_of_order(edges, captions, per_query, hard, used, few, seed, random):
+def test_choices_are_clean_complete_and_free_of_order(draw, edges, captions, per_query, hard, used, few, seed, random):
     found = ranked([e[:3] + (e[3] and uniform(*e) < 0.5,) for e in edges])
     names = dict(zip(IMAGES, captions, strict=True))
     options = MineSettings(
-        k=few, signals=tuple(s for s in SIGNALS if s in used), targets_per_query=per_query, hard_negatives=hard, seed=seed
+        k=few,
+        signals=tuple(s for s in SIGNALS if s in used),
+        targets_per_query=per_query,
+        hard_negatives=hard,
+        seed=seed,
+        draw=draw,
     )
     pairs, counts = choose(found, names, no_scores, options)
     assert pairs.schema == PAIRS
@@ -104,6 +110,38 @@ def test_choices_are_clean_complete_and_free_of_order(edges, captions, per_query
     shuffled = list(range(found.num_rows))
     random.shuffle(shuffled)
     assert choose(found.take(pa.array(shuffled, pa.int64())), names, no_scores, options) == (pairs, counts)
+
+
+def many(signal_sizes: dict[str, int], queries: int = 40) -> pa.Table:
+    """Of each query so many neighbours in each signal, no target in two of them."""
+    return ranked(
+        (f"q{q:02d}", signal, f"{signal}{at:02d}", False)
+        for q in range(queries)
+        for signal, size in signal_sizes.items()
+        for at in range(size)
+    )
+
+
+def test_drawn_by_signal_each_signal_has_a_target_before_any_has_two_and_what_one_lacks_the_others_fill():
+    options = MineSettings(k=50, targets_per_query=3, hard_negatives=0, draw="by_signal")
+
+    def signals_of(found: pa.Table, options: MineSettings = options) -> list[list[str]]:
+        pairs = choose(found, {}, no_scores, options)[0].to_pylist()
+        by_query = defaultdict(list)
+        for row in pairs:
+            by_query[row["query_id"]] += row["signals"]
+        return [sorted(found) for found in by_query.values()]
+
+    sizes = {"clip_image": 20, "dino_image": 2, "caption": 5}
+    assert signals_of(many(sizes)) == [sorted(SIGNALS)] * 40
+    together = signals_of(many(sizes), options.model_copy(update={"draw": "together"}))
+    assert sum(found.count("dino_image") for found in together) < 20, "so that the turns are what brings them in"
+    two = options.model_copy(update={"targets_per_query": 7})
+    assert all(found.count("dino_image") == 2 and abs(found.count("caption") - found.count("clip_image")) <= 1
+               for found in signals_of(many(sizes), two))  # fmt: skip
+    one = signals_of(many(sizes), options.model_copy(update={"targets_per_query": 1}))
+    assert {found[0] for found in one} == set(SIGNALS), "which signal begins depends on the query"
+    assert signals_of(many({"clip_image": 9})) == [["clip_image"] * 3] * 40
 
 
 def test_slices_of_the_work_do_not_show(monkeypatch):
@@ -194,9 +232,10 @@ def world(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {s: (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float16) for s, v in zip(SIGNALS, views, strict=True)}
 
 
+@pytest.mark.parametrize("draw", ["together", "by_signal"])
 @pytest.mark.parametrize(("k", "cuts"), [(50, []), (10, [500, 1000, 1500])])
-def test_a_tenth_more_images_leave_more_than_95_percent_of_the_pairs(k, cuts):
-    ids, vectors, options = image_ids(2200), world(2200), MineSettings(k=k)
+def test_a_tenth_more_images_leave_more_than_95_percent_of_the_pairs(k, cuts, draw):
+    ids, vectors, options = image_ids(2200), world(2200), MineSettings(k=k, draw=draw)
     bands = {signal: propose(v) for signal, v in vectors.items()}
 
     def chosen(parts, with_shard):

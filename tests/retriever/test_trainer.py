@@ -40,6 +40,9 @@ class Numbers:
     def parameter_groups(self):
         return [([self.model.weight], self.rates[0]), ([], 7.0), ([self.model.bias], self.rates[1])]
 
+    def hidden_matrices(self):
+        return [self.model.weight]
+
     def read(self, batch):
         self.seen.append(batch)
         return self.table[batch.queries], self.table[batch.candidates]
@@ -115,6 +118,27 @@ def test_weight_decay_is_the_recipes_and_shrinks_weights_that_get_no_gradient(tr
     trainer = made(triplets, tmp_path, weight_decay=0.5, learning_rate=0.1)
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.5, 0.5]
     assert [g["weight_decay"] for g in made(triplets, tmp_path / "none").optimizer.param_groups] == [0, 0]
+
+
+def test_muon_trains_the_hidden_matrices_alone_by_the_same_schedule_and_a_resumed_run_ends_at_the_same_weights(triplets, tmp_path):
+    rates = {"matrix_learning_rate": 0.05, "checkpoint_every": 4, "weight_decay": 0.1}
+    trainer = made(triplets, tmp_path / "a", rates=(0.1, 0.02), **rates)
+    adamw, muon = trainer.optimizer.parts
+    assert [p.shape for g in adamw.param_groups for p in g["params"]] == [trainer.embedder.model.bias.shape]
+    assert [p.shape for g in muon.param_groups for p in g["params"]] == [trainer.embedder.model.weight.shape]
+    assert len(trainer.parameters) == 2, "the norm that is clipped is that of all"
+    a_step(trainer)
+    assert [(g["lr"], g["weight_decay"]) for g in trainer.optimizer.param_groups] == [(0.02, 0.1), (0.05, 0.1)]
+
+    whole = weight(run(made(triplets, tmp_path / "b", **rates)))
+    stopped = made(triplets, tmp_path / "c", **rates)
+    stopped.on_row = lambda row: (_ for _ in ()).throw(KeyboardInterrupt) if row["step"] == 8 else None
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped)
+    again = run(made(triplets, tmp_path / "c", **rates))
+    assert again.embedder.seen and len(again.embedder.seen) < 12, "it did not begin anew"
+    assert torch.equal(weight(again), whole)
+    assert not torch.equal(weight(run(made(triplets, tmp_path / "d", **(rates | {"matrix_learning_rate": None})))), whole)
 
 
 @pytest.mark.parametrize("fault", ["loss", "norm"])

@@ -58,7 +58,7 @@ def load_annotator(settings: AnnotateSettings) -> Annotator:
     """The back-end that ``settings.backend`` names.
 
     >>> load_annotator(AnnotateSettings()).model_for("describe")
-    'captions@3'
+    'captions@4'
     """
     return BACKENDS[settings.backend](settings)
 

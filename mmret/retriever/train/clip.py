@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from mmret.optimizer import hidden_matrices
 from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.train.data import Batch, TrainingSet
@@ -49,6 +50,10 @@ class ClipEmbedder:
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]
+
+    def hidden_matrices(self) -> list[torch.nn.Parameter]:
+        blocks = [*self.model.text_model.encoder.layers, *self.model.vision_model.encoder.layers]
+        return [matrix for matrix in hidden_matrices(blocks) if matrix.requires_grad]
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""

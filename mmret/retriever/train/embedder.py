@@ -43,6 +43,9 @@ class Embedder(Protocol):
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         """The parameters that are trained, with their peak learning rates."""
 
+    def hidden_matrices(self) -> list[torch.nn.Parameter]:
+        """Those of them that Muon may train: weights of linear layers inside transformer blocks; none of adapters."""
+
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Prepare what :meth:`read` reads from; ``work`` is a folder of this run alone."""
 

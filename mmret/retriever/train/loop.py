@@ -28,7 +28,7 @@ from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import LoadImages
 from mmret.retriever.train.trainer import OnRow, Trainer
-from mmret.settings import RECIPE_RUNTIME_FIELDS, Recipe
+from mmret.settings import Recipe
 
 
 def train(
@@ -51,7 +51,7 @@ def train(
     (what a reader should know). Raises UserError where there is nothing to train on, an image is missing, the base is
     not of the recipe's kind, or the loss is not finite or explodes.
     """
-    identity = fingerprint(recipe.model_dump(exclude=RECIPE_RUNTIME_FIELDS), digest_table(triplets), weights_digest(base))
+    identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base))
     done = finished_run(out, identity)
     if all(group.all_values(done is not None)):
         return done

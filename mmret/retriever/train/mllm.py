@@ -66,6 +66,9 @@ class MllmEmbedder:
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [([p for p in self.model.parameters() if p.requires_grad], self.recipe.learning_rate)]
 
+    def hidden_matrices(self) -> list[torch.nn.Parameter]:
+        return []
+
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         self.pictures = Pictures(data.images, load_images)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmret.errors import UserError
+from mmret.optimizer import Optimizers, muon
 from mmret.progress import advance
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.embedder import Embedder
@@ -38,10 +39,7 @@ class Trainer:
         self.held_out: HeldOut | None = None
         self.on_row: OnRow | None = None
         torch.manual_seed(recipe.seed + group.rank)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "peak": rate, "lr": rate} for parameters, rate in embedder.parameter_groups() if parameters],
-            weight_decay=recipe.weight_decay,
-        )
+        self.optimizer = _optimizer(recipe, embedder)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
@@ -227,3 +225,21 @@ class Trainer:
             "truncated_texts": truncated,
             "notes": notes,
         }
+
+
+def _optimizer(recipe: Recipe, embedder: Embedder) -> Optimizers:
+    """AdamW over the groups of ``embedder``, and Muon over its hidden matrices where the recipe has a rate for it."""
+    hidden = embedder.hidden_matrices() if recipe.matrix_learning_rate else []
+    inside = {id(parameter) for parameter in hidden}
+    groups = [([p for p in group if id(p) not in inside], rate) for group, rate in embedder.parameter_groups()]
+    parts: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": parameters, "peak": rate, "lr": rate} for parameters, rate in groups if parameters],
+            weight_decay=recipe.weight_decay,
+        )
+    ]
+    if hidden and recipe.matrix_learning_rate:
+        parts.append(muon(hidden, recipe.matrix_learning_rate, recipe.weight_decay))
+        for group in parts[-1].param_groups:
+            group["peak"] = group["lr"]
+    return Optimizers(parts)

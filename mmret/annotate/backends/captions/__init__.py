@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
 
-VERSION = "3"
+VERSION = "4"
 """The version of the rules and of the dictionary; raise it with any change of wording, so that new texts are written."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mmret.annotate.backends.captions import lexicon
 from mmret.annotate.backends.captions.analyse import Segment, read
-from mmret.annotate.backends.captions.compare import Edit
+from mmret.annotate.backends.captions.comparatives import comparative_wordings
 from mmret.annotate.backends.captions.difference import Difference, difference
 from mmret.annotate.backends.captions.moods import Moods
 from mmret.annotate.backends.captions.nouns import cut, listing, scene, series
@@ -67,10 +67,14 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
         return None
     choices = _Choices(key)
     moods = [wordings(e) for e in found.edits]
+    compared = [
+        None if graded is None else graded._replace(versus=plain.versus)
+        for plain, graded in zip(moods, map(comparative_wordings, found.edits), strict=True)
+    ]
     is_scene = found.edits[0].kind == "scene"
     out: list[str] = []
     seen: set[str] = set()
-    for text in _candidates(found.edits, moods, choices, is_scene):
+    for text in _candidates(moods, compared, choices, is_scene):
         text = _fit(text)
         normal = text.casefold().rstrip("?.")
         if normal and normal not in seen:
@@ -81,19 +85,24 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
     return choices.shuffled(out)
 
 
-def _candidates(edits: tuple[Edit, ...], moods: list[Moods], choices: _Choices, is_scene: bool) -> Iterator[str]:
+def _candidates(moods: list[Moods], compared: list[Moods | None], choices: _Choices, is_scene: bool) -> Iterator[str]:
     frames = [_do, choices.shuffled([_bare, _same])[0]]
     frames += choices.shuffled([_do, _find, _versus, _same, _bare, _ask])
     for frame in frames:
-        if text := frame(moods, choices, is_scene):
+        if text := frame(_drawn(moods, compared, choices), choices, is_scene):
             yield text
     for _ in range(12):
         for frame in (_do, _find, _same, _ask, _versus, _bare):
-            if text := frame(moods, choices, is_scene):
+            if text := frame(_drawn(moods, compared, choices), choices, is_scene):
                 yield text
     for opening in (*_FIND, *_SAME, *_ASK):  # short pools: every opening once, however many instructions were asked for
         if parts := [m.one[0] for m in moods]:
             yield opening.format(_joined(_within(parts, 18)))
+
+
+def _drawn(moods: list[Moods], compared: list[Moods | None], choices: _Choices) -> list[Moods]:
+    """The wordings for one text: of a change along a scale, those with a comparative for half of the texts."""
+    return [plain if graded is None or choices.below(2) else graded for plain, graded in zip(moods, compared, strict=True)]
 
 
 def _within(parts: list[str], words: int) -> list[str]:

@@ -31,17 +31,22 @@ def wordings(edit: Edit) -> Moods:
 
 
 def _modifier(e: Edit) -> Moods:
-    if e.joint:
-        return _modifier_of_head(e)
+    e = qualified(e)
+    return _modifier_of_head(e) if e.joint else _modifier_of_main(e)
+
+
+def qualified(e: Edit) -> Edit:
+    """``e`` with a joint where the modifier belongs to a part: "speaker low volume", low belongs to the volume."""
     before = e.lead[-1].casefold() if e.lead else ""
     if (
-        before
+        not e.joint
+        and before
         and not (lx.is_adjective(before) or before in lx.NUMBERS or before in lx.BINDING or before in lx.PERSONS)
         and all_words(e.new + e.old, lx.is_adjective)
         and not is_name(e.lead[-1:])
     ):
-        return _modifier_of_head(e._replace(joint=":"))  # "speaker low volume": low belongs to the volume
-    return _modifier_of_main(e)
+        return e._replace(joint=":")
+    return e
 
 
 def _attributive(words: tuple[str, ...]) -> bool:
