@@ -119,9 +119,11 @@ def exact_scores(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray)
 def exact_scores_of_few(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """:func:`exact_scores` for few pairs of many rows, ``i`` in any order: little memory, ten times the time a pair."""
     left, right = (torch.from_numpy(np.require(x, np.int64, ["C", "W"])).to(a.device) for x in (i, j))
-    step = 2048 if a.device.type == "cpu" else _CHUNK
-    parts = [(a[left[s : s + step]].double() * b[right[s : s + step]].double()).sum(1) for s in range(0, len(i), step)]
-    return torch.cat([torch.zeros(0, device=a.device), *parts]).to(torch.float32).cpu().numpy()
+    step = max(1, 2**18 // max(1, a.shape[1])) if a.device.type == "cpu" else _CHUNK
+    scores = torch.empty(len(i), device=a.device)  # made first: results kept between blocks would keep the blocks' memory too
+    for s in range(0, len(i), step):
+        scores[s : s + step] = (a[left[s : s + step]].double() * b[right[s : s + step]].double()).sum(1)
+    return scores.cpu().numpy()
 
 
 def _sampled(a: torch.Tensor, b: torch.Tensor, i: np.ndarray, j: np.ndarray) -> torch.Tensor:
