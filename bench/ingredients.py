@@ -72,7 +72,7 @@ class Arm:
     """One lake with its pictures, triplets and queries in memory."""
 
     def __init__(self, lake: Lake, queries: Path | None):
-        self.lake, self.profile = lake, resolve(lake)
+        self.lake, self.profile = lake, resolve(lake)[0]
         self.queries = read_triplets(lake, queries)[0] if queries else held_out_edits(lake, self.profile.evaluate)
         asked = {(query.reference, target) for query in self.queries for target in query.targets} if queries else set()
         triplets = lake.read("triplets")

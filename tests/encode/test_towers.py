@@ -59,7 +59,9 @@ def test_the_record_tells_models_bands_and_losses(reference: Path) -> None:
     assert [row["signal"] for row in record["rows"]] == list(SIGNALS)
     for row in record["rows"]:
         assert set(row) == set(TOWERS.names) and -1 <= row["band_low"] < row["band_high"] < 1
-        assert row["model"].startswith("towers/dino@" if row["signal"] == "dino_image" else "towers/clip@")
+        assert row["model"].startswith(
+            {"clip_image": "towers/clip@", "dino_image": "towers/dino@", "caption": "towers/tfidf@"}[row["signal"]]
+        )
         assert row["steps"] == 5 and row["images"] == 30
     assert all(len(record["losses"][name]) == 5 for name in ("clip", "dino"))
     assert not reference.with_name("towers.work").exists()
