@@ -136,7 +136,7 @@ TOWERS = _table(
     ("signal", _text, "similarity that the model serves: clip_image, dino_image or caption"),
     ("model", _text, "towers/<name>@<digest of the weights>"),
     ("images", pa.int32(), "pictures of the lake that it was trained on"),
-    ("steps", pa.int32(), "steps of its training"),
+    ("steps", pa.int32(), "steps of its training; 0 for the weights of words, which are counted"),
     ("band_low", pa.float64(), "lower end of the band proposed for the signal in this model's own space"),
     ("band_high", pa.float64(), "upper end of that band"),
 )

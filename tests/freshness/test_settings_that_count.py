@@ -32,6 +32,7 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     ({"mine.targets_per_query": 2}, {"pairs"}),
     ({"mine.hard_negatives": 2}, {"pairs"}),
     ({"mine.seed": 2}, {"pairs"}),
+    ({"mine.draw": "together"}, {"pairs"}),
     ({"mine.tile": 128, "mine.device": "cpu"}, set()),
     ({"mine.index.probes": 7, "mine.index.checked": 9}, set()),  # exact search uses none of them
     ({"mine.index.kind": "ivf_pq"}, {"candidates"}),
@@ -44,6 +45,7 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     ({"recipes.demo.steps": 7}, {"checkpoints"}),
     ({"recipes.demo.learning_rate": 0.5}, {"checkpoints"}),
     ({"recipes.demo.temperature": 0.5}, {"checkpoints"}),
+    ({"recipes.demo.matrix_learning_rate": 0.5}, {"checkpoints"}),
     ({"recipes.demo.licence_set": "share_alike"}, {"checkpoints"}),
     ({"recipes.demo.as_of": "run-1"}, {"checkpoints"}),
     ({"recipes.demo.checkpoint_every": 3, "recipes.demo.log_every": 3, "recipes.demo.evaluate_every": 3}, set()),
@@ -87,6 +89,15 @@ def test_naive_pairs_and_no_other_recipe_follow_the_rules_that_word_them(monkeyp
     monkeypatch.setattr(captions, "VERSION", "of tomorrow")
     after = [STAGES["checkpoints"].fingerprint_settings(profile, "demo") for profile in profiles]
     assert before[0] != after[0] and before[1] == after[1]
+
+
+def test_settings_that_were_added_later_count_only_where_they_change_something():
+    """Lakes of before them would be computed again, and their pairs described again, for nothing."""
+    local = load_profile("local")
+    assert "draw" not in STAGES["pairs"].fingerprint_settings(local, "shard-00000")
+    name = next(iter(local.recipes))
+    assert "matrix_learning_rate" not in STAGES["checkpoints"].fingerprint_settings(local, name)
+    assert STAGES["pairs"].fingerprint_settings(load_profile("demo"), "shard-00000")["draw"] == "by_signal"
 
 
 def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight():
