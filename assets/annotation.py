@@ -70,17 +70,18 @@ def triplets(
     context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, encoders: Encoders
 ) -> dg.MaterializeResult:
     """The training set: query, instructions, target, hard negatives (the query image first), and the lineage of each row."""
-    from mmret.annotate.quality.measure import measure_shard
+    from mmret.annotate.quality.measure import measure_shard, reading_signal
     from mmret.assemble.stage import assemble_shard
 
     def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> Facts:
+        reads = reading_signal(settings)
         return assemble_shard(
             store,
             shard,
             settings.evaluate,
             inputs,
             lambda rows: measure_shard(
-                store, shard, rows, settings, lambda: encoders.get(settings.encoders["caption"], "caption", store.root)
+                store, shard, rows, settings, lambda: encoders.get(settings.encoders[reads], reads, store.root)
             ),
         )
 

@@ -44,4 +44,4 @@ def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinit
 
 clip_image = _vectors("clip_image", "Visual-semantic vectors: the CLIP image tower.", {"pytorch"})
 dino_image = _vectors("dino_image", "Visual-pattern vectors: DINOv2.", {"pytorch"})
-caption = _vectors("caption", "Caption vectors: the CLIP text tower.", {"pytorch"})
+caption = _vectors("caption", "Caption vectors: a text tower, or the words that captions share (tf-idf).", {"pytorch"})

@@ -3,11 +3,11 @@
     python bench/ingredients.py --work DIR [--images FOLDER --queries FILE] [--seeds 10] [--steps 500]
 
 Two lakes are made in DIR (and taken up again): ``words``, as profile demo mines, and ``near``, mined as it was before, with
-captions compared by the CLIP tower and targets drawn from all signals together. Both have the same towers. Every arm trains the
-demo's recipe on one of them, with AdamW alone or with Muon for the matrices inside the blocks; AdamW gets as many more steps as
-Muon costs (``MUON_COST``). The seeds decide batches, texts and negatives. Queries: the held-out edits where the corpus is made of
-shapes, else FILE as ``mmret evaluate --triplets`` takes it (bench/name_queries.py); training triplets that are one of the
-queries' own (reference, target) pairs are left out of every arm.
+captions compared by the CLIP tower (in a band proposed from the oldest shard) and targets drawn from all signals together. Both
+have the same towers. Every arm trains the demo's recipe on one of them, with AdamW alone or with Muon for the matrices inside the
+blocks; AdamW gets as many more steps as Muon costs (``MUON_COST``). The seeds decide batches, texts and negatives. Queries: the
+held-out edits where the corpus is made of shapes, else FILE as ``mmret evaluate --triplets`` takes it (bench/name_queries.py);
+training triplets that are one of the queries' own (reference, target) pairs are left out of every arm.
 
 Printed: R@1 and R@10 of each arm, mean and deviation over the seeds, the paired difference to the first arm with its 95 %
 interval (t distribution), in how many seeds it is positive, and processor seconds a run. Every run is a line of DIR/runs.jsonl,
@@ -106,11 +106,11 @@ def compared(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     by_arm: dict[str, dict[int, float]] = {}
     for row in rows:
         by_arm.setdefault(row["arm"], {})[row["seed"]] = row[metric]
-    first = by_arm[next(iter(ARMS))]
+    first = by_arm.get(next(iter(ARMS)), {})
     table = []
     for arm, values in by_arm.items():
         seeds = sorted(values.keys() & first.keys())
-        gains = [values[seed] - first[seed] for seed in seeds]
+        gains = [values[seed] - first[seed] for seed in seeds] or [math.nan]
         half = math.nan
         if len(gains) > 1:
             half = float(t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))

@@ -58,7 +58,7 @@ class TorchEncoder(ABC):
     def check(cls, settings: EncoderSettings, signal: str) -> None:
         """Raise UserError where ``signal`` is about texts and this kind of model has no text tower."""
         if signal == "caption" and not cls.has_text:
-            raise UserError(f"encoders.caption.kind is '{settings.kind}', which has no text tower: use clip or open_clip")
+            raise UserError(f"encoders.caption.kind is '{settings.kind}', which has no text tower: use clip, open_clip or tfidf")
 
     @property
     def on_cpu(self) -> bool:

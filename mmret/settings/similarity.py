@@ -18,6 +18,11 @@ class EncoderSettings(Settings):
     batch_size: int | None = Field(None, description="None: chosen to fit memory")
     device: str = "auto"
 
+    @property
+    def compares_words(self) -> bool:
+        """Whether it compares captions by their words and so cannot read an instruction."""
+        return self.kind == "tfidf"
+
 
 class TowerSettings(Settings):
     """Tiny CLIP and DINOv2-shaped towers trained on the corpus itself (profile ``demo``); not in the paper."""

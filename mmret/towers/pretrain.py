@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmret.atomic import replacing
 from mmret.encode.augment import seeded_generator
 from mmret.errors import UserError
-from mmret.optimizer import Optimizers, hidden_matrices, muon
+from mmret.optimizer import Muon, Optimizers, hidden_matrices
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -88,6 +88,7 @@ def fit(
             raise UserError(
                 f"training of the towers stopped at step {step + 1} of {plan.steps}: the loss is {losses[-1]} and the gradient's "
                 f"norm {norm}; lower towers.learning_rate (now {plan.learning_rate:g})"
+                + (f" and towers.matrix_learning_rate (now {plan.matrix_learning_rate:g})" if plan.matrix_learning_rate else "")
             )
         optimizer.step()
         report(step + 1)
@@ -108,7 +109,7 @@ def _optimizer(model: nn.Module, blocks: Iterable[nn.Module], plan: Plan) -> Opt
     ]
     parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)]
     if hidden:
-        parts.append(muon(hidden, plan.matrix_learning_rate or plan.learning_rate, plan.weight_decay))
+        parts.append(Muon(hidden, plan.matrix_learning_rate or plan.learning_rate, plan.weight_decay))
     return Optimizers(parts)
 
 

@@ -1,8 +1,9 @@
 """Towers trained on the corpus itself: what lets the whole pipeline run with no download, no GPU and in minutes.
 
-``<lake>/towers/clip`` and ``<lake>/towers/dino`` are stock transformers folders; ``towers.json`` is written last and
-says what was done. Training can be stopped and goes on where it was (:mod:`mmret.towers.pretrain`). The number of steps
-follows from the settings and the corpus, never from the clock, so that every machine trains the same towers.
+``<lake>/towers/clip`` and ``<lake>/towers/dino`` are stock transformers folders, ``<lake>/towers/tfidf`` has the weights of the
+captions' words; ``towers.json`` is written last and says what was done. Training can be stopped and goes on where it was
+(:mod:`mmret.towers.pretrain`). The number of steps follows from the settings and the corpus, never from the clock, so that every
+machine trains the same towers.
 
 Batches are small because in a run this short the number of updates decides how good the model gets. Cost and held-out
 image-to-text R@1 among 303 pictures, on 7,700 shapes pictures and two cores (processor time, halved): 5 epochs in batches of
@@ -59,7 +60,7 @@ def steps(epochs: int, images: int, words: int, settings: TowerSettings) -> int:
 
 
 def train(images: Iterable[CaptionedImage], settings: TowerSettings, folder: Path, inputs: str = "") -> dict[str, Any]:
-    """Train both towers on (image_id, encoded picture, caption) and write ``folder``/clip, dino and towers.json.
+    """Train both towers on (image_id, encoded picture, caption) and write ``folder``/clip, dino, tfidf and towers.json.
 
     Returns what ``towers.json`` holds: ``rows`` of the table ``towers``, the numbers of images, words and steps, losses, recall
     in percent among the images held out, seconds and settings. Towers in ``folder`` that were trained with the same settings

@@ -99,6 +99,8 @@ def test_every_step_along_a_scale_is_worded_in_its_direction(old: str, new: str,
         ("a man, large turban", "a man, small turban"),
         ("a dog waits because a large cat sits", "a dog waits because a small cat sits"),
         ("a small tiny box", "a large huge box"),  # "larger and larger"
+        ("a short haired cat", "a long haired cat"),
+        ("a short sleeved shirt", "a long sleeved shirt"),
     ],
 )
 def test_what_is_no_step_along_a_scale_has_no_comparative(source: str, target: str) -> None:

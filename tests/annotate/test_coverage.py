@@ -1,7 +1,10 @@
 """What pairs change is told from the captions alone: kinds of words are those of the truth, shares add up, and no order matters."""
 
 import math
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,7 @@ from mmret.hashing import pair_id
 from mmret.ingest.shapes import ATTRIBUTES, caption, scene
 from mmret.lake import Lake
 from mmret.schemas import IMAGES_INDEX, PAIRS
+from tests.conftest import CHECKOUT
 from tests.mine.lakes import filled
 
 SHAPES = 2500
@@ -183,3 +187,32 @@ def test_a_lake_s_coverage_is_that_of_its_pairs_and_a_lake_without_pairs_has_non
     assert whole["pairs"] == pairs.num_rows and whole["told"] == pytest.approx(found["told"], abs=0.02)
     assert lake_coverage(lake, ["shard-00001"])["pairs"] == pairs.num_rows - 700
     assert lake_coverage(lake, ["shard-00002"]) is None
+
+
+def test_coverage_is_the_same_in_every_process(tmp_path):
+    """Whatever order sets of text have there."""
+    program = (
+        "import json, sys; from tests.annotate.test_coverage import *\n"
+        "captions = {str(i): words_of(caption(scene(0, i))) for i in range(700)}\n"
+        "kinds = WordKinds(captions)\n"
+        "print(json.dumps([kinds._links, kinds.members], sort_keys=True))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            cwd=CHECKOUT,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+
+
+def test_the_sample_of_a_lake_is_that_of_all_its_pairs_whatever_shards_they_are_in(monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 300)
+    pairs = pa.table({"pair_id": [pair_id(str(i), "x") for i in range(2000)]})
+    whole = module._sample(pairs, 2000)["pair_id"].to_pylist()
+    parts = [module._sample(pairs.slice(at, 500), 2000)["pair_id"].to_pylist() for at in range(0, 2000, 500)]
+    assert whole == [i for part in parts for i in part] and 200 < len(whole) < 400

@@ -14,12 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from mmret.annotate.quality import metrics
-from mmret.annotate.quality.measure import measure_shard
+from mmret.annotate.quality.measure import measure_shard, reading_signal
 from mmret.annotate.quality.picture import quality_picture
+from mmret.encode.protocol import load_encoder
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TRIPLETS
-from mmret.settings import QualitySettings
+from mmret.settings import EncoderSettings, QualitySettings
 
 SHARD = "shard-00000"
 
@@ -91,6 +92,17 @@ def test_a_text_that_retells_its_target_is_found_by_the_text_alone(lake: Lake) -
     assert other["leakage"] > told["leakage"] == 0
     shares = told["redundancy"]
     assert shares["either"] + shares["neither"] == pytest.approx(1) and shares["either"] >= shares["text_alone"]
+
+
+def test_vectors_of_another_model_than_the_encoder_s_are_not_compared(lake: Lake) -> None:
+    profile, _ = resolve(lake)
+    rows = lake.read("triplets", SHARD)
+    words = load_encoder(profile.encoders["caption"], "caption", lake.root)
+    assert profile.encoders["caption"].compares_words and reading_signal(profile) == "clip_image"
+    assert measure_shard(lake, SHARD, rows, profile)["redundancy"] is not None
+    assert measure_shard(lake, SHARD, rows, profile, lambda: words)["redundancy"] is None
+    captions = profile.encoders | {"caption": EncoderSettings(kind="clip", model="towers/clip")}
+    assert reading_signal(profile.model_copy(update={"encoders": captions})) == "caption"
 
 
 def test_a_run_notes_the_same_figures_that_the_command_measures(lake: Lake) -> None:

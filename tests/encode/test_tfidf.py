@@ -69,7 +69,10 @@ def test_every_text_has_a_unit_vector_that_depends_on_its_set_of_words_alone(tex
 
 def test_words_are_told_apart_in_scripts_with_and_without_spaces():
     assert words_of("A large, RED star_shape") == ["a", "large", "red", "star", "shape"]
-    assert words_of("红色的星 x2") == ["红", "色", "的", "星", "x2"]
+    assert words_of("红色的星x2") == ["红", "色", "的", "星", "x2"]
+    assert words_of("हिन्दी में बिल्ली") == ["हिन्दी", "में", "बिल्ली"], "vowel signs belong to their word"
+    assert words_of("แมวน้อย") == ["แ", "ม", "ว", "น้", "อ", "ย"]
+    assert words_of("🦆 ❤️ duck") == ["🦆", "❤", "duck"]
     assert words_of("") == []
 
 

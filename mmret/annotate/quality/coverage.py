@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from mmret.annotate.quality.word_kinds import WordKinds, words_of
 from mmret.ingest.pictures.pair_images import read_images_of
 from mmret.lake import Lake
+from mmret.lake.inputs import linked_shards
 from mmret.schemas import SIGNALS
 
 SAMPLE = 50_000
@@ -40,12 +41,13 @@ def lake_coverage(lake: Lake, shards: Iterable[str] | None = None) -> dict[str, 
     {'name': 'circle, square, star ...', 'words': ['circle', ...], 'replaced': 0.88, 'added_or_removed': 0.0}
     """
     shards = lake.partitions("pairs") if shards is None else list(shards)
-    parts = [lake.read("pairs", shard, ["pair_id", "query_id", "target_id", "signals"]) for shard in shards]
-    pairs = pa.concat_tables(parts) if parts else None
-    if pairs is None or not pairs.num_rows:
+    number = sum(facts.rows for shard in shards if (facts := lake.facts("pairs", shard)))
+    if not number:
         return None
-    sampled = _sample(pairs)
-    return coverage(sampled, read_images_of(lake, sampled, ["caption"])) | {"pairs": pairs.num_rows}
+    columns = ["pair_id", "query_id", "target_id", "signals"]
+    sampled = pa.concat_tables([_sample(lake.read("pairs", shard, columns), number) for shard in shards])
+    linked = sorted({each for shard in shards for each in linked_shards(lake, "pairs", shard)})
+    return coverage(sampled, read_images_of(lake, sampled, ["caption"], linked)) | {"pairs": number}
 
 
 def coverage(pairs: pa.Table, captions: pa.Table) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def coverage(pairs: pa.Table, captions: pa.Table) -> dict[str, Any]:
     no kind is. ``by_signal``: that figure for the pairs of each signal. ``says``: one sentence where the captions of most
     pairs tell nothing, else null.
     """
-    looked_at = _sample(pairs)
+    looked_at = _sample(pairs, pairs.num_rows)
     texts = dict(zip(captions["image_id"].to_pylist(), captions["caption"].to_pylist(), strict=True))
     named = dict.fromkeys([*looked_at["query_id"].to_pylist(), *looked_at["target_id"].to_pylist()])
     kinds = WordKinds({image_id: words_of(texts.get(image_id) or "") for image_id in named})
@@ -72,11 +74,11 @@ def coverage(pairs: pa.Table, captions: pa.Table) -> dict[str, Any]:
     return {"pairs": pairs.num_rows, "looked_at": looked_at.num_rows, **tally.numbers()}
 
 
-def _sample(pairs: pa.Table) -> pa.Table:
-    """``pairs``, or about ``SAMPLE`` of them: those with the lowest ids, which are hashes."""
-    if pairs.num_rows <= SAMPLE:
+def _sample(pairs: pa.Table, number: int) -> pa.Table:
+    """Those of ``pairs`` that are in a sample of about ``SAMPLE`` of ``number``: the lowest ids, which are hashes."""
+    if number <= SAMPLE:
         return pairs
-    below = f"{int(SAMPLE / pairs.num_rows * 16**12):012x}"
+    below = f"{int(SAMPLE / number * 16**12):012x}"
     return pairs.filter(pc.less(pairs["pair_id"], below))
 
 

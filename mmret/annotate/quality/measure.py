@@ -22,32 +22,45 @@ from mmret.hashing import uniform
 from mmret.ingest.pictures.pair_images import captions_of
 from mmret.lake import Lake
 from mmret.lake.inputs import linked_shards
-from mmret.settings import Profile, QualitySettings
+from mmret.settings import Profile, QualitySettings, Signal
 
 
 def measure_shard(
     lake: Lake, shard: str, triplets: pa.Table, profile: Profile, load: Callable[[], Encoder] | None = None
 ) -> dict[str, Any]:
-    """:func:`measure` with the settings of ``profile``. ``load`` returns the encoder of captions; None: it is loaded here.
+    """:func:`measure` with the settings of ``profile``. ``load`` returns the encoder of :func:`reading_signal`; None: it is
+    loaded here.
 
     Where its weights cannot be loaded, although its vectors are in the lake, the redundancy is left out.
 
     >>> measure_shard(lake, "shard-00000", lake.read("triplets", "shard-00000"), profile)["distinct_2"]
     """
+    signal = reading_signal(profile)
     try:
-        encoder = load() if load else load_encoder(profile.encoders["caption"], "caption", lake.root)
+        encoder = load() if load else load_encoder(profile.encoders[signal], signal, lake.root)
     except UserError:
         encoder = None
     language = profile.annotate.language if profile.annotate.backend != "captions" else "English"
-    return measure(lake, shard, triplets, profile.quality, language, encoder)
+    return measure(lake, shard, triplets, profile.quality, language, encoder, signal)
+
+
+def reading_signal(profile: Profile) -> Signal:
+    """The signal whose encoder reads instructions: ``caption``, or ``clip_image`` where captions are compared by their words."""
+    return "clip_image" if profile.encoders["caption"].compares_words else "caption"
 
 
 def measure(
-    lake: Lake, shard: str, triplets: pa.Table, settings: QualitySettings, language: str, encoder: Encoder | None
+    lake: Lake,
+    shard: str,
+    triplets: pa.Table,
+    settings: QualitySettings,
+    language: str,
+    encoder: Encoder | None,
+    signal: Signal = "caption",
 ) -> dict[str, Any]:
     """The quality of ``triplets``, a shard's rows of TRIPLETS, as plain JSON values; shares are 0 to 1, None where not measured.
 
-    ``language`` of the texts, in English. ``encoder``: of the signal ``caption``; None leaves the redundancy out. Reads
+    ``language`` of the texts, in English. ``encoder``: of ``signal``, reads texts; None leaves the redundancy out. Reads
     descriptions and instructions of the shard, captions of the pictures, and vectors.
     """
     sample = _sample(triplets, settings.sample)
@@ -68,7 +81,9 @@ def measure(
         "rejected_as_leaking": _share(requests, "leaked_source"),
         "instruction_words": metrics.length_histogram(_word_counts(triplets["texts"]), metrics.INSTRUCTION_BINS),
         "description_words": metrics.length_histogram(_word_counts(descriptions["text"]), metrics.DESCRIPTION_BINS),
-        "redundancy": measure_redundancy(lake, shard, rows, settings.gallery, encoder) if encoder is not None and rows else None,
+        "redundancy": measure_redundancy(lake, shard, rows, settings.gallery, encoder, signal)
+        if encoder is not None and rows
+        else None,
     }
 
 

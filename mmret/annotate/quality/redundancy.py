@@ -3,7 +3,8 @@
 A triplet teaches composition only if neither does. For a sample of triplets the target is searched among its mined hard negatives
 and a gallery of images chosen by hash, the query's picture left out: by the *image alone* with the query's image vector against
 image vectors (``clip_image``), by the *text alone* with one of the instructions, chosen by hash and encoded as captions are,
-against caption vectors (``caption``). It counts as found where it is ranked first.
+against caption vectors (``caption``), or, where captions are compared by their words, by the text tower of ``clip_image`` against
+image vectors. It counts as found where it is ranked first.
 
 Cost: the sample's texts encoded and some thousands of vectors looked up by id, whatever the size of the lake: a second or two.
 """
@@ -18,9 +19,11 @@ import numpy as np
 from mmret.annotate.quality import metrics
 from mmret.encode.protocol import Encoder
 from mmret.encode.vectors import model_filter, vector_table
+from mmret.errors import UserError
 from mmret.hashing import uniform
 from mmret.lake import Lake
 from mmret.lake.inputs import linked_shards
+from mmret.settings import Signal
 
 _IDS_PER_LOOKUP = 500
 _GALLERY_SHARDS = 8
@@ -28,23 +31,29 @@ _GALLERY_SHARDS = 8
 
 
 def measure_redundancy(
-    lake: Lake, shard: str, rows: Sequence[Mapping[str, Any]], gallery_size: int, encoder: Encoder
+    lake: Lake, shard: str, rows: Sequence[Mapping[str, Any]], gallery_size: int, encoder: Encoder, signal: Signal = "caption"
 ) -> dict[str, float | int] | None:
-    """Shares of ``rows`` of TRIPLETS (a sample of ``shard``) found by text, image, either and neither; None without vectors.
+    """Shares of ``rows`` of TRIPLETS (a sample of ``shard``) found by text, image, either and neither; None without vectors of this
+    ``encoder`` and where it reads no texts.
 
-    ``gallery_size``: images among which the target is searched, besides the negatives. ``encoder``: of the signal ``caption``.
+    ``gallery_size``: images among which the target is searched, besides the negatives. ``encoder``: of ``signal``.
     """
     gallery = _gallery(lake, shard, gallery_size)
     sides = ("query_id", "target_id")
     ids = {*gallery, *(row[side] for row in rows for side in sides), *(i for row in rows for i in row["hard_negatives"])}
-    image, caption = (_vectors(lake, shard, signal, sorted(ids)) for signal in ("clip_image", "caption"))
+    if encoder.model != lake.facts(signal, shard).notes["model"]:
+        return None  # its vectors are another model's, to be encoded again
+    image, caption = (_vectors(lake, shard, each, sorted(ids)) for each in ("clip_image", signal))
     rows = [row for row in rows if all(row[side] in image and row[side] in caption for side in sides)]
     if not rows:
         return None
     gallery = [i for i in gallery if i in image and i in caption]
     by_image = _search(np.stack([image[row["query_id"]] for row in rows]), rows, gallery, image)
     texts = [row["texts"][int(uniform("quality text", row["pair_id"]) * len(row["texts"]))] for row in rows]
-    by_text = _search(encoder.encode_texts(texts), rows, gallery, caption)
+    try:
+        by_text = _search(encoder.encode_texts(texts), rows, gallery, caption)
+    except UserError:  # no text tower
+        return None
     return metrics.redundancy(by_text, by_image, len(gallery))
 
 

@@ -68,7 +68,7 @@ class WordKinds:
         joined = _join_fixed(captions)
         self.bags = {image_id: _bag(listed) for image_id, listed in joined.items()}
         frequency = Counter(word.text for listed in joined.values() for word in listed)
-        self._links = _links(set(map(tuple, joined.values())), frequency)
+        self._links = _links(dict.fromkeys(map(tuple, joined.values())), frequency)
         self._near = {word: set(others) for word, others in self._links.items()}
         self._senses = {word: _senses(word, self._links, self._near) for word in self._near}
         groups = _communities(self._links, self._senses)
@@ -132,7 +132,7 @@ def _join_fixed(captions: Mapping[str, list[Word]]) -> dict[str, list[Word]]:
     They stay apart where a word that is not joined stands in the place of that one: "white" before "wall", if "striped" is before
     walls and elsewhere.
     """
-    texts = set(map(tuple, captions.values()))
+    texts = dict.fromkeys(map(tuple, captions.values()))  # in order: sums of fractions depend on it
     singles = Counter(word.text for text in texts for word in text)
     pairs = Counter((a.text, b.text) for text in texts for a, b in zip(text, text[1:], strict=False))
     fixed = {(a, b): n for (a, b), n in pairs.items() if n >= FIXED_COUNT and n >= FIXED * min(singles[a], singles[b])}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mmret.errors import UserError
-from mmret.optimizer import Optimizers, muon
+from mmret.optimizer import Muon, Optimizers
 from mmret.progress import advance
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.embedder import Embedder
@@ -164,10 +164,11 @@ class Trainer:
             raise UserError(self.advice(f"has risen from {lowest:.2f} to {row['loss']:.2f}"))
 
     def advice(self, what: str) -> str:
-        rate, temperature = self.recipe.learning_rate, self.recipe.temperature
+        rate, temperature, matrices = self.recipe.learning_rate, self.recipe.temperature, self.recipe.matrix_learning_rate
+        also = f" and matrix_learning_rate (now {matrices:g})" if matrices else ""
         return (
             f"training stopped at step {self.step}: the loss {what}. Lower the recipe's learning_rate "
-            f"(now {rate:g}), give it warmup_steps, or raise temperature (now {temperature:g})"
+            f"(now {rate:g}){also}, give it warmup_steps, or raise temperature (now {temperature:g})"
         )
 
     def save_state(self) -> None:
@@ -239,7 +240,7 @@ def _optimizer(recipe: Recipe, embedder: Embedder) -> Optimizers:
         )
     ]
     if hidden and recipe.matrix_learning_rate:
-        parts.append(muon(hidden, recipe.matrix_learning_rate, recipe.weight_decay))
+        parts.append(Muon(hidden, recipe.matrix_learning_rate, recipe.weight_decay))
         for group in parts[-1].param_groups:
             group["peak"] = group["lr"]
     return Optimizers(parts)

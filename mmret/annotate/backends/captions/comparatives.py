@@ -99,6 +99,13 @@ def comparative_wordings(edit: Edit) -> Moods | None:
     return _of_head(edit, texts) if edit.joint else _of_main(edit, texts)
 
 
+_OF_PARTS = frozenset(
+    "haired sleeved legged tailed winged necked heeled brimmed eyed eared breasted handled nosed armed faced footed horned billed "
+    "beaked stemmed limbed bodied furred".split()
+)
+"""Words that make a compound with the adjective before them, which says how large a part is."""
+
+
 def _lacks_article(e: Edit) -> bool:
     """Whether the caption leaves out an article that English needs: "with small turban"."""
     noun = head_noun(e.head)
@@ -123,6 +130,8 @@ def _compared(e: Edit) -> list[Words]:
     before_noun = e.head[: [w.casefold() for w in e.head].index(noun)]
     if noun in lx.COLOURS or not all_words(before_noun[:-1], _qualifies):
         return []  # "a large building lined with columns": the noun is not the last
+    if e.head[:1] and e.head[0].casefold() in _OF_PARTS:
+        return []  # "a long haired cat" is no longer cat
     compound = not all_words(before_noun, _qualifies)
     choices: list[Words] = []
     for word in new:
