@@ -127,7 +127,8 @@ def test_the_sample_bounds_the_work(lake: Lake) -> None:
 
 
 def test_a_model_that_is_gone_leaves_the_redundancy_unmeasured(lake: Lake) -> None:
-    profile = resolve(lake, overrides={"encoders.caption.model": "towers/none"})[0]
+    gone = {"encoders.caption.model": "towers/none", "encoders.clip_image.model": "towers/none"}
+    profile = resolve(lake, overrides=gone)[0]
     found = measure_shard(lake, SHARD, lake.read("triplets", SHARD), profile)
     assert found["redundancy"] is None and found["distinct_2"] > 0
     assert quality_picture(found, QualitySettings().model_dump()).startswith(b"\x89PNG")

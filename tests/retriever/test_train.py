@@ -25,6 +25,7 @@ from mmret.retriever.train.loop import train
 from mmret.retriever.train.loss import info_nce
 from mmret.retriever.train.state import States
 from mmret.settings import Recipe
+from tests.retriever.runs import a_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -188,6 +189,26 @@ def test_a_loss_that_is_not_finite_stops_with_advice(clip_folder, triplets, load
     with pytest.raises(UserError, match="step 0: the loss is nan.*learning_rate"):
         train(recipe(), triplets, load, clip_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("trainable", ["all", "text+blocks", "text+projection", "text"])
+def test_muon_gets_the_trained_matrices_inside_the_blocks_and_adamw_every_other_parameter_once(
+    clip_folder, triplets, load, tmp_path, trainable
+):
+    trainer = a_trainer(recipe(trainable=trainable, matrix_learning_rate=1e-3), clip_folder, triplets, load, tmp_path)
+    adamw, muon = ([p for g in part.param_groups for p in g["params"]] for part in trainer.optimizer.parts)
+    names = {id(p): name for name, p in trainer.embedder.model.named_parameters()}
+    trained = [p for p in trainer.embedder.model.parameters() if p.requires_grad]
+    assert sorted(map(id, [*adamw, *muon])) == sorted(map(id, trained))
+    assert all(".layers." in names[id(p)] and p.ndim == 2 for p in muon)
+    assert not any(".layers." in names[id(p)] and p.ndim == 2 for p in adamw)
+    assert any("vision" in names[id(p)] for p in muon) == (trainable in ("all", "text+blocks"))
+
+
+def test_a_loss_that_explodes_with_muon_names_its_rate_too(clip_folder, triplets, load, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmret.retriever.train.trainer.info_nce", lambda *a: a[0].sum() * float("nan"))
+    with pytest.raises(UserError, match=r"learning_rate \(now 0.001\) and matrix_learning_rate \(now 0.002\)"):
+        train(recipe(matrix_learning_rate=2e-3), triplets, load, clip_folder, tmp_path / "out")
 
 
 def test_a_loss_that_explodes_stops_with_advice(clip_folder, triplets, load, tmp_path, monkeypatch):

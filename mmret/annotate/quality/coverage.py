@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from mmret.annotate.quality.word_kinds import WordKinds, words_of
 from mmret.ingest.pictures.pair_images import read_images_of
 from mmret.lake import Lake
-from mmret.lake.inputs import linked_shards
 from mmret.schemas import SIGNALS
 
 SAMPLE = 50_000
@@ -46,8 +45,7 @@ def lake_coverage(lake: Lake, shards: Iterable[str] | None = None) -> dict[str, 
         return None
     columns = ["pair_id", "query_id", "target_id", "signals"]
     sampled = pa.concat_tables([_sample(lake.read("pairs", shard, columns), number) for shard in shards])
-    linked = sorted({each for shard in shards for each in linked_shards(lake, "pairs", shard)})
-    return coverage(sampled, read_images_of(lake, sampled, ["caption"], linked)) | {"pairs": number}
+    return coverage(sampled, read_images_of(lake, sampled, ["caption"])) | {"pairs": number}
 
 
 def coverage(pairs: pa.Table, captions: pa.Table) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 A triplet teaches composition only if neither does. For a sample of triplets the target is searched among its mined hard negatives
 and a gallery of images chosen by hash, the query's picture left out: by the *image alone* with the query's image vector against
 image vectors (``clip_image``), by the *text alone* with one of the instructions, chosen by hash and encoded as captions are,
-against caption vectors (``caption``), or, where captions are compared by their words, by the text tower of ``clip_image`` against
-image vectors. It counts as found where it is ranked first.
+against caption vectors (``caption``). Where captions are compared by their words, an encoder that cannot read an instruction, the
+text tower of ``clip_image`` encodes both. It counts as found where it is ranked first.
 
-Cost: the sample's texts encoded and some thousands of vectors looked up by id, whatever the size of the lake: a second or two.
+Cost: the sample's texts, in the last case some thousand captions too, encoded and some thousands of vectors looked up by id,
+whatever the size of the lake: a second or two.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmret.annotate.quality import metrics
 from mmret.encode.protocol import Encoder
@@ -43,17 +46,18 @@ def measure_redundancy(
     ids = {*gallery, *(row[side] for row in rows for side in sides), *(i for row in rows for i in row["hard_negatives"])}
     if encoder.model != lake.facts(signal, shard).notes["model"]:
         return None  # its vectors are another model's, to be encoded again
-    image, caption = (_vectors(lake, shard, each, sorted(ids)) for each in ("clip_image", signal))
+    image = _vectors(lake, shard, "clip_image", sorted(ids))
+    try:
+        caption = _vectors(lake, shard, "caption", sorted(ids)) if signal == "caption" else _captions(lake, sorted(ids), encoder)
+    except UserError:  # no text tower
+        return None
     rows = [row for row in rows if all(row[side] in image and row[side] in caption for side in sides)]
     if not rows:
         return None
     gallery = [i for i in gallery if i in image and i in caption]
     by_image = _search(np.stack([image[row["query_id"]] for row in rows]), rows, gallery, image)
     texts = [row["texts"][int(uniform("quality text", row["pair_id"]) * len(row["texts"]))] for row in rows]
-    try:
-        by_text = _search(encoder.encode_texts(texts), rows, gallery, caption)
-    except UserError:  # no text tower
-        return None
+    by_text = _search(encoder.encode_texts(texts), rows, gallery, caption)
     return metrics.redundancy(by_text, by_image, len(gallery))
 
 
@@ -73,6 +77,14 @@ def _search(
         excluded[k, [place[i] for i in pair if i in place]] = True
         negatives.append(stack([i for i in row["hard_negatives"] if i not in pair]))
     return metrics.hits_at_1(queries, stack([row["target_id"] for row in rows]), stack(gallery), excluded, negatives)
+
+
+def _captions(lake: Lake, ids: Sequence[str], encoder: Encoder) -> dict[str, np.ndarray]:
+    """Float32 vectors of the captions of ``ids`` by ``encoder``; images without a caption are left out. Raises UserError where it has no
+    text tower."""
+    rows = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(pa.array(ids, pa.string())))
+    found = {i: caption for i, caption in zip(*(rows[c].to_pylist() for c in ("image_id", "caption")), strict=True) if caption}
+    return dict(zip(found, encoder.encode_texts([*found.values()]), strict=True))
 
 
 def _gallery(lake: Lake, shard: str, count: int) -> list[str]:
