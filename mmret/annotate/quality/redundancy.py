@@ -80,8 +80,10 @@ def _search(
 
 
 def _captions(lake: Lake, ids: Sequence[str], encoder: Encoder) -> dict[str, np.ndarray]:
-    """Float32 vectors of the captions of ``ids`` by ``encoder``; images without a caption are left out. Raises UserError where it has no
-    text tower."""
+    """Float32 vectors of the captions of ``ids`` by ``encoder``; images without a caption are left out.
+
+    Raises UserError where it has no text tower.
+    """
     rows = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(pa.array(ids, pa.string())))
     found = {i: caption for i, caption in zip(*(rows[c].to_pylist() for c in ("image_id", "caption")), strict=True) if caption}
     return dict(zip(found, encoder.encode_texts([*found.values()]), strict=True))
