@@ -54,12 +54,6 @@ def test_a_matrix_without_a_gradient_stays_and_what_is_no_matrix_is_refused():
         Muon([nn.Parameter(torch.ones(3))], lr=0.1)
 
 
-def test_threads_are_what_they_were_after_a_step():
-    before, parameter = torch.get_num_threads(), matrices()
-    steps(Muon(parameter, lr=0.1), parameter, 1)
-    assert torch.get_num_threads() == before
-
-
 def test_hidden_matrices_are_the_linear_layers_inside_the_blocks():
     block = nn.TransformerEncoderLayer(8, 2, 16)
     model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8), block)
