@@ -23,6 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -127,6 +128,24 @@ def compared(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
             }
         )
     return table
+
+
+def gate() -> dict[str, float | list[float]]:
+    """Of two lakes of 600 scenes: how many times as many pairs change colour or background, by the truth of the scenes, where
+    targets are drawn by signal and word. Nothing is trained but the towers."""
+    small = ["corpus.sources=['shapes:600?seed=0']", "towers.epochs=2", "mine.k=25"]
+    with tempfile.TemporaryDirectory() as folder:
+        made = lakes(Path(folder), None, small)
+        shares = {}
+        for name, lake in made.items():
+            images = lake.read("images", columns=["image_id", "extra"])
+            scenes = dict(zip(images["image_id"].to_pylist(), map(json.loads, images["extra"].to_pylist()), strict=True))
+            pairs = [
+                (scenes[q], scenes[t])
+                for q, t in zip(*(lake.read("pairs")[c].to_pylist() for c in ("query_id", "target_id")), strict=True)
+            ]
+            shares[name] = statistics.fmean(any(q[a] != t[a] for a in ("colour", "background")) for q, t in pairs)
+    return {"images": len(scenes), "changes_over_near": shares["words"] / shares["near"]}
 
 
 def main(

@@ -74,6 +74,21 @@ def _drawn(choices: Any, *key: Any) -> Any:
     return choices[int(uniform(*key) * len(choices))]
 
 
+def gate() -> dict[str, float | list[float]]:
+    """How many queries names of a known make give, and how many of them name a picture that does not differ as the text says."""
+    skins = ("light skin tone", "medium skin tone", "dark skin tone")
+    names = [f"{who} {what}: {skin}" for who in ("man", "woman") for what in ("judge", "cook") for skin in skins]
+    pictures = [(f"{maker}_{at:02d}.png", name) for maker in ("a", "b") for at, name in enumerate(names)]
+    made, by_path = name_queries(pictures), dict(pictures)
+    wrong = [q for q in made for target in q["target"] if sum(a != b for a, b in zip(_parts(by_path[q["reference"]]),
+             _parts(by_path[target]), strict=True)) != 1 or q["reference"][0] != target[0]]  # fmt: skip
+    return {"queries": len(made), "wrong_targets": len(wrong)}
+
+
+def _parts(name: str) -> list[str]:
+    return name.replace(": ", " ", 1).split(" ", 2)
+
+
 def main(captions: Path, number: Annotated[int, typer.Option(help="queries at most")] = 1500) -> None:
     rows = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines() if line.strip()]
     for query in name_queries([(row["image"], row["caption"]) for row in rows], number):

@@ -35,7 +35,7 @@ class Clock:
 
 def estimate(clock: Clock) -> Estimate:
     """That of a run whose last stage begins, with the table's 0.16 s a step."""
-    made = Estimate(load_profile("demo", {"recipes.demo.steps": STEPS}), clock)
+    made = Estimate(load_profile("demo", {"recipes.demo.steps": STEPS, "recipes.demo.batch_size": 256}), clock)
     clock.now = 2.5
     made.begin(["corpus_manifest"], None)
     made.plan(Work({}, {"checkpoints": {"demo": False}}))
@@ -114,7 +114,7 @@ def test_what_the_first_of_many_small_shards_took_is_what_the_others_will_take()
 
 def test_what_the_graph_has_passed_is_not_counted_and_what_turns_up_is():
     clock = Clock()
-    found = Estimate(load_profile("demo"), clock)
+    found = Estimate(load_profile("demo", {"recipes.demo.steps": 400, "recipes.demo.batch_size": 256}), clock)
     found.begin(["corpus_manifest"], None)
     found.plan(Work(dict.fromkeys(["shard-00000", "shard-00001"], 100_000), {"images": {"shard-00001": False}}))
     alone = found.left().seconds

@@ -48,7 +48,9 @@ def measure_redundancy(
         return None  # its vectors are another model's, to be encoded again
     image = _vectors(lake, shard, "clip_image", sorted(ids))
     try:
-        caption = _vectors(lake, shard, "caption", sorted(ids)) if signal == "caption" else _captions(lake, sorted(ids), encoder)
+        caption = (
+            _vectors(lake, shard, "caption", sorted(ids)) if signal == "caption" else _captions(lake, shard, sorted(ids), encoder)
+        )
     except UserError:  # no text tower
         return None
     rows = [row for row in rows if all(row[side] in image and row[side] in caption for side in sides)]
@@ -79,12 +81,14 @@ def _search(
     return metrics.hits_at_1(queries, stack([row["target_id"] for row in rows]), stack(gallery), excluded, negatives)
 
 
-def _captions(lake: Lake, ids: Sequence[str], encoder: Encoder) -> dict[str, np.ndarray]:
-    """Float32 vectors of the captions of ``ids`` by ``encoder``; images without a caption are left out.
+def _captions(lake: Lake, shard: str, ids: Sequence[str], encoder: Encoder) -> dict[str, np.ndarray]:
+    """Float32 vectors of the captions of ``ids`` by ``encoder``; left out are images without a caption and those of shards that no
+    pair of ``shard`` points to.
 
     Raises UserError where it has no text tower.
     """
-    rows = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(pa.array(ids, pa.string())))
+    named = pc.field("image_id").isin(pa.array(ids, pa.string()))
+    rows = lake.read("images", linked_shards(lake, "pairs", shard), ["image_id", "caption"], named)
     found = {i: caption for i, caption in zip(*(rows[c].to_pylist() for c in ("image_id", "caption")), strict=True) if caption}
     return dict(zip(found, encoder.encode_texts([*found.values()]), strict=True))
 
