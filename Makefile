@@ -23,7 +23,7 @@ help:
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
 	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
-	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: seven minutes on two idle cores"
+	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: some minutes on two idle cores"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
 	@echo "make setup | lint | clean"
 

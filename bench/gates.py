@@ -1,6 +1,7 @@
 """Nightly gates: every bench at a small size, its counts and its ratios to a peer against the bounds in bench/gates.yaml.
 
-    python bench/gates.py [--only BENCH] [--json]     exit code 1 where a bound is broken; 5 min 43 s on two idle cores
+    python bench/gates.py [--only BENCH] [--json]     exit code 1 where a bound is broken; 5 min 43 s on two idle cores,
+                                                      without ingredients and name_queries, which came later
     python bench/gates.py --record [--only BENCH]     write what is measured now into gates.yaml; look at the difference
 
 A bench has a function ``gate() -> dict`` of figures by name: a number, or a list of paired ratios, ours over the peer's (or the

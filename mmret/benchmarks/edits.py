@@ -2,7 +2,7 @@
 
 An edit changes one or two attributes of a reference picture. It is used only if other pictures of the corpus have exactly
 the changed attributes: all of those are its targets. Attributes are read from the ``extra`` column, which no other stage
-may read, and the instructions have wordings of their own: of the demo's 2,000, one in ten, the shortest ("add a pink
+may read, and the instructions have wordings of their own: of the demo's 1,000, one in six, the shortest ("add a pink
 flower", "make it smaller"), is also a text that the annotator writes. Cost:
 about 5,000 edits a second on 8,000 pictures; memory one id and one tuple a picture.
 """
