@@ -28,16 +28,19 @@ _NEVER = np.iinfo(np.int32).min
 class Block:
     """Rows of a gallery: ``vectors`` (n, d) float32 of unit length, in memory or memory-mapped.
 
+    ``sketched`` False: nothing but the vectors is prepared, for rows whose candidates come from an index.
+
     >>> rows, scores = Block(vectors, SearchOptions()).nearest(queries, k=10)[0]
     """
 
-    def __init__(self, vectors: np.ndarray, options: SearchOptions = SearchOptions()):
-        self.vectors, self.options = vectors, options
-        self.rows = len(vectors)
+    def __init__(self, vectors: np.ndarray, options: SearchOptions = SearchOptions(), sketched: bool = True):
+        self.vectors, self.rows = vectors, len(vectors)
+        self.options = options if sketched else SearchOptions()
+        options = self.options
         short = vectors if options.dimensions is None else shorten(np.asarray(vectors), options.dimensions)
         self._bits = to_binary(np.asarray(short)) if options.precision == "binary" else None
-        sketched = options.precision == "int8" or (options.precision == "float32" and fast_sketches())
-        self._sketch = Sketch(short) if sketched else None
+        eight_bits = options.precision == "int8" or (options.precision == "float32" and fast_sketches())
+        self._sketch = Sketch(short) if sketched and eight_bits else None
         self._short = None if options.exact or self._bits is not None or options.precision == "int8" else short
 
     def nearest(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> list[Found]:
@@ -48,12 +51,12 @@ class Block:
         if not k:
             return [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(queries)
         if places is not None and len(places) * _FEW <= self.rows:
-            return [self._scored(query, places, k) for query in queries]
+            return [self.scored(query, places, k) for query in queries]
         if self.options.exact:
             return self._exactly(queries, k, allowed)
         return self._roughly(queries, k, allowed)
 
-    def scores(self, query: np.ndarray) -> np.ndarray:
+    def all_scores(self, query: np.ndarray) -> np.ndarray:
         """Scores (n,) float32 of every row with ``query`` (d,), by the full vectors."""
         return np.asarray(self.vectors @ query.astype(np.float32))
 
@@ -68,19 +71,26 @@ class Block:
         maybe = products >= floor[:, None]
         if int(maybe.sum()) * 8 > maybe.numel():  # all look alike: the sketch tells nothing
             return self._by_floats(queries, k, allowed)
-        return [self._scored(query, np.flatnonzero(row), k) for query, row in zip(queries, maybe.numpy(), strict=True)]
+        return [self.scored(query, np.flatnonzero(row), k) for query, row in zip(queries, maybe.numpy(), strict=True)]
 
     def _by_floats(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> list[Found]:
-        scores = (torch.from_numpy(self.vectors) @ torch.from_numpy(np.ascontiguousarray(queries.T, np.float32))).T.contiguous()
+        asked = np.ascontiguousarray(queries.T, np.float32)
+        if self.vectors.flags.writeable:
+            product = torch.from_numpy(self.vectors) @ torch.from_numpy(asked)
+        else:  # mapped from a file: torch takes none that it may not write to
+            product = torch.from_numpy(np.asarray(self.vectors @ asked))
+        scores = product.T.contiguous()
         if allowed is not None:
             scores[:, torch.from_numpy(~allowed)] = -torch.inf
         floor = scores.topk(k, dim=1, sorted=False).values.amin(1) - 2 * _rounding(queries.shape[1])
         maybe = (scores >= floor[:, None]).numpy()
-        return [self._scored(query, np.flatnonzero(row), k) for query, row in zip(queries, maybe, strict=True)]
+        return [self.scored(query, np.flatnonzero(row), k) for query, row in zip(queries, maybe, strict=True)]
 
-    def _scored(self, query: np.ndarray, rows: np.ndarray, k: int) -> Found:
-        """The best ``k`` of ``rows``, ascending, by their exact scores: first in float32, what may be among them in double."""
-        query = query.astype(np.float32)
+    def scored(self, query: np.ndarray, rows: np.ndarray, k: int) -> Found:
+        """The best ``k`` of ``rows`` (m,), ascending, for ``query`` (d,) by their exact scores; all where there are fewer."""
+        query, k = query.astype(np.float32), min(k, len(rows))
+        if not k:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
         if len(rows) > 4 * k:
             rough = self._of(rows, lambda part: part @ query)
             least = np.partition(rough, -k)[-k] - 2 * _rounding(len(query))
@@ -102,7 +112,7 @@ class Block:
         for query, row in zip(queries, scores, strict=True):
             rows = np.sort(np.argpartition(row, len(row) - wanted)[len(row) - wanted :])
             if self.options.rescore:
-                found.append(self._scored(query, rows, k))
+                found.append(self.scored(query, rows, k))
             else:
                 order = best_first(row[rows])[:k]
                 found.append((rows[order], row[rows[order]]))

@@ -10,6 +10,8 @@ with VNNI, where the product of the vectors themselves takes 8 ms for one query 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -29,7 +31,7 @@ class Sketch:
 
     def __init__(self, vectors: np.ndarray):
         self.rows = len(vectors)
-        self.mean = torch.from_numpy(_mean(vectors))
+        self.mean = _mean(vectors)
         largest, length = 0.0, 0.0
         for part in self._parts(vectors):
             largest = max(largest, float(part.abs().max()))
@@ -47,9 +49,9 @@ class Sketch:
             at += len(part)
         self.length = length + self.error
 
-    def _parts(self, vectors: np.ndarray) -> list[torch.Tensor] | object:
+    def _parts(self, vectors: np.ndarray) -> Iterator[torch.Tensor]:
         for start in range(0, self.rows, _ROWS):
-            yield rotated(torch.from_numpy(np.ascontiguousarray(vectors[start : start + _ROWS], np.float32)) - self.mean)
+            yield rotated(torch.from_numpy(vectors[start : start + _ROWS] - self.mean))
 
     def products(self, queries: np.ndarray) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
         """Of ``queries`` (q, d) float32 of unit length: products (q, n) int32, and ``base``, ``unit`` and ``slack`` (q,) float64.
@@ -62,7 +64,7 @@ class Sketch:
         codes = (turned / own).round_()
         error = (turned - codes * own).norm(dim=1).double().numpy()
         products = torch._int_mm(codes.to(torch.int8), self.columns)
-        base = (asked.double() @ self.mean.double()).numpy()
+        base = asked.double().numpy() @ self.mean.astype(np.float64)
         unit = own[:, 0].double().numpy() * self.unit
         return products, base, unit, self.error + error * self.length + _SLACK
 
