@@ -37,6 +37,7 @@ class Query:
     image: bytes | None = None
     text: str = ""
     target: str | None = None
+    image_id: str | None = None
 
 
 @dataclass(frozen=True)
