@@ -16,12 +16,12 @@ HEAD_SECONDS = 10.0
 """So long the request line and the headers may take to arrive."""
 
 
-def connection_class(limits: Limits, head_seconds: float = HEAD_SECONDS) -> type[HttpToolsProtocol]:
+def connection_class(limits: Limits, head_seconds: float) -> type[HttpToolsProtocol]:
     """The class of connections that keeps ``limits``."""
 
     class Connection(HttpToolsProtocol):
         _head: int = 0
-        _in_head: bool = True
+        _in_head: bool = False
         _too_long: bool = False
         _timer: asyncio.TimerHandle | None = None
 
@@ -37,17 +37,17 @@ def connection_class(limits: Limits, head_seconds: float = HEAD_SECONDS) -> type
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._in_head and self._timer is None:
-                self._timer = self.loop.call_later(head_seconds, self._give_up)
+            before = self._in_head
             super().data_received(data)
-            if self._in_head and not self.transport.is_closing():
-                self._head += len(data)  # what the parser keeps of a line that has not ended
-                if self._head > limits.header_bytes:
-                    self._too_long = True
-                    self.send_400_response("")
+            if before and self._in_head:
+                self._count_open(len(data))
+            if self._timer is None and (self.cycle is None or self.cycle.response_complete):  # empty lines, for ever
+                self._timer = self.loop.call_later(head_seconds, self._give_up)
 
         def on_message_begin(self) -> None:
-            self._head = 0
+            self._in_head, self._head = True, 0
+            if self._timer is None:
+                self._timer = self.loop.call_later(head_seconds, self._give_up)
             super().on_message_begin()
 
         def on_url(self, url: bytes) -> None:
@@ -59,13 +59,9 @@ def connection_class(limits: Limits, head_seconds: float = HEAD_SECONDS) -> type
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
-            self._in_head, self._head = False, 0
+            self._in_head = False
             self._stop_timer()
             super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            self._in_head = True
-            super().on_message_complete()
 
         def send_400_response(self, msg: str) -> None:
             line, said = b"400 Bad Request", "this is no HTTP request that can be read"
@@ -83,6 +79,13 @@ def connection_class(limits: Limits, head_seconds: float = HEAD_SECONDS) -> type
             if self._head > limits.header_bytes:
                 self._too_long = True
                 raise ValueError("the head is too long")  # the parser stops, and send_400_response says why
+
+        def _count_open(self, more: int) -> None:
+            """Bytes of a line that has not ended, which the parser keeps to itself."""
+            self._head += more
+            if self._head > limits.header_bytes:
+                self._too_long = True
+                self.send_400_response("")
 
         def _stop_timer(self) -> None:
             if self._timer is not None:

@@ -50,7 +50,7 @@ class Guard:
         began = time.perf_counter()
         request = _Request(self, receive, send)
         try:
-            self._admit(scope)
+            request.complete = self._admit(scope)
             async with asyncio.timeout(self.limits.seconds):
                 await self.app(scope, request.receive, request.send)
         except Refusal as refusal:
@@ -67,8 +67,8 @@ class Guard:
             self._hold(-request.held)
             self.metrics.answered(_route(scope), request.status, time.perf_counter() - began)
 
-    def _admit(self, scope: Message) -> None:
-        """Raise Refusal for a request that no route may see."""
+    def _admit(self, scope: Message) -> bool:
+        """Whether the request is whole without a body. Raises Refusal for one that no route may see."""
         headers: dict[bytes, bytes] = {}
         hosts = 0
         for name, value in scope["headers"]:
@@ -88,6 +88,7 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 15 or int(length) > self.limits.body_bytes:
             raise self._too_large()
+        return int(length) == 0 and b"transfer-encoding" not in headers
 
     def _is_allowed(self, origin: str, host: str) -> bool:
         return "*" in self.access.origins or origin in self.access.origins or origin.lower().partition("://")[2] == host
