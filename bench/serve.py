@@ -22,6 +22,7 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,10 @@ from serving.truth import State, Verdict, image_vectors, judge, stored_vectors
 
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
+from mmret.lake.configuration import resolve
 from mmret.retriever.models.load import embedding_digest
+from mmret.search.search import Page, Query, Searcher
+from mmret.search.service import SearchService
 
 _PYTHON = shlex.quote(sys.executable)
 COMMAND = f"{_PYTHON} -m mmret serve --lake {{lake}} --recipe {lakes.RECIPE} --port {{port}}"
@@ -59,6 +63,7 @@ ADDED = 1000  # pictures of the shard that comes under load
 _KILL_S, _TAKEN_UP_S, _PEER_S = 20.0, 60.0, 30.0  # of load: for each kill, around shard and checkpoint, for each rate of the peer
 _RETRY_S = 30.0
 _POOL_IDS, _POOL_TEXTS = 1000, 300
+_GATE_PICTURES = 10_000
 
 
 @dataclass(frozen=True)
@@ -285,8 +290,50 @@ def known_states(lake: Lake) -> list[State]:
 
 
 def gate() -> dict[str, float | list[float]]:
-    """Answers over HTTP that are wrong, and processor time of the search service over that of one product of numpy a query."""
-    raise NotImplementedError
+    """Answers over HTTP against brute force, and processor time of the search service over that of a product of numpy a query."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Lake(folder)
+        lakes.make(store, _GATE_PICTURES, 512)
+        bench = Bench(store, 1, 1, COMMAND, Report())
+        ratios = service_over_products(bench)
+        asked = [stream.question(np.random.default_rng(n)) for stream in bench.streams() for n in range(50)]
+        with bench.server() as server:
+            server.ready()
+            before = judge([(question, server.ask(question)) for question in asked], [bench.state()])
+            server.kill()
+            server.start().ready()
+            after = judge([(question, server.ask(question)) for question in asked], [bench.state()])
+    return {
+        "pictures": _GATE_PICTURES,
+        "answers": before.checked + after.checked,
+        "wrong_answers": before.wrong + after.wrong,
+        "service_over_numpy_processor": ratios,
+    }
+
+
+def service_over_products(bench: Bench, at_once: int = 128, turns: int = 7) -> list[float]:
+    """Processor time of queries by id that wait together, over that of one float32 product and its ten best a query."""
+    profile, state = resolve(bench.lake)[0], bench.state()
+    service = SearchService(Searcher(bench.lake, profile), [lakes.RECIPE])
+    service.start()
+    rng, ratios = np.random.default_rng(0), []
+    try:
+        for turn in range(turns):
+            places = rng.integers(len(state.ids), size=at_once)
+            started = time.process_time()
+            waiting = [service.submit(Query(image_id=state.ids[place]), Page(k=10)) for place in places]
+            found = [future.result(timeout=300) for future in waiting]
+            own, started = time.process_time() - started, time.process_time()
+            for place, result in zip(places, found, strict=True):
+                scores = state.vectors @ state.vectors[place]
+                scores[place] = -np.inf
+                best = np.argpartition(scores, len(scores) - 10)[-10:]
+                assert {state.ids[i] for i in best} == {hit["image_id"] for hit in result.hits}
+            if turn:  # the first also loads
+                ratios.append(own / (time.process_time() - started))
+    finally:
+        service.stop()
+    return ratios
 
 
 if __name__ == "__main__":
