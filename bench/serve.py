@@ -260,7 +260,7 @@ def taken_up(bench: Bench) -> None:
         lakes.swap_checkpoint(copy)
         at_swap = time.monotonic()
         answered = load.result()
-        after = server.ask(Question(text="a red boat"))
+        after, words = server.ask(Question(text="a red boat")), server.last_words()
     files = images_by_id(copy, added)
     for state in list(states):  # the new pictures too, by whichever checkpoint
         vectors = image_vectors(state.folder, [files[i] for i in added])
@@ -270,11 +270,12 @@ def taken_up(bench: Bench) -> None:
     shard_s = min((at - at_shard for _, gallery, at in named if gallery == len(last.ids)), default=float("nan"))
     swap_s = min((at - at_swap for checkpoint, _, at in named if checkpoint == last.checkpoint), default=float("nan"))
     figures = {"checked": verdict.checked, "wrong": verdict.wrong, "shard_s": shard_s, "checkpoint_s": swap_s}
+    done = (after["checkpoint"], after["gallery"]) == last.key
     figures |= {"answers": {f"{digest} {n}": count for (digest, n), count in verdict.states.items()}}
-    figures |= {"failures": few(answered.failures), "said": verdict.said}
+    figures |= {"failures": few(answered.failures), "said": verdict.said} | ({} if done else {"server_said": words})
     bench.report.add("taken up", "shard, checkpoint", **waited, **figures)
     words = f"a new shard answers {shard_s:.1f} s after it is there, a new checkpoint after {swap_s:.1f} s, under load"
-    bench.report.promise(words, (after["checkpoint"], after["gallery"]) == last.key and max(shard_s, swap_s) < _TAKEN_UP_S)
+    bench.report.promise(words, done and max(shard_s, swap_s) < _TAKEN_UP_S)
     words = f"meanwhile {verdict.wrong} of {verdict.checked} answers wrong, {waited['errors']} errors"
     bench.report.promise(words, not verdict.wrong and not waited["errors"])
     lakes.remove(copy)

@@ -66,7 +66,9 @@ def add_shard(lake: Lake, shard: str, images: int, seed: int) -> list[str]:
         table.add(index.slice(first, _DRAWN).append_column("data", data).cast(IMAGES))
     image_table.index(table)
     table.optimize()
-    lake.write("corpus_manifest", shard, _filled("corpus_manifest", index), "bench")
+    sizes = pa.array([len(file) for file in files], pa.int64())
+    manifest = index.append_column("size", sizes).append_column("mtime_ns", pa.array([0] * images, pa.int64()))
+    lake.write("corpus_manifest", shard, _filled("corpus_manifest", manifest), "bench")
     lake.write("rejects", shard, TABLES["rejects"].empty_table(), "bench")
     lake.write("images", shard, index, "bench")  # last: whoever serves the lake looks for it
     return index["image_id"].to_pylist()

@@ -56,7 +56,7 @@ class Server:
             except (urllib.error.URLError, OSError):
                 pass
             time.sleep(_PAUSE_S)
-        raise RuntimeError(f"the server is not ready after {within_s:.0f} s:\n{self.log.read_text()[-2000:]}")
+        raise RuntimeError(f"the server is not ready after {within_s:.0f} s:\n{self.last_words()}")
 
     def ask(self, question: Question) -> dict[str, Any]:
         """The answer, as JSON. Raises RuntimeError with what the server said where it refused."""
@@ -84,13 +84,18 @@ class Server:
         self.process.wait()
 
     def stop(self) -> None:
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        """An interrupt, and after a while a kill."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.log.unlink(missing_ok=True)
+
+    def last_words(self) -> str:
+        """The end of what it wrote to its terminal."""
+        return self.log.read_text(errors="replace")[-1000:] if self.log.exists() else ""
 
     def processor_s(self) -> float:
         """Seconds of processor that it has used since its start."""
