@@ -39,8 +39,8 @@ class SearchAnswer(BaseModel):
     checkpoint: str = Field(description="digest of the weights that answered")
     gallery: int = Field(description="pictures that were searched")
     matching: int = Field(description="pictures that fulfil `where`")
-    exact: bool = Field(description="false: an approximate index answered, see `recall`")
-    recall: float | None = Field(description="of an approximate index: the share of the ten nearest that it finds, as measured")
+    exact: bool = Field(description="whether the query was compared with every picture by its full vector")
+    recall: float | None = Field(description="share of the ten nearest that an index finds, as measured; null without one")
     next_offset: int | None = Field(description="`offset` of the next page, null on the last")
 
 
@@ -89,6 +89,7 @@ class ReadyAnswer(BaseModel):
     recipe: str | None = None
     checkpoint: str | None = None
     pictures: int | None = Field(None, description="pictures that are searched")
+    dimensions: int | None = None
     exact: bool | None = None
     recall: float | None = None
     loading: str | None = Field(None, description="what is being loaded")
@@ -120,7 +121,7 @@ def search_answer(result: SearchResult, recipe: str, offset: int, explain: bool)
         "checkpoint": result.checkpoint,
         "gallery": result.gallery,
         "matching": result.matching,
-        "exact": result.recall is None,
+        "exact": result.exact,
         "recall": result.recall,
         "next_offset": end if hits and end < result.matching else None,
     }
