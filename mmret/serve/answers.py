@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field
 from mmret.search.search import SearchResult
 from mmret.serve.public import public_path
 
+_DIGITS = 6
+"""Of a cosine; those after them depend on which queries were answered together."""
 _ID = "0123456789abcdef0123456789abcdef"
 
 
@@ -131,7 +133,7 @@ def _hit(hit: dict[str, Any], rank: int, explain: bool) -> dict[str, Any]:
     image_id = hit["image_id"]
     made = {
         "rank": rank,
-        "score": hit["score"],
+        "score": round(hit["score"], _DIGITS),
         "image_id": image_id,
         "path": public_path(hit["path"]),
         "caption": hit["caption"],
@@ -139,5 +141,7 @@ def _hit(hit: dict[str, Any], rank: int, explain: bool) -> dict[str, Any]:
         "picture": f"/images/{image_id}/picture",
     }
     if explain:
-        made |= {"image_score": hit.get("image_score"), "text_score": hit.get("text_score")}
+        for part in ("image_score", "text_score"):
+            score = hit.get(part)
+            made[part] = None if score is None else round(score, _DIGITS)
     return made
