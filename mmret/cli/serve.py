@@ -16,7 +16,9 @@ _NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "python_multipart", "pro
 
 def serve(
     lake: Annotated[Path, typer.Option(help="folder of the lake")],
-    recipe: Annotated[str | None, typer.Option(help="recipe whose checkpoint answers; default: the first that is trained")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="recipe whose checkpoint answers, default: the first that is trained; repeatable")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8421,
     host: Annotated[str, typer.Option(help="address to listen on; any but 127.0.0.1 needs a token")] = "127.0.0.1",
     token_file: Annotated[Path | None, typer.Option(help="file with the token that requests need; or set MMRET_TOKEN")] = None,
@@ -26,12 +28,18 @@ def serve(
     rate: Annotated[
         int | None, typer.Option(min=0, help="requests a second from one address; 0: any; default: 50, on 127.0.0.1 any")
     ] = None,
+    precision: Annotated[str, typer.Option(help="of the vectors in memory: float32 (exact), int8, binary")] = "float32",
+    dimensions: Annotated[int | None, typer.Option(help="of the vectors in memory, the first so many; default: all")] = None,
+    index_from: Annotated[
+        int, typer.Option(min=0, help="pictures from which on an approximate index answers; 0: never")
+    ] = 1_000_000,
     limit: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER, see docs/serving.md; repeatable")] = None,
 ) -> None:
     """Answer searches over HTTP: by text, picture or both, with filters, pages and batches."""
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(f"the server needs the extra 'serve' ({', '.join(missing)} missing): pip install 'mmret[serve]'")
     from mmret.lake.configuration import resolve
+    from mmret.search.options import SearchOptions
     from mmret.serve.access import Access, read_token
     from mmret.serve.limits import read_limits
     from mmret.serve.server import ServeOptions
@@ -39,4 +47,6 @@ def serve(
 
     access = Access(read_token(token_file), tuple(allow_host or ()), tuple(allow_origin or ()), tuple(allow_url or ()))
     store = Lake(lake)
-    run(store, resolve(store)[0], ServeOptions(host, port, recipe, rate, access, read_limits(limit or ())))
+    search = SearchOptions(precision, dimensions, index_from=index_from or None)
+    options = ServeOptions(host, port, tuple(recipe or ()), rate, access, read_limits(limit or ()), search)
+    run(store, resolve(store)[0], options)

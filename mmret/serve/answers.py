@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field
 from mmret.search.search import SearchResult
 from mmret.serve.public import public_path
 
+_DIGITS = 6
+"""Of a cosine; those after them depend on which queries were answered together."""
 _ID = "0123456789abcdef0123456789abcdef"
 
 
@@ -39,8 +41,8 @@ class SearchAnswer(BaseModel):
     checkpoint: str = Field(description="digest of the weights that answered")
     gallery: int = Field(description="pictures that were searched")
     matching: int = Field(description="pictures that fulfil `where`")
-    exact: bool = Field(description="false: an approximate index answered, see `recall`")
-    recall: float | None = Field(description="of an approximate index: the share of the ten nearest that it finds, as measured")
+    exact: bool = Field(description="whether the query was compared with every picture by its full vector")
+    recall: float | None = Field(description="share of the ten nearest that an index finds, as measured; null without one")
     next_offset: int | None = Field(description="`offset` of the next page, null on the last")
 
 
@@ -89,6 +91,7 @@ class ReadyAnswer(BaseModel):
     recipe: str | None = None
     checkpoint: str | None = None
     pictures: int | None = Field(None, description="pictures that are searched")
+    dimensions: int | None = None
     exact: bool | None = None
     recall: float | None = None
     loading: str | None = Field(None, description="what is being loaded")
@@ -120,7 +123,7 @@ def search_answer(result: SearchResult, recipe: str, offset: int, explain: bool)
         "checkpoint": result.checkpoint,
         "gallery": result.gallery,
         "matching": result.matching,
-        "exact": result.recall is None,
+        "exact": result.exact,
         "recall": result.recall,
         "next_offset": end if hits and end < result.matching else None,
     }
@@ -130,7 +133,7 @@ def _hit(hit: dict[str, Any], rank: int, explain: bool) -> dict[str, Any]:
     image_id = hit["image_id"]
     made = {
         "rank": rank,
-        "score": hit["score"],
+        "score": round(hit["score"], _DIGITS),
         "image_id": image_id,
         "path": public_path(hit["path"]),
         "caption": hit["caption"],
@@ -138,5 +141,7 @@ def _hit(hit: dict[str, Any], rank: int, explain: bool) -> dict[str, Any]:
         "picture": f"/images/{image_id}/picture",
     }
     if explain:
-        made |= {"image_score": hit.get("image_score"), "text_score": hit.get("text_score")}
+        for part in ("image_score", "text_score"):
+            score = hit.get(part)
+            made[part] = None if score is None else round(score, _DIGITS)
     return made

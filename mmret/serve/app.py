@@ -51,7 +51,7 @@ def build(desk: Desk, rows: Rows, access: Access, rates: Rates) -> FastAPI:
     )  # fmt: skip
     _add_searches(app, desk)
     _add_pictures(app, desk, rows)
-    _add_state(app, desk, rows)
+    _add_state(app, desk)
     add_page(app)
     _add_errors(app)
     app.add_middleware(Guard, access=access, limits=desk.limits, rates=rates, metrics=desk.metrics)
@@ -103,14 +103,14 @@ def _add_pictures(app: FastAPI, desk: Desk, rows: Rows) -> None:
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400, immutable"})
 
 
-def _add_state(app: FastAPI, desk: Desk, rows: Rows) -> None:
+def _add_state(app: FastAPI, desk: Desk) -> None:
     @app.get("/", include_in_schema=False)
     async def start() -> RedirectResponse:
         return RedirectResponse("docs")
 
     @app.get("/recipes", summary="Checkpoints that can answer", responses={200: {"model": RecipesAnswer}}, tags=["server"])
     async def recipes() -> JsonAnswer:
-        return JsonAnswer({"default": desk.service.status()["recipe"], "recipes": await desk.in_thread(rows.recipes)})
+        return JsonAnswer({"default": desk.service.recipes[0], "recipes": desk.service.recipes})
 
     @app.get("/health", summary="The process lives", responses={200: {"model": HealthAnswer}}, tags=["server"])
     async def health() -> JsonAnswer:

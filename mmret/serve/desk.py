@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from mmret.errors import UserError
 from mmret.lake import Lake
-from mmret.search.search import Query
+from mmret.search.query import Page, Query
 from mmret.search.service import SearchService
 from mmret.serve.answers import search_answer
 from mmret.serve.fetch import Fetcher
@@ -89,16 +89,33 @@ class Desk:
         return Query(image=image, text=request.text, image_id=request.image_id)
 
     async def _search(self, query: Query, request: SearchRequest) -> dict[str, Any]:
-        recipe = request.recipe or self.service.status()["recipe"]
+        recipe = request.recipe or self.service.recipes[0]
+        if recipe not in self.service.recipes:
+            raise Refusal(404, f"no recipe of this name is served here; there are {', '.join(self.service.recipes)}")
+        page = Page(request.k, request.offset, request.where, request.explain)
         self._wait(1)
         try:
-            future = self.service.submit(query, request.k, request.offset, request.where, request.explain, request.recipe)
-            result = await asyncio.wrap_future(future)
+            await self._try_filter(recipe, request.where)
+            result = await asyncio.wrap_future(self.service.submit(query, page, recipe))
         except UserError as error:
-            raise Refusal(400, public_sentence(str(error), self.lake.root)) from None
+            raise self._refusal(error, query, recipe) from None
         finally:
             self._wait(-1)
         return search_answer(result, recipe, request.offset, request.explain)
+
+    async def _try_filter(self, recipe: str, where: str) -> None:
+        """Have the filter's answer ready, in a thread, so that a slow or wrong one holds up nobody else."""
+        here = self.service.snapshot(recipe)
+        if here is not None and where.strip():
+            await self.in_thread(here.filter.matching, where)
+
+    def _refusal(self, error: UserError, query: Query, recipe: str) -> Refusal:
+        sentence = public_sentence(str(error), self.lake.root)
+        here = self.service.snapshot(recipe)
+        if here is None or self.service.stopping:
+            return Refusal(503, sentence, 30)
+        gone = query.image_id is not None and here.gallery.ids.position(query.image_id) is None
+        return Refusal(404 if gone else 400, sentence)
 
     def _wait(self, more: int) -> None:
         self._waiting += more
@@ -106,10 +123,6 @@ class Desk:
 
     def state(self) -> dict[str, Any]:
         """A :class:`~mmret.serve.answers.ReadyAnswer`."""
-        now = dict(self.service.status())
-        error = now.get("error")
-        return {
-            **{name: now.get(name) for name in ("ready", "recipe", "checkpoint", "pictures", "recall", "loading")},
-            "exact": now.get("recall") is None if now["ready"] else None,
-            "error": public_sentence(error, self.lake.root) if error else None,
-        }
+        now = self.service.status()
+        error = now["error"]
+        return {**now, "error": public_sentence(error, self.lake.root) if error else None}

@@ -13,14 +13,14 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-STEPS = ("queue", "encode", "score")
-"""Parts of a search whose time is counted: waiting for its turn, the encoder, ranking."""
+STEPS = ("wait", "encode", "rank")
+"""Parts of a search whose time is counted: waiting for its turn, the encoder, the product with the gallery."""
 
 
 class Metrics:
-    """``status``: of the search service, asked at each reading."""
+    """The figures of one server; :meth:`follow` names the search service whose state is read with them."""
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]]):
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         own = {"registry": self.registry}
         self._requests = Counter("mmret_requests", "Requests by route and status", ["route", "status"], **own)
@@ -30,9 +30,12 @@ class Metrics:
         self._batch = Histogram("mmret_batch_queries", "Queries that were answered together", buckets=_SIZES, **own)
         self.waiting = Gauge("mmret_waiting_queries", "Queries that wait for their answer", **own)
         self.held = Gauge("mmret_held_bytes", "Bytes of requests in memory", **own)
-        self.registry.register(_Model(status))
         ProcessCollector(registry=self.registry)
         self._known: dict[tuple[str, int], Any] = {}
+
+    def follow(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        """Read ``status`` of the search service at each reading from now on."""
+        self.registry.register(_Model(status))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count a request. ``route``: the pattern, never the path that somebody typed."""
@@ -42,12 +45,13 @@ class Metrics:
         known[0].inc()
         known[1].observe(seconds)
 
-    def step(self, name: str, amount: float) -> None:
-        """Take note of ``amount``: seconds of one of :data:`STEPS`, or with name ``batch`` a number of queries."""
-        if name == "batch":
-            self._batch.observe(amount)
-        elif name in self._steps:
-            self._steps[name].observe(amount)
+    def observe(self, name: str, value: float) -> None:
+        """Take note of what the search service says of itself: ``wait_seconds``, ``encode_seconds``, ``rank_seconds`` or
+        ``batch_size``."""
+        if name == "batch_size":
+            self._batch.observe(value)
+        elif step := self._steps.get(name.removesuffix("_seconds")):
+            step.observe(value)
 
     def page(self) -> bytes:
         """The text that Prometheus reads."""

@@ -1,4 +1,4 @@
-"""Rows and pictures of the corpus by id, and the names of the recipes. Costs reading the index of the images, and one picture."""
+"""Rows and pictures of the corpus by id. Costs reading the index of the images, and one picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.compute as pc
 
 from mmret.lake import Lake
-from mmret.search.search import Searcher
 from mmret.serve.public import public_row
 from mmret.serve.refusal import Refusal
 from mmret.web.pictures import ID, Thumbnails
@@ -20,8 +19,8 @@ _PICTURES = 500
 class Rows:
     """What one lake has. Safe for threads."""
 
-    def __init__(self, lake: Lake, searcher: Searcher):
-        self._lake, self._searcher = lake, searcher
+    def __init__(self, lake: Lake):
+        self._lake = lake
         self._pictures = Thumbnails(lake, _PICTURES)
 
     def row(self, image_id: str) -> dict[str, Any]:
@@ -42,10 +41,6 @@ class Rows:
         if data is None:
             raise _unknown()
         return data
-
-    def recipes(self) -> list[str]:
-        """Names of the checkpoints that can answer."""
-        return self._searcher.recipes()
 
 
 def _unknown() -> Refusal:

@@ -5,6 +5,7 @@ The first signal lets requests in flight finish, for a bounded time; the second 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ import uvicorn
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.search.models import pick_recipe
+from mmret.search.options import SearchOptions
 from mmret.search.search import Searcher
 from mmret.search.service import SearchService
 from mmret.serve.access import OWN_NAMES, Access, is_loopback, require_token
@@ -39,20 +41,25 @@ RATE = 50
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """``rate``: requests a second from one address, 0 for any number, None for :data:`RATE` or, on a loopback address, any."""
+    """``recipes``: those that can be asked for, the first by default; none: the first that is trained. ``rate``: requests a second
+    from one address, 0 for any number, None for :data:`RATE` or, on a loopback address, any."""
 
     host: str = "127.0.0.1"
     port: int = 8421
-    recipe: str | None = None
+    recipes: tuple[str, ...] = ()
     rate: int | None = None
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
+    search: SearchOptions = field(default_factory=SearchOptions)
 
 
 def serve(lake: Lake, profile: Profile, options: ServeOptions) -> None:
     """Serve ``lake``, whose settings are ``profile``, until a signal. Raises UserError as :class:`SearchServer` does."""
     server = SearchServer(lake, profile, options)
-    print(f"search of {lake.root} with {server.recipe}: {server.address}  (routes: {server.address}/docs)", flush=True)
+    print(
+        f"search of {lake.root} with {', '.join(server.service.recipes)}: {server.address}  (routes: {server.address}/docs)",
+        flush=True,
+    )
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn hands on the signal that ended it, once everything is answered
@@ -76,11 +83,12 @@ class SearchServer(uvicorn.Server):
         require_token(options.host, options.access.token)
         if not lake.partitions("images"):
             raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
-        self.recipe = pick_recipe(lake, profile, options.recipe)
+        metrics = Metrics()
+        recipes = list(dict.fromkeys(options.recipes)) or [pick_recipe(lake, profile)]
+        self.service = SearchService(Searcher(lake, profile, options.search), recipes, observe=metrics.observe)
+        metrics.follow(self.service.status)
         self._listener, self.address = listen(options.host, options.port)
-        searcher = Searcher(lake, profile)
-        self.service = SearchService(searcher, self.recipe)
-        super().__init__(_configuration(lake, searcher, self.service, options))
+        super().__init__(_configuration(lake, self.service, metrics, options))
         self.service.start()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -101,15 +109,16 @@ class SearchServer(uvicorn.Server):
         return not stopping.is_alive()
 
 
-def _configuration(lake: Lake, searcher: Searcher, service: SearchService, options: ServeOptions) -> uvicorn.Config:
+def _configuration(lake: Lake, service: SearchService, metrics: Metrics, options: ServeOptions) -> uvicorn.Config:
     local = is_loopback(options.host)
     access, limits = options.access, options.limits
     hosts = tuple(dict.fromkeys((*OWN_NAMES, options.host, *access.hosts))) if local else access.hosts
     access = Access(access.token, tuple(host.lower() for host in hosts), access.origins, access.fetch)
     rate = options.rate if options.rate is not None else 0 if local else RATE
-    desk = Desk(lake, service, limits, Metrics(service.status), Fetcher(access.fetch, limits) if access.fetch else None)
+    desk = Desk(lake, service, limits, metrics, Fetcher(access.fetch, limits) if access.fetch else None)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for every form that is broken
     return uvicorn.Config(
-        build(desk, Rows(lake, searcher), access, Rates(rate)),
+        build(desk, Rows(lake), access, Rates(rate)),
         http=connection_class(limits, HEAD_SECONDS),
         ws="none",
         lifespan="off",

@@ -133,8 +133,8 @@ def test_state_and_figures(client):
     assert client.get("/health").json() == {"alive": True}
     ready = client.get("/ready").json()
     assert ready["ready"] and ready["pictures"] == 180 and ready["recipe"] == "demo" and ready["exact"]
-    assert client.get("/recipes").json() == {"default": "demo", "recipes": ["demo", "untrained"]}
-    assert ask(client, text="a", recipe="untrained")["checkpoint"] != ready["checkpoint"]
+    assert client.get("/recipes").json() == {"default": "demo", "recipes": ["demo"]}
+    assert ask(client, text="a", recipe="demo")["checkpoint"] == ready["checkpoint"]
     ask(client, text="a")
     figures = client.get("/metrics").text
     for line in ('mmret_requests_total{route="/search",status="200"}', "mmret_gallery_pictures 180.0",
@@ -160,7 +160,7 @@ def test_state_and_figures(client):
         ({"text": "a", "colour": 1}, 422, "^colour: "),
         ({"image_id": "../x"}, 422, "^image_id: "),
         ({"image_id": UNKNOWN}, 404, "picture"),
-        ({"text": "a", "recipe": "../demo"}, 404, "no checkpoint of recipe"),
+        ({"text": "a", "recipe": "../demo"}, 404, "no recipe of this name"),
         ({"image": "????"}, 422, "not base64"),
         ({"image": base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>").decode()}, 415, "SVG"),
         ({"image": base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()}, 400, "truncated"),
