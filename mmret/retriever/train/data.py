@@ -53,22 +53,32 @@ class Batch:
         return list(place), np.array(where, np.int64)
 
 
-class TrainingSet:
+def chosen_rows(triplets: pa.Table, recipe: Recipe) -> tuple[pa.Table, np.ndarray]:
     """Rows of split ``train`` that fit the recipe's signals, at most ``recipe.pairs`` of them, in the order of
-    ``pair_id``.
+    ``pair_id``; and their keys (n,) uint64, the first 64 bits of each ``pair_id``.
 
     A subset takes the pairs of lowest hash, so that a larger one of the same seed contains the smaller.
     Raises UserError where nothing is left to train on.
     """
+    rows = _rows_with_texts(triplets, recipe).sort_by("pair_id").combine_chunks()
+    keys = pair_keys(rows)
+    if recipe.pairs is not None and recipe.pairs < rows.num_rows:
+        subset = np.sort(np.argsort(draws(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
+        rows, keys = rows.take(pa.array(subset)), keys[subset]
+    return rows, keys
+
+
+def pair_keys(rows: pa.Table) -> np.ndarray:
+    """The first 64 bits of each ``pair_id`` of ``rows``: (n,) uint64."""
+    return np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
+
+
+class TrainingSet:
+    """The rows of :func:`chosen_rows`. Raises UserError where nothing is left to train on."""
 
     def __init__(self, triplets: pa.Table, recipe: Recipe):
         self.recipe = recipe
-        rows = _rows_with_texts(triplets, recipe).sort_by("pair_id").combine_chunks()
-        keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
-        if recipe.pairs is not None and recipe.pairs < rows.num_rows:
-            subset = np.sort(np.argsort(draws(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
-            rows, keys = rows.take(pa.array(subset)), keys[subset]
-        self.keys = keys
+        rows, self.keys = chosen_rows(triplets, recipe)
         self.texts, self.text_starts = _ragged(rows["texts"])
         negatives, starts = _ragged(rows["hard_negatives"])
         columns = [*(rows[c].cast(pa.large_string()).combine_chunks() for c in ("query_id", "target_id")), negatives]
