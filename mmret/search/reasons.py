@@ -3,8 +3,8 @@
 A model does not say what taught it a match, but the lake knows which triplets a checkpoint was trained on
 (:mod:`mmret.retriever.train.data_state`). Candidates are those whose target is the picture or one of its nearest; each is asked
 as the query that it was, and those asked most like the visitor's query are the reasons. Cost: the first time with a checkpoint
-a pass over the columns that its training read; then one search and at most ``MAX_ENCODED`` composed queries through the model, fewer
-where their vectors are still in memory.
+a pass over the columns that its training read; then one search and at most ``MAX_ENCODED`` composed queries through the model,
+fewer where their vectors are still in memory.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ class TrainingSet:
 
     def __init__(self, triplets: pa.Table, recipe: Recipe):
         self.recipe = recipe
-        rows, self.keys = chosen_rows(triplets, recipe)
+        rows, keys = chosen_rows(triplets, recipe)
+        self.keys = keys
         self.texts, self.text_starts = _ragged(rows["texts"])
         negatives, starts = _ragged(rows["hard_negatives"])
         columns = [*(rows[c].cast(pa.large_string()).combine_chunks() for c in ("query_id", "target_id")), negatives]

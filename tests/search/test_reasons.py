@@ -1,0 +1,120 @@
+"""Reasons are triplets that the checkpoint was trained on, whatever the lake has become since, and the nearest there are."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from mmret.errors import UserError
+from mmret.ingest.pictures.images import images_by_id
+from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.retriever.train.data_state import checkpoint_rows
+from mmret.search.reasons import MAX_ENCODED, NEAREST, Reasons
+from mmret.search.search import Query, Searcher
+
+
+@pytest.fixture(scope="module")
+def searcher(small_lake) -> Searcher:
+    lake = Lake(small_lake[0])
+    return Searcher(lake, resolve(lake)[0])
+
+
+@pytest.fixture(scope="module")
+def trained(searcher) -> list[dict]:
+    return checkpoint_rows(searcher.lake, "demo").to_pylist()
+
+
+def asked(triplet: dict) -> Query:
+    return Query(image_id=triplet["query_id"], text=triplet["texts"][0])
+
+
+class Encoded:
+    """The searcher's ``encode``, and how many queries each call of it had."""
+
+    def __init__(self, searcher: Searcher, monkeypatch: pytest.MonkeyPatch):
+        self.encode, self.calls = searcher.encode, []
+        monkeypatch.setattr(searcher, "encode", self)
+
+    def __call__(self, recipe, queries):
+        self.calls.append(len(queries))
+        return self.encode(recipe, queries)
+
+
+def test_a_query_that_was_trained_on_is_its_own_first_reason(searcher, trained):
+    reasons = Reasons(searcher)
+    for triplet in trained[:5]:
+        first = reasons.why("demo", asked(triplet), triplet["target_id"], most=200).reasons[0]
+        same = [
+            row["pair_id"] for row in trained if (row["query_id"], row["texts"][0]) == (triplet["query_id"], triplet["texts"][0])
+        ]
+        assert first.pair_id in same and first.query_score == pytest.approx(1, abs=1e-4)
+        assert first.is_target == (first.target_id == triplet["target_id"]) and first.text == triplet["texts"][0]
+
+
+def test_reasons_are_those_that_comparing_with_every_training_triplet_finds(searcher, trained):
+    query = Query(text="a big red circle on a plain background")
+    hit = searcher.search("demo", query, 1).hits[0]["image_id"]
+    near = {hit: 1.0} | {h["image_id"]: h["score"] for h in searcher.search("demo", Query(image_id=hit), NEAREST - 1).hits}
+    candidates = sorted(
+        (row for row in trained if row["target_id"] in near), key=lambda row: (-near[row["target_id"]], row["pair_id"])
+    )[:MAX_ENCODED]
+    pictures = images_by_id(searcher.lake, [row["query_id"] for row in candidates])
+    vectors, _ = searcher.encode("demo", [Query(image=pictures[r["query_id"]], text=r["texts"][0]) for r in candidates])
+    scores = vectors @ searcher.encode("demo", [query])[0][0]
+    found = Reasons(searcher).why("demo", query, hit, most=5)
+    assert found.candidates == len(candidates) and found.triplets == len(trained)
+    np.testing.assert_allclose([r.query_score for r in found.reasons], np.sort(scores)[::-1][:5], atol=1e-5)
+    assert all(r.target_score == near[r.target_id] and r.is_target == (r.target_id == hit) for r in found.reasons)
+
+
+def test_the_cost_is_bounded_and_paid_once(searcher, trained, monkeypatch):
+    reasons, encoded = Reasons(searcher), Encoded(searcher, monkeypatch)
+    found = reasons.why("demo", asked(trained[0]), trained[0]["target_id"])
+    assert sorted(encoded.calls) == [1, found.candidates] and found.candidates <= MAX_ENCODED
+    again = reasons.why("demo", asked(trained[0]), trained[0]["target_id"])
+    assert encoded.calls[2:] == [1] and again == found
+
+
+def test_reasons_are_those_of_the_training_whatever_the_lake_has_become(small_lake, trained, tmp_path):
+    shutil.copytree(small_lake[0], tmp_path / "lake")
+    lake = Lake(tmp_path / "lake")
+    searcher = Searcher(lake, resolve(lake)[0])
+    before = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    test = {row["pair_id"] for row in lake.read("triplets", filters=pc.field("split") == "test").to_pylist()}
+    assert before.reasons and not test & {r.pair_id for r in before.reasons}
+    for shard in lake.partitions("triplets"):
+        rows = lake.read("triplets", shard)
+        lake.write("triplets", shard, rows.slice(0, 0), "emptied")
+    after = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    assert [dataclasses.astuple(r)[:4] for r in after.reasons] == [dataclasses.astuple(r)[:4] for r in before.reasons]
+
+
+def test_a_model_without_training_triplets_says_so_and_mistakes_are_messages(searcher, trained, tmp_path, small_lake):
+    reasons, query, hit = Reasons(searcher), asked(trained[0]), trained[0]["target_id"]
+    untrained = reasons.why("untrained", query, hit)
+    assert untrained.reasons == [] and "untrained was trained on no triplet" in untrained.remark
+    with pytest.raises(UserError, match="no checkpoint of recipe 'nosuch'"):
+        reasons.why("nosuch", query, hit)
+    with pytest.raises(UserError, match="0" * 32):
+        reasons.why("demo", query, "0" * 32)
+    with pytest.raises(UserError, match="a picture, a text or both"):
+        reasons.why("demo", Query(), hit)
+    shutil.copytree(small_lake[0], tmp_path / "lake")
+    lake = Lake(tmp_path / "lake")
+    lake.write("checkpoints", "demo", lake.read("checkpoints", "demo"), "x")  # recorded before states were
+    with pytest.raises(UserError, match="older than recorded states"):
+        Reasons(Searcher(lake, resolve(lake)[0])).why("demo", query, hit)
+
+
+def test_a_triplet_whose_query_picture_is_gone_is_left_out(searcher, trained, monkeypatch):
+    from mmret.search import reasons as module
+
+    whole = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    lost = whole.reasons[0].query_id
+    find = module.images_by_id
+    monkeypatch.setattr(module, "images_by_id", lambda lake, ids: {i: d for i, d in find(lake, ids).items() if i != lost})
+    less = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    assert {r.pair_id for r in less.reasons} == {r.pair_id for r in whole.reasons if r.query_id != lost}
