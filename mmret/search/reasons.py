@@ -3,8 +3,8 @@
 A model does not say what taught it a match, but the lake knows which triplets a checkpoint was trained on
 (:mod:`mmret.retriever.train.data_state`). Candidates are those whose target is the picture or one of its nearest; each is asked
 as the query that it was, and those asked most like the visitor's query are the reasons. Cost: the first time with a checkpoint
-a pass over the columns that its training read; then one search and at most ``MAX_ENCODED`` composed queries through the model,
-fewer where their vectors are still in memory.
+a pass over the columns that its training read; then a look at the gallery, the rows of the pictures' triplets and at most
+``MAX_ENCODED`` composed queries through the model, fewer where their vectors are still in memory.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from mmret.errors import UserError
 from mmret.ingest.pictures.images import images_by_id
+from mmret.lake import Lake
 from mmret.retriever.train.data_state import TrainedOn, trained_on
-from mmret.search.models import UNTRAINED, pick_recipe
-from mmret.search.search import Query, Searcher
+from mmret.search.models import UNTRAINED
+from mmret.search.query import Query
+from mmret.search.snapshot import Snapshot
 
 NEAREST = 48
 """Pictures whose triplets are candidates: the one that was found, and those nearest to it."""
@@ -29,6 +32,7 @@ MAX_ENCODED = 64
 """Candidates at most, those whose target is nearest to the picture."""
 MAX_KEPT = 4096
 """Vectors of triplets that stay in memory, all checkpoints together: 8 MB at 512 dimensions."""
+_AT_ONCE = 16  # queries in a forward pass: searches that come meanwhile get their turn
 
 
 @dataclass(frozen=True)
@@ -72,36 +76,41 @@ class Why:
 
 
 class Reasons:
-    """Reasons for what ``searcher`` finds. Safe for threads.
+    """Reasons for what checkpoints of ``lake`` find; they remember what they have encoded. Safe for threads.
 
-    >>> Reasons(searcher).why("demo", Query(image=picture, text="the same in blue"), hit["image_id"]).reasons[0].text
+    reasons = Reasons(lake)
+    reasons.why(searcher.snapshot("demo"), "demo", Query(image=picture, text="the same in blue"), hit["image_id"]).reasons[0].text
     """
 
-    def __init__(self, searcher: Searcher):
-        self.searcher = searcher
+    def __init__(self, lake: Lake):
+        self.lake = lake
         self._lock = threading.Lock()
         self._trained: dict[str, tuple[str, TrainedOn]] = {}
         self._vectors: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
 
-    def why(self, recipe: str, query: Query, image_id: str, most: int = 3) -> Why:
-        """The ``most`` triplets that ``recipe`` was trained on and that come nearest to ``query`` finding picture ``image_id``.
+    def why(self, snapshot: Snapshot, recipe: str, query: Query, image_id: str, most: int = 3) -> Why:
+        """The ``most`` triplets nearest to ``query``, of those that ``recipe``, whose ``snapshot`` found picture ``image_id``, was
+        trained on.
 
-        Raises UserError for what :meth:`Searcher.search` refuses, a picture that is not of the corpus, and a checkpoint whose
-        training rows are not known any more.
+        Raises UserError for what :meth:`Searcher.search` refuses in a query, a picture that is not of the corpus, and a checkpoint
+        whose training rows are not known any more.
         """
-        lake = self.searcher.lake
-        pick_recipe(lake, self.searcher.profile, recipe)
+        asked = snapshot.encode([snapshot.prepare(query)])[0]
+        position = snapshot.gallery.ids.position(image_id)
+        if position is None:
+            raise UserError(f"no picture of the corpus has the id '{image_id[:64]}'")
         if recipe == UNTRAINED:
             return Why(recipe, image_id, [], 0, 0)
-        found = self.searcher.search(recipe, Query(image_id=image_id), NEAREST - 1)
-        near = {image_id: 1.0, **{hit["image_id"]: hit["score"] for hit in found.hits}}
+        (positions, scores), *_ = snapshot.gallery.nearest(snapshot.gallery.vectors([position]), NEAREST)
+        ids = [snapshot.gallery.ids[p] for p in positions]
+        near = dict(zip(ids, map(float, scores), strict=True)) | {image_id: 1.0}
         trained = self._trained_on(recipe)
         rows = trained.rows(pc.field("target_id").isin(list(near)) & (pc.field("split") == "train"))
         rows = sorted(
             (row for row in rows.select(["pair_id", "query_id", "target_id", "texts"]).to_pylist() if row["texts"]),
-            key=lambda row: (-near[row["target_id"]], row["pair_id"]),
+            key=lambda row: (row["target_id"] != image_id, -near[row["target_id"]], row["pair_id"]),
         )[:MAX_ENCODED]
-        vectors, asked = self._encode(recipe, rows, query)
+        vectors = self._encode(snapshot, rows)
         reasons = [
             Reason(
                 pair_id=row["pair_id"],
@@ -119,38 +128,34 @@ class Reasons:
         return Why(recipe, image_id, reasons[:most], len(reasons), len(trained.keys))
 
     def _trained_on(self, recipe: str) -> TrainedOn:
-        facts = self.searcher.lake.facts("checkpoints", recipe)
+        facts = self.lake.facts("checkpoints", recipe)
         digest = facts.digest if facts else ""
         with self._lock:
             kept = self._trained.get(recipe)
         if kept is None or kept[0] != digest:
-            kept = (digest, trained_on(self.searcher.lake, recipe))
+            kept = (digest, trained_on(self.lake, recipe))
             with self._lock:
                 self._trained[recipe] = kept
         return kept[1]
 
-    def _encode(self, recipe: str, rows: Sequence[dict[str, Any]], query: Query) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Vectors (dim,) float32 of the triplets' queries by pair id, and of ``query``, all by the same weights.
-
-        A triplet whose query picture is not in the lake any more is left out.
-        """
-        asked, checkpoint = self.searcher.encode(recipe, [query])
+    def _encode(self, snapshot: Snapshot, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Vectors (dim,) float32 of the triplets' queries by pair id; those whose picture is not in the lake any more are left
+        out."""
+        checkpoint = snapshot.model.digest
         with self._lock:
-            have = {row["pair_id"]: self._vectors.get((checkpoint, row["pair_id"])) for row in rows}
-        missing = [row for row in rows if have[row["pair_id"]] is None]
-        pictures = images_by_id(self.searcher.lake, [row["query_id"] for row in missing]) if missing else {}
+            have = {i: v for row in rows if (v := self._vectors.get((checkpoint, i := row["pair_id"]))) is not None}
+        missing = [row for row in rows if row["pair_id"] not in have]
+        pictures = images_by_id(self.lake, [row["query_id"] for row in missing]) if missing else {}
         missing = [row for row in missing if row["query_id"] in pictures]
-        if missing:
-            queries = [Query(image=pictures[row["query_id"]], text=row["texts"][0]) for row in missing]
-            encoded, by = self.searcher.encode(recipe, queries)
-            if by != checkpoint:  # another was taken up between the two
-                return self._encode(recipe, rows, query)
-            have |= {row["pair_id"]: vector for row, vector in zip(missing, encoded, strict=True)}
+        for start in range(0, len(missing), _AT_ONCE):
+            part = missing[start : start + _AT_ONCE]
+            queries = [Query(image=pictures[row["query_id"]], text=row["texts"][0]) for row in part]
+            encoded = snapshot.encode([snapshot.prepare(query) for query in queries])
+            have |= {row["pair_id"]: vector for row, vector in zip(part, encoded, strict=True)}
         with self._lock:
             for pair_id, vector in have.items():
-                if vector is not None:
-                    self._vectors[checkpoint, pair_id] = vector
-                    self._vectors.move_to_end((checkpoint, pair_id))
+                self._vectors[checkpoint, pair_id] = vector
+                self._vectors.move_to_end((checkpoint, pair_id))
             while len(self._vectors) > MAX_KEPT:
                 self._vectors.popitem(last=False)
-        return {pair_id: vector for pair_id, vector in have.items() if vector is not None}, asked[0]
+        return have

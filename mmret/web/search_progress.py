@@ -18,7 +18,7 @@ class SearchProgress:
 
     def __init__(self, searcher: Searcher):
         self.searcher = searcher
-        self.reasons = Reasons(searcher)
+        self.reasons = Reasons(searcher.lake)
         self._lock = threading.Lock()
         self._embedding: dict[str, tuple[int, int | None]] = {}
         self._used: set[str] = set()
@@ -54,7 +54,7 @@ class SearchProgress:
 
     def why(self, recipe: str, query: Query, image_id: str) -> Why:
         """As :meth:`Reasons.why`."""
-        return self.reasons.why(recipe, query, image_id)
+        return self.reasons.why(self.searcher.snapshot(recipe), recipe, query, image_id)
 
     def wait_message(self, recipe: str) -> str:
         """What a search with ``recipe`` is waiting for, in words: ``embedding the corpus with demo: 512 of 20,000``."""

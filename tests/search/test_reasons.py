@@ -14,6 +14,7 @@ from mmret.lake.configuration import resolve
 from mmret.retriever.train.data_state import checkpoint_rows
 from mmret.search.reasons import MAX_ENCODED, NEAREST, Reasons
 from mmret.search.search import Query, Searcher
+from mmret.search.snapshot import Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +28,19 @@ def trained(searcher) -> list[dict]:
     return checkpoint_rows(searcher.lake, "demo").to_pylist()
 
 
+@pytest.fixture(scope="module")
+def snapshot(searcher) -> Snapshot:
+    return searcher.snapshot("demo")
+
+
 def asked(triplet: dict) -> Query:
     return Query(image_id=triplet["query_id"], text=triplet["texts"][0])
 
 
-class Encoded:
-    """The searcher's ``encode``, and how many queries each call of it had."""
-
-    def __init__(self, searcher: Searcher, monkeypatch: pytest.MonkeyPatch):
-        self.encode, self.calls = searcher.encode, []
-        monkeypatch.setattr(searcher, "encode", self)
-
-    def __call__(self, recipe, queries):
-        self.calls.append(len(queries))
-        return self.encode(recipe, queries)
-
-
-def test_a_query_that_was_trained_on_is_its_own_first_reason(searcher, trained):
-    reasons = Reasons(searcher)
+def test_a_query_that_was_trained_on_is_its_own_first_reason(snapshot, trained):
+    reasons = Reasons(snapshot.lake)
     for triplet in trained[:5]:
-        first = reasons.why("demo", asked(triplet), triplet["target_id"], most=200).reasons[0]
+        first = reasons.why(snapshot, "demo", asked(triplet), triplet["target_id"], most=200).reasons[0]
         same = [
             row["pair_id"] for row in trained if (row["query_id"], row["texts"][0]) == (triplet["query_id"], triplet["texts"][0])
         ]
@@ -54,7 +48,7 @@ def test_a_query_that_was_trained_on_is_its_own_first_reason(searcher, trained):
         assert first.is_target == (first.target_id == triplet["target_id"]) and first.text == triplet["texts"][0]
 
 
-def test_reasons_are_those_that_comparing_with_every_training_triplet_finds(searcher, trained):
+def test_reasons_are_those_that_comparing_with_every_training_triplet_finds(searcher, snapshot, trained):
     query = Query(text="a big red circle on a plain background")
     hit = searcher.search("demo", query, 1).hits[0]["image_id"]
     near = {hit: 1.0} | {h["image_id"]: h["score"] for h in searcher.search("demo", Query(image_id=hit), NEAREST - 1).hits}
@@ -62,59 +56,62 @@ def test_reasons_are_those_that_comparing_with_every_training_triplet_finds(sear
         (row for row in trained if row["target_id"] in near), key=lambda row: (-near[row["target_id"]], row["pair_id"])
     )[:MAX_ENCODED]
     pictures = images_by_id(searcher.lake, [row["query_id"] for row in candidates])
-    vectors, _ = searcher.encode("demo", [Query(image=pictures[r["query_id"]], text=r["texts"][0]) for r in candidates])
-    scores = vectors @ searcher.encode("demo", [query])[0][0]
-    found = Reasons(searcher).why("demo", query, hit, most=5)
+    model = snapshot.model.retriever
+    vectors = model.encode([pictures[r["query_id"]] for r in candidates], [r["texts"][0] for r in candidates])
+    scores = vectors @ model.encode(texts=[query.text])[0]
+    found = Reasons(snapshot.lake).why(snapshot, "demo", query, hit, most=5)
     assert found.candidates == len(candidates) and found.triplets == len(trained)
     np.testing.assert_allclose([r.query_score for r in found.reasons], np.sort(scores)[::-1][:5], atol=1e-5)
     assert all(r.target_score == near[r.target_id] and r.is_target == (r.target_id == hit) for r in found.reasons)
 
 
-def test_the_cost_is_bounded_and_paid_once(searcher, trained, monkeypatch):
-    reasons, encoded = Reasons(searcher), Encoded(searcher, monkeypatch)
-    found = reasons.why("demo", asked(trained[0]), trained[0]["target_id"])
-    assert sorted(encoded.calls) == [1, found.candidates] and found.candidates <= MAX_ENCODED
-    again = reasons.why("demo", asked(trained[0]), trained[0]["target_id"])
-    assert encoded.calls[2:] == [1] and again == found
+def test_the_cost_is_bounded_and_paid_once(snapshot, trained, monkeypatch):
+    reasons, encoded, encode = Reasons(snapshot.lake), [], Snapshot.encode
+    monkeypatch.setattr(Snapshot, "encode", lambda self, queries: encoded.append(len(queries)) or encode(self, queries))
+    found = reasons.why(snapshot, "demo", asked(trained[0]), trained[0]["target_id"])
+    assert sum(encoded) == 1 + found.candidates and 0 < found.candidates <= MAX_ENCODED
+    encoded.clear()
+    again = reasons.why(snapshot, "demo", asked(trained[0]), trained[0]["target_id"])
+    assert encoded == [1] and again == found
 
 
 def test_reasons_are_those_of_the_training_whatever_the_lake_has_become(small_lake, trained, tmp_path):
     shutil.copytree(small_lake[0], tmp_path / "lake")
     lake = Lake(tmp_path / "lake")
-    searcher = Searcher(lake, resolve(lake)[0])
-    before = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    snapshot = Searcher(lake, resolve(lake)[0]).snapshot("demo")
+    before = Reasons(lake).why(snapshot, "demo", asked(trained[0]), trained[0]["target_id"], most=100)
     test = {row["pair_id"] for row in lake.read("triplets", filters=pc.field("split") == "test").to_pylist()}
     assert before.reasons and not test & {r.pair_id for r in before.reasons}
     for shard in lake.partitions("triplets"):
         rows = lake.read("triplets", shard)
         lake.write("triplets", shard, rows.slice(0, 0), "emptied")
-    after = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    after = Reasons(lake).why(snapshot, "demo", asked(trained[0]), trained[0]["target_id"], most=100)
     assert [dataclasses.astuple(r)[:4] for r in after.reasons] == [dataclasses.astuple(r)[:4] for r in before.reasons]
 
 
-def test_a_model_without_training_triplets_says_so_and_mistakes_are_messages(searcher, trained, tmp_path, small_lake):
-    reasons, query, hit = Reasons(searcher), asked(trained[0]), trained[0]["target_id"]
-    untrained = reasons.why("untrained", query, hit)
+def test_a_model_without_training_triplets_says_so_and_mistakes_are_messages(searcher, snapshot, trained, tmp_path, small_lake):
+    reasons, query, hit = Reasons(searcher.lake), asked(trained[0]), trained[0]["target_id"]
+    untrained = reasons.why(searcher.snapshot("untrained"), "untrained", query, hit)
     assert untrained.reasons == [] and "untrained was trained on no triplet" in untrained.remark
     with pytest.raises(UserError, match="no checkpoint of recipe 'nosuch'"):
-        reasons.why("nosuch", query, hit)
+        searcher.snapshot("nosuch")
     with pytest.raises(UserError, match="0" * 32):
-        reasons.why("demo", query, "0" * 32)
+        reasons.why(snapshot, "demo", query, "0" * 32)
     with pytest.raises(UserError, match="a picture, a text or both"):
-        reasons.why("demo", Query(), hit)
+        reasons.why(snapshot, "demo", Query(), hit)
     shutil.copytree(small_lake[0], tmp_path / "lake")
     lake = Lake(tmp_path / "lake")
     lake.write("checkpoints", "demo", lake.read("checkpoints", "demo"), "x")  # recorded before states were
     with pytest.raises(UserError, match="older than recorded states"):
-        Reasons(Searcher(lake, resolve(lake)[0])).why("demo", query, hit)
+        Reasons(lake).why(snapshot, "demo", query, hit)
 
 
-def test_a_triplet_whose_query_picture_is_gone_is_left_out(searcher, trained, monkeypatch):
+def test_a_triplet_whose_query_picture_is_gone_is_left_out(snapshot, trained, monkeypatch):
     from mmret.search import reasons as module
 
-    whole = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    whole = Reasons(snapshot.lake).why(snapshot, "demo", asked(trained[0]), trained[0]["target_id"], most=100)
     lost = whole.reasons[0].query_id
     find = module.images_by_id
     monkeypatch.setattr(module, "images_by_id", lambda lake, ids: {i: d for i, d in find(lake, ids).items() if i != lost})
-    less = Reasons(searcher).why("demo", asked(trained[0]), trained[0]["target_id"], most=100)
+    less = Reasons(snapshot.lake).why(snapshot, "demo", asked(trained[0]), trained[0]["target_id"], most=100)
     assert {r.pair_id for r in less.reasons} == {r.pair_id for r in whole.reasons if r.query_id != lost}
