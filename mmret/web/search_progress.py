@@ -69,4 +69,5 @@ class SearchProgress:
 
 
 def _import_models() -> None:
-    import mmret.retriever.models.load  # noqa: F401  with torch and transformers
+    import mmret.retriever.models.load
+    import mmret.search.snapshot  # noqa: F401  with torch and transformers

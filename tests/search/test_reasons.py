@@ -1,18 +1,21 @@
 """Reasons are triplets that the checkpoint was trained on, whatever the lake has become since, and the nearest there are."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from typer.testing import CliRunner
 
+from mmret.cli import app
 from mmret.errors import UserError
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.retriever.train.data_state import checkpoint_rows
-from mmret.search.reasons import MAX_ENCODED, NEAREST, Reasons
+from mmret.search.reasons import MAX_ENCODED, NEAREST, Reason, Reasons
 from mmret.search.search import Query, Searcher
 from mmret.search.snapshot import Snapshot
 
@@ -115,3 +118,15 @@ def test_a_triplet_whose_query_picture_is_gone_is_left_out(snapshot, trained, mo
     monkeypatch.setattr(module, "images_by_id", lambda lake, ids: {i: d for i, d in find(lake, ids).items() if i != lost})
     less = Reasons(snapshot.lake).why(snapshot, "demo", asked(trained[0]), trained[0]["target_id"], most=100)
     assert {r.pair_id for r in less.reasons} == {r.pair_id for r in whole.reasons if r.query_id != lost}
+
+
+def test_the_command_prints_reasons_only_where_asked_and_in_json_beside_each_hit(searcher, trained):
+    line = ["search", "--lake", str(searcher.lake.root), "--image", trained[0]["query_path"], "--text", trained[0]["texts"][0]]
+    run = CliRunner().invoke
+    plain, with_reasons = (json.loads(run(app, [*line, "-k", "3", *more, "--json"]).stdout) for more in ([], ["--why"]))
+    assert [{k: v for k, v in hit.items() if k != "reasons"} for hit in with_reasons] == plain
+    assert list(with_reasons[0]["reasons"][0]) == [field.name for field in dataclasses.fields(Reason)]
+    shown = run(app, [*line, "-k", "3", "--why"])
+    assert shown.exit_code == 0 and with_reasons[0]["reasons"][0]["pair_id"] in shown.stdout
+    untrained = run(app, [*line, "-k", "3", "--why", "--recipe", "untrained"])
+    assert "image 1, 2, 3: untrained was trained on no triplet" in " ".join(untrained.stderr.split())
