@@ -76,23 +76,15 @@ def serve(
     lake: Lake, profile: Profile, port: int, host: str = "127.0.0.1", browser: bool = True, reviewer: str | None = None
 ) -> None:
     """Serve ``lake``, whose settings are ``profile``, until interrupted. Raises UserError where the port is taken."""
-    import socket
     import threading
     import webbrowser
 
     import uvicorn
 
-    from mmret.errors import UserError
+    from mmret.web.listener import listen
 
     application = build(open_site(lake, profile, reviewer), ("127.0.0.1", "localhost", "[::1]", host))
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()  # from here on a browser waits instead of being refused
-    except OSError as error:
-        raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); give another --port, or 0 for any") from None
-    address = f"http://{host}:{listener.getsockname()[1]}"
+    listener, address = listen(host, port)
     print(f"triplets of {lake.root}: {address}  (Ctrl-C stops it)", flush=True)
     if browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()

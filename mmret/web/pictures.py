@@ -24,10 +24,10 @@ ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Thumbnails:
-    """JPEG thumbnails by (image id, side); the last :data:`MAX_THUMBNAILS` stay in memory."""
+    """JPEG thumbnails by (image id, side); the last ``most`` stay in memory."""
 
-    def __init__(self, lake: Lake):
-        self.lake = lake
+    def __init__(self, lake: Lake, most: int = MAX_THUMBNAILS):
+        self.lake, self.most = lake, most
         self._lock = threading.Lock()
         self._thumbnails: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
 
@@ -41,7 +41,7 @@ class Thumbnails:
         new = {i: thumbnail(files.get(i), side) for i in missing}
         with self._lock:
             self._thumbnails.update(((i, side), data) for i, data in new.items())
-            while len(self._thumbnails) > MAX_THUMBNAILS:
+            while len(self._thumbnails) > self.most:
                 self._thumbnails.popitem(last=False)
 
     def get(self, image_id: str, side: int) -> bytes | None:
