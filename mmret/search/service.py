@@ -129,17 +129,25 @@ class SearchService:
     def _answer_all(self) -> None:
         while not self._stopping.is_set():
             batch = self._taken()
-            now = time.perf_counter()
-            groups: dict[Snapshot, list[_Request]] = {}
-            for request in batch:
-                if not request.future.done() and self._prepared(request):
-                    groups.setdefault(request.prepared[0], []).append(request)
-            for requests in groups.values():
-                for request in requests:
-                    self._observe("wait_seconds", now - request.came)
-                for start in range(0, len(requests), MOST_AT_ONCE):
-                    self._observe("batch_size", len(requests[start : start + MOST_AT_ONCE]))
-                    self._answer(requests[start : start + MOST_AT_ONCE])
+            try:
+                self._answer_batch(batch)
+            except Exception as error:  # a fault of this code: told to those it concerns, and the next batch is answered
+                _log.exception("a batch of %d queries failed", len(batch))
+                for request in batch:
+                    _fail(request, error)
+
+    def _answer_batch(self, batch: Sequence[_Request]) -> None:
+        now = time.perf_counter()
+        groups: dict[Snapshot, list[_Request]] = {}
+        for request in batch:
+            if not request.future.done() and self._prepared(request):
+                groups.setdefault(request.prepared[0], []).append(request)
+        for requests in groups.values():
+            for request in requests:
+                self._observe("wait_seconds", now - request.came)
+            for start in range(0, len(requests), MOST_AT_ONCE):
+                self._observe("batch_size", len(requests[start : start + MOST_AT_ONCE]))
+                self._answer(requests[start : start + MOST_AT_ONCE])
 
     def _taken(self) -> list[_Request]:
         """What waits, once something has come in: a request, or word that a state or a model is there (None)."""

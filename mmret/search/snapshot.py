@@ -212,15 +212,11 @@ class Snapshot:
 
 
 def state_of(lake: Lake, profile: Profile, recipe: str) -> State:
-    """Changes whenever the pictures of the lake or the weights of ``recipe`` do. Costs a footer a shard and a ``stat`` a file."""
+    """Changes whenever the pictures of the lake or the weights of ``recipe`` do. Costs a ``stat`` a shard and file."""
     folder = model_folder(lake, profile, recipe)
-    files: list[Any] = []
-    if isinstance(folder, Path):
-        for path in sorted(folder.iterdir()):
-            stat = path.stat()
-            files.append((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    images = [(shard, lake.facts("images", shard).digest) for shard in lake.partitions("images")]
-    return (str(folder), tuple(files), tuple(images))
+    files = sorted(folder.iterdir()) if isinstance(folder, Path) else []
+    files += [lake.path("images", shard) for shard in lake.partitions("images")]
+    return (str(folder), *((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat())))
 
 
 def open_snapshot(
