@@ -62,7 +62,8 @@ class Answer:
                 return empty("No answer", found)
             rank = f", the triplet's target at {found.target_rank:,}" if found.target_rank else ""
             of = f"{found.matching:,} of " if self.question.where.strip() else ""
-            ui.label(f"{recipe}: {of}{found.gallery:,} pictures{rank}").classes("text-sm font-semibold")
+            by = "" if found.recall is None else f", by an index that finds {found.recall:.1%} of the nearest"
+            ui.label(f"{recipe}: {of}{found.gallery:,} pictures{by}{rank}").classes("text-sm font-semibold")
             if not found.hits:
                 empty("No picture is left", "Widen the filter" if self.question.first == 1 else "Go back to the first results")
             with ui.row().classes("gap-2 items-start"):
