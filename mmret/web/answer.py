@@ -60,8 +60,10 @@ class Answer:
         with column:
             if isinstance(found, str):
                 return empty("No answer", found)
+            filtered = bool(self.question.where.strip())
+            of = f"{found.matching:,} of " if filtered else ""
             rank = f", the triplet's target at {found.target_rank:,}" if found.target_rank else ""
-            of = f"{found.matching:,} of " if self.question.where.strip() else ""
+            rank += " of all" if rank and filtered else ""
             by = "" if found.recall is None else f", by an index that finds {found.recall:.1%} of the nearest"
             ui.label(f"{recipe}: {of}{found.gallery:,} pictures{by}{rank}").classes("text-sm font-semibold")
             if not found.hits:

@@ -22,7 +22,7 @@ STYLE = """
 .why-panel .reason { border-top: 1px solid #e0e4e8; padding-top: 12px; }
 .why-panel .words { flex: 1; }
 @media (max-width: 600px) { .why-panel .words { order: 3; flex: 1 0 100%; } }
-.q-uploader.own .q-uploader__list { display: none; }
+.q-uploader.own .q-uploader__list, .q-uploader.own .q-uploader__subtitle { display: none; }
 .hit.target { outline: 3px solid #2da44e; border-radius: 8px; }
 """
 

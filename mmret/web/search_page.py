@@ -60,7 +60,7 @@ class SearchPage:
                     on_rejected=self._refuse,
                 )
                 self.upload.props("flat bordered accept=image/*").classes("w-64 own")
-                ui.label("or paste one, or drop one anywhere on the page").classes("faint")
+                ui.label("or paste one, or drop one anywhere on the page").classes("faint w-64")
         with ui.element("div").classes("body-drop-zone"):
             ui.label("drop it: the picture becomes the query")
         self.results = ui.column().classes("w-full gap-3")
@@ -203,11 +203,13 @@ class SearchPage:
             if name in self.recipes:
                 model.value = name
         self.query_picture.clear()
+        self.query_picture.set_visibility(question.picture)
         if not question.picture:
             return
         with self.query_picture:
-            element = picture(question.image or question.upload, "query", 120, SIDES[1])
-            if question.upload:
-                element.props["src"] = f"/uploads/{question.upload}/{SIDES[1]}"
+            if question.image:
+                picture(question.image, "query", 120, SIDES[1])
+            elif self.site.uploads.get(question.upload) is not None:
+                picture(question.upload, "query", 120, SIDES[1]).props["src"] = f"/uploads/{question.upload}/{SIDES[1]}"
                 ui.label("your picture").classes("faint")
             ui.button("Without picture", on_click=self.remove_picture).props("flat dense no-caps size=sm")
