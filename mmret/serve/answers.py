@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from mmret.search.search import SearchResult
 from mmret.serve.public import public_path
 
+_DIGITS = 6
+"""Of a cosine; those after them depend on which queries were answered together."""
 _ID = "0123456789abcdef0123456789abcdef"
 
 
@@ -102,10 +104,8 @@ class HealthAnswer(BaseModel):
     alive: bool = True
 
 
-class JsonAnswer(Response):
+class JsonAnswer(JSONResponse):
     """A response of JSON, encoded by orjson; a number that is not finite becomes null."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -131,7 +131,7 @@ def _hit(hit: dict[str, Any], rank: int, explain: bool) -> dict[str, Any]:
     image_id = hit["image_id"]
     made = {
         "rank": rank,
-        "score": hit["score"],
+        "score": round(hit["score"], _DIGITS),
         "image_id": image_id,
         "path": public_path(hit["path"]),
         "caption": hit["caption"],
@@ -139,5 +139,7 @@ def _hit(hit: dict[str, Any], rank: int, explain: bool) -> dict[str, Any]:
         "picture": f"/images/{image_id}/picture",
     }
     if explain:
-        made |= {"image_score": hit.get("image_score"), "text_score": hit.get("text_score")}
+        for part in ("image_score", "text_score"):
+            score = hit.get(part)
+            made[part] = None if score is None else round(score, _DIGITS)
     return made

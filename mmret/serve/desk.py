@@ -6,6 +6,7 @@ Pictures are looked at in two threads, so that a large one holds up nobody; ever
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from mmret.serve.public import public_sentence
 from mmret.serve.refusal import Refusal
 from mmret.serve.requests import SearchRequest, read_object
 
+log = logging.getLogger("mmret.serve")
 Value = TypeVar("Value")
 _THREADS = 2
 
@@ -112,7 +114,8 @@ class Desk:
     def _refusal(self, error: UserError, query: Query, recipe: str) -> Refusal:
         sentence = public_sentence(str(error), self.lake.root)
         here = self.service.snapshot(recipe)
-        if here is None or self.service.stopping:
+        if here is None or self.service.stopping or str(self.lake.root) in str(error):  # nothing that the client could mend
+            log.warning("%s", error)
             return Refusal(503, sentence, 30)
         gone = query.image_id is not None and here.gallery.ids.position(query.image_id) is None
         return Refusal(404 if gone else 400, sentence)

@@ -5,6 +5,7 @@ The first signal lets requests in flight finish, for a bounded time; the second 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -115,6 +116,7 @@ def _configuration(lake: Lake, service: SearchService, metrics: Metrics, options
     access = Access(access.token, tuple(host.lower() for host in hosts), access.origins, access.fetch)
     rate = options.rate if options.rate is not None else 0 if local else RATE
     desk = Desk(lake, service, limits, metrics, Fetcher(access.fetch, limits) if access.fetch else None)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for every form that is broken
     return uvicorn.Config(
         build(desk, Rows(lake), access, Rates(rate)),
         http=connection_class(limits, HEAD_SECONDS),
