@@ -105,9 +105,9 @@ class Reasons:
         ids = [snapshot.gallery.ids[p] for p in positions]
         near = dict(zip(ids, map(float, scores), strict=True)) | {image_id: 1.0}
         trained = self._trained_on(recipe)
-        rows = trained.rows(pc.field("target_id").isin(list(near)) & (pc.field("split") == "train"))
+        rows = trained.rows(["pair_id", "query_id", "target_id", "texts"], pc.field("target_id").isin(list(near)))
         rows = sorted(
-            (row for row in rows.select(["pair_id", "query_id", "target_id", "texts"]).to_pylist() if row["texts"]),
+            rows.to_pylist(),
             key=lambda row: (row["target_id"] != image_id, -near[row["target_id"]], row["pair_id"]),
         )[:MAX_ENCODED]
         vectors = self._encode(snapshot, rows)

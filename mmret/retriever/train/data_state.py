@@ -17,9 +17,9 @@ from mmret.atomic import write_text
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
-from mmret.retriever.train.data import chosen_rows, pair_keys
-from mmret.retriever.train.rows import also_reads, training_rows
-from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
+from mmret.retriever.train.data import fitting_rows, lowest, pair_keys
+from mmret.retriever.train.rows import allowed_rows, also_reads
+from mmret.settings import LicenceSettings, Recipe
 
 
 def record_data_state(lake: Lake, recipe: Recipe) -> str:
@@ -44,15 +44,16 @@ class TrainedOn:
     lake: Lake
     keys: np.ndarray
 
-    def rows(self, filters: Any = None) -> pa.Table:
-        """Those that pass ``filters`` (an expression of pyarrow over columns of TRIPLETS; None: all), sorted by pair_id."""
-        rows = self.lake.read("triplets", filters=filters).sort_by("pair_id")
+    def rows(self, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """``columns`` (with ``pair_id``; None: all) of those that pass ``filters`` (an expression of pyarrow; None: all), sorted by
+        pair_id."""
+        rows = self.lake.read("triplets", columns=columns, filters=filters).sort_by("pair_id")
         return rows.filter(pa.array(np.isin(pair_keys(rows), self.keys)))
 
 
 def trained_on(lake: Lake, name: str) -> TrainedOn:
     """What checkpoint ``name`` was trained on: the state and the licences that its record names, whatever the lake's settings are
-    today. Cost: the columns of the lake's triplets that training reads, once; then 8 bytes a triplet.
+    today. Cost: reading the triplets a shard at a time; then 8 bytes a triplet.
 
     Raises UserError where it has no recorded state, was trained on pairs that are not the lake's triplets, or a file is gone.
     """
@@ -64,7 +65,12 @@ def trained_on(lake: Lake, name: str) -> TrainedOn:
         raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")
     then = open_as_of(lake, facts.notes.get("state", name))
     licences = LicenceSettings.model_validate(facts.notes.get("licences", {}))
-    return TrainedOn(then, chosen_rows(training_rows(then, recipe, licences, EvaluateSettings()), recipe)[1])
+    columns = ["pair_id", "split", "texts", "signals"]
+    shards = (allowed_rows(then, recipe, licences, columns, shard) for shard in then.partitions("triplets"))
+    keys = np.concatenate([np.empty(0, np.uint64), *(pair_keys(fitting_rows(rows, recipe)) for rows in shards)])
+    if recipe.pairs is not None and recipe.pairs < len(keys):
+        keys = keys[lowest(keys, recipe)]
+    return TrainedOn(then, np.sort(keys))
 
 
 def checkpoint_rows(lake: Lake, name: str) -> pa.Table:
