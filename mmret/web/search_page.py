@@ -106,7 +106,9 @@ class SearchPage:
 
     def _asked(self) -> Question:
         left, right = (model.value for model in self.models)
-        return replace(self.question, text=self.input.value or "", where=self.where.value or "", left=left or "", right=right or "")
+        now = self.question  # names the checkpoints until it is known which there are
+        texts = {"text": self.input.value or "", "where": self.where.value or ""}
+        return replace(now, **texts, left=left or now.left, right=right or now.right)
 
     async def _choose_model(self) -> None:
         if (self.question.left, self.question.right) != tuple(model.value for model in self.models):
@@ -152,8 +154,9 @@ class SearchPage:
         """
         from nicegui import ui
 
-        if not self.go.enabled:
-            return
+        if not self.go.enabled:  # `_begin` asks it once it is known which checkpoints there are
+            self.question = question
+            return self._show_query()
         if history == "push" and question != self.question:
             ui.navigate.history.push(question.address())
         elif history == "replace":

@@ -220,6 +220,26 @@ def test_every_search_is_in_the_address_and_an_address_that_came_back_is_asked_w
     visit(site, act, caplog)
 
 
+def test_what_is_asked_before_the_checkpoints_are_known_is_answered_once_they_are(site, monkeypatch, caplog):
+    gate = Gate(site.searches.recipes)
+    monkeypatch.setattr(site.searches, "recipes", gate)
+
+    async def act(user: Any) -> None:
+        from nicegui import ui
+
+        client = await user.open("/search?left=untrained")
+        await until(gate.entered.is_set)
+        with client:
+            fields = [e for e in client.elements.values() if isinstance(e, ui.input)]
+            fields[0].value = "a blue star"
+            user.find(ui.input).trigger("keydown.enter")
+        await asyncio.sleep(0.2)
+        gate.opened.set()
+        await until(lambda: labels(client).count("untrained: 180 pictures") == 2)
+
+    visit(site, act, caplog)
+
+
 def test_an_upload_that_is_gone_is_said_and_nothing_else_is_answered_in_its_place(site, caplog):
     async def act(user: Any) -> None:
         client = await user.open(f"/search?text=a+red+circle&upload={'0' * 32}")
