@@ -7,19 +7,21 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 LAKE ?= lakes/demo
 PORT ?= 3000
 FUZZ_SECONDS ?= 3600
+REQUESTS ?= 10000
 # the demo's history lives in this checkout's dagster_home; any other lake keeps its own
 DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
 
 MUTANTS ?= 300
 SEED ?= 0
 
-.PHONY: demo test test-slow test-lowest test-newest test-vllm fuzz mutants endurance ui setup lint clean help
+.PHONY: demo test test-slow test-lowest test-newest test-vllm fuzz fuzz-serve mutants endurance ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
 	@echo "make test-lowest | test-newest  the tests in VERSION_TESTS with the oldest, the newest versions that pyproject.toml allows"
 	@echo "make fuzz   try the readers with files that are nearly right for FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "make fuzz-serve  REQUESTS=$(REQUESTS) requests that mean harm against mmret serve (LAKE=$(LAKE))"
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
 	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
@@ -62,6 +64,10 @@ RESOLUTION_newest := highest
 # other cases each time; every fault is kept in tests/fuzz/faults, where make test tries it from then on
 fuzz: setup
 	@HF_HUB_OFFLINE=1 FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz $(FUZZ_TARGETS)
+
+# some minutes; others with SEED=1
+fuzz-serve: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m tests.serve.hostile --lake $(LAKE) --requests $(REQUESTS) --seed $(SEED)
 
 # an hour for 300; the record is tests/mutants/score.yaml
 mutants: setup

@@ -23,6 +23,7 @@ from mmret.cli.quality import quality
 from mmret.cli.run import run
 from mmret.cli.score import score
 from mmret.cli.search import search
+from mmret.cli.serve import serve
 from mmret.cli.sql import sql
 from mmret.cli.status import status
 from mmret.cli.study import study
@@ -44,6 +45,7 @@ for subcommand in (
     diff,
     bands,
     search,
+    serve,
     evaluate,
     score,
     benchmark,

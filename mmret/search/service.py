@@ -85,6 +85,11 @@ class SearchService:
                 thread.join(timeout=10)
         self._fail_all(UserError("the server is stopping"))
 
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopping.is_set()
+
     def submit(self, query: Query, page: Page = Page(), recipe: str | None = None) -> Future[SearchResult]:
         """The answer to come, from a state of the lake that is current when the query's turn comes.
 

@@ -24,10 +24,10 @@ ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Thumbnails:
-    """JPEG thumbnails by (image id, side); the last :data:`MAX_THUMBNAILS` stay in memory."""
+    """JPEG thumbnails by (image id, side); the last ``most`` stay in memory."""
 
-    def __init__(self, lake: Lake):
-        self.lake = lake
+    def __init__(self, lake: Lake, most: int = MAX_THUMBNAILS):
+        self.lake, self.most = lake, most
         self._lock = threading.Lock()
         self._thumbnails: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
 
@@ -38,10 +38,10 @@ class Thumbnails:
         if not missing:
             return
         files = images_by_id(self.lake, missing)
-        new = {i: _thumbnail(files.get(i), side) for i in missing}
+        new = {i: thumbnail(files.get(i), side) for i in missing}
         with self._lock:
             self._thumbnails.update(((i, side), data) for i, data in new.items())
-            while len(self._thumbnails) > MAX_THUMBNAILS:
+            while len(self._thumbnails) > self.most:
                 self._thumbnails.popitem(last=False)
 
     def get(self, image_id: str, side: int) -> bytes | None:
@@ -53,7 +53,8 @@ class Thumbnails:
             return self._thumbnails.get((image_id, side))
 
 
-def _thumbnail(data: bytes | None, side: int) -> bytes | None:
+def thumbnail(data: bytes | None, side: int) -> bytes | None:
+    """JPEG of at most ``side`` pixels of a picture's file; None for none, and for what is no picture."""
     if data is None:
         return None
     try:

@@ -19,7 +19,9 @@ quality      --lake --shard --anew/--no-anew --pictures --set --json
 sql          QUERY --lake --as-of --json --csv --parquet --wide
 diff         BEFORE AFTER --lake --table --rows --json
 bands        --lake --plot --propose/--no-propose --json
-search       --lake --recipe --image --text -k --json
+search       --lake --recipe --image --text -k --why --json
+serve        --lake --recipe --port --host --token-file --allow-host --allow-origin --allow-url --rate --precision --dimensions
+             --index-from --limit
 evaluate     --lake --triplets --recipe --json
 score        BENCHMARK --annotations --predictions --subset-predictions --partial/--no-partial --soft/--no-soft
              --remove-reference/--no-remove-reference --gallery --json

@@ -1,0 +1,58 @@
+"""Keeps the server's paths out of what it answers: rows lose their root, sentences lose absolute paths.
+
+A manifest may name pictures by absolute paths; of such a path a client sees the last part. Costs microseconds a row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_ABSOLUTE = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])")
+_IN_SENTENCE = re.compile(
+    r"""(?<![\w/.:~])(?:file:/{1,3}|~/|/|[A-Za-z]:\\)(?:[^\s/\\'"`,;()\[\]{}<>|]+[/\\])+[^\s/\\'"`,;()\[\]{}<>|]*"""
+)
+HIDDEN = "(a path of this server)"
+
+
+def public_path(path: Any) -> Any:
+    """``path`` as a client may see it: relative paths and web addresses as they are, of any other the last part.
+
+    >>> public_path("shapes/0/1.png"), public_path("/srv/pictures/1.png"), public_path("https://example.org/1.png")
+    ('shapes/0/1.png', '1.png', 'https://example.org/1.png')
+    """
+    if not isinstance(path, str) or path.lower().startswith(("https://", "http://")):
+        return path
+    if _ADDRESS.match(path) or _ABSOLUTE.match(path):
+        return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    return path
+
+
+def public_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row`` of table ``images`` without its root; no text of it that is a path of the server's stays whole, however deep."""
+    return {name: _public(value) for name, value in row.items() if name not in ("root", "shard", "position")}
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, str):
+        return public_path(value)
+    if isinstance(value, Mapping):
+        return {key: _public(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(inner) for inner in value]
+    return value
+
+
+def public_sentence(text: str, lake: Path | str) -> str:
+    """``text`` (an error's message) without the path of the ``lake`` and without any other absolute path.
+
+    >>> public_sentence("no checkpoint in /srv/lakes/a, see /etc/passwd", "/srv/lakes/a")
+    'no checkpoint in the lake, see (a path of this server)'
+    """
+    roots = {str(lake), str(Path(lake).resolve())} if "://" not in str(lake) else {str(lake)}
+    for root in sorted(roots - {".", "/"}, key=len, reverse=True):
+        text = re.sub(re.escape(root) + r"(?![\w-])", "the lake", text)
+    return _IN_SENTENCE.sub(HIDDEN, text)
