@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.interrupts import listen
 from mmret.progress import advance, reporting
@@ -192,7 +193,7 @@ def _place(job: dict[str, Any]) -> str:
     torch.set_num_threads(job["threads"])
     if job["device"] == "auto" and torch.cuda.is_available():
         return f"cuda:{job['place'] % torch.cuda.device_count()}"
-    return job["device"]
+    return str(device_of(job["device"]))  # refused before the model is loaded
 
 
 if __name__ == "__main__":

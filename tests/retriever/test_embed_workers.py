@@ -10,8 +10,10 @@ import pytest
 
 from mmret import progress
 from mmret.errors import UserError
+from mmret.retriever import embed as embedding
 from mmret.retriever import embed_workers
 from mmret.retriever.embed import EmbedOptions, embed
+from mmret.retriever.embed_parts import part_path
 from mmret.retriever.embed_workers import device_names
 
 ONE = EmbedOptions(batch_size=3, part_rows=4, device="cpu", precision="int8", dimensions=7)
@@ -48,31 +50,31 @@ def written(folder) -> dict[str, bytes]:
 def test_a_process_that_is_killed_is_one_sentence_and_its_run_ends_with_the_bytes_of_one_process(
     folder, clip_folder, tmp_path, monkeypatch, begun
 ):
-    tell = embed_workers._tell
+    alone = embed([str(folder)], clip_folder, tmp_path / "one", ONE)
+    with monkeypatch.context() as patch:  # a run of one process that broke off behind two parts
+        patch.setattr(embedding, "_finish", lambda *a: None)
+        embed([str(folder)], clip_folder, tmp_path / "two", ONE)
+    for number in range(2, 6):
+        part_path(tmp_path / "two.work", number).unlink()
 
-    def fatal(process, line):
-        if line == "4":
+    def fatal(process, line, tell=embed_workers._tell):
+        if line == "2":
             process.kill()
         tell(process, line)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(UserError, match=r"embeds on cpu was ended by SIGKILL.*same command goes on"),
-    ):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="on cpu was ended by SIGKILL.*same command goes on"):
         patch.setattr(embed_workers, "_tell", fatal)
         embed([str(folder)], clip_folder, tmp_path / "two", TWO)
     assert len(begun) == 2 and all(process.poll() is not None for process in begun)
-    finished = sorted(path.name for path in (tmp_path / "two.work").glob("part-*"))
-    assert finished and not (tmp_path / "two").exists()
+    assert all(part_path(tmp_path / "two.work", number).is_file() for number in range(2)) and not (tmp_path / "two").exists()
+
     begun.clear()
     told = []
-    with progress.reporting(lambda task, done, total, note="", counts=None: told.append((task, done))):
+    with progress.reporting(lambda task, done, total, note="", counts=None: told.append(done)):
         counts = embed([str(folder)], clip_folder, tmp_path / "two", TWO)
-    assert counts["kept"] == 4 * len(finished) and ("embed", 24) in told
-    numbers = sorted(int(line) for lines in begun.values() for line in lines[1:])
-    assert numbers == list(range(len(numbers))) and len(begun) == 2, "each part is dealt to one process"
-    alone = embed([str(folder)], clip_folder, tmp_path / "one", ONE)
-    assert counts == {**alone, "kept": counts["kept"]} and alone["rows"] == 24 and alone["embedded"] == 23
+    dealt = sorted(int(line) for lines in begun.values() for line in lines[1:])
+    assert dealt == list(range(8)) and len(begun) == 2, "each part to one process, and to each a number behind the last"
+    assert counts["kept"] >= 8 and counts == {**alone, "kept": counts["kept"]} and alone["embedded"] == 23 and max(told) == 24
     assert written(tmp_path / "two") == written(tmp_path / "one") and len(written(tmp_path / "one")) == 6
 
 
@@ -82,11 +84,14 @@ def test_what_one_process_refuses_is_the_error_of_all_and_none_is_left(folder, c
     assert len(begun) == 2 and all(process.poll() is not None for process in begun)
 
 
-def test_an_interrupt_ends_all_processes(folder, clip_folder, tmp_path, begun):
-    def interrupting(task, done, total, note="", counts=None):
-        raise KeyboardInterrupt("stopped here")
+def test_an_interrupt_ends_all_processes(folder, clip_folder, tmp_path, monkeypatch, begun):
+    def interrupted(process, line, tell=embed_workers._tell):
+        if line == "0":
+            raise KeyboardInterrupt("stopped here")
+        tell(process, line)
 
-    with progress.reporting(interrupting), pytest.raises(KeyboardInterrupt, match="stopped here"):
+    monkeypatch.setattr(embed_workers, "_tell", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         embed([str(folder)], clip_folder, tmp_path / "out", TWO)
     assert len(begun) == 2 and all(process.poll() is not None for process in begun)
     assert (tmp_path / "out.work" / "identity").is_file() and not (tmp_path / "out").exists()
