@@ -1,9 +1,11 @@
-"""LanceDB's index over a gallery too large to compare every query with: it names candidates, which are scored by their full vectors.
+"""LanceDB's index over a gallery too large to compare every query with: it names candidates, which are scored by their full
+vectors.
 
 It lies beside the stored vectors, at ``<lake>/gallery/<digest>/index``. A shard that is new, changed or gone since it was built is
-added, replaced or deleted there; the index itself is trained again once the corpus has doubled twice, and rows that it does not hold
-yet are compared one by one meanwhile (:func:`mmret.mine.approximate.build_index`, which mining uses too). What it misses is measured
-each time and kept with it, never assumed. Cost: training minutes for a million vectors; a query some milliseconds; no vectors in memory.
+added, replaced or deleted there; the index itself is trained again once the corpus has doubled twice, and rows that it does not
+hold yet are compared one by one meanwhile (:func:`mmret.mine.approximate.build_index`, which mining uses too). What it misses is
+measured each time and kept with it, never assumed. Cost: training minutes for a million vectors; a query some milliseconds; no
+vectors in memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Some shards' vectors as a search holds them, and the rows among them nearest to a query.
 
-An exact block rules most rows out by a sketch (:mod:`mmret.search.sketch`) or, where the processor has no fast eight-bit products, by
-a float32 product; what is left is scored in double precision and rounded once. So an answer is that of brute force and does not
+An exact block rules most rows out by a sketch (:mod:`mmret.search.sketch`) or, where the processor has no fast eight-bit products,
+by a float32 product; what is left is scored in double precision and rounded once. So an answer is that of brute force and does not
 depend on what else was asked in the same batch. A block at a lower precision takes the best of its short vectors and scores those
 again with the full ones, which stay on disk. Cost per query: the product over all rows, and some hundred rows in double precision.
 """

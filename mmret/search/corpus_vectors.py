@@ -8,7 +8,7 @@ shard; then 4 bytes a dimension on disk and in memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,8 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
 
 @dataclass(frozen=True)
 class StoredShard:
-    """One shard's pictures, in the order of table ``images``, and the file of their vectors; ``digest``: of the rows of ``images``."""
+    """One shard's pictures, in the order of table ``images``, and the file of their vectors; ``digest``: of the rows of
+    ``images``."""
 
     shard: str
     digest: str
@@ -60,7 +61,8 @@ class StoredShard:
         return found
 
     def mapped_vectors(self) -> np.ndarray:
-        """The same from a file beside it that is mapped into memory: only what is touched is read. It is written at the first call."""
+        """The same from a file beside it that is mapped into memory: only what is touched is read. It is written at the first
+        call."""
         place = self.path.with_suffix(".npy")
         if not place.is_file() or place.stat().st_mtime_ns < self.path.stat().st_mtime_ns:
             with replacing(place) as aside, aside.open("wb") as file:
@@ -69,24 +71,30 @@ class StoredShard:
 
 
 def gallery_shards(
-    lake: Lake, folder: str | Path, batch_size: int = 256, known: Mapping[str, str] | None = None, model: Encoder | None = None
+    lake: Lake,
+    folder: str | Path,
+    batch_size: int = 256,
+    known: Mapping[str, str] | None = None,
+    load: Callable[[], Encoder] | None = None,
 ) -> Iterator[StoredShard]:
     """The shards of the lake that have pictures, each embedded by the checkpoint in ``folder`` if it is not yet.
 
-    ``known``: digests by shard that need not be looked at again; ``model``: the checkpoint, where it is loaded already.
+    ``known``: digests by shard that need not be looked at again; ``load``: gives the model, where somebody else keeps it;
+    it is called only if a shard has to be embedded.
     """
     from mmret.retriever.models.load import Retriever, embedding_digest
 
     cache = lake.root / "gallery" / embedding_digest(folder)
     facts = {shard: lake.facts("images", shard) for shard in lake.partitions("images")}
     total, done = sum(f.rows for f in facts.values()), 0
+    model: Encoder | None = None
     for shard, fact in facts.items():
         ids = lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
         if not ids:  # a shard of rejects, or imported triplets of pictures that others brought
             continue
         path = cache / f"{shard}.parquet"
         if (known or {}).get(shard) != fact.digest and _stored_ids(path) != ids:
-            model = model or Retriever.load(folder)
+            model = model or (Retriever.load(folder) if load is None else load())
             rows = _embed_shard(lake, shard, ids, (model, str(folder)), batch_size, (done, total))
             with replacing(path) as aside:
                 pq.write_table(rows, aside)

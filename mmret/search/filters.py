@@ -1,10 +1,10 @@
 """Filters of a search: a SQL condition over table ``images``, written by somebody at the other end of a network.
 
 The condition is parsed by DuckDB and its tree is walked before it runs: comparisons, arithmetic, casts and the functions of
-:data:`FUNCTIONS` pass, everything else (a second query, a table, a setting, a function that makes long texts) is refused. It runs on a
-connection in memory that holds the rows of ``images`` without their ``root`` and reads nothing else, one thread, stopped after
-:data:`SECONDS`. Cost: the first filter reads the table, about 300 bytes a picture in memory; each new condition one scan, about 10 ms
-for 100,000 pictures; the last conditions are kept.
+:data:`FUNCTIONS` pass, everything else (a second query, a table, a setting, a function that makes long texts) is refused. It runs
+on a connection in memory that holds the rows of ``images`` without their ``root`` and reads nothing else, one thread, stopped after
+:data:`SECONDS`. Cost: the first filter reads the table, about 300 bytes a picture in memory; each new condition one scan, about 10
+ms for 100,000 pictures; the last conditions are kept.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ COLUMNS = tuple(name for name in IMAGES_INDEX.names if name != "root")
 FUNCTIONS = frozenset(
     "+ - * / // % ~~ !~~ ~~* !~~* ~~~ like_escape ilike_escape not_like_escape not_ilike_escape regexp_matches regexp_full_match "
     "-> ->> json_extract json_extract_string json_exists json_contains json_array_length json_keys "
-    "lower lcase upper ucase length len strlen contains starts_with ^@ prefix suffix ends_with trim ltrim rtrim substring substr left "
-    "right split_part string_split instr strpos position abs round floor ceil ceiling sign least greatest list_contains array_contains "
-    "list_has array_has list_extract array_extract list_value array_value".split()
+    "lower lcase upper ucase length len strlen contains starts_with ^@ prefix suffix ends_with trim ltrim rtrim substring substr "
+    "left right split_part string_split instr strpos position abs round floor ceil ceiling sign least greatest list_contains "
+    "array_contains list_has array_has list_extract array_extract list_value array_value".split()
 )
 """Functions that a condition can use, operators among them by the names that DuckDB gives them."""
 NODES = frozenset("COMPARISON CONJUNCTION CONSTANT COLUMN_REF OPERATOR FUNCTION BETWEEN CAST CASE TYPE".split())

@@ -56,7 +56,8 @@ class _Part:
 class Gallery:
     """Vectors of every picture by one checkpoint, in the lake's order.
 
-    ``shards``: where they are stored; ``before``: an earlier gallery of the same checkpoint and options, whose blocks are used again.
+    ``shards``: where they are stored; ``before``: an earlier gallery of the same checkpoint and options, whose blocks are used
+    again.
     """
 
     def __init__(self, shards: Sequence[StoredShard], options: SearchOptions = SearchOptions(), before: Gallery | None = None):

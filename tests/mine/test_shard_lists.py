@@ -26,9 +26,9 @@ from mmret.mine.operands import (
     _hadamard,
     _int8_block,
     _padded,
-    rotated,
     exact_scores,
     exact_scores_of_few,
+    rotated,
 )
 from mmret.mine.scores import pair_scores
 from mmret.schemas import CANDIDATES, SIGNALS

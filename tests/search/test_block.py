@@ -1,4 +1,5 @@
-"""A block of a gallery finds what brute force finds, whatever the processor, the batch and the filter; short vectors do so nearly."""
+"""A block of a gallery finds what brute force finds, whatever the processor, the batch and the filter; short vectors do so
+nearly."""
 
 import numpy as np
 import pytest

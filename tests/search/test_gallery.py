@@ -1,4 +1,5 @@
-"""A gallery is the lake's corpus: blocks found by brute force, growth that shares them, an index whose recall is measured and right."""
+"""A gallery is the lake's corpus: blocks found by brute force, growth that shares them, an index whose recall is measured and
+right."""
 
 import json
 
