@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
     ``out``: for ``parquet`` a folder of files that reads as one data set, for ``lance`` a Lance data set; columns
     ``source, path, caption, reason, vector`` (float32 or float16, unit length; null where there is a reason). Of ``int8`` also
     ``scale`` (float32): the vector is ``vector * scale``. Of ``binary`` the vector is the bits of the signs as uint8, the first
-    dimension the highest bit (:mod:`mmret.quantise`). With several processes the same is written, whatever their number.
+    dimension the highest bit (:mod:`mmret.quantise`). Several processes write the same rows in the same order, on devices of one kind
+    the same bytes; on the CPU MKL has to be told (:data:`mmret.retriever.embed_workers.SAME_BITS`), as ``mmret embed`` does.
 
     Returns counts: ``rows, embedded, truncated, kept`` (rows of parts that an earlier run had finished), and one by reason.
     Raises UserError where ``out`` exists, a source cannot be read, the model gives a vector that is zero or not finite or has
@@ -57,14 +59,15 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
         made = PartWork(sources, checkpoint, work, options, devices[0]).run(count().__next__)
     else:
         made = embed_in_processes(sources, checkpoint, work, options, devices)
-    for facts in made:
-        parts = max(parts, facts.number + 1)
-        counts["rows"] += facts.rows
-        counts["truncated"] += facts.truncated
-        counts["kept"] += facts.rows * facts.kept
-        counts["embedded"] += facts.rows - sum(facts.reasons.values())
-        for reason, rows in facts.reasons.items():
-            counts[reason] = counts.get(reason, 0) + rows
+    with closing(made):
+        for facts in made:
+            parts = max(parts, facts.number + 1)
+            counts["rows"] += facts.rows
+            counts["truncated"] += facts.truncated
+            counts["kept"] += facts.rows * facts.kept
+            counts["embedded"] += facts.rows - sum(facts.reasons.values())
+            for reason, rows in facts.reasons.items():
+                counts[reason] = counts.get(reason, 0) + rows
     _finish(work, out, options, parts)
     return counts
 

@@ -72,6 +72,7 @@ def _start(job: dict[str, Any]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env={**SAME_BITS, **os.environ},
+        process_group=0,  # a Ctrl-C reaches this process alone, which ends the others
     )
     _tell(process, json.dumps(job))
     return process
@@ -155,7 +156,6 @@ def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
 def main() -> None:
     """One process: a job on standard input, then the number of a part for each claim on standard output."""
     listen()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; who started this one ends it
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # a library that prints does not speak in between
 
