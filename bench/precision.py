@@ -38,7 +38,7 @@ from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.quantise import from_int8, hamming, shorten, to_binary, to_int8
-from mmret.ranking import recall_at, target_ranks
+from mmret.ranking import rank, recall_at, target_ranks
 from mmret.retriever.models.load import Retriever, query_options
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.loss import nested_info_nce
@@ -161,9 +161,9 @@ def timings(rows: int, dim: int, arms: Sequence[SearchOptions], rounds: int = 5,
     gallery = vectors(rows, dim, 0, max(1, rows // CLUSTER)).astype(np.float32)
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     queries, found = gallery[:: max(1, rows // asked)][:asked], []
+    truth = [set(best) for best in rank(queries, gallery, K)]
     for options in arms:
         block, pairs = Block(gallery, options), []
-        truth = [set(b) for b, _ in Block(gallery, SearchOptions()).nearest(queries, K)]
         overlap = statistics.fmean(len(t & set(r)) / K for t, (r, _) in zip(truth, block.nearest(queries, K), strict=True))
         for at in range(-1, rounds):
             pair = []

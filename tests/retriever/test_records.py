@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,3 +78,15 @@ def test_a_part_of_a_table_that_is_damaged_counts_where_it_is_passed_over(tmp_pa
     every = list(numbered_records([str(path)], True, True))
     assert [n for n, _ in every] == list(range(20)) and {r.reason for _, r in every[5:10]} == {"unreadable"}
     assert [n for n, _ in numbered_records([str(path)], True, True, lambda: 12)][-1] == 19
+
+
+def test_rows_that_wait_hold_no_pictures(tmp_path: Path):
+    data = [bytes([n]) + bytes(300_000) for n in range(60)]
+    pq.write_table(pa.table({"image": data, "text": [f"text {n}" for n in range(60)]}), tmp_path / "a.parquet", row_group_size=20)
+    tracemalloc.start()
+    try:
+        waiting = list(open_records([str(tmp_path / "a.parquet")], pictures=True, texts=True))
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000 < sum(map(len, data))
+    finally:
+        tracemalloc.stop()
+    assert [record.read() for record in waiting] == data and {record.reason for record in waiting} == {None}
