@@ -4,13 +4,18 @@ short goes on with the part it was at and ends with the same bytes of vectors; n
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from mmret.cli import app
 from mmret.errors import UserError
 from mmret.quantise import from_int8, shorten, to_binary
 from mmret.retriever import embed as embedding
@@ -171,3 +176,28 @@ def test_what_exists_is_not_written_over(folder, clip_folder, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists already"):
         embed([str(folder)], clip_folder, tmp_path / "out", PARTS)
+
+
+def test_the_command_writes_what_its_words_say_and_notes_lengths_that_were_not_trained(folder, clip_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "AUTO,STRICT")  # the command would set it for this whole process
+
+    def embedded(out: str, checkpoint: Path, *words: str) -> Result:
+        given = ["embed", str(folder), "--checkpoint", str(checkpoint), "--out", str(tmp_path / out), "--device", "cpu", *words]
+        return CliRunner().invoke(app, given, catch_exceptions=False)
+
+    short = ("--dimensions", "5", "--precision", "int8", "--json")
+    said = embedded("a", clip_folder, *short)
+    assert said.exit_code == 0 and json.loads(said.stdout)["embedded"] == 10 and "note:" not in said.stderr
+    assert pq.read_schema(next((tmp_path / "a").iterdir())).field("vector").type == pa.list_(pa.int8(), 5)
+    trained = shutil.copytree(clip_folder, tmp_path / "trained")
+    for dimensions, note in (
+        ([], "for whole vectors alone: its first 5 dimensions"),
+        ([4, 8], "for 4, 8: its first 5"),
+        ([5], None),
+    ):
+        (trained / "recipe.json").write_text(json.dumps({"recipe": {"matryoshka": dimensions}}))
+        said = embedded(f"b{len(dimensions)}", trained, *short)
+        assert json.loads(said.stdout)["rows"] == 11
+        assert (note in said.stderr) if note else ("note:" not in said.stderr)
+    with pytest.raises(UserError, match="--device or --devices, not both"):
+        embedded("c", clip_folder, "--devices", "cpu,cpu")
