@@ -30,7 +30,8 @@ benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --te
 study        --lake --images --profile --seeds --set --picture --show --json
 train        --lake --recipe
 merge        --lake --recipe --adapter --out --dtype
-embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --device --dtype --batch-size --json
+embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices
+             --processes --dtype --batch-size --json
 export       --lake --format --out --split --without-rejected --only-accepted --licence --pictures --negatives --as-of --json
 export-onnx  --lake --recipe --checkpoint --out --json
 card         --lake --out --recipe
