@@ -24,12 +24,13 @@ def clip_folder(tmp_path_factory):
     return make_clip(tmp_path_factory.mktemp("clip"))
 
 
-def make_clip(folder: Path, width: int = 32, projection: int = 16, ends_last: bool = False) -> Path:
-    """48-bit-cheap CLIP: two layers of two heads, 32 px in patches of 8, 24 tokens. ``ends_last``: begin and end stand behind
-    all other words, as in published vocabularies."""
+def make_clip(folder: Path, width: int = 32, projection: int = 16, as_published: bool = False) -> Path:
+    """48-bit-cheap CLIP: two layers of two heads, 32 px in patches of 8, 24 tokens. ``as_published``: the vocabulary knows signs,
+    so that none of them is read as the end, and begin and end stand behind all other words."""
     torch.manual_seed(7)
-    tokenizer = CLIPTokenizer().train_new_from_iterator(SENTENCES * 3, vocab_size=400)
-    if ends_last:
+    words = SENTENCES * 3 + [", . ; : ! ?"] * as_published
+    tokenizer = CLIPTokenizer().train_new_from_iterator(words, vocab_size=400)
+    if as_published:
         bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
         words = sorted(bpe["vocab"], key=lambda word: (word in tokenizer.all_special_tokens, bpe["vocab"][word]))
         tokenizer = CLIPTokenizer({word: n for n, word in enumerate(words)}, [tuple(pair) for pair in bpe["merges"]])

@@ -88,14 +88,20 @@ def chat_template(prompt: Prompt, placeholders: list[str]) -> str:
     text_before, text_after = prompt.text.split("{text}")
     shortest = min(len(token) for token in placeholders)
     lines = [
-        "{%- set seen = namespace(instruction=none, text='', image=false) -%}",
+        "{%- set seen = namespace(instruction=none, text='', said='', image=false) -%}",
         "{%- for message in messages -%}",
-        "{%- for part in ([{'type': 'text', 'text': message.content}] if message.content is string else message.content) -%}",
+        "{%- if message.content is string -%}{%- set seen.said = message.content -%}",
+        "{%- else -%}",
+        "{%- set seen.said = '' -%}",
+        "{%- for part in message.content -%}",  # in these words vLLM sees that a message comes in parts
         "{%- if part.type in ('image', 'image_url') -%}{%- set seen.image = true -%}",
-        "{%- elif message.role == 'system' -%}{%- set seen.instruction = (seen.instruction or '') + part.text -%}",
-        "{%- else -%}{%- set seen.text = seen.text + part.text -%}",
+        "{%- else -%}{%- set seen.said = seen.said + part.text -%}",
         "{%- endif -%}",
         "{%- endfor -%}",
+        "{%- endif -%}",
+        "{%- if message.role == 'system' -%}{%- set seen.instruction = (seen.instruction or '') + seen.said -%}",
+        "{%- else -%}{%- set seen.text = seen.text + seen.said -%}",
+        "{%- endif -%}",
         "{%- endfor -%}",
         f"{{%- for _ in range(seen.text | length // {shortest}) -%}}",
         *(
