@@ -12,6 +12,9 @@ def silence() -> Iterator[None]:
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    if not bars and level >= logging.ERROR:  # each change of a level empties the caches of all loggers
+        yield
+        return
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:

@@ -155,7 +155,7 @@ def _float_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, flo
 
 
 def _int8_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
-    turned = _rotated(vectors)
+    turned = rotated(vectors)
     unit = float(torch.stack(turned.aminmax()).abs().max()) / 127
     turned /= unit
     rows = turned.round()
@@ -170,7 +170,7 @@ def _padded(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % GROUP)) if len(rows) % GROUP else rows
 
 
-def _rotated(x: torch.Tensor) -> torch.Tensor:
+def rotated(x: torch.Tensor) -> torch.Tensor:
     """A copy (n, w) of x (n, d) with the same inner products, d padded with zeros to a multiple of 64."""
     parts = -(-x.shape[1] // _ROTATION)
     if x.shape[1] % _ROTATION:

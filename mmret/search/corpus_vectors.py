@@ -8,7 +8,8 @@ shard; then 4 bytes a dimension on disk and in memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,29 +34,76 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
 
         ids, vectors = gallery(Lake("lakes/demo"), "lakes/demo/checkpoints/demo")
     """
+    parts = list(gallery_shards(lake, folder, batch_size))
+    if not parts:
+        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+    return [image_id for part in parts for image_id in part.ids], np.concatenate([part.vectors() for part in parts])
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """One shard's pictures, in the order of table ``images``, and the file of their vectors; ``digest``: of the rows of
+    ``images``."""
+
+    shard: str
+    digest: str
+    ids: list[str]
+    path: Path
+
+    def vectors(self) -> np.ndarray:
+        """(n, dim) float32, in memory."""
+        with pq.ParquetFile(self.path) as file:
+            width = file.schema_arrow.field("vector").type.list_size
+            found, at = np.empty((len(self.ids), width), np.float32), 0
+            for batch in file.iter_batches(columns=["vector"]):
+                found[at : at + len(batch)] = batch.column("vector").flatten().to_numpy().reshape(-1, width)
+                at += len(batch)
+        return found
+
+    def mapped_vectors(self) -> np.ndarray:
+        """The same from a file beside it that is mapped into memory: only what is touched is read. It is written at the first
+        call."""
+        place = self.path.with_suffix(".npy")
+        if not place.is_file() or place.stat().st_mtime_ns < self.path.stat().st_mtime_ns:
+            with replacing(place) as aside, aside.open("wb") as file:
+                np.save(file, self.vectors())
+        return np.load(place, mmap_mode="r")
+
+
+def gallery_shards(
+    lake: Lake,
+    folder: str | Path,
+    batch_size: int = 256,
+    known: Mapping[str, str] | None = None,
+    load: Callable[[], Encoder] | None = None,
+) -> Iterator[StoredShard]:
+    """The shards of the lake that have pictures, each embedded by the checkpoint in ``folder`` if it is not yet.
+
+    ``known``: digests by shard that need not be looked at again; ``load``: gives the model, where somebody else keeps it;
+    it is called only if a shard has to be embedded.
+    """
     from mmret.retriever.models.load import Retriever, embedding_digest
 
     cache = lake.root / "gallery" / embedding_digest(folder)
-    shards = {shard: lake.read("images", shard, ["image_id"])["image_id"].to_pylist() for shard in lake.partitions("images")}
-    total = sum(map(len, shards.values()))
-    retriever: Encoder | None = None
-    ids: list[str] = []
-    parts: list[np.ndarray] = []
-    for shard, shard_ids in shards.items():
-        if not shard_ids:  # a shard of rejects, or imported triplets of pictures that others brought
+    facts = {shard: lake.facts("images", shard) for shard in lake.partitions("images")}
+    total, done = sum(f.rows for f in facts.values()), 0
+    model: Encoder | None = None
+    for shard, fact in facts.items():
+        ids = lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
+        if not ids:  # a shard of rejects, or imported triplets of pictures that others brought
             continue
         path = cache / f"{shard}.parquet"
-        rows = pq.read_table(path, partitioning=None) if path.is_file() else None
-        if rows is None or rows["image_id"].to_pylist() != shard_ids:
-            retriever = retriever or Retriever.load(folder)
-            rows = _embed_shard(lake, shard, shard_ids, (retriever, str(folder)), batch_size, (len(ids), total))
+        if (known or {}).get(shard) != fact.digest and _stored_ids(path) != ids:
+            model = model or (Retriever.load(folder) if load is None else load())
+            rows = _embed_shard(lake, shard, ids, (model, str(folder)), batch_size, (done, total))
             with replacing(path) as aside:
                 pq.write_table(rows, aside)
-        ids += shard_ids
-        parts.append(rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(shard_ids), -1))
-    if not ids:
-        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
-    return ids, np.concatenate(parts)
+        done += len(ids)
+        yield StoredShard(shard, fact.digest, ids, path)
+
+
+def _stored_ids(path: Path) -> list[str] | None:
+    return pq.read_table(path, columns=["image_id"], partitioning=None)["image_id"].to_pylist() if path.is_file() else None
 
 
 def _embed_shard(

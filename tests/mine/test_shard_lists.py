@@ -26,9 +26,9 @@ from mmret.mine.operands import (
     _hadamard,
     _int8_block,
     _padded,
-    _rotated,
     exact_scores,
     exact_scores_of_few,
+    rotated,
 )
 from mmret.mine.scores import pair_scores
 from mmret.schemas import CANDIDATES, SIGNALS
@@ -133,7 +133,7 @@ def test_blocks_cover_the_rows_in_order_and_sketches_are_padded_to_whole_groups_
 def test_the_rotation_keeps_inner_products_and_spreads_an_outlier(width):
     x = torch.from_numpy(clustered(30, width, 0)).float()
     x[0] = torch.eye(width)[0]
-    turned = _rotated(x)
+    turned = rotated(x)
     assert turned.shape == (30, -(-width // 64) * 64)
     torch.testing.assert_close(turned @ turned.T, x @ x.T, atol=1e-5, rtol=0)
     assert turned[0].abs().max() < 0.5
@@ -144,7 +144,7 @@ def test_an_error_bound_has_room_for_rounding_and_grows_with_what_was_rounded_aw
     wide = torch.from_numpy(clustered(40, 64, 0)).float()
     rows, _, unit, error = _int8_block(wide)
     assert rows.dtype == torch.int8 and rows.abs().max() == 127
-    lost = (_rotated(wide) - rows[:40].float() * unit).norm(dim=1).numpy()
+    lost = (rotated(wide) - rows[:40].float() * unit).norm(dim=1).numpy()
     assert (error > 1.01 * lost).all() and (np.argsort(error) == np.argsort(lost)).all() and (error < 1.6 * lost + 3e-4).all()
     error = _float_block(wide)[3]
     assert (error > 64 * 2.0**-24 / 2).all() and error.max() < 1e-5

@@ -1,11 +1,14 @@
 """One search for command, page and server: they agree, the query picture is never its own answer, and mistakes are messages."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from mmret.cli import app
@@ -16,6 +19,7 @@ from mmret.lake.configuration import resolve
 from mmret.progress import reporting
 from mmret.search.models import model_folder, pick_recipe, trained_recipes
 from mmret.search.names import ImageNames
+from mmret.search.options import SearchOptions
 from mmret.search.search import COLUMNS, Query, Searcher, query_image
 
 
@@ -93,7 +97,13 @@ def test_a_model_is_loaded_once_and_again_when_the_corpus_has_changed(lake, tmp_
     shard = copy.partitions("images")[-1]
     rows = copy.read("images", shard)
     copy.write("images", shard, rows.slice(0, rows.num_rows - 1), "x")
-    assert searcher.search("demo", Query(text="a")).gallery == 179 and len(loads) > 1
+    before = searcher.search("demo", Query(text="a"))
+    assert before.gallery == 179 and len(loads) == 1  # the model is the same
+    shutil.copytree(model_folder(copy, searcher.profile, "untrained"), copy.root / "checkpoints" / "demo", dirs_exist_ok=True)
+    after = searcher.search("demo", Query(text="a"))
+    assert after.checkpoint != before.checkpoint and len(loads) > 1
+    other = searcher.search("untrained", Query(text="a"))
+    assert [(h["image_id"], h["score"]) for h in after.hits] == [(h["image_id"], h["score"]) for h in other.hits]
 
 
 def test_whoever_waits_for_the_first_search_is_told_how_far_the_corpus_is_embedded(lake, tmp_path):
@@ -130,3 +140,84 @@ def test_a_picture_of_the_corpus_is_named_by_id_path_or_absolute_path_and_a_file
 def test_scores_are_cosines(searcher):
     scores = [hit["score"] for hit in searcher.search("demo", Query(text="a red circle"), k=180).hits]
     assert scores == sorted(scores, reverse=True) and np.abs(scores).max() <= 1 + 1e-5
+
+
+def scored(found) -> list[tuple]:
+    return [(hit["image_id"], hit["score"]) for hit in found.hits]
+
+
+def test_pages_of_results_are_one_list_and_a_picture_by_id_is_its_file(searcher, lake, triplet):
+    whole = searcher.search("demo", Query(image_id=triplet["query_id"]), k=179)
+    assert triplet["query_id"] not in {hit["image_id"] for hit in whole.hits} and len(whole.hits) == 179
+    parts = [searcher.search("demo", Query(image_id=triplet["query_id"]), k=50, offset=at) for at in range(0, 200, 50)]
+    assert [hit for part in parts for hit in part.hits] == whole.hits
+    data = images_by_id(lake, [triplet["query_id"]])[triplet["query_id"]]
+    for text in ("", triplet["texts"][0]):
+        one, two = (
+            searcher.search("demo", Query(text=text, **q), k=179) for q in ({"image": data}, {"image_id": triplet["query_id"]})
+        )
+        np.testing.assert_allclose([h["score"] for h in one.hits], [h["score"] for h in two.hits], atol=1e-5)
+        assert dict(scored(one)).keys() == dict(scored(two)).keys()
+
+
+def test_a_filter_leaves_what_it_says_and_changes_no_score(searcher, lake):
+    whole = searcher.search("demo", Query(text="a red circle"), k=180)
+    wanted = set(lake.read("images").filter(pc.match_substring(lake.read("images")["caption"], "circle"))["image_id"].to_pylist())
+    found = searcher.search("demo", Query(text="a red circle"), k=180, where="caption LIKE '%circle%'")
+    assert 0 < len(wanted) < 180 and found.matching == len(wanted) and found.gallery == whole.matching == 180
+    assert scored(found) == [hit for hit in scored(whole) if hit[0] in wanted]
+    with pytest.raises(UserError, match="filter cannot be used"):
+        searcher.search("demo", Query(text="a"), where="nosuch > 1")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["of the corpus", "a new picture"])
+def test_explained_scores_are_cosines_with_either_part_alone(searcher, lake, triplet, own):
+    data = images_by_id(lake, [triplet["query_id"]])[triplet["query_id"]]
+    if not own:
+        turned = io.BytesIO()
+        Image.open(io.BytesIO(data)).convert("RGB").rotate(90).save(turned, "PNG")
+        data = turned.getvalue()
+    alone = {
+        name: dict(scored(searcher.search("demo", q, k=180)))
+        for name, q in {"image": Query(data), "text": Query(text="red")}.items()
+    }
+    found = searcher.search("demo", Query(data, "red"), k=170, explain=True)
+    assert list(found.hits[0]) == ["score", *COLUMNS, "image_score", "text_score"]
+    for hit in found.hits:
+        assert abs(hit["image_score"] - alone["image"][hit["image_id"]]) < 1e-5
+        assert abs(hit["text_score"] - alone["text"][hit["image_id"]]) < 1e-5
+    (hit,) = searcher.search("demo", Query(text="red"), k=1, explain=True).hits
+    assert hit["image_score"] is None and abs(hit["text_score"] - hit["score"]) < 1e-6
+
+
+def test_many_queries_at_once_are_the_same_queries_one_by_one(searcher, triplet):
+    queries = [
+        Query(text="red"),
+        Query(image_id=triplet["query_id"]),
+        Query(image_id=triplet["target_id"], text="blue"),
+        Query(text="a"),
+    ]
+    together = searcher.search_many("demo", queries, k=30)
+    for query, found in zip(queries, together, strict=True):
+        alone = searcher.search("demo", query, k=30)
+        np.testing.assert_allclose([h["score"] for h in found.hits], [h["score"] for h in alone.hits], atol=1e-5)
+    assert searcher.search_many("demo", []) == []
+
+
+@pytest.mark.parametrize(
+    "options", [SearchOptions("int8"), SearchOptions("binary", rescore=18), SearchOptions(index_from=50)], ids=str
+)
+def test_a_search_at_lower_precision_or_through_the_index_says_so(lake, searcher, tmp_path, options):
+    exact = searcher.search("demo", Query(text="a red circle"), k=5)
+    assert exact.exact and exact.recall is None
+    shutil.copytree(lake.root, tmp_path / "lake")
+    copy = Lake(tmp_path / "lake")
+    found = Searcher(copy, resolve(copy)[0], options).search("demo", Query(text="a red circle"), k=5)
+    assert not found.exact and (found.recall is None) == (options.index_from != 50)
+    assert dict(scored(exact)).keys() == dict(scored(found)).keys()
+
+
+@pytest.mark.parametrize("query", [Query(image_id="f" * 32), Query(image_id="../x", text="a")], ids=["unknown", "no id"])
+def test_an_id_that_is_none_of_the_corpus_is_a_message(searcher, query):
+    with pytest.raises(UserError, match="no picture of the corpus has the id"):
+        searcher.search("demo", query)

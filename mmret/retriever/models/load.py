@@ -48,7 +48,14 @@ class Retriever:
             if said := sentence_transformers_remark(folder):
                 raise UserError(said)
             raise UserError(f"{folder} holds a model of type '{kind}'; retrievers are of type {', '.join(KINDS)}")
-        return KINDS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))
+        from safetensors import SafetensorError
+
+        try:
+            return KINDS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))
+        except SafetensorError as error:
+            raise UserError(
+                f"cannot load a model from {folder}: its weights are damaged ({error}); fetch or train it again"
+            ) from None
 
 
 def model_type(folder: str | Path) -> str:

@@ -1,0 +1,264 @@
+"""One state of a lake as one checkpoint answers from it: its model, gallery, rows and filters belong together and never change.
+
+When the corpus or the checkpoint changes a new snapshot is opened beside the old one and takes its place at once
+(:mod:`mmret.search.search`, :mod:`mmret.search.service`), so no answer mixes two states. Cost: :class:`Gallery`'s, some 200 bytes a
+picture for the rows of table ``images``, and the model, which is loaded when the first query needs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmret.errors import UserError
+from mmret.hashing import content_id
+from mmret.ingest.pictures.images import images_by_id
+from mmret.lake import Lake
+from mmret.ranking import target_ranks
+from mmret.schemas import IMAGES_INDEX
+from mmret.search.corpus_vectors import StoredShard, gallery_shards
+from mmret.search.encoder import Encoder
+from mmret.search.filters import ImageFilter
+from mmret.search.gallery import Gallery
+from mmret.search.models import model_folder
+from mmret.search.options import SearchOptions
+from mmret.search.query import COLUMNS, Page, Query, SearchResult
+from mmret.settings import Profile
+
+State = tuple[Any, ...]
+
+
+class Model:
+    """The checkpoint in ``folder``, loaded at its first use. Safe for threads, one at a time."""
+
+    def __init__(self, folder: Path | str, digest: str):
+        self.folder, self.digest = folder, digest
+        self._lock = threading.RLock()
+        self._retriever: Encoder | None = None
+
+    @cached_property
+    def _options(self) -> dict[bool, dict[str, str]]:
+        from mmret.retriever.models.load import query_options
+
+        return {composed: query_options(self.folder, composed) for composed in (False, True)}
+
+    @property
+    def retriever(self) -> Encoder:
+        """The model itself. Raises UserError where it cannot be loaded, or is another by now than the one asked for."""
+        from mmret.retriever.models.load import Retriever, embedding_digest
+
+        with self._lock:
+            if self._retriever is None:
+                loaded = Retriever.load(self.folder)
+                if embedding_digest(self.folder) != self.digest:
+                    raise UserError(f"{self.folder} was replaced while it was read: search again")
+                _hold(loaded)
+                self._retriever = loaded
+            return self._retriever
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is in memory."""
+        return self._retriever is not None
+
+    def encode(self, images: list[Any] | None, texts: list[str] | None) -> np.ndarray:
+        """(n, dim) float32. Pictures alone are encoded as candidates are, without an instruction."""
+        with self._lock:
+            options = {} if texts is None else self._options[images is not None]
+            return self.retriever.encode(images, texts, **options)
+
+
+def _hold(retriever: Any) -> None:
+    """Copy the weights into this process's own memory: mapped from a file, they would change, or end the process, with it."""
+    model = getattr(retriever, "model", None)
+    for tensors in (model.parameters(), model.buffers()) if model is not None else ():
+        for tensor in tensors:
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
+
+
+@dataclass
+class Prepared:
+    """A query whose picture is decoded: ``own`` its position in the gallery, if it is there; ``vector`` (d,), where no model is
+    needed."""
+
+    query: Query
+    image: Any
+    text: str
+    own: int | None
+    vector: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """``rows``: :data:`COLUMNS` of the pictures, in the gallery's order. ``state``: what :func:`state_of` said when it was
+    opened."""
+
+    lake: Lake
+    model: Model
+    gallery: Gallery
+    rows: pa.Table
+    filter: ImageFilter
+    state: State
+
+    def prepare(self, query: Query) -> Prepared:
+        """Read and decode what the query needs. Raises UserError for an empty query, an unknown picture and one that cannot be
+        read."""
+        text = query.text.strip()
+        if query.image is None and query.image_id is None:
+            if not text:
+                raise UserError("give a picture, a text or both")
+            return Prepared(query, None, text, None, None)
+        own = self.gallery.ids.position(query.image_id if query.image is None else content_id(query.image))
+        data = query.image
+        if data is None:
+            if own is None:
+                raise UserError(f"no picture of the corpus has the id '{query.image_id[:64]}'")
+            if not text:
+                return Prepared(query, None, "", own, self.gallery.vectors([own])[0])
+            data = images_by_id(self.lake, [query.image_id]).get(query.image_id)
+            if data is None:
+                raise UserError(f"the picture '{query.image_id}' is gone from the lake: search again")
+        from mmret.retriever.models.clip import to_rgb
+
+        return Prepared(query, to_rgb(data), text, own, None)
+
+    def encode(self, prepared: Sequence[Prepared]) -> np.ndarray:
+        """Unit vectors (n, d) float32 of queries; those of one kind share a forward pass."""
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        vectors: list[Any] = [p.vector for p in prepared]
+        for at, p in enumerate(prepared):
+            if p.vector is None:
+                kinds.setdefault((p.image is not None, bool(p.text)), []).append(at)
+        for (with_image, with_text), places in kinds.items():
+            images = [prepared[at].image for at in places] if with_image else None
+            texts = [prepared[at].text for at in places] if with_text else None
+            for at, vector in zip(places, self.model.encode(images, texts), strict=True):
+                vectors[at] = vector
+        return np.stack(vectors)
+
+    def answer(self, prepared: Sequence[Prepared], vectors: np.ndarray, page: Page) -> list[SearchResult]:
+        """Results for queries whose ``vectors`` (n, d) :meth:`encode` gave, all for the same ``page``. Raises UserError for a bad
+        filter."""
+        if page.k < 1 or page.offset < 0:
+            raise UserError(f"k {page.k}, offset {page.offset}: give k from 1 and an offset from 0")
+        allowed = self.filter.matching(page.where) if page.where.strip() else None
+        # one more, for the query's own picture
+        found = self.gallery.nearest(vectors, page.k + page.offset + 1, allowed)
+        parts = self._parts(prepared, vectors) if page.explain else [None] * len(prepared)
+        results = []
+        for p, vector, (rows, scores), part in zip(prepared, vectors, found, parts, strict=True):
+            others = rows != (-1 if p.own is None else p.own)
+            window = slice(page.offset, page.offset + page.k)
+            rows, scores = rows[others][window], scores[others][window]
+            hits = self._hits(rows, scores, part)
+            results.append(
+                SearchResult(
+                    hits,
+                    self._rank_of(p, vector),
+                    len(self.gallery),
+                    len(self.gallery) if allowed is None else int(allowed.sum()),
+                    self.model.digest,
+                    self.exact,
+                    self.gallery.recall,
+                )
+            )
+        return results
+
+    @property
+    def exact(self) -> bool:
+        """Whether every query is compared with every picture by its full vector."""
+        return self.gallery.index is None and self.gallery.options.exact
+
+    def _hits(self, rows: np.ndarray, scores: np.ndarray, parts: tuple[Any, Any] | None) -> list[dict[str, Any]]:
+        found = self.rows.take(pa.array(rows)).to_pylist()
+        hits = [{"score": float(score), **row} for score, row in zip(scores, found, strict=True)]
+        if parts is not None and len(rows):
+            of_rows = self.gallery.vectors(rows)
+            for name, vector in zip(("image_score", "text_score"), parts, strict=True):
+                alone = [None] * len(hits) if vector is None else (of_rows @ vector).tolist()
+                for hit, score in zip(hits, alone, strict=True):
+                    hit[name] = score
+        return hits
+
+    def _parts(self, prepared: Sequence[Prepared], vectors: np.ndarray) -> list[tuple[Any, Any]]:
+        """Vector of the picture alone and of the text alone of each query, None where it has no such part."""
+        parts: list[tuple[Any, Any]] = []
+        both = [p for p in prepared if p.text and p.image is not None]
+        texts = dict(zip(map(id, both), self.model.encode(None, [p.text for p in both]), strict=True)) if both else {}
+        unknown = [p for p in both if p.own is None]
+        images = dict(zip(map(id, unknown), self.model.encode([p.image for p in unknown], None), strict=True)) if unknown else {}
+        for p, vector in zip(prepared, vectors, strict=True):
+            if id(p) in texts:
+                parts.append((images[id(p)] if p.own is None else self.gallery.vectors([p.own])[0], texts[id(p)]))
+            else:
+                parts.append((None, vector) if p.text else (vector, None))
+        return parts
+
+    def _rank_of(self, p: Prepared, vector: np.ndarray) -> int | None:
+        target = self.gallery.ids.position(p.query.target) if p.query.target else None
+        if target is None:
+            return None
+        excluded = {p.own} - {None, target}
+        scores = self.gallery.scores(vector)
+        return int(target_ranks(np.ones((1, 1), np.float32), scores[:, None], [{target}], [excluded])[0])
+
+
+def state_of(lake: Lake, profile: Profile, recipe: str) -> State:
+    """Changes whenever the pictures of the lake or the weights of ``recipe`` do. Costs a ``stat`` a shard and file."""
+    folder = model_folder(lake, profile, recipe)
+    files = sorted(folder.iterdir()) if isinstance(folder, Path) else []
+    files += [lake.path("images", shard) for shard in lake.partitions("images")]
+    return (str(folder), *((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat())))
+
+
+def open_snapshot(
+    lake: Lake, profile: Profile, recipe: str, options: SearchOptions = SearchOptions(), before: Snapshot | None = None
+) -> Snapshot:
+    """The lake as it is now with the checkpoint of ``recipe``; pictures without vectors are embedded, which may take long.
+
+    What ``before`` has of it is used again: its model where the weights are the same, and its blocks of vectors. Raises UserError
+    where the lake has no pictures or the model cannot be read.
+    """
+    from mmret.retriever.models.load import embedding_digest
+
+    state = state_of(lake, profile, recipe)
+    folder = model_folder(lake, profile, recipe)
+    digest = embedding_digest(folder)
+    same = before is not None and before.model.digest == digest and before.gallery.options == options
+    model = before.model if same else Model(folder, digest)
+    shards = list(gallery_shards(lake, folder, known=before.gallery.digests if same else None, load=lambda: model.retriever))
+    if not shards:
+        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+    gallery = Gallery(shards, options, before.gallery if same else None)
+    rows = _rows(lake, shards)
+    return Snapshot(lake, model, gallery, rows, ImageFilter(lambda: _filter_rows(lake, shards)), state)
+
+
+def _rows(lake: Lake, shards: Sequence[StoredShard]) -> pa.Table:
+    table = _of_shards(lake, shards, COLUMNS)
+    for column in ("root", "licence"):
+        table = table.set_column(table.column_names.index(column), column, table[column].dictionary_encode())
+    return table.combine_chunks()
+
+
+def _filter_rows(lake: Lake, shards: Sequence[StoredShard]) -> pa.Table:
+    return _of_shards(lake, shards, IMAGES_INDEX.names)
+
+
+def _of_shards(lake: Lake, shards: Sequence[StoredShard], columns: Sequence[str]) -> pa.Table:
+    """Rows of ``images`` in the gallery's order. Raises UserError where the lake has changed meanwhile."""
+    parts = []
+    for shard in shards:
+        rows = lake.read("images", shard.shard, list(columns))
+        if rows["image_id"].to_pylist() != shard.ids:
+            raise UserError(f"{lake.root} changed while it was read: search again")
+        parts.append(rows)
+    return pa.concat_tables(parts)
