@@ -114,6 +114,17 @@ def test_an_adapter_gives_our_vectors(adapter, whole):
     assert np.abs(ours.encode(texts=TEXTS) - mmret.Retriever.load(whole, "cpu").encode(texts=TEXTS)).max() > 1e-3
 
 
+def test_in_bfloat16_the_direction_is_ours_and_the_length_nearly_one(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    folder = EVERY_FAMILY["qwen2_vl"](tmp_path / "model")
+    AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    write_engine_files(folder)
+    made = library.SentenceTransformer(str(folder), device="cpu").encode_document(TEXTS)
+    lengths = np.linalg.norm(made, axis=1, keepdims=True)
+    np.testing.assert_allclose(lengths, 1, atol=5e-3)
+    assert engines.cosine(made / lengths, mmret.Retriever.load(folder, "cpu").encode(texts=TEXTS)) > 0.9999
+
+
 def test_the_lines_of_the_page_make_our_vectors_of_a_merged_model_and_of_an_adapter(whole, adapter, tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import mmret
 from mmret import progress
 from mmret.errors import UserError
+from mmret.retriever.models.load import query_options
 from mmret.retriever.models.merge import export_merged
 from mmret.retriever.train.log import read_log
 from mmret.retriever.train.loop import train
@@ -113,6 +114,7 @@ def test_the_adapter_loads_and_the_merged_folder_is_stock_transformers(trained, 
     )
     for folder in (out, tmp_path / "merged"):  # by which stock engines embed, with the instruction of the recipe
         assert json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]["query"] == "find a picture"
+        assert query_options(folder) == {"instruction": "find a picture"}
         assert (folder / "modules.json").is_file() and "<instruct>" in (folder / "chat_template.jinja").read_text()
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "merged")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from mmret.atomic import replacing_folder
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
+from mmret.retriever.models.checkpoint import RECORD
 from mmret.retriever.models.engine_files import write_engine_files
-from mmret.retriever.models.load import query_options
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base
 
 
@@ -29,7 +30,9 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
         with silence():
             retriever.model.save_pretrained(folder)
             retriever.processor.save_pretrained(folder)
-        write_engine_files(folder, query_options(adapter)["instruction"])
+        if (record := Path(adapter) / RECORD).is_file():  # with the instruction of its queries
+            shutil.copy(record, folder)
+        write_engine_files(folder)
 
     with replacing_folder(out) as aside:
         fill(aside)
