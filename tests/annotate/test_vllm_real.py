@@ -174,4 +174,4 @@ def test_64_pairs_over_http(server: str, model: Path, tmp_path: Path) -> None:
 
 def test_a_prompt_that_is_too_long_is_that_requests_reason(server: str, model: Path) -> None:
     answers = dict(load_annotator(_settings("openai", model, urls=(server,))).answers([FINE, TOO_LONG]))
-    assert (answers[0].error, answers[1].error) == ("", "http_400")
+    assert (answers[0].error, answers[1].error) == ("", "prompt_too_long")
