@@ -33,7 +33,7 @@ merge        --lake --recipe --adapter --out --dtype
 embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices
              --processes --dtype --batch-size --json
 export       --lake --format --out --split --without-rejected --only-accepted --licence --pictures --negatives --as-of --json
-export-onnx  --lake --recipe --checkpoint --out --json
+export-onnx  --lake --recipe --checkpoint --out --format --json
 card         --lake --out --recipe
 compact      --lake --json
 import       WHAT --lake --annotations --images --profile --name --licence --json
