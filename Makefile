@@ -7,19 +7,21 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 LAKE ?= lakes/demo
 PORT ?= 3000
 FUZZ_SECONDS ?= 3600
+REQUESTS ?= 10000
 # the demo's history lives in this checkout's dagster_home; any other lake keeps its own
 DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
 
 MUTANTS ?= 300
 SEED ?= 0
 
-.PHONY: demo test test-slow test-lowest test-newest test-vllm fuzz mutants endurance ui setup lint clean help
+.PHONY: demo test test-slow test-lowest test-newest test-vllm fuzz fuzz-serve mutants endurance ui setup lint clean help
 
 help:
 	@echo "make demo   set up, then run the whole graph on the built-in corpus (LAKE=$(LAKE))"
 	@echo "make test   set up, then run every test that needs no GPU; test-slow: the long ones"
 	@echo "make test-lowest | test-newest  the tests in VERSION_TESTS with the oldest, the newest versions that pyproject.toml allows"
 	@echo "make fuzz   try the readers with files that are nearly right for FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "make fuzz-serve  REQUESTS=$(REQUESTS) requests that mean harm against mmret serve (LAKE=$(LAKE))"
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
 	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
@@ -63,6 +65,10 @@ RESOLUTION_newest := highest
 fuzz: setup
 	@HF_HUB_OFFLINE=1 FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz $(FUZZ_TARGETS)
 
+# some minutes; others with SEED=1
+fuzz-serve: setup
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m tests.serve.hostile --lake $(LAKE) --requests $(REQUESTS) --seed $(SEED)
+
 # an hour for 300; the record is tests/mutants/score.yaml
 mutants: setup
 	@$(BIN)/python -W ignore -m tests.mutants --mutants $(MUTANTS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS)) $(if $(AGAIN),--again)
@@ -75,8 +81,8 @@ endurance: setup
 # vLLM has an environment of its own: the build for CPUs is a third party's and pins its own torch (docs/vllm.md)
 VLLM := tests/annotate/vllm_environment
 test-vllm: .venv-vllm/.installed
-	@HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONPATH=$(VLLM):$(CURDIR) \
-		.venv-vllm/bin/python -m pytest -p no:cacheprovider -m vllm --timeout=1200 tests/annotate/test_vllm_real.py
+	@HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONPATH=$(CURDIR)/$(VLLM):$(CURDIR) \
+		.venv-vllm/bin/python -m pytest -p no:cacheprovider -m vllm --timeout=1200 tests/annotate/test_vllm_real.py tests/retriever/test_vllm_embeddings.py
 
 .venv-vllm/.installed: $(VLLM)/requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH"; exit 1; }

@@ -52,12 +52,13 @@ class StoredShard:
 
     def vectors(self) -> np.ndarray:
         """(n, dim) float32, in memory."""
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path, memory_map=True, pre_buffer=False) as file:  # a batch at a time, not the file and its copy
             width = file.schema_arrow.field("vector").type.list_size
             found, at = np.empty((len(self.ids), width), np.float32), 0
-            for batch in file.iter_batches(columns=["vector"]):
+            for batch in file.iter_batches(8192, columns=["vector"]):
                 found[at : at + len(batch)] = batch.column("vector").flatten().to_numpy().reshape(-1, width)
                 at += len(batch)
+        pa.default_memory_pool().release_unused()
         return found
 
     def mapped_vectors(self) -> np.ndarray:

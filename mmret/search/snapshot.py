@@ -22,7 +22,6 @@ from mmret.hashing import content_id
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.ranking import target_ranks
-from mmret.schemas import IMAGES_INDEX
 from mmret.search.corpus_vectors import StoredShard, gallery_shards
 from mmret.search.encoder import Encoder
 from mmret.search.filters import ImageFilter
@@ -251,14 +250,14 @@ def _rows(lake: Lake, shards: Sequence[StoredShard]) -> pa.Table:
 
 
 def _filter_rows(lake: Lake, shards: Sequence[StoredShard]) -> pa.Table:
-    return _of_shards(lake, shards, IMAGES_INDEX.names)
+    return _of_shards(lake, shards, None)  # all of them: an older lake may lack some, and then they are null
 
 
-def _of_shards(lake: Lake, shards: Sequence[StoredShard], columns: Sequence[str]) -> pa.Table:
+def _of_shards(lake: Lake, shards: Sequence[StoredShard], columns: list[str] | None) -> pa.Table:
     """Rows of ``images`` in the gallery's order. Raises UserError where the lake has changed meanwhile."""
     parts = []
     for shard in shards:
-        rows = lake.read("images", shard.shard, list(columns))
+        rows = lake.read("images", shard.shard, columns)
         if rows["image_id"].to_pylist() != shard.ids:
             raise UserError(f"{lake.root} changed while it was read: search again")
         parts.append(rows)

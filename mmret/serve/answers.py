@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from mmret.search.search import SearchResult
@@ -104,10 +104,8 @@ class HealthAnswer(BaseModel):
     alive: bool = True
 
 
-class JsonAnswer(Response):
+class JsonAnswer(JSONResponse):
     """A response of JSON, encoded by orjson; a number that is not finite becomes null."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

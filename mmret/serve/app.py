@@ -33,6 +33,7 @@ from mmret.serve.refusal import Refusal
 from mmret.serve.requests import BatchRequest, SearchByAddress, SearchRequest, not_fitting, read_json
 from mmret.serve.rows import Rows
 from mmret.serve.uploads import body_of, read_upload
+from mmret.serve.why import add_why
 
 _ABOUT = """Search of a corpus of pictures by a text, a picture, or a picture changed as a text says.
 
@@ -50,6 +51,7 @@ def build(desk: Desk, rows: Rows, access: Access, rates: Rates) -> FastAPI:
         default_response_class=JsonAnswer, redirect_slashes=False,
     )  # fmt: skip
     _add_searches(app, desk)
+    add_why(app, desk)
     _add_pictures(app, desk, rows)
     _add_state(app, desk)
     add_page(app)
@@ -72,7 +74,9 @@ def _add_searches(app: FastAPI, desk: Desk) -> None:
     async def search_by_address(asked: Annotated[SearchByAddress, Query()]) -> JsonAnswer:
         return JsonAnswer(await desk.answer(SearchRequest.model_construct(**asked.model_dump(), image=None)))
 
-    @app.post("/search", summary="Search", openapi_extra=_body("application/json", SearchRequest), **errors)
+    @app.post(
+        "/search", summary="Search by text, picture or both", openapi_extra=_body("application/json", SearchRequest), **errors
+    )
     async def search(request: Request) -> JsonAnswer:
         body = await body_of(request, "application/json")
         return JsonAnswer(await desk.answer(read_json(SearchRequest, body)))
@@ -97,7 +101,9 @@ def _add_pictures(app: FastAPI, desk: Desk, rows: Rows) -> None:
 
     shown = {200: {"content": {"image/jpeg": {}}}, **_NOT_FOUND}
 
-    @app.get("/images/{image_id}/picture", summary="A picture, made anew", responses=shown, tags=["pictures"])
+    @app.get(
+        "/images/{image_id}/picture", summary="A picture, made anew", responses=shown, response_class=Response, tags=["pictures"]
+    )
     async def picture(image_id: str, side: Literal["160", "512"] = "512") -> Response:
         data = await desk.in_thread(rows.picture, image_id, int(side))
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400, immutable"})

@@ -243,3 +243,28 @@ def test_a_picture_of_the_corpus_is_searched_by_without_importing_the_model(lake
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_filter_works_on_a_lake_that_was_written_before_a_column_came(lake, tmp_path):
+    import pyarrow.parquet as pq
+
+    shutil.copytree(lake.root, tmp_path / "lake")
+    older = Lake(tmp_path / "lake")
+    for shard in older.partitions("images"):
+        path = older.path("images", shard)
+        with pq.ParquetFile(path) as file:
+            rows = file.read()
+        path.unlink()
+        pq.write_table(rows.drop_columns(["remark"]), path)
+    found = Searcher(older, resolve(older)[0]).search("demo", Query(text="a red circle"), where="remark IS NULL AND width > 0")
+    assert found.matching == found.gallery == 180
+
+
+def test_a_run_leaves_the_vectors_that_a_first_search_asks_for_of_the_trained_and_of_the_untrained_model(lake):
+    from mmret.retriever.models.load import embedding_digest
+
+    profile, evaluated = resolve(lake)[0], lake.facts("evaluations", "demo").written
+    for recipe in ("demo", "untrained"):
+        folder = lake.root / "gallery" / embedding_digest(model_folder(lake, profile, recipe))
+        assert sorted(path.stem for path in folder.iterdir()) == lake.partitions("images")
+        assert all(path.stat().st_mtime_ns <= evaluated for path in folder.iterdir())

@@ -129,8 +129,8 @@ def started(lake: Path, folder: Path, *flags: str) -> Iterator[Server]:
         server.stop()
 
 
-def attack(server: Server, requests: int, seed: int = 0, threads: int = 4) -> Report:
-    """Send ``requests`` attacks of all kinds in turn; the same seed gives the same."""
+def attack(server: Server, requests: int, seed: int = 0, only: str | None = None, threads: int = 4) -> Report:
+    """Send ``requests`` attacks of all kinds in turn, or of kind ``only``; the same seed gives the same."""
     report, secrets = Report(), _secrets(server)
     for _ in range(3):
         expected = _hits(server)
@@ -138,7 +138,7 @@ def attack(server: Server, requests: int, seed: int = 0, threads: int = 4) -> Re
     before, files, began = server.memory(), server.files(), time.monotonic()
 
     def one(n: int) -> tuple[str, Attack, bytes]:
-        kind = "large" if n % 100 == 99 else names[n % len(names)]
+        kind = only or ("large" if n % 100 == 99 else names[n % len(names)])
         made = {**KINDS, **RARE}[kind](random.Random(f"{seed} {n}"))
         return kind, made, server.send(made.data, made.seconds, made.pieces, made.pause, made.half)
 
@@ -196,9 +196,10 @@ def main() -> int:
     parser.add_argument("--lake", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=[*KINDS, *RARE])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, started(asked.lake.resolve(), Path(folder) / "server") as server:
-        report = attack(server, asked.requests, asked.seed)
+        report = attack(server, asked.requests, asked.seed, asked.only)
         log = (Path(folder) / "server" / "log").read_text()
     for kind in sorted({kind for kind, _ in report.statuses}):
         print(f"{kind:12}", _listed({status: n for (name, status), n in report.statuses.items() if name == kind}))
