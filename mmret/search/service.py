@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmret.errors import UserError
+from mmret.memory import give_back
 from mmret.progress import reporting
 from mmret.search.models import pick_recipe
 from mmret.search.query import Page, Query, SearchResult
@@ -272,6 +273,7 @@ class SearchService:
     def _publish(self, recipe: str, snapshot: Snapshot) -> None:
         self._snapshots[recipe] = snapshot
         self._requests.put(None)  # those that waited for it
+        give_back()  # what reading and sketching took
 
     def _fail_all(self, error: Exception) -> None:
         left = self._waiting
