@@ -9,12 +9,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.search.query import Page, Query
-from mmret.search.service import SearchService
 from mmret.serve.answers import search_answer
 from mmret.serve.fetch import Fetcher
 from mmret.serve.limits import Limits
@@ -23,6 +22,9 @@ from mmret.serve.pictures import check_picture, from_base64
 from mmret.serve.public import public_sentence
 from mmret.serve.refusal import Refusal
 from mmret.serve.requests import SearchRequest, read_object
+
+if TYPE_CHECKING:
+    from mmret.search.service import SearchService
 
 log = logging.getLogger("mmret.serve")
 Value = TypeVar("Value")

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from mmret.search.models import model_folder, pick_recipe, trained_recipes
 from mmret.search.names import ImageNames
 from mmret.search.options import SearchOptions
 from mmret.search.search import COLUMNS, Query, Searcher, query_image
+from tests.conftest import CHECKOUT
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +239,17 @@ def test_a_filter_works_on_a_lake_that_was_written_before_a_column_came(lake, tm
         pq.write_table(rows.drop_columns(["remark"]), path)
     found = Searcher(older, resolve(older)[0]).search("demo", Query(text="a red circle"), where="remark IS NULL AND width > 0")
     assert found.matching == found.gallery == 180
+
+
+def test_vectors_that_are_stored_are_found_without_importing_what_makes_new_ones(lake):
+    code = f"""
+import sys
+from mmret.lake import Lake
+from mmret.lake.configuration import resolve
+from mmret.search.search import Query, Searcher
+lake = Lake({str(lake.root)!r})
+first = lake.read("images", columns=["image_id"])["image_id"][0].as_py()
+print(len(Searcher(lake, resolve(lake)[0]).search("demo", Query(image_id=first), k=3).hits), "transformers" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert done.stdout.split() == ["3", "False"]
