@@ -254,21 +254,22 @@ def test_what_the_command_cannot_do_is_one_sentence(lake, server, tmp_path, monk
         app(["serve", "--lake", str(lake.root)], standalone_mode=False)
 
 
-def test_the_first_signal_lets_what_is_in_flight_finish(lake: Lake):
+def test_the_first_signal_lets_what_is_in_flight_finish_and_the_second_ends_it(lake: Lake):
     line = [sys.executable, "-m", "mmret", "serve", "--lake", str(lake.root), "--port", "0"]
     running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT)
-    began = time.monotonic()
-    address = running.stdout.readline().split(": ")[1].split()[0]
-    with httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
-        assert client.get("/health").status_code == 200 and time.monotonic() - began < 30
+    port = int(running.stdout.readline().split(": ")[1].split()[0].rsplit(":", 1)[1])
+    body = b'{"text": "a red circle"}'
+    head = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
         until_ready(client)
-        with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))) as slow:
-            body = b'{"text": "a red circle"}'
-            head = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-            slow.sendall(head % len(body) + body[:5])
-            time.sleep(0.3)
-            running.terminate()
-            time.sleep(0.5)
-            slow.sendall(body[5:])
-            assert b"200 OK" in slow.recv(65536)
-    assert running.wait(20) == 0 and "stopped" in running.stderr.read()
+    with socket.create_connection(("127.0.0.1", port)) as slow, socket.create_connection(("127.0.0.1", port)) as never:
+        slow.sendall(head + body[:5])
+        never.sendall(head + body[:5])
+        time.sleep(0.3)
+        running.terminate()
+        time.sleep(0.5)
+        slow.sendall(body[5:])
+        assert b"200 OK" in slow.recv(65536) and running.poll() is None
+        running.terminate()
+        assert b" 503 " in never.recv(65536)
+    assert running.wait(20) == 0 and running.stderr.read() == "stopped\n"
