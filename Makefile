@@ -81,8 +81,8 @@ endurance: setup
 # vLLM has an environment of its own: the build for CPUs is a third party's and pins its own torch (docs/vllm.md)
 VLLM := tests/annotate/vllm_environment
 test-vllm: .venv-vllm/.installed
-	@HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONPATH=$(VLLM):$(CURDIR) \
-		.venv-vllm/bin/python -m pytest -p no:cacheprovider -m vllm --timeout=1200 tests/annotate/test_vllm_real.py
+	@HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONPATH=$(CURDIR)/$(VLLM):$(CURDIR) \
+		.venv-vllm/bin/python -m pytest -p no:cacheprovider -m vllm --timeout=1200 tests/annotate/test_vllm_real.py tests/retriever/test_vllm_embeddings.py
 
 .venv-vllm/.installed: $(VLLM)/requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH"; exit 1; }

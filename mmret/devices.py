@@ -28,6 +28,8 @@ def device_of(name: str, setting: str = "device") -> torch.device:
         raise UserError(f"{setting} '{name}' is no torch device: use auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{setting} is '{name}', but torch sees no GPU here: use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"{setting} is '{name}', but torch sees {torch.cuda.device_count()} GPUs here, counted from cuda:0")
     return device
 
 

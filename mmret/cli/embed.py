@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mmret.cli.export_onnx import pick_checkpoint
+from mmret.errors import UserError
 from mmret.paths import local_path
 
 
@@ -23,6 +26,13 @@ class Format(StrEnum):
     lance = "lance"
 
 
+class Precision(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+    binary = "binary"
+
+
 def embed(
     sources: Annotated[
         list[str],
@@ -35,21 +45,54 @@ def embed(
     what: Annotated[What, typer.Option(help="of each row: its image, its text, or both as one query")] = What.image,
     format_: Annotated[Format, typer.Option("--format")] = Format.parquet,
     query: Annotated[bool, typer.Option("--query", help="as queries: an MLLM gets its task instruction")] = False,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(min=1, help="keep the first so many, of unit length; for checkpoints trained with matryoshka"),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="of the vectors written; int8 has a column scale, binary the bits of the signs")
+    ] = Precision.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    devices: Annotated[
+        str | None, typer.Option(help="instead: cuda:0,cuda:1 and so on, a process with its own copy of the model on each")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="so many processes, over the devices in turn; on the CPU they share its cores")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="what the model computes in: float32, bfloat16 or float16; default: the checkpoint's")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="rows in one forward pass, of each process")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Embed every row. Begun again after a crash, it goes on with the part it was at."""
+    from mmret.retriever.embed_workers import SAME_BITS
+
+    for name, value in SAME_BITS.items():  # before torch is loaded
+        os.environ.setdefault(name, value)
     from mmret.cli.terminal import print_json, stderr_reporter
     from mmret.progress import reporting
     from mmret.retriever.embed import EmbedOptions
     from mmret.retriever.embed import embed as run
+    from mmret.retriever.models.checkpoint import trained_dimensions
 
+    if devices is not None and device != "auto":
+        raise UserError("give --device or --devices, not both")
+    names = tuple(name.strip() for name in (devices or "").split(",") if name.strip())
+    if devices is not None and not names:
+        raise UserError("--devices is empty: give names like cuda:0,cuda:1")
     sources = [source if source.startswith("shapes:") else str(local_path(source, "SOURCES")) for source in sources]
-    options = EmbedOptions(what.value, format_.value, query, batch_size, device=device, dtype=dtype)
+    options = EmbedOptions(
+        what.value, format_.value, query, batch_size, device=device, dtype=dtype, dimensions=dimensions, precision=precision.value,
+        devices=names, processes=processes,
+    )  # fmt: skip
+    chosen = pick_checkpoint(lake, recipe, checkpoint)
     with reporting(stderr_reporter("embedding")):
-        counts = run(sources, pick_checkpoint(lake, recipe, checkpoint), out, options)
+        counts = run(sources, chosen, out, options)
+    trained = trained_dimensions(chosen)
+    if dimensions and trained is not None and dimensions not in trained:
+        said = f"for {', '.join(map(str, trained))}" if trained else "for whole vectors alone"
+        print(f"note: {chosen} was trained {said}: its first {dimensions} dimensions may rank badly by themselves", file=sys.stderr)
     if as_json:
         print_json({"out": str(out), **counts})
         return

@@ -1,7 +1,8 @@
-"""``mmret export-onnx``: a CLIP checkpoint as two ONNX graphs, checked against torch."""
+"""``mmret export-onnx``: a CLIP checkpoint as two graphs, for ONNX or OpenVINO, checked against torch."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +14,30 @@ from mmret.lake import Lake
 from mmret.paths import local_path
 
 
+class Format(StrEnum):
+    onnx = "onnx"
+    openvino = "openvino"
+
+
 def export_onnx(
     out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
     lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint is exported")] = None,
     recipe: Annotated[str | None, typer.Option(help="of the lake; default: its first")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name")] = None,
+    format_: Annotated[Format, typer.Option("--format", help="each needs the extra of its name")] = Format.onnx,
     as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
 ) -> None:
-    """Write image.onnx and text.onnx with the processor's files; needs the extra 'onnx'."""
-    from mmret.retriever.models.onnx import export_onnx as write
+    """Write image.onnx and text.onnx, or image.xml and text.xml, with the processor's files."""
+    from mmret.retriever.models.onnx import export_onnx
+    from mmret.retriever.models.openvino import export_openvino
 
+    write, end = {Format.onnx: (export_onnx, "onnx"), Format.openvino: (export_openvino, "xml")}[format_]
     made = write(pick_checkpoint(lake, recipe, checkpoint), out)
     if as_json:
         print_json({"out": str(out), **made})
     else:
         print(
-            f"{out}: image.onnx and text.onnx of {made['dim']} dimensions, {made['largest_difference']:.1e} from torch at most "
+            f"{out}: image.{end} and text.{end} of {made['dim']} dimensions, {made['largest_difference']:.1e} from torch at most "
             f"(allowed: {made['tolerance']:g})"
         )
 

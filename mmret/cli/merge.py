@@ -15,7 +15,7 @@ def merge(
     adapter: Annotated[Path | None, typer.Option(help="or the folder of a LoRA adapter")] = None,
     dtype: Annotated[str, typer.Option(help="of the weights written; auto: the base model's own")] = "auto",
 ) -> None:
-    """Merge a LoRA adapter into its base model: a folder that stock transformers loads, without peft."""
+    """Merge a LoRA adapter into its base model: a folder that transformers, sentence-transformers and vLLM load, without peft."""
     from mmret.errors import UserError
     from mmret.lake import Lake
     from mmret.retriever.models.merge import export_merged

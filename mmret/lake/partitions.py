@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mmret.errors import UserError
 from mmret.paths import root_path
-from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
+from mmret.schemas import ADDED_LATER, TABLES, WRITTEN_BY_PEOPLE
 
 METADATA_KEY = b"mmret"
 """Key in a file's Parquet metadata whose value is the facts, as JSON."""
@@ -78,12 +78,17 @@ def read_files(table: str, files: Iterable[Path], columns: list[str] | None = No
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
-    parts = [_filled(_read(path, schema.names, columns, filters), schema) for path in files]
+    later = frozenset(ADDED_LATER.get(table, ())) & frozenset(columns or ())
+    parts = [_filled(_read(path, schema.names, columns, filters, later), schema) for path in files]
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
-def _read(path: Path, known: list[str], columns: list[str] | None, filters: Any) -> pa.Table:
+def _read(path: Path, known: list[str], columns: list[str] | None, filters: Any, later: frozenset[str]) -> pa.Table:
+    """``later``: those of ``columns`` that a file of an older lake may lack."""
     try:
+        if later:
+            have = pq.read_schema(path).names
+            columns = [name for name in columns if name in have or name not in later]
         rows = pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
     except pa.ArrowInvalid as error:
         raise UserError(damaged(path, error)) from None

@@ -52,12 +52,13 @@ class StoredShard:
 
     def vectors(self) -> np.ndarray:
         """(n, dim) float32, in memory."""
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path, memory_map=True, pre_buffer=False) as file:  # a batch at a time, not the file and its copy
             width = file.schema_arrow.field("vector").type.list_size
             found, at = np.empty((len(self.ids), width), np.float32), 0
-            for batch in file.iter_batches(columns=["vector"]):
+            for batch in file.iter_batches(8192, columns=["vector"]):
                 found[at : at + len(batch)] = batch.column("vector").flatten().to_numpy().reshape(-1, width)
                 at += len(batch)
+        pa.default_memory_pool().release_unused()
         return found
 
     def mapped_vectors(self) -> np.ndarray:
@@ -82,7 +83,7 @@ def gallery_shards(
     ``known``: digests by shard that need not be looked at again; ``load``: gives the model, where somebody else keeps it;
     it is called only if a shard has to be embedded.
     """
-    from mmret.retriever.models.identity import embedding_digest
+    from mmret.retriever.models.load import Retriever, embedding_digest
 
     cache = lake.root / "gallery" / embedding_digest(folder)
     facts = {shard: lake.facts("images", shard) for shard in lake.partitions("images")}
@@ -94,18 +95,12 @@ def gallery_shards(
             continue
         path = cache / f"{shard}.parquet"
         if (known or {}).get(shard) != fact.digest and _stored_ids(path) != ids:
-            model = model or (_load(folder) if load is None else load())
+            model = model or (Retriever.load(folder) if load is None else load())
             rows = _embed_shard(lake, shard, ids, (model, str(folder)), batch_size, (done, total))
             with replacing(path) as aside:
                 pq.write_table(rows, aside)
         done += len(ids)
         yield StoredShard(shard, fact.digest, ids, path)
-
-
-def _load(folder: str | Path) -> Encoder:
-    from mmret.retriever.models.load import Retriever
-
-    return Retriever.load(folder)
 
 
 def _stored_ids(path: Path) -> list[str] | None:
@@ -144,7 +139,7 @@ def _embed_shard(
 
 def drop_other_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
     """Delete the stored vectors of all checkpoints except those in ``folders``; returns for how many checkpoints."""
-    from mmret.retriever.models.identity import embedding_digest
+    from mmret.retriever.models.load import embedding_digest
 
     keep = {embedding_digest(folder) for folder in folders}
     stale = [p for p in (lake.root / "gallery").glob("*") if p.is_dir() and p.name not in keep]

@@ -36,7 +36,7 @@ class Searcher:
 
     def __init__(self, lake: Lake, profile: Profile, options: SearchOptions = SearchOptions()):
         self.lake, self.profile, self.options = lake, profile, options
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._snapshots: dict[str, Snapshot] = {}
 
     def recipes(self) -> list[str]:
@@ -64,7 +64,6 @@ class Searcher:
         for query in queries:
             if query.image is None and query.image_id is None and not query.text.strip():
                 raise UserError("give a picture, a text or both")
-        pick_recipe(self.lake, self.profile, recipe)
         with self._lock:
             snapshot = self.snapshot(recipe)
             prepared = [snapshot.prepare(query) for query in queries]
@@ -72,13 +71,16 @@ class Searcher:
         return snapshot.answer(prepared, vectors, Page(k, offset, where, explain)) if prepared else []
 
     def snapshot(self, recipe: str) -> Snapshot:
-        """The lake's present state as ``recipe`` answers from it, opened anew if the checkpoint or the corpus has changed."""
+        """The lake's present state as ``recipe`` answers from it, opened anew if the checkpoint or the corpus has changed. Raises
+        UserError for an unknown recipe."""
         from mmret.search.snapshot import open_snapshot, state_of
 
-        had = self._snapshots.get(recipe)
-        if had is None or had.state != state_of(self.lake, self.profile, recipe):
-            self._snapshots[recipe] = open_snapshot(self.lake, self.profile, recipe, self.options, had)
-        return self._snapshots[recipe]
+        pick_recipe(self.lake, self.profile, recipe)
+        with self._lock:
+            had = self._snapshots.get(recipe)
+            if had is None or had.state != state_of(self.lake, self.profile, recipe):
+                self._snapshots[recipe] = open_snapshot(self.lake, self.profile, recipe, self.options, had)
+            return self._snapshots[recipe]
 
 
 def query_image(lake: Lake, image: Path) -> bytes:

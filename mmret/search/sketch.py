@@ -17,7 +17,7 @@ import torch
 
 from mmret.mine.operands import int8_products, rotated
 
-_ROWS = 16_384  # sketched at once
+_ROWS = 2_048  # sketched at once: more would take memory that nothing else needs
 _SLACK = 2e-5  # float32 error of the rotation, both sides, with room
 
 

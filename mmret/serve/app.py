@@ -33,6 +33,7 @@ from mmret.serve.refusal import Refusal
 from mmret.serve.requests import BatchRequest, SearchByAddress, SearchRequest, not_fitting, read_json
 from mmret.serve.rows import Rows
 from mmret.serve.uploads import body_of, read_upload
+from mmret.serve.why import add_why
 
 _ABOUT = """Search of a corpus of pictures by a text, a picture, or a picture changed as a text says.
 
@@ -50,6 +51,7 @@ def build(desk: Desk, rows: Rows, access: Access, rates: Rates) -> FastAPI:
         default_response_class=JsonAnswer, redirect_slashes=False,
     )  # fmt: skip
     _add_searches(app, desk)
+    add_why(app, desk)
     _add_pictures(app, desk, rows)
     _add_state(app, desk)
     add_page(app)

@@ -95,19 +95,28 @@ class Desk:
         return Query(image=image, text=request.text, image_id=request.image_id)
 
     async def _search(self, query: Query, request: SearchRequest) -> dict[str, Any]:
-        recipe = request.recipe or self.service.recipes[0]
-        if recipe not in self.service.recipes:
-            raise Refusal(404, f"no recipe of this name is served here; there are {', '.join(self.service.recipes)}")
+        recipe = self._recipe(request)
         page = Page(request.k, request.offset, request.where, request.explain)
         self._wait(1)
         try:
             await self._try_filter(recipe, request.where)
             result = await asyncio.wrap_future(self.service.submit(query, page, recipe))
         except UserError as error:
-            raise self._refusal(error, query, recipe) from None
+            raise self.refusal(error, query, recipe) from None
         finally:
             self._wait(-1)
         return search_answer(result, recipe, request.offset, request.explain)
+
+    async def query_of(self, request: SearchRequest) -> tuple[Query, str]:
+        """The query of ``request``, its picture checked, and the recipe that answers it. Raises Refusal as :meth:`answer`."""
+        self._check(request)
+        return await self._query(request, None), self._recipe(request)
+
+    def _recipe(self, request: SearchRequest) -> str:
+        recipe = request.recipe or self.service.recipes[0]
+        if recipe not in self.service.recipes:
+            raise Refusal(404, f"no recipe of this name is served here; there are {', '.join(self.service.recipes)}")
+        return recipe
 
     async def _try_filter(self, recipe: str, where: str) -> None:
         """Have the filter's answer ready, in a thread, so that a slow or wrong one holds up nobody else."""
@@ -115,7 +124,8 @@ class Desk:
         if here is not None and where.strip():
             await asyncio.get_running_loop().run_in_executor(self._filters, here.filter.matching, where)
 
-    def _refusal(self, error: UserError, query: Query, recipe: str) -> Refusal:
+    def refusal(self, error: UserError, query: Query, recipe: str) -> Refusal:
+        """What to answer where ``recipe`` cannot answer ``query`` because of ``error``."""
         sentence = public_sentence(str(error), self.lake.root)
         here = self.service.snapshot(recipe)
         if here is None or self.service.stopping or str(self.lake.root) in str(error):  # nothing that the client could mend

@@ -30,7 +30,7 @@ RECIPE_RUNTIME_FIELDS = frozenset(
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
 
 
-_ADDED_LATER = frozenset({"matrix_learning_rate"})
+_ADDED_LATER = frozenset({"matrix_learning_rate", "matryoshka"})
 
 
 class Recipe(Settings):
@@ -81,6 +81,11 @@ class Recipe(Settings):
         description="weight negatives by exp(hardness * cosine), without a gradient through it "
         "(LLaVE, arXiv 2503.04812, which takes 9); 0: off, as in the paper",
     )
+    matryoshka: tuple[int, ...] = Field(
+        (),
+        description="train the first so many dimensions of a vector as vectors of their own too, ascending (Matryoshka "
+        "representation learning, arXiv 2205.13147); none: only whole vectors, as in the paper",
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: mixed, weights under training stay float32")
     gradient_checkpointing: bool = Field(False, description="recompute each layer's activations: less memory, a third more time")
     compile: Literal["inductor", "aot_eager", "eager"] | None = Field(None, description="back-end of torch.compile; None: off")
@@ -106,6 +111,8 @@ class Recipe(Settings):
             raise ValueError(f"trainable '{self.trainable}' is of kind clip; what an mllm trains is said by lora.target_modules")
         if self.kind == "mllm" and self.matrix_learning_rate is not None:
             raise ValueError("matrix_learning_rate is of kind clip: adapters are trained by AdamW")
+        if any(d < 1 for d in self.matryoshka) or sorted(set(self.matryoshka)) != list(self.matryoshka):
+            raise ValueError(f"matryoshka has {list(self.matryoshka)}: give ascending numbers of dimensions, each once, from 1 on")
         if self.processes > 1 and not self.outside:
             raise ValueError(f"{self.processes} processes need outside: true")
         if self.processes > self.batch_size:

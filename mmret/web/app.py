@@ -12,6 +12,7 @@ from typing import Any
 from mmret.lake import Lake
 from mmret.settings import Profile
 from mmret.web.browse_page import BrowsePage
+from mmret.web.question import Question
 from mmret.web.search_page import SearchPage
 from mmret.web.site import Site, open_site
 
@@ -42,7 +43,13 @@ def build(site: Site, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]
 
     @app.get("/pictures/{image_id}/{side}")
     def picture(image_id: str, side: int) -> Response:
-        data = site.thumbnails.get(image_id, side)
+        return jpeg(site.thumbnails.get(image_id, side))
+
+    @app.get("/uploads/{name}/{side}")
+    def upload(name: str, side: int) -> Response:
+        return jpeg(site.uploads.thumbnail(name, side))
+
+    def jpeg(data: bytes | None) -> Response:
         if data is None:
             return Response(status_code=404)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400, immutable"})
@@ -57,12 +64,12 @@ def add_pages(site: Site) -> None:
     from nicegui import ui
 
     @ui.page("/", title=f"Triplets of {site.lake.root.name}")
-    def browse() -> None:
-        BrowsePage(site).build()
+    def browse(pair: str = "") -> None:
+        BrowsePage(site, pair).build()
 
     @ui.page("/search", title=f"Search {site.lake.root.name}")
-    def search(image: str = "", text: str = "", target: str = "") -> None:
-        SearchPage(site, image, text, target).build()
+    def search() -> None:
+        SearchPage(site, Question.read(ui.context.client.request.query_params)).build()
 
 
 def serve(

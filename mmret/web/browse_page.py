@@ -24,11 +24,11 @@ KEYS = (("j →", "next"), ("k ←", "previous"), ("a", "accept"), ("r", "reject
 
 
 class BrowsePage:
-    """One visitor's page."""
+    """One visitor's page; ``pair``: the only triplet it begins with, its id from the page's address."""
 
-    def __init__(self, site: Site):
+    def __init__(self, site: Site, pair: str = ""):
         self.site = site
-        self.filters, self.number, self.total = Filters(), 0, None
+        self.filters, self.number, self.total = Filters(pair_ids=(pair,) if pair else None), 0, None
         self.rows: list[dict[str, Any]] = []
         self.cards: list[Any] = []
         self.selected = 0
@@ -70,8 +70,9 @@ class BrowsePage:
         found = await run_in_thread(self.panel_slot, browse.choices, self.site.tables)
         self.panel_slot.clear()
         with self.panel_slot:
-            self.panel = FilterPanel(self.site, found, self.apply)
+            self.panel = FilterPanel(self.site, found, self.apply, self.filters.pair_ids)
         await self._count()
+        self.site.searches.prepare()
 
     async def apply(self, filters: Filters) -> None:
         """Show the first page of ``filters``."""

@@ -27,13 +27,20 @@ EXAMPLE = "SELECT pair_id FROM triplets_wide\nWHERE query_width > 100 AND len(te
 
 
 class FilterPanel:
-    """Builds its elements in the current slot of the page. ``changed``: coroutine function called with the new filters."""
+    """Builds its elements in the current slot of the page. ``changed``: coroutine function called with the new filters;
+    ``pair_ids``: the pairs that the page begins with, None for all."""
 
-    def __init__(self, site: Site, choices: dict[str, Any], changed: Callable[[Filters], Awaitable[None]]):
+    def __init__(
+        self,
+        site: Site,
+        choices: dict[str, Any],
+        changed: Callable[[Filters], Awaitable[None]],
+        pair_ids: tuple[str, ...] | None = None,
+    ):
         from nicegui import ui
 
         self.site, self.changed, self.choices = site, changed, choices
-        self.pair_ids: tuple[str, ...] | None = None
+        self.pair_ids = pair_ids
         self.text = ui.input("in instructions or captions").props("dense outlined clearable debounce=400").classes("w-full")
         self.shard = self._select({"": "any shard", **{s: s for s in choices["shards"]}})
         self.split = self._select(_SPLITS)

@@ -17,6 +17,12 @@ STYLE = """
 .faint { color: #656d76; font-size: .8rem; overflow-wrap: anywhere; }
 .chip { font-size: .72rem; padding: 1px 8px; border-radius: 9px; background: #eef1f4; color: #424a53; white-space: nowrap; }
 .fact { display: grid; grid-template-columns: 9.5rem 1fr; gap: 2px 10px; font-size: .82rem; width: 100%; }
+.answers { display: grid; width: 100%; gap: 24px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 350px), 1fr)); }
+.hit .parts { color: #656d76; font-size: .68rem; line-height: 1.2; white-space: nowrap; }
+.why-panel .reason { border-top: 1px solid #e0e4e8; padding-top: 12px; }
+.why-panel .words { flex: 1; }
+@media (max-width: 600px) { .why-panel .words { order: 3; flex: 1 0 100%; } }
+.q-uploader.own .q-uploader__list, .q-uploader.own .q-uploader__subtitle { display: none; }
 .hit.target { outline: 3px solid #2da44e; border-radius: 8px; }
 """
 

@@ -38,7 +38,7 @@ class Thumbnails:
         if not missing:
             return
         files = images_by_id(self.lake, missing)
-        new = {i: _thumbnail(files.get(i), side) for i in missing}
+        new = {i: thumbnail(files.get(i), side) for i in missing}
         with self._lock:
             self._thumbnails.update(((i, side), data) for i, data in new.items())
             while len(self._thumbnails) > self.most:
@@ -53,7 +53,8 @@ class Thumbnails:
             return self._thumbnails.get((image_id, side))
 
 
-def _thumbnail(data: bytes | None, side: int) -> bytes | None:
+def thumbnail(data: bytes | None, side: int) -> bytes | None:
+    """JPEG of at most ``side`` pixels of a picture's file; None for none, and for what is no picture."""
     if data is None:
         return None
     try:

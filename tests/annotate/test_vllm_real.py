@@ -7,17 +7,11 @@ Run by `make test-vllm`, in an environment of its own (docs/vllm.md). The engine
 from __future__ import annotations
 
 import io
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pytest
 
@@ -30,6 +24,7 @@ from mmret.annotate.protocol import Request
 from mmret.annotate.store import AnswerStore
 from mmret.hashing import pair_id
 from mmret.settings import AnnotateSettings, EngineSettings
+from tests.annotate.vllm_server import serve
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 PAIRS = 64
@@ -154,20 +149,7 @@ def test_64_pairs_in_process(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a vLLM server of the tiny model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(model),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
+    options = [
         "--enforce-eager",
         "--max-model-len",
         str(MODEL_LENGTH),
@@ -181,28 +163,8 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         "--structured-outputs-config",
         '{"backend": "xgrammar", "disable_any_whitespace": true}',
     ]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"})
-        try:
-            deadline = time.monotonic() + 600
-            while not _answers(f"http://127.0.0.1:{port}/health"):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
-                time.sleep(1)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
+    with serve(model, tmp_path_factory.mktemp("server") / "log", options) as url:
+        yield url
 
 
 def test_64_pairs_over_http(server: str, model: Path, tmp_path: Path) -> None:
@@ -212,4 +174,4 @@ def test_64_pairs_over_http(server: str, model: Path, tmp_path: Path) -> None:
 
 def test_a_prompt_that_is_too_long_is_that_requests_reason(server: str, model: Path) -> None:
     answers = dict(load_annotator(_settings("openai", model, urls=(server,))).answers([FINE, TOO_LONG]))
-    assert (answers[0].error, answers[1].error) == ("", "http_400")
+    assert (answers[0].error, answers[1].error) == ("", "prompt_too_long")

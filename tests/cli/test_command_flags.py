@@ -19,7 +19,7 @@ quality      --lake --shard --anew/--no-anew --pictures --set --json
 sql          QUERY --lake --as-of --json --csv --parquet --wide
 diff         BEFORE AFTER --lake --table --rows --json
 bands        --lake --plot --propose/--no-propose --json
-search       --lake --recipe --image --text -k --json
+search       --lake --recipe --image --text -k --why --json
 serve        --lake --recipe --port --host --token-file --allow-host --allow-origin --allow-url --rate --precision --dimensions
              --index-from --limit
 evaluate     --lake --triplets --recipe --json
@@ -30,9 +30,10 @@ benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --te
 study        --lake --images --profile --seeds --set --picture --show --json
 train        --lake --recipe
 merge        --lake --recipe --adapter --out --dtype
-embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --device --dtype --batch-size --json
+embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices
+             --processes --dtype --batch-size --json
 export       --lake --format --out --split --without-rejected --only-accepted --licence --pictures --negatives --as-of --json
-export-onnx  --lake --recipe --checkpoint --out --json
+export-onnx  --lake --recipe --checkpoint --out --format --json
 card         --lake --out --recipe
 compact      --lake --json
 import       WHAT --lake --annotations --images --profile --name --licence --json

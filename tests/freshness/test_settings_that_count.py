@@ -46,6 +46,7 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     ({"recipes.demo.learning_rate": 0.5}, {"checkpoints"}),
     ({"recipes.demo.temperature": 0.5}, {"checkpoints"}),
     ({"recipes.demo.matrix_learning_rate": 0.5}, {"checkpoints"}),
+    ({"recipes.demo.matryoshka": [8, 16]}, {"checkpoints"}),
     ({"recipes.demo.licence_set": "share_alike"}, {"checkpoints"}),
     ({"recipes.demo.as_of": "run-1"}, {"checkpoints"}),
     ({"recipes.demo.checkpoint_every": 3, "recipes.demo.log_every": 3, "recipes.demo.evaluate_every": 3}, set()),
@@ -96,13 +97,14 @@ def test_settings_that_were_added_later_count_only_where_they_change_something()
     local = load_profile("local")
     assert "draw" not in STAGES["pairs"].fingerprint_settings(local, "shard-00000")
     name = next(iter(local.recipes))
-    assert "matrix_learning_rate" not in STAGES["checkpoints"].fingerprint_settings(local, name)
+    assert not {"matrix_learning_rate", "matryoshka"} & STAGES["checkpoints"].fingerprint_settings(local, name).keys()
     assert STAGES["pairs"].fingerprint_settings(load_profile("demo"), "shard-00000")["draw"] == "by_signal"
 
 
 def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight():
-    recipe = load_profile("demo").recipes["demo"]
-    values = STAGES["checkpoints"].fingerprint_settings(load_profile("demo"), "demo")
+    profile = load_profile("demo", {"recipes.demo.matryoshka": [8]})  # at its default it is left out
+    recipe = profile.recipes["demo"]
+    values = STAGES["checkpoints"].fingerprint_settings(profile, "demo")
     assert values.keys() == set(type(recipe).model_fields) - RECIPE_RUNTIME_FIELDS
     assert values["steps"] == recipe.steps and values["batch_size"] == recipe.batch_size
 

@@ -67,6 +67,7 @@ def grow(lake: Lake, source: Path) -> None:
 def test_an_older_lake_reads_as_before_with_nulls(older: tuple[Lake, Path]):
     lake, _ = older
     assert lake.read("images")["remark"].to_pylist() == [None, None]
+    assert lake.read("images", columns=["remark", "image_id"])["remark"].to_pylist() == [None, None]  # asked for by name too
     assert lake.read("images", columns=["path"])["path"].to_pylist() == ["a.png", "b.jpg"]
     assert [len(batch) for batch in read_images(lake, "shard-00000")] == [2]
     then = LakeAsOf(lake, history.current_state(lake))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +21,27 @@ SENTENCES = ["make it green", "a red square left of a blue circle", "with a dark
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
-    """48-bit-cheap CLIP: two layers of width 32, 32 px in patches of 8, 16 dimensions, 24 tokens."""
+    return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+def make_clip(folder: Path, width: int = 32, projection: int = 16, as_published: bool = False) -> Path:
+    """48-bit-cheap CLIP: two layers of two heads, 32 px in patches of 8, 24 tokens. ``as_published``: the vocabulary knows signs,
+    so that none of them is read as the end, and begin and end stand behind all other words."""
     torch.manual_seed(7)
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = CLIPTokenizer().train_new_from_iterator(SENTENCES * 3, vocab_size=400)
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    words = SENTENCES * 3 + [", . ; : ! ?"] * as_published
+    tokenizer = CLIPTokenizer().train_new_from_iterator(words, vocab_size=400)
+    if as_published:
+        bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        words = sorted(bpe["vocab"], key=lambda word: (word in tokenizer.all_special_tokens, bpe["vocab"][word]))
+        tokenizer = CLIPTokenizer({word: n for n, word in enumerate(words)}, [tuple(pair) for pair in bpe["merges"]])
+    tower = {"hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower["projection_dim"] = projection
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
     model = CLIPModel(
         CLIPConfig(
             text_config={**tower, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 24},
             vision_config={**tower, "image_size": 32, "patch_size": 8},
-            projection_dim=16,
+            projection_dim=projection,
         )
     )
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -14,6 +16,9 @@ from transformers import (
     LlavaNextProcessor,
     MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -21,6 +26,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -36,15 +43,25 @@ SENTENCES = [
     "Retrieve the target image that best meets the criteria",
     "[INST] <instruct> <query>",
 ]
-LANGUAGE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": CONTEXT,
-    "initializer_range": 0.2,
-}
+HEAD = 16
+"""Width of an attention head of the tiny models; vLLM's on a CPU takes none below 64."""
+
+
+def language(head: int) -> dict[str, Any]:
+    return {
+        "hidden_size": 2 * head,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.2,
+    }
+
+
+def rope(head: int, **more: Any) -> dict[str, Any]:
+    sections = [head // 8, 3 * head // 16, 3 * head // 16]
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections, **more}
 
 
 def tokenizer(special: list[str], bos: str | None = None) -> PreTrainedTokenizerFast:
@@ -65,13 +82,13 @@ def tokenizer(special: list[str], bos: str | None = None) -> PreTrainedTokenizer
     )
 
 
-def llava_next(folder: Path) -> Path:
+def llava_next(folder: Path, head: int = HEAD) -> Path:
     """CLIP tower of 16 px in patches of 8: a 512-px square becomes 32 x 32, so 4 + 16 patches and 4 line ends."""
     words = tokenizer(["<pad>", "</s>", "<s>", "<image>"], bos="<s>")
     torch.manual_seed(3)
     model = LlavaNextForConditionalGeneration(
         LlavaNextConfig(
-            text_config=MistralConfig(vocab_size=len(words), **LANGUAGE).to_dict(),
+            text_config=MistralConfig(vocab_size=len(words), **language(head)).to_dict(),
             vision_config=CLIPVisionConfig(
                 hidden_size=16,
                 intermediate_size=24,
@@ -92,6 +109,14 @@ def llava_next(folder: Path) -> Path:
     LlavaNextProcessor(
         pictures, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
     ).save_pretrained(folder)
+    return folder
+
+
+def publish_names(folder: Path) -> Path:
+    """Name the weights of a :func:`llava_next` as those of published ones are."""
+    weights = load_file(folder / "model.safetensors")
+    old = {name.replace("vision_tower.", "vision_tower.vision_model."): weight for name, weight in weights.items()}
+    save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -116,21 +141,21 @@ def _qwen_ids(words: PreTrainedTokenizerFast) -> dict[str, int]:
     return {name: words.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def qwen2_vl(folder: Path) -> Path:
+def qwen2_vl(folder: Path, head: int = HEAD) -> Path:
     """Patches of 14 merged two by two, at most 56 x 56 pixels: four tokens a picture."""
     words = tokenizer(QWEN_TOKENS)
     torch.manual_seed(4)
     model = Qwen2VLForConditionalGeneration(
         Qwen2VLConfig(
             text_config={
-                **LANGUAGE,
+                **language(head),
                 "vocab_size": len(words),
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+                "rope_parameters": rope(head),
             },
             vision_config={
                 "depth": 1,
                 "embed_dim": 16,
-                "hidden_size": 32,
+                "hidden_size": 2 * head,
                 "num_heads": 2,
                 "mlp_ratio": 2,
                 "initializer_range": 0.2,
@@ -145,33 +170,83 @@ def qwen2_vl(folder: Path) -> Path:
     return folder
 
 
-def qwen3_vl(folder: Path) -> Path:
+def _qwen3_vision(head: int) -> dict[str, Any]:
+    return {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_heads": 2,
+        "out_hidden_size": 2 * head,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+        "initializer_range": 0.2,
+    }
+
+
+def qwen3_vl(folder: Path, head: int = HEAD) -> Path:
     """Patches of 16 merged two by two, at most 64 x 64 pixels: four tokens a picture; features of one deeper layer."""
     words = tokenizer(QWEN_TOKENS)
     torch.manual_seed(5)
     model = Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(
             text_config={
-                **LANGUAGE,
+                **language(head),
                 "vocab_size": len(words),
-                "head_dim": 16,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 10000.0,
-                    "mrope_section": [2, 3, 3],
-                    "mrope_interleaved": True,
-                },
+                "head_dim": head,
+                "rope_parameters": rope(head, mrope_interleaved=True),
             },
+            vision_config=_qwen3_vision(head),
+            **_qwen_ids(words),
+        )
+    )
+    model.save_pretrained(folder)
+    pictures = Qwen2VLImageProcessor(min_pixels=32 * 32, max_pixels=64 * 64, patch_size=16)
+    Qwen3VLProcessor(pictures, words, Qwen3VLVideoProcessor()).save_pretrained(folder)
+    return folder
+
+
+def qwen2_5_vl(folder: Path, head: int = HEAD) -> Path:
+    """As :func:`qwen2_vl`, with attention in windows."""
+    words = tokenizer(QWEN_TOKENS)
+    torch.manual_seed(6)
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config={**language(head), "vocab_size": len(words), "rope_parameters": rope(head)},
             vision_config={
                 "depth": 2,
                 "hidden_size": 16,
                 "intermediate_size": 24,
                 "num_heads": 2,
-                "out_hidden_size": 32,
-                "num_position_embeddings": 16,
-                "deepstack_visual_indexes": [0],
+                "out_hidden_size": 2 * head,
+                "window_size": 28,
+                "fullatt_block_indexes": [1],
                 "initializer_range": 0.2,
             },
+            **_qwen_ids(words),
+        )
+    )
+    model.save_pretrained(folder)
+    pictures = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
+    Qwen2_5_VLProcessor(pictures, words, Qwen2VLVideoProcessor()).save_pretrained(folder)
+    return folder
+
+
+def qwen3_vl_moe(folder: Path, head: int = HEAD) -> Path:
+    """As :func:`qwen3_vl`, with two of four experts for each token."""
+    words = tokenizer(QWEN_TOKENS)
+    torch.manual_seed(7)
+    model = Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(
+            text_config={
+                **language(head),
+                "vocab_size": len(words),
+                "head_dim": head,
+                "moe_intermediate_size": 24,
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "rope_parameters": rope(head, mrope_interleaved=True),
+            },
+            vision_config=_qwen3_vision(head),
             **_qwen_ids(words),
         )
     )
@@ -182,3 +257,4 @@ def qwen3_vl(folder: Path) -> Path:
 
 
 FOLDERS = {"llava_next": llava_next, "qwen2_vl": qwen2_vl, "qwen3_vl": qwen3_vl}
+EVERY_FAMILY = {**FOLDERS, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl_moe": qwen3_vl_moe}

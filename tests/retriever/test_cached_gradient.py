@@ -26,7 +26,7 @@ def one_graph(parts, loss_of, group):
     return loss.detach()
 
 
-def gradients(kind, chunk, backward, bases, triplets, load, tmp_path, monkeypatch):
+def gradients(kind, chunk, backward, bases, triplets, load, tmp_path, monkeypatch, **changes):
     """Loss and gradients of one step of 7 ragged rows, with dropout on; in float64 where the model computes in it."""
     recipe = small(
         kind,
@@ -35,6 +35,7 @@ def gradients(kind, chunk, backward, bases, triplets, load, tmp_path, monkeypatc
         chunk_size=chunk,
         seed=4,
         **({"lora": {"rank": 4, "dropout": 0.3}} if kind == "mllm" else {}),
+        **changes,
     )
     made = a_trainer(recipe, bases[kind], triplets, load, tmp_path / f"{kind}-{chunk}-{backward.__name__}")
     model = made.embedder.model
@@ -70,6 +71,14 @@ def test_the_cached_gradient_is_the_full_batchs(kind, chunk, bases, triplets, lo
     cached = gradients(kind, chunk, gradcache.cached_backward, *arguments)
     assert close(full, cached)
     assert full[1] and all(torch.isfinite(g).all() for g in full[1].values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_it_is_where_the_first_dimensions_are_trained_too(kind, bases, triplets, load, tmp_path, monkeypatch):
+    arguments = (bases, triplets, load, tmp_path, monkeypatch)
+    full = gradients(kind, 3, one_graph, *arguments, matryoshka=(4, 8))
+    assert close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, matryoshka=(4, 8)))
+    assert not close(full, gradients(kind, 3, gradcache.cached_backward, *arguments))
 
 
 @pytest.mark.parametrize("kind", KINDS)

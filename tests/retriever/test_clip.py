@@ -13,6 +13,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 import mmret
 from mmret.errors import UserError
+from mmret.quantise import shorten
 from mmret.retriever.models.clip import ClipRetriever, _like_lengths, feature_tensor
 
 TEXTS = ["make it green", "with a darker tone", "a red square left of a blue circle"]
@@ -155,6 +156,10 @@ def test_a_saved_folder_loads_with_sentence_transformers(retriever, files, tmp_p
     np.testing.assert_allclose(model.encode(TEXTS), retriever.encode(texts=TEXTS), atol=1e-5)
     long = " ".join(["green"] * 200)
     np.testing.assert_allclose(model.encode([long]), retriever.encode(texts=[long]), atol=1e-5)
+    assert model.truncate_dim is None, "whole vectors, whatever lengths were trained"
+    short = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", truncate_dim=5)
+    expected = shorten(retriever.encode(images=files), 5)
+    np.testing.assert_allclose(short.encode(images, normalize_embeddings=True), expected, atol=1e-5)
 
 
 def test_half_precision_is_a_choice(clip_folder, files):

@@ -4,14 +4,22 @@ short goes on with the part it was at and ends with the same bytes of vectors; n
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from mmret.cli import app
 from mmret.errors import UserError
+from mmret.quantise import from_int8, shorten, to_binary
 from mmret.retriever import embed as embedding
+from mmret.retriever import embed_parts
 from mmret.retriever.embed import EmbedOptions, embed
 from mmret.retriever.models.clip import ClipRetriever
 
@@ -65,7 +73,7 @@ def test_texts_and_both_are_choices(folder, clip_folder, tmp_path, what):
 
 def test_a_run_cut_short_goes_on_and_ends_the_same(folder, clip_folder, tmp_path, monkeypatch):
     embed([str(folder)], clip_folder, tmp_path / "whole", PARTS)
-    real = embedding._embed_part
+    real = embed_parts.embed_part
     calls = []
 
     def dies(*arguments):
@@ -74,12 +82,12 @@ def test_a_run_cut_short_goes_on_and_ends_the_same(folder, clip_folder, tmp_path
             raise KeyboardInterrupt("killed here")
         return real(*arguments)
 
-    monkeypatch.setattr(embedding, "_embed_part", dies)
+    monkeypatch.setattr(embed_parts, "embed_part", dies)
     with pytest.raises(KeyboardInterrupt, match="killed here"):
         embed([str(folder)], clip_folder, tmp_path / "out", PARTS)
     assert not (tmp_path / "out").exists()
     calls.clear()
-    monkeypatch.setattr(embedding, "_embed_part", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(embed_parts, "embed_part", lambda *a: calls.append(1) or real(*a))
     counts = embed([str(folder)], clip_folder, tmp_path / "out", PARTS)
     assert len(calls) == 2 and counts["kept"] == 5 and counts["rows"] == 11
     assert pq.read_table(tmp_path / "out").equals(pq.read_table(tmp_path / "whole"))
@@ -122,7 +130,74 @@ def test_truncated_texts_are_counted_over_a_resumption(clip_folder, tmp_path, mo
     assert embed([str(source)], clip_folder, tmp_path / "out", options) == {"rows": 7, "embedded": 7, "truncated": 3, "kept": 7}
 
 
+@pytest.mark.parametrize("format_", ["parquet", "lance"])
+@pytest.mark.parametrize("precision, dimensions", [("float32", 5), ("float16", None), ("int8", 5), ("binary", 11)])
+def test_shorter_and_coarser_vectors_are_those_of_the_whole_ones(folder, clip_folder, tmp_path, format_, precision, dimensions):
+    import lance
+
+    options = replace(PARTS, format=format_, precision=precision, dimensions=dimensions)
+    assert embed([str(folder)], clip_folder, tmp_path / "out", options)["embedded"] == 10
+    embed([str(folder)], clip_folder, tmp_path / "whole", PARTS)
+    there = [n for n in range(11) if n != 6]
+    whole = shorten(vectors(pq.read_table(tmp_path / "whole"))[there], dimensions or 16)
+    table = pq.read_table(tmp_path / "out") if format_ == "parquet" else lance.dataset(tmp_path / "out").to_table()
+    kind = table.schema.field("vector").type
+    assert pa.types.is_fixed_size_list(kind) and table["vector"][6].as_py() is None
+    found = np.array([table["vector"][n].as_py() for n in there])
+    if precision == "int8":
+        assert (
+            kind.value_type == pa.int8() and table.schema.field("scale").type == pa.float32() and table["scale"][6].as_py() is None
+        )
+        scales = np.array([table["scale"][n].as_py() for n in there], np.float32)
+        assert (np.abs(from_int8(found, scales) - whole) <= scales[:, None] * 0.501).all()
+    elif precision == "binary":
+        assert kind == pa.list_(pa.uint8(), 2) and (found == to_binary(whole)).all() and "scale" not in table.column_names
+    else:
+        assert kind.value_type == (pa.float16() if precision == "float16" else pa.float32())
+        np.testing.assert_allclose(found, whole, atol=1e-3 if precision == "float16" else 0)
+
+
+def test_what_decides_on_the_vectors_decides_which_parts_are_kept_and_nothing_else_does():
+    plain = EmbedOptions()
+    asked = {"what", "format", "query", "batch_size", "part_rows", "device", "dtype"}
+    assert plain.decisive().keys() == asked, "a run that an older version began goes on"
+    assert replace(plain, devices=("cuda:0", "cuda:1"), processes=4, batch_size=3, device="cpu").decisive() == plain.decisive()
+    others = [replace(plain, dimensions=5), replace(plain, precision="int8"), replace(plain, dimensions=5, precision="int8")]
+    assert all(a.decisive() != b.decisive() for at, a in enumerate([plain, *others]) for b in others[at:])
+
+
+def test_more_dimensions_than_the_model_has_are_refused_before_anything_is_embedded(folder, clip_folder, tmp_path):
+    with pytest.raises(UserError, match="have 16 dimensions: 17 cannot be kept, give 1 to 16"):
+        embed([str(folder)], clip_folder, tmp_path / "out", replace(PARTS, dimensions=17))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.work/part*"))
+
+
 def test_what_exists_is_not_written_over(folder, clip_folder, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists already"):
         embed([str(folder)], clip_folder, tmp_path / "out", PARTS)
+
+
+def test_the_command_writes_what_its_words_say_and_notes_lengths_that_were_not_trained(folder, clip_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "AUTO,STRICT")  # the command would set it for this whole process
+
+    def embedded(out: str, checkpoint: Path, *words: str) -> Result:
+        given = ["embed", str(folder), "--checkpoint", str(checkpoint), "--out", str(tmp_path / out), "--device", "cpu", *words]
+        return CliRunner().invoke(app, given, catch_exceptions=False)
+
+    short = ("--dimensions", "5", "--precision", "int8", "--json")
+    said = embedded("a", clip_folder, *short)
+    assert said.exit_code == 0 and json.loads(said.stdout)["embedded"] == 10 and "note:" not in said.stderr
+    assert pq.read_schema(next((tmp_path / "a").iterdir())).field("vector").type == pa.list_(pa.int8(), 5)
+    trained = shutil.copytree(clip_folder, tmp_path / "trained")
+    for dimensions, note in (
+        ([], "for whole vectors alone: its first 5 dimensions"),
+        ([4, 8], "for 4, 8: its first 5"),
+        ([5], None),
+    ):
+        (trained / "recipe.json").write_text(json.dumps({"recipe": {"matryoshka": dimensions}}))
+        said = embedded(f"b{len(dimensions)}", trained, *short)
+        assert json.loads(said.stdout)["rows"] == 11
+        assert (note in said.stderr) if note else ("note:" not in said.stderr)
+    with pytest.raises(UserError, match="--device or --devices, not both"):
+        embedded("c", clip_folder, "--devices", "cpu,cpu")

@@ -4,13 +4,14 @@ positive is no loss."""
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from mmret.retriever.train.loss import info_nce, masks
+from mmret.retriever.train.loss import info_nce, masks, nested_info_nce
 
 
 def unit(rows: int, seed: int, width: int = 8) -> torch.Tensor:
@@ -94,3 +95,33 @@ def test_a_loss_taken_in_blocks_of_queries_has_the_value_and_the_gradients_of_th
     monkeypatch.setattr("mmret.retriever.train.loss.ROWS", 3)
     for one, other in zip(whole, taken(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rows", [64, 3])  # at once, and in blocks of queries
+def test_the_nested_loss_is_the_mean_over_prefixes_of_unit_length_and_the_whole(monkeypatch, rows):
+    monkeypatch.setattr("mmret.retriever.train.loss.ROWS", rows)
+    queries, features = unit(7, 11).requires_grad_(), unit(10, 12).requires_grad_()
+    positives, ignored = masks(np.array([0, 1, 1, 2, 3, 4, 5]), np.array([0, 1, 1, 2, 3, 4, 5, 1, 0, 9]))
+    loss = nested_info_nce(queries, features, positives, ignored, 0.07, 2.0, (2, 5))
+    expected = info_nce(queries, features, positives, ignored, 0.07, 2.0) / 3
+    for d in (2, 5):
+        short = (normalize(vectors[:, :d], dim=1) for vectors in (queries, features))
+        expected = expected + info_nce(*short, positives, ignored, 0.07, 2.0) / 3
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    for ours, theirs in zip(*(torch.autograd.grad(x, [queries, features]) for x in (loss, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+    plain = info_nce(queries, features, positives, ignored, 0.07)
+    assert torch.equal(nested_info_nce(queries, features, positives, ignored, 0.07), plain), "off, it is the loss of before"
+
+
+def test_the_nested_loss_weights_lengths_as_sentence_transformers_does():
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    theirs = losses.MultipleNegativesRankingLoss(None, scale=10.0)
+    queries, targets = unit(5, 3), unit(5, 4)
+    positives, ignored = masks(np.arange(5), np.arange(5))
+    ours = nested_info_nce(queries, targets, positives, ignored, 0.1, dimensions=(2, 4))
+    of_each = [theirs.compute_loss_from_embeddings([queries[:, :d], targets[:, :d]], None) for d in (8, 4, 2)]
+    model = SimpleNamespace(get_embedding_dimension=lambda: 8)
+    weights = losses.MatryoshkaLoss(model, theirs, [8, 4, 2]).matryoshka_weights
+    assert len(set(weights)) == 1
+    torch.testing.assert_close(ours, (sum(of_each) / 3).double(), rtol=1e-6, atol=0)

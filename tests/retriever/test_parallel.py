@@ -27,7 +27,9 @@ CASES = {
     "clip": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "steps": 5, "evaluate_every": 5, "matrix_learning_rate": 1e-3},
     "clip_at_once": {"kind": "clip", "trainable": "text+blocks", "batch_size": 7},
     "one_text": {"kind": "clip", "trainable": "text", "batch_size": 4},
+    "nested": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "matryoshka": [4, 8]},
     "mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "steps": 4},
+    "nested_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "matryoshka": [4, 8]},
 }
 
 

@@ -19,7 +19,7 @@ OTHER: dict[str, Any] = {
     "steps": 7, "batch_size": 33, "chunk_size": 5, "learning_rate": 0.5, "text_learning_rate": 0.25, "warmup_steps": 3,
     "weight_decay": 0.1, "max_grad_norm": 2.0, "temperature": 0.5, "mask_false_negatives": False, "several_positives": False,
     "hardness": 1.0, "precision": "bfloat16", "gradient_checkpointing": True, "compile": "eager", "instruction": "x", "seed": 9,
-    "lora": {"rank": 1}, "matrix_learning_rate": 0.5,
+    "lora": {"rank": 1}, "matrix_learning_rate": 0.5, "matryoshka": (4, 8),
 }  # fmt: skip
 RUNTIME = {
     "checkpoint_every": 3, "log_every": 3, "evaluate_every": 3, "held_out_queries": 3, "outside": True,
@@ -54,7 +54,7 @@ def test_a_field_that_changes_no_weight_is_not_in_the_fingerprint(field):
 def test_licences_and_the_state_trained_on_are_in_the_fingerprint_where_they_keep_rows_away():
     plain = values(Recipe())
     assert "licences" not in plain and "as_of" not in plain, "lakes of before licences stay current"
-    assert "matrix_learning_rate" not in plain, "as do those of before Muon"
+    assert not {"matrix_learning_rate", "matryoshka"} & plain.keys(), "as do those of before Muon and Matryoshka"
     found = [values(Recipe(), licences) for licences in (
         LicenceSettings(share_alike="apart"), LicenceSettings(share_alike="exclude"), LicenceSettings(exclude=("CC-BY-NC*",))
     )]  # fmt: skip

@@ -202,6 +202,9 @@ def test_bfloat16_keeps_trained_weights_in_float32_and_points_the_same_way(kind,
         ("lora", {"rank": 0}, "greater than"),
         ("lora", {"rang": 8}, "not permitted"),
         ("trainable", "none", "text"),
+        ("matryoshka", [16, 8], "ascending"),
+        ("matryoshka", [8, 8], "each once"),
+        ("matryoshka", [0, 8], "from 1 on"),
     ],
 )
 def test_settings_out_of_range_are_named(key, value, said):
@@ -214,6 +217,16 @@ def test_settings_that_contradict_each_other_are_refused():
         load_profile("demo", {"recipes.demo.kind": "mllm"})  # demo says trainable: text+blocks
     with pytest.raises(UserError, match="share a batch"):
         load_profile("demo", {"recipes.demo.outside": True, "recipes.demo.processes": 512})
+
+
+@pytest.mark.parametrize("kind, dim", [("clip", 16), ("mllm", 32)])
+def test_a_length_that_the_models_vectors_have_not_is_refused_before_training(kind, dim, bases, triplets, load, tmp_path):
+    a_trainer(small(kind, matryoshka=(4, dim - 1)), bases[kind], triplets, load, tmp_path / "fits")
+    for width in (dim, dim + 1):
+        with pytest.raises(
+            UserError, match=f"matryoshka has {width}, but vectors of .* have {dim} dimensions: give numbers below {dim}"
+        ):
+            a_trainer(small(kind, matryoshka=(4, width)), bases[kind], triplets, load, tmp_path / str(width))
 
 
 def test_the_papers_recipes_are_the_papers():

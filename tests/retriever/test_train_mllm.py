@@ -5,6 +5,7 @@ bit-equal weights."""
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import mmret
 from mmret import progress
 from mmret.errors import UserError
+from mmret.retriever.models.load import query_options
 from mmret.retriever.models.merge import export_merged
 from mmret.retriever.train.log import read_log
 from mmret.retriever.train.loop import train
-from tests.retriever.mllm_folders import FOLDERS
+from tests.retriever.mllm_folders import FOLDERS, publish_names
 from tests.retriever.runs import a_trainer, small
 
 pytest.importorskip("peft")
@@ -110,6 +112,10 @@ def test_the_adapter_loads_and_the_merged_folder_is_stock_transformers(trained, 
     np.testing.assert_allclose(
         mmret.Retriever.load(tmp_path / "merged", "cpu").encode(images, texts, instruction="find a picture"), rows, atol=1e-5
     )
+    for folder in (out, tmp_path / "merged"):  # by which stock engines embed, with the instruction of the recipe
+        assert json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]["query"] == "find a picture"
+        assert query_options(folder) == {"instruction": "find a picture"}
+        assert (folder / "modules.json").is_file() and "<instruct>" in (folder / "chat_template.jinja").read_text()
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "merged")
     prompt = adapter.prompt.fill(texts[0], True, "find a picture")
@@ -135,6 +141,16 @@ def test_an_adapter_is_trained_further_from_its_own_base(trained, folders, tripl
     assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
         folders["qwen2_vl"]
     )
+
+
+def test_a_merged_llava_keeps_the_published_names_of_its_weights_by_which_vllm_loads_it(folders, tmp_path):
+    peft = pytest.importorskip("peft")
+    published = publish_names(shutil.copytree(folders["llava_next"], tmp_path / "published"))
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    peft.get_peft_model(AutoModelForImageTextToText.from_pretrained(published), settings).save_pretrained(tmp_path / "adapter")
+    export_merged(tmp_path / "adapter", tmp_path / "merged")
+    merged, base = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", published))
+    assert merged.keys() == base.keys() and any(name.startswith("vision_tower.vision_model.") for name in merged)
 
 
 class Killed(Exception):

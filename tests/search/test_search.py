@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from mmret.search.models import model_folder, pick_recipe, trained_recipes
 from mmret.search.names import ImageNames
 from mmret.search.options import SearchOptions
 from mmret.search.search import COLUMNS, Query, Searcher, query_image
-from tests.conftest import CHECKOUT
 
 
 @pytest.fixture(scope="module")
@@ -241,15 +238,11 @@ def test_a_filter_works_on_a_lake_that_was_written_before_a_column_came(lake, tm
     assert found.matching == found.gallery == 180
 
 
-def test_vectors_that_are_stored_are_found_without_importing_what_makes_new_ones(lake):
-    code = f"""
-import sys
-from mmret.lake import Lake
-from mmret.lake.configuration import resolve
-from mmret.search.search import Query, Searcher
-lake = Lake({str(lake.root)!r})
-first = lake.read("images", columns=["image_id"])["image_id"][0].as_py()
-print(len(Searcher(lake, resolve(lake)[0]).search("demo", Query(image_id=first), k=3).hits), "transformers" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
-    assert done.stdout.split() == ["3", "False"]
+def test_a_run_leaves_the_vectors_that_a_first_search_asks_for_of_the_trained_and_of_the_untrained_model(lake):
+    from mmret.retriever.models.load import embedding_digest
+
+    profile, evaluated = resolve(lake)[0], lake.facts("evaluations", "demo").written
+    for recipe in ("demo", "untrained"):
+        folder = lake.root / "gallery" / embedding_digest(model_folder(lake, profile, recipe))
+        assert sorted(path.stem for path in folder.iterdir()) == lake.partitions("images")
+        assert all(path.stat().st_mtime_ns <= evaluated for path in folder.iterdir())

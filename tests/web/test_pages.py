@@ -188,3 +188,81 @@ def test_what_a_search_waits_for_is_told_to_others_too_and_forgotten_after_a_fai
     with pytest.raises(UserError, match="a picture, a text or both"):
         searches.search("demo", Query(), 3)
     assert searches.wait_message("demo") == "searching with demo"
+
+
+def test_every_search_is_in_the_address_and_an_address_that_came_back_is_asked_without_a_new_one(site, monkeypatch, caplog):
+    from nicegui.functions.navigate import History
+
+    told: list[tuple[str, str]] = []
+    for how in ("push", "replace"):
+        monkeypatch.setattr(History, how, lambda self, address, how=how: told.append((how, address)))
+
+    def answered(client: Any) -> bool:
+        return {"demo: 180 pictures", "untrained: 180 pictures"} <= set(labels(client))
+
+    async def act(user: Any) -> None:
+        from nicegui import ui
+
+        client = await user.open("/search?text=a+red+circle&first=2")
+        await until(lambda: answered(client) and "2 to 25" in labels(client))
+        assert told == [("replace", "/search?text=a+red+circle&left=demo&right=untrained&first=2")]
+        with client:
+            fields = [e for e in client.elements.values() if isinstance(e, ui.input)]
+            fields[0].value = "a blue star"
+            user.find(kind=ui.button, content="Search").click()
+        await until(lambda: answered(client) and "1 to 24" in labels(client))
+        assert told[1:] == [("push", "/search?text=a+blue+star&left=demo&right=untrained")]
+        (listener,) = [x for x in client.layout._event_listeners.values() if x.type == "address_changed"]
+        client.layout._handle_event({"listener_id": listener.id, "args": "?text=a+red+circle&first=2"})
+        await until(lambda: answered(client) and "2 to 25" in labels(client))
+        assert len(told) == 2 and fields[0].value == "a red circle"
+
+    visit(site, act, caplog)
+
+
+def test_what_is_asked_before_the_checkpoints_are_known_is_answered_once_they_are(site, monkeypatch, caplog):
+    gate = Gate(site.searches.recipes)
+    monkeypatch.setattr(site.searches, "recipes", gate)
+
+    async def act(user: Any) -> None:
+        from nicegui import ui
+
+        client = await user.open("/search?left=untrained")
+        await until(gate.entered.is_set)
+        with client:
+            fields = [e for e in client.elements.values() if isinstance(e, ui.input)]
+            fields[0].value = "a blue star"
+            user.find(ui.input).trigger("keydown.enter")
+        await asyncio.sleep(0.2)
+        gate.opened.set()
+        await until(lambda: labels(client).count("untrained: 180 pictures") == 2)
+
+    visit(site, act, caplog)
+
+
+def test_an_upload_that_is_gone_is_said_and_nothing_else_is_answered_in_its_place(site, caplog):
+    async def act(user: Any) -> None:
+        client = await user.open(f"/search?text=a+red+circle&upload={'0' * 32}")
+        await until(lambda: "The picture of this address is not here any more" in labels(client))
+        assert not any(text.startswith("demo:") for text in labels(client))
+
+    visit(site, act, caplog)
+
+
+def test_the_libraries_of_a_first_search_are_imported_as_soon_as_a_page_is_open_and_once(small_lake, monkeypatch, caplog):
+    from mmret.web import search_progress
+
+    lake = Lake(small_lake[0])
+    imported: list[str] = []
+    monkeypatch.setattr(search_progress, "_import_models", lambda: imported.append(threading.current_thread().name))
+    for address in ("/", "/search"):
+        site = open_site(lake, resolve(lake)[0], "tester")
+
+        async def act(user: Any, address: str = address) -> None:
+            for _ in range(2):
+                await user.open(address)
+                await until(lambda: imported)
+
+        visit(site, act, caplog)
+        assert imported == ["imports for the first search"]
+        imported.clear()

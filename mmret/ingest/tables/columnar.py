@@ -70,6 +70,10 @@ class Columnar:
             else:
                 yield from ((first + row + 1, columns) for row, columns in enumerate(rows_of(batch)))
 
+    def known_rows(self) -> int | None:
+        """How many rows a Parquet file says it has; None of an Arrow file, which has to be read for that."""
+        return None if self._parquet is None else self._parquet.metadata.num_rows
+
     def close(self) -> None:
         if self._parquet is not None:
             self._parquet.close()

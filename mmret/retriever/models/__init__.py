@@ -1,1 +1,1 @@
-"""Retrievers at inference: CLIP, multimodal LLM, ONNX."""
+"""Retrievers at inference: CLIP, multimodal LLM, ONNX, OpenVINO, and files for stock engines."""

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 RECORD = "recipe.json"
 """In the folder of a checkpoint that was trained here: the recipe, the digest of all it was trained from, the facts of the run."""
 NOT_WEIGHTS = {RECORD, "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
 """JSON files of a checkpoint that do not enter its digest: the record of the run, and other libraries' indices."""
+
+
+def trained_dimensions(folder: str | Path) -> tuple[int, ...] | None:
+    """The numbers of dimensions below all of them that the checkpoint was trained to rank by (its recipe's ``matryoshka``), which
+    may be none; None where the folder does not say how it was trained."""
+    record = Path(folder) / RECORD
+    if not record.is_file():
+        return None
+    return tuple(json.loads(record.read_text()).get("recipe", {}).get("matryoshka", ()))
 
 
 def weights_digest(folder: str | Path) -> str:

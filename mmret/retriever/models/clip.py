@@ -89,19 +89,27 @@ class ClipRetriever:
     def save(self, folder: str | Path) -> None:
         """Write stock CLIPModel and CLIPProcessor files, and those of sentence-transformers, into ``folder``."""
         folder = Path(folder)
-        # where others cut a text; without it a longer one raises inside the text tower
-        self.processor.tokenizer.model_max_length = self.model.config.text_config.max_position_embeddings
         with silence():
             self.model.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
-            self.processor.image_processor.save_pretrained(folder)  # transformers 4 (upstream's) looks for this file
+        self.save_processor(folder)
         for name, content in SENTENCE_TRANSFORMERS.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
+    def save_processor(self, folder: Path) -> None:
+        """Write the CLIPProcessor's files into ``folder``."""
+        self.processor.tokenizer.model_max_length = self.max_tokens  # where others cut a text; without it a longer one raises
+        with silence():
+            self.processor.save_pretrained(folder)
+            self.processor.image_processor.save_pretrained(folder)  # transformers 4 (upstream's) looks for this file
+
     @property
     def dim(self) -> int:
         return self.model.projection_dim
+
+    @property
+    def max_tokens(self) -> int:
+        return self.model.config.text_config.max_position_embeddings
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +160,7 @@ class ClipRetriever:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with its begin and end, cut at the tower's limit; counts what was cut."""
-        limit, tokenizer = self.model.config.text_config.max_position_embeddings, self.processor.tokenizer
+        limit, tokenizer = self.max_tokens, self.processor.tokenizer
         with silence():  # else a warning for every text over the limit
             ids = tokenizer(list(texts))["input_ids"] if len(texts) else []
         self.truncated += sum(len(row) > limit for row in ids)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from mmret.atomic import replacing_folder
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
+from mmret.retriever.models.checkpoint import RECORD
+from mmret.retriever.models.engine_files import write_engine_files
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base
 
 
 def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
-    """Merge an adapter into its base model and write the whole as stock ``transformers`` files into ``out``.
+    """Merge an adapter into its base model and write the whole as stock ``transformers`` files into ``out``, with
+    those by which sentence-transformers and vLLM embed.
 
     ``dtype``: of the weights written; ``auto`` is the base model's own. Raises UserError where ``adapter`` is none or ``out`` is
     there already.
@@ -26,6 +30,9 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
         with silence():
             retriever.model.save_pretrained(folder)
             retriever.processor.save_pretrained(folder)
+        if (record := Path(adapter) / RECORD).is_file():  # with the instruction of its queries
+            shutil.copy(record, folder)
+        write_engine_files(folder)
 
     with replacing_folder(out) as aside:
         fill(aside)

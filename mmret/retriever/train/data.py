@@ -53,21 +53,40 @@ class Batch:
         return list(place), np.array(where, np.int64)
 
 
-class TrainingSet:
+def chosen_rows(triplets: pa.Table, recipe: Recipe) -> tuple[pa.Table, np.ndarray]:
     """Rows of split ``train`` that fit the recipe's signals, at most ``recipe.pairs`` of them, in the order of
-    ``pair_id``.
+    ``pair_id``; and their keys (n,) uint64, the first 64 bits of each ``pair_id``.
 
     A subset takes the pairs of lowest hash, so that a larger one of the same seed contains the smaller.
     Raises UserError where nothing is left to train on.
     """
+    rows = fitting_rows(triplets, recipe)
+    if not rows.num_rows:
+        raise UserError(_nothing_left(triplets, recipe))
+    rows = rows.sort_by("pair_id").combine_chunks()
+    keys = pair_keys(rows)
+    if recipe.pairs is not None and recipe.pairs < rows.num_rows:
+        subset = lowest(keys, recipe)
+        rows, keys = rows.take(pa.array(subset)), keys[subset]
+    return rows, keys
+
+
+def lowest(keys: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Positions, ascending, of the ``recipe.pairs`` of ``keys`` (n,) uint64 that its seed draws."""
+    return np.sort(np.argsort(draws(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
+
+
+def pair_keys(rows: pa.Table) -> np.ndarray:
+    """The first 64 bits of each ``pair_id`` of ``rows``: (n,) uint64."""
+    return np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
+
+
+class TrainingSet:
+    """The rows of :func:`chosen_rows`. Raises UserError where nothing is left to train on."""
 
     def __init__(self, triplets: pa.Table, recipe: Recipe):
         self.recipe = recipe
-        rows = _rows_with_texts(triplets, recipe).sort_by("pair_id").combine_chunks()
-        keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
-        if recipe.pairs is not None and recipe.pairs < rows.num_rows:
-            subset = np.sort(np.argsort(draws(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
-            rows, keys = rows.take(pa.array(subset)), keys[subset]
+        rows, keys = chosen_rows(triplets, recipe)
         self.keys = keys
         self.texts, self.text_starts = _ragged(rows["texts"])
         negatives, starts = _ragged(rows["hard_negatives"])
@@ -118,23 +137,28 @@ class TrainingSet:
         return found[order][place < self.recipe.mined_negatives]
 
 
-def _rows_with_texts(triplets: pa.Table, recipe: Recipe) -> pa.Table:
-    """Rows of split ``train`` with a text, found by one of the recipe's signals; raises UserError where there are none."""
-    train = triplets.filter(pc.equal(triplets["split"], "train"))
-    texted = train.filter(pc.greater(pc.list_value_length(train["texts"]), 0))
-    if recipe.pair_source == "naive" and texted.num_rows:  # no signal found them
+def fitting_rows(triplets: pa.Table, recipe: Recipe) -> pa.Table:
+    """Rows of split ``train`` with a text, found by one of the recipe's signals: by columns ``split, texts, signals``."""
+    texted = _texted(triplets.filter(pc.equal(triplets["split"], "train")))
+    if recipe.pair_source == "naive":  # no signal found them
         return texted
     signals, starts = _ragged(texted["signals"])
     hits = pc.is_in(signals, pa.array(recipe.signals, pa.large_string())).to_numpy(zero_copy_only=False)
-    kept = texted.filter(pa.array(np.diff(np.concatenate([[0], np.cumsum(hits)])[starts]) > 0))
-    if not kept.num_rows:
-        raise UserError(
-            f"no triplets to train on: {triplets.num_rows} in all, {train.num_rows} of split 'train', "
-            f"{texted.num_rows} with texts, 0 found by the recipe's signals ({', '.join(recipe.signals)}). Widen "
-            "mine.bands, raise mine.k or add images that have near neighbours; `mmret sql` on neighbours, pairs and "
-            "instructions shows where they were lost"
-        )
-    return kept
+    return texted.filter(pa.array(np.diff(np.concatenate([[0], np.cumsum(hits)])[starts]) > 0))
+
+
+def _texted(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.greater(pc.list_value_length(rows["texts"]), 0))
+
+
+def _nothing_left(triplets: pa.Table, recipe: Recipe) -> str:
+    train = triplets.filter(pc.equal(triplets["split"], "train"))
+    return (
+        f"no triplets to train on: {triplets.num_rows} in all, {train.num_rows} of split 'train', "
+        f"{_texted(train).num_rows} with texts, 0 found by the recipe's signals ({', '.join(recipe.signals)}). Widen "
+        "mine.bands, raise mine.k or add images that have near neighbours; `mmret sql` on neighbours, pairs and "
+        "instructions shows where they were lost"
+    )
 
 
 def _ragged(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:

@@ -6,7 +6,9 @@ The state is a list of files that already exist (:mod:`mmret.lake.history`), so 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,9 @@ from mmret.atomic import write_text
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
-from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.rows import also_reads, training_rows
-from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
+from mmret.retriever.train.data import fitting_rows, lowest, pair_keys
+from mmret.retriever.train.rows import allowed_rows, also_reads
+from mmret.settings import LicenceSettings, Recipe
 
 
 def record_data_state(lake: Lake, recipe: Recipe) -> str:
@@ -35,12 +37,25 @@ def write_data_state(lake: Lake, folder: Path, state: str) -> None:
     write_text(folder / history.STATE_FILE, json.dumps(record, indent=2) + "\n")
 
 
-def checkpoint_rows(lake: Lake, name: str) -> pa.Table:
-    """The exact rows that checkpoint ``name`` was trained on, columns of TRIPLETS, sorted by pair_id: those of the state and the
-    licences that its record names, whatever the lake's settings are today.
+@dataclass(frozen=True)
+class TrainedOn:
+    """The triplets that a checkpoint was trained on: ``lake`` as it was then, and ``keys`` (n,) uint64, those of its pairs."""
 
-    Example: ``checkpoint_rows(Lake("lakes/demo"), "demo")``. Raises UserError where it has no recorded state, was trained on pairs
-    that are not the lake's triplets, or a file is gone.
+    lake: Lake
+    keys: np.ndarray
+
+    def rows(self, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """``columns`` (with ``pair_id``; None: all) of those that pass ``filters`` (an expression of pyarrow; None: all), sorted by
+        pair_id."""
+        rows = self.lake.read("triplets", columns=columns, filters=filters).sort_by("pair_id")
+        return rows.filter(pa.array(np.isin(pair_keys(rows), self.keys)))
+
+
+def trained_on(lake: Lake, name: str) -> TrainedOn:
+    """What checkpoint ``name`` was trained on: the state and the licences that its record names, whatever the lake's settings are
+    today. Cost: reading the triplets a shard at a time; then 8 bytes a triplet.
+
+    Raises UserError where it has no recorded state, was trained on pairs that are not the lake's triplets, or a file is gone.
     """
     facts = lake.facts("checkpoints", name)
     if facts is None or not facts.rows:
@@ -50,7 +65,17 @@ def checkpoint_rows(lake: Lake, name: str) -> pa.Table:
         raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")
     then = open_as_of(lake, facts.notes.get("state", name))
     licences = LicenceSettings.model_validate(facts.notes.get("licences", {}))
-    kept = TrainingSet(training_rows(then, recipe, licences, EvaluateSettings()), recipe).keys  # the first 64 bits of its pair ids
-    rows = then.read("triplets").sort_by("pair_id")
-    keys = np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], np.uint64)
-    return rows.filter(pa.array(np.isin(keys, kept)))
+    columns = ["pair_id", "split", "texts", "signals"]
+    shards = (allowed_rows(then, recipe, licences, columns, shard) for shard in then.partitions("triplets"))
+    keys = np.concatenate([np.empty(0, np.uint64), *(pair_keys(fitting_rows(rows, recipe)) for rows in shards)])
+    if recipe.pairs is not None and recipe.pairs < len(keys):
+        keys = keys[lowest(keys, recipe)]
+    return TrainedOn(then, np.sort(keys))
+
+
+def checkpoint_rows(lake: Lake, name: str) -> pa.Table:
+    """The exact rows that checkpoint ``name`` was trained on, columns of TRIPLETS, sorted by pair_id.
+
+    Example: ``checkpoint_rows(Lake("lakes/demo"), "demo")``. Raises UserError as :func:`trained_on`.
+    """
+    return trained_on(lake, name).rows()

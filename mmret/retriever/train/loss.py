@@ -9,11 +9,13 @@ block by block, so that memory grows with the candidates only, for a second prod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 ROWS = 64
@@ -49,6 +51,27 @@ def info_nce(
             for rows, positive, ignore in blocks
         ]
     ).mean()
+
+
+def nested_info_nce(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    positives: torch.Tensor,
+    ignored: torch.Tensor | None = None,
+    temperature: float = 0.02,
+    hardness: float = 0.0,
+    dimensions: Sequence[int] = (),
+) -> torch.Tensor:
+    """Mean of :func:`info_nce` over whole vectors and over the first so many of ``dimensions``, of unit length again, a scalar.
+
+    So that short vectors rank by themselves (Matryoshka representation learning, arXiv 2205.13147, whose weights are equal too).
+    Without ``dimensions`` it is :func:`info_nce`. Cost: as many products, the widest of them as dear as the one.
+    """
+    losses = [info_nce(queries, candidates, positives, ignored, temperature, hardness)]
+    for width in dimensions:
+        short = (normalize(vectors[:, :width], dim=-1) for vectors in (queries, candidates))
+        losses.append(info_nce(*short, positives, ignored, temperature, hardness))
+    return torch.stack(losses).mean() if dimensions else losses[0]
 
 
 def _losses(

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
+from mmret.retriever.models.engine_files import write_engine_files
 from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.embedder import Gather
@@ -115,6 +116,7 @@ class MllmEmbedder:
     def save(self, folder: Path) -> None:
         self.peft_model.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
+        write_engine_files(folder, self.recipe.instruction)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:

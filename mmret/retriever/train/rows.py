@@ -42,14 +42,27 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluat
     """
     if recipe.pair_source == "naive":
         return _naive_rows(lake, recipe, licences, evaluate)
-    everything = uses_all(recipe, licences)
-    columns = COLUMNS if everything else [*COLUMNS, "licence"]
-    rows = apply_decisions(lake, lake.read("triplets", columns=columns), recipe.decisions)
-    if not everything:
-        images = lake.read("images", columns=["image_id", "licence"])
-        rows = _licence_set(rows, recipe, licences, images)
-    rows = rows.select(COLUMNS)
+    images = None if uses_all(recipe, licences) else lake.read("images", columns=["image_id", "licence"])
+    rows = allowed_rows(lake, recipe, licences, COLUMNS, images=images)
     return rows if "neighbours" not in also_reads(recipe) else keep_negatives(rows, _retrieved(lake, recipe))
+
+
+def allowed_rows(
+    lake: Lake,
+    recipe: Recipe,
+    licences: LicenceSettings,
+    columns: list[str],
+    partitions: str | None = None,
+    images: pa.Table | None = None,
+) -> pa.Table:
+    """``columns`` of the triplets of ``partitions`` (None: all) that decisions and licences leave to ``recipe``.
+
+    With ``images`` (``image_id, licence``) hard negatives of other licence sets are left out too.
+    """
+    everything = uses_all(recipe, licences)
+    read = columns if everything else [*columns, "licence"]
+    rows = apply_decisions(lake, lake.read("triplets", partitions, read), recipe.decisions)
+    return (rows if everything else _licence_set(rows, recipe, licences, images)).select(columns)
 
 
 def _naive_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate: EvaluateSettings) -> pa.Table:

@@ -19,7 +19,7 @@ from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_state
 from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.log import EVENTS, Events, peak_memory
-from mmret.retriever.train.loss import info_nce, masks
+from mmret.retriever.train.loss import masks, nested_info_nce
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
 from mmret.settings import Recipe
@@ -31,11 +31,18 @@ OnRow = Callable[[dict[str, Any]], None]
 class Trainer:
     """``run`` trains from the newest state to the last step. The first process of ``group`` writes states and log.
 
-    Raises UserError where the loss is not finite or rises far above its lowest value.
+    Raises UserError where the loss is not finite or rises far above its lowest value, and at once where the recipe's matryoshka
+    has dimensions that the model's vectors have not.
     """
 
     def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = SINGLE_PROCESS):
         self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
+        dim = embedder.retriever.dim
+        if recipe.matryoshka and recipe.matryoshka[-1] >= dim:
+            raise UserError(
+                f"the recipe's matryoshka has {recipe.matryoshka[-1]}, but vectors of {recipe.base} have {dim} dimensions: give "
+                f"numbers below {dim}; whole vectors are trained anyway"
+            )
         self.held_out: HeldOut | None = None
         self.on_row: OnRow | None = None
         torch.manual_seed(recipe.seed + group.rank)
@@ -113,7 +120,10 @@ class Trainer:
 
         def loss_of(*features: torch.Tensor) -> torch.Tensor:
             queries, candidates = gather(*features)
-            loss = info_nce(queries[own], candidates, positives, ignored, self.recipe.temperature, self.recipe.hardness)
+            recipe = self.recipe
+            loss = nested_info_nce(
+                queries[own], candidates, positives, ignored, recipe.temperature, recipe.hardness, recipe.matryoshka
+            )
             return loss * (len(positives) / count)
 
         loss = cached_backward(parts, loss_of, self.group)

@@ -1,0 +1,76 @@
+"""MMRet-CLIP as two OpenVINO graphs: ``image.xml`` and ``text.xml`` with their ``.bin``, and ``openvino.json`` beside them.
+
+:mod:`mmret.retriever.models.graphs` has what an export is. The graphs are read from the ONNX ones, which are written for it
+and not kept. Cost: a second more than ONNX for a tiny model.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mmret.errors import UserError
+from mmret.retriever.models.clip import ClipRetriever
+from mmret.retriever.models.graphs import Engine, GraphRetriever, export_graphs
+from mmret.retriever.models.onnx import write_onnx_graphs
+
+PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Without it OpenVINO takes bfloat16 where the processor has it."""
+_NEEDED = "OpenVINO export needs openvino, onnx and onnxscript: pip install 'mmret[openvino]'"
+
+
+class OpenvinoRetriever(GraphRetriever):
+    """An exported folder under OpenVINO: the same ``encode`` as :class:`ClipRetriever`."""
+
+    info = "openvino.json"
+    made_by = "mmret export-onnx --format openvino"
+
+    def __init__(self, folder: str | Path, device: str = "CPU"):
+        """Raises UserError without OpenVINO, and for a folder that is no export."""
+        core = load_openvino().Core()
+        super().__init__(folder)
+        self._compiled = {name: core.compile_model(self.folder / f"{name}.xml", device, PRECISION) for name in ("image", "text")}
+
+    def features(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return self._compiled[graph](inputs)["features"].copy()  # the engine's own memory, written again by the next call
+
+
+def export_openvino(folder: str | Path, out: Path) -> dict[str, Any]:
+    """Write the CLIP checkpoint in ``folder`` to folder ``out``; returns what ``openvino.json`` holds.
+
+    Raises UserError as :func:`mmret.retriever.models.onnx.export_onnx` does.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{_NEEDED} ({error})") from None
+    version = load_openvino().__version__.partition("-")[0]
+    return export_graphs(folder, out, Engine("OpenVINO", _write, OpenvinoRetriever, {"openvino": version}))
+
+
+def load_openvino() -> ModuleType:
+    """The package openvino, which would tell its makers of each import, asked or not: its reporter is kept out of this process.
+
+    Raises UserError where it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # imports of it fail, for which openvino has a stand-in
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(f"{_NEEDED} ({error})") from None
+    return openvino
+
+
+def _write(retriever: ClipRetriever, folder: Path) -> None:
+    openvino = load_openvino()
+    with TemporaryDirectory(dir=folder) as between:
+        write_onnx_graphs(retriever, Path(between))
+        for name in ("image", "text"):
+            graph = openvino.Core().read_model(Path(between) / f"{name}.onnx")
+            openvino.save_model(graph, folder / f"{name}.xml", compress_to_fp16=False)
