@@ -83,7 +83,7 @@ def gallery_shards(
     ``known``: digests by shard that need not be looked at again; ``load``: gives the model, where somebody else keeps it;
     it is called only if a shard has to be embedded.
     """
-    from mmret.retriever.models.load import Retriever, embedding_digest
+    from mmret.retriever.models.kinds import embedding_digest
 
     cache = lake.root / "gallery" / embedding_digest(folder)
     facts = {shard: lake.facts("images", shard) for shard in lake.partitions("images")}
@@ -95,7 +95,8 @@ def gallery_shards(
             continue
         path = cache / f"{shard}.parquet"
         if (known or {}).get(shard) != fact.digest and _stored_ids(path) != ids:
-            model = model or (Retriever.load(folder) if load is None else load())
+            if model is None:
+                model = _loaded(folder) if load is None else load()
             rows = _embed_shard(lake, shard, ids, (model, str(folder)), batch_size, (done, total))
             with replacing(path) as aside:
                 pq.write_table(rows, aside)
@@ -137,9 +138,15 @@ def _embed_shard(
     return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})
 
 
+def _loaded(folder: str | Path) -> Encoder:
+    from mmret.retriever.models.load import Retriever  # imports torch and transformers, which takes seconds
+
+    return Retriever.load(folder)
+
+
 def drop_other_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
     """Delete the stored vectors of all checkpoints except those in ``folders``; returns for how many checkpoints."""
-    from mmret.retriever.models.load import embedding_digest
+    from mmret.retriever.models.kinds import embedding_digest
 
     keep = {embedding_digest(folder) for folder in folders}
     stale = [p for p in (lake.root / "gallery").glob("*") if p.is_dir() and p.name not in keep]

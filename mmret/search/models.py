@@ -37,10 +37,10 @@ def model_folder(lake: Lake, profile: Profile, recipe: str) -> Path | str:
 
     ``untrained`` is the model that the lake's first recipe starts from. Raises UserError where it is not there yet.
     """
-    from mmret.retriever.train.stage import base_folder
-
     if recipe != UNTRAINED:
         return lake.root / lake.read("checkpoints", recipe)["folder"][0].as_py()
+    from mmret.retriever.train.stage import base_folder  # imports the models, which takes seconds
+
     first = next(iter(profile.train or profile.recipes))
     folder = base_folder(lake, profile.recipes[first].base)
     if isinstance(folder, Path) and not folder.is_dir():

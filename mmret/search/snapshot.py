@@ -44,14 +44,15 @@ class Model:
 
     @cached_property
     def _options(self) -> dict[bool, dict[str, str]]:
-        from mmret.retriever.models.load import query_options
+        from mmret.retriever.models.kinds import query_options
 
         return {composed: query_options(self.folder, composed) for composed in (False, True)}
 
     @property
     def retriever(self) -> Encoder:
         """The model itself. Raises UserError where it cannot be loaded, or is another by now than the one asked for."""
-        from mmret.retriever.models.load import Retriever, embedding_digest
+        from mmret.retriever.models.kinds import embedding_digest
+        from mmret.retriever.models.load import Retriever
 
         with self._lock:
             if self._retriever is None:
@@ -226,7 +227,7 @@ def open_snapshot(
     What ``before`` has of it is used again: its model where the weights are the same, and its blocks of vectors. Raises UserError
     where the lake has no pictures or the model cannot be read.
     """
-    from mmret.retriever.models.load import embedding_digest
+    from mmret.retriever.models.kinds import embedding_digest
 
     state = state_of(lake, profile, recipe)
     folder = model_folder(lake, profile, recipe)

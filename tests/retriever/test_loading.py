@@ -12,7 +12,7 @@ import pytest
 
 import mmret
 from mmret.benchmarks.composed import evaluate_composed
-from mmret.retriever.models import load as loading
+from mmret.retriever.models import kinds
 from mmret.retriever.models.checkpoint import weights_digest
 from mmret.retriever.models.load import TEXT_INSTRUCTION, embedding_digest, query_options
 from mmret.settings import Recipe
@@ -32,8 +32,8 @@ def test_a_clip_checkpoint_is_its_files(clip_folder):
 def test_another_prompt_is_another_model(mllm_folder, monkeypatch):
     before = embedding_digest(mllm_folder)
     assert before == embedding_digest(mllm_folder) != weights_digest(mllm_folder)
-    real = loading.prompt_of
-    monkeypatch.setattr(loading, "prompt_of", lambda kind: dataclasses.replace(real(kind), candidate="You see: "))
+    real = kinds.prompt_of
+    monkeypatch.setattr(kinds, "prompt_of", lambda kind: dataclasses.replace(real(kind), candidate="You see: "))
     assert embedding_digest(mllm_folder) != before
 
 

@@ -12,7 +12,6 @@ overview, in patches of 14), 324 for Qwen2-VL and 256 for Qwen3-VL. Rows of like
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,10 +26,10 @@ from mmret.devices import device_of
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.retriever.models.clip import Picture, require_list, to_rgb
+from mmret.retriever.models.kinds import adapter_base
 from mmret.retriever.models.mllm_prompts import prompt_of
 from mmret.retriever.models.usable import usable
 
-ADAPTER = "adapter_config.json"
 CLASS_TOKENS = {"clip_vision_model": 1}
 """Tokens of a LLaVA vision tower before its patches, by its model type; the others have none."""
 
@@ -188,18 +187,6 @@ def align_processor(processor: ProcessorMixin, config: Any) -> None:
         processor.patch_size = config.vision_config.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = CLASS_TOKENS.get(config.vision_config.model_type, 0)
-
-
-def adapter_base(folder: str | Path) -> str | None:
-    """Folder or hub name of the model a peft adapter belongs to (a path may be relative to the adapter's folder); None
-    for a folder that is no adapter. Raises UserError where the adapter does not name it."""
-    folder = Path(folder)
-    if not (folder / ADAPTER).is_file() or (folder / "config.json").is_file():
-        return None
-    base = json.loads((folder / ADAPTER).read_text()).get("base_model_name_or_path")
-    if not base:
-        raise UserError(f"{folder / ADAPTER} does not say which model it adapts: set base_model_name_or_path")
-    return str(folder / base) if (folder / base).is_dir() else base
 
 
 def load_processor(folder: str | Path) -> ProcessorMixin:

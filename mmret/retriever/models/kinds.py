@@ -1,0 +1,82 @@
+"""What a checkpoint is, told from its files alone: the kind of model, the key of its vectors, how a query is put to it.
+
+Needs neither torch nor transformers, whose import takes seconds, so a server can answer from kept vectors before it has the model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+from mmret.encode.location import sentence_transformers_remark
+from mmret.errors import UserError
+from mmret.hashing import fingerprint
+from mmret.retriever.models.checkpoint import RECORD, weights_digest
+from mmret.retriever.models.mllm_prompts import prompt_of, prompts
+from mmret.settings import Recipe
+
+TEXT_INSTRUCTION = "Find me an image that matches the given caption"
+"""What an MLLM is told with a query that is text alone (paper.md, section 2)."""
+ADAPTER = "adapter_config.json"
+
+
+def model_type(folder: str | Path) -> str:
+    """``model_type`` of a checkpoint, of an adapter its base's. Raises UserError where there is no configuration."""
+    if base := adapter_base(folder):
+        return model_type(base)
+    config = Path(folder) / "config.json"
+    if config.is_file():
+        try:
+            return json.loads(config.read_text()).get("model_type", "")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{config} is damaged ({error}): fetch the model again") from None
+    if Path(folder).is_dir():
+        if said := sentence_transformers_remark(folder):
+            raise UserError(said)
+        raise UserError(f"cannot load a model from {folder}: it has neither config.json nor adapter_config.json")
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder)).model_type
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a model from {folder}: {error}") from None
+
+
+def query_options(folder: str | Path, composed: bool = True) -> dict[str, str]:
+    """Keywords of ``encode`` that make a query of the checkpoint in ``folder``: an MLLM's task instruction, nothing for CLIP.
+
+    Composed queries carry the instruction that the checkpoint was trained with, or the paper's where it does not say.
+    """
+    if model_type(folder) not in prompts():
+        return {}
+    if not composed:
+        return {"instruction": TEXT_INSTRUCTION}
+    record = Path(folder) / RECORD
+    trained = json.loads(record.read_text()).get("recipe", {}) if record.is_file() else {}
+    return {"instruction": trained.get("instruction") or Recipe.model_fields["instruction"].default}
+
+
+def embedding_digest(folder: str | Path) -> str:
+    """16 hex digits of all that decides a checkpoint's embeddings: the key under which vectors are kept.
+
+    Of a CLIP checkpoint those of its files; of an MLLM also of its prompt, and of an adapter of its base model.
+    """
+    own = weights_digest(folder)
+    kind = model_type(folder)
+    if kind not in prompts():
+        return own
+    base = adapter_base(folder)
+    return fingerprint(own, astuple(prompt_of(kind)), weights_digest(base) if base else None)
+
+
+def adapter_base(folder: str | Path) -> str | None:
+    """Folder or hub name of the model a peft adapter belongs to (a path may be relative to the adapter's folder); None
+    for a folder that is no adapter. Raises UserError where the adapter does not name it."""
+    folder = Path(folder)
+    if not (folder / ADAPTER).is_file() or (folder / "config.json").is_file():
+        return None
+    base = json.loads((folder / ADAPTER).read_text()).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{folder / ADAPTER} does not say which model it adapts: set base_model_name_or_path")
+    return str(folder / base) if (folder / base).is_dir() else base
