@@ -1,6 +1,7 @@
 """Between a request and the search: checks what is asked, fetches and checks pictures, waits for the answer.
 
-Pictures are looked at in two threads, so that a large one holds up nobody; everything else runs in the event loop.
+Pictures are looked at in two threads and filters tried in a third, so that a large or slow one holds up only its like; everything
+else runs in the event loop.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.search.query import Page, Query
-from mmret.search.service import SearchService
 from mmret.serve.answers import search_answer
 from mmret.serve.fetch import Fetcher
 from mmret.serve.limits import Limits
@@ -23,6 +23,9 @@ from mmret.serve.pictures import check_picture, from_base64
 from mmret.serve.public import public_sentence
 from mmret.serve.refusal import Refusal
 from mmret.serve.requests import SearchRequest, read_object
+
+if TYPE_CHECKING:
+    from mmret.search.service import SearchService
 
 log = logging.getLogger("mmret.serve")
 Value = TypeVar("Value")
@@ -35,6 +38,7 @@ class Desk:
     def __init__(self, lake: Lake, service: SearchService, limits: Limits, metrics: Metrics, fetcher: Fetcher | None):
         self.lake, self.service, self.limits, self.metrics, self.fetcher = lake, service, limits, metrics, fetcher
         self._threads = ThreadPoolExecutor(_THREADS, "mmret-serve")
+        self._filters = ThreadPoolExecutor(1, "mmret-filter")  # of a lake they come one after the other anyway
         self._waiting = 0
 
     async def in_thread(self, function: Callable[..., Value], *arguments: Any) -> Value:
@@ -118,7 +122,7 @@ class Desk:
         """Have the filter's answer ready, in a thread, so that a slow or wrong one holds up nobody else."""
         here = self.service.snapshot(recipe)
         if here is not None and where.strip():
-            await self.in_thread(here.filter.matching, where)
+            await asyncio.get_running_loop().run_in_executor(self._filters, here.filter.matching, where)
 
     def refusal(self, error: UserError, query: Query, recipe: str) -> Refusal:
         """What to answer where ``recipe`` cannot answer ``query`` because of ``error``."""

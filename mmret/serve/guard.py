@@ -59,6 +59,8 @@ class Guard:
             await request.refuse(self._too_late(request), scope)
         except ClientDisconnect:
             request.status = 499
+        except asyncio.CancelledError:  # its time to stop is over
+            await request.refuse(Refusal(503, "the server is stopping", 5), scope)
         except Exception:
             fault = secrets.token_hex(4)
             log.exception("fault %s: %s %s", fault, scope["method"], _route(scope))

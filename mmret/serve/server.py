@@ -12,6 +12,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -20,7 +21,6 @@ from mmret.lake import Lake
 from mmret.search.models import pick_recipe
 from mmret.search.options import SearchOptions
 from mmret.search.search import Searcher
-from mmret.search.service import SearchService
 from mmret.serve.access import OWN_NAMES, Access, is_loopback, require_token
 from mmret.serve.app import build
 from mmret.serve.connections import HEAD_SECONDS, connection_class
@@ -32,6 +32,9 @@ from mmret.serve.rates import Rates
 from mmret.serve.rows import Rows
 from mmret.settings import Profile
 from mmret.web.listener import listen
+
+if TYPE_CHECKING:
+    from mmret.search.service import SearchService
 
 STOP_SECONDS = 10
 """So long requests in flight may take once the server is to stop."""
@@ -83,13 +86,15 @@ class SearchServer(uvicorn.Server):
         require_token(options.host, options.access.token)
         if not lake.partitions("images"):
             raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
-        metrics = Metrics()
-        recipes = list(dict.fromkeys(options.recipes)) or [pick_recipe(lake, profile)]
-        self.service = SearchService(Searcher(lake, profile, options.search), recipes, observe=metrics.observe)
-        metrics.follow(self.service.status)
+        recipes = [pick_recipe(lake, profile, recipe) for recipe in dict.fromkeys(options.recipes or (None,))]
         self._listener, self.address = listen(options.host, options.port)
-        super().__init__(_configuration(lake, self.service, metrics, options))
+        from mmret.search.service import SearchService  # and torch with it: whoever asks by now waits
+
+        metrics = Metrics()
+        self.service = SearchService(Searcher(lake, profile, options.search), recipes, observe=metrics.observe)
         self.service.start()
+        metrics.follow(self.service.status)
+        super().__init__(_configuration(lake, self.service, metrics, options))
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests until a signal, or until ``should_exit`` is set."""

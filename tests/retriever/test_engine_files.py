@@ -44,6 +44,7 @@ def test_the_template_writes_the_prompt_to_the_character(family):
     prompt, placeholders = prompts()[family], ["<image>", "<|pad|>"]
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers and vLLM compile it
     template = environment.from_string(chat_template(prompt, placeholders))
+    assert "for part in message.content" in chat_template(prompt, placeholders)  # else vLLM takes it for one of plain strings
     texts = ["T", "", " a \n b ", "it's {text} {{ x }} {% if %} \"'\\n\\", "雪"]
     for text in (None, *texts):
         for image in (False, True):
