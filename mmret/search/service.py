@@ -253,9 +253,9 @@ class SearchService:
                 status["loading"] = "vectors"
                 with reporting(report):
                     here = open_snapshot(searcher.lake, searcher.profile, recipe, searcher.options, before)
+            status["loading"] = "the model"
             if before is None:
                 self._publish(recipe, here)
-            status["loading"] = "the model"
             here.model.retriever  # noqa: B018 - loads it
             self._failed.pop(recipe, None)
             self._errors.pop(recipe, None)
