@@ -1,6 +1,6 @@
 """`mmret serve` under load: how long answers take at fixed rates, whether they are right, what a kill or a new checkpoint does.
 
-    python bench/serve.py --lake DIR                         # makes the lake there first, 100,000 x 512: 0.5 GB; 19 minutes
+    python bench/serve.py --lake DIR                         # makes the lake there first, 100,000 x 512: 0.6 GB; 20 minutes
     python bench/serve.py --lake DIR --minutes 1             # 9 minutes less
     python bench/serve.py --lake DIR --only both --only peer
     python bench/serve.py --lake DIR --images 2000 --seconds 5 --minutes 0.2 --kills 1        # a rehearsal
