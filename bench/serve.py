@@ -12,8 +12,8 @@ is for another text or any picture, so that nothing is answered from a cache; wh
 from 1,000 pictures and 300 texts. **The peer** is the same lake in faiss' exact index behind FastAPI, queries that wait searched
 together. The sender runs on the same cores: its share of one is in the table. Run it where no other program does.
 
-Columns: latencies in ms, of `kills` with the time that the server was away; `late_p99`, how late the sender was, which the latencies
-contain; `server_ms`, processor time of the server a request.
+Columns: latencies in ms, of `kills` with the time that the server was away; `late_p99`, how late the sender was, which the
+latencies contain; `server_ms`, processor time of the server a request.
 """
 
 from __future__ import annotations
