@@ -43,7 +43,8 @@ test-slow: setup
 VERSION_TESTS ?= tests/test_settings.py tests/test_layers.py tests/cli/test_command_flags.py tests/cli/test_run_output.py \
 	tests/ingest/test_formats.py tests/ingest/test_dialects.py tests/ingest/test_table_fuzz.py tests/annotate/test_parse.py \
 	tests/annotate/test_openai_server.py tests/encode/test_towers.py tests/retriever/test_log.py tests/retriever/test_onnx.py \
-	tests/benchmarks/test_mteb_bridge.py tests/export tests/warehouse tests/web/test_pages.py tests/assets/test_definitions.py \
+	tests/benchmarks/test_mteb_bridge.py tests/export tests/warehouse tests/web/test_pages.py tests/serve/test_routes.py \
+	tests/serve/test_access.py tests/assets/test_definitions.py \
 	tests/studies tests/examples
 
 # each in an environment of its own, resolved anew when pyproject.toml changes; delete .venv-newest for what came out since

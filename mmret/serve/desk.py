@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mmret.serve")
 Value = TypeVar("Value")
 _THREADS = 2
+_LONG = 8  # of what takes long: so many wait, others are told to come again
 
 
 class Desk:
@@ -39,11 +41,21 @@ class Desk:
         self.lake, self.service, self.limits, self.metrics, self.fetcher = lake, service, limits, metrics, fetcher
         self._threads = ThreadPoolExecutor(_THREADS, "mmret-serve")
         self._filters = ThreadPoolExecutor(1, "mmret-filter")  # of a lake they come one after the other anyway
+        self._long = ThreadPoolExecutor(1, "mmret-long")
+        self._long_places = threading.Semaphore(_LONG)
         self._waiting = 0
 
     async def in_thread(self, function: Callable[..., Value], *arguments: Any) -> Value:
         """``function(*arguments)``, which reads files or pixels."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    async def in_turn(self, function: Callable[..., Value], *arguments: Any) -> Value:
+        """``function(*arguments)``, which takes long: one after the other. Raises Refusal (503) where some wait already."""
+        if not self._long_places.acquire(blocking=False):
+            raise Refusal(503, "too many long questions at once; come again", 2)
+        work = self._long.submit(function, *arguments)
+        work.add_done_callback(lambda _: self._long_places.release())
+        return await asyncio.wrap_future(work)
 
     async def answer(self, request: SearchRequest, image: bytes | None = None) -> dict[str, Any]:
         """What ``request`` asks, as a :class:`~mmret.serve.answers.SearchAnswer`; ``image``: a file that came beside it.

@@ -79,7 +79,7 @@ def add_why(app: FastAPI, desk: Desk) -> None:
             raise Refusal(503, "the model is being loaded; come again", 1)
         if here.gallery.ids.position(asked.found) is None:
             raise Refusal(404, "found: no picture of the corpus has this id")
-        return JsonAnswer(await desk.in_thread(_answer, reasons, here, recipe, query, asked, desk))
+        return JsonAnswer(await desk.in_turn(_answer, reasons, here, recipe, query, asked, desk))
 
 
 def _answer(reasons: Reasons, here: Snapshot, recipe: str, query: Query, asked: WhyRequest, desk: Desk) -> dict[str, object]:

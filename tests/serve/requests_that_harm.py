@@ -123,6 +123,11 @@ def types(rng: random.Random) -> Attack:
         return Attack(
             post_json({"queries": [rng.choice([asked, *VALUES]) for _ in range(rng.choice([1, 3, 70]))]}, "/search/batch")
         )
+    if rng.random() < 0.1:
+        found = {"found": rng.choice(["0" * 32, *VALUES]), "most": rng.choice([1, 3, 10**9, "x"])}
+        return Attack(
+            post_json({**found, **{name: value for name, value in asked.items() if name in ("text", "image_id")}}, "/why")
+        )
     return Attack(post_json(rng.choice([asked, asked, asked, asked, rng.choice(VALUES)]), rng.choice(["/search", "/search/batch"])))
 
 

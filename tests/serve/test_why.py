@@ -1,6 +1,8 @@
 """``/why`` gives what the search's own reasons give, and refuses in one sentence."""
 
 import base64
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -47,3 +49,17 @@ def test_the_reasons_are_those_of_the_search_by_id_or_by_file(lake, client, trip
 def test_what_cannot_be_answered_is_one_sentence(client, asked, status, said):
     answer = client.post("/why", json=asked)
     assert (answer.status_code, list(answer.json())) == (status, ["error"]) and said in answer.json()["error"]
+
+
+def test_many_at_once_are_told_to_come_again_and_searches_go_on(client, triplet, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr("mmret.search.reasons.Reasons.why", lambda *asked: go_on.wait(30) and 1 / 0)
+    asked = {"image_id": triplet["query_id"], "found": triplet["target_id"]}
+    with ThreadPoolExecutor(12) as pool:
+        waiting = [pool.submit(client.post, "/why", json=asked) for _ in range(12)]
+        refused, _ = wait(waiting, timeout=10, return_when=FIRST_COMPLETED)
+        assert {answer.result().status_code for answer in refused} == {503}
+        encoded = base64.b64encode(b"no picture").decode()
+        assert client.post("/search", json={"image": encoded}).status_code == 415
+        go_on.set()
+    assert sorted(answer.result().status_code for answer in waiting) == [500] * 8 + [503] * 4
