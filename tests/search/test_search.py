@@ -268,22 +268,3 @@ def test_a_run_leaves_the_vectors_that_a_first_search_asks_for_of_the_trained_an
         folder = lake.root / "gallery" / embedding_digest(model_folder(lake, profile, recipe))
         assert sorted(path.stem for path in folder.iterdir()) == lake.partitions("images")
         assert all(path.stat().st_mtime_ns <= evaluated for path in folder.iterdir())
-
-
-def test_a_picture_of_the_corpus_is_searched_by_without_importing_the_model(lake, searcher, triplet):
-    hits = searcher.search("demo", Query(image_id=triplet["query_id"]), k=3).hits  # embeds the corpus, if nobody has
-    lines = f"""
-        import sys
-        from mmret.lake import Lake
-        from mmret.lake.configuration import resolve
-        from mmret.search.query import Page, Query
-        from mmret.search.snapshot import open_snapshot
-        lake = Lake({str(lake.root)!r})
-        here = open_snapshot(lake, resolve(lake)[0], "demo")
-        prepared = [here.prepare(Query(image_id={triplet["query_id"]!r}))]
-        found = here.answer(prepared, here.encode(prepared), Page(k=3))[0]
-        assert [hit["image_id"] for hit in found.hits] == {[hit["image_id"] for hit in hits]!r}
-        assert "transformers" not in sys.modules, "its import takes seconds, in which a server could answer"
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
