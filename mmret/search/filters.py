@@ -91,6 +91,7 @@ class ImageFilter:
             "autoload_known_extensions = false",
             "python_enable_replacements = false",
             "threads = 1",
+            "memory_limit = '512MB'",
             "temp_directory = ''",
             "enable_external_access = false",
         ):

@@ -185,7 +185,7 @@ def test_the_digest_follows_weights_and_preprocessing_not_the_record(clip_folder
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(clip_folder, triplets, load, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmret.retriever.train.trainer.info_nce", lambda *a: a[0].sum() * float("nan"))
+    monkeypatch.setattr("mmret.retriever.train.loss.info_nce", lambda *a: a[0].sum() * float("nan"))
     with pytest.raises(UserError, match="step 0: the loss is nan.*learning_rate"):
         train(recipe(), triplets, load, clip_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -206,14 +206,14 @@ def test_muon_gets_the_trained_matrices_inside_the_blocks_and_adamw_every_other_
 
 
 def test_a_loss_that_explodes_with_muon_names_its_rate_too(clip_folder, triplets, load, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmret.retriever.train.trainer.info_nce", lambda *a: a[0].sum() * float("nan"))
+    monkeypatch.setattr("mmret.retriever.train.loss.info_nce", lambda *a: a[0].sum() * float("nan"))
     with pytest.raises(UserError, match=r"learning_rate \(now 0.001\) and matrix_learning_rate \(now 0.002\)"):
         train(recipe(matrix_learning_rate=2e-3), triplets, load, clip_folder, tmp_path / "out")
 
 
 def test_a_loss_that_explodes_stops_with_advice(clip_folder, triplets, load, tmp_path, monkeypatch):
     calls = iter(range(1000))
-    monkeypatch.setattr("mmret.retriever.train.trainer.info_nce", lambda *a: info_nce(*a) * 1.2 ** next(calls))
+    monkeypatch.setattr("mmret.retriever.train.loss.info_nce", lambda *a: info_nce(*a) * 1.2 ** next(calls))
     with pytest.raises(UserError, match="step 9: the loss has risen from.*Lower the recipe's learning_rate"):
         train(recipe(), triplets, load, clip_folder, tmp_path / "out")
 

@@ -35,7 +35,7 @@ class Numbers:
             self.model.weight.copy_(torch.randn(4, 5, generator=generator))
             self.model.bias.copy_(torch.randn(4, generator=generator))
         self.rates = rates or (recipe.learning_rate, recipe.learning_rate)
-        self.chunks, self.retriever, self.seen = (3, 3), SimpleNamespace(truncated=0), []
+        self.chunks, self.retriever, self.seen = (3, 3), SimpleNamespace(truncated=0, dim=4), []
 
     def parameter_groups(self):
         return [([self.model.weight], self.rates[0]), ([], 7.0), ([self.model.bias], self.rates[1])]
