@@ -10,6 +10,7 @@ vectors in memory.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import pyarrow as pa
 from mmret.atomic import write_text
 from mmret.hashing import uniform
 from mmret.mine.approximate import build_index
-from mmret.search.block import Block
+from mmret.search.block import Block, merged
 from mmret.search.corpus_vectors import StoredShard
 from mmret.settings import IndexSettings
 
@@ -31,7 +32,7 @@ K = 10
 """How many nearest pictures the recall is measured with."""
 _CHECKED = 100  # pictures that ask for their neighbours when the recall is measured
 _TABLE = "vectors"
-_FETCH = 10 * K
+_FETCH = 10 * K  # as a search for K of them does, which rescores ten times as many
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class LanceIndex:
         shards = np.array(hits["shard"].to_pylist(), object)
         starts = np.array([self.starts.get(shard, -1) for shard in shards], np.int64)
         positions = hits["row"].to_numpy() + starts
-        return [np.sort(positions[(at == query) & (starts >= 0)]) for query in range(len(queries))]
+        return [np.unique(positions[(at == query) & (starts >= 0)]) for query in range(len(queries))]
 
 
 def open_index(shards: Sequence[StoredShard], settings: IndexSettings = SETTINGS) -> LanceIndex:
@@ -58,19 +59,21 @@ def open_index(shards: Sequence[StoredShard], settings: IndexSettings = SETTINGS
     import lancedb
 
     folder = shards[0].path.parent / "index"
+    folder.mkdir(parents=True, exist_ok=True)
     record = folder / "record.json"
-    database = lancedb.connect(str(folder))
     wanted = {shard.shard: shard.digest for shard in shards}
     starts = dict(zip(wanted, np.cumsum([0, *(len(shard.ids) for shard in shards[:-1])]).tolist(), strict=True))
-    noted = json.loads(record.read_text()) if record.is_file() else {"shards": {}, "recall": None}
-    if noted["shards"] == wanted and noted["recall"] is not None:
-        return LanceIndex(database.open_table(_TABLE), starts, noted["recall"])
-    table = _brought_up_to_date(database, noted["shards"], shards, record)
-    build_index(table, settings, shards[0].mapped_vectors().shape[1])
-    index = LanceIndex(table, starts, 0.0)
-    recall = measured_recall(index, shards)
-    write_text(record, json.dumps({"shards": wanted, "recall": recall}))
-    return LanceIndex(table, starts, recall)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time; the next finds its work done
+        database = lancedb.connect(str(folder))
+        noted = json.loads(record.read_text()) if record.is_file() else {"shards": {}, "recall": None}
+        if noted["shards"] == wanted and noted["recall"] is not None:
+            return LanceIndex(database.open_table(_TABLE), starts, noted["recall"])
+        table = _brought_up_to_date(database, noted["shards"], shards, record)
+        build_index(table, settings, shards[0].mapped_vectors().shape[1])
+        recall = measured_recall(LanceIndex(table, starts, 0.0), shards)
+        write_text(record, json.dumps({"shards": wanted, "recall": recall}))
+        return LanceIndex(table, starts, recall)
 
 
 def _brought_up_to_date(database: Any, held: dict[str, str], shards: Sequence[StoredShard], record: Path) -> Any:
@@ -114,17 +117,16 @@ def _rows(shard: StoredShard, step: int = 8192) -> pa.RecordBatchReader:
 
 
 def measured_recall(index: LanceIndex, shards: Sequence[StoredShard], checked: int = _CHECKED) -> float:
-    """Share of the :data:`K` nearest pictures of ``checked`` pictures, drawn by hash, that the index names among its candidates."""
+    """Share of the :data:`K` other pictures nearest to each of ``checked``, drawn by hash, that are among its candidates."""
     places = [(shard, row) for shard in shards for row in range(len(shard.ids))]
     drawn = sorted(places, key=lambda place: uniform("recall", place[0].ids[place[1]]))[:checked]
     queries = np.stack([shard.mapped_vectors()[row] for shard, row in drawn])
-    exact = np.zeros((len(drawn), 0), np.float32), np.zeros((len(drawn), 0), np.int64)
-    for shard in shards:
-        found = Block(shard.mapped_vectors(), sketched=False).nearest(queries, K)
-        scores = np.stack([s for _, s in found])
-        rows = np.stack([r for r, _ in found]) + index.starts[shard.shard]
-        scores, rows = np.concatenate([exact[0], scores], 1), np.concatenate([exact[1], rows], 1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
-        exact = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
-    named = index.candidates(queries, _FETCH)
-    return float(np.mean([np.isin(rows, positions).mean() for rows, positions in zip(exact[1], named, strict=True)]))
+    own = [index.starts[shard.shard] + row for shard, row in drawn]
+    starts = [index.starts[shard.shard] for shard in shards]
+    found = [Block(shard.mapped_vectors(), sketched=False).nearest(queries, K + 1) for shard in shards]
+    shares = []
+    for n, named in enumerate(index.candidates(queries, _FETCH)):
+        rows, _ = merged([of_shard[n] for of_shard in found], starts, K + 1)
+        nearest = rows[rows != own[n]][:K]
+        shares.append(np.isin(nearest, named).mean())
+    return float(np.mean(shares))

@@ -36,6 +36,7 @@ NODES = frozenset("COMPARISON CONJUNCTION CONSTANT COLUMN_REF OPERATOR FUNCTION 
 SECONDS = 2.0
 LONGEST = 4000
 """Characters of a condition."""
+_QUERY = 'SELECT "row" FROM images WHERE (\n{where}\n)'
 _KEPT = 64  # conditions whose answers are kept
 _USE = "a filter is a condition over images, for example: width > 500 AND caption ILIKE '%red%'"
 
@@ -110,8 +111,13 @@ class ImageFilter:
             return self._connection.execute(sql).fetchnumpy()["row"].astype(np.int64)
         except duckdb.InterruptException:
             raise UserError(f"the filter was stopped after {SECONDS:g} s: ask for less") from None
-        except duckdb.Error as error:
+        except (duckdb.BinderException, duckdb.CatalogException) as error:
             raise UserError(f"the filter cannot be used: {_first_line(error)}; {_USE}") from None
+        except duckdb.Error as error:  # its words would quote values of rows
+            kind = type(error).__name__.removesuffix("Exception")
+            raise UserError(
+                f"the filter cannot be computed for every picture ({kind}); TRY_CAST passes over what does not fit"
+            ) from None
         finally:
             stop.cancel()
 
@@ -130,7 +136,7 @@ def _checked(where: str) -> str:
 
     if len(where) > LONGEST:
         raise UserError(f"the filter has {len(where):,} characters: {LONGEST:,} at most")
-    sql = f'SELECT "row" FROM images WHERE (\n{where}\n)'
+    sql = _QUERY.replace("{where}", where)
     try:
         with _parser().cursor() as connection:
             parsed = json.loads(connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()[0])
@@ -138,12 +144,13 @@ def _checked(where: str) -> str:
         raise UserError(f"the filter cannot be read: {_first_line(error)}; {_USE}") from None
     if parsed.get("error"):
         raise UserError(f"the filter cannot be read: {parsed.get('error_message', 'no SQL')}; {_USE}")
-    statements = parsed["statements"]
-    node = statements[0]["node"] if len(statements) == 1 else {}
-    whole = node.get("type") == "SELECT_NODE" and not any(node.get(part) for part in ("modifiers", "group_expressions", "having"))
-    if not whole or node["from_table"]["type"] != "BASE_TABLE" or len(node["select_list"]) != 1:
+    try:
+        where_clause = _only_condition(parsed["statements"])
+    except RecursionError:
+        raise UserError(f"the filter is nested too deeply; {_USE}") from None
+    if where_clause is None:
         raise UserError(f"that is more than one condition; {_USE}")
-    for kind, name in _expressions(node["where_clause"]):
+    for kind, name in _expressions(where_clause):
         if kind not in NODES:
             raise UserError(f"a filter cannot hold a {kind.lower().replace('_', ' ')}; {_USE}")
         if name is not None and name not in FUNCTIONS:
@@ -151,6 +158,33 @@ def _checked(where: str) -> str:
                 f"a filter cannot use {name}(); it can use {', '.join(sorted(f for f in FUNCTIONS if f.isidentifier()))}"
             )
     return sql
+
+
+def _only_condition(statements: list[Any]) -> Any:
+    """The parsed condition of :data:`_QUERY`, None where anything else of the query is not as it stands there."""
+    found = _without_places(statements)
+    if len(found) != 1 or set(found[0]) - {"node", "named_param_map"} or found[0].get("named_param_map"):
+        return None
+    condition = found[0]["node"].pop("where_clause", None)
+    return condition if condition is not None and found[0]["node"] == _rest() else None
+
+
+@cache
+def _rest() -> Any:
+    """The parsed :data:`_QUERY` without its condition."""
+    parsed = _parser().cursor().execute("SELECT json_serialize_sql(?)", [_QUERY.replace("{where}", "true")]).fetchone()[0]
+    node = _without_places(json.loads(parsed)["statements"])[0]["node"]
+    del node["where_clause"]
+    return node
+
+
+def _without_places(node: Any) -> Any:
+    """``node`` without where in the text each part stood."""
+    if isinstance(node, list):
+        return [_without_places(inner) for inner in node]
+    if isinstance(node, dict):
+        return {key: _without_places(inner) for key, inner in node.items() if not key.startswith("query_location")}
+    return node
 
 
 def _expressions(node: Any) -> Iterator[tuple[str, str | None]]:

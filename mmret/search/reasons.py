@@ -92,9 +92,11 @@ class Reasons:
         """The ``most`` triplets nearest to ``query``, of those that ``recipe``, whose ``snapshot`` found picture ``image_id``, was
         trained on.
 
-        Raises UserError for what :meth:`Searcher.search` refuses in a query, a picture that is not of the corpus, and a checkpoint
-        whose training rows are not known any more.
+        Raises UserError for what :meth:`Searcher.search` refuses in a query, a picture that is not of the corpus, a checkpoint
+        that was replaced since, and one whose training rows are not known any more.
         """
+        if not snapshot.weights_are_current():
+            raise UserError(f"the checkpoint of '{recipe}' was replaced since: search again")
         asked = snapshot.encode([snapshot.prepare(query)])[0]
         position = snapshot.gallery.ids.position(image_id)
         if position is None:

@@ -8,9 +8,11 @@ forward pass and one product with the gallery, about 10 ms over 100,000 pictures
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from mmret.errors import UserError
 from mmret.ingest.pictures.images import images_by_id
@@ -34,8 +36,15 @@ class Searcher:
     searcher.search("demo", Query(text="a red circle"), k=5).hits
     """
 
-    def __init__(self, lake: Lake, profile: Profile, options: SearchOptions = SearchOptions()):
-        self.lake, self.profile, self.options = lake, profile, options
+    def __init__(
+        self,
+        lake: Lake,
+        profile: Profile,
+        options: SearchOptions = SearchOptions(),
+        filter_rows: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+    ):
+        """``filter_rows``: makes of rows of table ``images`` what filters see of them."""
+        self.lake, self.profile, self.options, self._filter_rows = lake, profile, options, filter_rows
         self._lock = threading.RLock()
         self._snapshots: dict[str, Snapshot] = {}
 
@@ -73,14 +82,20 @@ class Searcher:
     def snapshot(self, recipe: str) -> Snapshot:
         """The lake's present state as ``recipe`` answers from it, opened anew if the checkpoint or the corpus has changed. Raises
         UserError for an unknown recipe."""
-        from mmret.search.snapshot import open_snapshot, state_of
+        from mmret.search.snapshot import state_of
 
         pick_recipe(self.lake, self.profile, recipe)
         with self._lock:
             had = self._snapshots.get(recipe)
             if had is None or had.state != state_of(self.lake, self.profile, recipe):
-                self._snapshots[recipe] = open_snapshot(self.lake, self.profile, recipe, self.options, had)
+                self._snapshots[recipe] = self.open(recipe, had)
             return self._snapshots[recipe]
+
+    def open(self, recipe: str, before: Snapshot | None = None) -> Snapshot:
+        """The lake as it is now, as :func:`mmret.search.snapshot.open_snapshot` opens it."""
+        from mmret.search.snapshot import Source, open_snapshot
+
+        return open_snapshot(Source(self.lake, self.profile, self.options, self._filter_rows), recipe, before)
 
 
 def query_image(lake: Lake, image: Path) -> bytes:

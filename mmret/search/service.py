@@ -22,9 +22,10 @@ from mmret.errors import UserError
 from mmret.memory import give_back
 from mmret.progress import reporting
 from mmret.search.models import pick_recipe
+from mmret.search.pixels import PixelBudget
 from mmret.search.query import Page, Query, SearchResult
 from mmret.search.search import Searcher
-from mmret.search.snapshot import Prepared, Snapshot, open_snapshot, state_of
+from mmret.search.snapshot import Prepared, Snapshot, state_of
 
 MOST_AT_ONCE = 32
 """Queries in a batch."""
@@ -35,7 +36,7 @@ Observe = Callable[[str, float], None]
 """Called with ``wait_seconds``, ``encode_seconds``, ``rank_seconds`` or ``batch_size``, and the value."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     query: Query
     page: Page
@@ -43,6 +44,7 @@ class _Request:
     future: Future[SearchResult]
     came: float
     prepared: tuple[Snapshot, Prepared] | None = None
+    has_place: bool = False
 
 
 class SearchService:
@@ -65,6 +67,8 @@ class SearchService:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._waiting: list[_Request] = []
         self._stopping = threading.Event()
+        self._decoding: set[_Request] = set()
+        self._pixels = PixelBudget()
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
         self._threads = [threading.Thread(target=work, daemon=True, name=name) for work, name in self._work().items()]
 
@@ -80,7 +84,8 @@ class SearchService:
         """End; queries that still wait fail with UserError."""
         self._stopping.set()
         self._requests.put(None)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._pixels.close()
+        self._decoders.shutdown(wait=True, cancel_futures=True)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=10)
@@ -173,12 +178,18 @@ class SearchService:
         if request.prepared is not None and request.prepared[0] is here:
             return True
         if request.query.image is not None or (request.query.image_id is not None and request.query.text.strip()):
+            self._decoding.add(request)
             self._decoders.submit(self._decode, request, here)  # comes again once its picture is decoded
             return False
         return self._prepare(request, here)
 
     def _decode(self, request: _Request, here: Snapshot) -> None:
-        if self._prepare(request, here):
+        if not request.has_place and not self._pixels.take(request.query.image, request.future):
+            return  # the service ends, and fails it
+        request.has_place = True
+        ready = self._prepare(request, here)
+        self._decoding.discard(request)
+        if ready:
             self._requests.put(request)
 
     @staticmethod
@@ -240,19 +251,22 @@ class SearchService:
             status["loading"] = f"vectors: {done:,} of {total:,} pictures embedded" if total else "vectors"
 
         try:
+            failed, at = self._failed.get(recipe, (None, -_RETRY_S))
+            lately = time.monotonic() - at < _RETRY_S
+            if lately and failed is None:
+                return
             state = state_of(searcher.lake, searcher.profile, recipe)
             if before is not None and before.state == state and before.model.loaded:
                 status["error"] = None
                 self._errors.pop(recipe, None)
                 return
-            failed, at = self._failed.get(recipe, (None, 0.0))
-            if failed == state and time.monotonic() - at < _RETRY_S:
+            if lately and failed == state:
                 return
             here = before
             if before is None or before.state != state:
                 status["loading"] = "vectors"
                 with reporting(report):
-                    here = open_snapshot(searcher.lake, searcher.profile, recipe, searcher.options, before)
+                    here = searcher.open(recipe, before)
             status["loading"] = "the model"
             if before is None:
                 self._publish(recipe, here)
@@ -264,7 +278,10 @@ class SearchService:
         except Exception as error:  # whatever is wrong with the new state, the old one goes on answering
             self._failed[recipe] = (state, time.monotonic())
             status["error"] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: see the server's log"
-            _log.log(logging.WARNING if isinstance(error, UserError) else logging.ERROR, "%s: %s", recipe, error, exc_info=error)
+            if isinstance(error, UserError):
+                _log.warning("%s: %s", recipe, error)
+            else:
+                _log.error("%s: the newest state cannot be opened", recipe, exc_info=error)
             self._errors[recipe] = error  # queries that no older state can answer fail with it
             self._requests.put(None)
         finally:
@@ -276,7 +293,7 @@ class SearchService:
         give_back()  # what reading and sketching took
 
     def _fail_all(self, error: Exception) -> None:
-        left = self._waiting
+        left = [*self._waiting, *self._decoding]
         while True:
             try:
                 request = self._requests.get_nowait()
@@ -288,5 +305,7 @@ class SearchService:
 
 
 def _fail(request: _Request, error: Exception) -> None:
+    """End ``request`` with an exception of its own: one that many raise would keep what each of them held."""
     if not request.future.done() and request.future.set_running_or_notify_cancel():
-        request.future.set_exception(error)
+        own = UserError(str(error)) if isinstance(error, UserError) else error.with_traceback(None)
+        request.future.set_exception(own)

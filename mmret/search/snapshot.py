@@ -8,7 +8,7 @@ picture for the rows of table ``images``, and the model, which is loaded when th
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from mmret.search.query import COLUMNS, Page, Query, SearchResult
 from mmret.settings import Profile
 
 State = tuple[Any, ...]
+_TRIES = 5  # to read a lake that is being written
 
 
 class Model:
@@ -108,6 +109,13 @@ class Snapshot:
     filter: ImageFilter
     state: State
 
+    def weights_are_current(self) -> bool:
+        """Whether the checkpoint's files are still those that this snapshot was opened with."""
+        try:
+            return _weights_state(self.model.folder) == self.state[0]
+        except OSError:
+            return False
+
     def prepare(self, query: Query) -> Prepared:
         """Read and decode what the query needs. Raises UserError for an empty query, an unknown picture and one that cannot be
         read."""
@@ -164,7 +172,7 @@ class Snapshot:
                     hits,
                     self._rank_of(p, vector),
                     len(self.gallery),
-                    len(self.gallery) if allowed is None else int(allowed.sum()),
+                    _matching(len(self.gallery), allowed, p.own),
                     self.model.digest,
                     self.exact,
                     self.gallery.recall,
@@ -211,26 +219,57 @@ class Snapshot:
         return int(target_ranks(np.ones((1, 1), np.float32), scores[:, None], [{target}], [excluded])[0])
 
 
+def _matching(pictures: int, allowed: np.ndarray | None, own: int | None) -> int:
+    """How many of ``pictures`` can be found by a query whose picture is ``own``."""
+    if allowed is None:
+        return pictures - (own is not None)
+    return int(allowed.sum()) - (own is not None and bool(allowed[own]))
+
+
 def state_of(lake: Lake, profile: Profile, recipe: str) -> State:
     """Changes whenever the pictures of the lake or the weights of ``recipe`` do. Costs a ``stat`` a shard and file."""
-    folder = model_folder(lake, profile, recipe)
-    files = sorted(folder.iterdir()) if isinstance(folder, Path) else []
-    files += [lake.path("images", shard) for shard in lake.partitions("images")]
-    return (str(folder), *((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat())))
+    images = [lake.path("images", shard) for shard in lake.partitions("images")]
+    return (_weights_state(model_folder(lake, profile, recipe)), _stats(images))
 
 
-def open_snapshot(
-    lake: Lake, profile: Profile, recipe: str, options: SearchOptions = SearchOptions(), before: Snapshot | None = None
-) -> Snapshot:
+def _weights_state(folder: Path | str) -> State:
+    return (str(folder), _stats(sorted(folder.iterdir())) if isinstance(folder, Path) else ())
+
+
+def _stats(files: Sequence[Path]) -> State:
+    return tuple((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in files if (stat := path.stat()))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What snapshots are made of. ``filter_rows``: makes of rows of table ``images`` what filters see of them."""
+
+    lake: Lake
+    profile: Profile
+    options: SearchOptions = SearchOptions()
+    filter_rows: Callable[[pa.Table], pa.Table] = lambda rows: rows
+
+
+def open_snapshot(source: Source, recipe: str, before: Snapshot | None = None) -> Snapshot:
     """The lake as it is now with the checkpoint of ``recipe``; pictures without vectors are embedded, which may take long.
 
     What ``before`` has of it is used again: its model where the weights are the same, and its blocks of vectors. Raises UserError
-    where the lake has no pictures or the model cannot be read.
+    where the lake has no pictures, the model cannot be read, or the lake changes faster than it can be read.
     """
+    for _ in range(_TRIES):
+        opened = _open(source, recipe, before)
+        weights, shards = state_of(source.lake, source.profile, recipe)
+        if weights == opened.state[0] and set(opened.state[1]) <= set(shards):  # what came meanwhile is for the next
+            return opened
+    raise UserError(f"{source.lake.root} changed while it was read: search again")
+
+
+def _open(source: Source, recipe: str, before: Snapshot | None) -> Snapshot:
     from mmret.retriever.models.kinds import embedding_digest
 
-    state = state_of(lake, profile, recipe)
-    folder = model_folder(lake, profile, recipe)
+    lake, options = source.lake, source.options
+    state = state_of(lake, source.profile, recipe)
+    folder = model_folder(lake, source.profile, recipe)
     digest = embedding_digest(folder)
     same = before is not None and before.model.digest == digest and before.gallery.options == options
     model = before.model if same else Model(folder, digest)
@@ -239,7 +278,7 @@ def open_snapshot(
         raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
     gallery = Gallery(shards, options, before.gallery if same else None)
     rows = _rows(lake, shards)
-    return Snapshot(lake, model, gallery, rows, ImageFilter(lambda: _filter_rows(lake, shards)), state)
+    return Snapshot(lake, model, gallery, rows, ImageFilter(lambda: source.filter_rows(_filter_rows(lake, shards))), state)
 
 
 def _rows(lake: Lake, shards: Sequence[StoredShard]) -> pa.Table:

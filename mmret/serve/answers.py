@@ -40,10 +40,14 @@ class SearchAnswer(BaseModel):
     recipe: str
     checkpoint: str = Field(description="digest of the weights that answered")
     gallery: int = Field(description="pictures that were searched")
-    matching: int = Field(description="pictures that fulfil `where`")
+    matching: int = Field(description="pictures that fulfil `where`, without the query's own")
     exact: bool = Field(description="whether the query was compared with every picture by its full vector")
-    recall: float | None = Field(description="share of the ten nearest that an index finds, as measured; null without one")
-    next_offset: int | None = Field(description="`offset` of the next page, null on the last")
+    recall: float | None = Field(
+        description="share of the ten nearest that an index finds, measured with pictures of the corpus; null without one"
+    )
+    next_offset: int | None = Field(
+        description="`offset` of the next page, null on the last, and where the server lets nobody go further"
+    )
 
 
 class ErrorAnswer(BaseModel):
@@ -111,8 +115,8 @@ class JsonAnswer(JSONResponse):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def search_answer(result: SearchResult, recipe: str, offset: int, explain: bool) -> dict[str, Any]:
-    """``result``, which begins at ``offset``, as a :class:`SearchAnswer`."""
+def search_answer(result: SearchResult, recipe: str, offset: int, explain: bool, last_offset: int) -> dict[str, Any]:
+    """``result``, which begins at ``offset``, as a :class:`SearchAnswer`. ``last_offset``: the largest that may be asked for."""
     hits = [_hit(hit, rank, explain) for rank, hit in enumerate(result.hits, offset + 1)]
     end = offset + len(hits)
     return {
@@ -123,7 +127,7 @@ def search_answer(result: SearchResult, recipe: str, offset: int, explain: bool)
         "matching": result.matching,
         "exact": result.exact,
         "recall": result.recall,
-        "next_offset": end if hits and end < result.matching else None,
+        "next_offset": end if hits and end < result.matching and end <= last_offset else None,
     }
 
 

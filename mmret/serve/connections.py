@@ -21,6 +21,7 @@ def connection_class(limits: Limits, head_seconds: float) -> type[HttpToolsProto
 
     class Connection(HttpToolsProtocol):
         _head: int = 0
+        _raw: int = 0
         _in_head: bool = False
         _too_long: bool = False
         _timer: asyncio.TimerHandle | None = None
@@ -45,7 +46,7 @@ def connection_class(limits: Limits, head_seconds: float) -> type[HttpToolsProto
                 self._timer = self.loop.call_later(head_seconds, self._give_up)
 
         def on_message_begin(self) -> None:
-            self._in_head, self._head = True, 0
+            self._in_head, self._head, self._raw = True, 0, 0
             if self._timer is None:
                 self._timer = self.loop.call_later(head_seconds, self._give_up)
             super().on_message_begin()
@@ -81,9 +82,9 @@ def connection_class(limits: Limits, head_seconds: float) -> type[HttpToolsProto
                 raise ValueError("the head is too long")  # the parser stops, and send_400_response says why
 
         def _count_open(self, more: int) -> None:
-            """Bytes of a line that has not ended, which the parser keeps to itself."""
-            self._head += more
-            if self._head > limits.header_bytes:
+            """Bytes that came while the head was open: the parser keeps those of a line that has not ended to itself."""
+            self._raw += more  # the same bytes as _head counts, and those of a line that has not ended
+            if self._raw > limits.header_bytes:
                 self._too_long = True
                 self.send_400_response("")
 

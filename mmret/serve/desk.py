@@ -44,6 +44,7 @@ class Desk:
         self._long = ThreadPoolExecutor(1, "mmret-long")
         self._long_places = threading.Semaphore(_LONG)
         self._waiting = 0
+        self._fetched = 0  # bytes of pictures by address, which no body holds
 
     async def in_thread(self, function: Callable[..., Value], *arguments: Any) -> Value:
         """``function(*arguments)``, which reads files or pixels."""
@@ -64,9 +65,14 @@ class Desk:
         """
         self._check(request)
         query = await self._query(request, image)
-        if self._waiting >= self.limits.waiting:
+        fetched = len(query.image or b"") if request.image_url is not None else 0
+        if self._waiting >= self.limits.waiting or self._fetched + fetched > self.limits.held_bytes:
             raise Refusal(503, "too many searches wait for their answer; come again", 1)
-        return await self._search(query, request)
+        self._fetched += fetched
+        try:
+            return await self._search(query, request)
+        finally:
+            self._fetched -= fetched
 
     async def answer_many(self, queries: Sequence[Any]) -> list[dict[str, Any]]:
         """An answer or an error for each of ``queries``, in their order."""
@@ -117,7 +123,7 @@ class Desk:
             raise self.refusal(error, query, recipe) from None
         finally:
             self._wait(-1)
-        return search_answer(result, recipe, request.offset, request.explain)
+        return search_answer(result, recipe, request.offset, request.explain, self.limits.offset)
 
     async def query_of(self, request: SearchRequest) -> tuple[Query, str]:
         """The query of ``request``, its picture checked, and the recipe that answers it. Raises Refusal as :meth:`answer`."""
@@ -152,6 +158,22 @@ class Desk:
 
     def state(self) -> dict[str, Any]:
         """A :class:`~mmret.serve.answers.ReadyAnswer`."""
-        now = self.service.status()
+        return self._public(ready_of_all(self.service))
+
+    def _public(self, now: dict[str, Any]) -> dict[str, Any]:
         error = now["error"]
         return {**now, "error": public_sentence(error, self.lake.root) if error else None}
+
+
+def ready_of_all(service: SearchService) -> dict[str, Any]:
+    """The status of the first recipe, ``ready`` where all are; what is loaded or wrong is that of the first that is not."""
+    all_of_them = [service.status(recipe) for recipe in service.recipes]
+    first = all_of_them[0]
+    late = next((status for status in all_of_them if not status["ready"] or status["error"]), first)
+    error = late["error"]
+    return {
+        **first,
+        "ready": all(status["ready"] for status in all_of_them),
+        "loading": late["loading"],
+        "error": f"{late['recipe']}: {error}" if error and late is not first else error,
+    }

@@ -82,6 +82,9 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and not self._is_allowed(origin.decode("latin-1"), host):
             raise Refusal(403, "pages of this origin may not ask")
+        elsewhere = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")  # a picture or script of another site's page
+        if origin is None and elsewhere and headers.get(b"sec-fetch-mode") != b"navigate":
+            raise Refusal(403, "pages of other sites may not ask")
         if scope["path"] not in OPEN:
             if not self.rates.admits((scope.get("client") or ("",))[0]):
                 raise Refusal(429, "too many requests from this address; come again in a second", 1)

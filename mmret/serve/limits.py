@@ -20,9 +20,11 @@ class Limits(BaseModel):
     body_bytes: int = Field(16 * 2**20, gt=0, description="bytes of a request's body, and of a picture that is fetched")
     held_bytes: int = Field(128 * 2**20, gt=0, description="bytes of all bodies in memory together; more are told to come again")
     header_bytes: int = Field(16 * 2**10, ge=1024, description="bytes of the request line and the headers")
-    pixels: int = Field(25_000_000, gt=0, description="pixels of a picture; read from its header, before it is decoded")
+    pixels: int = Field(
+        25_000_000, gt=0, le=178_000_000, description="pixels of a picture; read from its header, before it is decoded"
+    )
     text: int = Field(2_000, gt=0, description="characters of a text")
-    where: int = Field(2_000, gt=0, description="characters of a filter")
+    where: int = Field(2_000, gt=0, le=4_000, description="characters of a filter")
     k: int = Field(200, gt=0, description="results of one answer")
     offset: int = Field(10_000, ge=0, description="results before the first of an answer")
     batch: int = Field(64, gt=0, description="queries of a batch")

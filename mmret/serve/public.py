@@ -5,16 +5,21 @@ A manifest may name pictures by absolute paths; of such a path a client sees the
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _ABSOLUTE = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])")
 _IN_SENTENCE = re.compile(
     r"""(?<![\w/.:~])(?:file:/{1,3}|~/|/|[A-Za-z]:\\)(?:[^\s/\\'"`,;()\[\]{}<>|]+[/\\])+[^\s/\\'"`,;()\[\]{}<>|]*"""
 )
+_MAYBE_PATH = re.compile(r'"(?:/|~|\\\\|[A-Za-z][A-Za-z0-9+.-]*:[/\\])')
+"""A text in JSON that :func:`public_path` may shorten."""
 HIDDEN = "(a path of this server)"
 
 
@@ -34,6 +39,23 @@ def public_path(path: Any) -> Any:
 def public_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """``row`` of table ``images`` without its root; no text of it that is a path of the server's stays whole, however deep."""
     return {name: _public(value) for name, value in row.items() if name not in ("root", "shard", "position")}
+
+
+def public_rows(rows: pa.Table) -> pa.Table:
+    """``rows`` of table ``images`` as filters may see them: like :func:`public_row`, so that none guesses what is hidden."""
+    for column, clean in (("path", public_path), ("source", public_path), ("extra", _public_json)):
+        values = pa.array([clean(value) for value in rows[column].to_pylist()], pa.string())
+        rows = rows.set_column(rows.column_names.index(column), column, values)
+    return rows
+
+
+def _public_json(text: str | None) -> str | None:
+    if text is None or not _MAYBE_PATH.search(text):
+        return text
+    try:
+        return json.dumps(_public(json.loads(text)), ensure_ascii=False)
+    except ValueError:
+        return None
 
 
 def _public(value: Any) -> Any:

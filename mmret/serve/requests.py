@@ -56,6 +56,10 @@ class SearchRequest(SearchByAddress):
     image: str | None = Field(None, description="a picture file in base64, with or without `data:image/...;base64,` before it")
 
 
+MOST_PARTS = 400_000
+"""Commas of a body: 64 queries whose text and filter are made of them have 300,000."""
+
+
 class BatchRequest(BaseModel):
     """Many searches in one request."""
 
@@ -64,8 +68,13 @@ class BatchRequest(BaseModel):
     queries: Annotated[list[Any], Field(min_length=1, description="each as for `POST /search`")]
 
 
-def read_json(model: type[Model], body: bytes) -> Model:
-    """``body`` as ``model``. Raises Refusal (400) for what is no JSON, (422) for JSON that does not fit."""
+def read_json(model: type[Model], body: bytes, most_parts: int = MOST_PARTS) -> Model:
+    """``body`` as ``model``. Raises Refusal (400) for what is no JSON, (422) for JSON that does not fit.
+
+    ``most_parts``: commas, more than which no request can have: a body of nothing else would become millions of objects.
+    """
+    if body.count(b",") > most_parts:
+        raise Refusal(422, "the body has more parts than any request")
     try:
         return model.model_validate_json(body, strict=True)
     except ValidationError as error:

@@ -24,10 +24,11 @@ from mmret.search.search import Searcher
 from mmret.serve.access import OWN_NAMES, Access, is_loopback, require_token
 from mmret.serve.app import build
 from mmret.serve.connections import HEAD_SECONDS, connection_class
-from mmret.serve.desk import Desk
+from mmret.serve.desk import Desk, ready_of_all
 from mmret.serve.fetch import Fetcher
 from mmret.serve.limits import Limits
 from mmret.serve.metrics import Metrics
+from mmret.serve.public import public_rows
 from mmret.serve.rates import Rates
 from mmret.serve.rows import Rows
 from mmret.settings import Profile
@@ -91,9 +92,9 @@ class SearchServer(uvicorn.Server):
         from mmret.search.service import SearchService  # and torch with it: whoever asks by now waits
 
         metrics = Metrics()
-        self.service = SearchService(Searcher(lake, profile, options.search), recipes, observe=metrics.observe)
+        self.service = SearchService(Searcher(lake, profile, options.search, public_rows), recipes, observe=metrics.observe)
         self.service.start()
-        metrics.follow(self.service.status)
+        metrics.follow(lambda: ready_of_all(self.service))
         super().__init__(_configuration(lake, self.service, metrics, options))
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:

@@ -29,7 +29,7 @@ class Thumbnails:
     def __init__(self, lake: Lake, most: int = MAX_THUMBNAILS):
         self.lake, self.most = lake, most
         self._lock = threading.Lock()
-        self._thumbnails: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
+        self._thumbnails: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def prepare(self, ids: Sequence[str], side: int = SIDES[0]) -> None:
         """Make those of ``ids`` that are not there, in one look-up."""
@@ -38,7 +38,7 @@ class Thumbnails:
         if not missing:
             return
         files = images_by_id(self.lake, missing)
-        new = {i: thumbnail(files.get(i), side) for i in missing}
+        new = {i: made for i in missing if (made := thumbnail(files.get(i), side)) is not None}  # a missing one may come yet
         with self._lock:
             self._thumbnails.update(((i, side), data) for i, data in new.items())
             while len(self._thumbnails) > self.most:

@@ -143,6 +143,8 @@ class SearchPage:
         await self.ask(replace(self.question, first=max(1, self.question.first + by * MAX_RESULTS)))
 
     async def _follow_address(self, event: Any) -> None:
+        if not self.recipes:  # they are still being read
+            return
         question = self._with_recipes(Question.read(dict(parse_qsl(str(event.args).lstrip("?")))))
         if question != self.question:
             await self.ask(question, "")

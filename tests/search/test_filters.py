@@ -61,6 +61,11 @@ def test_a_filter_gives_the_rows_of_the_same_where(images, rows, where):
     [
         "true) UNION SELECT 1 FROM images WHERE (true",
         "true) ORDER BY (1",
+        "true) QUALIFY (row_number() OVER () > 0 AND (true)",
+        "true) QUALIFY (length(repeat('x', 60000000)) > 0",
+        "true) USING SAMPLE (1",
+        "true) GROUP BY ALL HAVING (true",
+        "NOT " * 950 + "true",
         "width IN (SELECT width FROM images)",
         "EXISTS (FROM read_csv('/etc/passwd'))",
         "image_id IN (SELECT content FROM read_text('/etc/passwd'))",
@@ -103,6 +108,18 @@ def test_a_condition_that_takes_too_long_is_stopped(rows, monkeypatch):
     monkeypatch.setattr("mmret.search.filters.SECONDS", 0.05)
     with pytest.raises(UserError, match="stopped after 0.05 s"):
         slow.matching(" AND ".join(f"NOT regexp_matches(caption, '(x|y|{i}z)+q')" for i in range(40)))
+
+
+def test_an_error_of_a_condition_quotes_no_value_of_a_row(images):
+    for where in (
+        "CAST(path AS INTEGER) = 1",
+        "CAST(substr(path, 2) AS INTEGER) = 1",
+        "CAST(split_part(path, '/', 2) AS DATE) IS NULL",
+    ):
+        with pytest.raises(UserError, match=r"cannot be computed for every picture \(Conversion\)") as raised:
+            images.matching(where)
+        assert "folder" not in str(raised.value) and ".png" not in str(raised.value)
+    assert images.matching("TRY_CAST(path AS INTEGER) = 1").sum() == 0
 
 
 def test_the_place_of_the_pictures_on_the_server_is_no_column():

@@ -233,9 +233,9 @@ def test_a_picture_of_the_corpus_is_searched_by_without_importing_the_model(lake
         from mmret.lake import Lake
         from mmret.lake.configuration import resolve
         from mmret.search.query import Page, Query
-        from mmret.search.snapshot import open_snapshot
+        from mmret.search.search import Searcher
         lake = Lake({str(lake.root)!r})
-        here = open_snapshot(lake, resolve(lake)[0], "demo")
+        here = Searcher(lake, resolve(lake)[0]).open("demo")
         prepared = [here.prepare(Query(image_id={triplet["query_id"]!r}))]
         found = here.answer(prepared, here.encode(prepared), Page(k=3))[0]
         assert [hit["image_id"] for hit in found.hits] == {[hit["image_id"] for hit in hits]!r}
@@ -268,3 +268,53 @@ def test_a_run_leaves_the_vectors_that_a_first_search_asks_for_of_the_trained_an
         folder = lake.root / "gallery" / embedding_digest(model_folder(lake, profile, recipe))
         assert sorted(path.stem for path in folder.iterdir()) == lake.partitions("images")
         assert all(path.stat().st_mtime_ns <= evaluated for path in folder.iterdir())
+
+
+def test_how_many_match_leaves_the_query_s_own_picture_out(searcher, triplet):
+    own = Query(image_id=triplet["query_id"])
+    assert searcher.search("demo", own, k=1).matching == 179 and searcher.search("demo", Query(text="a"), k=1).matching == 180
+    only = f"image_id = '{triplet['query_id']}'"
+    assert (
+        searcher.search("demo", own, where=only).matching == 0 and searcher.search("demo", own, where=f"NOT {only}").matching == 179
+    )
+
+
+def test_a_shard_that_is_rewritten_while_another_is_read_is_never_taken_for_what_it_was(lake, tmp_path, monkeypatch):
+    import mmret.search.snapshot as snapshot_module
+
+    shutil.copytree(lake.root, tmp_path / "lake")
+    copy = Lake(tmp_path / "lake")
+    searcher = Searcher(copy, resolve(copy)[0])
+    before = searcher.open("demo")
+    first, *_, last = copy.partitions("images")
+    for shard, rows in ((first, copy.read("images", first)), (last, copy.read("images", last))):
+        copy.write("images", shard, rows.slice(0, rows.num_rows - 1), "fewer")
+    grown = searcher.open("demo", before)
+    reading, wrote = snapshot_module.gallery_shards, []
+
+    def shards(*arguments, **keywords):
+        for shard in reading(*arguments, **keywords):
+            yield shard
+            if not wrote:  # after the digests were read, before the last shard is
+                rows = copy.read("images", last)
+                wrote.append(copy.write("images", last, rows.take(list(range(rows.num_rows))[::-1]), "turned"))
+
+    monkeypatch.setattr(snapshot_module, "gallery_shards", shards)
+    copy.write("images", first, copy.read("images", first).slice(1), "fewer again")
+    opened = searcher.open("demo", grown)
+    expected = Searcher(copy, resolve(copy)[0]).open("demo")
+    assert wrote and opened.rows.equals(expected.rows)
+    places = range(len(expected.gallery))
+    np.testing.assert_allclose(opened.gallery.vectors(places), expected.gallery.vectors(places), atol=1e-6)
+
+
+def test_reasons_are_not_given_of_a_checkpoint_that_has_been_replaced(lake, tmp_path, triplet):
+    from mmret.search.reasons import Reasons
+
+    shutil.copytree(lake.root, tmp_path / "lake")
+    copy = Lake(tmp_path / "lake")
+    searcher = Searcher(copy, resolve(copy)[0])
+    here = searcher.snapshot("demo")
+    shutil.copytree(model_folder(copy, searcher.profile, "untrained"), copy.root / "checkpoints" / "demo", dirs_exist_ok=True)
+    with pytest.raises(UserError, match="the checkpoint of 'demo' was replaced since: search again"):
+        Reasons(copy).why(here, "demo", Query(text="a"), triplet["target_id"])

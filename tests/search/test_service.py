@@ -4,7 +4,7 @@ happens."""
 import shutil
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -194,6 +194,34 @@ def test_pictures_of_the_corpus_are_searched_for_before_the_model_is_loaded(lake
     assert text.result(60).hits
     until(lambda: service.status()["ready"] and service.status()["loading"] is None)
     service.stop()
+
+
+def test_queries_that_are_being_decoded_when_the_service_stops_are_told_so_too(searcher, lake, monkeypatch):
+    gate, decoding = threading.Event(), threading.Event()
+    prepare = snapshot_module.Snapshot.prepare
+    monkeypatch.setattr(
+        snapshot_module.Snapshot, "prepare", lambda self, query: decoding.set() or gate.wait(30) and prepare(self, query)
+    )
+    data = next(iter(images_by_id(lake, lake.read("images")["image_id"].to_pylist()[:1]).values()))
+    service = SearchService(searcher, ["demo"], refresh_s=0.05)
+    service.start()
+    until(lambda: service.status()["ready"])
+    futures = [service.submit(Query(image=data)) for _ in range(6)]
+    assert decoding.wait(30)
+    threading.Timer(0.2, gate.set).start()
+    service.stop()
+    for future in futures:
+        assert future.exception(10) is None or "stopping" in str(future.exception())
+
+
+def test_what_many_are_told_is_an_exception_of_each_ones_own(searcher):
+    error = UserError("no such thing")
+    futures = []
+    for _ in range(2):
+        request = service_module._Request(Query(text="a"), Page(), "demo", Future(), 0.0)
+        service_module._fail(request, error)
+        futures.append(request.future)
+    assert futures[0].exception() is not futures[1].exception() and str(futures[0].exception()) == "no such thing"
 
 
 def test_who_asks_a_service_that_stops_is_told_so(searcher):

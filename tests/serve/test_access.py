@@ -273,3 +273,25 @@ def test_the_first_signal_lets_what_is_in_flight_finish_and_the_second_ends_it(l
         running.terminate()
         assert b" 503 " in never.recv(65536)
     assert running.wait(20) == 0 and running.stderr.read() == "stopped\n"
+
+
+def test_pages_of_other_sites_reach_nothing_by_a_picture_or_a_script_and_a_link_does(client):
+    asked = {"params": {"text": "a red circle"}}
+    for site in ("cross-site", "same-site"):
+        refused = client.get("/search", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}, **asked)
+        assert refused.status_code == 403 and "other sites" in refused.json()["error"]
+        assert client.get("/search", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}, **asked).status_code == 200
+    assert client.get("/search", headers={"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, **asked).status_code == 200
+
+
+def test_a_head_that_comes_in_pieces_is_counted_once(server):
+    port = int(server.address.rpartition(":")[2])
+    head = b"GET /health?" + b"x" * 12_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        for start in range(0, len(head), 1448):
+            connection.sendall(head[start : start + 1448])
+            time.sleep(0.005)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]

@@ -12,7 +12,7 @@ pytest.importorskip("fastapi_offline", reason="the server needs the extra 'serve
 
 from mmret.lake import Lake
 from mmret.schemas import IMAGES_INDEX
-from mmret.serve.public import HIDDEN, public_path, public_row, public_sentence
+from mmret.serve.public import HIDDEN, public_path, public_row, public_rows, public_sentence
 from tests.serve.conftest import served, until_ready
 
 
@@ -34,6 +34,21 @@ from tests.serve.conftest import served, until_ready
 )
 def test_of_a_path_of_the_server_a_client_sees_the_last_part(path, seen):
     assert public_path(path) == seen
+
+
+def test_filters_see_of_paths_what_a_client_sees():
+    rows = [
+        {"path": "a/1.png", "source": "https://example.org/x", "extra": '{"colour": "red", "n": 1}'},
+        {"path": "/srv/a/2.png", "source": "/srv/list.csv", "extra": '{"from": {"file": "/srv/a/2.png"}, "known": "C:\\\\a\\\\b"}'},
+        {"path": None, "source": None, "extra": None},
+        {"path": "b", "source": "s3://bucket/key", "extra": 'no JSON "/srv'},
+    ]
+    table = pa.Table.from_pylist([{**dict.fromkeys(IMAGES_INDEX.names), **row} for row in rows], IMAGES_INDEX)
+    seen = public_rows(table).to_pylist()
+    assert seen[0] == table.to_pylist()[0] and seen[2] == table.to_pylist()[2]
+    assert (seen[1]["path"], seen[1]["source"]) == ("2.png", "list.csv")
+    assert json.loads(seen[1]["extra"]) == {"from": {"file": "2.png"}, "known": "b"}
+    assert (seen[3]["source"], seen[3]["extra"]) == ("key", None)
 
 
 def test_a_row_loses_its_root_and_paths_however_deep_they_are():

@@ -5,6 +5,7 @@ import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,9 @@ from PIL import Image
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake.configuration import resolve
 from mmret.search.search import Query, Searcher
+from mmret.serve.limits import Limits
 from tests.conftest import CHECKOUT
+from tests.serve.conftest import served, until_ready
 
 UNKNOWN = "0" * 32
 
@@ -235,3 +238,19 @@ def test_the_page_of_the_api_is_whole_and_takes_nothing_from_elsewhere(client):
     examples = described["paths"]["/search"]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"]
     assert client.post("/search", json={**examples[0]}).status_code == 200
     assert json.dumps(described).count("ErrorAnswer") > 5
+
+
+def test_the_last_page_says_that_it_is_the_last(lake, client, triplet):
+    asked = {"image_id": triplet["query_id"], "k": 100}
+    first = ask(client, **asked)
+    second = ask(client, **asked, offset=first["next_offset"])
+    assert len(first["hits"]) + len(second["hits"]) == first["matching"] == 179 and second["next_offset"] is None
+    with served(lake, limits=Limits(offset=10)) as server, httpx.Client(base_url=server.address, timeout=60) as other:
+        until_ready(other)
+        assert ask(other, text="a", k=10)["next_offset"] == 10 and ask(other, text="a", k=10, offset=10)["next_offset"] is None
+
+
+def test_a_body_of_nothing_but_parts_is_refused_before_it_is_read(client):
+    many = b'{"queries": [' + b"{}," * 500_000 + b"{}]}"
+    answer = client.post("/search/batch", content=many, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422 and "more parts" in answer.json()["error"]

@@ -172,4 +172,12 @@ def test_thumbnails_are_made_of_pictures_only(tables):
     for bad in ("0" * 32, "../../etc/passwd", "x' OR 1=1 --", ""):
         assert thumbnails.get(bad, SIDES[0]) is None
     assert thumbnails.get(image_id, 99_999) is None
+
+
+def test_a_picture_that_is_not_there_yet_is_found_once_it_is(tables, monkeypatch):
+    thumbnails, image_id = Thumbnails(tables.lake), tables.lake.read("images")["image_id"][0].as_py()
+    with monkeypatch.context() as patched:
+        patched.setattr("mmret.web.pictures.images_by_id", lambda lake, ids: {})
+        assert thumbnails.get(image_id, SIDES[0]) is None
+    assert thumbnails.get(image_id, SIDES[0]).startswith(b"\xff\xd8")
     assert url("a' onerror=") == f"/pictures/none/{SIDES[0]}"
