@@ -108,7 +108,8 @@ ui: setup
 
 setup: $(VENV)/.installed
 
-# uv, because it installs the lock in seconds; brought along in the environment where the machine has none
+# uv, because it installs the lock in seconds; brought along in the environment where the machine has none. Compiled once, since some
+# machines forbid Python to write bytecode, and importing the model libraries would then take twice as long in every command
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -116,7 +117,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check uv; }
 	@UV=$$(command -v uv || echo $(BIN)/uv); echo "installing into $(VENV) …"; \
-		$$UV pip install -q --python $(BIN)/python -r requirements.lock && \
+		$$UV pip install -q --compile-bytecode --python $(BIN)/python -r requirements.lock && \
 		$$UV pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
