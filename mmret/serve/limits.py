@@ -1,7 +1,7 @@
 """How much one request, one client and all of them together may ask for; everything that arrives is measured against it.
 
-Costs nothing. Every limit is a field of :class:`Limits`, its default is meant for two cores. Beside what the server holds, bodies take
-``held_bytes`` at most, and decoded pictures 192 MB and their copies (:mod:`mmret.search.pixels`).
+Costs nothing. Every limit is a field of :class:`Limits`, its default is meant for two cores. Beside what the server holds, bodies
+take ``held_bytes`` at most, and decoded pictures 192 MB and their copies (:mod:`mmret.search.pixels`).
 """
 
 from __future__ import annotations
