@@ -10,6 +10,19 @@ import time
 import pytest
 
 from mmret import interrupts
+from tests.conftest import CHECKOUT
+
+ALONE = "MMRET_SIGNALS_ALONE"
+"""Set in the process that these tests have to themselves: a signal is a whole process's, and libraries of other tests listen too."""
+alone = pytest.mark.skipif(ALONE not in os.environ, reason="run by the first test, in a process of its own")
+
+
+def test_signals_are_met_in_a_process_of_their_own():
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    if ALONE in os.environ:
+        return
+    done = subprocess.run(line, cwd=CHECKOUT, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and " skipped" not in done.stdout, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -25,6 +38,7 @@ def deaf():
         signal.signal(each, handler)
 
 
+@alone
 def test_a_signal_that_a_library_swallows_is_raised_at_the_end_of_the_block(deaf):
     with pytest.raises(interrupts.Terminated, match="^$"):
         with interrupts.heard():
@@ -32,6 +46,7 @@ def test_a_signal_that_a_library_swallows_is_raised_at_the_end_of_the_block(deaf
     assert deaf == [signal.SIGTERM]
 
 
+@alone
 def test_a_library_that_goes_on_for_ever_is_stopped_where_it_stands(deaf, monkeypatch):
     monkeypatch.setattr(interrupts, "HEEDED_AFTER_S", 0.1)
     began = time.monotonic()
@@ -48,6 +63,7 @@ def test_a_library_that_goes_on_for_ever_is_stopped_where_it_stands(deaf, monkey
     assert deaf == [signal.SIGINT] and 0.25 < time.monotonic() - began < 20
 
 
+@alone
 def test_nothing_is_raised_once_the_block_is_over_and_nothing_without_a_signal(deaf, monkeypatch):
     monkeypatch.setattr(interrupts, "HEEDED_AFTER_S", 0.05)
     with interrupts.heard():
@@ -58,6 +74,7 @@ def test_nothing_is_raised_once_the_block_is_over_and_nothing_without_a_signal(d
     time.sleep(0.2)
 
 
+@alone
 def test_what_a_library_logs_of_a_signal_is_not_shown_and_other_errors_are(deaf):
     interrupts.listen()
     shown = []
@@ -87,6 +104,7 @@ except KeyboardInterrupt:
 """
 
 
+@alone
 def test_a_program_that_is_traced_ends_as_well():
     done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("ended\n", 0), done.stderr
