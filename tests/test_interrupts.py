@@ -13,7 +13,7 @@ from mmret import interrupts
 from tests.conftest import CHECKOUT
 
 ALONE = "MMRET_SIGNALS_ALONE"
-"""Set in the process that these tests have to themselves: a signal is a whole process's, and libraries of other tests listen too."""
+"""Set in the process that these tests have to themselves: a signal is the whole process's, and other libraries listen too."""
 alone = pytest.mark.skipif(ALONE not in os.environ, reason="run by the first test, in a process of its own")
 
 
