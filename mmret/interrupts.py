@@ -44,7 +44,7 @@ def _is_no_stop(record: logging.LogRecord) -> bool:
 
 def _unraisable(lost: Any) -> None:
     """What a callback of the garbage collector raised goes no further. A signal that met one is sent again, a moment later."""
-    if isinstance(lost.exc_value, Exception):
+    if not issubclass(lost.exc_type, KeyboardInterrupt):  # a task that was cancelled or a generator that was closed is no signal
         sys.__unraisablehook__(lost)
     else:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()

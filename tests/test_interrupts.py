@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,10 +31,12 @@ def deaf():
     """A library that notes signals and goes on; what is remembered of signals is forgotten afterwards."""
     seen: list[int] = []
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
     for each in before:
         signal.signal(each, lambda number, frame: seen.append(number))
     yield seen
     interrupts._received.clear()
+    sys.unraisablehook = hook
     for each, handler in before.items():
         signal.signal(each, handler)
 
@@ -108,3 +111,14 @@ except KeyboardInterrupt:
 def test_a_program_that_is_traced_ends_as_well():
     done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("ended\n", 0), done.stderr
+
+
+@alone
+def test_what_is_lost_in_the_garbage_collector_is_a_signal_only_if_a_signal_met_it(monkeypatch):
+    sent, shown = [], []
+    monkeypatch.setattr(interrupts.os, "kill", lambda *asked: sent.append(asked))
+    monkeypatch.setattr(sys, "__unraisablehook__", lambda lost: shown.append(lost.exc_type))
+    for kind in (GeneratorExit, ValueError, SystemExit, KeyboardInterrupt, interrupts.Terminated):
+        interrupts._unraisable(SimpleNamespace(exc_type=kind, exc_value=None))
+    time.sleep(0.5)
+    assert sent == [(os.getpid(), signal.SIGINT)] * 2 and shown == [GeneratorExit, ValueError, SystemExit]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import dagster as dg
@@ -69,12 +70,14 @@ def test_a_signal_stops_a_step_that_would_be_tried_again_after_an_error(number):
         time.sleep(5)
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
     try:
         with dg.DagsterInstance.ephemeral() as instance, pytest.raises(KeyboardInterrupt, match="^$"), heard():
             listen()
             dg.materialize([slow], instance=instance, raise_on_error=False)
     finally:
         interrupts._received.clear()
+        sys.unraisablehook = hook
         for each, handler in before.items():
             signal.signal(each, handler)
     assert tries == [1]
