@@ -4,8 +4,8 @@ vectors.
 It lies beside the stored vectors, at ``<lake>/gallery/<digest>/index``. A shard that is new, changed or gone since it was built is
 added, replaced or deleted there; the index itself is trained again once the corpus has doubled twice, and rows that it does not
 hold yet are compared one by one meanwhile (:func:`mmret.mine.approximate.build_index`, which mining uses too). What it misses is
-measured each time and kept with it, never assumed. Cost: training minutes for a million vectors; a query some milliseconds; no
-vectors in memory.
+measured each time and kept with it, never assumed. Cost: training, and a
+search in the index a query; no vectors in memory. Neither was measured at the sizes that need it.
 """
 
 from __future__ import annotations

@@ -62,7 +62,6 @@ class SearchService:
         self._observe = observe
         self._snapshots: dict[str, Snapshot] = {}
         self._failed: dict[str, tuple[Any, float]] = {}
-        self._errors: dict[str, Exception] = {}
         self._status: dict[str, dict[str, str | None]] = {recipe: {"loading": "vectors", "error": None} for recipe in self.recipes}
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._waiting: list[_Request] = []
@@ -70,10 +69,8 @@ class SearchService:
         self._decoding: set[_Request] = set()
         self._pixels = PixelBudget()
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
-        self._threads = [threading.Thread(target=work, daemon=True, name=name) for work, name in self._work().items()]
-
-    def _work(self) -> dict[Callable[[], None], str]:
-        return {self._answer_all: "search", self._follow: "refresh"}
+        work = {"search": self._answer_all, "refresh": self._follow}
+        self._threads = [threading.Thread(target=each, daemon=True, name=name) for name, each in work.items()]
 
     def start(self) -> None:
         """Begin to load and to answer. Returns at once."""
@@ -168,12 +165,12 @@ class SearchService:
 
     def _prepared(self, request: _Request) -> bool:
         """Whether the request can be answered now; one that cannot yet comes again, one that never can fails."""
-        here, error = self._snapshots.get(request.recipe), self._errors.get(request.recipe)
+        here, error = self._snapshots.get(request.recipe), self._status[request.recipe]["error"]
         if here is None or (not here.model.loaded and self._needs_model(request)):
             if error is None:
                 self._waiting.append(request)
             else:
-                _fail(request, error)
+                _fail(request, UserError(error))
             return False
         if request.prepared is not None and request.prepared[0] is here:
             return True
@@ -258,7 +255,6 @@ class SearchService:
             state = state_of(searcher.lake, searcher.profile, recipe)
             if before is not None and before.state == state and before.model.loaded:
                 status["error"] = None
-                self._errors.pop(recipe, None)
                 return
             if lately and failed == state:
                 return
@@ -272,17 +268,16 @@ class SearchService:
                 self._publish(recipe, here)
             here.model.retriever  # noqa: B018 - loads it
             self._failed.pop(recipe, None)
-            self._errors.pop(recipe, None)
             status["error"] = None
             self._publish(recipe, here)
         except Exception as error:  # whatever is wrong with the new state, the old one goes on answering
             self._failed[recipe] = (state, time.monotonic())
+            # queries that no older state can answer fail with it
             status["error"] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: see the server's log"
             if isinstance(error, UserError):
                 _log.warning("%s: %s", recipe, error)
             else:
                 _log.error("%s: the newest state cannot be opened", recipe, exc_info=error)
-            self._errors[recipe] = error  # queries that no older state can answer fail with it
             self._requests.put(None)
         finally:
             status["loading"] = None if recipe in self._snapshots and self._snapshots[recipe].model.loaded else status["loading"]
@@ -305,7 +300,6 @@ class SearchService:
 
 
 def _fail(request: _Request, error: Exception) -> None:
-    """End ``request`` with an exception of its own: one that many raise would keep what each of them held."""
+    """End ``request``; a UserError is one of its own, since one that many raise would keep what each of them held."""
     if not request.future.done() and request.future.set_running_or_notify_cancel():
-        own = UserError(str(error)) if isinstance(error, UserError) else error.with_traceback(None)
-        request.future.set_exception(own)
+        request.future.set_exception(UserError(str(error)) if isinstance(error, UserError) else error)
