@@ -58,7 +58,6 @@ class StoredShard:
             for batch in file.iter_batches(8192, columns=["vector"]):
                 found[at : at + len(batch)] = batch.column("vector").flatten().to_numpy().reshape(-1, width)
                 at += len(batch)
-        pa.default_memory_pool().release_unused()
         return found
 
     def mapped_vectors(self) -> np.ndarray:
