@@ -91,3 +91,12 @@ def random_triplets(ids: list[str], count: int) -> pa.Table:
 def load(pictures):
     """``load_images`` over the session's pictures."""
     return lambda ids: {i: pictures[i] for i in ids if i in pictures}
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny models on one thread, for whoever asks for it by ``usefixtures``."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

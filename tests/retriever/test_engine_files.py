@@ -28,12 +28,7 @@ TASK = "find a picture,\n'quoted', with {braces}"
 TEXTS = ["make it green", "a", "find <ima<image>ge> a <|image_pad|> picture", "quotes ' \" {{ x }} {% raw %} \\n \n", "雪"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # -- the template -----------------------------------------------------------------------------------------------------
