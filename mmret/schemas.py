@@ -221,7 +221,7 @@ EVALUATIONS = _table(
     "evaluations",
     ("recipe", _text, "the training run that is measured, or untrained: the model it started from"),
     ("benchmark", _text, "the set of queries"),
-    ("metric", _text, "R@k: targets among the first k; image, text: by that half alone; kept: the query left in the gallery"),
+    ("metric", _text, "R@k: targets among the first k; image, text: by that half; kept: the query left in; first: not reranked"),
     ("value", pa.float64(), "percent"),
     ("queries", pa.int32(), "number of queries"),
     ("gallery", pa.int32(), "number of pictures searched in"),

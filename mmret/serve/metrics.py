@@ -13,8 +13,8 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-STEPS = ("wait", "encode", "rank")
-"""Parts of a search whose time is counted: waiting for its turn, the encoder, the product with the gallery."""
+STEPS = ("wait", "encode", "rank", "rerank")
+"""Parts of a search whose time is counted: waiting for its turn, the encoder, the product with the gallery, a reranker."""
 
 
 class Metrics:
@@ -46,8 +46,8 @@ class Metrics:
         known[1].observe(seconds)
 
     def observe(self, name: str, value: float) -> None:
-        """Take note of what the search service says of itself: ``wait_seconds``, ``encode_seconds``, ``rank_seconds`` or
-        ``batch_size``."""
+        """Take note of what the search service says of itself: ``wait_seconds``, ``encode_seconds``, ``rank_seconds``,
+        ``rerank_seconds`` or ``batch_size``."""
         if name == "batch_size":
             self._batch.observe(value)
         elif step := self._steps.get(name.removesuffix("_seconds")):

@@ -8,7 +8,7 @@ batch of 256 about 1 ms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,14 @@ class Batch:
     """One step's rows. Numbers are positions in ``TrainingSet.images``, the distinct image ids.
 
     ``queries`` (b,) int64; ``texts`` b strings; ``candidates`` (m,) int64: the b targets in the order of the queries,
-    then every explicit hard negative (b of them where each query brings one, fewer or more where they are ragged).
+    then every explicit hard negative (b of them where each query brings one, fewer or more where they are ragged);
+    ``negative_rows`` (m - b,) int64: the row that each of those belongs to.
     """
 
     queries: np.ndarray
     texts: list[str]
     candidates: np.ndarray
+    negative_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def targets(self) -> np.ndarray:
@@ -119,12 +121,15 @@ class TrainingSet:
         choices = np.diff(self.text_starts)[rows].astype(np.uint64)
         drawn = draws(self.keys[rows], self.recipe.seed, "text", epoch) % choices
         texts = self.text_starts[rows] + drawn.astype(np.int64)
-        parts = [self.target[rows]]
+        parts, of = [self.target[rows]], [np.empty(0, np.int64)]
         if self.recipe.negatives != "none":
             parts.append(self.query[rows])
+            of.append(np.arange(len(rows)))
         if self.recipe.negatives == "query+mined":
             parts.append(self._mined(rows, epoch))
-        return Batch(self.query[rows], self.texts.take(pa.array(texts)).to_pylist(), np.concatenate(parts))
+            counts = np.minimum(np.diff(self.mined_starts)[rows], self.recipe.mined_negatives)
+            of.append(np.repeat(np.arange(len(rows)), counts))
+        return Batch(self.query[rows], self.texts.take(pa.array(texts)).to_pylist(), np.concatenate(parts), np.concatenate(of))
 
     def _mined(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """Up to ``mined_negatives`` of each of ``rows``, those of lowest hash in this epoch, row after row."""

@@ -21,8 +21,7 @@ from mmret.errors import UserError
 from mmret.hashing import digest_table, fingerprint
 from mmret.retriever.models.checkpoint import RECORD, weights_digest
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.held_out import HeldOut
-from mmret.retriever.train.kinds import EMBEDDERS
+from mmret.retriever.train.kinds import EMBEDDERS, TRAINERS
 from mmret.retriever.train.log import write_log
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
@@ -66,10 +65,10 @@ def train(
         States(work, identity)  # throws away what another run left there, before anybody looks
     group.wait()
     embedder = EMBEDDERS[recipe.kind].load(recipe, base, group)
-    trainer = Trainer(recipe, data, embedder, States(work, identity), group)
+    trainer = TRAINERS.get(recipe.kind, Trainer)(recipe, data, embedder, States(work, identity), group)
     trainer.on_row = on_row
     if recipe.evaluate_every and group.first:
-        trainer.held_out = HeldOut(triplets, recipe, load_images)
+        trainer.held_out = trainer.held_out_of(triplets, recipe, load_images)
     embedder.open(data, load_images, work)
     with ThreadPoolExecutor(1) as pool:
         trainer.run(pool)

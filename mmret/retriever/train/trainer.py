@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from mmret.errors import UserError
@@ -22,6 +23,7 @@ from mmret.retriever.train.log import EVENTS, Events, peak_memory
 from mmret.retriever.train.loss import masks, nested_info_nce
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
+from mmret.retriever.train.tower import LoadImages
 from mmret.settings import Recipe
 
 OnRow = Callable[[dict[str, Any]], None]
@@ -37,8 +39,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = SINGLE_PROCESS):
         self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
-        dim = embedder.retriever.dim
-        if recipe.matryoshka and recipe.matryoshka[-1] >= dim:
+        if recipe.matryoshka and recipe.matryoshka[-1] >= (dim := embedder.retriever.dim):
             raise UserError(
                 f"the recipe's matryoshka has {recipe.matryoshka[-1]}, but vectors of {recipe.base} have {dim} dimensions: give "
                 f"numbers below {dim}; whole vectors are trained anyway"
@@ -130,6 +131,11 @@ class Trainer:
         self.group.sum([loss])
         self.group.sum_gradients(self.parameters)
         return loss
+
+    @staticmethod
+    def held_out_of(triplets: pa.Table, recipe: Recipe, load_images: LoadImages) -> HeldOut:
+        """What :attr:`held_out` measures."""
+        return HeldOut(triplets, recipe, load_images)
 
     def in_precision(self, encode: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
         """``encode`` with its products in the recipe's precision; features are float32 at least."""
