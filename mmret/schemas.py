@@ -239,6 +239,17 @@ CHECKPOINTS = _table(
     ("settings", _text, "the resolved recipe, JSON"),
 )
 
+TEACHER_SCORES = _table(
+    "teacher_scores",
+    ("teacher", _text, "recipe of the reranker"),
+    ("pair_id", _text, "the pair of the triplet that was scored"),
+    ("query_id", _text, "the source picture"),
+    ("text", _text, "the instruction, one of the triplet's"),
+    ("candidate_id", _text, "the target, the source picture itself, or another hard negative"),
+    ("score", pa.float32(), "what the reranker says; higher is better among the candidates of one picture and text"),
+    ("model", _text, "digest of the reranker's weights"),
+)
+
 DECISIONS = _table(
     "decisions",
     ("pair_id", _text, "the pair that was looked at"),
@@ -266,6 +277,7 @@ TABLES: dict[str, pa.Schema] = {
     "triplets": TRIPLETS,
     "checkpoints": CHECKPOINTS,
     "evaluations": EVALUATIONS,
+    "teacher_scores": TEACHER_SCORES,
     "decisions": DECISIONS,
 }
 """What is on disk as Parquet and what the SQL views are named after."""
@@ -282,6 +294,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("pairs", "descriptions", "instructions", "triplets"), ("pair_id",)),
     "checkpoints": ("recipe",),
     "evaluations": ("recipe", "benchmark", "metric"),
+    "teacher_scores": ("pair_id", "text", "candidate_id"),
     "decisions": ("pair_id", "reviewer", "decided_at"),
 }
 """The columns that tell a row of a table from every other of its partition."""

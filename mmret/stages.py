@@ -171,7 +171,8 @@ def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     recipe: Recipe = profile.recipes[name]
     tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
     base = recipe.base.removeprefix("checkpoints/")
-    return (*tables, *([Reads("checkpoints", "named", base)] if base != recipe.base else []))
+    others = dict.fromkeys([*([base] if base != recipe.base else []), *([recipe.teacher] if recipe.teacher else [])])
+    return (*tables, *(Reads("checkpoints", "named", other) for other in others))
 
 
 _evaluate = _section("evaluate", leave_out=("rerank_depth",))

@@ -40,7 +40,7 @@ RECIPE_RUNTIME_FIELDS = frozenset(
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
 
 
-_ADDED_LATER = frozenset({"matrix_learning_rate", "matryoshka", "reranker"})
+_ADDED_LATER = frozenset({"matrix_learning_rate", "matryoshka", "reranker", "teacher", "distillation", "teacher_temperature"})
 
 
 class Recipe(Settings):
@@ -103,6 +103,9 @@ class Recipe(Settings):
     compile: Literal["inductor", "aot_eager", "eager"] | None = Field(None, description="back-end of torch.compile; None: off")
     lora: LoraSettings = Field(LoraSettings(), description="of kind mllm")
     reranker: RerankerSettings = Field(RerankerSettings(), description="of kind reranker")
+    teacher: str | None = Field(None, description="recipe of a reranker that a retriever learns from besides; None: of none")
+    distillation: float = Field(1.0, gt=0, description="weight of what the teacher says, beside the loss's own 1")
+    teacher_temperature: float = Field(1.0, gt=0, description="that its scores are divided by")
     retriever: str | None = Field(
         None, description="of kind reranker: the recipe whose first hits it is measured on; None: the first that is trained"
     )
@@ -144,6 +147,8 @@ class Recipe(Settings):
         for name in ("temperature", "hardness", "matryoshka"):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} is of retrievers, which compare vectors; a reranker's scores are trained as they are")
+        if self.teacher is not None:
+            raise ValueError("a reranker has no teacher: retrievers learn from one")
         if self.trainable == "text+projection":
             raise ValueError("trainable 'text+projection' is of retrievers: a reranker reads tokens, not projections; take 'text'")
         if self.negatives == "none" and not self.reranker.in_batch:

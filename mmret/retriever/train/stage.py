@@ -5,7 +5,7 @@ The lake's settings are not read here: a :class:`TrainingJob` carries those of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mmret.retriever.train.data_state import record_data_state, write_data_state
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.rows import training_rows
+from mmret.retriever.train.teach import teach, teacher_scores
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
 from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
@@ -85,16 +86,22 @@ def checkpoint_folder(lake: Lake, name: str) -> Path:
 
 
 def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = SINGLE_PROCESS) -> dict[str, Any]:
-    """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`."""
-    return train(
-        job.recipe,
-        job.rows(),
-        lambda ids: images_by_id(job.lake, ids),
-        base_folder(job.lake, job.recipe.base),
-        job.folder,
-        on_row,
-        group,
-    )
+    """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`.
+
+    A teacher scores the rows first, as far as it has not yet: the first process has it do so, the others wait.
+    """
+    rows = job.rows()
+
+    def load_images(ids: Sequence[str]) -> dict[str, bytes]:
+        return images_by_id(job.lake, ids)
+
+    teacher = None
+    if job.recipe.teacher is not None:
+        if group.first:
+            teach(job.lake, job.recipe.teacher, rows, load_images)
+        group.wait()
+        teacher = teacher_scores(job.lake, job.recipe.teacher, rows, load_images)
+    return train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.folder, on_row, group, teacher)
 
 
 def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lake) -> Facts:

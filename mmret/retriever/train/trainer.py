@@ -16,6 +16,7 @@ from mmret.errors import UserError
 from mmret.optimizer import Muon, Optimizers
 from mmret.progress import advance
 from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.train.distillation import Lesson, TeacherScores, distillation_loss
 from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_state
 from mmret.retriever.train.held_out import HeldOut
@@ -46,6 +47,7 @@ class Trainer:
             )
         self.held_out: HeldOut | None = None
         self.on_row: OnRow | None = None
+        self.teacher: TeacherScores | None = None
         torch.manual_seed(recipe.seed + group.rank)
         self.optimizer = _optimizer(recipe, embedder)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -119,12 +121,20 @@ class Trainer:
             )
         )
 
+        lesson = None
+        if self.teacher is not None:
+            lesson = self.teacher.lesson(batch, self.data.images)
+            lesson = Lesson(lesson.places[own], lesson.scores[own])
+
         def loss_of(*features: torch.Tensor) -> torch.Tensor:
             queries, candidates = gather(*features)
             recipe = self.recipe
             loss = nested_info_nce(
                 queries[own], candidates, positives, ignored, recipe.temperature, recipe.hardness, recipe.matryoshka
             )
+            if lesson is not None:
+                temperatures = recipe.temperature, recipe.teacher_temperature
+                loss = loss + recipe.distillation * distillation_loss(queries[own], candidates, lesson, *temperatures)
             return loss * (len(positives) / count)
 
         loss = cached_backward(parts, loss_of, self.group)
