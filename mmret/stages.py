@@ -166,12 +166,18 @@ def _recipe_settings(profile: Profile, name: str) -> Any:
     return values
 
 
+def _learns_from(recipe: Recipe) -> list[str]:
+    """Recipes whose checkpoints decide what this one is trained on, besides its base."""
+    hits = recipe.retriever if recipe.kind == RERANKER and recipe.reranker.first_hits else None
+    return [name for name in (recipe.teacher, hits) if name]
+
+
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
     recipe: Recipe = profile.recipes[name]
     tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
     base = recipe.base.removeprefix("checkpoints/")
-    others = dict.fromkeys([*([base] if base != recipe.base else []), *([recipe.teacher] if recipe.teacher else [])])
+    others = dict.fromkeys([*([base] if base != recipe.base else []), *_learns_from(recipe)])
     return (*tables, *(Reads("checkpoints", "named", other) for other in others))
 
 

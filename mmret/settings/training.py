@@ -31,6 +31,9 @@ class RerankerSettings(Settings):
     heads: int = Field(4, ge=1, description="of attention in each block")
     width: int | None = Field(None, ge=1, description="of those blocks; None: the image tower's")
     grid: int = Field(7, ge=1, description="a picture's patches are averaged to so many in rows and columns, where it has more")
+    first_hits: int = Field(
+        0, ge=0, description="so many first hits of `retriever` stand in for the mined hard negatives; 0: the mined ones"
+    )
     in_batch: int = Field(4, ge=0, description="targets of other rows that each row's candidates are joined by")
 
 
@@ -107,7 +110,9 @@ class Recipe(Settings):
     distillation: float = Field(1.0, gt=0, description="weight of what the teacher says, beside the loss's own 1")
     teacher_temperature: float = Field(1.0, gt=0, description="that its scores are divided by")
     retriever: str | None = Field(
-        None, description="of kind reranker: the recipe whose first hits it is measured on; None: the first that is trained"
+        None,
+        description="of kind reranker: the recipe whose first hits it is measured on, and trained on where reranker.first_hits is "
+        "set; None: the first that is trained",
     )
     instruction: str = Field(
         "Retrieve the target image that best meets the combined criteria by using both the provided image and the image retrieval "
@@ -149,6 +154,8 @@ class Recipe(Settings):
                 raise ValueError(f"{name} is of retrievers, which compare vectors; a reranker's scores are trained as they are")
         if self.teacher is not None:
             raise ValueError("a reranker has no teacher: retrievers learn from one")
+        if self.reranker.first_hits and self.retriever is None:
+            raise ValueError("reranker.first_hits are hits of a retriever: name its recipe in `retriever`")
         if self.trainable == "text+projection":
             raise ValueError("trainable 'text+projection' is of retrievers: a reranker reads tokens, not projections; take 'text'")
         if self.negatives == "none" and not self.reranker.in_batch:
