@@ -26,7 +26,9 @@ from mmret.schemas import SIGNALS, TASKS
 from mmret.settings import EvaluateSettings
 from mmret.tasks import MADE_TASKS
 
-_SETS = pa.array([[s for at, s in enumerate(SIGNALS) if bits >> at & 1] for bits in range(1 << len(SIGNALS))], pa.list_(pa.string()))
+_SETS = pa.array(
+    [[s for at, s in enumerate(SIGNALS) if bits >> at & 1] for bits in range(1 << len(SIGNALS))], pa.list_(pa.string())
+)
 
 
 def task_rows(
@@ -112,8 +114,8 @@ class _Named:
         return _frame(alone, alone, empty, empty, empty)
 
     def rows(self, queries: np.ndarray, targets: np.ndarray, wrong, signals: np.ndarray | None) -> pl.DataFrame:
-        """Rows for ``queries`` and ``targets`` (n,), ascending by query, with their hard negatives; ``signals``: a bit for each that
-        found the pair, or None for those that found its hard negatives."""
+        """Rows for ``queries`` and ``targets`` (n,), ascending by query, with their hard negatives; ``signals``: a bit for each
+        that found the pair, or None for those that found its hard negatives."""
         row, negative, found = negatives_of(queries, targets, wrong, self.numbered)
         if signals is None:
             signals = np.zeros(len(queries), np.int64)
@@ -137,13 +139,15 @@ def _frame(queries: pa.Array, targets: pa.Array, negatives: pa.Array, captions: 
 
 
 def _from_triplets(triplets: pa.Table, images: pa.Table) -> pl.DataFrame:
-    """Triplets whose pictures all have captions; a hard negative without one is left out."""
+    """Triplets whose pictures both have captions; hard negatives without one, or with the answer's, are left out."""
     said = pl.from_arrow(images).filter(pl.col("caption").map_elements(normalise_caption, return_dtype=pl.String) != "")
     rows = pl.from_arrow(triplets).filter(pl.col("query_id").is_in(said["image_id"]) & pl.col("target_id").is_in(said["image_id"]))
     negatives = (
-        rows.select("pair_id", "hard_negatives")
+        rows.select("pair_id", "target_id", "hard_negatives")
         .explode("hard_negatives")
+        .join(said.select(target_id="image_id", target_caption="caption"), on="target_id", maintain_order="left")
         .join(said.select(hard_negatives="image_id", negative_captions="caption"), on="hard_negatives", maintain_order="left")
+        .filter(pl.col("negative_captions") != pl.col("target_caption"))
         .group_by("pair_id", maintain_order=True)
         .agg("hard_negatives", "negative_captions")
     )

@@ -53,7 +53,7 @@ class Twins:
 
 @dataclass(frozen=True)
 class NearAndWrong:
-    """Up to ``_POOL`` pictures of each query, the best negatives first: ``query``, ``target``, ``signals`` (m,), sorted by query."""
+    """Up to ``_POOL`` pictures of each query, the best negatives first, sorted by query: ``query, target, signals`` (m,)."""
 
     query: np.ndarray
     target: np.ndarray
@@ -148,7 +148,9 @@ def _of_slice(rows: pl.DataFrame, images: Images) -> tuple[Twins, Twins, NearAnd
         .group_by("query", maintain_order=True)
         .head(_POOL)
     )
-    images_of, texts_of = (t.unique("query", keep="first", maintain_order=True) for t in (twins, twins.filter(~pl.col("same_text"))))
+    images_of, texts_of = (
+        t.unique("query", keep="first", maintain_order=True) for t in (twins, twins.filter(~pl.col("same_text")))
+    )
     return _arrays(Twins, images_of), _arrays(Twins, texts_of), _arrays(NearAndWrong, wrong)
 
 
