@@ -384,7 +384,7 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluations",
-        version="2",
+        version="3",  # 3: every direction, not composed queries alone
         partitions="recipe",
         group="training",
         run="train",
@@ -393,7 +393,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("evaluate"),
         reads=(
             Reads("checkpoints"),
-            Reads("images", "all", columns=("image_id", "root", "extra")),
+            Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
