@@ -171,3 +171,7 @@ class EvaluateSettings(Settings):
     held_out: float = Field(0.03, ge=0, lt=1, description="share of query images whose triplets are never trained on")
     max_queries: int = 2000
     edits: int = Field(1000, description="held-out edits drawn on a shapes corpus")
+    texts: int = Field(20_000, ge=1, description="captions searched in, at most: drawn by hash, besides those that are right")
+    captioned_pictures: int = Field(
+        2000, ge=1, description="pictures searched in together with their captions, at most: a tower pass of their own"
+    )
