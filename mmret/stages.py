@@ -381,6 +381,23 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(0.00015, "image"),
     ),
     Stage(
+        name="tasks",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="cpu",
+        settings="evaluate.held_out",
+        fingerprint_settings=_section("evaluate.held_out"),
+        reads=(
+            Reads("neighbours"),
+            Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
+            Reads("leaks", "all"),
+            Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
+        ),
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
         name="checkpoints",
         version="1",
         partitions="recipe",
@@ -398,7 +415,7 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluations",
-        version="2",
+        version="3",  # 3: every direction, not composed queries alone
         partitions="recipe",
         group="training",
         run="train",
@@ -407,7 +424,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_evaluation_settings,
         reads=(
             Reads("checkpoints"),
-            Reads("images", "all", columns=("image_id", "root", "extra")),
+            Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
         conditional_reads=_evaluation_reads,

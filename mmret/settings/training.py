@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmret.schemas import SIGNALS
 from mmret.settings.base import Settings, Signal
+from mmret.tasks import COMPOSED, TASK_NAMES, TaskName
 
 
 class LoraSettings(Settings):
@@ -43,7 +45,9 @@ RECIPE_RUNTIME_FIELDS = frozenset(
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
 
 
-_ADDED_LATER = frozenset({"matrix_learning_rate", "matryoshka", "reranker", "teacher", "distillation", "teacher_temperature"})
+_ADDED_LATER = frozenset(
+    {"matrix_learning_rate", "matryoshka", "tasks", "task_batches", "reranker", "teacher", "distillation", "teacher_temperature"}
+)
 
 
 class Recipe(Settings):
@@ -58,6 +62,15 @@ class Recipe(Settings):
         "mined",
         description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from both "
         "captions, without mined negatives (what the headline study compares mining with)",
+    )
+    tasks: dict[TaskName, float] = Field(
+        {COMPOSED: 1.0},
+        description="the kinds of query that are trained on, each with its weight, its share of the steps or of every batch; "
+        "composed alone, as in the paper",
+    )
+    task_batches: Literal["one", "mixed"] = Field(
+        "one",
+        description="one: a batch is of one task, and the steps take turns; mixed: every batch has all tasks in proportion",
     )
     pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
     decisions: Literal["ignore", "without_rejected", "only_accepted"] = Field(
@@ -127,8 +140,29 @@ class Recipe(Settings):
     outside: bool = Field(False, description="train in a process of its own, whose memory is free when it ends")
     seed: int = 0
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _known_tasks(cls, tasks: Any) -> Any:
+        if not isinstance(tasks, dict) or not tasks:
+            raise ValueError(f"tasks is {tasks!r}: give weights by task, such as {{composed: 0.6, text_to_image: 0.4}}")
+        if unknown := [str(name) for name in tasks if name not in TASK_NAMES]:
+            raise ValueError(f"tasks has {', '.join(unknown)}, and there are {', '.join(TASK_NAMES)}")
+        for name, weight in tasks.items():
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not (0 < weight < math.inf):
+                raise ValueError(
+                    f"tasks gives {name} the weight {weight!r}: a weight is a number above 0; leave a task out to do without"
+                )
+        return tasks if len(tasks) > 1 else dict.fromkeys(tasks, 1.0)
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Recipe:
+        if self.pair_source == "naive" and set(self.tasks) != {COMPOSED}:
+            others = ", ".join(name for name in self.tasks if name != COMPOSED)
+            raise ValueError(f"naive pairs are of task composed alone: leave {others} out of tasks, or set pair_source to mined")
+        if self.trainable == "text" and "image_to_image" in self.tasks:
+            raise ValueError(
+                "image_to_image trains nothing where trainable is 'text': leave it out of tasks, or train a projection"
+            )
         if self.pair_source == "naive" and (self.pairs is None or self.negatives == "query+mined"):
             raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
         if self.kind == "mllm" and self.trainable != "all":
@@ -152,6 +186,8 @@ class Recipe(Settings):
         for name in ("temperature", "hardness", "matryoshka"):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} is of retrievers, which compare vectors; a reranker's scores are trained as they are")
+        if set(self.tasks) != {COMPOSED}:
+            raise ValueError("a reranker is trained on task composed alone: leave tasks out")
         if self.teacher is not None:
             raise ValueError("a reranker has no teacher: retrievers learn from one")
         if self.reranker.first_hits and self.retriever is None:
@@ -160,6 +196,15 @@ class Recipe(Settings):
             raise ValueError("trainable 'text+projection' is of retrievers: a reranker reads tokens, not projections; take 'text'")
         if self.negatives == "none" and not self.reranker.in_batch:
             raise ValueError("a reranker without negatives and with reranker.in_batch 0 has nothing to tell a target from")
+
+    def shares(self) -> dict[TaskName, float]:
+        """The tasks in their order, with weights that add up to 1.
+
+        >>> Recipe(tasks={"text_to_image": 1, "composed": 3}).shares()
+        {'composed': 0.75, 'text_to_image': 0.25}
+        """
+        total = math.fsum(self.tasks.values())
+        return {name: self.tasks[name] / total for name in TASK_NAMES if name in self.tasks}
 
     def decisive(self) -> dict[str, Any]:
         """The fields that decide the weights, as plain values. Those that were added later are left out while they have the value
@@ -174,3 +219,7 @@ class EvaluateSettings(Settings):
     max_queries: int = 2000
     edits: int = Field(1000, description="held-out edits drawn on a shapes corpus")
     rerank_depth: int = Field(50, ge=1, description="hits of the retriever that a reranker is measured on")
+    texts: int = Field(20_000, ge=1, description="captions searched in, at most: drawn by hash, besides those that are right")
+    captioned_pictures: int = Field(
+        2000, ge=1, description="pictures searched in together with their captions, at most: a tower pass of their own"
+    )

@@ -46,13 +46,13 @@ class TeacherScores:
     def lesson(self, batch: Batch, images: pa.Array) -> Lesson:
         """The scores of each row's target and own hard negatives; ``images``: the ids that the batch's numbers stand for. A
         candidate that the teacher has not seen is left out."""
-        count = len(batch.queries)
-        rows = np.concatenate([np.arange(count), batch.negative_rows])
-        queries, candidates = (images.take(pa.array(n)).to_pylist() for n in (batch.queries, batch.candidates[: len(rows)]))
-        wanted = [score_key(queries[row], batch.texts[row], c) for row, c in zip(rows.tolist(), candidates, strict=True)]
-        wanted = np.array(wanted, np.uint64)
+        count, own = len(batch.queries), batch.negative_rows if batch.negative_rows is not None else np.empty(0, np.int64)
+        rows = np.concatenate([np.arange(count), own])
+        keys = self._keys(batch, rows, images)
+        wanted = np.array([key or 0 for key in keys], np.uint64)
         at = np.minimum(np.searchsorted(self.keys, wanted), max(0, len(self.keys) - 1))
-        known = self.keys[at] == wanted if len(self.keys) else np.zeros(len(wanted), bool)
+        asked = np.array([key is not None for key in keys], bool)
+        known = asked & (self.keys[at] == wanted) if len(self.keys) else np.zeros(len(wanted), bool)
         pairs = np.flatnonzero(known)
         pairs = pairs[np.argsort(rows[pairs], kind="stable")]  # of each row the target comes first
         sizes = np.bincount(rows[pairs], minlength=count)
@@ -62,6 +62,18 @@ class TeacherScores:
         places[rows[pairs], column] = pairs
         scores[rows[pairs], column] = self.scores[at[pairs]]
         return Lesson(torch.from_numpy(places), torch.from_numpy(scores))
+
+    @staticmethod
+    def _keys(batch: Batch, rows: np.ndarray, images: pa.Array) -> list[int | None]:
+        """A key for each of the first candidates, which belong to ``rows``; None where a pair is of another task than composed."""
+        ids = {int(n): images[int(n)].as_py() for n in np.unique([*batch.queries, *batch.candidates[: len(rows)]]) if n >= 0}
+        texts = batch.candidate_texts or [None] * len(rows)
+        keys: list[int | None] = []
+        for row, candidate, said in zip(rows.tolist(), batch.candidates.tolist(), texts, strict=False):
+            query, text = int(batch.queries[row]), batch.texts[row]
+            composed = query >= 0 and candidate >= 0 and text is not None and said is None
+            keys.append(score_key(ids[query], text, ids[candidate]) if composed else None)
+        return keys
 
 
 def distillation_loss(
