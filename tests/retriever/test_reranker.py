@@ -159,7 +159,7 @@ def test_a_rows_pairs_are_its_target_its_own_negatives_and_other_targets_none_of
 
 
 def test_the_target_of_another_row_with_the_same_question_makes_no_pair():
-    batch = Batch(np.array([7, 7, 8]), ["a", "a", "b"], np.array([1, 2, 3, 2, 4]), np.array([0, 0]))
+    batch = Batch(np.array([7, 7, 8]), ["a", "a", "b"], np.array([1, 2, 3, 2, 4]), negative_rows=np.array([0, 0]))
     pairs = Pairs.of(batch, small("reranker", reranker={"in_batch": 2}))
     assert sorted(pairs.candidates[pairs.rows == 0]) == [1, 3, 4]  # 2 is a target of the same question
     assert sorted(pairs.candidates[pairs.rows == 2]) == [1, 2, 3]

@@ -36,10 +36,9 @@ class Pairs:
         count = len(batch.queries)
         others = min(recipe.reranker.in_batch, count - 1)
         own = np.arange(count)
-        rows = np.concatenate([own, batch.negative_rows, np.tile(own, others)])
-        of_pool = np.concatenate(
-            [own, count + np.arange(len(batch.negative_rows)), *((own + 1 + k) % count for k in range(others))]
-        )
+        brought_by = batch.negative_rows if batch.negative_rows is not None else np.empty(0, np.int64)
+        rows = np.concatenate([own, brought_by, np.tile(own, others)])
+        of_pool = np.concatenate([own, count + np.arange(len(brought_by)), *((own + 1 + k) % count for k in range(others))])
         positives, ignored = masks(
             batch.targets,
             batch.candidates,
