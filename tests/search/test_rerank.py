@@ -1,6 +1,6 @@
 """Invariants of a reranker in search: it orders the first hits by its scores, those behind the depth stay, pages and filters see
-one order; command, function and service agree; nothing takes a reranker for a retriever, and each is told so; an evaluation has recall
-before and after, and what the retriever did not bring no reranker finds."""
+one order; command, function and service agree; nothing takes a reranker for a retriever, and each is told so; an evaluation has
+recall before and after, and what the retriever did not bring no reranker finds."""
 
 import json
 import shutil
@@ -42,15 +42,8 @@ def lake(small_lake, tmp_path_factory) -> Lake:
     folder.mkdir()
     reranker.save(folder)
     settings = Recipe(kind="reranker").model_dump_json()
-    row = {
-        "recipe": NAME,
-        "folder": f"checkpoints/{NAME}",
-        "step": 1,
-        "loss": 1.0,
-        "pairs": 1,
-        "seconds": 1.0,
-        "settings": settings,
-    }
+    row = {"recipe": NAME, "folder": f"checkpoints/{NAME}", "step": 1, "loss": 1.0, "pairs": 1, "seconds": 1.0}
+    row["settings"] = settings
     made.write("checkpoints", NAME, pa.Table.from_pylist([row], CHECKPOINTS), "x", kind="reranker")
     return made
 
