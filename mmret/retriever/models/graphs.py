@@ -109,7 +109,7 @@ def export_graphs(folder: str | Path, out: Path, engine: Engine) -> dict[str, An
     if not isinstance(retriever, ClipRetriever):
         raise UserError(
             f"{folder} is no CLIP checkpoint: only that kind is exported to {engine.name}; an MLLM is served by vLLM and others "
-            "from its own files"
+            "from its own files, SigLIP by sentence-transformers"
         )
     info = {
         "dim": retriever.dim,
