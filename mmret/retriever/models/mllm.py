@@ -31,7 +31,7 @@ from mmret.retriever.models.chat_prompt import ChatPrompt
 from mmret.retriever.models.kinds import adapter_base, asked_of
 from mmret.retriever.models.mllm_prompts import Prompt, prompt_of
 from mmret.retriever.models.pictures import Picture, require_list, to_rgb
-from mmret.retriever.models.stock_weights import load_stock
+from mmret.retriever.models.stock_weights import load_stock, load_stock_processor
 from mmret.retriever.models.usable import usable
 
 CLASS_TOKENS = {"clip_vision_model": 1}
@@ -218,11 +218,7 @@ def load_processor(folder: str | Path) -> ProcessorMixin:
     base = adapter_base(folder)
     own = any((Path(folder) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
     place = str(folder) if own or not base else base
-    try:
-        with silence():
-            return AutoProcessor.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the processor of an MLLM from {place}: {error}") from None
+    return load_stock_processor(AutoProcessor, place)
 
 
 def _merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:

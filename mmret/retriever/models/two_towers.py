@@ -25,7 +25,7 @@ from mmret.errors import UserError
 from mmret.retriever.models.checkpoint import model_part
 from mmret.retriever.models.kinds import model_type
 from mmret.retriever.models.pictures import Picture, decode_images, require_list
-from mmret.retriever.models.stock_weights import load_stock
+from mmret.retriever.models.stock_weights import load_stock, load_stock_processor
 from mmret.retriever.models.usable import usable
 
 _MODULES = "sentence_transformers.base.modules"
@@ -87,14 +87,7 @@ class TwoTowerRetriever(ABC):
     @classmethod
     def load_processor(cls, folder: str | Path) -> ProcessorMixin:
         """The processor in ``folder``. Raises UserError where a file of it is missing."""
-        try:
-            with silence():
-                return cls.processor_class.from_pretrained(str(folder))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot load the processor of {folder}: {_first_line(error)}; the model's tokenizer files and "
-                "preprocessor_config.json (or processor_config.json) belong beside its weights"
-            ) from None
+        return load_stock_processor(cls.processor_class, folder)
 
     def save(self, folder: str | Path) -> None:
         """Write stock model and processor files, and those of sentence-transformers, into ``folder``."""
@@ -193,7 +186,3 @@ def feature_tensor(output: Any) -> torch.Tensor:
     """The features of ``get_image_features`` or ``get_text_features``: a tensor until transformers 4, since 5 an
     output object."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
