@@ -4,11 +4,13 @@ sentence-transformers; training starts from those vectors, keeps how it is asked
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
@@ -21,6 +23,8 @@ from mmret.retriever.models.asked import read_asked
 from mmret.retriever.models.kinds import embedding_digest, query_options
 from mmret.retriever.models.merge import export_merged
 from mmret.retriever.train.loop import train
+from mmret.settings import Recipe
+from tests.conftest import CHECKOUT
 from tests.retriever.asked_folders import DEFAULT, by_hand, qwen3_vl_embedding, with_modules
 from tests.retriever.mllm_folders import qwen3_vl
 from tests.retriever.runs import a_trainer, small
@@ -118,6 +122,13 @@ def recipe(**changes):
     return small("mllm", **{"instruction": small("clip").instruction, "learning_rate": 5e-3, **changes})
 
 
+def test_the_recipes_of_the_page_are_recipes():
+    page = (CHECKOUT / "docs" / "training.md").read_text().partition("## Start from what is published")[2]
+    (written,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    recipes = yaml.safe_load(written)["recipes"]
+    assert {Recipe.model_validate(values).kind for values in recipes.values()} == {"clip", "mllm"}
+
+
 @pytest.mark.parametrize("instruction", [None, "find a picture"])
 def test_before_the_first_step_training_embeds_as_the_published_code(folder, triplets, pictures, load, tmp_path, instruction):
     chosen = recipe() if instruction is None else recipe(instruction=instruction)
@@ -178,19 +189,15 @@ def test_an_adapter_made_elsewhere_is_asked_as_its_base(folder, tmp_path):
 
 
 def test_prompts_published_as_code_are_written_down_by_hand(shown, tmp_path):
-    """GME's: text behind the picture, and a further token at the end, whose state is the embedding."""
-    template = (
-        "{% set system = messages[0].content[0].text %}<|im_start|>system\n{{ system }}<|im_end|>\n<|im_start|>user\n"
-        "{% for part in messages[1].content %}{{ '<|vision_start|><|image_pad|><|vision_end|>' if part.type == 'image' else "
-        "part.text }}{% endfor %}<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
-    )
-    folder = by_hand(tmp_path / "gme", {"template": template, "query": "Find it.", "candidate": "You are a helpful assistant."})
+    """GME's, as the page has it: text behind the picture, and a further token at the end, whose state is the embedding."""
+    (written,) = re.findall(r"^```json\n(.*?)^```$", (CHECKOUT / "docs" / "training.md").read_text(), re.MULTILINE | re.DOTALL)
+    folder = by_hand(tmp_path / "gme", json.loads(written))
     ours = mmret.Retriever.load(folder, "cpu")
     assert ours.prompt.fill("T", True, "Find it.") == (
         "<|im_start|>system\nFind it.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>T<|im_end|>\n"
         "<|im_start|>assistant\n<|endoftext|>"
     )
-    assert query_options(folder) == {"instruction": "Find it."}
+    assert query_options(folder) == {"instruction": "Find an image that matches the given image and text."}
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
     inputs = processor(text=[ours.prompt.fill(TEXTS[0], True)], images=shown[:1], return_tensors="pt")
     with torch.no_grad():

@@ -19,6 +19,7 @@ from mmret.retriever.models.onnx import export_onnx
 from mmret.retriever.models.siglip import SiglipRetriever
 from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.loop import train
+from tests.docs import engines
 from tests.retriever.runs import small
 from tests.retriever.siglip_folders import FOLDERS, LIMIT, siglip2
 from tests.retriever.test_train import Killed, dying
@@ -76,6 +77,16 @@ def test_a_saved_checkpoint_gives_the_same_vectors_here_and_in_sentence_transfor
     model = theirs.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     np.testing.assert_allclose(model.encode(shown), ours.encode(shown), **SAME)
     np.testing.assert_allclose(model.encode(TEXTS), ours.encode(texts=TEXTS), **SAME)
+
+
+def test_the_lines_of_the_page_compose_a_query(folder, tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.chdir(tmp_path)
+    engines.save_picture(tmp_path)
+    ours = mmret.Retriever.load(folder, "cpu")
+    ours.save(tmp_path / "mmret-clip")
+    made = engines.run("What is asked", "CLIP in sentence-transformers")
+    assert engines.cosine(made["vector"], ours.encode([engines.PICTURE], [made["text"]])) > 0.999999
 
 
 @pytest.mark.parametrize("trainable", ["all", "text+blocks", "text+projection", "text"])
