@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -157,20 +158,22 @@ def _json(folder: str | Path, name: str) -> Any:
 
 def _text(folder: str | Path, name: str) -> str | None:
     """Content of a small file of a folder or of a hub name; None where there is none, or where the hub cannot be asked."""
-    if _is_local(folder):
-        path = Path(folder) / name
-    else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-
-        try:
-            path = Path(hf_hub_download(str(folder), name))
-        except (OSError, ValueError, EntryNotFoundError):  # no such file, no network and not in the cache, no such name
-            return None
+    path = Path(folder) / name if _is_local(folder) else _from_hub(str(folder), name)
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        return path.read_text(encoding="utf-8") if path is not None and path.is_file() else None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): fetch the model again") from None
+
+
+@cache  # the hub is asked once a process
+def _from_hub(name: str, file: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except (OSError, ValueError, EntryNotFoundError):  # no such file, no network and not in the cache, no such name
+        return None
 
 
 def _is_local(folder: str | Path) -> bool:
