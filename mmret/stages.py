@@ -350,6 +350,23 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(0.00015, "image"),
     ),
     Stage(
+        name="tasks",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="cpu",
+        settings="evaluate.held_out",
+        fingerprint_settings=_section("evaluate.held_out"),
+        reads=(
+            Reads("neighbours"),
+            Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
+            Reads("leaks", "all"),
+            Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
+        ),
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
         name="checkpoints",
         version="1",
         partitions="recipe",
@@ -367,7 +384,7 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluations",
-        version="2",
+        version="3",  # 3: every direction, not composed queries alone
         partitions="recipe",
         group="training",
         run="train",
@@ -376,7 +393,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("evaluate"),
         reads=(
             Reads("checkpoints"),
-            Reads("images", "all", columns=("image_id", "root", "extra")),
+            Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before

@@ -47,9 +47,9 @@ class Asked:
         """All that decides a vector, as plain values."""
         return [[f.name, getattr(self, f.name)] for f in fields(self)]
 
-    def asking(self, instruction: str) -> Asked:
-        """The same with ``instruction`` as that of composed queries."""
-        return replace(self, query=instruction)
+    def asking(self, query: str, text_query: str | None = None) -> Asked:
+        """The same with ``query`` as what composed queries are told, and queries of text alone ``text_query`` where it is given."""
+        return replace(self, query=query, text_query=self.text_query if text_query is None else text_query)
 
     def save(self, folder: str | Path) -> None:
         """Write :data:`ASKED` into ``folder``."""

@@ -16,6 +16,7 @@ from mmret.retriever.models.asked import Asked, read_asked
 from mmret.retriever.models.checkpoint import RECORD, model_part, weights_digest
 from mmret.retriever.models.mllm_prompts import prompt_of, prompts
 from mmret.settings import Recipe
+from mmret.tasks import COMPOSED, Task
 
 TEXT_INSTRUCTION = "Find me an image that matches the given caption"
 """What an MLLM is told with a query that is text alone (paper.md, section 2)."""
@@ -70,6 +71,16 @@ def query_options(folder: str | Path, composed: bool = True) -> dict[str, str]:
     record = Path(folder) / RECORD
     trained = json.loads(record.read_text()).get("recipe", {}) if record.is_file() else {}
     return {"instruction": trained.get("instruction") or Recipe.model_fields["instruction"].default}
+
+
+def task_options(folder: str | Path, task: Task) -> dict[str, str]:
+    """Keywords of ``encode`` that make a query of ``task``: of composed queries :func:`query_options`, else an MLLM's instruction.
+
+    >>> task_options("lakes/demo/checkpoints/demo", TASKS["text_to_image"])
+    {}
+    """
+    composed = query_options(folder)
+    return composed if task.name == COMPOSED or not composed else {"instruction": task.instruction}
 
 
 def embedding_digest(folder: str | Path) -> str:

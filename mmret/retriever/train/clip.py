@@ -19,7 +19,8 @@ from mmret.optimizer import hidden_matrices
 from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.two_towers import TwoTowerRetriever
-from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
@@ -93,23 +94,21 @@ class ClipEmbedder:
         return self.rows(images[self.group.share(len(images))])
 
     def parts(self, batch: Batch, read: torch.Tensor | None) -> tuple[list[Part], Gather]:
-        distinct, query, candidate = batch.images()
-        texts, text = batch.distinct_texts()
-        query, candidate, text = (torch.from_numpy(i).to(self.model.device) for i in (query, candidate, text))
+        distinct, *image = batch.images()
+        texts, *text = batch.distinct_texts()
         image_chunk, text_chunk = self.chunks
         own = self.retriever.tokens(texts[self.group.share(len(texts))])
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=self.model.dtype)
         parts = [
-            Part(self.image_features, [] if read is None else read.split(image_chunk), len(distinct), empty),
+            Part(self.image_features, [] if read is None or not len(read) else read.split(image_chunk), len(distinct), empty),
             Part(
                 self.retriever.token_features, [own[i : i + text_chunk] for i in range(0, len(own), text_chunk)], len(texts), empty
             ),
         ]
 
         def gather(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            # index_select, because its backward pass on the CPU adds in a fixed order; that of images[query] does not
-            composed = images.index_select(0, query) + texts.index_select(0, text)
-            return normalize(composed, dim=-1), normalize(images.index_select(0, candidate), dim=-1)
+            queries, candidates = (_sum_of_parts((images, i), (texts, t)) for i, t in zip(image, text, strict=True))
+            return normalize(queries, dim=-1), normalize(candidates, dim=-1)
 
         return parts, gather
 
@@ -143,3 +142,18 @@ class ClipEmbedder:
             for config, tokens, layers in kept
         )
         return images, texts
+
+
+def _sum_of_parts(*parts: tuple[torch.Tensor, np.ndarray]) -> torch.Tensor:
+    """Rows (n, dim), each the sum of the features that ``parts`` name for it: features (r, dim) and places (n,) in them, of which
+    :data:`NONE` is none."""
+    rows = []
+    for features, places in parts:
+        if (places == NONE).all():
+            continue
+        if (places == NONE).any():
+            features = torch.cat([features, features.new_zeros(1, features.shape[1])])
+            places = np.where(places == NONE, len(features) - 1, places)
+        # index_select, because its backward pass on the CPU adds in a fixed order; that of features[places] does not
+        rows.append(features.index_select(0, torch.from_numpy(places).to(features.device)))
+    return sum(rows[1:], rows[0])
