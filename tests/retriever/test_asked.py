@@ -24,8 +24,10 @@ from mmret.retriever.models.kinds import embedding_digest, query_options
 from mmret.retriever.models.merge import export_merged
 from mmret.retriever.train.loop import train
 from mmret.settings import Recipe
+from mmret.tasks import TASKS
 from tests.conftest import CHECKOUT
 from tests.retriever.asked_folders import DEFAULT, by_hand, qwen3_vl_embedding, with_modules
+from tests.retriever.mixtures import ALL, mixture
 from tests.retriever.mllm_folders import qwen3_vl
 from tests.retriever.runs import a_trainer, small
 from tests.retriever.test_train import Killed, dying
@@ -178,6 +180,12 @@ def test_a_run_that_died_continues_to_bit_equal_adapters_and_goes_on_from_them(t
         train(recipe(steps=1, instruction="find a picture"), triplets, load, trained, tmp_path / "second")
     assert query_options(tmp_path / "second") == {"instruction": "find a picture"}
     assert read_asked(tmp_path / "second").candidate == DEFAULT
+
+
+def test_what_a_mixture_told_its_text_queries_is_what_they_are_told_later(folder, triplets, load, tmp_path):
+    train(recipe(steps=2, tasks=ALL, batch_size=12), mixture(triplets), load, folder, tmp_path / "out")
+    assert query_options(tmp_path / "out", composed=False) == {"instruction": TASKS["text_to_image"].instruction}
+    assert query_options(tmp_path / "out") == {"instruction": DEFAULT}
 
 
 def test_an_adapter_made_elsewhere_is_asked_as_its_base(folder, tmp_path):

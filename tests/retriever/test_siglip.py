@@ -20,6 +20,7 @@ from mmret.retriever.models.siglip import SiglipRetriever
 from mmret.retriever.train.kinds import EMBEDDERS
 from mmret.retriever.train.loop import train
 from tests.docs import engines
+from tests.retriever.mixtures import ALL, mixture
 from tests.retriever.runs import small
 from tests.retriever.siglip_folders import FOLDERS, LIMIT, siglip2
 from tests.retriever.test_train import Killed, dying
@@ -102,6 +103,16 @@ def test_it_is_trained_and_saved_in_the_same_layout(triplets, load, tmp_path, tr
     assert any("patch_embedding" in name for name in changed) == (trainable == "all")
     assert not {"logit_scale", "logit_bias"} & changed
     assert (tmp_path / "out" / "modules.json").is_file() and embedding_digest(tmp_path / "out") != embedding_digest(base)
+
+
+@pytest.mark.parametrize("batches", ["one", "mixed"])
+def test_it_is_trained_on_every_kind_of_query(triplets, load, tmp_path, batches):
+    base = siglip2(tmp_path / "base")
+    recipe = small("clip", tasks=ALL, task_batches=batches, batch_size=12)
+    facts = train(recipe, mixture(triplets), load, base, tmp_path / "out")
+    assert facts["step"] == 6 and np.isfinite(facts["loss"])
+    before, after = (mmret.Retriever.load(path, "cpu").encode(texts=TEXTS) for path in (base, tmp_path / "out"))
+    assert np.abs(before - after).max() > 1e-3
 
 
 def test_a_run_that_died_continues_to_bit_equal_weights(triplets, load, tmp_path):
