@@ -29,6 +29,7 @@ class SiglipRetriever(TwoTowerRetriever):
     kind = "siglip"
     model_class = SiglipModel
     processor_class = AutoProcessor
+    padded = True
 
     def __init__(self, model: SiglipModel, processor: ProcessorMixin):
         vision, text = model.config.vision_config, model.config.text_config
@@ -50,6 +51,11 @@ class SiglipRetriever(TwoTowerRetriever):
     def dim(self) -> int:
         return self.model.config.vision_config.hidden_size
 
+    @property
+    def masks_padding(self) -> bool:
+        """Only where the tokenizer says so: published ones have the tower attend to padding."""
+        return "attention_mask" in self.processor.tokenizer.model_input_names
+
     def engine_files(self) -> dict[str, Any]:
         padded = {"padding": "max_length", "max_length": self.max_tokens, "truncation": True}
         module = SENTENCE_TRANSFORMERS["sentence_bert_config.json"]
@@ -70,16 +76,13 @@ class SiglipRetriever(TwoTowerRetriever):
         return ids
 
     def token_features(self, ids: Sequence[list[int]]) -> torch.Tensor:
-        """Un-normalised features (n, dim) of :meth:`tokens`, padded to the limit. Padding is masked only where the tokenizer
-        says so: published ones have the tower attend to it."""
-        tokenizer = self.processor.tokenizer
-        masked = "attention_mask" in tokenizer.model_input_names
+        """Un-normalised features (n, dim) of :meth:`tokens`, padded to the limit."""
         with silence():
-            padded = tokenizer.pad(
+            padded = self.processor.tokenizer.pad(
                 {"input_ids": list(ids)},
                 padding="max_length",
                 max_length=self.max_tokens,
-                return_attention_mask=masked,
+                return_attention_mask=self.masks_padding,
                 return_tensors="pt",
             ).to(self.device)
         return feature_tensor(self.model.get_text_features(padded["input_ids"], padded.get("attention_mask")))

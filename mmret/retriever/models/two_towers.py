@@ -65,6 +65,8 @@ class TwoTowerRetriever(ABC):
     """``model_type`` of the folders it loads."""
     model_class: ClassVar[type[PreTrainedModel]]
     processor_class: ClassVar[Any]
+    padded: ClassVar[bool] = False
+    """Whether the text tower is given every text padded to its limit."""
 
     def __init__(self, model: Any, processor: ProcessorMixin):
         self.model = model.eval()
@@ -117,6 +119,11 @@ class TwoTowerRetriever(ABC):
     @property
     def max_tokens(self) -> int:
         return self.model.config.text_config.max_position_embeddings
+
+    @property
+    def masks_padding(self) -> bool:
+        """Whether the text tower is told what of a text is padding."""
+        return True
 
     @property
     def device(self) -> torch.device:
