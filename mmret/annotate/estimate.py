@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from mmret.annotate.answers import BATCH
-from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.backends.load import load_annotators
 from mmret.annotate.compose import compose
-from mmret.annotate.kinds import engine_of, request_kinds
+from mmret.annotate.kinds import AnnotationTable, engine_of, request_kinds, table_of
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.rows import pair_request
 from mmret.annotate.store import AnswerStore
@@ -82,7 +82,7 @@ def estimate_lake(lake: Lake, settings: AnnotateSettings) -> list[Estimate]:
     columns = ["pair_id", "query_id", "target_id"]
     pairs = pa.concat_tables([_sample(lake.read("pairs", shard, columns=columns), share) for shard in shards])
     store = AnswerStore(lake.root / "answers")
-    estimates = estimate(pairs, captions_of(lake, pairs), load_annotator(settings), settings, store)
+    estimates = estimate(pairs, captions_of(lake, pairs), load_annotators(settings), settings, store)
     return [each.scale(total / pairs.num_rows) for each in estimates] if pairs.num_rows else estimates
 
 
@@ -103,17 +103,22 @@ def requests_per_second(lake: Lake, kind: Kind, model: str) -> float | None:
 
 
 def estimate(
-    pairs: pa.Table, captions: Mapping[str, str], annotator: Annotator, settings: AnnotateSettings, store: AnswerStore
+    pairs: pa.Table,
+    captions: Mapping[str, str],
+    annotators: Mapping[AnnotationTable, Annotator],
+    settings: AnnotateSettings,
+    store: AnswerStore,
 ) -> list[Estimate]:
     """One estimate per kind of request that annotating ``pairs`` would send: two (one in one-step mode), and the judge.
 
     The prompts for instructions contain descriptions, which may not be written yet: those are measured with a text of the
     expected length, and an instruction counts as stored only if its description is. ``pairs``: columns pair_id, query_id,
-    target_id.
+    target_id. ``annotators``: of each step.
     """
     descriptions: dict[str, str] = {}
     return [
-        _estimate(kind, pairs, captions, annotator, settings, store, descriptions) for kind in request_kinds(settings, annotator)
+        _estimate(kind, pairs, captions, annotators[table_of(kind)], settings, store, descriptions)
+        for kind in request_kinds(settings, annotators)
     ]
 
 
@@ -141,6 +146,8 @@ def _estimate(
         answers += list(known.values())[: SAMPLE - len(answers)]
         sample += [r for r in requests if uniform("estimate", r.pair_id) < SAMPLE / max(SAMPLE, pairs.num_rows)]
     if not annotator.uses_model:
+        if kind == "describe":  # costs nothing, and prompts may contain it
+            descriptions |= {sample[i].pair_id: answer.text for i, answer in annotator.answers(sample) if answer.text}
         return Estimate(kind, pairs.num_rows, stored, tokens_in=0, tokens_out=0, cost=0.0, measured=True)
     mean = _mean_tokens(answers)
     per_request = mean or _guess_tokens(kind, sample, settings)

@@ -42,13 +42,14 @@ def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> di
     ``rate``: requests/s to assume; None: what earlier runs measured. ``seconds`` is None where no rate is known, ``cost`` is in the
     currency of the prices in the settings. Raises UserError where no pairs are mined yet.
     """
-    from mmret.annotate.backends.load import load_annotator
+    from mmret.annotate.backends.load import load_annotators
     from mmret.annotate.estimate import estimate_lake, requests_per_second
+    from mmret.annotate.kinds import table_of
 
-    annotator = load_annotator(profile.annotate)
+    annotators = load_annotators(profile.annotate)
     kinds = []
     for each in estimate_lake(lake, profile.annotate):
-        model = annotator.model_for(each.kind)
+        model = annotators[table_of(each.kind)].model_for(each.kind)
         speed = rate or requests_per_second(lake, each.kind, model)
         kinds.append(
             {

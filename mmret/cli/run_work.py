@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mmret.annotate.kinds import TABLES, AnnotationTable, backend_of, engine_asked
 from mmret.freshness.survey import survey
 from mmret.lake import Lake
 from mmret.settings import Profile, Recipe
@@ -124,12 +125,11 @@ def _pace_of(profile: Profile, stage: str, partition: str, again: bool) -> tuple
     if stage in profile.encoders:
         model = profile.encoders[stage].model
         name, known = f"{stage} {model}", model.startswith("towers/")
-    elif STAGES[stage].needs == "vlm" and profile.annotate.backend != "captions":
-        engine = (profile.annotate.language_model if stage == "instructions" else None) or profile.annotate.vision
+    elif (table := _texts(stage)) and (engine := engine_asked(table, profile.annotate)):
         if stage == "instructions" and profile.annotate.one_step:
             name = f"{stage} read"  # from the answers of the descriptions
         else:  # a question about descriptions takes as long as one about instructions, until seen
-            name, known = f"{ASKED}{profile.annotate.backend} {engine.model if engine else ''}", again
+            name, known = f"{ASKED}{backend_of(table, profile.annotate)} {engine.model}", again
     elif stage == "checkpoints":
         name, known = f"{stage} {partition}", _from_towers(profile, partition)
     elif stage == "evaluations":
@@ -137,13 +137,19 @@ def _pace_of(profile: Profile, stage: str, partition: str, again: bool) -> tuple
     return f"{name} again" if again else name, known
 
 
+def _texts(stage: str) -> AnnotationTable | None:
+    """The table of texts that ``stage`` writes, if it is one of those."""
+    return next((table for table in TABLES if table == stage), None)
+
+
 def _by_this_model(lake: Lake, profile: Profile, stage: str, partition: str) -> bool:
     """Whether the answers behind a partition of texts are those of the model that is asked now, so that most are known."""
-    if STAGES[stage].needs != "vlm" or profile.annotate.backend == "captions":
+    table = _texts(stage)
+    engine = engine_asked(table, profile.annotate) if table else None
+    if engine is None:
         return True
-    engine = (profile.annotate.language_model if stage == "instructions" else None) or profile.annotate.vision
     facts = lake.facts(stage, partition)
-    return bool(engine and facts and engine.model in (facts.notes.get("model") or ""))
+    return bool(facts and engine.model in (facts.notes.get("model") or ""))
 
 
 def _from_towers(profile: Profile, recipe: str) -> bool:

@@ -5,7 +5,7 @@ A profile is a YAML file in ``resources/profiles/``. Defaults below are the pape
 """
 
 from mmret.settings.alarms import AlarmSettings, EmailSettings
-from mmret.settings.annotation import AnnotateSettings, EngineSettings, QualitySettings
+from mmret.settings.annotation import AnnotateSettings, BackEnd, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import BandSettings, IndexSettings, MineSettings
@@ -17,6 +17,7 @@ from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, Lor
 __all__ = [
     "AlarmSettings",
     "AnnotateSettings",
+    "BackEnd",
     "AutomationSettings",
     "BandSettings",
     "CorpusSettings",
