@@ -188,7 +188,9 @@ class Runner:
         self.launch(["corpus_manifest"], None, {"corpus_manifest": {"forget_missing": forget_missing}})
         register(self.instance, self.lake.shards(), self.profile.recipes)
         groups = list(RUNS)
-        if until is not None:
+        if until == "corpus_manifest":
+            groups = []
+        elif until is not None:
             last = next(i for i, group in enumerate(groups) if until in group)
             groups = [*groups[:last], groups[last][: groups[last].index(until) + 1]]
         for group in groups:

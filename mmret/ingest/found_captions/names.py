@@ -52,6 +52,7 @@ _SIZE = regex.compile(r"\d+\s*[x×]\s*\d+(?:px)?|\d+(?:px|dpi|k|mp|mm|p)", regex
 _SEPARATORS = regex.compile(r"[\s_\-–—+=.,;:~#@!&%$^|/\\(){}\[\]<>'\"“”„«»‘’。、，：；（）【】「」《》・]+")
 _HUMPS = regex.compile(r"(?<=\p{L}\p{Ll})(?=\p{Lu}\p{Ll})")
 """Between two words of a name in camel case: RedBarn, not iPhone."""
+_CAMEL_CASE = regex.compile(r"[\p{L}\p{M}\ue000]+\d*")
 _ENGLISH_GENITIVE = regex.compile(r"(?<=\p{L}{3})['’](?=s\b)", regex.I)
 _NUMBERED = regex.compile(r"(\p{L}{3,}?)\d{1,4}")
 """A word with its number: cat12."""
@@ -75,7 +76,8 @@ def words_of_name(name: str) -> str | None:
     text = _ENGLISH_GENITIVE.sub("\ue000", text)
     kept: list[str] = []
     for part in _SEPARATORS.split(_SIZE_ALONE.sub(" ", text)):
-        pieces = [part] if part.casefold() in GENERIC else _HUMPS.split(part)
+        whole = part.casefold() in GENERIC or not _CAMEL_CASE.fullmatch(part)
+        pieces = [part] if whole else _HUMPS.split(part)
         kept += [word for piece in pieces if (word := _word(piece))]
     if _SCREENSHOT.match(text) and len(_DIGITS.findall(text)) >= 6:
         return None  # the name of the program that was seen, at the most
