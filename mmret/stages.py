@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from mmret.annotate.backends.load import fingerprint_settings
 from mmret.annotate.retry import needs_retry
-from mmret.captions.asking import caption_settings
+from mmret.captions.captioner import caption_settings
 from mmret.captions.wanting import has_rows_to_caption
 from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode import VERSION

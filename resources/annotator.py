@@ -23,7 +23,7 @@ class AnnotatorResource(dg.ConfigurableResource):
 
     def captioner(self, settings: CaptioningSettings) -> Any:
         """The back-end that writes captions; never another's, even if their model is the same."""
-        from mmret.captions.asking import load_captioner
+        from mmret.captions.captioner import load_captioner
 
         return model(self._loaded, f"captioner:{settings.model_dump_json()}", lambda: load_captioner(settings))
 

@@ -11,47 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmret.annotate.answers import Stats
-from mmret.annotate.backends.load import BACKENDS, sampling_settings
-from mmret.annotate.parse import MODEL_PARSER_VERSION
 from mmret.annotate.protocol import Annotator, LoadImages, Request
 from mmret.annotate.row_progress import RowProgress
 from mmret.annotate.rows import ParsedAnswer, Step, parsed_answers
 from mmret.annotate.store import AnswerStore
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.sources import open_reader, read_as_sealed
-from mmret.settings import CaptioningSettings, Profile, captioning
+from mmret.settings import CaptioningSettings
 
-FINDER_VERSION = "1"
-"""Of what finds captions in files and names; raised where it finds others."""
 BATCH = 1024
 """Pictures that are asked about together."""
-
-
-def load_captioner(settings: CaptioningSettings) -> Annotator:
-    """The back-end that writes captions."""
-    return BACKENDS[settings.backend](settings)
-
-
-def captioning_of(profile: Profile) -> CaptioningSettings:
-    """How the model is asked; the profile's validator has seen to it that one is named."""
-    return captioning(profile.captions, profile.annotate)
-
-
-def caption_settings(profile: Profile) -> dict[str, Any]:
-    """What written captions depend on besides the manifest: part of the partition's fingerprint."""
-    settings = profile.captions
-    parts: dict[str, Any] = settings.model_dump(include={"missing", "embedded", "poor"}) | {"finder": FINDER_VERSION}
-    if settings.asks_model:
-        asked = captioning_of(profile)
-        captioner = load_captioner(asked)
-        parts |= {
-            "prompt": captioner.prompt_version("caption"),
-            "parser": MODEL_PARSER_VERSION,
-            "model": captioner.model_for("caption"),
-            "sampling": sampling_settings("caption", asked),
-            "asked": asked.model_dump(include={"language", "seed", "attempts"}),
-        }
-    return parts
 
 
 def caption_request(image_id: str, seed: int) -> Request:

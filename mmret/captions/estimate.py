@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mmret.annotate.estimate import PAIRS, Estimate, estimate_requests
 from mmret.annotate.store import AnswerStore
-from mmret.captions.asking import captioning_of, load_captioner
+from mmret.captions.captioner import captioning_of, load_captioner
 from mmret.captions.wanting import TABLE, has_rows_to_caption, rows_to_caption
 from mmret.hashing import uniform
 from mmret.lake import Lake

@@ -20,7 +20,8 @@ from mmret.annotate.protocol import Annotator
 from mmret.annotate.retry import retry_notes, unanswered
 from mmret.annotate.rows import ParsedAnswer
 from mmret.annotate.store import AnswerStore
-from mmret.captions.asking import LoadCaptioner, ask_for_captions, captioning_of
+from mmret.captions.asking import LoadCaptioner, ask_for_captions
+from mmret.captions.captioner import captioning_of
 from mmret.captions.poor import is_poor
 from mmret.captions.wanting import TABLE, rows_to_caption
 from mmret.ingest.found_captions import SAYS_NOTHING, Found, found_caption

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmret.captions.poor import is_poor
 from mmret.ingest.selection import NO_CAPTION
 from mmret.lake import Lake
 from mmret.settings import CaptionSettings, Profile
@@ -31,6 +30,8 @@ def rows_to_caption(lake: Lake, shard: str, settings: CaptionSettings) -> Wantin
 
     >>> len(rows_to_caption(lake, "shard-00000", profile.captions).missing)
     """
+    from mmret.captions.poor import is_poor  # Pillow: not for a survey
+
     rows = lake.read("corpus_manifest", shard, MANIFEST_COLUMNS).sort_by("position")
     missing, poor = [], []
     if settings.missing != "reject":

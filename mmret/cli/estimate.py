@@ -71,7 +71,7 @@ def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> di
 
 def caption_cost(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any] | None:
     """What the captions that a model is to write would still take; None where none are wanted of it."""
-    from mmret.captions.asking import captioning_of, load_captioner
+    from mmret.captions.captioner import captioning_of, load_captioner
     from mmret.captions.estimate import estimate_captions
 
     found = estimate_captions(lake, profile)

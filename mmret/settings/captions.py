@@ -38,7 +38,6 @@ class CaptionSettings(Settings):
     poor: PoorCaptions | None = Field(None, description="captions that the model writes anew; None: those given are kept")
     engine: EngineSettings | None = Field(None, description="the vision-language model; None: annotate.vision")
     backend: Literal["openai", "vllm"] | None = Field(None, description="None: that of annotate, or openai where rules write there")
-    max_words: int = Field(60, ge=5, description="a longer caption of the model is asked for again")
 
     @property
     def asks_model(self) -> bool:
