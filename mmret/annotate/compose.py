@@ -12,6 +12,7 @@ import json
 from typing import Any, NamedTuple
 
 from mmret.annotate import prompts
+from mmret.annotate.kinds import prompt_name
 from mmret.annotate.protocol import Request, request_key
 from mmret.hashing import uniform
 from mmret.settings import AnnotateSettings, EngineSettings
@@ -43,11 +44,13 @@ def compose(request: Request, settings: AnnotateSettings) -> Question:
         "words": low + int(uniform("words", *draw) * (high - low + 1)),
         "description": _data(request.description),
         "instructions": _data(list(request.instructions)),
+        "query_caption": _data(request.query_caption),
+        "target_caption": _data(request.target_caption),
     }
     if request.kind in ("instruct", "both"):
         slots["demonstrations"] = _demonstrations(settings.demonstrations, draw)
-    system, user = prompts.prompt(request.kind).fill(**slots)
-    images = () if request.kind == "instruct" else (request.query_id, request.target_id)
+    system, user = prompts.prompt(prompt_name(request.kind, settings)).fill(**slots)
+    images = () if request.kind == "instruct" else tuple(dict.fromkeys((request.query_id, request.target_id)))
     return Question(system, user, images, _schema(request), int(uniform("seed", *draw) * 2**31))
 
 
@@ -89,6 +92,7 @@ def _schema(request: Request) -> dict[str, Any] | None:
     texts = {"type": "array", "items": text, "minItems": request.count, "maxItems": request.count + 3}
     fields = {
         "describe": None,
+        "caption": None,
         "instruct": {"instructions": texts},
         "both": {"description": text, "instructions": texts},
         "judge": {"fidelity": score, "discretion": score},
