@@ -1,5 +1,5 @@
-"""Pins of rules that describe and an LLM that instructs: no picture is sent and no VLM needed, the LLM reads both captions, each step
-counts, prices and keys by its own back-end; mixtures that mean nothing are refused in one sentence; nothing else changes."""
+"""Pins of rules that describe and an LLM that instructs: no picture is sent and no VLM needed, the LLM reads both captions, each
+step counts, prices and keys by its own back-end; mixtures that mean nothing are refused in one sentence; nothing else changes."""
 
 from __future__ import annotations
 
