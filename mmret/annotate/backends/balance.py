@@ -2,11 +2,11 @@
 
 Each server has a limited number of tries at a time, so one that hangs delays only those. A server that cannot be reached, or
 fails three times in a row, is paused, each time twice as long, and starts again with a single try. One that asks to be left
-alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while; so does one that lets many time out
-in a row, for it answers fewer at a time than it is sent (llama.cpp: as many as it has slots). One that refuses every
+alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while; so does one that lets many
+time out in a row, for it answers fewer at a time than it is sent (llama.cpp: as many as it has slots). One that refuses every
 request (wrong key, unknown path) is not asked again, nor is one that has answered nothing and said the same error to the first
-tries; until its first answer a server gets a few tries at a time only. If none has answered for ``patience`` seconds, waiting ends,
-sooner where none could be connected to. Costs microseconds a try.
+tries; until its first answer a server gets a few tries at a time only. If none has answered for ``patience`` seconds, waiting
+ends, sooner where none could be connected to. Costs microseconds a try.
 """
 
 from __future__ import annotations
