@@ -130,7 +130,7 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
     def values(profile: Profile, _: str) -> Any:
         found: Any = profile
         for part in name.split("."):
-            found = getattr(found, part)
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
         if not hasattr(found, "model_dump"):
             return found
         usual = {name for name in added_later if getattr(found, name) == type(found).model_fields[name].default}
@@ -142,7 +142,8 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
 def _encoder_settings(profile: Profile, signal: str) -> Any:
     encoder = profile.encoders[signal]
     weights = local_weights(encoder.model, encoder.revision)
-    return encoder.model_dump(exclude={"batch_size", "device"}) | ({"weights": weights} if weights else {})
+    values = _section(f"encoders.{signal}", leave_out=("batch_size", "device"), added_later=("pooling", "prompt_name", "prompt"))
+    return values(profile, signal) | ({"weights": weights} if weights else {})
 
 
 def _search_settings(profile: Profile, _: str) -> Any:
