@@ -37,8 +37,8 @@ retriever.encode(images=["b.jpg"])                                # what it is c
 ```"""
 _WHAT = {False: "A universal multimodal retriever", True: "A multimodal reranker, which orders what a retriever found,"}
 _TAGS = {False: ["multimodal-retrieval", "sentence-transformers"], True: ["multimodal-reranking"]}
-_CLIP = """The files are those of a stock `transformers.CLIPModel` and of `sentence-transformers`: a composed query is the
-normalised sum of the picture's and the text's features."""
+_CLIP = """The files are those of a stock model of `transformers` (`CLIPModel`, or `SiglipModel` where the base was one) and of
+`sentence-transformers`: a composed query is the normalised sum of the picture's and the text's features."""
 
 
 def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None = None) -> Path:

@@ -10,8 +10,8 @@ from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.retriever.models.checkpoint import RECORD
 from mmret.retriever.models.engine_files import write_engine_files
-from mmret.retriever.models.kinds import is_reranker
-from mmret.retriever.models.mllm import MllmRetriever, adapter_base
+from mmret.retriever.models.kinds import adapter_base, is_reranker
+from mmret.retriever.models.mllm import MllmRetriever
 
 
 def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
@@ -33,6 +33,8 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
             retriever.processor.save_pretrained(folder)
         if (record := Path(adapter) / RECORD).is_file():  # with the instruction of its queries
             shutil.copy(record, folder)
+        if retriever.asked:
+            retriever.asked.save(folder)
         if not is_reranker(adapter):  # those files say how to embed
             write_engine_files(folder)
 

@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from mmret.devices import device_of
 from mmret.errors import UserError
 from mmret.retriever.models.checkpoint import RECORD
-from mmret.retriever.models.clip import to_rgb
-from mmret.retriever.models.mllm import MllmRetriever
+from mmret.retriever.models.kinds import adapter_base
+from mmret.retriever.models.mllm import MllmRetriever, load_processor, merge_adapter
 from mmret.retriever.models.pairs import Side, finite, pairs_of
+from mmret.retriever.models.pictures import to_rgb
 from mmret.retriever.models.rerank_prompts import rerank_prompt_of
+from mmret.retriever.models.stock_weights import load_stock
 
 LOGIT_SCORE = "1_LogitScore/config.json"
 """In folders of sentence-transformers: the tokens whose logits are compared."""
@@ -45,8 +48,12 @@ class MllmReranker:
     def load(cls, folder: str | Path, device: str = "auto", dtype: str = "auto") -> MllmReranker:
         """Load a folder (or hub name) of stock files, or a peft adapter, which is merged into its base model. Raises UserError as
         :meth:`MllmRetriever.load`, and for a tokeniser that has no token for yes or no."""
-        reader = MllmRetriever.load(folder, device, dtype)
-        return cls(reader.model, reader.processor, trained_instruction(folder), score_tokens(folder))
+        base = adapter_base(folder)
+        how = dtype if dtype == "auto" else getattr(torch, dtype)
+        model = load_stock(AutoModelForImageTextToText, base or folder, how, "an MLLM")
+        if base:
+            model = merge_adapter(model, folder)
+        return cls(model.to(device_of(device)), load_processor(folder), trained_instruction(folder), score_tokens(folder))
 
     @property
     def device(self) -> torch.device:

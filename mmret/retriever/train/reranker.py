@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText
 
-from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.optimizer import hidden_matrices
 from mmret.progress import advance
@@ -24,6 +23,7 @@ from mmret.retriever.models.mllm import load_processor
 from mmret.retriever.models.mllm_reranker import MllmReranker
 from mmret.retriever.models.pairs import Side
 from mmret.retriever.models.rerank_prompts import rerank_prompts
+from mmret.retriever.models.stock_weights import load_stock
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.mllm import add_adapters, load_adapters
@@ -208,11 +208,7 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
     @classmethod
     def begin(cls, recipe: Recipe, base: Path | str, group: Group) -> MllmRerankerUnderTraining:
         adapter = adapter_base(base)
-        try:
-            with silence():
-                model = AutoModelForImageTextToText.from_pretrained(adapter or str(base), dtype=getattr(torch, recipe.precision))
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
+        model = load_stock(AutoModelForImageTextToText, adapter or base, getattr(torch, recipe.precision), "an MLLM")
         torch.manual_seed(recipe.seed)  # of the adapters
         peft_model = load_adapters(model, base) if adapter else add_adapters(model, recipe.lora)
         peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
