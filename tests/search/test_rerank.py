@@ -182,3 +182,21 @@ def test_a_picture_that_is_gone_is_said(searcher, query):
     rerank = searcher.rerankers.of(NAME)
     with pytest.raises(UserError, match="is gone from the lake"):
         rerank(SimpleNamespace(query=query, image=query.image, text=query.text), ["0" * 32])
+
+
+def test_a_request_may_have_its_results_reranked_by_what_is_served(lake, searcher, query):
+    conftest = pytest.importorskip("tests.serve.conftest", reason="the server needs the extra 'serve'")
+    import httpx
+
+    with conftest.served(lake, rerankers=(NAME,)) as server, httpx.Client(base_url=server.address, timeout=60) as client:
+        conftest.until_ready(client)
+        found = searcher.search("demo", Query(text=query.text), k=10, rerank=NAME, rerank_depth=15)
+        answer = client.get("/search", params={"text": query.text, "k": 10, "rerank": NAME, "rerank_depth": 15}).json()
+        assert [hit["image_id"] for hit in answer["hits"]] == ids(found) and answer["hits"][0]["rerank_score"] is not None
+        assert "rerank_score" not in client.get("/search", params={"text": query.text}).json()["hits"][0]
+        assert client.get("/recipes").json()["rerankers"] == [NAME]
+        refused = client.get("/search", params={"text": "x", "rerank": "demo"})
+        assert refused.status_code == 404 and "there are reranker" in refused.json()["error"]
+        deep = client.post("/search", json={"text": "x", "rerank": NAME, "rerank_depth": 101})
+        assert deep.status_code == 422 and "rerank_depth: at most 100" in deep.json()["error"]
+        assert 'step="rerank"' in client.get("/metrics").text
