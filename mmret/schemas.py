@@ -351,3 +351,6 @@ when each column has been the same."""
 
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""
+
+WRITTEN_WHEN_NEEDED = ("teacher_scores",)
+"""Tables of what is scored once for whoever trains with it (:mod:`mmret.retriever.train.teach`): they are no stage's result."""
