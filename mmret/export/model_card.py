@@ -75,7 +75,7 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         _CLIP if settings["kind"] == "clip" else "",
         "## Results",
         _results([row for row in evaluations if row["benchmark"] not in TASKS], reranks),
-        _directions(evaluations, recipe),
+        "" if reranks else _directions(evaluations, recipe),
         "## Training",
         table(["what", "value"], _training(checkpoint)),
         table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),

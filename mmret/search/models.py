@@ -59,8 +59,8 @@ def pick_reranker(lake: Lake, profile: Profile, recipe: str) -> str:
     if recipe in (*trained_recipes(lake, profile), UNTRAINED):
         raise UserError(f"recipe '{recipe}' is no reranker but a retriever: name it with --recipe")
     raise UserError(
-        f"no checkpoint of reranker '{recipe}' in {lake.root}; there are {', '.join(have) or 'none'}: a recipe of kind 'reranker' "
-        f"makes one, and `mmret train --lake {lake.root} --recipe NAME` followed by `mmret run` trains and records it"
+        f"no checkpoint of reranker '{recipe}' in {lake.root}; there are {', '.join(have) or 'none'}: name a recipe of kind "
+        f"'reranker' in `train`, as in `mmret run --lake {lake.root} --set 'train=[demo, reranker]'`"
     )
 
 

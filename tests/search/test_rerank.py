@@ -2,6 +2,7 @@
 one order; command, function and service agree; nothing takes a reranker for a retriever, and each is told so; an evaluation has
 recall before and after, and what the retriever did not bring no reranker finds."""
 
+import io
 import json
 import shutil
 from types import SimpleNamespace
@@ -10,10 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
+from mmret.benchmarks.figures import nest
 from mmret.benchmarks.stage import evaluate_recipe
 from mmret.cli import app
+from mmret.cli.run_summary_directions import print_directions
 from mmret.errors import UserError
 from mmret.export.model_card import write_model_card
 from mmret.ingest.pictures.images import images_by_id
@@ -164,6 +168,10 @@ def test_an_evaluation_has_recall_before_and_after_and_a_retriever_is_not_measur
             assert found[benchmark, f"first R@{k}"] == pytest.approx(before[benchmark, f"R@{k}"])
         assert found[benchmark, "R@50"] == found[benchmark, "first R@50"]  # 50 hits, in another order
     assert any(found[b, f"R@{k}"] != found[b, f"first R@{k}"] for b in ("held-out triplets", "held-out edits") for k in (1, 5, 10))
+    figures = nest([*lake.read("evaluations", "demo").to_pylist(), *rows])
+    with io.StringIO() as shown:
+        print_directions(figures, {}, Console(file=shown, width=200))
+        assert "untrained → demo" in shown.getvalue() and NAME not in shown.getvalue()
     card = write_model_card(lake, profile, NAME).read_text()
     assert "mmret.Reranker.load" in card and "first R@1" in card and "sentence-transformers" not in card
     lake.path("evaluations", NAME).unlink()
