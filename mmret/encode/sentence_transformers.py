@@ -3,7 +3,7 @@
 Tokens, pooling, dense layers and normalisation are the library's own modules as ``modules.json`` names them, so vectors equal those
 of its ``encode``. A multilingual model makes captions in several languages comparable. Needs the extra ``text``.
 
-Cost: MiniLM (22 M parameters) some 400 short captions a second on two cores.
+Cost: MiniLM (22 M parameters) some 200 short captions a second of one core.
 """
 
 from __future__ import annotations
