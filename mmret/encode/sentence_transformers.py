@@ -69,7 +69,7 @@ class SentenceTransformersEncoder(TorchEncoder):
             network = SentenceTransformer(
                 str(location.path), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
             )
-            return cls(network, location, settings)
+        return cls(network, location, settings)
 
     def preprocess(self, data: bytes) -> Tensor:
         raise UserError(f"{self.model} reads texts and sees no pictures: it is for captions only")
