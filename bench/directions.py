@@ -3,9 +3,9 @@
     python bench/directions.py --lake LAKE [--out RUNS.jsonl] [--seeds 3] [--arm NAME='{"steps": 1500, "tasks": {...}}' ...]
 
 LAKE is one that `mmret run` made, with its table ``tasks``. The arms are the untrained model; ``composed``, the recipe that the
-lake trains first; and ``mixture``, the same recipe with ``MIXTURE``; ``--arm`` adds others, each the first recipe with other values.
-The seeds decide batches, texts and negatives, the same in all arms. Queries are those of the stage ``evaluations``, over whole
-galleries: every picture, every distinct caption.
+lake trains first; and ``mixture``, the same recipe with ``MIXTURE``; ``--arm`` adds others, each the first recipe with other
+values. The seeds decide batches, texts and negatives, the same in all arms. Queries are those of the stage ``evaluations``, over
+whole galleries: every picture, every distinct caption.
 
 Printed: R@1 and R@10 of each direction, mean and deviation over the seeds; the change of R@10 against the untrained model, and of
 the composed directions as a share of what ``composed`` reaches. Every run is a line of RUNS.jsonl, and a run that is there is not
