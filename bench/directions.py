@@ -3,7 +3,7 @@
     python bench/directions.py --lake LAKE [--out RUNS.jsonl] [--seeds 3] [--arm NAME='{"steps": 1500, "tasks": {...}}' ...]
 
 LAKE is one that `mmret run` made, with its table ``tasks``. The arms are the untrained model; ``composed``, the recipe that the
-lake trains first; and ``mixture``, the same with what recipe ``universal`` has; ``--arm`` adds others, each the first recipe with other
+lake trains first; and ``mixture``, the same with what recipe ``universal`` has; ``--arm`` adds others, each the first with other
 values. The seeds decide batches, texts and negatives, the same in all arms. Queries are those of the stage ``evaluations``, over
 whole galleries: every picture, every distinct caption.
 
