@@ -27,7 +27,7 @@ def descriptions(
         profile,
         "descriptions",
         lambda store, settings, shard, inputs: describe_shard(
-            store, shard, annotator.get(settings.annotate), settings.annotate, inputs
+            store, shard, annotator.get(settings.annotate, "descriptions"), settings.annotate, inputs
         ),
     )
     return with_time_left(context, lake, "descriptions", result)
@@ -46,7 +46,7 @@ def instructions(
         profile,
         "instructions",
         lambda store, settings, shard, inputs: instruct_shard(
-            store, shard, annotator.get(settings.annotate), settings.annotate, inputs
+            store, shard, annotator.get(settings.annotate, "instructions"), settings.annotate, inputs
         ),
     )
     return with_time_left(context, lake, "instructions", result)

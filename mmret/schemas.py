@@ -54,6 +54,26 @@ CORPUS_MANIFEST = _table(
     ("detail", _text, "what exactly was wrong, for a person"),
 )
 
+WRITTEN_CAPTIONS = _table(
+    "written_captions",
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("position", pa.int32(), "order inside the shard"),
+    ("root", _text, "the source as given"),
+    ("path", _text, "as the source's own manifest writes it"),
+    ("image_id", _text, "of the picture whose caption is missing or poor"),
+    ("request_key", _text, "digest of all that decides a model's answer; null where none was asked"),
+    ("text", _text, "the caption; null where there is none to be had"),
+    ("origin", _text, "where it is from: xmp, iptc, exif, png, file_name, folder_name or model:<name>@<revision>"),
+    ("source_caption", _text, "the caption that the source gives, where it was found poor; null where it gives none"),
+    ("model", _text, "the model that was asked, or null"),
+    ("prompt_version", _text, "version of the prompt, or null"),
+    ("parser_version", _text, "version of what reads the answer, or null"),
+    ("status", _text, "ok, or failed: nothing that could be found or written says what is in the picture"),
+    ("reason", _text, "null, or why there is no text"),
+    ("tokens_in", pa.int32(), "tokens of the request, as the server counts them"),
+    ("tokens_out", pa.int32(), "tokens of the answer"),
+)
+
 IMAGES_INDEX = _table(
     "images",
     ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; one row per picture"),
@@ -71,6 +91,8 @@ IMAGES_INDEX = _table(
     ("source", _text, "where the source says the picture is from, or null"),
     ("extra", _text, "every other column of the source's manifest, as one JSON object"),
     ("remark", _text, 'null, or what is odd about the file beside its pixels (ancillary_checksum, ...), joined with " | "'),
+    ("caption_origin", _text, "null where the source gives the caption, else where it is from: file_name, xmp, model:<name>, ..."),
+    ("source_caption", _text, "the source's own caption where a poor one was replaced, else null"),
 )
 IMAGES = IMAGES_INDEX.append(pa.field("data", pa.large_binary()))
 COMMENTS["images"]["data"] = "the file as it was found; in Lance only"
@@ -268,6 +290,7 @@ DECISIONS = _table(
 TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,
     "remarks": REMARKS,
+    "written_captions": WRITTEN_CAPTIONS,
     "images": IMAGES_INDEX,
     "rejects": REJECTS,
     "leaks": LEAKS,
@@ -291,6 +314,7 @@ TABLES: dict[str, pa.Schema] = {
 KEYS: dict[str, tuple[str, ...]] = {
     "corpus_manifest": ("position",),
     "remarks": ("root", "remark"),
+    "written_captions": ("position",),
     "images": ("image_id",),
     "rejects": ("position",),
     "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
@@ -305,7 +329,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 """The columns that tell a row of a table from every other of its partition."""
 
-ADDED_LATER = {"images": ("remark",), "caption": ("caption_id",)}
+ADDED_LATER = {"images": ("remark", "caption_origin", "source_caption"), "caption": ("caption_id",)}
 """Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""
 
 READ_BY_COLUMN = ("corpus_manifest", "images", "triplets")

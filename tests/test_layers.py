@@ -21,7 +21,7 @@ ORDER = """
     memory threads devices optimizer unit_vectors quantise ranking settings
     lake curation
     ingest encode mine towers leaks
-    annotate assemble
+    annotate captions assemble
     retriever
     search benchmarks studies
     stages freshness

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mmret.benchmarks.figures import left_out, recorded
 from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
+from mmret.cli.run_summary_captions import print_captions, summarise_captions
 from mmret.cli.run_summary_changes import WORDS, print_changes
 from mmret.cli.run_summary_directions import composed_only, print_directions
 from mmret.cli.run_summary_expectations import print_expectations
@@ -45,6 +46,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "seconds": {t: round(s, 2) for t, s in outcome.seconds.items()},
         "rejects": {r["values"]: r["counts"] for r in rejects},
         "remarks": lake.read("remarks").to_pylist(),
+        "written_captions": summarise_captions(facts["written_captions"]),
         "retrieved_targets": pair_reasons.get("retrieved", 0),
         "queries_with_pairs": sum(f.notes.get("queries", 0) for f in facts["pairs"]),
         "pair_reasons": {reason: n for reason, n in pair_reasons.items() if reason != "retrieved"},
@@ -87,6 +89,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         counts = {r: n for r, n in summary[key].items() if r not in ("chosen", "queries_without_candidates")}
         if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
+    print_captions(summary, console)
     print_changes(summary, console)
     _print_remarks([remark for remark in summary["remarks"] if remark["remark"] not in WORDS], console)
     print_annotation(summary, console)

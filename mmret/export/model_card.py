@@ -28,8 +28,8 @@ retriever = mmret.Retriever.load("FOLDER")
 retriever.encode(images=["a.jpg"], texts=["the same at night"])   # a composed query, a unit vector
 retriever.encode(images=["b.jpg"])                                # what it is compared with
 ```"""
-_CLIP = """The files are those of a stock `transformers.CLIPModel` and of `sentence-transformers`: a composed query is the
-normalised sum of the picture's and the text's features."""
+_CLIP = """The files are those of a stock model of `transformers` (`CLIPModel`, or `SiglipModel` where the base was one) and of
+`sentence-transformers`: a composed query is the normalised sum of the picture's and the text's features."""
 
 
 def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None = None) -> Path:

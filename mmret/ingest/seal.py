@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmret.errors import UserError
 from mmret.ingest.changes import Changes, ListedRow, row_after
@@ -26,13 +27,13 @@ from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed_rows import COLUMNS, SealedRows, is_scene
-from mmret.ingest.selection import reselect, rows_taken
+from mmret.ingest.selection import NO_CAPTION, NONE_GIVEN, reselect, rows_taken
 from mmret.ingest.sources import open_source
 from mmret.ingest.spill import SpillMap
 from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
-from mmret.settings import CorpusSettings, IngestSettings
+from mmret.settings import CaptionSettings, CorpusSettings, IngestSettings
 from mmret.threads import in_order
 
 _CHUNK = 2**20
@@ -45,6 +46,7 @@ def seal(
     ingest: IngestSettings,
     remarks: dict[str, Remarks] | None = None,
     forget_missing: bool = False,
+    captions: CaptionSettings | None = None,
 ) -> Iterator[tuple[str, pa.Table]]:
     """The partitions of ``corpus_manifest`` that the sources ask for: (name, rows). Write each before the next is asked for.
 
@@ -52,7 +54,8 @@ def seal(
     ``corpus.shard_size`` rows each. Yields nothing if nothing is new, and the same again if writing was interrupted. A row is one
     line of a source's manifest, or one picture that has no such line; a row that cannot become an image has a reason.
     ``remarks`` is given the remarks of every source whose listing began. A picture that is gone from its source stays, with the
-    remark ``missing``, unless ``forget_missing``. Raises UserError, before anything is yielded, for a source that cannot be read.
+    remark ``missing``, unless ``forget_missing``. ``captions``: how pictures without one may come by it; None: they may not.
+    Raises UserError, before anything is yielded, for a source that cannot be read.
 
     >>> for shard, rows in seal(lake, profile.corpus, profile.ingest):
     ...     lake.write("corpus_manifest", shard, rows, inputs)
@@ -63,7 +66,7 @@ def seal(
         seen_before = [source for source in sources if sealed.rows_of(source.root) and not is_scene(source.root)]
         for source in sources:
             if source not in seen_before and not is_scene(source.root):
-                check_first_rows(source, (screened(row, ingest) for row in source.rows()), ingest)
+                check_first_rows(source, (screened(row, ingest) for row in source.rows()), ingest, captions)
         left = _places_left(lake, corpus)
         for source in seen_before:
             remarks[source.root] = source.remarks
@@ -84,6 +87,7 @@ def seal(
 
         waiting = {source.root: changes.new_rows(source.root) for source in seen_before}
         yield from _new_shards(lake, corpus, _new_rows(sources, waiting, sealed, ingest, remarks, lake))
+        yield from reselect(lake, corpus)  # a picture with a caption goes before its copies that were sealed without
 
 
 def _sealed_tables(lake: Lake) -> Iterator[pa.Table]:
@@ -123,6 +127,7 @@ def _list(source: Source, sealed: SealedRows, changes: Changes, ingest: IngestSe
     for row in source.rows():
         row = screened(row, ingest)
         usable += row.reason is None
+        _note_captionless(source, row)
         changes.note_closed(source.root, row)
         if not sealed.contains(source.root, row):
             changes.wait(source.root, row)
@@ -160,7 +165,7 @@ def _new_rows(
 ) -> Iterator[dict[str, Any]]:
     """Records of CORPUS_MANIFEST without shard and position, of the rows that are not sealed yet."""
     found = 0
-    with SpillMap(_images(lake)) as images:
+    with SpillMap(_images(lake, None)) as images, SpillMap(_images(lake, NO_CAPTION)) as captionless:
         for source in sources:
             if (listed := waiting.get(source.root)) is None:
                 remarks[source.root] = source.remarks
@@ -176,6 +181,10 @@ def _new_rows(
                     first = images.setdefault(image_id, row.path)
                     if first is not None:
                         row = row.refuse("duplicate", f"same content as {first}")
+                elif row.reason == NO_CAPTION and image_id is not None:
+                    first = images.get(image_id) or captionless.setdefault(image_id, row.path)
+                    if first is not None:
+                        row = row.refuse("duplicate", f"same content as {first}")
                 yield _record(source.root, row, image_id, size)
                 found += 1
                 if found % _REPORT_EVERY == 0:
@@ -187,19 +196,26 @@ def _listed_first(source: Source, sealed: SealedRows, ingest: IngestSettings) ->
     """The rows of a source that is listed for the first time, and scenes that no other corpus of the same seed has listed."""
     for row in source.rows():
         row = screened(row, ingest)
+        _note_captionless(source, row)
         if not sealed.contains(source.root, row):
             yield ListedRow(row, None)
+
+
+def _note_captionless(source: Source, row: Row) -> None:
+    if row.reason == NO_CAPTION:
+        source.remarks.add("without_caption", row.path, "written_captions has what stands for it, rejects what has nothing")
 
 
 def _identify(source: Reader, listed: ListedRow) -> tuple[str | None, int | None, Unreadable | None]:
     return listed.hashed or hash_file(source, listed.row)
 
 
-def _images(lake: Lake) -> Iterator[tuple[str, str]]:
-    """Id and path of every picture that is an image already."""
+def _images(lake: Lake, reason: str | None) -> Iterator[tuple[str, str]]:
+    """Id and path of every picture that is an image already (``reason`` None), or would be if it had a caption."""
     for partition in lake.partitions("corpus_manifest"):
         rows = lake.read("corpus_manifest", partition, ["image_id", "path", "reason"])
-        rows = rows.filter(rows["reason"].is_null())
+        rows = rows.filter(rows["reason"].is_null() if reason is None else pc.equal(rows["reason"], reason))
+        rows = rows.filter(rows["image_id"].is_valid())
         yield from zip(rows["image_id"].to_pylist(), rows["path"].to_pylist(), strict=True)
 
 
@@ -213,7 +229,7 @@ def screened(row: Row, ingest: IngestSettings) -> Row:
     if row.size is not None and row.size > ingest.max_bytes:
         return row.refuse("too_many_bytes", f"{row.size} bytes, the limit is {ingest.max_bytes}")
     if row.caption is None:
-        return row.refuse("no_caption", "the caption is missing or empty (words for none, such as NULL and nan, count as missing)")
+        return row.refuse(NO_CAPTION, NONE_GIVEN)
     return row
 
 
@@ -222,7 +238,7 @@ def hash_file(source: Reader, row: Row) -> tuple[str | None, int | None, Unreada
 
     The file is not read if the row has a reason already, other than a missing caption.
     """
-    if row.reason not in (None, "no_caption"):
+    if row.reason not in (None, NO_CAPTION):
         return None, row.size, None
     digest, left = hashlib.sha256(), 0
     try:

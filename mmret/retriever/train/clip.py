@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.nn.functional import normalize
 from mmret.optimizer import hidden_matrices
 from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
+from mmret.retriever.models.two_towers import TwoTowerRetriever
 from mmret.retriever.train.batch import NONE, Batch
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
@@ -27,13 +29,19 @@ from mmret.settings import Recipe
 
 
 class ClipEmbedder:
-    """See :class:`mmret.retriever.train.embedder.Embedder`. ``chunks``: images and texts in one forward pass."""
+    """See :class:`mmret.retriever.train.embedder.Embedder`. ``chunks``: images and texts in one forward pass.
 
-    def __init__(self, recipe: Recipe, retriever: ClipRetriever, group: Group = SINGLE_PROCESS):
+    A further family of two towers is a subclass: its retriever, its image tower, and what its text tower consists of.
+    """
+
+    retriever_class: ClassVar[type[TwoTowerRetriever]] = ClipRetriever
+    tower_class: ClassVar[type[ImageTower]] = ImageTower
+
+    def __init__(self, recipe: Recipe, retriever: TwoTowerRetriever, group: Group = SINGLE_PROCESS):
         self.recipe, self.retriever, self.group, self.model = recipe, retriever, group, retriever.model
-        self.tower = ImageTower(self.model, recipe)
-        self.text = [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
-        self.image = list(self.tower.parameters())
+        self.tower = self.tower_class(self.model, recipe)
+        self.text = self.text_parameters()
+        self.image = self.tower.parameters()
         self.model.requires_grad_(False)
         for parameter in [*self.text, *self.image]:
             parameter.requires_grad_(True)
@@ -47,7 +55,11 @@ class ClipEmbedder:
 
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group = SINGLE_PROCESS) -> ClipEmbedder:
-        return cls(recipe, ClipRetriever.load(base, group.device), group)
+        return cls(recipe, cls.retriever_class.load(base, group.device), group)
+
+    def text_parameters(self) -> list[torch.nn.Parameter]:
+        """Those of the text tower with its projection."""
+        return [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]

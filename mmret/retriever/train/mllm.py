@@ -17,10 +17,12 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from mmret.encode.quiet import silence
 from mmret.errors import UserError
+from mmret.retriever.models.asked import Asked
 from mmret.retriever.models.engine_files import write_engine_files
-from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
+from mmret.retriever.models.kinds import adapter_base, asked_of
+from mmret.retriever.models.mllm import MllmRetriever, load_processor
+from mmret.retriever.models.stock_weights import load_stock
 from mmret.retriever.train.batch import NONE, Batch
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
@@ -45,6 +47,7 @@ class MllmEmbedder:
     def __init__(self, recipe: Recipe, retriever: MllmRetriever, peft_model: Any, group: Group = SINGLE_PROCESS):
         self.recipe, self.retriever, self.peft_model, self.group = recipe, retriever, peft_model, group
         self.model = retriever.model
+        self.composed_instruction = query_instruction(recipe, retriever.asked)
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if recipe.compile:
@@ -55,15 +58,11 @@ class MllmEmbedder:
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group = SINGLE_PROCESS) -> MllmEmbedder:
         adapter = adapter_base(base)
-        try:
-            with silence():
-                model = AutoModelForImageTextToText.from_pretrained(adapter or str(base), dtype=getattr(torch, recipe.precision))
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
+        model = load_stock(AutoModelForImageTextToText, adapter or base, getattr(torch, recipe.precision), "an MLLM")
         torch.manual_seed(recipe.seed)  # of the adapters
         peft_model = _load_adapters(model, base) if adapter else _add_adapters(model, recipe.lora)
         peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
-        retriever = MllmRetriever(model.to(group.device), load_processor(base))
+        retriever = MllmRetriever(model.to(group.device), load_processor(base), asked=asked_of(base))
         return cls(recipe, retriever, peft_model, group)
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
@@ -88,8 +87,8 @@ class MllmEmbedder:
         return asked, [(text, shown.get(image), None) for image, text in candidates]
 
     def instruction(self, task: TaskName) -> str:
-        """What a query of ``task`` is told: the recipe's own instruction where it is composed."""
-        return self.recipe.instruction if task == COMPOSED else TASKS[task].instruction
+        """What a query of ``task`` is told: the recipe's own instruction where it is composed, or its base's."""
+        return self.composed_instruction if task == COMPOSED else TASKS[task].instruction
 
     def parts(self, batch: Batch, read: tuple[list[Row], list[Row]]) -> tuple[list[Part], Gather]:
         (queries, query), (candidates, candidate) = batch.distinct_queries(), batch.distinct_candidates()
@@ -129,7 +128,7 @@ class MllmEmbedder:
         return self.retriever.hidden(self.retriever.inputs(prompts, [p for p in pictures if p is not None] or None))
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
-        cut, instruction = self.retriever.truncated, None if texts is None else self.recipe.instruction
+        cut, instruction = self.retriever.truncated, None if texts is None else self.composed_instruction
         rows = self.retriever.encode(images, texts, batch_size=self.chunks[0], instruction=instruction)
         self.retriever.truncated = cut  # of training texts only
         return rows
@@ -137,17 +136,27 @@ class MllmEmbedder:
     def save(self, folder: Path) -> None:
         self.peft_model.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
-        write_engine_files(folder, self.recipe.instruction)
+        if self.retriever.asked:
+            text_query = self.instruction("text_to_image") if "text_to_image" in self.recipe.tasks else None
+            self.retriever.asked.asking(self.composed_instruction, text_query).save(folder)
+        write_engine_files(folder, self.composed_instruction)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size, self.recipe.chunk_size
         text = self.model.config.get_text_config()
-        tokens = self.retriever.overhead(True, self.recipe.instruction) + 64  # a text of usual length
+        tokens = self.retriever.overhead(True, self.composed_instruction) + 64  # a text of usual length
         layer = (tokens, text.hidden_size, text.num_attention_heads)
         layers = [layer] * (1 if self.recipe.gradient_checkpointing else text.num_hidden_layers)
         rows = fitting_chunk(self.model.device, self.model.dtype.itemsize, layers)
         return rows, rows
+
+
+def query_instruction(recipe: Recipe, asked: Asked | None) -> str:
+    """The instruction of composed queries: the recipe's where it sets one, else that of a base with prompts of its own, or the
+    paper's."""
+    by_default = recipe.instruction == Recipe.model_fields["instruction"].default
+    return asked.query if asked and by_default else recipe.instruction
 
 
 def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:
