@@ -7,7 +7,7 @@ A profile is a YAML file in ``resources/profiles/``. Defaults below are the pape
 from mmret.settings.alarms import AlarmSettings, EmailSettings
 from mmret.settings.annotation import AnnotateSettings, BackEnd, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
-from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
+from mmret.settings.corpus import CorpusSettings, DownloadSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import BandSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
 from mmret.settings.similarity import EncoderSettings, TowerSettings
@@ -21,6 +21,7 @@ __all__ = [
     "AutomationSettings",
     "BandSettings",
     "CorpusSettings",
+    "DownloadSettings",
     "EmailSettings",
     "EncoderSettings",
     "EngineSettings",
