@@ -129,6 +129,7 @@ sources_are_mostly_taken = sql_check(
     "A source of which more than a tenth of the rows was rejected deserves a look.",
     """
     SELECT m.root, count(*) AS n, sum((m.reason IS NOT NULL)::INT) AS refused FROM corpus_manifest m
-    WHERE m.reason IS DISTINCT FROM 'duplicate' GROUP BY m.root HAVING sum((m.reason IS NOT NULL)::INT) > 0.1 * count(*)""",
+    WHERE m.reason IS NULL OR m.reason NOT IN ('duplicate', 'opted_out')
+    GROUP BY m.root HAVING sum((m.reason IS NOT NULL)::INT) > 0.1 * count(*)""",
     warn=True,
 )

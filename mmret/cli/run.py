@@ -11,7 +11,7 @@ import typer
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.configuration import note_refused, resolve
-from mmret.settings import parse_override
+from mmret.settings import Profile, parse_override
 
 
 def run(
@@ -41,6 +41,7 @@ def run(
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
     _try_sources(store, choices["sources"])
+    _try_opt_outs(settings)
 
     from mmret.cli.run_progress import RunProgress
 
@@ -76,6 +77,14 @@ def run(
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         print_json(summary)
+
+
+def _try_opt_outs(settings: Profile) -> None:
+    """Raise UserError for an opt-out list that cannot be read, before the lake remembers it or anything is computed."""
+    if settings.corpus.opt_out:
+        from mmret.ingest.opt_out.lists import read_opt_outs
+
+        read_opt_outs(settings.corpus.opt_out)
 
 
 def _try_sources(store: Lake, sources: list[str]) -> None:

@@ -18,6 +18,9 @@ import pyarrow.compute as pc
 
 from mmret.hashing import content_id
 from mmret.ingest.changes import CHANGES
+from mmret.ingest.opt_out.imported import filter_imported, imported_partitions, mark_imported
+from mmret.ingest.opt_out.lists import read_opt_outs
+from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.pictures import image_table
 from mmret.ingest.pictures.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.pictures.images import BATCH_BYTES
@@ -52,7 +55,7 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
     Sealed shards keep every row; a shard is written again only if what the sources say of its rows has changed
     (:mod:`mmret.ingest.changes`), or if rows of it are no longer used or used again (:mod:`mmret.ingest.selection`). Then new rows
     become new shards. A second call does nothing. What was noticed is written to ``remarks``. Raises UserError for a source that
-    cannot be read, before anything is written.
+    cannot be read, before anything is written. Pictures that ``corpus.opt_out`` lists are taken out of imported partitions too.
 
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
@@ -67,8 +70,19 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
         else:
             rows += table.num_rows
     write_remarks(lake, remarks, profile.corpus.sources, inputs)
+    take_out_imported(lake, profile)
     changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
     return Sealing(rows, len(changed), changed_rows)
+
+
+def take_out_imported(lake: Lake, profile: Profile) -> int:
+    """Take pictures that opted out, out of imported partitions; returns how many triplets went."""
+    if not imported_partitions(lake):
+        return 0
+    opted_out = OptedOut(lake, read_opt_outs(profile.corpus.opt_out)).pictures
+    for partition in mark_imported(lake, opted_out):
+        ingest_shard(lake, partition, profile.ingest, lake.facts("images", partition).inputs)
+    return filter_imported(lake) if opted_out else 0
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:

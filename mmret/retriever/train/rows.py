@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from mmret.curation.decisions import apply_decisions
 from mmret.curation.licences import MAIN, licence_sets
+from mmret.curation.opted_out import without_opted_out
 from mmret.lake import Lake
 from mmret.schemas import SIGNALS, TRIPLETS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
@@ -37,13 +38,14 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluat
     """Columns :data:`COLUMNS` of the triplets that ``recipe`` may train on, held-out ones included, unsorted.
 
     ``licences`` part the triplets, and ``recipe.licence_set`` names the set that is returned; ``evaluate`` says which queries of
-    naive pairs are held out. ``recipe.pairs`` is applied later, by :class:`mmret.retriever.train.data.TrainingSet`, but to naive
-    pairs, which are drawn one by one. Raises UserError where the captions make fewer naive pairs than that.
+    naive pairs are held out. Pictures that have opted out since the state that ``lake`` is of are in no row. ``recipe.pairs`` is
+    applied later, by :class:`mmret.retriever.train.data.TrainingSet`, but to naive pairs, which are drawn one by one. Raises
+    UserError where the captions make fewer naive pairs than that.
     """
     if recipe.pair_source == "naive":
         return _naive_rows(lake, recipe, licences, evaluate)
     images = None if uses_all(recipe, licences) else lake.read("images", columns=["image_id", "licence"])
-    rows = allowed_rows(lake, recipe, licences, COLUMNS, images=images)
+    rows = without_opted_out(allowed_rows(lake, recipe, licences, COLUMNS, images=images), lake)
     return rows if "neighbours" not in also_reads(recipe) else keep_negatives(rows, _retrieved(lake, recipe))
 
 
