@@ -65,6 +65,7 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         _results(evaluations),
         "## Training",
         table(["what", "value"], _training(checkpoint)),
+        _opted_out(facts, recipe),
         table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),
         "## Training data",
         _data(facts),
@@ -100,6 +101,13 @@ def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
         ["last loss", f"{checkpoint['loss']:.4f}"],
         ["seconds", f"{checkpoint['seconds']:,.0f}"],
     ]
+
+
+def _opted_out(facts: LakeFacts, recipe: str) -> str:
+    from mmret.retriever.opted_out_since import opted_out_since  # with what training needs
+
+    n = opted_out_since(facts.lake, recipe)
+    return f"**Trained on {n:,} pictures that have opted out since.**" if n else ""
 
 
 def _data(facts: LakeFacts) -> str:

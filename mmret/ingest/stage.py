@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.curation.opted_out import opted_out_ids
 from mmret.hashing import content_id
 from mmret.ingest.changes import CHANGES
 from mmret.ingest.opt_out.imported import filter_imported, imported_partitions, mark_imported
@@ -28,6 +29,7 @@ from mmret.ingest.remarks import Remarks, write_remarks
 from mmret.ingest.seal import seal
 from mmret.ingest.sources import open_reader
 from mmret.lake import Lake
+from mmret.lake.holding import note_requests
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
@@ -60,6 +62,7 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
     before = set(lake.shards())
+    out_before = opted_out_ids(lake)
     changed: set[str] = set()
     rows = 0
     remarks: dict[str, Remarks] = {}
@@ -70,6 +73,8 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
         else:
             rows += table.num_rows
     write_remarks(lake, remarks, profile.corpus.sources, inputs)
+    if profile.corpus.opt_out and (out := opted_out_ids(lake)) and not out.equals(out_before):
+        note_requests(lake, out)  # while the tables still say which
     take_out_imported(lake, profile)
     changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
     return Sealing(rows, len(changed), changed_rows)

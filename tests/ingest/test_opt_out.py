@@ -1,4 +1,4 @@
-"""Opt-out lists: what an entry means, what a bad line does, and that a picture that is out is a reject with its entry, also afterwards."""
+"""Opt-out lists: what an entry means, what a bad line does, and that a picture that is out is a reject, also afterwards."""
 
 import hashlib
 import json
@@ -171,5 +171,3 @@ def test_relative_lists_are_remembered_as_they_lie_and_one_needs_no_brackets(tmp
     settings, choices = resolve(Lake(tmp_path / "lake"), sources=["shapes:3"], overrides={"corpus.opt_out": "list.txt"})
     assert settings.corpus.opt_out == (str(tmp_path / "list.txt"),)
     assert choices["overrides"]["corpus.opt_out"] == [str(tmp_path / "list.txt")]
-
-

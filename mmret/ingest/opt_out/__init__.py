@@ -2,5 +2,5 @@
 
 ``lists`` reads the files, ``entries`` matches rows, ``pictures`` says which pictures of a lake are out, ``imported`` takes them out
 of released triplets. The rows become rejects (:mod:`mmret.ingest.selection`); `mmret compact --forget-opted-out` drops the bytes
-that history still holds (:mod:`mmret.retriever.forget`).
+that history still holds (:mod:`mmret.forget`).
 """

@@ -24,6 +24,7 @@ from mmret.curation.opted_out import OPTED_OUT
 from mmret.curation.split import split_of
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, pair_id
+from mmret.ingest.opt_out.entries import OptOuts
 from mmret.ingest.opt_out.lists import read_opt_outs
 from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.released.annotations import Annotation, Refusal, read_annotations
@@ -96,8 +97,9 @@ def _look(release: Release) -> None:
 class _Import:
     """The import of one release into a lake."""
 
-    def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents, opted_out: OptedOut):
-        self.lake, self.release, self.profile, self.contents, self.opted_out = lake, release, profile, known, opted_out
+    def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents, opted_out: OptedOut | None = None):
+        self.lake, self.release, self.profile, self.contents = lake, release, profile, known
+        self.opted_out = opted_out or OptedOut(lake, OptOuts())
         self.root = str(release.images)
         self.reader = open_reader(self.root)
 
