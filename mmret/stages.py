@@ -197,6 +197,11 @@ def _vectors(signal: str, seconds: float) -> Stage:
     )
 
 
+def _reads_of_pairs(profile: Profile, _: str) -> tuple[Reads, ...]:
+    """Tables by which settings keep pictures out of pairs."""
+    return (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
+
+
 def _images_of_pairs(*columns: str) -> Reads:
     return Reads("images", "linked", "pairs", columns=("image_id", *columns))
 
@@ -260,6 +265,18 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(3e-8, "image pair", more=((0.03, "earlier shard"),)),
     ),
     Stage(
+        name="duplicates",
+        version="1",
+        partitions="whole",
+        group="mining",
+        run="duplicates",
+        needs="cpu",
+        settings="duplicates",
+        fingerprint_settings=_section("duplicates"),
+        reads=(Reads("candidates", "all"), Reads("images", "all", columns=("image_id",))),
+        cost=Cost(5e-6, "image of the lake"),
+    ),
+    Stage(
         name="leaks",
         version="1",
         partitions="whole",
@@ -293,7 +310,7 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw",)),
+        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates")),
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
@@ -301,6 +318,7 @@ TABLE: tuple[Stage, ...] = (
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "shard")),
             *(Reads(signal, "linked", "neighbours") for signal in SIGNALS),
         ),
+        conditional_reads=_reads_of_pairs,
         cost=Cost(0.0001, "image"),
     ),
     Stage(

@@ -46,6 +46,7 @@ class LakeFacts:
     sides: list[tuple[int, int]] = field(default_factory=list)
     changes: dict[str, Any] | None = None
     """What the pairs change (:func:`mmret.annotate.quality.coverage.coverage`)."""
+    duplicate_groups: int = 0
     texts: int = 0
     queries: int = 0
 
@@ -103,6 +104,7 @@ def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
         "FROM (SELECT unnest(texts) AS text FROM triplets) GROUP BY ALL ORDER BY 1"
     )
     facts.sides = pairs("SELECT greatest(width, height) AS side, count(*) FROM images GROUP BY ALL ORDER BY 1")
+    facts.duplicate_groups = pairs("SELECT count(DISTINCT group_id), 0 FROM duplicates")[0][0]
     facts.texts, facts.queries = pairs("SELECT coalesce(sum(len(texts)), 0)::BIGINT, count(DISTINCT query_id) FROM triplets")[0]
     return facts
 

@@ -8,7 +8,7 @@ from mmret.settings.alarms import AlarmSettings, EmailSettings
 from mmret.settings.annotation import AnnotateSettings, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
-from mmret.settings.mining import BandSettings, IndexSettings, MineSettings
+from mmret.settings.mining import BandSettings, DuplicateSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings
@@ -20,6 +20,7 @@ __all__ = [
     "AutomationSettings",
     "BandSettings",
     "CorpusSettings",
+    "DuplicateSettings",
     "EmailSettings",
     "EncoderSettings",
     "EngineSettings",
