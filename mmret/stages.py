@@ -378,7 +378,8 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_recipe_settings,
         reads=(Reads("triplets", "all", columns=_columns_trained_on), Reads("towers", "all")),
         conditional_reads=_recipe_reads,
-        lookups=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
+        # pictures by the id of their content; the state that a base was trained on; what has opted out of an earlier state
+        lookups=("images", "checkpoints", "corpus_manifest"),
         trigger="after enough new pairs",
         decisions=_recipe_decisions,
         cost=Cost(0.16, "step", beside=1.0, more=((0.001, "image of the lake"),), first=1.0),

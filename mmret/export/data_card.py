@@ -151,12 +151,10 @@ def _counts(facts: LakeFacts) -> str:
         *((f"of split {split}", count) for split, count in splits.items()),
         ("query pictures with a triplet", facts.queries),
         ("instructions", facts.texts),
-        *(
-            (f"pictures with near-duplicates, in {facts.duplicate_groups:,} groups", n["duplicates"])
-            for _ in range(n["duplicates"] > 0)
-        ),
         *((f"pictures shared with benchmark {name}, kept out of pairs", count) for name, count in facts.leaks.items()),
     ]
+    if n["duplicates"]:
+        rows.append((f"pictures with near-duplicates, in {facts.duplicate_groups:,} groups", n["duplicates"]))
     return table(["what", "count"], [[plain(name), f"{count:,}"] for name, count in rows])
 
 

@@ -104,7 +104,8 @@ def mine_duplicates(lake: Lake, settings: DuplicateSettings, inputs: str) -> Fac
             progress.advance("duplicates", done, len(shards), shard)
             yield lake.read("candidates", shard, columns, wanted)
 
-    images = lake.read("images", lake.shards(), ["image_id", "shard"])
+    listed = [(shard, lake.read("images", shard, ["image_id"])) for shard in lake.shards()]
+    images = pa.concat_tables(rows.append_column("shard", pa.array([shard] * len(rows), pa.string())) for shard, rows in listed)
     found = duplicate_groups(images, files(), settings)
     groups = pc.sum(found["first"]).as_py() or 0
     return lake.write("duplicates", "all", found, inputs, groups=groups, largest=pc.max(found["pictures"]).as_py() or 0)
