@@ -33,7 +33,7 @@ import sys
 from mmret.freshness.fingerprints import fingerprint_now
 from mmret.lake.configuration import resolve
 from mmret.lake import Lake
-from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.backends.load import load_annotators
 from mmret.annotate.quality.measure import measure_shard
 from mmret.annotate.stage import describe_shard, instruct_shard
 from mmret.assemble.stage import assemble_shard
@@ -56,12 +56,12 @@ for s in shards:
         encode_shard(lake, s, g, settings.encoders[g], inputs(g, s), encoders[g])
     mine_candidates(lake, s, settings.mine, inputs("candidates", s), encoders.get)
 write_leaks(lake, settings, inputs("leaks", "all"))
-annotator = load_annotator(settings.annotate)
+annotators = load_annotators(settings.annotate)
 for s in shards:
     mine_neighbours(lake, s, settings.mine, inputs("neighbours", s))
     mine_pairs(lake, s, settings.mine, inputs("pairs", s))
-    describe_shard(lake, s, annotator, settings.annotate, inputs("descriptions", s))
-    instruct_shard(lake, s, annotator, settings.annotate, inputs("instructions", s))
+    describe_shard(lake, s, annotators["descriptions"], settings.annotate, inputs("descriptions", s))
+    instruct_shard(lake, s, annotators["instructions"], settings.annotate, inputs("instructions", s))
     assemble_shard(lake, s, settings.evaluate, inputs("triplets", s),
                    lambda rows: measure_shard(lake, s, rows, settings, lambda: encoders["caption"]))
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.backends.load import load_annotators
 from mmret.annotate.describe import describe
 from mmret.annotate.instruct import instruct
 from mmret.annotate.store import AnswerStore
@@ -36,13 +36,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.server:
         model, url = options.server
         settings = AnnotateSettings(backend="openai", vision=EngineSettings(model=model, urls=(url,)))
-    annotator = load_annotator(settings)
-    annotator.load_images = lambda ids: {image_id: files[image_id] for image_id in ids if image_id in files}
+    annotators = load_annotators(settings)
+    for annotator in annotators.values():
+        annotator.load_images = lambda ids: {image_id: files[image_id] for image_id in ids if image_id in files}
     store = AnswerStore(options.work / "answers")
 
     # the vision model's step, then the language model's
-    descriptions = describe(pairs, captions, annotator, settings, store)
-    instructions = instruct(descriptions, pairs, captions, annotator, settings, store)
+    descriptions = describe(pairs, captions, annotators["descriptions"], settings, store)
+    instructions = instruct(descriptions, pairs, captions, annotators["instructions"], settings, store)
 
     # (image, instruction, target image) with hard negatives, the query picture first among them
     triplets, left_out = assemble(pairs, descriptions, instructions, images, EvaluateSettings(held_out=options.held_out))

@@ -24,6 +24,7 @@ from mmret.annotate.store import AnswerStore
 from mmret.curation.opted_out import opted_out_ids
 from mmret.errors import UserError
 from mmret.ingest.pictures import image_table
+from mmret.ingest.selection import NO_CAPTION
 from mmret.lake import Lake, history
 from mmret.lake.data_sets import data_set
 from mmret.lake.holding import LISTINGS, REQUESTS, note_requests, noted_requests, pairs_of, requests_in_use, speaks_of, still_used
@@ -117,8 +118,10 @@ def _versions(lake: Lake) -> Iterator[tuple[str, str, history.Version, int]]:
 def _holds(table: str, path: Path, gone: pa.Array, pairs: pa.Array) -> bool:
     if table not in LISTINGS:
         return speaks_of(path, gone, pairs)
-    rows = pq.read_table(path, columns=["image_id", "reason"], partitioning=None)  # of the manifest: the picture was an image then
-    return pc.any(pc.is_in(rows.filter(rows["reason"].is_null())["image_id"], value_set=gone)).as_py() or False
+    # of the manifest: the picture was an image then, or could be one
+    live = pc.field("reason").is_null() | pc.field("reason").isin([NO_CAPTION])
+    rows = pq.read_table(path, columns=["image_id"], filters=live, partitioning=None)
+    return pc.any(pc.is_in(rows["image_id"], value_set=gone)).as_py() or False
 
 
 # -- Lance tables -----------------------------------------------------------------------------------------------------

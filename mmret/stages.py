@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 from mmret.annotate.backends.load import fingerprint_settings
 from mmret.annotate.retry import needs_retry
+from mmret.captions.captioner import caption_settings
+from mmret.captions.wanting import has_rows_to_caption
 from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode import VERSION
 from mmret.encode.revision import local_weights
@@ -44,6 +46,8 @@ class Reads(NamedTuple):
     via: str = ""
     pinned: bool = False
     """The stage goes on with what the table was when it first ran: later content does not enter the fingerprint."""
+    if_any: bool = False
+    """Only where the table has rows of the partition: one without is no part of the fingerprint, as if the table were none."""
     columns: tuple[str, ...] | Callable[[Profile, str], tuple[str, ...]] = ()
     """The columns that are read, if not all, or a function of (profile, partition) that returns them: a change of others makes
     nothing stale. Only for tables in :data:`mmret.schemas.READ_BY_COLUMN`."""
@@ -109,6 +113,9 @@ class Stage:
     needs_retry: Callable[[Profile, Facts], bool] = lambda profile, facts: False
     """Whether a partition is to be computed again although its inputs are the same, because some of its requests got no answer."""
     cost: Cost | None = None
+    applies: Callable[[Lake, Profile, str], bool] = lambda lake, profile, partition: True
+    """Function of (lake, profile, partition): whether the stage has anything to do with the partition. If not, it is current
+    without a file, and whoever reads it waits for nothing."""
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -123,7 +130,7 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
     def values(profile: Profile, _: str) -> Any:
         found: Any = profile
         for part in name.split("."):
-            found = getattr(found, part)
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
         if not hasattr(found, "model_dump"):
             return found
         usual = {name for name in added_later if getattr(found, name) == type(found).model_fields[name].default}
@@ -135,7 +142,8 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
 def _encoder_settings(profile: Profile, signal: str) -> Any:
     encoder = profile.encoders[signal]
     weights = local_weights(encoder.model, encoder.revision)
-    return encoder.model_dump(exclude={"batch_size", "device"}) | ({"weights": weights} if weights else {})
+    values = _section(f"encoders.{signal}", leave_out=("batch_size", "device"), added_later=("pooling", "prompt_name", "prompt"))
+    return values(profile, signal) | ({"weights": weights} if weights else {})
 
 
 def _search_settings(profile: Profile, _: str) -> Any:
@@ -222,6 +230,21 @@ TABLE: tuple[Stage, ...] = (
         trigger="first",
     ),
     Stage(
+        name="written_captions",
+        version="1",
+        partitions="shard",
+        group="corpus",
+        run="ingest",
+        needs="vlm",
+        settings="captions",
+        fingerprint_settings=lambda profile, _: caption_settings(profile),
+        reads=(Reads("corpus_manifest", columns=("position", "root", "path", "image_id", "size", "caption", "reason")),),
+        lookups=("written_captions",),  # rows of before, where only what got no answer is asked again
+        needs_retry=_unanswered,
+        cost=Cost(0.0005, "image"),
+        applies=has_rows_to_caption,
+    ),
+    Stage(
         name="images",
         also_writes=("rejects",),
         version="1",
@@ -231,7 +254,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         settings="ingest",
         fingerprint_settings=_section("ingest"),
-        reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS),),
+        reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS), Reads("written_captions", if_any=True)),
         lookups=("images",),  # pictures that an earlier or other run stored, by the id of their content
         cost=Cost(0.0005, "image", first=1.0),
     ),
@@ -368,6 +391,23 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(0.00015, "image"),
     ),
     Stage(
+        name="tasks",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="cpu",
+        settings="evaluate.held_out",
+        fingerprint_settings=_section("evaluate.held_out"),
+        reads=(
+            Reads("neighbours"),
+            Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
+            Reads("leaks", "all"),
+            Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
+        ),
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
         name="checkpoints",
         version="1",
         partitions="recipe",
@@ -386,7 +426,7 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluations",
-        version="2",
+        version="3",  # 3: every direction, not composed queries alone
         partitions="recipe",
         group="training",
         run="train",
@@ -395,7 +435,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("evaluate"),
         reads=(
             Reads("checkpoints"),
-            Reads("images", "all", columns=("image_id", "root", "extra")),
+            Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before

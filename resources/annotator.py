@@ -5,19 +5,27 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
-from mmret.settings import AnnotateSettings
+from mmret.annotate.kinds import AnnotationTable, backend_of
+from mmret.settings import AnnotateSettings, CaptioningSettings
 from resources.models import free, model
 
 
 class AnnotatorResource(dg.ConfigurableResource):
-    """Builds the back-end that the settings name, once a run."""
+    """Builds the back-ends that the settings name, each once a run."""
 
     _loaded: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    def get(self, settings: AnnotateSettings) -> Any:
+    def get(self, settings: AnnotateSettings, table: AnnotationTable) -> Any:
         from mmret.annotate.backends.load import load_annotator
 
-        return model(self._loaded, f"annotator:{settings.model_dump_json()}", lambda: load_annotator(settings))
+        name = backend_of(table, settings)  # both steps share one that both have: a model is loaded once
+        return model(self._loaded, f"annotator:{name}:{settings.model_dump_json()}", lambda: load_annotator(settings, table))
+
+    def captioner(self, settings: CaptioningSettings) -> Any:
+        """The back-end that writes captions; never another's, even if their model is the same."""
+        from mmret.captions.captioner import load_captioner
+
+        return model(self._loaded, f"captioner:{settings.model_dump_json()}", lambda: load_captioner(settings))
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         free(self._loaded)

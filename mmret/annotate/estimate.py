@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from mmret.annotate.answers import BATCH
-from mmret.annotate.backends.load import load_annotator
+from mmret.annotate.backends.load import load_annotators
 from mmret.annotate.compose import compose
-from mmret.annotate.kinds import engine_of, request_kinds
+from mmret.annotate.kinds import AnnotationTable, engine_of, request_kinds, table_of
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.rows import pair_request
 from mmret.annotate.store import AnswerStore
@@ -35,6 +35,7 @@ _PIXELS_PER_TOKEN = 28 * 28
 _TOKENS_PER_WORD = 1.35
 _WORDS_PER_INSTRUCTION = 12
 _WORDS_OF_JSON = 10
+_WORDS_OF_A_CAPTION = 18
 _REQUESTS_FOR_A_RATE = 50  # fewer are no measurement
 
 
@@ -82,7 +83,7 @@ def estimate_lake(lake: Lake, settings: AnnotateSettings) -> list[Estimate]:
     columns = ["pair_id", "query_id", "target_id"]
     pairs = pa.concat_tables([_sample(lake.read("pairs", shard, columns=columns), share) for shard in shards])
     store = AnswerStore(lake.root / "answers")
-    estimates = estimate(pairs, captions_of(lake, pairs), load_annotator(settings), settings, store)
+    estimates = estimate(pairs, captions_of(lake, pairs), load_annotators(settings), settings, store)
     return [each.scale(total / pairs.num_rows) for each in estimates] if pairs.num_rows else estimates
 
 
@@ -95,7 +96,7 @@ def _sample(pairs: pa.Table, share: float) -> pa.Table:
 
 def requests_per_second(lake: Lake, kind: Kind, model: str) -> float | None:
     """Requests a second that ``model`` answered, from the partition with most requests sent; None if those were too few."""
-    table = "instructions" if kind == "instruct" else "descriptions"
+    table = {"instruct": "instructions", "caption": "written_captions"}.get(kind, "descriptions")
     notes = [facts.notes for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
     sent = [(n.get("requests_sent", 0), n.get("sent_per_second", 0.0)) for n in notes if n.get("model") == model]
     requests, rate = max(sent, default=(0, 0.0))
@@ -103,18 +104,30 @@ def requests_per_second(lake: Lake, kind: Kind, model: str) -> float | None:
 
 
 def estimate(
-    pairs: pa.Table, captions: Mapping[str, str], annotator: Annotator, settings: AnnotateSettings, store: AnswerStore
+    pairs: pa.Table,
+    captions: Mapping[str, str],
+    annotators: Mapping[AnnotationTable, Annotator],
+    settings: AnnotateSettings,
+    store: AnswerStore,
 ) -> list[Estimate]:
     """One estimate per kind of request that annotating ``pairs`` would send: two (one in one-step mode), and the judge.
 
     The prompts for instructions contain descriptions, which may not be written yet: those are measured with a text of the
     expected length, and an instruction counts as stored only if its description is. ``pairs``: columns pair_id, query_id,
-    target_id.
+    target_id. ``annotators``: of each step.
     """
     descriptions: dict[str, str] = {}
     return [
-        _estimate(kind, pairs, captions, annotator, settings, store, descriptions) for kind in request_kinds(settings, annotator)
+        _estimate(kind, pairs, captions, annotators[table_of(kind)], settings, store, descriptions)
+        for kind in request_kinds(settings, annotators)
     ]
+
+
+def estimate_requests(
+    kind: Kind, pairs: pa.Table, annotator: Annotator, settings: AnnotateSettings, store: AnswerStore
+) -> Estimate:
+    """The estimate of one ``kind`` whose prompts contain no other texts. ``pairs``: columns pair_id, query_id, target_id."""
+    return _estimate(kind, pairs, {}, annotator, settings, store, {})
 
 
 def _estimate(
@@ -141,6 +154,8 @@ def _estimate(
         answers += list(known.values())[: SAMPLE - len(answers)]
         sample += [r for r in requests if uniform("estimate", r.pair_id) < SAMPLE / max(SAMPLE, pairs.num_rows)]
     if not annotator.uses_model:
+        if kind == "describe":  # costs nothing, and prompts may contain it
+            descriptions |= {sample[i].pair_id: answer.text for i, answer in annotator.answers(sample) if answer.text}
         return Estimate(kind, pairs.num_rows, stored, tokens_in=0, tokens_out=0, cost=0.0, measured=True)
     mean = _mean_tokens(answers)
     per_request = mean or _guess_tokens(kind, sample, settings)
@@ -177,5 +192,11 @@ def _guess_tokens(kind: Kind, sample: Sequence[Request], settings: AnnotateSetti
     tokens_in = characters / _CHARACTERS_PER_TOKEN + pictures * engine.image_size**2 / _PIXELS_PER_TOKEN
     description = sum(settings.words) / 2
     instructions = _WORDS_PER_INSTRUCTION * settings.instructions_per_pair + _WORDS_OF_JSON
-    words = {"describe": description, "instruct": instructions, "judge": 12, "both": description + instructions}[kind]
+    words = {
+        "caption": _WORDS_OF_A_CAPTION,
+        "describe": description,
+        "instruct": instructions,
+        "judge": 12,
+        "both": description + instructions,
+    }[kind]
     return tokens_in, min(words * _TOKENS_PER_WORD, engine.max_tokens)

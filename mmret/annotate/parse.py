@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 from mmret.annotate import checks
@@ -41,7 +42,14 @@ RETRY_REASONS = frozenset(
 )
 """Reasons for which the same model is asked again with another seed."""
 
-Part = Literal["description", "instructions", "scores"]
+MAX_CAPTION_CHARACTERS = 600
+"""A longer text is no caption of one sentence."""
+_SHOWN = re.compile(
+    r"(?:this|the)\s+(?:image|picture|photo(?:graph)?)\s+(?:shows|depicts|features|displays|portrays|is\s+of|contains)\s+(?=\S)",
+    re.I,
+)
+
+Part = Literal["description", "instructions", "scores", "caption"]
 """What is read from an answer; one of kind ``both`` holds a description and instructions."""
 
 _SCORE = re.compile(r"\s*(\d)(?:\.0)?(?:\s*/\s*5)?\s*")
@@ -54,6 +62,7 @@ _ECHO_ENDS = {
     "describe": "Answer with that text alone.",
     "both": '{"description": "...", "instructions": ["...", "...", "..."]}',
     "judge": '{"fidelity": 5, "discretion": 5}',
+    "caption": "Answer with that sentence alone.",
 }
 """What the prompts end in, apart from that of the instructions, which ends in the description."""
 
@@ -71,9 +80,10 @@ def parser_version(uses_model: bool) -> str:
     return MODEL_PARSER_VERSION if uses_model else PARSER_VERSION
 
 
-def parse(request: Request, answer: Answer, part: Part, language: str | None = None) -> Parsed:
+def parse(request: Request, answer: Answer, part: Part, language: str | None = None, examples: Collection[str] = ()) -> Parsed:
     """The ``part`` of ``answer`` to ``request``, or the reason why it cannot be used. ``language``: of a model's texts, in English
-    ("French"); None takes the answer as it stands and leaves out the checks, as for texts that rules wrote.
+    ("French"); None takes the answer as it stands and leaves out the checks, as for texts that rules wrote. ``examples``: texts of
+    the prompt that are about other pairs; an instruction that repeats one is left out.
 
     Reasons: a transport error as it is, a finish reason that only the back-end gives, refusal, truncated, empty, too_long,
     not_json, too_few, duplicate, wrong_language, leaked_source, copied_caption, copied_prompt.
@@ -99,8 +109,13 @@ def parse(request: Request, answer: Answer, part: Part, language: str | None = N
         return Parsed(reason="refusal")
     if part == "scores":
         return _scores(text)
+    if part == "caption":
+        return _caption(text, language)
     parsed = _description(text, request.kind) if part == "description" else _instructions(strings(text), request.count)
-    return parsed if parsed.reason else _check(parsed, request, text, part, language)
+    if parsed.reason:
+        return parsed
+    parsed = _check(parsed, request, text, part, language)
+    return _without_examples(parsed, examples, request.count) if examples and not parsed.reason else parsed
 
 
 def _as_it_stands(request: Request, answer: Answer, part: Part) -> Parsed:
@@ -140,6 +155,17 @@ def _check(parsed: Parsed, request: Request, raw: str, part: Part, language: str
     return Parsed(usable) if len(usable) >= request.count else Parsed(reason="leaked_source")
 
 
+def _without_examples(parsed: Parsed, examples: Collection[str], count: int) -> Parsed:
+    """``parsed`` without texts that repeat one of ``examples``, as small models do where they have no answer."""
+    known = set(map(_plain_case, examples))
+    texts = tuple(t for t in parsed.texts if _plain_case(t) not in known)
+    return Parsed(texts) if len(texts) >= count else Parsed(reason="copied_prompt")
+
+
+def _plain_case(text: str) -> str:
+    return text.casefold().rstrip(".!? ")
+
+
 def _description(text: str, kind: str) -> Parsed:
     value = json_value(text) if kind == "both" or _JSON_STARTS.match(text) else None
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
@@ -162,6 +188,19 @@ def _description(text: str, kind: str) -> Parsed:
     return Parsed((found,)) if any(map(str.isalnum, found)) else Parsed(reason="empty")
 
 
+def _caption(text: str, language: str) -> Parsed:
+    """One line, without the words that say that a picture shows something."""
+    parsed = _description(text, "caption")
+    if parsed.reason:
+        return parsed
+    line = " ".join(parsed.texts[0].split()).strip("\"“”'")
+    bare = _SHOWN.sub("", line)
+    caption = bare[:1].upper() + bare[1:] if bare != line else line
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        return Parsed(reason="too_long")
+    return Parsed(reason="wrong_language") if checks.in_wrong_language(caption, language) else Parsed((caption,))
+
+
 def _instructions(found: list[Any] | None, count: int) -> Parsed:
     if found is None or not all(isinstance(t, str) for t in found):
         return Parsed(reason="not_json")
@@ -170,7 +209,7 @@ def _instructions(found: list[Any] | None, count: int) -> Parsed:
         return Parsed(reason="copied_prompt")
     distinct: dict[str, str] = {}
     for each in texts:
-        distinct.setdefault(each.casefold().rstrip(".!? "), each)
+        distinct.setdefault(_plain_case(each), each)
     if len(distinct) < count:
         return Parsed(reason="duplicate" if len(texts) >= count else "too_few")
     return Parsed(tuple(distinct.values()))

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from mmret.annotate.answers import BATCH, Stats, get_answers
+from mmret.annotate.compose import demonstrations_of
 from mmret.annotate.early_stop import EarlyStop
 from mmret.annotate.judge import judge_request, verdict
-from mmret.annotate.kinds import AnnotationTable, request_kind, uses_judge
+from mmret.annotate.kinds import AnnotationTable, prompt_name, request_kind, uses_judge
 from mmret.annotate.parse import RETRY_REASONS, Parsed, Part, parse, parser_version
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.row_progress import RowProgress
@@ -33,9 +34,11 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Step:
-    """One of the two annotation steps: the table that it fills and what it needs. ``store`` None: answers are not stored."""
+    """A step that asks: the table that it fills, of annotation or of captions, and what it needs.
 
-    table: AnnotationTable
+    ``store`` None: answers are not stored."""
+
+    table: AnnotationTable | Literal["written_captions"]
     annotator: Annotator
     settings: AnnotateSettings
     store: AnswerStore | None
@@ -140,7 +143,7 @@ def _batches(
 
 def _outcomes(step: Step, batch: Sequence[PairRequest], progress: RowProgress) -> list[Outcome]:
     asked = [pair.request for pair in batch if pair.request is not None]
-    answers = iter(_parsed_answers(step, asked, step.part, progress))
+    answers = iter(parsed_answers(step, asked, step.part, progress))
     outcomes = []
     for pair in batch:
         if pair.request is None:
@@ -152,7 +155,7 @@ def _outcomes(step: Step, batch: Sequence[PairRequest], progress: RowProgress) -
     return outcomes
 
 
-def _parsed_answers(step: Step, requests: list[Request], part: Part, progress: RowProgress) -> list[ParsedAnswer]:
+def parsed_answers(step: Step, requests: list[Request], part: Part, progress: RowProgress) -> list[ParsedAnswer]:
     """The parsed answer to each request; a model whose answer cannot be used is asked again, with another seed."""
     if not requests:
         return []
@@ -162,7 +165,7 @@ def _parsed_answers(step: Step, requests: list[Request], part: Part, progress: R
     def parsed(request: Request, answer: Answer) -> Parsed:
         place = request.pair_id, request.attempt
         if place not in read:
-            read[place] = parse(request, answer, part, language)
+            read[place] = parse(request, answer, part, language, _examples(step, request) if part == "instructions" else ())
         return read[place]
 
     def on_answer(request: Request, answer: Answer, number: int) -> None:
@@ -189,11 +192,19 @@ def _parsed_answers(step: Step, requests: list[Request], part: Part, progress: R
     return found
 
 
+def _examples(step: Step, request: Request) -> list[str]:
+    """The instructions that the prompt shows for other pairs. Only those of the prompt that came with this check: what the others
+    were answered, long ago and for money, is read as it was."""
+    if prompt_name(request.kind, step.settings) != "instruct_captions":
+        return []
+    return [text for shown in demonstrations_of(request, step.settings) for text in shown.instructions]
+
+
 def _judge(step: Step, batch: Sequence[PairRequest], outcomes: Sequence[Outcome], progress: RowProgress) -> list[Outcome]:
     """``outcomes``, those with texts judged by a further request."""
     requests = {pair.pair_id: pair.request for pair in batch if pair.request is not None}
     questions = {o.pair_id: judge_request(requests[o.pair_id], o.texts) for o in outcomes if o.status == "ok"}
-    answers = dict(zip(questions, _parsed_answers(step, list(questions.values()), "scores", progress), strict=True))
+    answers = dict(zip(questions, parsed_answers(step, list(questions.values()), "scores", progress), strict=True))
     return [
         _apply_verdict(step, outcome, answers[outcome.pair_id]) if outcome.pair_id in answers else outcome for outcome in outcomes
     ]

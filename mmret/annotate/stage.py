@@ -6,7 +6,7 @@ again from the same inputs is a retry: its rows stay as they are, save those who
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     Where the partition was made from the same ``inputs``, only its unanswered rows are worked on. Returns the facts of the
     partition and how many rows were worked on.
 
-    >>> describe_shard(lake, "shard-00000", load_annotator(profile.annotate), profile.annotate, fingerprint)
+    >>> describe_shard(lake, "shard-00000", load_annotator(profile.annotate, "descriptions"), profile.annotate, fingerprint)
     """
     earlier, stats = _answered_rows(lake, "descriptions", shard, inputs), Stats()
     annotator.experience = _experience(
@@ -43,7 +43,7 @@ def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     pairs = _without(lake.read("pairs", shard), earlier.rows)
     annotator.load_images = partial(images_by_id, lake)
     rows = describe(pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
-    return _write(lake, "descriptions", shard, inputs, earlier, rows, stats, settings, annotator.remarks), pairs.num_rows
+    return _write(lake, "descriptions", shard, inputs, earlier, rows, stats, annotator), pairs.num_rows
 
 
 def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> tuple[Facts, int]:
@@ -59,7 +59,7 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     descriptions = _without(lake.read("descriptions", shard), earlier.rows)
     annotator.load_images = partial(images_by_id, lake)  # a judge looks at them
     rows = instruct(descriptions, pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
-    return _write(lake, "instructions", shard, inputs, earlier, rows, stats, settings, annotator.remarks), pairs.num_rows
+    return _write(lake, "instructions", shard, inputs, earlier, rows, stats, annotator), pairs.num_rows
 
 
 def _captions(lake: Lake, shard: str, pairs: pa.Table) -> dict[str, str]:
@@ -108,14 +108,13 @@ def _write(
     earlier: _Earlier,
     rows: pa.Table,
     stats: Stats,
-    settings: AnnotateSettings,
-    remarks: Sequence[str],
+    annotator: Annotator,
 ) -> Facts:
     rows = pa.concat_tables([earlier.rows, rows]).sort_by("pair_id")
-    return lake.write(table, shard, rows, inputs, **_notes(rows, stats, settings, remarks), **retry_notes(rows, earlier.notes))
+    return lake.write(table, shard, rows, inputs, **_notes(rows, stats, annotator), **retry_notes(rows, earlier.notes))
 
 
-def _notes(rows: pa.Table, stats: Stats, settings: AnnotateSettings, remarks: Sequence[str] = ()) -> dict[str, Any]:
+def _notes(rows: pa.Table, stats: Stats, annotator: Annotator) -> dict[str, Any]:
     """The partition's notes: counts, tokens, rates and cost. A pair whose description failed is counted with the descriptions only.
 
     Tokens are those of all rows; requests, rates, seconds and cost are of this run, so a second run that asked nothing has 0.
@@ -133,11 +132,11 @@ def _notes(rows: pa.Table, stats: Stats, settings: AnnotateSettings, remarks: Se
         "requests_per_second": round(stats.requests / stats.seconds, 1) if stats.seconds else 0.0,
         "sent_per_second": round(stats.sent / stats.seconds, 2) if stats.seconds else 0.0,
     }
-    if settings.backend != "captions":
+    if annotator.uses_model:
         if stats.words:
             notes["server_words"] = stats.words
-        if remarks:
-            notes["remarks"] = list(dict.fromkeys(remarks))
+        if annotator.remarks:
+            notes["remarks"] = list(dict.fromkeys(annotator.remarks))
         notes |= {"cost": round(stats.cost, 4), "sent_tokens_in": stats.tokens_in, "sent_tokens_out": stats.tokens_out}
     return notes
 

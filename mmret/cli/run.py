@@ -58,6 +58,10 @@ def run(
 
     with exclusive(store, choices) as lease:
         try:
+            if dry_run and settings.captions.asks_model:
+                materialize(lease, settings, progress, until="corpus_manifest", forget_missing=forget_missing)
+                if _output_caption_cost(store, settings, as_json):
+                    return
             outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
         except UserError as error:
             if note_refused(store, images or settings.corpus.sources):
@@ -85,6 +89,17 @@ def _try_opt_outs(settings: Profile) -> None:
         from mmret.ingest.opt_out.lists import read_opt_outs
 
         read_opt_outs(settings.corpus.opt_out)
+
+
+def _output_caption_cost(lake: Lake, profile: Profile, as_json: bool) -> bool:
+    """Print what captions by a model would cost, if any are to be asked for: mining would send the requests. Whether it did."""
+    from mmret.cli.estimate import caption_cost, estimate_cost, output_estimate
+
+    captions = caption_cost(lake, profile)
+    if captions is None or not captions["to_send"]:
+        return False
+    output_estimate(estimate_cost(lake, profile), as_json)
+    return True
 
 
 def _try_sources(store: Lake, sources: list[str]) -> None:

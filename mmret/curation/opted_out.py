@@ -25,13 +25,18 @@ def opted_out_ids(lake: PartitionFiles, partition: str | None = None) -> pa.Arra
     return pc.unique(rows["image_id"].drop_null()).sort()
 
 
+def opted_out_today(lake: PartitionFiles) -> pa.Array:
+    """:func:`opted_out_ids` of the lake as it is, whatever state of it ``lake`` is."""
+    return opted_out_ids(Lake(lake.root))
+
+
 def without_opted_out(triplets: pa.Table, lake: Lake) -> pa.Table:
     """``triplets`` of an earlier state (any table with ``query_id``, ``target_id``, ``hard_negatives``) as today's opt-outs leave
     them: without rows of such a query or target, and without such negatives.
 
     >>> without_opted_out(open_as_of(lake, "demo").read("triplets"), lake)
     """
-    gone = opted_out_ids(Lake(lake.root))  # of the lake as it is, whatever state of it was opened
+    gone = opted_out_today(lake)
     if not len(gone) or not triplets.num_rows:
         return triplets
     out = pc.or_(*(pc.is_in(triplets[side], value_set=gone) for side in ("query_id", "target_id")))

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.curation.opted_out import opted_out_ids
-from mmret.hashing import content_id
 from mmret.ingest.changes import CHANGES
+from mmret.ingest.found_captions import SAYS_NOTHING
 from mmret.ingest.opt_out.imported import filter_imported, imported_partitions, mark_imported
 from mmret.ingest.opt_out.lists import read_opt_outs
 from mmret.ingest.opt_out.pictures import OptedOut
@@ -27,7 +27,8 @@ from mmret.ingest.pictures.decode import ANIMATED, Inspected, Unreadable, inspec
 from mmret.ingest.pictures.images import BATCH_BYTES
 from mmret.ingest.remarks import Remarks, write_remarks
 from mmret.ingest.seal import seal
-from mmret.ingest.sources import open_reader
+from mmret.ingest.selection import NO_CAPTION
+from mmret.ingest.sources import open_reader, read_as_sealed
 from mmret.lake import Lake
 from mmret.lake.holding import note_requests
 from mmret.progress import advance
@@ -64,13 +65,15 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
     before = set(lake.shards())
     out_before = opted_out_ids(lake)
     changed: set[str] = set()
+    new: set[str] = set()
     rows = 0
     remarks: dict[str, Remarks] = {}
-    for shard, table in seal(lake, profile.corpus, profile.ingest, remarks, forget_missing):
+    for shard, table in seal(lake, profile.corpus, profile.ingest, remarks, forget_missing, profile.captions):
         lake.write("corpus_manifest", shard, table, inputs)
         if shard in before:
             changed.add(shard)
-        else:
+        elif shard not in new:
+            new.add(shard)
             rows += table.num_rows
     write_remarks(lake, remarks, profile.corpus.sources, inputs)
     if profile.corpus.opt_out and (out := opted_out_ids(lake)) and not out.equals(out_before):
@@ -99,6 +102,8 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     >>> ingest_shard(lake, "shard-00000", profile.ingest, fingerprint)["by_reason"]
     """
     manifest = lake.read("corpus_manifest", shard, _MANIFEST_COLUMNS).sort_by("position").to_pylist()
+    captions = _written_captions(lake, shard)
+    manifest = [_captioned(row, captions.get((row["position"], row["image_id"]))) for row in manifest]
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
     table = lake.lance("images", IMAGES)
     row_ids = image_table.stored_row_ids(table, shard, wanted, partial(_in_any_shard, lake))
@@ -128,8 +133,34 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     }
 
 
+def _written_captions(lake: Lake, shard: str) -> dict[tuple[int, str], Row]:
+    """What was found or written for pictures of a shard whose caption is missing or poor, by position and image id."""
+    if lake.facts("written_captions", shard) is None:
+        return {}
+    rows = lake.read("written_captions", shard, ["position", "image_id", "text", "origin", "source_caption", "reason"]).to_pylist()
+    return {(row["position"], row["image_id"]): row for row in rows}
+
+
+def _captioned(row: Row, written: Row | None) -> Row:
+    """A manifest's row with the caption that was written for it; it is refused still where that should be and is not."""
+    given = row | {"caption_origin": None, "source_caption": None}
+    if written is None or row["reason"] not in (None, NO_CAPTION) or written["source_caption"] != row["caption"]:
+        return given
+    if written["text"] is None:
+        return given if row["reason"] is None else given | {"detail": _why_none(written["reason"])}
+    new = {"caption": written["text"], "caption_origin": written["origin"], "source_caption": row["caption"]}
+    return given | new | {"reason": None, "detail": None}
+
+
+def _why_none(reason: str) -> str:
+    if reason == SAYS_NOTHING:
+        return "no caption, and neither names nor metadata of the file say what is in the picture"
+    return f"no caption, and the model wrote none: {reason.replace('_', ' ')}"
+
+
 def _in_any_shard(lake: Lake, image_ids: list[str]) -> set[str]:
-    listed = pc.field("image_id").isin(image_ids) & pc.field("reason").is_null()
+    usable = pc.field("reason").is_null() | (pc.field("reason") == NO_CAPTION)
+    listed = pc.field("image_id").isin(image_ids) & usable
     return set(lake.read("corpus_manifest", columns=["image_id"], filters=listed)["image_id"].to_pylist())
 
 
@@ -144,7 +175,7 @@ def _store(
             if row["image_id"] in row_ids:
                 data = image_table.picture(table, row_ids[row["image_id"]])
             else:
-                data = _file_as_sealed(readers[row["root"]], row)
+                data = read_as_sealed(readers[row["root"]], row)
             return data, inspect(data, settings)
         except Unreadable as why:
             return why
@@ -177,16 +208,6 @@ def _append(table: Any, batch: list[Row], row_ids: dict[str, int], images: dict[
         images[row["image_id"]] = row
 
 
-def _file_as_sealed(reader: Any, row: Row) -> bytes:
-    """Contents of the file of ``row``. Raises Unreadable (``changed_on_disk``) if they changed since the row was sealed."""
-    stream, size = reader.open(row["path"])
-    with stream:
-        data = stream.read(size) if size == row["size"] else b""
-    if content_id(data) != row["image_id"]:
-        raise Unreadable("changed_on_disk", "the file is not the one that was sealed; seal again to take the new one")
-    return data
-
-
 def _index_row(row: Row, inspected: Inspected) -> Row:
     return {
         "image_id": row["image_id"],
@@ -204,6 +225,8 @@ def _index_row(row: Row, inspected: Inspected) -> Row:
         "source": row["source"],
         "extra": row["extra"],
         "remark": inspected.remark,
+        "caption_origin": row["caption_origin"],
+        "source_caption": row["source_caption"],
     }
 
 

@@ -105,7 +105,11 @@ def mine_duplicates(lake: Lake, settings: DuplicateSettings, inputs: str) -> Fac
             yield lake.read("candidates", shard, columns, wanted)
 
     listed = [(shard, lake.read("images", shard, ["image_id"])) for shard in lake.shards()]
-    images = pa.concat_tables(rows.append_column("shard", pa.array([shard] * len(rows), pa.string())) for shard, rows in listed)
+    none = pa.table(
+        {"image_id": pa.array([], pa.string()), "shard": pa.array([], pa.string())}
+    )  # a lake of imported triplets alone
+    parts = [rows.append_column("shard", pa.array([shard] * len(rows), pa.string())) for shard, rows in listed]
+    images = pa.concat_tables([none, *parts])
     found = duplicate_groups(images, files(), settings)
     groups = pc.sum(found["first"]).as_py() or 0
     return lake.write("duplicates", "all", found, inputs, groups=groups, largest=pc.max(found["pictures"]).as_py() or 0)

@@ -5,8 +5,9 @@ A profile is a YAML file in ``resources/profiles/``. Defaults below are the pape
 """
 
 from mmret.settings.alarms import AlarmSettings, EmailSettings
-from mmret.settings.annotation import AnnotateSettings, EngineSettings, QualitySettings
+from mmret.settings.annotation import AnnotateSettings, BackEnd, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
+from mmret.settings.captions import CaptioningSettings, CaptionSettings, PoorCaptions, captioning
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import BandSettings, DuplicateSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
@@ -17,8 +18,11 @@ from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, Lor
 __all__ = [
     "AlarmSettings",
     "AnnotateSettings",
+    "BackEnd",
     "AutomationSettings",
     "BandSettings",
+    "CaptionSettings",
+    "CaptioningSettings",
     "CorpusSettings",
     "DuplicateSettings",
     "EmailSettings",
@@ -34,6 +38,7 @@ __all__ = [
     "LoraSettings",
     "MineSettings",
     "PROFILES",
+    "PoorCaptions",
     "Profile",
     "QualitySettings",
     "Recipe",
@@ -41,6 +46,7 @@ __all__ = [
     "Signal",
     "StudySettings",
     "TowerSettings",
+    "captioning",
     "load_profile",
     "parse_override",
     "profile_names",

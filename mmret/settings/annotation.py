@@ -32,8 +32,14 @@ class EngineSettings(Settings):
     price_out: float = Field(0, ge=0)
 
 
+BackEnd = Literal["captions", "openai", "vllm"]
+"""What writes texts: rules that compare captions, a server, or vLLM in the process."""
+
+
 class AnnotateSettings(Settings):
-    backend: Literal["captions", "openai", "vllm"] = "captions"
+    backend: BackEnd = Field("captions", description="of both steps, unless `describe` or `instruct` says otherwise")
+    describe: BackEnd | None = Field(None, description="back-end of the descriptions; None: `backend`")
+    instruct: BackEnd | None = Field(None, description="back-end of the instructions; None: `backend`")
     instructions_per_pair: int = Field(3, ge=3, le=10, description="at least; paper: at least three")
     seed: int = 0
     vision: EngineSettings | None = Field(None, description="the VLM that describes (paper: InternVL2-26B)")
@@ -47,10 +53,50 @@ class AnnotateSettings(Settings):
     judge: bool = Field(False, description="a further VLM call scores each pair's instructions; low ones are rejected")
     judge_minimum: int = Field(3, ge=1, le=5, description="of fidelity and of discretion")
 
+    @property
+    def vision_setting(self) -> str:
+        """The name of the setting that :attr:`vision` comes from, as a person writes it."""
+        return "annotate.vision"
+
+    @property
+    def describer(self) -> BackEnd:
+        """The back-end that writes the descriptions."""
+        return self.describe or self.backend
+
+    @property
+    def instructor(self) -> BackEnd:
+        """The back-end that writes the instructions."""
+        return self.instruct or self.backend
+
     @model_validator(mode="after")
     def _engines(self) -> AnnotateSettings:
-        if self.backend != "captions" and self.vision is None:
-            raise ValueError(f"annotate: backend {self.backend} needs annotate.vision.model, the VLM that looks at the pairs")
+        if self.describer != "captions" and self.vision is None:
+            chosen = f"backend {self.backend}" if self.describe is None else f"describe {self.describe}"
+            alone = " (annotate.describe=captions writes the descriptions by rules, without a VLM)" if self.language_model else ""
+            raise ValueError(f"annotate: {chosen} needs annotate.vision.model, the VLM that looks at the pairs{alone}")
+        if self.instructor != "captions" and self.vision is None and self.language_model is None:
+            raise ValueError(
+                f"annotate: instruct {self.instructor} needs annotate.language_model.model, the LLM that writes the instructions; "
+                "a VLM it needs none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mixture(self) -> AnnotateSettings:
+        if self.describer == self.instructor:
+            return self
+        chosen = f"annotate: describe {self.describer} with instruct {self.instructor}"
+        if self.instructor == "captions":
+            raise ValueError(
+                f"{chosen} would pay for descriptions that nothing reads, since rules write instructions from the captions: "
+                "set annotate.instruct to the model's back-end, or annotate.describe to captions"
+            )
+        if self.one_step:
+            raise ValueError(f"{chosen} takes two steps: set annotate.one_step=false, or both to the same back-end")
+        if self.judge and self.vision is None:
+            raise ValueError(
+                f"{chosen} has no judge: it looks at the pictures, so set annotate.vision.model to a VLM, or annotate.judge=false"
+            )
         return self
 
 

@@ -18,6 +18,7 @@ from mmret.schemas import SIGNALS
 from mmret.settings.alarms import AlarmSettings
 from mmret.settings.annotation import AnnotateSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
+from mmret.settings.captions import CaptionSettings, captioning
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import DuplicateSettings, MineSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
@@ -43,6 +44,7 @@ class Profile(Settings):
     description: str = ""
     corpus: CorpusSettings = CorpusSettings()
     ingest: IngestSettings = IngestSettings()
+    captions: CaptionSettings = CaptionSettings()
     leaks: LeakSettings = LeakSettings()
     licences: LicenceSettings = LicenceSettings()
     history: HistorySettings = HistorySettings()
@@ -69,6 +71,8 @@ class Profile(Settings):
     def _complete(self) -> Profile:
         if missing := [s for s in SIGNALS if s not in self.encoders]:
             raise ValueError(f"encoders: no model for {', '.join(missing)}")
+        if self.captions.asks_model:
+            captioning(self.captions, self.annotate)
         if unknown := [r for r in self.train if r not in self.recipes]:
             raise ValueError(f"train: no recipe called {', '.join(unknown)}; there are {', '.join(self.recipes)}")
         return self

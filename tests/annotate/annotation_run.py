@@ -52,8 +52,8 @@ class AnnotationRun:
         rows = 0
         for table, make in (("descriptions", describe_shard), ("instructions", instruct_shard)):
 
-            def compute(lake: Lake, profile: Profile, shard: str, inputs: str, make: Any = make) -> Any:
-                return make(lake, shard, load_annotator(profile.annotate), profile.annotate, inputs)
+            def compute(lake: Lake, profile: Profile, shard: str, inputs: str, make: Any = make, table: Any = table) -> Any:
+                return make(lake, shard, load_annotator(profile.annotate, table), profile.annotate, inputs)
 
             rows += current_or_compute(self.lake, profile, table, SHARD, compute)[1]
         return rows

@@ -64,7 +64,7 @@ def annotator(url: str, out: Path) -> Annotator:
 
     if url == "-":
         return Slow(out / "sent")
-    made, picture = load_annotator(settings(url)), io.BytesIO()
+    made, picture = load_annotator(settings(url), "descriptions"), io.BytesIO()
     Image.new("RGB", (28, 28), "red").save(picture, "PNG")
     made.load_images = lambda ids: dict.fromkeys(ids, picture.getvalue())
     return made

@@ -86,7 +86,7 @@ def test_killed_again_and_again_sends_nothing_twice_and_ends_the_same(tmp_path: 
 @pytest.mark.timeout(1800)
 def test_20_000_requests_to_a_server_killed_five_times(tmp_path: Path) -> None:
     count = 10_000
-    model, keys = load_annotator(killable.settings("http://any")), {}
+    model, keys = load_annotator(killable.settings("http://any"), "descriptions"), {}
     for row in killable.pairs(count).to_pylist():
         ids = (row["pair_id"], row["query_id"], row["target_id"])
         seed = int(uniform("seed", 0, row["pair_id"], 0) * 2**31)

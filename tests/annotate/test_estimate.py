@@ -16,7 +16,8 @@ from mmret.annotate.backends.captions import CaptionsAnnotator
 from mmret.annotate.describe import describe
 from mmret.annotate.estimate import Estimate, estimate, estimate_lake, requests_per_second
 from mmret.annotate.instruct import instruct
-from mmret.annotate.protocol import Answer, Request
+from mmret.annotate.kinds import AnnotationTable
+from mmret.annotate.protocol import Annotator, Answer, Request
 from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 from mmret.hashing import pair_id
@@ -42,9 +43,14 @@ def _settings(**changes: Any) -> AnnotateSettings:
     return AnnotateSettings(backend="openai", vision=engine, **changes)
 
 
+def both(annotator: Annotator) -> dict[AnnotationTable, Annotator]:
+    """The same back-end for both steps."""
+    return {"descriptions": annotator, "instructions": annotator}
+
+
 def test_before_anything_is_spent_tokens_are_guessed_and_nothing_is_sent(tmp_path: Path) -> None:
     annotator = Counted(_settings())
-    describing, instructing = estimate(PAIRS, {}, annotator, annotator.settings, AnswerStore(tmp_path))
+    describing, instructing = estimate(PAIRS, {}, both(annotator), annotator.settings, AnswerStore(tmp_path))
     assert annotator.sent == 0
     assert (describing.requests, describing.stored, describing.measured) == (30, 0, False)
     assert 30 * 512 < describing.tokens_in < 30 * 1500 and 30 * 60 < describing.tokens_out < 30 * 200
@@ -56,11 +62,11 @@ def test_before_anything_is_spent_tokens_are_guessed_and_nothing_is_sent(tmp_pat
 def test_what_is_stored_costs_nothing_and_its_tokens_are_believed(tmp_path: Path) -> None:
     annotator, store = Counted(_settings()), AnswerStore(tmp_path)
     describe(PAIRS.slice(0, 10), {}, annotator, annotator.settings, store)
-    describing, instructing = estimate(PAIRS, {}, annotator, annotator.settings, store)
+    describing, instructing = estimate(PAIRS, {}, both(annotator), annotator.settings, store)
     assert (describing.stored, describing.measured, describing.tokens_in) == (10, True, 20_000)
     described = describe(PAIRS, {}, annotator, annotator.settings, store)
     instruct(described, PAIRS, {}, annotator, annotator.settings, store)
-    assert [(e.stored, e.tokens_in, e.cost) for e in estimate(PAIRS, {}, annotator, annotator.settings, store)] == [
+    assert [(e.stored, e.tokens_in, e.cost) for e in estimate(PAIRS, {}, both(annotator), annotator.settings, store)] == [
         (30, 0, 0.0),
         (30, 0, 0.0),
     ]
@@ -68,11 +74,11 @@ def test_what_is_stored_costs_nothing_and_its_tokens_are_believed(tmp_path: Path
 
 def test_kinds_follow_the_settings(tmp_path: Path) -> None:
     annotator = Counted(_settings(one_step=True, judge=True))
-    assert [e.kind for e in estimate(PAIRS, {}, annotator, annotator.settings, AnswerStore(tmp_path))] == [
+    assert [e.kind for e in estimate(PAIRS, {}, both(annotator), annotator.settings, AnswerStore(tmp_path))] == [
         "both",
         "judge",
     ]
-    free = estimate(PAIRS, {}, CaptionsAnnotator(), AnnotateSettings(), AnswerStore(tmp_path))
+    free = estimate(PAIRS, {}, both(CaptionsAnnotator()), AnnotateSettings(), AnswerStore(tmp_path))
     assert [(e.kind, e.cost, e.tokens_in) for e in free] == [("describe", 0.0, 0), ("instruct", 0.0, 0)]
 
 
@@ -80,7 +86,7 @@ def _guess(tmp_path: Path, kind: str = "describe", **changes: Any) -> Any:
     engine = {"model": "m", **{k: v for k, v in changes.items() if k in EngineSettings.model_fields}}
     rest = {k: v for k, v in changes.items() if k in AnnotateSettings.model_fields}
     settings = AnnotateSettings(backend="openai", vision=EngineSettings(**engine), **rest)
-    found = estimate(PAIRS, {}, Counted(settings), settings, AnswerStore(tmp_path))
+    found = estimate(PAIRS, {}, both(Counted(settings)), settings, AnswerStore(tmp_path))
     return next(each for each in found if each.kind == kind)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmret.annotate.backends.load import load_annotator
-from mmret.annotate.kinds import request_kind, request_kinds
+from mmret.annotate.backends.load import load_annotators
+from mmret.annotate.kinds import TABLES, request_kind, request_kinds
 from mmret.settings import AnnotateSettings, EngineSettings
 
 MODEL = {"backend": "openai", "vision": EngineSettings(model="m")}
@@ -24,7 +24,7 @@ MODEL = {"backend": "openai", "vision": EngineSettings(model="m")}
 )
 def test_only_a_model_writes_both_texts_in_one_answer_or_is_judged(settings: dict, kinds: list[str]) -> None:
     chosen = AnnotateSettings(**settings)
-    annotator = load_annotator(chosen)
-    assert request_kinds(chosen, annotator) == kinds
-    tables = [request_kind(table, chosen, annotator) for table in ("descriptions", "instructions")]
+    annotators = load_annotators(chosen)
+    assert request_kinds(chosen, annotators) == kinds
+    tables = [request_kind(table, chosen, annotators[table]) for table in TABLES]
     assert tables == (kinds[:2] if "both" not in kinds else ["both", "both"])

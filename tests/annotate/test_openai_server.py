@@ -70,7 +70,7 @@ PICTURE = _png()
 
 
 def _annotator(settings: AnnotateSettings) -> Any:
-    annotator = load_annotator(settings)
+    annotator = load_annotator(settings, "descriptions")
     annotator.load_images = lambda ids: {i: PICTURE for i in ids}
     return annotator
 

@@ -62,7 +62,7 @@ SETTINGS = AnnotateSettings(
 
 
 def test_one_model_at_a_time_with_its_own_arguments(engines: list[Any]) -> None:
-    annotator = load_annotator(SETTINGS)
+    annotator = load_annotator(SETTINGS, "descriptions")
     annotator.load_images = lambda ids: {i: _picture() for i in ids}
     asked = [Request("describe", str(i), f"q{i}", f"t{i}") for i in range(600)]
     answers = dict(annotator.answers(asked))
@@ -80,7 +80,7 @@ def test_one_model_at_a_time_with_its_own_arguments(engines: list[Any]) -> None:
 
 
 def test_a_pair_without_its_picture_has_a_reason_and_holds_up_nobody(engines: list[Any]) -> None:
-    annotator = load_annotator(SETTINGS)
+    annotator = load_annotator(SETTINGS, "descriptions")
     annotator.load_images = lambda ids: {i: _picture() for i in ids if i != "q1"}
     answers = dict(annotator.answers([Request("describe", str(i), f"q{i}", f"t{i}") for i in range(3)]))
     assert [answers[i].error for i in range(3)] == ["", "image_gone", ""]
@@ -92,18 +92,18 @@ def _instructing(*descriptions: str) -> list[Request]:
 
 def test_a_prompt_the_engine_refuses_is_that_pairs_reason_alone(engines: list[Any]) -> None:
     asked = _instructing(*["Both images show x."] * 5, "a xylophone", *["Both images show y."] * 4)
-    answers = dict(load_annotator(SETTINGS).answers(asked))
+    answers = dict(load_annotator(SETTINGS, "descriptions").answers(asked))
     assert [answers[i].error for i in range(10)] == ["prompt_refused" if i == 5 else "" for i in range(10)]
 
 
 def test_an_engine_that_dies_ends_the_run_with_what_to_do(engines: list[Any]) -> None:
     with pytest.raises(UserError, match="run again"):
-        list(load_annotator(SETTINGS).answers(_instructing("a bassoon")))
+        list(load_annotator(SETTINGS, "descriptions").answers(_instructing("a bassoon")))
 
 
 def test_without_the_package_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    annotator = load_annotator(SETTINGS)
+    annotator = load_annotator(SETTINGS, "descriptions")
     annotator.load_images = lambda ids: {i: _picture() for i in ids}
     with pytest.raises(UserError, match="pip install"):
         list(annotator.answers([Request("describe", "p", "q", "t")]))

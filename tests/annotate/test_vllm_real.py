@@ -139,7 +139,7 @@ def test_64_pairs_in_process(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
         **WHOLE_PROMPTS,
     }
     settings = _settings("vllm", model, engine=engine)
-    annotator = load_annotator(settings)
+    annotator = load_annotator(settings, "descriptions")
     _check(*_annotate(annotator, settings, tmp_path))
     # one prompt that is too long for the model is that pair's reason, and holds up none of the others
     answers = dict(annotator.answers([FINE, TOO_LONG, FINE._replace(pair_id="other")]))
@@ -169,9 +169,9 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 def test_64_pairs_over_http(server: str, model: Path, tmp_path: Path) -> None:
     settings = _settings("openai", model, urls=(server,))
-    _check(*_annotate(load_annotator(settings), settings, tmp_path))
+    _check(*_annotate(load_annotator(settings, "descriptions"), settings, tmp_path))
 
 
 def test_a_prompt_that_is_too_long_is_that_requests_reason(server: str, model: Path) -> None:
-    answers = dict(load_annotator(_settings("openai", model, urls=(server,))).answers([FINE, TOO_LONG]))
+    answers = dict(load_annotator(_settings("openai", model, urls=(server,)), "descriptions").answers([FINE, TOO_LONG]))
     assert (answers[0].error, answers[1].error) == ("", "prompt_too_long")

@@ -171,3 +171,16 @@ def test_relative_lists_are_remembered_as_they_lie_and_one_needs_no_brackets(tmp
     settings, choices = resolve(Lake(tmp_path / "lake"), sources=["shapes:3"], overrides={"corpus.opt_out": "list.txt"})
     assert settings.corpus.opt_out == (str(tmp_path / "list.txt"),)
     assert choices["overrides"]["corpus.opt_out"] == [str(tmp_path / "list.txt")]
+
+
+def test_a_picture_without_a_caption_is_out_as_well_since_one_may_be_written_for_it(tmp_path):
+    folder = write(tmp_path / "pictures", {"a.png": png(0), "b.png": png(1), "c.png": png(2)})
+    write(folder, {"captions.jsonl": jsonl({"image": "c.png", "caption": "the third"})})
+    lake = Lake(tmp_path / "lake")
+    run(lake, sources=[str(folder)])
+    list_ = listed(tmp_path, "list.txt", "a.png")
+    assert run(lake, list_) == {"a.png": "out: a.png", "b.png": "no_caption", "c.png": None}
+    written = lake.facts("corpus_manifest", "shard-00000").written
+    assert run(lake, list_)["a.png"] == "out: a.png" and lake.facts("corpus_manifest", "shard-00000").written == written
+    (tmp_path / "list.txt").write_text("")
+    assert run(lake, list_) == {"a.png": "no_caption", "b.png": "no_caption", "c.png": None}

@@ -95,6 +95,7 @@ def test_the_stage_reads_edges_above_the_band_alone_and_settings_are_checked(tmp
     above = pa.array([score > 0.95 for score in rows["score"].to_pylist()])
     columns = {c: rows[c].to_pylist() for c in rows.column_names} | {"above_band": above}
     lake.write("candidates", "shard-00000", filled(CANDIDATES, columns), "x")
+    assert mine_duplicates(Lake(tmp_path / "empty"), BOTH, "x").rows == 0, "a lake of imported triplets alone has no shards"
     facts = mine_duplicates(lake, BOTH, "x")
     assert (facts.rows, facts.notes["groups"], facts.notes["largest"]) == (2, 1, 2)
     with pytest.raises(UserError, match="agree 3 of 2 signals"):

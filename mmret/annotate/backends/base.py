@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from mmret.annotate import prompts
 from mmret.annotate.compose import Question, compose, question_key
-from mmret.annotate.kinds import engine_of
+from mmret.annotate.kinds import engine_of, prompt_name
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request
 from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings
@@ -37,7 +37,7 @@ class ModelAnnotator(ABC):
         return f"{engine.model}@{engine.revision}" if engine.revision else engine.model
 
     def prompt_version(self, kind: Kind) -> str:
-        version = prompts.prompt(kind).version
+        version = prompts.prompt(prompt_name(kind, self.settings)).version
         if kind in ("instruct", "both"):
             version += f"+{prompts.CURRENT['demonstrations']}x{self.settings.demonstrations}"
         return version if self.settings.language == "English" else f"{version}.{self.settings.language}"

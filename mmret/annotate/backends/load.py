@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mmret.annotate.kinds import AnnotationTable, engine_of, request_kind, uses_judge
+from mmret.annotate.kinds import TABLES, AnnotationTable, backend_of, engine_of, request_kind, uses_judge
 from mmret.annotate.parse import parser_version
-from mmret.annotate.protocol import Annotator
+from mmret.annotate.protocol import Annotator, Kind
 from mmret.settings import AnnotateSettings
 
 _NOT_IN_ROWS = {
@@ -51,16 +51,27 @@ BACKENDS: dict[str, Callable[[AnnotateSettings], Annotator]] = {
     "openai": _openai,
     "vllm": _vllm,
 }
-"""Back-ends by the name that setting ``annotate.backend`` gives them."""
+"""Back-ends by the name that settings ``annotate.backend``, ``.describe`` and ``.instruct`` give them."""
 
 
-def load_annotator(settings: AnnotateSettings) -> Annotator:
-    """The back-end that ``settings.backend`` names.
+def load_annotator(settings: AnnotateSettings, table: AnnotationTable) -> Annotator:
+    """The back-end that ``settings`` name for the texts of ``table``.
 
-    >>> load_annotator(AnnotateSettings()).model_for("describe")
+    >>> load_annotator(AnnotateSettings(), "descriptions").model_for("describe")
     'captions@4'
     """
-    return BACKENDS[settings.backend](settings)
+    return BACKENDS[backend_of(table, settings)](settings)
+
+
+def load_annotators(settings: AnnotateSettings) -> dict[AnnotationTable, Annotator]:
+    """The back-end of each step; one object where both have the same."""
+    loaded = {name: BACKENDS[name](settings) for name in {backend_of(table, settings) for table in TABLES}}
+    return {table: loaded[backend_of(table, settings)] for table in TABLES}
+
+
+def sampling_settings(kind: Kind, settings: AnnotateSettings) -> dict[str, Any]:
+    """The settings of the model that answers ``kind`` which its answers depend on."""
+    return engine_of(kind, settings).model_dump(exclude=_NOT_IN_ROWS)
 
 
 def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> 
     Addresses, numbers of tries and prices are not in it, and what only the instructions depend on is not in that of the
     descriptions.
     """
-    annotator = load_annotator(settings)
+    annotator = load_annotator(settings, table)
     kind = request_kind(table, settings, annotator)
     parts: dict[str, Any] = {
         "prompt": annotator.prompt_version(kind),
@@ -82,7 +93,7 @@ def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> 
         parts["count"] = settings.instructions_per_pair
     if not annotator.uses_model:
         return parts
-    parts["sampling"] = engine_of(kind, settings).model_dump(exclude=_NOT_IN_ROWS)
+    parts["sampling"] = sampling_settings(kind, settings)
     parts["asked"] = settings.model_dump(include={"language", "words", "attempts"})
     if table == "instructions" and uses_judge(settings, annotator):
         parts["judge"] = [annotator.prompt_version("judge"), annotator.model_for("judge"), settings.judge_minimum]

@@ -40,7 +40,7 @@ def measure_shard(
         encoder = load() if load else load_encoder(profile.encoders[signal], signal, lake.root)
     except UserError:
         encoder = None
-    language = profile.annotate.language if profile.annotate.backend != "captions" else "English"
+    language = profile.annotate.language if profile.annotate.instructor != "captions" else "English"
     return measure(lake, shard, triplets, profile.quality, language, encoder, signal)
 
 
