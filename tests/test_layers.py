@@ -22,7 +22,7 @@ ORDER = """
     lake curation
     ingest encode mine towers leaks
     annotate captions assemble
-    retriever
+    retriever forget
     search benchmarks studies
     stages freshness
     warehouse export
