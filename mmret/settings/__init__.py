@@ -13,7 +13,7 @@ from mmret.settings.mining import BandSettings, DuplicateSettings, IndexSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings
-from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe
+from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe, RerankerSettings
 
 __all__ = [
     "AlarmSettings",
@@ -43,6 +43,7 @@ __all__ = [
     "Profile",
     "QualitySettings",
     "Recipe",
+    "RerankerSettings",
     "Settings",
     "Signal",
     "StudySettings",
