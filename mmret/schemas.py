@@ -239,6 +239,23 @@ TRIPLETS = _table(
     ("licence", _text, 'of both pictures, joined with " | " where they differ'),
 )
 
+TASKS = _table(
+    "tasks",
+    ("task_id", _text, 'first 128 bits of the SHA-256 of "<task>:<query_id>:<target_id>", in hex'),
+    ("task", _text, "the kind of query: text_to_image, image_to_text, image_to_image, ... (mmret/tasks.py)"),
+    ("query_id", _text, "the picture whose image, caption or both ask"),
+    ("target_id", _text, "the picture whose image, caption or both are the answer; of a picture and its own caption the query's"),
+    ("texts", _strings, "the query's texts, one asked at a time: its caption, or the pair's instructions; none for an image alone"),
+    ("query_caption", _text, "caption of the query picture"),
+    ("target_caption", _text, "caption of the answer"),
+    ("hard_negatives", _strings, "pictures whose image, caption or both are near the answer and wrong"),
+    ("negative_captions", _strings, "their captions, in the same order"),
+    ("pair_id", _text, "the mined pair that the row comes from; null where a picture and its own caption are the pair"),
+    ("signals", _strings, "the signals that found the pair, or the hard negatives of a picture's own caption"),
+    ("split", _text, "train, or test: the query image was drawn for the held-out slice"),
+    ("licence", _text, 'of both pictures, joined with " | " where they differ'),
+)
+
 EVALUATIONS = _table(
     "evaluations",
     ("recipe", _text, "the training run that is measured, or untrained: the model it started from"),
@@ -287,6 +304,7 @@ TABLES: dict[str, pa.Schema] = {
     "descriptions": DESCRIPTIONS,
     "instructions": INSTRUCTIONS,
     "triplets": TRIPLETS,
+    "tasks": TASKS,
     "checkpoints": CHECKPOINTS,
     "evaluations": EVALUATIONS,
     "decisions": DECISIONS,
@@ -304,6 +322,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "towers": ("signal",),
     **dict.fromkeys(("candidates", "neighbours"), ("query_id", "signal", "target_id")),
     **dict.fromkeys(("pairs", "descriptions", "instructions", "triplets"), ("pair_id",)),
+    "tasks": ("task_id",),
     "checkpoints": ("recipe",),
     "evaluations": ("recipe", "benchmark", "metric"),
     "decisions": ("pair_id", "reviewer", "decided_at"),

@@ -130,7 +130,7 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
     def values(profile: Profile, _: str) -> Any:
         found: Any = profile
         for part in name.split("."):
-            found = getattr(found, part)
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
         if not hasattr(found, "model_dump"):
             return found
         usual = {name for name in added_later if getattr(found, name) == type(found).model_fields[name].default}
@@ -142,7 +142,8 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
 def _encoder_settings(profile: Profile, signal: str) -> Any:
     encoder = profile.encoders[signal]
     weights = local_weights(encoder.model, encoder.revision)
-    return encoder.model_dump(exclude={"batch_size", "device"}) | ({"weights": weights} if weights else {})
+    values = _section(f"encoders.{signal}", leave_out=("batch_size", "device"), added_later=("pooling", "prompt_name", "prompt"))
+    return values(profile, signal) | ({"weights": weights} if weights else {})
 
 
 def _search_settings(profile: Profile, _: str) -> Any:
@@ -372,6 +373,23 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(0.00015, "image"),
     ),
     Stage(
+        name="tasks",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="cpu",
+        settings="evaluate.held_out",
+        fingerprint_settings=_section("evaluate.held_out"),
+        reads=(
+            Reads("neighbours"),
+            Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
+            Reads("leaks", "all"),
+            Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
+        ),
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
         name="checkpoints",
         version="1",
         partitions="recipe",
@@ -389,7 +407,7 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluations",
-        version="2",
+        version="3",  # 3: every direction, not composed queries alone
         partitions="recipe",
         group="training",
         run="train",
@@ -398,7 +416,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("evaluate"),
         reads=(
             Reads("checkpoints"),
-            Reads("images", "all", columns=("image_id", "root", "extra")),
+            Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before

@@ -61,6 +61,19 @@ LINEAGE: dict[str, Columns] = {
         "description_model": [("descriptions", "model")],
         "instruction_model": [("instructions", "model")],
     },
+    "tasks": {
+        **{
+            f"{role}_id": [("images", "image_id"), ("neighbours", f"{role}_id"), ("triplets", f"{role}_id")]
+            for role in ("query", "target")
+        },
+        **_same("triplets", "pair_id"),
+        "texts": [("images", "caption"), ("triplets", "texts")],
+        **{column: [("images", "caption")] for column in ("query_caption", "target_caption", "negative_captions")},
+        "hard_negatives": [("neighbours", "target_id"), ("triplets", "hard_negatives")],
+        "signals": [("neighbours", "signal"), ("triplets", "signals")],
+        "split": [("images", "image_id")],
+        "licence": [("images", "licence")],
+    },
     "checkpoints": {"pairs": [("triplets", "pair_id")]},
     "evaluations": {
         **_same("checkpoints", "recipe"),

@@ -35,7 +35,7 @@ class Question(NamedTuple):
 
 def compose(request: Request, settings: AnnotateSettings) -> Question:
     """What the model is asked for ``request``: the filled prompt, pictures, JSON schema and seed."""
-    draw = (settings.seed, request.pair_id, request.attempt)
+    draw = _draw(request, settings)
     low, high = settings.words
     slots: dict[str, object] = {
         "images": IMAGES,
@@ -48,7 +48,7 @@ def compose(request: Request, settings: AnnotateSettings) -> Question:
         "target_caption": _data(request.target_caption),
     }
     if request.kind in ("instruct", "both"):
-        slots["demonstrations"] = _demonstrations(settings.demonstrations, draw)
+        slots["demonstrations"] = "\n\n".join(map(_shown, demonstrations_of(request, settings)))
     system, user = prompts.prompt(prompt_name(request.kind, settings)).fill(**slots)
     images = () if request.kind == "instruct" else tuple(dict.fromkeys((request.query_id, request.target_id)))
     return Question(system, user, images, _schema(request), int(uniform("seed", *draw) * 2**31))
@@ -72,12 +72,21 @@ def question_key(question: Question, engine: EngineSettings) -> str:
     )
 
 
-def _demonstrations(count: int, draw: tuple[object, ...]) -> str:
-    pool = prompts.demonstrations()
-    chosen = heapq.nsmallest(count, range(len(pool)), key=lambda i: uniform("demonstration", i, *draw))
-    return "\n\n".join(
-        f"Description: {_data(pool[i].description)}\nAnswer: {_data({'instructions': list(pool[i].instructions)})}" for i in chosen
-    )
+def demonstrations_of(request: Request, settings: AnnotateSettings) -> list[prompts.Demonstration]:
+    """The demonstrations that the prompt of ``request`` shows, in their order there."""
+    pool, draw = prompts.demonstrations(), _draw(request, settings)
+    chosen = heapq.nsmallest(settings.demonstrations, range(len(pool)), key=lambda i: uniform("demonstration", i, *draw))
+    return [pool[i] for i in chosen]
+
+
+def _draw(request: Request, settings: AnnotateSettings) -> tuple[object, ...]:
+    """What all that is drawn for a request depends on."""
+    return settings.seed, request.pair_id, request.attempt
+
+
+def _shown(demonstration: prompts.Demonstration) -> str:
+    answer = {"instructions": list(demonstration.instructions)}
+    return f"Description: {_data(demonstration.description)}\nAnswer: {_data(answer)}"
 
 
 def _data(value: Any) -> str:

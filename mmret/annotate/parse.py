@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 from mmret.annotate import checks
@@ -79,9 +80,10 @@ def parser_version(uses_model: bool) -> str:
     return MODEL_PARSER_VERSION if uses_model else PARSER_VERSION
 
 
-def parse(request: Request, answer: Answer, part: Part, language: str | None = None) -> Parsed:
+def parse(request: Request, answer: Answer, part: Part, language: str | None = None, examples: Collection[str] = ()) -> Parsed:
     """The ``part`` of ``answer`` to ``request``, or the reason why it cannot be used. ``language``: of a model's texts, in English
-    ("French"); None takes the answer as it stands and leaves out the checks, as for texts that rules wrote.
+    ("French"); None takes the answer as it stands and leaves out the checks, as for texts that rules wrote. ``examples``: texts of
+    the prompt that are about other pairs; an instruction that repeats one is left out.
 
     Reasons: a transport error as it is, a finish reason that only the back-end gives, refusal, truncated, empty, too_long,
     not_json, too_few, duplicate, wrong_language, leaked_source, copied_caption, copied_prompt.
@@ -110,7 +112,10 @@ def parse(request: Request, answer: Answer, part: Part, language: str | None = N
     if part == "caption":
         return _caption(text, language)
     parsed = _description(text, request.kind) if part == "description" else _instructions(strings(text), request.count)
-    return parsed if parsed.reason else _check(parsed, request, text, part, language)
+    if parsed.reason:
+        return parsed
+    parsed = _check(parsed, request, text, part, language)
+    return _without_examples(parsed, examples, request.count) if examples and not parsed.reason else parsed
 
 
 def _as_it_stands(request: Request, answer: Answer, part: Part) -> Parsed:
@@ -148,6 +153,17 @@ def _check(parsed: Parsed, request: Request, raw: str, part: Part, language: str
     usable = tuple(t for t in parsed.texts if not checks.tells_source(t, description, language))
     usable = tuple(t for t in usable if not checks.all_copied((t,), (request.query_caption, request.target_caption)))
     return Parsed(usable) if len(usable) >= request.count else Parsed(reason="leaked_source")
+
+
+def _without_examples(parsed: Parsed, examples: Collection[str], count: int) -> Parsed:
+    """``parsed`` without texts that repeat one of ``examples``, as small models do where they have no answer."""
+    known = set(map(_plain_case, examples))
+    texts = tuple(t for t in parsed.texts if _plain_case(t) not in known)
+    return Parsed(texts) if len(texts) >= count else Parsed(reason="copied_prompt")
+
+
+def _plain_case(text: str) -> str:
+    return text.casefold().rstrip(".!? ")
 
 
 def _description(text: str, kind: str) -> Parsed:
@@ -193,7 +209,7 @@ def _instructions(found: list[Any] | None, count: int) -> Parsed:
         return Parsed(reason="copied_prompt")
     distinct: dict[str, str] = {}
     for each in texts:
-        distinct.setdefault(each.casefold().rstrip(".!? "), each)
+        distinct.setdefault(_plain_case(each), each)
     if len(distinct) < count:
         return Parsed(reason="duplicate" if len(texts) >= count else "too_few")
     return Parsed(tuple(distinct.values()))

@@ -17,9 +17,10 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from mmret.annotate.answers import BATCH, Stats, get_answers
+from mmret.annotate.compose import demonstrations_of
 from mmret.annotate.early_stop import EarlyStop
 from mmret.annotate.judge import judge_request, verdict
-from mmret.annotate.kinds import AnnotationTable, request_kind, uses_judge
+from mmret.annotate.kinds import AnnotationTable, prompt_name, request_kind, uses_judge
 from mmret.annotate.parse import RETRY_REASONS, Parsed, Part, parse, parser_version
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.row_progress import RowProgress
@@ -164,7 +165,7 @@ def parsed_answers(step: Step, requests: list[Request], part: Part, progress: Ro
     def parsed(request: Request, answer: Answer) -> Parsed:
         place = request.pair_id, request.attempt
         if place not in read:
-            read[place] = parse(request, answer, part, language)
+            read[place] = parse(request, answer, part, language, _examples(step, request) if part == "instructions" else ())
         return read[place]
 
     def on_answer(request: Request, answer: Answer, number: int) -> None:
@@ -189,6 +190,14 @@ def parsed_answers(step: Step, requests: list[Request], part: Part, progress: Ro
             )
             found[i] = ParsedAnswer(key, total, parsed(request, answer))
     return found
+
+
+def _examples(step: Step, request: Request) -> list[str]:
+    """The instructions that the prompt shows for other pairs. Only those of the prompt that came with this check: what the others
+    were answered, long ago and for money, is read as it was."""
+    if prompt_name(request.kind, step.settings) != "instruct_captions":
+        return []
+    return [text for shown in demonstrations_of(request, step.settings) for text in shown.instructions]
 
 
 def _judge(step: Step, batch: Sequence[PairRequest], outcomes: Sequence[Outcome], progress: RowProgress) -> list[Outcome]:

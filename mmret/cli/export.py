@@ -19,6 +19,7 @@ class Format(StrEnum):
     megapairs = "megapairs"
     huggingface = "huggingface"
     webdataset = "webdataset"
+    tevatron = "tevatron"
 
 
 class Pictures(StrEnum):
@@ -34,7 +35,8 @@ def export(
         typer.Option(
             "--format",
             help="megapairs: JSON lines and images as the authors' release; "
-            "huggingface: Parquet for datasets.load_dataset; webdataset: tars",
+            "huggingface: Parquet for datasets.load_dataset; webdataset: tars; "
+            "tevatron: queries and corpus for tevatron.retriever",
         ),
     ],
     split: Annotated[str | None, typer.Option(help="train or test; default: both")] = None,

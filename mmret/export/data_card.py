@@ -26,6 +26,7 @@ from mmret.hashing import uniform
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.settings import Profile
+from mmret.tasks import TASKS
 
 SAMPLES = 8
 PAPER = "https://arxiv.org/abs/2412.14475"
@@ -278,7 +279,7 @@ def evaluation_rows(evaluations: list[dict[str, Any]], metrics: tuple[str, ...] 
     order = sorted(found, key=lambda key: (key[0], key[1] != "untrained", key[1]))
     return [
         [
-            plain(key[0]),
+            plain(shown(key[0])),
             f"{found[key]['queries']:,}",
             f"{found[key]['gallery']:,}",
             plain(key[1]),
@@ -286,6 +287,11 @@ def evaluation_rows(evaluations: list[dict[str, Any]], metrics: tuple[str, ...] 
         ]
         for key in order
     ]
+
+
+def shown(benchmark: str) -> str:
+    """A set of queries as people read it: a direction by its words."""
+    return TASKS[benchmark].shown if benchmark in TASKS else benchmark
 
 
 def _citation() -> str:

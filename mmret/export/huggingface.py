@@ -28,11 +28,11 @@ from mmret.settings import Profile
 GROUP_BYTES = 32 * 2**20
 """About how many bytes of pictures a row group has."""
 
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGES = pa.schema(
     [
         ("image_id", pa.string()),
-        ("image", _IMAGE),
+        ("image", IMAGE),
         ("path", pa.string()),
         ("caption", pa.string()),
         ("width", pa.int32()),
@@ -42,7 +42,7 @@ IMAGES = pa.schema(
         ("source", pa.string()),
     ]
 )
-ROWS = {"once": TRIPLETS, "rows": pa.schema([pa.field("query_image", _IMAGE), pa.field("target_image", _IMAGE), *TRIPLETS])}
+ROWS = {"once": TRIPLETS, "rows": pa.schema([pa.field("query_image", IMAGE), pa.field("target_image", IMAGE), *TRIPLETS])}
 
 
 def export_huggingface(lake: Lake, profile: Profile, out: Path, settings: ExportSettings | None = None) -> Plan:
@@ -62,7 +62,8 @@ def export_huggingface(lake: Lake, profile: Profile, out: Path, settings: Export
         pieces = export_plan.pieces(max(1, settings.file_bytes // per_row))
         for at, piece in enumerate(pieces):
             work.file(
-                triplet_file(piece), lambda path, p=piece: _write(path, ROWS[settings.pictures], _triplets(lake, export_plan, p))
+                triplet_file(piece),
+                lambda path, p=piece: write_rows(path, ROWS[settings.pictures], _triplets(lake, export_plan, p)),
             )
             progress.advance("export", at + 1, len(pieces))
         for name in export_plan.sets():
@@ -102,28 +103,28 @@ def _triplets(lake: Lake, export_plan: Plan, piece: Piece) -> Iterator[pa.Table]
     for start in range(0, rows.num_rows, BATCH // 2):
         some = rows.slice(start, BATCH // 2)
         found = pictures(lake, some["query_id"].to_pylist() + some["target_id"].to_pylist())
-        columns = [pa.array([_image(found[i]) for i in some[c].to_pylist()], _IMAGE) for c in ("query_id", "target_id")]
+        columns = [pa.array([picture_value(found[i]) for i in some[c].to_pylist()], IMAGE) for c in ("query_id", "target_id")]
         yield pa.Table.from_arrays([*columns, *some.columns], schema=ROWS["rows"])
 
 
 def _images(lake: Lake, work: ExportFolder, name: str, ids: pa.Array, per_file: int) -> None:
     def tables(some: pa.Array) -> Iterator[pa.Table]:
         for rows in batches(lake, some):
-            yield pa.Table.from_pylist([{**row, "image": _image(row)} for row in rows], schema=IMAGES)
+            yield pa.Table.from_pylist([{**row, "image": picture_value(row)} for row in rows], schema=IMAGES)
 
     for number, start in enumerate(range(0, len(ids), per_file)):
         work.file(
             f"{set_folder(name)}images/images-{number:05d}.parquet",
-            lambda path, some=ids.slice(start, per_file): _write(path, IMAGES, tables(some)),
+            lambda path, some=ids.slice(start, per_file): write_rows(path, IMAGES, tables(some)),
         )
         progress.advance("export pictures", min(start + per_file, len(ids)), len(ids))
 
 
-def _image(row: dict[str, Any]) -> dict[str, Any]:
+def picture_value(row: dict[str, Any]) -> dict[str, Any]:
     return {"bytes": row["data"], "path": f"{row['image_id']}.{suffix(row['format'])}"}
 
 
-def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Row groups of about ``GROUP_BYTES``, with the features that `datasets` reads from the file's metadata."""
     features = {f.name: _feature(f.type) for f in schema}
     described = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -139,7 +140,7 @@ def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
 
 
 def _feature(type_: pa.DataType) -> dict[str, Any]:
-    if type_ == _IMAGE:
+    if type_ == IMAGE:
         return {"_type": "Image"}
     if pa.types.is_list(type_):
         return {"feature": _feature(type_.value_type), "_type": "List"}

@@ -30,5 +30,14 @@ triplets = (webdataset.WebDataset(sorted(map(str, pathlib.Path("FOLDER").glob("t
 ```
 
 A sample's `json` has the fields below; `negative1.<ext>` and so on are the pictures of its first mined hard negatives.""",
+    "tevatron": """```
+python -m tevatron.retriever.driver.train --dataset_name FOLDER --dataset_config queries --dataset_split train \\
+    --corpus_name FOLDER --corpus_config corpus --train_group_size 4 ...
+python -m tevatron.retriever.driver.encode --dataset_name FOLDER --dataset_config queries --dataset_split test --encode_is_query ...
+```
+
+Each instruction is a row of `queries`: `query_id` (the pair's id and the instruction's number), `query_text`, `query_image`,
+`positive_document_ids` (the target), `negative_document_ids` (the hard negatives, the query picture first). `corpus` has every
+picture once: `docid` (its id), `image`, and an empty `text`, since a candidate is a picture alone. `qrels.test.txt` is TREC's.""",
 }
 """How to load an export, as Markdown, by format."""

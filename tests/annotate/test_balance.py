@@ -249,3 +249,22 @@ def test_a_closed_balancer_gives_no_place() -> None:
 )
 def test_a_trouble_is_said_with_the_servers_words(trouble: Trouble, words: str) -> None:
     assert said(trouble) == words
+
+
+def test_a_server_that_lets_many_time_out_with_no_answer_between_is_given_fewer_at_a_time_and_one_slow_request_changes_nothing(
+    clock: Clock,
+) -> None:
+    """As llama.cpp with one slot: what waits there longer than a try may take is broken off, and was for nothing."""
+    balancer = known("a", slots=32)
+    server, late = balancer.servers[0], Trouble("timeout", "no answer in 60 s", "moment")
+    for _ in range(20):
+        balancer.record_failure(server, late)
+        balancer.record_success(server)
+    assert server.limit == 32
+    for _ in range(31):  # the rest of 32, of which one was answered
+        balancer.record_failure(server, late)
+    assert server.limit == 1
+    for _ in range(31):
+        balancer.record_failure(server, Trouble("connection", "broken off", "moment"))
+    balancer.record_success(server)
+    assert server.limit == 2, "it gets more as it answers"

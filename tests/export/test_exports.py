@@ -19,6 +19,7 @@ from mmret.errors import UserError
 from mmret.export.huggingface import export_huggingface
 from mmret.export.megapairs import export_megapairs
 from mmret.export.rows import ExportSettings, plan
+from mmret.export.tevatron import export_tevatron
 from mmret.export.webdataset import export_webdataset
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
@@ -27,7 +28,12 @@ from mmret.schemas import TRIPLETS
 from mmret.settings import LicenceSettings
 from tests.export.conftest import as_json, profile, rows_of
 
-EXPORTS = {"megapairs": export_megapairs, "huggingface": export_huggingface, "webdataset": export_webdataset}
+EXPORTS = {
+    "megapairs": export_megapairs,
+    "huggingface": export_huggingface,
+    "webdataset": export_webdataset,
+    "tevatron": export_tevatron,
+}
 SMALL = ExportSettings(file_bytes=60_000)  # several files of each kind
 
 

@@ -2,10 +2,11 @@
 
 Each server has a limited number of tries at a time, so one that hangs delays only those. A server that cannot be reached, or
 fails three times in a row, is paused, each time twice as long, and starts again with a single try. One that asks to be left
-alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while. One that refuses every
+alone is paused as long as it asks, and gets fewer tries at a time until it has answered for a while; so does one that lets many
+time out in a row, for it answers fewer at a time than it is sent (llama.cpp: as many as it has slots). One that refuses every
 request (wrong key, unknown path) is not asked again, nor is one that has answered nothing and said the same error to the first
-tries; until its first answer a server gets a few tries at a time only. If none has answered for ``patience`` seconds, waiting ends,
-sooner where none could be connected to. Costs microseconds a try.
+tries; until its first answer a server gets a few tries at a time only. If none has answered for ``patience`` seconds, waiting
+ends, sooner where none could be connected to. Costs microseconds a try.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ MAX_ALIKE = 10
 """Bad answers alike in a row after which a server that has answered nothing is taken to refuse every request."""
 CONNECT_PATIENCE = 30.0
 """Seconds after which waiting ends where no server could be connected to."""
+_TIMED_OUT = 0.25
+"""Share of the tries at a time that a server bears which time out, with no answer between, before it is given half as many."""
 _PASSING = frozenset({"http_408", "http_409", "http_425", "http_429", "http_502", "http_503", "http_504", "http_529"})
 """Codes of a server that is starting or busy: it is waited for."""
 
@@ -46,6 +49,7 @@ class Server:
     answered: bool = False
     trouble: Trouble | None = None  # the last
     alike: int = 0  # troubles like the last, in a row
+    timeouts: int = 0  # since it last answered, or was given fewer tries for them
     refusal: str = ""  # why it is never asked again
 
 
@@ -110,7 +114,7 @@ class Balancer:
 
     def record_success(self, server: Server) -> None:
         """``server`` answered: it is no longer paused, and takes a little more at a time than before."""
-        server.bad_answers, server.failures, server.paused_until = 0, 0, 0.0
+        server.bad_answers, server.failures, server.timeouts, server.paused_until = 0, 0, 0, 0.0
         server.limit = min(self.slots, server.limit + 1 / server.limit)
         self._last_success = time.monotonic()
         self.any_answer = self.any_contact = server.answered = True
@@ -140,6 +144,9 @@ class Balancer:
     def record_failure(self, server: Server, trouble: Trouble) -> None:
         """Pause ``server``, longer with every failure in a row."""
         self._note(server, trouble)
+        server.timeouts += trouble.code == "timeout"
+        if server.timeouts > server.limit * _TIMED_OUT:
+            server.limit, server.timeouts = max(1.0, server.limit / 2), 0
         self._fail(server)
 
     def _note(self, server: Server, trouble: Trouble) -> None:

@@ -141,7 +141,8 @@ _WHEN_CODE = {
     "connection": "look into the server's own log: it breaks off connections",
     "bad_response": "mend {setting}.urls: what answers there is no chat-completions server, or a proxy in front of one",
     "too_large": "raise {setting}.max_answer_bytes, or lower .max_tokens",
-    "prompt_too_long": "give the server a longer context (vLLM: --max-model-len), or lower {setting}.image_size or .max_tokens",
+    "prompt_too_long": "give the server a longer context (vLLM: --max-model-len, llama.cpp: --ctx-size), "
+    "or lower {setting}.image_size or .max_tokens",
     "prompt_refused": "give the engine a longer context (max_model_len in {setting}.engine), or lower .image_size",
     "http_401": "put the right key into the environment variable that {setting}.api_key_variable names",
     "http_402": "pay, or set {setting}.urls to another server",
