@@ -10,8 +10,8 @@ import pytest
 from mmret.ingest.shapes import caption, scene
 from mmret.ingest.shapes_render import render
 from tests.annotate.server import RudeServer
-from tests.small_runs import command, run
 from tests.ingest.files import write
+from tests.small_runs import command, run
 
 SMALL = [
     "mine.k=10",
