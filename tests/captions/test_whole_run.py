@@ -16,7 +16,7 @@ from tests.small_runs import command, run
 SMALL = [
     "mine.k=10",
     "towers={image_size: 32, width: 32, layers: 1, heads: 2, projection: 16, epochs: 1, dino_epochs: 1, batch_size: 32,"
-    " min_steps: 4, vocabulary: 300}",
+    " min_steps: 4, vocabulary: 600}",
     "recipes.demo.steps=4",
     "recipes.demo.batch_size=8",
     "evaluate.edits=5",
@@ -48,7 +48,10 @@ def test_thirty_numbered_pictures_end_with_triplets_where_a_model_writes_their_c
     with RudeServer(lambda body, number: texts[number % COUNT]) as server:
         model = json.dumps({"model": "vlm", "urls": [server.url]})
         folder = scenes(tmp_path / "in", "IMG_{n:04}.png")
-        summary = run(line(tmp_path / "lake", folder, "captions.missing=model", f"captions.engine={model}"))
+        asked = line(tmp_path / "lake", folder, "captions.missing=model", f"captions.engine={model}")
+        estimate = run([*asked, "--dry-run"])
+        assert (estimate["kinds"][0]["kind"], estimate["to_send"], server.got) == ("caption", COUNT, 0)
+        summary = run(asked)
         assert summary["rows"]["triplets"] > 0 and not summary["checks_failed"]
         assert summary["written_captions"]["model:vlm"]["count"] == server.got == COUNT
         assert run(command(tmp_path / "lake"))["up_to_date"] and server.got == COUNT, "nothing is paid for twice"
