@@ -1,4 +1,4 @@
-"""Annotation: a description of every pair, instructions from it, and the triplets assembled from both."""
+"""Annotation: a description of every pair, instructions from it, the triplets assembled from both, and rows of the other tasks."""
 
 import base64
 
@@ -93,6 +93,20 @@ def triplets(
         if has_charts(store, shard):
             context.add_asset_metadata({"quality_picture": quality(store, shard, limits)}, partition_key=shard)
     return result
+
+
+@stage_asset("tasks", kinds={"parquet"})
+def tasks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Training rows of every other kind of query: text to image, image to text, image to image, text to text, and with captions."""
+    from mmret.assemble.stage import make_tasks
+
+    return materialize(
+        context,
+        lake,
+        profile,
+        "tasks",
+        lambda store, settings, shard, inputs: make_tasks(store, shard, settings.evaluate, inputs),
+    )
 
 
 def samples(store: Lake, shard: str) -> dg.MarkdownMetadataValue:

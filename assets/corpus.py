@@ -8,14 +8,15 @@ from pydantic import Field
 
 from assets.display.metadata import describe
 from assets.display.progress import telling
-from assets.graph import stage_assets
-from assets.materialize import current_or_compute
+from assets.graph import stage_asset, stage_assets
+from assets.materialize import TRANSIENT, current_or_compute, materialize
 from assets.partitions import register
 from mmret.hashing import fingerprint
 from mmret.lake import Facts, Lake
 from mmret.lake.configuration import resolve
 from mmret.settings import Profile
 from mmret.stages import UNPARTITIONED
+from resources.annotator import AnnotatorResource
 from resources.declared import Declarations
 from resources.lake import LakeResource, ProfileResource
 
@@ -105,6 +106,22 @@ def _remarks(lake: Lake) -> dg.MaterializeResult:
         shown["dagster/row_count"] = shown.pop("dagster/partition_row_count")
     return dg.MaterializeResult(
         asset_key="remarks", metadata=shown, data_version=dg.DataVersion(facts.digest if facts else fingerprint("no remarks"))
+    )
+
+
+@stage_asset("written_captions", kinds={"parquet"}, retry_policy=TRANSIENT)
+def written_captions(
+    context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource, annotator: AnnotatorResource
+) -> dg.MaterializeResult:
+    """Captions where the source gives none, or a poor one: found in file and names, or written by a model, each with its origin."""
+    from mmret.captions.stage import write_captions
+
+    return materialize(
+        context,
+        lake,
+        profile,
+        "written_captions",
+        lambda store, settings, shard, inputs: write_captions(store, shard, settings, annotator.captioner, inputs),
     )
 
 

@@ -44,11 +44,11 @@ def curve(store: Lake, name: str) -> dg.MarkdownMetadataValue:
 
 @stage_asset("evaluations", kinds={"pytorch"})
 def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
-    """Composed retrieval over the whole corpus, trained and untrained, on queries that were kept out of training."""
+    """Every kind of query over the whole corpus, trained and untrained, on pictures that were kept out of training."""
     from mmret.benchmarks.stage import evaluate_recipe
     from mmret.export.model_card import with_model_card
 
-    return materialize(
+    made = materialize(
         context,
         lake,
         profile,
@@ -57,3 +57,13 @@ def evaluations(context: dg.AssetExecutionContext, lake: LakeResource, profile: 
             store, settings, recipe, evaluate_recipe(store, settings, recipe, inputs)
         ),
     )
+    for name in context.partition_keys:
+        context.add_asset_metadata({"every_kind_of_query": directions(lake.open(), name)}, partition_key=name)
+    return made
+
+
+def directions(store: Lake, name: str) -> dg.MarkdownMetadataValue:
+    """Every kind of query before and after a recipe's training, strongest first."""
+    from mmret.benchmarks.figures import by_direction, markdown, nest
+
+    return dg.MetadataValue.md(markdown(by_direction(nest(store.read("evaluations", name).to_pylist()), name), name))

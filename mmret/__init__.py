@@ -9,6 +9,10 @@ from typing import Any
 # bound a training step of the demo's towers ran 17 times faster beside another one, and as fast as before alone. Torch reads
 # it as it loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# MKL's products have other bits where operands lie at other addresses, or with another number of threads, unless it is told: two
+# processes, or a run and its resumption, would then differ in the last digit. No slower where it was tried. MKL reads it at its
+# first product.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def __getattr__(name: str) -> Any:

@@ -54,6 +54,26 @@ CORPUS_MANIFEST = _table(
     ("detail", _text, "what exactly was wrong, for a person"),
 )
 
+WRITTEN_CAPTIONS = _table(
+    "written_captions",
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("position", pa.int32(), "order inside the shard"),
+    ("root", _text, "the source as given"),
+    ("path", _text, "as the source's own manifest writes it"),
+    ("image_id", _text, "of the picture whose caption is missing or poor"),
+    ("request_key", _text, "digest of all that decides a model's answer; null where none was asked"),
+    ("text", _text, "the caption; null where there is none to be had"),
+    ("origin", _text, "where it is from: xmp, iptc, exif, png, file_name, folder_name or model:<name>@<revision>"),
+    ("source_caption", _text, "the caption that the source gives, where it was found poor; null where it gives none"),
+    ("model", _text, "the model that was asked, or null"),
+    ("prompt_version", _text, "version of the prompt, or null"),
+    ("parser_version", _text, "version of what reads the answer, or null"),
+    ("status", _text, "ok, or failed: nothing that could be found or written says what is in the picture"),
+    ("reason", _text, "null, or why there is no text"),
+    ("tokens_in", pa.int32(), "tokens of the request, as the server counts them"),
+    ("tokens_out", pa.int32(), "tokens of the answer"),
+)
+
 IMAGES_INDEX = _table(
     "images",
     ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; one row per picture"),
@@ -71,6 +91,8 @@ IMAGES_INDEX = _table(
     ("source", _text, "where the source says the picture is from, or null"),
     ("extra", _text, "every other column of the source's manifest, as one JSON object"),
     ("remark", _text, 'null, or what is odd about the file beside its pixels (ancillary_checksum, ...), joined with " | "'),
+    ("caption_origin", _text, "null where the source gives the caption, else where it is from: file_name, xmp, model:<name>, ..."),
+    ("source_caption", _text, "the source's own caption where a poor one was replaced, else null"),
 )
 IMAGES = IMAGES_INDEX.append(pa.field("data", pa.large_binary()))
 COMMENTS["images"]["data"] = "the file as it was found; in Lance only"
@@ -151,6 +173,18 @@ CANDIDATES = _table(
     ("above_band", pa.bool_(), "a near-duplicate in this signal: never a target, kept so that groups can be formed"),
 )
 
+DUPLICATES = _table(
+    "duplicates",
+    ("image_id", _text, "picture that has a near-duplicate"),
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("group_id", _text, "the oldest picture of its group: stays the same when the corpus grows"),
+    ("pictures", pa.int32(), "how many pictures the group has"),
+    ("first", pa.bool_(), "whether it is the group's oldest, after which the group is called"),
+    ("nearest_id", _text, "its nearest near-duplicate"),
+    ("score", pa.float32(), "the highest cosine similarity of the two"),
+    ("signals", _strings, "the similarities above whose band it lies with pictures of its group"),
+)
+
 NEIGHBOURS = _table(
     "neighbours",
     ("query_id", _text, "picture for which neighbours are sought"),
@@ -217,6 +251,23 @@ TRIPLETS = _table(
     ("licence", _text, 'of both pictures, joined with " | " where they differ'),
 )
 
+TASKS = _table(
+    "tasks",
+    ("task_id", _text, 'first 128 bits of the SHA-256 of "<task>:<query_id>:<target_id>", in hex'),
+    ("task", _text, "the kind of query: text_to_image, image_to_text, image_to_image, ... (mmret/tasks.py)"),
+    ("query_id", _text, "the picture whose image, caption or both ask"),
+    ("target_id", _text, "the picture whose image, caption or both are the answer; of a picture and its own caption the query's"),
+    ("texts", _strings, "the query's texts, one asked at a time: its caption, or the pair's instructions; none for an image alone"),
+    ("query_caption", _text, "caption of the query picture"),
+    ("target_caption", _text, "caption of the answer"),
+    ("hard_negatives", _strings, "pictures whose image, caption or both are near the answer and wrong"),
+    ("negative_captions", _strings, "their captions, in the same order"),
+    ("pair_id", _text, "the mined pair that the row comes from; null where a picture and its own caption are the pair"),
+    ("signals", _strings, "the signals that found the pair, or the hard negatives of a picture's own caption"),
+    ("split", _text, "train, or test: the query image was drawn for the held-out slice"),
+    ("licence", _text, 'of both pictures, joined with " | " where they differ'),
+)
+
 EVALUATIONS = _table(
     "evaluations",
     ("recipe", _text, "the training run that is measured, or untrained: the model it started from"),
@@ -251,6 +302,7 @@ DECISIONS = _table(
 TABLES: dict[str, pa.Schema] = {
     "corpus_manifest": CORPUS_MANIFEST,
     "remarks": REMARKS,
+    "written_captions": WRITTEN_CAPTIONS,
     "images": IMAGES_INDEX,
     "rejects": REJECTS,
     "leaks": LEAKS,
@@ -259,11 +311,13 @@ TABLES: dict[str, pa.Schema] = {
     "caption": CAPTION_VECTORS_INDEX,
     "towers": TOWERS,
     "candidates": CANDIDATES,
+    "duplicates": DUPLICATES,
     "neighbours": NEIGHBOURS,
     "pairs": PAIRS,
     "descriptions": DESCRIPTIONS,
     "instructions": INSTRUCTIONS,
     "triplets": TRIPLETS,
+    "tasks": TASKS,
     "checkpoints": CHECKPOINTS,
     "evaluations": EVALUATIONS,
     "decisions": DECISIONS,
@@ -273,20 +327,23 @@ TABLES: dict[str, pa.Schema] = {
 KEYS: dict[str, tuple[str, ...]] = {
     "corpus_manifest": ("position",),
     "remarks": ("root", "remark"),
+    "written_captions": ("position",),
     "images": ("image_id",),
     "rejects": ("position",),
+    "duplicates": ("image_id",),
     "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
     **dict.fromkeys(SIGNALS, ("image_id",)),
     "towers": ("signal",),
     **dict.fromkeys(("candidates", "neighbours"), ("query_id", "signal", "target_id")),
     **dict.fromkeys(("pairs", "descriptions", "instructions", "triplets"), ("pair_id",)),
+    "tasks": ("task_id",),
     "checkpoints": ("recipe",),
     "evaluations": ("recipe", "benchmark", "metric"),
     "decisions": ("pair_id", "reviewer", "decided_at"),
 }
 """The columns that tell a row of a table from every other of its partition."""
 
-ADDED_LATER = {"images": ("remark",), "caption": ("caption_id",)}
+ADDED_LATER = {"images": ("remark", "caption_origin", "source_caption"), "caption": ("caption_id",)}
 """Columns that older lakes lack. While they are all null they are no part of a table's digest: nothing turns stale for them."""
 
 READ_BY_COLUMN = ("corpus_manifest", "images", "triplets")

@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 from mmret.annotate.backends.load import fingerprint_settings
 from mmret.annotate.retry import needs_retry
+from mmret.captions.captioner import caption_settings
+from mmret.captions.wanting import has_rows_to_caption
 from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode import VERSION
 from mmret.encode.revision import local_weights
@@ -44,6 +46,8 @@ class Reads(NamedTuple):
     via: str = ""
     pinned: bool = False
     """The stage goes on with what the table was when it first ran: later content does not enter the fingerprint."""
+    if_any: bool = False
+    """Only where the table has rows of the partition: one without is no part of the fingerprint, as if the table were none."""
     columns: tuple[str, ...] | Callable[[Profile, str], tuple[str, ...]] = ()
     """The columns that are read, if not all, or a function of (profile, partition) that returns them: a change of others makes
     nothing stale. Only for tables in :data:`mmret.schemas.READ_BY_COLUMN`."""
@@ -109,6 +113,9 @@ class Stage:
     needs_retry: Callable[[Profile, Facts], bool] = lambda profile, facts: False
     """Whether a partition is to be computed again although its inputs are the same, because some of its requests got no answer."""
     cost: Cost | None = None
+    applies: Callable[[Lake, Profile, str], bool] = lambda lake, profile, partition: True
+    """Function of (lake, profile, partition): whether the stage has anything to do with the partition. If not, it is current
+    without a file, and whoever reads it waits for nothing."""
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -123,7 +130,7 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
     def values(profile: Profile, _: str) -> Any:
         found: Any = profile
         for part in name.split("."):
-            found = getattr(found, part)
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
         if not hasattr(found, "model_dump"):
             return found
         usual = {name for name in added_later if getattr(found, name) == type(found).model_fields[name].default}
@@ -135,7 +142,8 @@ def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str,
 def _encoder_settings(profile: Profile, signal: str) -> Any:
     encoder = profile.encoders[signal]
     weights = local_weights(encoder.model, encoder.revision)
-    return encoder.model_dump(exclude={"batch_size", "device"}) | ({"weights": weights} if weights else {})
+    values = _section(f"encoders.{signal}", leave_out=("batch_size", "device"), added_later=("pooling", "prompt_name", "prompt"))
+    return values(profile, signal) | ({"weights": weights} if weights else {})
 
 
 def _search_settings(profile: Profile, _: str) -> Any:
@@ -197,6 +205,11 @@ def _vectors(signal: str, seconds: float) -> Stage:
     )
 
 
+def _reads_of_pairs(profile: Profile, _: str) -> tuple[Reads, ...]:
+    """Tables by which settings keep pictures out of pairs."""
+    return (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
+
+
 def _images_of_pairs(*columns: str) -> Reads:
     return Reads("images", "linked", "pairs", columns=("image_id", *columns))
 
@@ -217,6 +230,21 @@ TABLE: tuple[Stage, ...] = (
         trigger="first",
     ),
     Stage(
+        name="written_captions",
+        version="1",
+        partitions="shard",
+        group="corpus",
+        run="ingest",
+        needs="vlm",
+        settings="captions",
+        fingerprint_settings=lambda profile, _: caption_settings(profile),
+        reads=(Reads("corpus_manifest", columns=("position", "root", "path", "image_id", "size", "caption", "reason")),),
+        lookups=("written_captions",),  # rows of before, where only what got no answer is asked again
+        needs_retry=_unanswered,
+        cost=Cost(0.0005, "image"),
+        applies=has_rows_to_caption,
+    ),
+    Stage(
         name="images",
         also_writes=("rejects",),
         version="1",
@@ -226,7 +254,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         settings="ingest",
         fingerprint_settings=_section("ingest"),
-        reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS),),
+        reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS), Reads("written_captions", if_any=True)),
         lookups=("images",),  # pictures that an earlier or other run stored, by the id of their content
         cost=Cost(0.0005, "image", first=1.0),
     ),
@@ -258,6 +286,18 @@ TABLE: tuple[Stage, ...] = (
         reads=(*(Reads(signal, "up_to") for signal in SIGNALS), Reads("towers", "all")),
         lookups=("images", "corpus_manifest"),  # pictures of the oldest shard, copied and encoded where a band is proposed
         cost=Cost(3e-8, "image pair", more=((0.03, "earlier shard"),)),
+    ),
+    Stage(
+        name="duplicates",
+        version="1",
+        partitions="whole",
+        group="mining",
+        run="duplicates",
+        needs="cpu",
+        settings="duplicates",
+        fingerprint_settings=_section("duplicates"),
+        reads=(Reads("candidates", "all"), Reads("images", "all", columns=("image_id",))),
+        cost=Cost(5e-6, "image of the lake"),
     ),
     Stage(
         name="leaks",
@@ -293,7 +333,7 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw",)),
+        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates")),
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
@@ -301,6 +341,7 @@ TABLE: tuple[Stage, ...] = (
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "shard")),
             *(Reads(signal, "linked", "neighbours") for signal in SIGNALS),
         ),
+        conditional_reads=_reads_of_pairs,
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -350,6 +391,23 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(0.00015, "image"),
     ),
     Stage(
+        name="tasks",
+        version="1",
+        partitions="shard",
+        group="annotation",
+        run="synthesise",
+        needs="cpu",
+        settings="evaluate.held_out",
+        fingerprint_settings=_section("evaluate.held_out"),
+        reads=(
+            Reads("neighbours"),
+            Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
+            Reads("leaks", "all"),
+            Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
+        ),
+        cost=Cost(0.0001, "image"),
+    ),
+    Stage(
         name="checkpoints",
         version="1",
         partitions="recipe",
@@ -360,14 +418,15 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_recipe_settings,
         reads=(Reads("triplets", "all", columns=_columns_trained_on), Reads("towers", "all")),
         conditional_reads=_recipe_reads,
-        lookups=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
+        # pictures by the id of their content; the state that a base was trained on; what has opted out of an earlier state
+        lookups=("images", "checkpoints", "corpus_manifest"),
         trigger="after enough new pairs",
         decisions=_recipe_decisions,
         cost=Cost(0.16, "step", beside=1.0, more=((0.001, "image of the lake"),), first=1.0),
     ),
     Stage(
         name="evaluations",
-        version="2",
+        version="3",  # 3: every direction, not composed queries alone
         partitions="recipe",
         group="training",
         run="train",
@@ -376,7 +435,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_section("evaluate"),
         reads=(
             Reads("checkpoints"),
-            Reads("images", "all", columns=("image_id", "root", "extra")),
+            Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before

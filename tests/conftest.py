@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import mmret  # noqa: F401  its environment, before a test's first product: equal bits in every process
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("DAGSTER_HOME", "MMRET_LAKE"):
     os.environ.pop(name, None)

@@ -61,7 +61,9 @@ class InLake(dg.AutomationCondition):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         statuses = _survey_of_tick(lake_folder(), context.evaluation_time)
-        return _result(context, {s.partition for s in statuses if s.table == _stage(context) and s.state == "current"})
+        return _result(
+            context, {s.partition for s in statuses if s.table == _stage(context) and s.state == "current" and s.applies}
+        )
 
 
 class EnoughNewPairs(dg.AutomationCondition):

@@ -1,5 +1,6 @@
-"""What must hold of annotated pairs and of triplets. A check that must hold reads a few columns of Parquet through DuckDB; one of
-quality warns where a shard's noted measurement is beyond the limit that the settings give, and reads one Parquet footer a shard."""
+"""What must hold of annotated pairs, of triplets and of the rows of other tasks. A check that must hold reads a few columns of
+Parquet through DuckDB; one of quality warns where a shard's noted measurement is beyond the limit that the settings give, and
+reads one Parquet footer a shard."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,31 @@ every_pair_is_a_row = sql_check(
     WHERE (d.status IS NULL OR i.status IS NULL)
       AND q.shard IN (SELECT q.shard FROM instructions JOIN pairs USING (pair_id) JOIN images q ON q.image_id = query_id)""",
     shards="SELECT DISTINCT shard FROM bad JOIN pairs USING (pair_id) JOIN images ON image_id = query_id",
+)
+
+no_hard_negative_is_right = sql_check(
+    "tasks",
+    "no_hard_negative_is_right",
+    "Hard negatives are other pictures than the answer, under other captions, and each has its caption beside it.",
+    """
+    SELECT task_id, task FROM tasks
+    WHERE list_contains(hard_negatives, target_id) OR list_contains(negative_captions, target_caption)
+       OR len(hard_negatives) <> len(negative_captions)""",
+    where="task_id IN (SELECT task_id FROM bad)",
+    blocking=True,
+)
+
+every_captioned_picture_is_asked_for = sql_check(
+    "tasks",
+    "every_captioned_picture_is_asked_for",
+    "No picture is lost: each with a caption that is in no benchmark is asked for by its caption, and its caption by it.",
+    """
+    SELECT i.image_id, i.shard FROM images i
+    LEFT JOIN (SELECT query_id, count(*) AS rows FROM tasks WHERE task IN ('text_to_image', 'image_to_text') GROUP BY 1) t
+      ON t.query_id = i.image_id
+    WHERE trim(coalesce(i.caption, '')) <> '' AND i.image_id NOT IN (SELECT image_id FROM leaks) AND coalesce(t.rows, 0) <> 2
+      AND i.shard IN (SELECT shard FROM images JOIN tasks ON query_id = image_id)""",
+    shards="SELECT DISTINCT shard FROM bad",
 )
 
 

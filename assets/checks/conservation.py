@@ -56,6 +56,31 @@ manifest_into_images = _conserved(
     blocking=True,
     also="rejects",
 )
+captionless_into_written_captions = sql_check(
+    "written_captions",
+    "pictures_without_caption_are_conserved",
+    "Every picture whose source gives no caption is a row with a status, in the shards where captions are found or written.",
+    """
+    SELECT m.shard, m.position, m.path FROM corpus_manifest m
+    ANTI JOIN written_captions w ON w.shard = m.shard AND w.position = m.position
+    WHERE m.reason = 'no_caption' AND m.image_id IS NOT NULL AND m.shard IN (SELECT DISTINCT shard FROM written_captions)""",
+    where="shard IN (SELECT shard FROM bad)",
+    blocking=True,
+)
+written_captions_into_images = sql_check(
+    "images",
+    "written_captions_are_conserved",
+    "Every picture for which a caption was found or written is an image with that caption, or a reject with its reason.",
+    """
+    SELECT w.shard, w.position, w.path FROM written_captions w
+    LEFT JOIN images i ON i.shard = w.shard AND i.position = w.position
+    LEFT JOIN rejects r ON r.shard = w.shard AND r.position = w.position
+    WHERE w.status = 'ok' AND r.position IS NULL
+      AND (i.caption IS DISTINCT FROM w.text OR i.caption_origin IS DISTINCT FROM w.origin)
+      AND w.shard IN (SELECT DISTINCT shard FROM images UNION SELECT DISTINCT shard FROM rejects)""",
+    where="shard IN (SELECT shard FROM bad)",
+    blocking=True,
+)
 images_into_clip_image, images_into_dino_image, images_into_caption = (
     _conserved(s, "images", f"Every image has one {s} vector", lambda f, s=s: f[s].rows, blocking=True) for s in SIGNALS
 )
@@ -128,7 +153,10 @@ sources_are_mostly_taken = sql_check(
     "sources_are_mostly_taken",
     "A source of which more than a tenth of the rows was rejected deserves a look.",
     """
-    SELECT m.root, count(*) AS n, sum((m.reason IS NOT NULL)::INT) AS refused FROM corpus_manifest m
-    WHERE m.reason IS DISTINCT FROM 'duplicate' GROUP BY m.root HAVING sum((m.reason IS NOT NULL)::INT) > 0.1 * count(*)""",
+    WITH listed AS (
+        SELECT m.root, (m.reason IS NOT NULL AND (m.reason != 'no_caption' OR i.image_id IS NULL))::INT AS is_refused
+        FROM corpus_manifest m LEFT JOIN images i ON i.shard = m.shard AND i.position = m.position
+        WHERE m.reason IS NULL OR m.reason NOT IN ('duplicate', 'opted_out'))
+    SELECT root, count(*) AS n, sum(is_refused) AS refused FROM listed GROUP BY root HAVING sum(is_refused) > 0.1 * count(*)""",
     warn=True,
 )

@@ -16,12 +16,21 @@ def _same(table: str, *columns: str) -> Columns:
 
 _ENCODED = {"clip_image": "image_id", "dino_image": "image_id", "caption": "caption"}
 _MANIFEST = _same("corpus_manifest", "shard", "position", "root", "path", "image_id", "source")
+_CAPTION = [("corpus_manifest", "caption"), ("written_captions", "text")]
 
 LINEAGE: dict[str, Columns] = {
+    "written_captions": {
+        **_same("corpus_manifest", "shard", "position", "root", "path", "image_id"),
+        "text": [("corpus_manifest", "path"), ("corpus_manifest", "image_id")],
+        "source_caption": [("corpus_manifest", "caption")],
+    },
     "images": {
         **_MANIFEST,
-        **_same("corpus_manifest", "caption", "licence", "extra"),
-        "caption_words": [("corpus_manifest", "caption")],
+        **_same("corpus_manifest", "licence", "extra"),
+        "caption": _CAPTION,
+        "caption_words": _CAPTION,
+        "caption_origin": [("written_captions", "origin")],
+        **_same("written_captions", "source_caption"),
     },
     "rejects": {**_MANIFEST, **_same("corpus_manifest", "reason", "detail")},
     **{signal: _same("images", "image_id", "shard") | {"model": [("images", _ENCODED[signal])]} for signal in SIGNALS},
@@ -31,6 +40,12 @@ LINEAGE: dict[str, Columns] = {
         "query_id": [(s, "image_id") for s in SIGNALS],
         "target_id": [(s, "image_id") for s in SIGNALS],
         "score": [(s, "model") for s in SIGNALS],
+    },
+    "duplicates": {
+        **_same("images", "image_id", "shard"),
+        "group_id": [("candidates", "query_id"), ("candidates", "target_id")],
+        "score": [("candidates", "score")],
+        "signals": [("candidates", "signal")],
     },
     "neighbours": {
         **_same("candidates", "query_id", "signal", "target_id", "score", "above_band"),
@@ -51,6 +66,19 @@ LINEAGE: dict[str, Columns] = {
         "split": [("pairs", "query_id")],
         "description_model": [("descriptions", "model")],
         "instruction_model": [("instructions", "model")],
+    },
+    "tasks": {
+        **{
+            f"{role}_id": [("images", "image_id"), ("neighbours", f"{role}_id"), ("triplets", f"{role}_id")]
+            for role in ("query", "target")
+        },
+        **_same("triplets", "pair_id"),
+        "texts": [("images", "caption"), ("triplets", "texts")],
+        **{column: [("images", "caption")] for column in ("query_caption", "target_caption", "negative_captions")},
+        "hard_negatives": [("neighbours", "target_id"), ("triplets", "hard_negatives")],
+        "signals": [("neighbours", "signal"), ("triplets", "signals")],
+        "split": [("images", "image_id")],
+        "licence": [("images", "licence")],
     },
     "checkpoints": {"pairs": [("triplets", "pair_id")]},
     "evaluations": {

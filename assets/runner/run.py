@@ -16,7 +16,7 @@ from typing import Any
 
 from assets.runner.cause import causes_of
 from mmret.errors import UserError
-from mmret.freshness.fingerprints import current_facts
+from mmret.freshness.fingerprints import is_current
 from mmret.ingest.enough import check_enough
 from mmret.interrupts import heard
 from mmret.lake import Lake
@@ -166,8 +166,9 @@ class Runner:
     def stale(self, tables: Sequence[str], partition: str) -> list[str]:
         """``tables`` from the first that is not current on, since those after it are computed from it."""
         for i, table in enumerate(tables):
-            if current_facts(self.lake, self.profile, table, partition) is None:
-                return list(tables[i:])
+            if not is_current(self.lake, self.profile, table, partition):
+                later = (t for t in tables[i:] if STAGES[t].applies(self.lake, self.profile, partition))
+                return list(later)
         return []
 
     def _partitions(self, stage: str) -> list[str | None]:
@@ -187,7 +188,9 @@ class Runner:
         self.launch(["corpus_manifest"], None, {"corpus_manifest": {"forget_missing": forget_missing}})
         register(self.instance, self.lake.shards(), self.profile.recipes)
         groups = list(RUNS)
-        if until is not None:
+        if until == "corpus_manifest":
+            groups = []
+        elif until is not None:
             last = next(i for i, group in enumerate(groups) if until in group)
             groups = [*groups[:last], groups[last][: groups[last].index(until) + 1]]
         for group in groups:

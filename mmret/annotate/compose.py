@@ -50,7 +50,7 @@ def compose(request: Request, settings: AnnotateSettings) -> Question:
     if request.kind in ("instruct", "both"):
         slots["demonstrations"] = "\n\n".join(map(_shown, demonstrations_of(request, settings)))
     system, user = prompts.prompt(prompt_name(request.kind, settings)).fill(**slots)
-    images = () if request.kind == "instruct" else (request.query_id, request.target_id)
+    images = () if request.kind == "instruct" else tuple(dict.fromkeys((request.query_id, request.target_id)))
     return Question(system, user, images, _schema(request), int(uniform("seed", *draw) * 2**31))
 
 
@@ -101,6 +101,7 @@ def _schema(request: Request) -> dict[str, Any] | None:
     texts = {"type": "array", "items": text, "minItems": request.count, "maxItems": request.count + 3}
     fields = {
         "describe": None,
+        "caption": None,
         "instruct": {"instructions": texts},
         "both": {"description": text, "instructions": texts},
         "judge": {"fidelity": score, "discretion": score},

@@ -35,6 +35,7 @@ _PIXELS_PER_TOKEN = 28 * 28
 _TOKENS_PER_WORD = 1.35
 _WORDS_PER_INSTRUCTION = 12
 _WORDS_OF_JSON = 10
+_WORDS_OF_A_CAPTION = 18
 _REQUESTS_FOR_A_RATE = 50  # fewer are no measurement
 
 
@@ -95,7 +96,7 @@ def _sample(pairs: pa.Table, share: float) -> pa.Table:
 
 def requests_per_second(lake: Lake, kind: Kind, model: str) -> float | None:
     """Requests a second that ``model`` answered, from the partition with most requests sent; None if those were too few."""
-    table = "instructions" if kind == "instruct" else "descriptions"
+    table = {"instruct": "instructions", "caption": "written_captions"}.get(kind, "descriptions")
     notes = [facts.notes for shard in lake.partitions(table) if (facts := lake.facts(table, shard))]
     sent = [(n.get("requests_sent", 0), n.get("sent_per_second", 0.0)) for n in notes if n.get("model") == model]
     requests, rate = max(sent, default=(0, 0.0))
@@ -120,6 +121,13 @@ def estimate(
         _estimate(kind, pairs, captions, annotators[table_of(kind)], settings, store, descriptions)
         for kind in request_kinds(settings, annotators)
     ]
+
+
+def estimate_requests(
+    kind: Kind, pairs: pa.Table, annotator: Annotator, settings: AnnotateSettings, store: AnswerStore
+) -> Estimate:
+    """The estimate of one ``kind`` whose prompts contain no other texts. ``pairs``: columns pair_id, query_id, target_id."""
+    return _estimate(kind, pairs, {}, annotator, settings, store, {})
 
 
 def _estimate(
@@ -184,5 +192,11 @@ def _guess_tokens(kind: Kind, sample: Sequence[Request], settings: AnnotateSetti
     tokens_in = characters / _CHARACTERS_PER_TOKEN + pictures * engine.image_size**2 / _PIXELS_PER_TOKEN
     description = sum(settings.words) / 2
     instructions = _WORDS_PER_INSTRUCTION * settings.instructions_per_pair + _WORDS_OF_JSON
-    words = {"describe": description, "instruct": instructions, "judge": 12, "both": description + instructions}[kind]
+    words = {
+        "caption": _WORDS_OF_A_CAPTION,
+        "describe": description,
+        "instruct": instructions,
+        "judge": 12,
+        "both": description + instructions,
+    }[kind]
     return tokens_in, min(words * _TOKENS_PER_WORD, engine.max_tokens)

@@ -77,4 +77,4 @@ def prompt_name(kind: Kind, settings: AnnotateSettings) -> str:
 
 def engine_setting(kind: Kind, settings: AnnotateSettings) -> str:
     """The name of the settings that :func:`engine_of` returns, as a person writes it."""
-    return "annotate.language_model" if kind == "instruct" and settings.language_model else "annotate.vision"
+    return "annotate.language_model" if kind == "instruct" and settings.language_model else settings.vision_setting

@@ -42,7 +42,14 @@ RETRY_REASONS = frozenset(
 )
 """Reasons for which the same model is asked again with another seed."""
 
-Part = Literal["description", "instructions", "scores"]
+MAX_CAPTION_CHARACTERS = 600
+"""A longer text is no caption of one sentence."""
+_SHOWN = re.compile(
+    r"(?:this|the)\s+(?:image|picture|photo(?:graph)?)\s+(?:shows|depicts|features|displays|portrays|is\s+of|contains)\s+(?=\S)",
+    re.I,
+)
+
+Part = Literal["description", "instructions", "scores", "caption"]
 """What is read from an answer; one of kind ``both`` holds a description and instructions."""
 
 _SCORE = re.compile(r"\s*(\d)(?:\.0)?(?:\s*/\s*5)?\s*")
@@ -55,6 +62,7 @@ _ECHO_ENDS = {
     "describe": "Answer with that text alone.",
     "both": '{"description": "...", "instructions": ["...", "...", "..."]}',
     "judge": '{"fidelity": 5, "discretion": 5}',
+    "caption": "Answer with that sentence alone.",
 }
 """What the prompts end in, apart from that of the instructions, which ends in the description."""
 
@@ -101,6 +109,8 @@ def parse(request: Request, answer: Answer, part: Part, language: str | None = N
         return Parsed(reason="refusal")
     if part == "scores":
         return _scores(text)
+    if part == "caption":
+        return _caption(text, language)
     parsed = _description(text, request.kind) if part == "description" else _instructions(strings(text), request.count)
     if parsed.reason:
         return parsed
@@ -176,6 +186,19 @@ def _description(text: str, kind: str) -> Parsed:
     if found and _FORM.match(found):
         return Parsed(reason="copied_prompt")
     return Parsed((found,)) if any(map(str.isalnum, found)) else Parsed(reason="empty")
+
+
+def _caption(text: str, language: str) -> Parsed:
+    """One line, without the words that say that a picture shows something."""
+    parsed = _description(text, "caption")
+    if parsed.reason:
+        return parsed
+    line = " ".join(parsed.texts[0].split()).strip("\"“”'")
+    bare = _SHOWN.sub("", line)
+    caption = bare[:1].upper() + bare[1:] if bare != line else line
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        return Parsed(reason="too_long")
+    return Parsed(reason="wrong_language") if checks.in_wrong_language(caption, language) else Parsed((caption,))
 
 
 def _instructions(found: list[Any] | None, count: int) -> Parsed:

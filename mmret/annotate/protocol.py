@@ -13,14 +13,15 @@ from typing import Literal, NamedTuple, Protocol
 
 Experience = Literal["none", "elsewhere", "here"]
 """What a model has answered so far: nothing, requests of other partitions of the table, or rows of this one, which is a retry."""
-Kind = Literal["describe", "instruct", "both", "judge"]
-"""``both``: one call writes description and instructions; ``judge``: one call scores instructions."""
+Kind = Literal["describe", "instruct", "both", "judge", "caption"]
+"""``both``: one call writes description and instructions; ``judge``: one call scores instructions; ``caption``: of one picture,
+which stands as query and target."""
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
 """Function from image ids to the files of the pictures, by id; ids that are gone are left out."""
 
 
 class Request(NamedTuple):
-    """One question about one pair. Ids are content hashes, so they stand for the pictures in a key."""
+    """One question about one pair, or one picture. Ids are content hashes, so they stand for the pictures in a key."""
 
     kind: Kind
     pair_id: str

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mmret.annotate.answers import Stats
-from mmret.annotate.kinds import AnnotationTable
 from mmret.annotate.protocol import Request
 from mmret.progress import Counts, advance
 
@@ -24,7 +23,7 @@ class RowProgress:
     Rejects are those of finished batches and what the running one cannot use so far, which a further attempt may mend.
     """
 
-    def __init__(self, table: AnnotationTable, total: int, stats: Stats, judged: bool):
+    def __init__(self, table: str, total: int, stats: Stats, judged: bool):
         self._table, self._total, self._stats = table, total, stats
         self._share = 0.5 if judged else 1.0
         self._before = self._rows = 0

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -34,9 +34,11 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Step:
-    """One of the two annotation steps: the table that it fills and what it needs. ``store`` None: answers are not stored."""
+    """A step that asks: the table that it fills, of annotation or of captions, and what it needs.
 
-    table: AnnotationTable
+    ``store`` None: answers are not stored."""
+
+    table: AnnotationTable | Literal["written_captions"]
     annotator: Annotator
     settings: AnnotateSettings
     store: AnswerStore | None
@@ -141,7 +143,7 @@ def _batches(
 
 def _outcomes(step: Step, batch: Sequence[PairRequest], progress: RowProgress) -> list[Outcome]:
     asked = [pair.request for pair in batch if pair.request is not None]
-    answers = iter(_parsed_answers(step, asked, step.part, progress))
+    answers = iter(parsed_answers(step, asked, step.part, progress))
     outcomes = []
     for pair in batch:
         if pair.request is None:
@@ -153,7 +155,7 @@ def _outcomes(step: Step, batch: Sequence[PairRequest], progress: RowProgress) -
     return outcomes
 
 
-def _parsed_answers(step: Step, requests: list[Request], part: Part, progress: RowProgress) -> list[ParsedAnswer]:
+def parsed_answers(step: Step, requests: list[Request], part: Part, progress: RowProgress) -> list[ParsedAnswer]:
     """The parsed answer to each request; a model whose answer cannot be used is asked again, with another seed."""
     if not requests:
         return []
@@ -202,7 +204,7 @@ def _judge(step: Step, batch: Sequence[PairRequest], outcomes: Sequence[Outcome]
     """``outcomes``, those with texts judged by a further request."""
     requests = {pair.pair_id: pair.request for pair in batch if pair.request is not None}
     questions = {o.pair_id: judge_request(requests[o.pair_id], o.texts) for o in outcomes if o.status == "ok"}
-    answers = dict(zip(questions, _parsed_answers(step, list(questions.values()), "scores", progress), strict=True))
+    answers = dict(zip(questions, parsed_answers(step, list(questions.values()), "scores", progress), strict=True))
     return [
         _apply_verdict(step, outcome, answers[outcome.pair_id]) if outcome.pair_id in answers else outcome for outcome in outcomes
     ]

@@ -1,6 +1,6 @@
-"""The stage ``triplets`` on a lake: one shard's pairs, descriptions and instructions become its training rows.
+"""The stages ``triplets`` and ``tasks`` on a lake: what was mined and written of one shard becomes its training rows.
 
-Costs a few seconds for a shard of 100,000 pairs, most of it reading paths and licences from ``images``.
+Each costs a few seconds for a shard of 100,000 pairs, most of it reading columns of ``images``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.assemble.tasks import task_rows
 from mmret.assemble.triplets import assemble
 from mmret.ingest.pictures.pair_images import read_images_of
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import linked_shards
 from mmret.settings import EvaluateSettings
+
+TRIPLET_COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals"]
 
 
 def assemble_shard(
@@ -33,3 +36,23 @@ def assemble_shard(
     if measure is not None and rows.num_rows:
         notes["quality"] = measure(rows)
     return lake.write("triplets", shard, rows, inputs, **notes)
+
+
+def make_tasks(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str) -> Facts:
+    """Write ``tasks`` of a shard: rows of every kind of query but the composed one. Pictures of benchmarks are in none.
+
+    >>> make_tasks(lake, "shard-00000", profile.evaluate, fingerprint).notes["tasks"]["text_to_image"]
+    """
+    columns = ["query_id", "signal", "target_id", "score", "above_band"]
+    neighbours, triplets = lake.read("neighbours", shard, columns), lake.read("triplets", shard, TRIPLET_COLUMNS)
+    leaked = lake.read("leaks", columns=["image_id"])["image_id"]
+    for side in ("query_id", "target_id"):
+        neighbours = neighbours.filter(pc.invert(pc.is_in(neighbours[side], leaked)))
+        triplets = triplets.filter(pc.invert(pc.is_in(triplets[side], leaked)))
+    own = lake.read("images", shard, ["image_id"])["image_id"].combine_chunks()
+    own = own.filter(pc.invert(pc.is_in(own, leaked)))
+    named = pa.concat_tables([neighbours.select(["query_id", "target_id"]), pa.table({"query_id": own, "target_id": own})])
+    images = read_images_of(lake, named, ("caption", "licence"), linked_shards(lake, "neighbours", shard))
+    rows, counts = task_rows(neighbours, triplets, images, own, settings)
+    train = pc.sum(pc.equal(rows["split"], "train")).as_py() or 0
+    return lake.write("tasks", shard, rows, inputs, tasks=counts, train=train, test=rows.num_rows - train)

@@ -47,19 +47,23 @@ def assemble(
         )
     )
     left_out = dict(rows.drop_nulls("left_out").group_by("left_out").len().sort("left_out").iter_rows())
-    query, target = pl.col("query_licence"), pl.col("target_licence")
     triplets = (
         rows.filter(pl.col("left_out").is_null())
         .sort("query_id", "pair_id")
         .with_columns(
             hard_negatives=pl.concat_list("query_id", "hard_negatives"),
             split=pl.col("query_id").map_elements(lambda i: split_of(i, settings), return_dtype=pl.String),
-            licence=pl.when(query.eq_missing(target))
-            .then(query)
-            .otherwise(pl.concat_str(query.fill_null("unknown"), target.fill_null("unknown"), separator=" | ")),
+            licence=licence_of_both(),
         )
     )
     return triplets.select(TRIPLETS.names).to_arrow().cast(TRIPLETS), left_out
+
+
+def licence_of_both() -> pl.Expr:
+    """The licence of rows with ``query_licence`` and ``target_licence``: both, joined with " | " where they differ."""
+    query, target = pl.col("query_licence"), pl.col("target_licence")
+    both = pl.concat_str(query.fill_null("unknown"), target.fill_null("unknown"), separator=" | ")
+    return pl.when(query.eq_missing(target)).then(query).otherwise(both)
 
 
 def _image_columns(role: str, image: pl.DataFrame) -> pl.DataFrame:

@@ -1,33 +1,85 @@
 """The stage ``evaluations``: how well a recipe's checkpoint retrieves from the whole corpus, compared with the untrained model.
 
-There are two sets of queries, and neither needs a download. ``held-out triplets``: instructions of query images that no recipe
-trains on, each with its one target. ``held-out edits``: on a ``shapes`` corpus, edits whose every right answer is known
-(:mod:`mmret.benchmarks.edits`). Cost: the image tower once over the corpus per checkpoint, whose vectors are stored in the lake;
-then well under a second per 1,000 queries.
+There are two sets of composed queries, and neither needs a download. ``held-out triplets``: instructions of query images that no
+recipe trains on, each with its one target. ``held-out edits``: on a ``shapes`` corpus, edits whose every right answer is known
+(:mod:`mmret.benchmarks.edits`). Beside them every other direction that the corpus has an answer to, under its own name, from text
+to image on (:mod:`mmret.benchmarks.directions`). Cost: the image tower once over the corpus per checkpoint, whose vectors are
+stored in the lake; then well under a second per 1,000 queries, and the text tower over the captions that are searched in.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.benchmarks.composed import evaluate_composed
+from mmret.benchmarks.directions import Corpus, Direction, candidates, directions, evaluate_direction
 from mmret.benchmarks.edits import edits
 from mmret.benchmarks.triplets import Query
 from mmret.hashing import fingerprint, uniform
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake
+from mmret.retriever.models.kinds import query_options, task_options
 from mmret.schemas import EVALUATIONS
 from mmret.search.corpus_vectors import drop_other_galleries, gallery
+from mmret.search.encoder import Encoder
 from mmret.search.models import UNTRAINED, model_folder, trained_recipes
 from mmret.settings import EvaluateSettings, Profile
 
 KS = (1, 5, 10, 50)
+
+
+class Model:
+    """A checkpoint that is measured: loaded, and the corpus embedded by it, when that is first asked for."""
+
+    def __init__(self, lake: Lake, folder: Path | str):
+        self.lake, self.folder = lake, folder
+        self._texts: dict[tuple[str, ...], np.ndarray] = {}
+
+    @cached_property
+    def retriever(self) -> Encoder:
+        """The loaded checkpoint."""
+        from mmret.retriever.models.load import Retriever  # imports torch and transformers, which takes seconds
+
+        return Retriever.load(self.folder)
+
+    @cached_property
+    def gallery(self) -> tuple[list[str], np.ndarray]:
+        """Ids and unit vectors (n, d) of every picture of the lake."""
+        return gallery(self.lake, self.folder)
+
+    def evaluate(self, queries: Sequence[Query]) -> dict[str, float]:
+        """Figures of composed queries: :func:`evaluate_queries`."""
+        ids, vectors = self.gallery
+        asked = [(q.reference, q.text, q.targets) for q in queries]
+        return evaluate_composed(self.retriever, ids, vectors, asked, self._pictures, KS, **query_options(self.folder)) | {
+            "gallery": len(ids)
+        }
+
+    def evaluate_direction(self, direction: Direction) -> dict[str, float]:
+        """Figures of the queries of one direction."""
+        ids, vectors = self.gallery
+        query = task_options(self.folder, direction.task)
+        if direction.searches_all:
+            gallery = vectors
+        elif direction.gallery_images:
+            gallery = candidates(direction, self.retriever, self._pictures)
+        else:
+            key = tuple(direction.gallery_texts)  # two directions search the same captions
+            gallery = self._texts[key] if key in self._texts else candidates(direction, self.retriever, self._pictures)
+            self._texts[key] = gallery
+        pictures = dict(zip(ids, vectors, strict=True)) if direction.images else {}
+        return evaluate_direction(direction, self.retriever, pictures, gallery, self._pictures, query, KS)
+
+    def _pictures(self, ids: Sequence[str]) -> dict[str, bytes]:
+        return images_by_id(self.lake, ids)
 
 
 def evaluate_queries(lake: Lake, profile: Profile, recipe: str, queries: Sequence[Query]) -> dict[str, float]:
@@ -35,20 +87,7 @@ def evaluate_queries(lake: Lake, profile: Profile, recipe: str, queries: Sequenc
 
     The metrics are those of :func:`evaluate_composed`.
     """
-    from mmret.retriever.models.load import Retriever, query_options
-
-    folder = model_folder(lake, profile, recipe)
-    ids, vectors = gallery(lake, folder)
-    found = evaluate_composed(
-        Retriever.load(folder),
-        ids,
-        vectors,
-        [(q.reference, q.text, q.targets) for q in queries],
-        lambda wanted: images_by_id(lake, wanted),
-        KS,
-        **query_options(folder),
-    )
-    return found | {"gallery": len(ids)}
+    return Model(lake, model_folder(lake, profile, recipe)).evaluate(queries)
 
 
 def held_out_triplets(lake: Lake, settings: EvaluateSettings) -> list[Query]:
@@ -75,32 +114,42 @@ def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Fac
     """Write partition ``name`` of ``evaluations``: every set of queries, by the recipe's checkpoint and by the untrained model.
 
     Figures of the same checkpoint, queries and pictures are copied where another recipe's partition has them, so the untrained
-    model is measured once and not with every recipe.
+    model is measured once and not with every recipe. The note ``left_out`` says of each direction that is not measured why.
 
     >>> evaluate_recipe(lake, profile, "demo", fingerprint_now(lake, profile, "evaluations", "demo"))
     """
-    rows: list[dict[str, Any]] = []
     trained = [name] if lake.facts("checkpoints", name).rows else []
+    models = {model: Model(lake, model_folder(lake, profile, model)) for model in (UNTRAINED, *trained)}
+    rows: list[dict[str, Any]] = []
     for benchmark, queries_of in QUERY_SETS.items():
         queries = queries_of(lake, profile.evaluate)
-        if not queries:
-            continue
-        for model in (UNTRAINED, *trained):
-            key = _evaluation_key(lake, model_folder(lake, profile, model), queries)
+        for model, loaded in models.items() if queries else ():
+            key = _evaluation_key(lake, loaded.folder, queries)
+            rows += _recorded(lake, model, benchmark, key) or _rows(model, benchmark, len(queries), key, loaded.evaluate(queries))
+    asked, left_out = _directions(lake, profile)
+    for direction in asked:
+        benchmark, queries = direction.task.name, len(direction.right)
+        for model, loaded in models.items():
+            key = _evaluation_key(lake, loaded.folder, direction)
             rows += _recorded(lake, model, benchmark, key) or _rows(
-                model, benchmark, len(queries), key, evaluate_queries(lake, profile, model, queries)
+                model, benchmark, queries, key, loaded.evaluate_direction(direction)
             )
     drop_other_galleries(lake, [model_folder(lake, profile, r) for r in (UNTRAINED, *trained_recipes(lake, profile))])
-    return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs)
+    return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs, left_out=left_out)
 
 
-def _evaluation_key(lake: Lake, folder: Path | str, queries: Sequence[Query]) -> str:
+def _directions(lake: Lake, profile: Profile) -> tuple[list[Direction], dict[str, str]]:
+    images = lake.read("images", columns=["image_id", "caption", "root", "extra"])
+    return directions(Corpus.of(images), held_out_triplets(lake, profile.evaluate), profile.evaluate)
+
+
+def _evaluation_key(lake: Lake, folder: Path | str, asked: Sequence[Query] | Direction) -> str:
     """A fingerprint of all that the figures of the checkpoint in ``folder`` depend on."""
-    from mmret.retriever.models.load import embedding_digest
+    from mmret.retriever.models.kinds import embedding_digest
 
-    asked = [(q.reference, q.text, sorted(q.targets)) for q in queries]
+    queries = asked.key() if isinstance(asked, Direction) else [(q.reference, q.text, sorted(q.targets)) for q in asked]
     images = [lake.facts("images", shard).of_columns(["image_id"]).digest for shard in lake.partitions("images")]
-    return fingerprint("evaluation", embedding_digest(folder), asked, images)
+    return fingerprint("evaluation", embedding_digest(folder), queries, images)
 
 
 def _recorded(lake: Lake, recipe: str, benchmark: str, key: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -66,10 +65,6 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Embed every row. Begun again after a crash, it goes on with the part it was at."""
-    from mmret.retriever.embed_workers import SAME_BITS
-
-    for name, value in SAME_BITS.items():  # before torch is loaded
-        os.environ.setdefault(name, value)
     from mmret.cli.terminal import print_json, stderr_reporter
     from mmret.progress import reporting
     from mmret.retriever.embed import EmbedOptions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from mmret.cli.terminal import print_json
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.settings import Profile, parse_override
+
+if TYPE_CHECKING:
+    from mmret.annotate.estimate import Estimate
 
 
 def estimate(
@@ -37,35 +40,22 @@ def output_estimate(found: dict[str, Any], as_json: bool) -> None:
 
 
 def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any]:
-    """What annotating the lake would still take, as plain JSON values: per kind of request, and in all.
+    """What captions and annotation of the lake would still take, as plain JSON values: per kind of request, and in all.
 
     ``rate``: requests/s to assume; None: what earlier runs measured. ``seconds`` is None where no rate is known, ``cost`` is in the
     currency of the prices in the settings. Raises UserError where no pairs are mined yet.
     """
     from mmret.annotate.backends.load import load_annotators
-    from mmret.annotate.estimate import estimate_lake, requests_per_second
+    from mmret.annotate.estimate import estimate_lake
     from mmret.annotate.kinds import table_of
 
-    annotators = load_annotators(profile.annotate)
-    kinds = []
-    for each in estimate_lake(lake, profile.annotate):
-        model = annotators[table_of(each.kind)].model_for(each.kind)
-        speed = rate or requests_per_second(lake, each.kind, model)
-        kinds.append(
-            {
-                "kind": each.kind,
-                "model": model,
-                "requests": each.requests,
-                "answered": each.stored,
-                "to_send": each.requests - each.stored,
-                "tokens_in": each.tokens_in,
-                "tokens_out": each.tokens_out,
-                "cost": round(each.cost, 4),
-                "tokens_measured": each.measured,
-                "requests_per_second": speed,
-                "seconds": 0.0 if each.requests == each.stored else round(each.seconds(speed), 1) if speed else None,
-            }
-        )
+    captions = caption_cost(lake, profile, rate)
+    kinds = [captions] if captions else []
+    waits = bool(captions and captions["to_send"] and not lake.partitions("pairs"))
+    if not waits:  # else the pairs, and with them all else, depend on captions that are still to be written
+        annotators = load_annotators(profile.annotate)
+        estimates = estimate_lake(lake, profile.annotate)
+        kinds += [_kind(lake, each, annotators[table_of(each.kind)].model_for(each.kind), rate) for each in estimates]
     seconds = [k["seconds"] for k in kinds]
     rejects = _rejects(lake)
     return {
@@ -75,6 +65,37 @@ def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> di
         "seconds": None if None in seconds else round(sum(seconds), 1),
         "pairs_annotated": rejects[0],
         "rejects": rejects[1],
+        **({"waits_for_captions": True} if waits else {}),
+    }
+
+
+def caption_cost(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any] | None:
+    """What the captions that a model is to write would still take; None where none are wanted of it."""
+    from mmret.captions.captioner import captioning_of, load_captioner
+    from mmret.captions.estimate import estimate_captions
+
+    found = estimate_captions(lake, profile)
+    if found is None or not found.requests:
+        return None
+    return _kind(lake, found, load_captioner(captioning_of(profile)).model_for("caption"), rate)
+
+
+def _kind(lake: Lake, each: Estimate, model: str, rate: float | None) -> dict[str, Any]:
+    from mmret.annotate.estimate import requests_per_second
+
+    speed = rate or requests_per_second(lake, each.kind, model)
+    return {
+        "kind": each.kind,
+        "model": model,
+        "requests": each.requests,
+        "answered": each.stored,
+        "to_send": each.requests - each.stored,
+        "tokens_in": each.tokens_in,
+        "tokens_out": each.tokens_out,
+        "cost": round(each.cost, 4),
+        "tokens_measured": each.measured,
+        "requests_per_second": speed,
+        "seconds": 0.0 if each.requests == each.stored else round(each.seconds(speed), 1) if speed else None,
     }
 
 
@@ -121,6 +142,10 @@ def print_estimate(found: dict[str, Any]) -> None:
     console().print(Text(f"{found['to_send']:,} requests, cost {found['cost']:,.2f} at the prices of the settings, time {time}"))
     if any(k["to_send"] and not k["tokens_measured"] for k in found["kinds"]):
         console().print("Tokens are guessed from prompts and picture sizes: expect half or twice as many until answers are stored.")
+    if found.get("waits_for_captions"):
+        console().print(
+            "These are the captions. What the pairs cost is known once captions are written: `mmret run` goes on from there."
+        )
     if found["rejects"]:
         reasons = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in found["rejects"].items())
         console().print(Text(f"of {found['pairs_annotated']:,} pairs annotated so far, without texts: {reasons}"))

@@ -10,6 +10,7 @@ import typer
 
 from mmret.cli.terminal import print_json
 from mmret.lake import Lake
+from mmret.tasks import TASKS
 
 
 def evaluate(
@@ -23,7 +24,9 @@ def evaluate(
     recipe: Annotated[str | None, typer.Option(help="checkpoint to measure, or 'untrained'; default: the first")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
-    """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model."""
+    """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model; and every other kind of query, as it was
+    measured when the checkpoint was."""
+    from mmret.benchmarks.figures import left_out, recorded
     from mmret.benchmarks.stage import evaluate_queries
     from mmret.benchmarks.triplets import read_triplets
     from mmret.lake.configuration import resolve
@@ -38,11 +41,15 @@ def evaluate(
     results = {r: evaluate_queries(store, profile, r, queries) for r in dict.fromkeys((name, UNTRAINED))}
     gallery = results[name].pop("gallery")
     results.get(UNTRAINED, {}).pop("gallery", None)
+    measured = recorded(store, [name])
     if as_json:
         asked = {"queries": len(queries), "skipped": skipped, "gallery": gallery}
-        print_json({"recipe": name, **asked, **results[name], UNTRAINED: results[UNTRAINED]})
+        every = {benchmark: of for benchmark, of in measured.items() if benchmark in TASKS}
+        print_json({"recipe": name, **asked, **results[name], UNTRAINED: results[UNTRAINED], "directions": every})
         return
     from mmret.cli.run_summary import print_before_after
+    from mmret.cli.run_summary_directions import print_directions
     from mmret.cli.terminal import console
 
     print_before_after({triplets.name: {"queries": len(queries), "gallery": gallery, **results}}, console())
+    print_directions(measured, left_out(store, [name]), console())

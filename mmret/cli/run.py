@@ -11,7 +11,7 @@ import typer
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.configuration import note_refused, resolve
-from mmret.settings import parse_override
+from mmret.settings import Profile, parse_override
 
 
 def run(
@@ -42,6 +42,7 @@ def run(
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
     _try_sources(store, choices["sources"])
+    _try_opt_outs(settings)
 
     from mmret.cli.run_progress import RunProgress
 
@@ -58,6 +59,10 @@ def run(
 
     with exclusive(store, choices) as lease:
         try:
+            if dry_run and settings.captions.asks_model:
+                materialize(lease, settings, progress, until="corpus_manifest", forget_missing=forget_missing)
+                if _output_caption_cost(store, settings, as_json):
+                    return
             outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
         except UserError as error:
             if note_refused(store, images or settings.corpus.sources):
@@ -77,6 +82,25 @@ def run(
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         print_json(summary)
+
+
+def _try_opt_outs(settings: Profile) -> None:
+    """Raise UserError for an opt-out list that cannot be read, before the lake remembers it or anything is computed."""
+    if settings.corpus.opt_out:
+        from mmret.ingest.opt_out.lists import read_opt_outs
+
+        read_opt_outs(settings.corpus.opt_out)
+
+
+def _output_caption_cost(lake: Lake, profile: Profile, as_json: bool) -> bool:
+    """Print what captions by a model would cost, if any are to be asked for: mining would send the requests. Whether it did."""
+    from mmret.cli.estimate import caption_cost, estimate_cost, output_estimate
+
+    captions = caption_cost(lake, profile)
+    if captions is None or not captions["to_send"]:
+        return False
+    output_estimate(estimate_cost(lake, profile), as_json)
+    return True
 
 
 def _try_sources(store: Lake, sources: list[str]) -> None:

@@ -6,17 +6,19 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmret.benchmarks.figures import left_out, recorded
 from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
+from mmret.cli.run_summary_captions import print_captions, summarise_captions
 from mmret.cli.run_summary_changes import WORDS, print_changes
+from mmret.cli.run_summary_directions import composed_only, print_directions
 from mmret.cli.run_summary_expectations import print_expectations
 from mmret.cli.terminal import printable
-from mmret.lake import Lake
+from mmret.lake import Facts, Lake
 from mmret.progress_reports import format_seconds
 from mmret.schemas import TABLES
 from mmret.settings import Profile
@@ -33,11 +35,6 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
     rejects = lake.read("rejects", columns=["reason"])["reason"].value_counts().to_pylist()
     pair_reasons = _sum_counts(f.notes.get("reasons", {}) for f in facts["pairs"])
     texts = [*facts["descriptions"], *facts["instructions"]]
-    evaluations = (
-        pl.from_arrow(lake.read("evaluations"))
-        .filter(pl.col("recipe").is_in([*profile.train, "untrained"]))
-        .unique(["recipe", "benchmark", "metric"], keep="last", maintain_order=True)
-    )
     return {
         "lake": str(lake.root),
         "profile": profile.name,
@@ -49,7 +46,9 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "seconds": {t: round(s, 2) for t, s in outcome.seconds.items()},
         "rejects": {r["values"]: r["counts"] for r in rejects},
         "remarks": lake.read("remarks").to_pylist(),
+        "written_captions": summarise_captions(facts["written_captions"]),
         "retrieved_targets": pair_reasons.get("retrieved", 0),
+        "duplicates": _duplicates(facts["duplicates"]),
         "queries_with_pairs": sum(f.notes.get("queries", 0) for f in facts["pairs"]),
         "pair_reasons": {reason: n for reason, n in pair_reasons.items() if reason != "retrieved"},
         "annotation": summarise_annotation(facts, lake, outcome),
@@ -57,10 +56,18 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "annotation_reasons": _sum_counts(f.notes.get("reasons", {}) for f in texts),
         "towers_trained_on": max(lake.read("towers", columns=["images"])["images"].to_pylist(), default=0),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
-        "evaluations": nest_evaluations(evaluations.to_dicts()),
+        "evaluations": recorded(lake, profile.train),
+        "directions_left_out": left_out(lake, profile.train),
         "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
         "checks_warned": sorted(outcome.warnings),
         "total_seconds": round(outcome.total, 2),
+    }
+
+
+def _duplicates(facts: list[Facts]) -> dict[str, int]:
+    """Of the groups of near-duplicates: how many, with how many pictures, and how many the largest has."""
+    return {"pictures": sum(f.rows for f in facts)} | {
+        n: max((f.notes[n] for f in facts), default=0) for n in ("groups", "largest")
     }
 
 
@@ -70,15 +77,6 @@ def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
         for reason, n in each.items():
             total[reason] = total.get(reason, 0) + n
     return {reason: n for reason, n in sorted(total.items()) if n}
-
-
-def nest_evaluations(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows of ``evaluations`` as ``{benchmark: {"queries", "gallery", recipe: {metric: percent}}}``."""
-    out: dict[str, Any] = {}
-    for row in rows:
-        benchmark = out.setdefault(row["benchmark"], {"queries": row["queries"], "gallery": row["gallery"]})
-        benchmark.setdefault(row["recipe"], {})[row["metric"]] = round(row["value"], 3)
-    return out
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -99,6 +97,10 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         counts = {r: n for r, n in summary[key].items() if r not in ("chosen", "queries_without_candidates")}
         if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
+    print_captions(summary, console)
+    if near := summary["duplicates"]["pictures"]:
+        groups, largest = summary["duplicates"]["groups"], summary["duplicates"]["largest"]
+        console.print(Text(f"near-duplicates: {near:,} images in {groups:,} groups, the largest of {largest:,} (table duplicates)"))
     print_changes(summary, console)
     _print_remarks([remark for remark in summary["remarks"] if remark["remark"] not in WORDS], console)
     print_annotation(summary, console)
@@ -107,7 +109,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for name in summary["checks_warned"]:
         console.print(Text(f"check warns: {name} (`mmret quality` has the figures of the texts)"))
     _explain_pairs(summary, console)
-    print_before_after(summary["evaluations"], console)
+    print_before_after(composed_only(summary["evaluations"]), console)
+    print_directions(summary["evaluations"], summary["directions_left_out"], console)
     for recipe in _found_by_text_alone(summary["evaluations"]):
         console.print(
             Text(

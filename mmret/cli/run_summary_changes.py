@@ -11,6 +11,7 @@ from rich.text import Text
 from mmret.cli.terminal import printable
 
 WORDS = {
+    "caption_added": ("captions added", "they stand for what was found or written"),
     "caption_edited": ("captions edited", "what depends on them is computed again"),
     "licence_edited": ("licences edited", ""),
     "columns_edited": ("rows with another source or other columns", ""),

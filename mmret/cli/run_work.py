@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mmret.annotate.kinds import TABLES, AnnotationTable, backend_of, engine_asked
+from mmret.annotate.kinds import TABLES, backend_of, engine_asked
 from mmret.freshness.survey import survey
 from mmret.lake import Lake
-from mmret.settings import Profile, Recipe
+from mmret.settings import Profile, Recipe, captioning
 from mmret.stages import STAGES, Unit
 
 CHECKS = "checks"
@@ -125,11 +125,11 @@ def _pace_of(profile: Profile, stage: str, partition: str, again: bool) -> tuple
     if stage in profile.encoders:
         model = profile.encoders[stage].model
         name, known = f"{stage} {model}", model.startswith("towers/")
-    elif (table := _texts(stage)) and (engine := engine_asked(table, profile.annotate)):
+    elif asked := _model_asked(profile, stage):
         if stage == "instructions" and profile.annotate.one_step:
             name = f"{stage} read"  # from the answers of the descriptions
         else:  # a question about descriptions takes as long as one about instructions, until seen
-            name, known = f"{ASKED}{backend_of(table, profile.annotate)} {engine.model}", again
+            name, known = f"{ASKED}{asked.backend} {asked.model}", again
     elif stage == "checkpoints":
         name, known = f"{stage} {partition}", _from_towers(profile, partition)
     elif stage == "evaluations":
@@ -137,19 +137,28 @@ def _pace_of(profile: Profile, stage: str, partition: str, again: bool) -> tuple
     return f"{name} again" if again else name, known
 
 
-def _texts(stage: str) -> AnnotationTable | None:
-    """The table of texts that ``stage`` writes, if it is one of those."""
-    return next((table for table in TABLES if table == stage), None)
+class _Asked(NamedTuple):
+    backend: str
+    model: str
+
+
+def _model_asked(profile: Profile, stage: str) -> _Asked | None:
+    """The model whose answers ``stage`` waits for; None where it asks none."""
+    if stage == "written_captions" and profile.captions.asks_model:
+        asked = captioning(profile.captions, profile.annotate)
+        return _Asked(asked.backend, asked.vision.model) if asked.vision else None
+    table = next((table for table in TABLES if table == stage), None)
+    engine = engine_asked(table, profile.annotate) if table else None
+    return _Asked(backend_of(table, profile.annotate), engine.model) if table and engine else None
 
 
 def _by_this_model(lake: Lake, profile: Profile, stage: str, partition: str) -> bool:
     """Whether the answers behind a partition of texts are those of the model that is asked now, so that most are known."""
-    table = _texts(stage)
-    engine = engine_asked(table, profile.annotate) if table else None
-    if engine is None:
+    asked = _model_asked(profile, stage)
+    if asked is None:
         return True
     facts = lake.facts(stage, partition)
-    return bool(facts and engine.model in (facts.notes.get("model") or ""))
+    return bool(facts and asked.model in (facts.notes.get("model") or ""))
 
 
 def _from_towers(profile: Profile, recipe: str) -> bool:

@@ -28,12 +28,14 @@ from mmret.settings import EncoderSettings, IngestSettings
 UNLIMITED = IngestSettings(max_pixels=2**62, max_bytes=2**62)
 """No limits on size, for pictures that are stored already: they passed the limits of their lake at ingest."""
 SHARE, GPU_BATCHES, CPU_BATCHES = 1 / 3, (16, 1024), (1, 16)
+_READ_TEXTS = "use clip, open_clip, siglip, sentence_transformers or tfidf for captions"
 
 
 class TorchEncoder(ABC):
     """Base of the encoders. A subclass loads its network, passes it to ``__init__`` and implements the ``_features`` methods.
 
-    ``width``: components of a vector; ``activation_bytes``: memory that one row needs in a forward pass.
+    ``preprocessing``: None where it reads texts only; ``width``: components of a vector; ``activation_bytes``: memory that one row
+    needs in a forward pass; ``marks``: what else decides a vector, for the model string.
     """
 
     has_text: ClassVar[bool] = False
@@ -41,16 +43,18 @@ class TorchEncoder(ABC):
     def __init__(
         self,
         network: nn.Module,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         location: Location,
         settings: EncoderSettings,
         width: int,
         activation_bytes: int,
+        marks: Sequence[str] = (),
     ):
         self.device = device_of(settings.device, "encoders.*.device")
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.preprocessing = preprocessing
-        self.model = f"{location.label}+{preprocessing.name}" + (f"+v{encode.VERSION}" if encode.VERSION != "1" else "")
+        marks = [*([preprocessing.name] if preprocessing else []), *marks]
+        self.model = "+".join([location.label, *marks, *([f"v{encode.VERSION}"] if encode.VERSION != "1" else [])])
         self.width = width
         self.batch_size = settings.batch_size or batch_size(self.device, activation_bytes)
 
@@ -58,7 +62,7 @@ class TorchEncoder(ABC):
     def check(cls, settings: EncoderSettings, signal: str) -> None:
         """Raise UserError where ``signal`` is about texts and this kind of model has no text tower."""
         if signal == "caption" and not cls.has_text:
-            raise UserError(f"encoders.caption.kind is '{settings.kind}', which has no text tower: use clip, open_clip or tfidf")
+            raise UserError(f"encoders.caption.kind is '{settings.kind}', which has no text tower: {_READ_TEXTS}")
 
     @property
     def on_cpu(self) -> bool:
@@ -86,14 +90,14 @@ class TorchEncoder(ABC):
         return self._encode(list(texts), self._text_features)
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
-        raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")
+        raise UserError(f"{self.model} has no text tower: {_READ_TEXTS}")
 
     @abstractmethod
     def _image_features(self, pixels: Tensor) -> Tensor:
         """Un-normalised features (n, width) of normalised pixels (n, 3, height, width)."""
 
     def _text_features(self, texts: list[str]) -> Tensor:
-        raise UserError(f"{self.model} has no text tower: use a clip or open_clip encoder for captions")
+        raise UserError(f"{self.model} has no text tower: {_READ_TEXTS}")
 
     @torch.inference_mode()
     def _encode(self, inputs: Any, features: Callable[[Any], Tensor]) -> np.ndarray:

@@ -10,13 +10,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from mmret.encode.base import TorchEncoder, transformer_bytes
-from mmret.encode.location import Location, from_hub, load_error
+from mmret.encode.location import PROCESSOR, TOKENIZER, Location, load_error, transformers_folder
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
 from mmret.settings import EncoderSettings
 
 FILES = ("*.json", "*.txt")
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
 class ClipEncoder(TorchEncoder):
@@ -48,9 +47,8 @@ class ClipEncoder(TorchEncoder):
 
     @classmethod
     def load(cls, settings: EncoderSettings, signal: str, location: Location) -> ClipEncoder:
-        """Raises UserError where the folder is not a CLIP model's."""
-        if location.path is None:
-            location = from_hub(location, FILES, WEIGHTS)
+        """Raises UserError where the folder is not a CLIP model's or lacks a file."""
+        location = transformers_folder(location, FILES, PROCESSOR, TOKENIZER)
         try:
             with silence():
                 return cls(

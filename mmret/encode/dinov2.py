@@ -9,13 +9,12 @@ from torch import Tensor
 from transformers import AutoImageProcessor, Dinov2Model
 
 from mmret.encode.base import TorchEncoder, transformer_bytes
-from mmret.encode.location import Location, from_hub, load_error
+from mmret.encode.location import PROCESSOR, Location, load_error, transformers_folder
 from mmret.encode.pixels import from_image_processor
 from mmret.encode.quiet import silence
 from mmret.settings import EncoderSettings
 
 FILES = ("*.json",)
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class Dinov2Encoder(TorchEncoder):
@@ -30,10 +29,9 @@ class Dinov2Encoder(TorchEncoder):
 
     @classmethod
     def load(cls, settings: EncoderSettings, signal: str, location: Location) -> Dinov2Encoder:
-        """Raises UserError where the folder is not a DINOv2 model's, and for signal ``caption``."""
+        """Raises UserError where the folder is not a DINOv2 model's or lacks a file, and for signal ``caption``."""
         cls.check(settings, signal)
-        if location.path is None:
-            location = from_hub(location, FILES, WEIGHTS)
+        location = transformers_folder(location, FILES, PROCESSOR)
         try:
             with silence():
                 return cls(

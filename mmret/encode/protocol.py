@@ -32,13 +32,17 @@ class Encoder(Protocol):
     on_cpu: bool
 
     def preprocess(self, data: bytes) -> Tensor:
-        """An encoded picture to the (3, h, w) uint8 tensor the model looks at; safe to call from many threads.
+        """An encoded picture to the (3, h, w) tensor in [0, 255] the model looks at, uint8 or, where the model's library resizes in
+        float, float32; safe to call from many threads.
 
-        Raises :class:`mmret.ingest.pictures.decode.Unreadable`.
+        Raises :class:`mmret.ingest.pictures.decode.Unreadable`, and UserError where the model reads texts only.
         """
 
     def encode_images(self, images: Sequence[Image.Image] | Tensor) -> np.ndarray:
-        """RGB pictures, or what ``preprocess`` made of them stacked, to (n, width) float32 unit vectors."""
+        """RGB pictures, or what ``preprocess`` made of them stacked, to (n, width) float32 unit vectors.
+
+        Raises UserError where the model reads texts only.
+        """
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(n, width) float32 unit vectors; a text beyond the tower's limit is cut there.
@@ -53,7 +57,11 @@ class Encoder(Protocol):
 KINDS = {
     "clip": "mmret.encode.clip:ClipEncoder",
     "open_clip": "mmret.encode.open_clip:OpenClipEncoder",
+    "siglip": "mmret.encode.siglip:SiglipEncoder",
     "dinov2": "mmret.encode.dinov2:Dinov2Encoder",
+    "dinov3": "mmret.encode.vision:Dinov3Encoder",
+    "vision": "mmret.encode.vision:VisionEncoder",
+    "sentence_transformers": "mmret.encode.sentence_transformers:SentenceTransformersEncoder",
     "tfidf": "mmret.encode.tfidf:TfidfEncoder",
 }
 """Where the implementation of ``EncoderSettings.kind`` lies; imported when it is first asked for."""

@@ -26,6 +26,7 @@ from mmret.hashing import uniform
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.settings import Profile
+from mmret.tasks import TASKS
 
 SAMPLES = 8
 PAPER = "https://arxiv.org/abs/2412.14475"
@@ -151,8 +152,11 @@ def _counts(facts: LakeFacts) -> str:
         *((f"of split {split}", count) for split, count in splits.items()),
         ("query pictures with a triplet", facts.queries),
         ("instructions", facts.texts),
+        *((f"rows of {TASKS[name].shown}", count) for name, count in facts.tasks.items() if name in TASKS),
         *((f"pictures shared with benchmark {name}, kept out of pairs", count) for name, count in facts.leaks.items()),
     ]
+    if n["duplicates"]:
+        rows.append((f"pictures with near-duplicates, in {facts.duplicate_groups:,} groups", n["duplicates"]))
     return table(["what", "count"], [[plain(name), f"{count:,}"] for name, count in rows])
 
 
@@ -278,7 +282,7 @@ def evaluation_rows(evaluations: list[dict[str, Any]], metrics: tuple[str, ...] 
     order = sorted(found, key=lambda key: (key[0], key[1] != "untrained", key[1]))
     return [
         [
-            plain(key[0]),
+            plain(shown(key[0])),
             f"{found[key]['queries']:,}",
             f"{found[key]['gallery']:,}",
             plain(key[1]),
@@ -286,6 +290,11 @@ def evaluation_rows(evaluations: list[dict[str, Any]], metrics: tuple[str, ...] 
         ]
         for key in order
     ]
+
+
+def shown(benchmark: str) -> str:
+    """A set of queries as people read it: a direction by its words."""
+    return TASKS[benchmark].shown if benchmark in TASKS else benchmark
 
 
 def _citation() -> str:

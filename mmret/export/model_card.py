@@ -10,13 +10,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmret.benchmarks.figures import by_direction, markdown, nest
 from mmret.errors import UserError
 from mmret.export.card_facts import LakeFacts, gather_facts
 from mmret.export.card_limits import limits
-from mmret.export.data_card import PAPER, Card, evaluation_rows, hub_licences, write_card
+from mmret.export.data_card import PAPER, Card, evaluation_rows, hub_licences, shown, write_card
 from mmret.export.markdown import code, plain, table
 from mmret.lake import Facts, Lake
 from mmret.settings import Profile
+from mmret.tasks import COMPOSED, TASKS
 
 _METRICS = ("R@1", "R@5", "R@10", "R@50", "image R@1", "text R@1")
 _USE = """```python
@@ -26,8 +28,8 @@ retriever = mmret.Retriever.load("FOLDER")
 retriever.encode(images=["a.jpg"], texts=["the same at night"])   # a composed query, a unit vector
 retriever.encode(images=["b.jpg"])                                # what it is compared with
 ```"""
-_CLIP = """The files are those of a stock `transformers.CLIPModel` and of `sentence-transformers`: a composed query is the
-normalised sum of the picture's and the text's features."""
+_CLIP = """The files are those of a stock model of `transformers` (`CLIPModel`, or `SiglipModel` where the base was one) and of
+`sentence-transformers`: a composed query is the normalised sum of the picture's and the text's features."""
 
 
 def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None = None) -> Path:
@@ -62,9 +64,12 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         _USE,
         _CLIP if settings["kind"] == "clip" else "",
         "## Results",
-        _results(evaluations),
+        _results([row for row in evaluations if row["benchmark"] not in TASKS]),
+        _directions(evaluations, recipe),
         "## Training",
         table(["what", "value"], _training(checkpoint)),
+        _mixture(facts.lake, recipe),
+        _opted_out(facts, recipe),
         table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),
         "## Training data",
         _data(facts),
@@ -93,6 +98,16 @@ def _results(evaluations: list[dict[str, Any]]) -> str:
     )
 
 
+def _directions(evaluations: list[dict[str, Any]], recipe: str) -> str:
+    """Every kind of query before and after training; nothing where none but composed ones was measured."""
+    directions = by_direction(nest(evaluations), recipe)
+    if not any(of.task.name != COMPOSED for of in directions):
+        return ""
+    said = "Every kind of query, strongest first, recall in percent. What is right: a picture's own caption and back; pictures of "
+    said += "the same, told by their captions or attributes; the targets of held-out triplets."
+    return f"{markdown(directions, plain(recipe))}\n\n{said}"
+
+
 def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
     return [
         ["steps", f"{checkpoint['step']:,}"],
@@ -100,6 +115,23 @@ def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
         ["last loss", f"{checkpoint['loss']:.4f}"],
         ["seconds", f"{checkpoint['seconds']:,.0f}"],
     ]
+
+
+def _mixture(lake: Lake, recipe: str) -> str:
+    """The rows of each task that it was trained on; nothing where that was ``composed`` alone."""
+    noted = lake.facts("checkpoints", recipe)
+    tasks = (noted.notes.get("tasks") if noted else None) or {}
+    if not set(tasks) - {COMPOSED}:
+        return ""
+    rows = [[TASKS[name].shown, f"{of['rows']:,}", f"{of['seen']:,}"] for name, of in tasks.items() if name in TASKS]
+    return table(["kind of query", "rows", "seen in training"], rows)
+
+
+def _opted_out(facts: LakeFacts, recipe: str) -> str:
+    from mmret.retriever.opted_out_since import opted_out_since  # with what training needs
+
+    n = opted_out_since(facts.lake, recipe)
+    return f"**Trained on {n:,} pictures that have opted out since.**" if n else ""
 
 
 def _data(facts: LakeFacts) -> str:
@@ -111,14 +143,18 @@ def _data(facts: LakeFacts) -> str:
     )
 
 
+def _task_name(benchmark: str) -> str:
+    return f"Retrieval, {TASKS[benchmark].shown}" if benchmark in TASKS else "Composed image retrieval"
+
+
 def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evaluations: list[dict[str, Any]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
             task_type="image-retrieval",
-            task_name="Composed image retrieval",
-            dataset_name=row["benchmark"],
+            task_name=_task_name(row["benchmark"]),
+            dataset_name=shown(row["benchmark"]),
             dataset_type=f"mmret-{row['benchmark'].replace(' ', '-')}",
             metric_type=row["metric"],
             metric_name=row["metric"],

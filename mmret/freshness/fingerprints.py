@@ -22,7 +22,13 @@ def upstream_of(
     also of what counts for the first time alone.
     """
     reads = _reads(profile, table, partition)
-    return [(read.table, part) for read in reads if pinned or not read.pinned for part in _partitions(lake, read, partition)]
+    return [
+        (read.table, part)
+        for read in reads
+        if pinned or not read.pinned
+        for part in _partitions(lake, read, partition)
+        if not read.if_any or STAGES[read.table].applies(lake, profile, part)
+    ]
 
 
 def _reads(profile: Profile, table: str, partition: str) -> tuple[Reads, ...]:
@@ -54,9 +60,13 @@ def inputs_of(lake: Lake, profile: Profile, table: str, partition: str = UNPARTI
             continue
         columns = read.columns_of(profile, partition)
         for part in _partitions(lake, read, partition):
+            if read.if_any and not STAGES[read.table].applies(lake, profile, part):
+                continue
             facts = lake.facts(read.table, part)
             if facts is None:
                 return None
+            if read.if_any and not facts.rows:
+                continue
             upstream.append((read.table, part, facts.of_columns(columns)))
     values = stage.fingerprint_settings(profile, partition)
     return Inputs(table, stage.version, values, tuple(upstream), stage.decisions(lake, profile, partition))
@@ -69,6 +79,12 @@ def fingerprint_now(lake: Lake, profile: Profile, table: str, partition: str = U
     """
     inputs = inputs_of(lake, profile, table, partition)
     return inputs and inputs.fingerprint
+
+
+def is_current(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> bool:
+    """Whether nothing is to be computed: the partition is current, or the stage has nothing to do with it."""
+    applies = STAGES[table].applies(lake, profile, partition)
+    return not applies or current_facts(lake, profile, table, partition) is not None
 
 
 def current_facts(lake: Lake, profile: Profile, table: str, partition: str = UNPARTITIONED) -> Facts | None:

@@ -40,6 +40,8 @@ class Status:
     state: State
     reasons: tuple[str, ...] = ()
     waits_for: tuple[str, ...] = ()
+    applies: bool = True
+    """False where the stage has nothing to do with the partition, which is current without a file."""
     retry_later: bool = False
     """Stale only because requests got no answer, and the last try was not long ago: automation waits before it tries again."""
 
@@ -94,6 +96,8 @@ def survey(lake: Lake, profile: Profile) -> list[Status]:
 def _status(
     lake: Lake, profile: Profile, table: str, partition: str, run: tuple[str, ...], unfinished: set[tuple[str, str]]
 ) -> Status:
+    if not STAGES[table].applies(lake, profile, partition):
+        return Status(table, partition, "current", applies=False)
     facts, inputs = lake.facts(table, partition), inputs_of(lake, profile, table, partition)
     # where nothing is to be computed, as in most surveys, nothing of it can be upstream
     upstream = upstream_of(lake, profile, table, partition, pinned=facts is None) if unfinished else ()

@@ -14,11 +14,12 @@ from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from mmret.curation.opted_out import OPTED_OUT
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row
 from mmret.ingest.sealed_rows import SealedRow, SealedRows, text_key
-from mmret.ingest.selection import CAPTION_REMOVED, DELETED, REPLACED, SELECTION_REASONS
+from mmret.ingest.selection import CAPTION_REMOVED, DELETED, NO_CAPTION, REPLACED, SELECTION_REASONS
 from mmret.ingest.spill import temporary_database
 from mmret.threads import in_order
 
@@ -52,14 +53,15 @@ class _Sealed:
     image_id: str | None
     reason: str | None
     text: bytes
+    captioned: int
 
     @property
     def is_live(self) -> bool:
         return self.reason in SELECTION_REASONS
 
     def takes(self, row: Row) -> bool:
-        """Whether ``row``, of the same content, can be this one. A first caption makes a new row."""
-        return self.image_id is not None and not (self.reason == "no_caption" and row.reason is None)
+        """Whether ``row``, of the same content, can be this one."""
+        return self.image_id is not None
 
 
 class Changes:
@@ -77,7 +79,7 @@ class Changes:
             "listed (id INTEGER PRIMARY KEY, root TEXT, path TEXT, size INTEGER, kind TEXT, row BLOB, image_id TEXT, failure BLOB, "
             "state INTEGER)",
             "sealed (id INTEGER PRIMARY KEY, root TEXT, path TEXT, size INTEGER, mtime_ns INTEGER, image_id TEXT, reason TEXT, "
-            "text BLOB, shard TEXT, position INTEGER, state INTEGER, successor TEXT)",
+            "text BLOB, captioned INTEGER, shard TEXT, position INTEGER, state INTEGER, successor TEXT)",
             "updates (shard TEXT, position INTEGER, fields BLOB, PRIMARY KEY (shard, position))",
             "closed (root TEXT, path TEXT, PRIMARY KEY (root, path))",
             "returned (root TEXT, path TEXT, PRIMARY KEY (root, path))",
@@ -86,7 +88,7 @@ class Changes:
 
     def wait(self, root: str, row: Row) -> None:
         """Add a listed row."""
-        kind = "picture" if row.reason in (None, "no_caption") else row.reason
+        kind = "picture" if row.reason in (None, NO_CAPTION) else row.reason
         self._run(
             "INSERT INTO listed VALUES (NULL, ?, ?, ?, ?, ?, NULL, NULL, 0)",
             root,
@@ -111,9 +113,10 @@ class Changes:
                 remarks[row["root"]].add("returned", row["path"])
             else:
                 self._run(
-                    "INSERT INTO sealed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
+                    "INSERT INTO sealed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
                     *(row[name] for name in ("root", "path", "size", "mtime_ns", "image_id", "reason")),
                     text_key(row["caption"], row["licence"], row["source"], row["extra"]),
+                    row["caption"] is not None,
                     row["shard"],
                     row["position"],
                 )
@@ -151,7 +154,7 @@ class Changes:
             row = self._listed(id_).row
             there = self._sealed("root = ? AND path = ? AND state = 0", root, _plain(row.path))
             live = next((s for s in there if s.is_live), None)
-            if row.reason in (None, "no_caption"):
+            if row.reason in (None, NO_CAPTION):
                 same = (s for s in there if (s.size, s.mtime_ns) == (row.size, row.mtime_ns) and s.takes(row))
                 if found := next(same, None):
                     self._keep(root, found, id_, row, remarks)
@@ -217,7 +220,7 @@ class Changes:
         for id_ in self._ids("SELECT id FROM sealed WHERE root = ? AND state != 1", root):
             (found,) = self._sealed("id = ?", id_)
             state, successor = self._run("SELECT state, successor FROM sealed WHERE id = ?", id_).fetchone()
-            if not found.is_live:
+            if not found.is_live or (found.reason == OPTED_OUT and state != _OTHER_PICTURE):
                 continue
             if state == _OPEN and self._run("SELECT 1 FROM returned WHERE root = ? AND path = ?", root, found.path).fetchone():
                 state, successor = _OTHER_PICTURE, "the one it was before"
@@ -245,11 +248,16 @@ class Changes:
             new |= {"size": row.size, "mtime_ns": row.mtime_ns}
         if text_key(row.caption, row.licence, row.source, row.extra) != found.text:
             new |= {"caption": row.caption, "licence": row.licence, "source": row.source, "extra": row.extra}
-        if row.reason is None and found.reason in (DELETED, REPLACED, CAPTION_REMOVED):
+        lost = row.reason == NO_CAPTION and bool(found.captioned)
+        still_lacking = row.reason == NO_CAPTION and found.reason == CAPTION_REMOVED
+        if found.reason in (DELETED, REPLACED, CAPTION_REMOVED) and not lost and not still_lacking:
             new |= _returned()
             self._run("INSERT OR IGNORE INTO returned VALUES (?, ?)", root, _plain(row.path))
             remarks.add("returned", row.path)
-        if row.reason == "no_caption" and found.reason not in ("no_caption", CAPTION_REMOVED):
+        elif row.reason is None and not found.captioned and found.is_live:
+            new |= _returned()
+            remarks.add("caption_added", row.path, _short(row.caption))
+        if lost:
             new |= {"reason": CAPTION_REMOVED, "detail": "it had a caption when it was sealed"}
             remarks.add("caption_removed", row.path)
         if new:
@@ -288,7 +296,7 @@ class Changes:
         return ListedRow(Row(*pickle.loads(fields)), found)
 
     def _sealed(self, where: str, *values: Any) -> list[_Sealed]:
-        found = self._run(f"SELECT id, path, size, mtime_ns, image_id, reason, text FROM sealed WHERE {where}", *values)
+        found = self._run(f"SELECT id, path, size, mtime_ns, image_id, reason, text, captioned FROM sealed WHERE {where}", *values)
         return [_Sealed(*fields) for fields in found]
 
     def _is_closed(self, root: str, path: str) -> bool:
@@ -313,7 +321,17 @@ class Changes:
         self._database.close()
 
 
-CHANGES = ("caption_edited", "licence_edited", "columns_edited", "caption_removed", "renamed", "replaced", "returned", "deleted")
+CHANGES = (
+    "caption_added",
+    "caption_edited",
+    "licence_edited",
+    "columns_edited",
+    "caption_removed",
+    "renamed",
+    "replaced",
+    "returned",
+    "deleted",
+)
 """Remarks that say that sealed rows have changed."""
 _NAME = str.maketrans(" (),", "____")
 

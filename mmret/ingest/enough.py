@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmret.errors import UserError
+from mmret.ingest.first_rows import ASK_A_MODEL
 from mmret.lake import Lake
 
 FEWEST = 3
@@ -28,7 +29,8 @@ def check_enough(lake: Lake) -> None:
             f"beginning with {first['path']} ({first['detail']}){_table_not_read(lake)}"
         )
     advice = (
-        "write captions.csv with the columns image and caption, or a text beside each picture (a.txt for a.jpg), and run again"
+        "write captions.csv with the columns image and caption, or a text beside each picture (a.txt for a.jpg), "
+        f"{ASK_A_MODEL}, and run again"
         if counts and counts[0][1] == "no_caption"
         else "mend them or add more pictures with --images, and run again"
     )

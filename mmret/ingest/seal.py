@@ -18,22 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from mmret.curation.opted_out import OPTED_OUT
 from mmret.errors import UserError
 from mmret.ingest.changes import Changes, ListedRow, row_after
 from mmret.ingest.first_rows import check_first_rows
+from mmret.ingest.opt_out.lists import read_opt_outs
+from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, clean_text
 from mmret.ingest.sealed_rows import COLUMNS, SealedRows, is_scene
-from mmret.ingest.selection import reselect, rows_taken
+from mmret.ingest.selection import NO_CAPTION, NONE_GIVEN, reselect, rows_taken
 from mmret.ingest.sources import open_source
 from mmret.ingest.spill import SpillMap
 from mmret.lake import Lake
 from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
-from mmret.settings import CorpusSettings, IngestSettings
+from mmret.settings import CaptionSettings, CorpusSettings, IngestSettings
 from mmret.threads import in_order
 
 _CHUNK = 2**20
@@ -46,6 +50,7 @@ def seal(
     ingest: IngestSettings,
     remarks: dict[str, Remarks] | None = None,
     forget_missing: bool = False,
+    captions: CaptionSettings | None = None,
 ) -> Iterator[tuple[str, pa.Table]]:
     """The partitions of ``corpus_manifest`` that the sources ask for: (name, rows). Write each before the next is asked for.
 
@@ -53,18 +58,21 @@ def seal(
     ``corpus.shard_size`` rows each. Yields nothing if nothing is new, and the same again if writing was interrupted. A row is one
     line of a source's manifest, or one picture that has no such line; a row that cannot become an image has a reason.
     ``remarks`` is given the remarks of every source whose listing began. A picture that is gone from its source stays, with the
-    remark ``missing``, unless ``forget_missing``. Raises UserError, before anything is yielded, for a source that cannot be read.
+    remark ``missing``, unless ``forget_missing``. One that ``corpus.opt_out`` lists is sealed, or its row changed, with the reason
+    ``opted_out``. ``captions``: how pictures without one may come by it; None: they may not. Raises UserError, before anything is
+    yielded, for a source or list that cannot be read.
 
     >>> for shard, rows in seal(lake, profile.corpus, profile.ingest):
     ...     lake.write("corpus_manifest", shard, rows, inputs)
     """
     remarks = {} if remarks is None else remarks
+    listed_out = read_opt_outs(corpus.opt_out)
     with SealedRows(partial(_sealed_tables, lake)) as sealed, Changes() as changes:
         sources = _open_sources(corpus, sealed)
         seen_before = [source for source in sources if sealed.rows_of(source.root) and not is_scene(source.root)]
         for source in sources:
             if source not in seen_before and not is_scene(source.root):
-                check_first_rows(source, (screened(row, ingest) for row in source.rows()), ingest)
+                check_first_rows(source, (screened(row, ingest) for row in source.rows()), ingest, captions)
         left = _places_left(lake, corpus)
         for source in seen_before:
             remarks[source.root] = source.remarks
@@ -81,10 +89,14 @@ def seal(
             changes.decide(source.root, partial(hash_file, source), source.remarks, forget_missing)
         for shard, fields in changes.updates():
             yield shard, _changed_shard(lake, shard, fields, remarks)
-        yield from reselect(lake, corpus)
+        opted_out = OptedOut(lake, listed_out)
+        yield from reselect(lake, corpus, opted_out.pictures)
 
         waiting = {source.root: changes.new_rows(source.root) for source in seen_before}
-        yield from _new_shards(lake, corpus, _new_rows(sources, waiting, sealed, ingest, remarks, lake))
+        yield from _new_shards(lake, corpus, _new_rows(sources, waiting, sealed, ingest, remarks, lake, opted_out))
+        # a picture with a caption goes before its copies that were sealed without; a new row may have named one that is out
+        yield from reselect(lake, corpus, opted_out.pictures)
+        remarks |= opted_out.remark(corpus.opt_out)
 
 
 def _sealed_tables(lake: Lake) -> Iterator[pa.Table]:
@@ -124,6 +136,7 @@ def _list(source: Source, sealed: SealedRows, changes: Changes, ingest: IngestSe
     for row in source.rows():
         row = screened(row, ingest)
         usable += row.reason is None
+        _note_captionless(source, row)
         changes.note_closed(source.root, row)
         if not sealed.contains(source.root, row):
             changes.wait(source.root, row)
@@ -158,10 +171,11 @@ def _new_rows(
     ingest: IngestSettings,
     remarks: dict[str, Remarks],
     lake: Lake,
+    opted_out: OptedOut,
 ) -> Iterator[dict[str, Any]]:
     """Records of CORPUS_MANIFEST without shard and position, of the rows that are not sealed yet."""
     found = 0
-    with SpillMap(_images(lake)) as images:
+    with SpillMap(_images(lake, None)) as images, SpillMap(_images(lake, NO_CAPTION)) as captionless:
         for source in sources:
             if (listed := waiting.get(source.root)) is None:
                 remarks[source.root] = source.remarks
@@ -173,8 +187,15 @@ def _new_rows(
                     continue
                 if sealed.was_imported(source.root, row.path, image_id):
                     continue
-                if row.reason is None and image_id is not None:
+                takes = row.reason in (None, NO_CAPTION) and image_id is not None
+                if takes and (entry := opted_out.entry_of(source.root, row, image_id, source)):
+                    row = row.refuse(OPTED_OUT, entry)
+                elif row.reason is None and image_id is not None:
                     first = images.setdefault(image_id, row.path)
+                    if first is not None:
+                        row = row.refuse("duplicate", f"same content as {first}")
+                elif row.reason == NO_CAPTION and image_id is not None:
+                    first = images.get(image_id) or captionless.setdefault(image_id, row.path)
                     if first is not None:
                         row = row.refuse("duplicate", f"same content as {first}")
                 yield _record(source.root, row, image_id, size)
@@ -188,19 +209,26 @@ def _listed_first(source: Source, sealed: SealedRows, ingest: IngestSettings) ->
     """The rows of a source that is listed for the first time, and scenes that no other corpus of the same seed has listed."""
     for row in source.rows():
         row = screened(row, ingest)
+        _note_captionless(source, row)
         if not sealed.contains(source.root, row):
             yield ListedRow(row, None)
+
+
+def _note_captionless(source: Source, row: Row) -> None:
+    if row.reason == NO_CAPTION:
+        source.remarks.add("without_caption", row.path, "written_captions has what stands for it, rejects what has nothing")
 
 
 def _identify(source: Reader, listed: ListedRow) -> tuple[str | None, int | None, Unreadable | None]:
     return listed.hashed or hash_file(source, listed.row)
 
 
-def _images(lake: Lake) -> Iterator[tuple[str, str]]:
-    """Id and path of every picture that is an image already."""
+def _images(lake: Lake, reason: str | None) -> Iterator[tuple[str, str]]:
+    """Id and path of every picture that is an image already (``reason`` None), or would be if it had a caption."""
     for partition in lake.partitions("corpus_manifest"):
         rows = lake.read("corpus_manifest", partition, ["image_id", "path", "reason"])
-        rows = rows.filter(rows["reason"].is_null())
+        rows = rows.filter(rows["reason"].is_null() if reason is None else pc.equal(rows["reason"], reason))
+        rows = rows.filter(rows["image_id"].is_valid())
         yield from zip(rows["image_id"].to_pylist(), rows["path"].to_pylist(), strict=True)
 
 
@@ -214,7 +242,7 @@ def screened(row: Row, ingest: IngestSettings) -> Row:
     if row.size is not None and row.size > ingest.max_bytes:
         return row.refuse("too_many_bytes", f"{row.size} bytes, the limit is {ingest.max_bytes}")
     if row.caption is None:
-        return row.refuse("no_caption", "the caption is missing or empty (words for none, such as NULL and nan, count as missing)")
+        return row.refuse(NO_CAPTION, NONE_GIVEN)
     return row
 
 
@@ -223,7 +251,7 @@ def hash_file(source: Reader, row: Row) -> tuple[str | None, int | None, Unreada
 
     The file is not read if the row has a reason already, other than a missing caption.
     """
-    if row.reason not in (None, "no_caption"):
+    if row.reason not in (None, NO_CAPTION):
         return None, row.size, None
     digest, left = hashlib.sha256(), 0
     try:

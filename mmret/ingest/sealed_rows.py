@@ -17,7 +17,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from mmret.ingest.rows import Row
-from mmret.ingest.selection import CAPTION_REMOVED, DELETED, REPLACED, SELECTION_REASONS
+from mmret.ingest.selection import CAPTION_REMOVED, DELETED, NO_CAPTION, REPLACED, SELECTION_REASONS
 from mmret.ingest.spill import temporary_database
 from mmret.lake import IMPORT_PREFIX
 
@@ -66,7 +66,8 @@ class SealedRows:
                 continue
             counted = [row for row in rows if row["reason"] != "unreadable"]
             self._known.update(row["root"] for row in counted)
-            self._used.update(row["root"] for row in counted if row["reason"] in SELECTION_REASONS)
+            usable = (row for row in counted if row["reason"] in SELECTION_REASONS and row["caption"] is not None)
+            self._used.update(row["root"] for row in usable)
             self._left_out |= {row["root"] for row in rows if row["reason"] in (DELETED, REPLACED)}
             self._database.executemany(
                 "INSERT OR IGNORE INTO unreadable VALUES (?)",
@@ -166,15 +167,16 @@ def text_key(caption: str | None, licence: str | None, source: str | None, extra
     return _key(caption, licence, source, extra)
 
 
-def _as_listed(reason: str | None) -> str | None:
-    """The reason with which a source lists a row that was sealed, or left out since, for ``reason``."""
-    if reason in SELECTION_REASONS or reason in (DELETED, REPLACED):
-        return None
-    return "no_caption" if reason == CAPTION_REMOVED else reason
+def _as_listed(row: SealedRow) -> str | None:
+    """The reason with which a source lists a row that was sealed as it is now, or left out since."""
+    reason = row["reason"]
+    if reason in SELECTION_REASONS or reason in (DELETED, REPLACED, CAPTION_REMOVED):
+        return None if row["caption"] is not None else NO_CAPTION
+    return reason
 
 
 def _sealed_key(row: SealedRow) -> bytes:
-    reason = _as_listed(row["reason"])
+    reason = _as_listed(row)
     if is_scene(row["root"]):
         return _key("shapes:", row["path"], reason)
     text = text_key(row["caption"], row["licence"], row["source"], row["extra"])

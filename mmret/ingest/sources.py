@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mmret.errors import UserError
+from mmret.hashing import content_id
 from mmret.ingest.folders.folder import Folder
 from mmret.ingest.folders.folder_source import FolderSource
 from mmret.ingest.folders.manifest_source import ManifestSource
 from mmret.ingest.folders.webdataset import TarSource
+from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
@@ -112,6 +114,16 @@ def open_reader(root: str) -> Reader:
         with suppress(UserError):  # a manifest
             return _TableReader(path)
     return Folder(path if path.is_dir() else path.parent)
+
+
+def read_as_sealed(reader: Reader, row: dict[str, Any]) -> bytes:
+    """Contents of the file of ``row`` of a manifest. Raises Unreadable, with ``changed_on_disk`` where it is another by now."""
+    stream, size = reader.open(row["path"])
+    with stream:
+        data = stream.read(size) if row["size"] in (None, size) else b""
+    if content_id(data) != row["image_id"]:
+        raise Unreadable("changed_on_disk", "the file is not the one that was sealed; seal again to take the new one")
+    return data
 
 
 def _file(path: Path) -> Source:

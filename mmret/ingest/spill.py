@@ -30,15 +30,24 @@ class SpillMap:
 
     def setdefault(self, item: str, value: str) -> str | None:
         """Add ``value`` for ``item`` unless there is one, which is then returned; else None."""
-        if self._items is not None:
-            pairs = ((_bytes(key), _bytes(first)) for key, first in self._items)
-            self._database.executemany("INSERT OR IGNORE INTO items VALUES (?, ?)", pairs)
-            self._items = None
+        self._load()
         key = _bytes(item)
         found = self._database.execute("SELECT value FROM items WHERE item = ?", (key,)).fetchone()
         if found is None:
             self._database.execute("INSERT INTO items VALUES (?, ?)", (key, _bytes(value)))
         return found and found[0].decode("utf-8", "surrogateescape")
+
+    def get(self, item: str) -> str | None:
+        """The value of ``item``, or None where there is none."""
+        self._load()
+        found = self._database.execute("SELECT value FROM items WHERE item = ?", (_bytes(item),)).fetchone()
+        return found and found[0].decode("utf-8", "surrogateescape")
+
+    def _load(self) -> None:
+        if self._items is not None:
+            pairs = ((_bytes(key), _bytes(first)) for key, first in self._items)
+            self._database.executemany("INSERT OR IGNORE INTO items VALUES (?, ?)", pairs)
+            self._items = None
 
     def __enter__(self) -> Self:
         return self

@@ -16,15 +16,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.hashing import content_id
+from mmret.curation.opted_out import opted_out_ids
 from mmret.ingest.changes import CHANGES
+from mmret.ingest.found_captions import SAYS_NOTHING
+from mmret.ingest.opt_out.imported import filter_imported, imported_partitions, mark_imported
+from mmret.ingest.opt_out.lists import read_opt_outs
+from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.pictures import image_table
 from mmret.ingest.pictures.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.pictures.images import BATCH_BYTES
 from mmret.ingest.remarks import Remarks, write_remarks
 from mmret.ingest.seal import seal
-from mmret.ingest.sources import open_reader
+from mmret.ingest.selection import NO_CAPTION
+from mmret.ingest.sources import open_reader, read_as_sealed
 from mmret.lake import Lake
+from mmret.lake.holding import note_requests
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
@@ -52,23 +58,39 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
     Sealed shards keep every row; a shard is written again only if what the sources say of its rows has changed
     (:mod:`mmret.ingest.changes`), or if rows of it are no longer used or used again (:mod:`mmret.ingest.selection`). Then new rows
     become new shards. A second call does nothing. What was noticed is written to ``remarks``. Raises UserError for a source that
-    cannot be read, before anything is written.
+    cannot be read, before anything is written. Pictures that ``corpus.opt_out`` lists are taken out of imported partitions too.
 
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
     before = set(lake.shards())
+    out_before = opted_out_ids(lake)
     changed: set[str] = set()
+    new: set[str] = set()
     rows = 0
     remarks: dict[str, Remarks] = {}
-    for shard, table in seal(lake, profile.corpus, profile.ingest, remarks, forget_missing):
+    for shard, table in seal(lake, profile.corpus, profile.ingest, remarks, forget_missing, profile.captions):
         lake.write("corpus_manifest", shard, table, inputs)
         if shard in before:
             changed.add(shard)
-        else:
+        elif shard not in new:
+            new.add(shard)
             rows += table.num_rows
     write_remarks(lake, remarks, profile.corpus.sources, inputs)
+    if profile.corpus.opt_out and (out := opted_out_ids(lake)) and not out.equals(out_before):
+        note_requests(lake, out)  # while the tables still say which
+    take_out_imported(lake, profile)
     changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
     return Sealing(rows, len(changed), changed_rows)
+
+
+def take_out_imported(lake: Lake, profile: Profile) -> int:
+    """Take pictures that opted out, out of imported partitions; returns how many triplets went."""
+    if not imported_partitions(lake):
+        return 0
+    opted_out = OptedOut(lake, read_opt_outs(profile.corpus.opt_out)).pictures
+    for partition in mark_imported(lake, opted_out):
+        ingest_shard(lake, partition, profile.ingest, lake.facts("images", partition).inputs)
+    return filter_imported(lake) if opted_out else 0
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:
@@ -80,6 +102,8 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     >>> ingest_shard(lake, "shard-00000", profile.ingest, fingerprint)["by_reason"]
     """
     manifest = lake.read("corpus_manifest", shard, _MANIFEST_COLUMNS).sort_by("position").to_pylist()
+    captions = _written_captions(lake, shard)
+    manifest = [_captioned(row, captions.get((row["position"], row["image_id"]))) for row in manifest]
     wanted = {row["image_id"]: row for row in manifest if row["reason"] is None}
     table = lake.lance("images", IMAGES)
     row_ids = image_table.stored_row_ids(table, shard, wanted, partial(_in_any_shard, lake))
@@ -109,8 +133,34 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
     }
 
 
+def _written_captions(lake: Lake, shard: str) -> dict[tuple[int, str], Row]:
+    """What was found or written for pictures of a shard whose caption is missing or poor, by position and image id."""
+    if lake.facts("written_captions", shard) is None:
+        return {}
+    rows = lake.read("written_captions", shard, ["position", "image_id", "text", "origin", "source_caption", "reason"]).to_pylist()
+    return {(row["position"], row["image_id"]): row for row in rows}
+
+
+def _captioned(row: Row, written: Row | None) -> Row:
+    """A manifest's row with the caption that was written for it; it is refused still where that should be and is not."""
+    given = row | {"caption_origin": None, "source_caption": None}
+    if written is None or row["reason"] not in (None, NO_CAPTION) or written["source_caption"] != row["caption"]:
+        return given
+    if written["text"] is None:
+        return given if row["reason"] is None else given | {"detail": _why_none(written["reason"])}
+    new = {"caption": written["text"], "caption_origin": written["origin"], "source_caption": row["caption"]}
+    return given | new | {"reason": None, "detail": None}
+
+
+def _why_none(reason: str) -> str:
+    if reason == SAYS_NOTHING:
+        return "no caption, and neither names nor metadata of the file say what is in the picture"
+    return f"no caption, and the model wrote none: {reason.replace('_', ' ')}"
+
+
 def _in_any_shard(lake: Lake, image_ids: list[str]) -> set[str]:
-    listed = pc.field("image_id").isin(image_ids) & pc.field("reason").is_null()
+    usable = pc.field("reason").is_null() | (pc.field("reason") == NO_CAPTION)
+    listed = pc.field("image_id").isin(image_ids) & usable
     return set(lake.read("corpus_manifest", columns=["image_id"], filters=listed)["image_id"].to_pylist())
 
 
@@ -125,7 +175,7 @@ def _store(
             if row["image_id"] in row_ids:
                 data = image_table.picture(table, row_ids[row["image_id"]])
             else:
-                data = _file_as_sealed(readers[row["root"]], row)
+                data = read_as_sealed(readers[row["root"]], row)
             return data, inspect(data, settings)
         except Unreadable as why:
             return why
@@ -158,16 +208,6 @@ def _append(table: Any, batch: list[Row], row_ids: dict[str, int], images: dict[
         images[row["image_id"]] = row
 
 
-def _file_as_sealed(reader: Any, row: Row) -> bytes:
-    """Contents of the file of ``row``. Raises Unreadable (``changed_on_disk``) if they changed since the row was sealed."""
-    stream, size = reader.open(row["path"])
-    with stream:
-        data = stream.read(size) if size == row["size"] else b""
-    if content_id(data) != row["image_id"]:
-        raise Unreadable("changed_on_disk", "the file is not the one that was sealed; seal again to take the new one")
-    return data
-
-
 def _index_row(row: Row, inspected: Inspected) -> Row:
     return {
         "image_id": row["image_id"],
@@ -185,6 +225,8 @@ def _index_row(row: Row, inspected: Inspected) -> Row:
         "source": row["source"],
         "extra": row["extra"],
         "remark": inspected.remark,
+        "caption_origin": row["caption_origin"],
+        "source_caption": row["source_caption"],
     }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -52,10 +52,18 @@ class Block:
 
 
 def int8_products(device: torch.device) -> bool:
-    """Whether eight-bit products are fast here; float32 ones are used otherwise. The results are the same."""
+    """Whether eight-bit products are fast and exact here; float32 ones are used otherwise. The results are the same."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (7, 5)
-    return device.type == "cpu" and torch.cpu._is_vnni_supported()
+    return device.type == "cpu" and torch.cpu._is_vnni_supported() and _exact_products()
+
+
+@cache
+def _exact_products() -> bool:
+    """Whether sums of eight-bit products are exact: where oneDNN is kept from VNNI (``ONEDNN_MAX_CPU_ISA``, a virtual machine) it
+    takes instructions that saturate at 16 bits."""
+    rows = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(rows, rows.T.contiguous()) == 127 * 127 * 64).all())
 
 
 class Matrix:

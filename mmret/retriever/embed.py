@@ -33,7 +33,7 @@ def embed(sources: Sequence[str], checkpoint: str | Path, out: Path, options: Em
     ``source, path, caption, reason, vector`` (float32 or float16, unit length; null where there is a reason). Of ``int8`` also
     ``scale`` (float32): the vector is ``vector * scale``. Of ``binary`` the vector is the bits of the signs as uint8, the first
     dimension the highest bit (:mod:`mmret.quantise`). Several processes write the same rows in the same order, on devices of one
-    kind the same bytes; on the CPU MKL has to be told (:data:`mmret.retriever.embed_workers.SAME_BITS`), as ``mmret embed`` does.
+    kind the same bytes.
 
     Returns counts: ``rows, embedded, truncated, kept`` (rows of parts that an earlier run had finished), and one by reason.
     Raises UserError where ``out`` exists, a source cannot be read, the model gives a vector that is zero or not finite or has

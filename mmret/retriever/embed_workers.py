@@ -28,9 +28,6 @@ from mmret.progress import advance, reporting
 from mmret.retriever.embed_parts import EmbedOptions, PartFacts, PartWork
 from mmret.system_errors import explain
 
-SAME_BITS = {"MKL_CBWR": "AUTO,STRICT"}
-"""Environment in which MKL's products have the same bits whatever the number of threads, else other ones with some numbers: what
-one process writes and what several write is then equal. No slower where it was tried."""
 _PATIENCE_S = 10.0
 """That a process has to end by itself when it is told to."""
 
@@ -71,7 +68,6 @@ def _start(job: dict[str, Any]) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**SAME_BITS, **os.environ},
         process_group=0,  # a Ctrl-C reaches this process alone, which ends the others
     )
     _tell(process, json.dumps(job))

@@ -176,7 +176,11 @@ class SearchService:
             return True
         if request.query.image is not None or (request.query.image_id is not None and request.query.text.strip()):
             self._decoding.add(request)
-            self._decoders.submit(self._decode, request, here)  # comes again once its picture is decoded
+            try:
+                self._decoders.submit(self._decode, request, here)  # comes again once its picture is decoded
+            except RuntimeError:  # stop() came in between
+                self._decoding.discard(request)
+                _fail(request, UserError("the server is stopping"))
             return False
         return self._prepare(request, here)
 

@@ -7,8 +7,9 @@ A profile is a YAML file in ``resources/profiles/``. Defaults below are the pape
 from mmret.settings.alarms import AlarmSettings, EmailSettings
 from mmret.settings.annotation import AnnotateSettings, BackEnd, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
+from mmret.settings.captions import CaptioningSettings, CaptionSettings, PoorCaptions, captioning
 from mmret.settings.corpus import CorpusSettings, DownloadSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
-from mmret.settings.mining import BandSettings, IndexSettings, MineSettings
+from mmret.settings.mining import BandSettings, DuplicateSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings
@@ -20,8 +21,11 @@ __all__ = [
     "BackEnd",
     "AutomationSettings",
     "BandSettings",
+    "CaptionSettings",
+    "CaptioningSettings",
     "CorpusSettings",
     "DownloadSettings",
+    "DuplicateSettings",
     "EmailSettings",
     "EncoderSettings",
     "EngineSettings",
@@ -35,6 +39,7 @@ __all__ = [
     "LoraSettings",
     "MineSettings",
     "PROFILES",
+    "PoorCaptions",
     "Profile",
     "QualitySettings",
     "Recipe",
@@ -42,6 +47,7 @@ __all__ = [
     "Signal",
     "StudySettings",
     "TowerSettings",
+    "captioning",
     "load_profile",
     "parse_override",
     "profile_names",

@@ -54,6 +54,11 @@ class AnnotateSettings(Settings):
     judge_minimum: int = Field(3, ge=1, le=5, description="of fidelity and of discretion")
 
     @property
+    def vision_setting(self) -> str:
+        """The name of the setting that :attr:`vision` comes from, as a person writes it."""
+        return "annotate.vision"
+
+    @property
     def describer(self) -> BackEnd:
         """The back-end that writes the descriptions."""
         return self.describe or self.backend

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmret.settings.base import Settings
 
@@ -29,6 +29,14 @@ class CorpusSettings(Settings):
     images: int | None = Field(None, ge=1, description="take at most this many rows of the sources; None: all")
     shard_size: int = Field(4096, ge=1, description="rows per sealed shard; affects new shards only")
     download: DownloadSettings = DownloadSettings()
+    opt_out: tuple[str, ...] = Field(
+        (), description="files that list pictures not to be used, by id, hash, address or path (docs/filters.md)"
+    )
+
+    @field_validator("opt_out", mode="before")
+    @classmethod
+    def _one_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class IngestSettings(Settings):

@@ -18,8 +18,9 @@ from mmret.schemas import SIGNALS
 from mmret.settings.alarms import AlarmSettings
 from mmret.settings.annotation import AnnotateSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
+from mmret.settings.captions import CaptionSettings, captioning
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
-from mmret.settings.mining import MineSettings
+from mmret.settings.mining import DuplicateSettings, MineSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings, add_study_recipes
 from mmret.settings.training import EvaluateSettings, Recipe
@@ -43,12 +44,14 @@ class Profile(Settings):
     description: str = ""
     corpus: CorpusSettings = CorpusSettings()
     ingest: IngestSettings = IngestSettings()
+    captions: CaptionSettings = CaptionSettings()
     leaks: LeakSettings = LeakSettings()
     licences: LicenceSettings = LicenceSettings()
     history: HistorySettings = HistorySettings()
     towers: TowerSettings | None = None
     encoders: dict[Signal, EncoderSettings]
     mine: MineSettings = MineSettings()
+    duplicates: DuplicateSettings = DuplicateSettings()
     annotate: AnnotateSettings = AnnotateSettings()
     quality: QualitySettings = QualitySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -68,6 +71,8 @@ class Profile(Settings):
     def _complete(self) -> Profile:
         if missing := [s for s in SIGNALS if s not in self.encoders]:
             raise ValueError(f"encoders: no model for {', '.join(missing)}")
+        if self.captions.asks_model:
+            captioning(self.captions, self.annotate)
         if unknown := [r for r in self.train if r not in self.recipes]:
             raise ValueError(f"train: no recipe called {', '.join(unknown)}; there are {', '.join(self.recipes)}")
         return self

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmret.settings.base import Settings
+
+Pooling = Literal["class_token", "mean", "pooler", "projection"]
+"""How the tokens of a vision tower become one vector (:mod:`mmret.encode.pooling`)."""
 
 
 class EncoderSettings(Settings):
     """One similarity model. ``kind`` names an implementation in :mod:`mmret.encode`."""
 
-    kind: Literal["clip", "open_clip", "dinov2", "tfidf"]
+    kind: Literal["clip", "open_clip", "siglip", "dinov2", "dinov3", "vision", "sentence_transformers", "tfidf"]
     model: str = Field(description="name on a hub, local folder, or towers/<name> for one trained by the lake itself")
     revision: str | None = None
+    pooling: Pooling | None = Field(
+        None, description="kinds vision and dinov3: what becomes the vector; None: the only sensible answer, where there is one"
+    )
+    prompt_name: str | None = Field(
+        None, description="kind sentence_transformers: one of the model's own prompts; None: its default, if it has one"
+    )
+    prompt: str | None = Field(None, description="kind sentence_transformers: a text set before each caption")
     batch_size: int | None = Field(None, description="None: chosen to fit memory")
     device: str = "auto"
+
+    @model_validator(mode="after")
+    def _of_this_kind(self) -> EncoderSettings:
+        for name, kinds in _ONLY_FOR.items():
+            if getattr(self, name) is not None and self.kind not in kinds:
+                raise ValueError(f"{name} is a setting of kind {' and '.join(kinds)}, and the kind is {self.kind}: leave it out")
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("prompt and prompt_name say the same twice: give one of them")
+        return self
 
     @property
     def compares_words(self) -> bool:
         """Whether it compares captions by their words and so cannot read an instruction."""
         return self.kind == "tfidf"
+
+
+_ONLY_FOR = {"pooling": ("vision", "dinov3"), "prompt_name": ("sentence_transformers",), "prompt": ("sentence_transformers",)}
 
 
 class TowerSettings(Settings):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmret.schemas import SIGNALS
 from mmret.settings.base import Settings, Signal
+from mmret.tasks import COMPOSED, TASK_NAMES, TaskName
 
 
 class LoraSettings(Settings):
@@ -30,7 +32,7 @@ RECIPE_RUNTIME_FIELDS = frozenset(
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
 
 
-_ADDED_LATER = frozenset({"matrix_learning_rate", "matryoshka"})
+_ADDED_LATER = frozenset({"matrix_learning_rate", "matryoshka", "tasks", "task_batches"})
 
 
 class Recipe(Settings):
@@ -45,6 +47,15 @@ class Recipe(Settings):
         "mined",
         description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from both "
         "captions, without mined negatives (what the headline study compares mining with)",
+    )
+    tasks: dict[TaskName, float] = Field(
+        {COMPOSED: 1.0},
+        description="the kinds of query that are trained on, each with its weight, its share of the steps or of every batch; "
+        "composed alone, as in the paper",
+    )
+    task_batches: Literal["one", "mixed"] = Field(
+        "one",
+        description="one: a batch is of one task, and the steps take turns; mixed: every batch has all tasks in proportion",
     )
     pairs: int | None = Field(None, ge=1, description="train on this many pairs; None: all")
     decisions: Literal["ignore", "without_rejected", "only_accepted"] = Field(
@@ -103,8 +114,29 @@ class Recipe(Settings):
     outside: bool = Field(False, description="train in a process of its own, whose memory is free when it ends")
     seed: int = 0
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _known_tasks(cls, tasks: Any) -> Any:
+        if not isinstance(tasks, dict) or not tasks:
+            raise ValueError(f"tasks is {tasks!r}: give weights by task, such as {{composed: 0.6, text_to_image: 0.4}}")
+        if unknown := [str(name) for name in tasks if name not in TASK_NAMES]:
+            raise ValueError(f"tasks has {', '.join(unknown)}, and there are {', '.join(TASK_NAMES)}")
+        for name, weight in tasks.items():
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not (0 < weight < math.inf):
+                raise ValueError(
+                    f"tasks gives {name} the weight {weight!r}: a weight is a number above 0; leave a task out to do without"
+                )
+        return tasks if len(tasks) > 1 else dict.fromkeys(tasks, 1.0)
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Recipe:
+        if self.pair_source == "naive" and set(self.tasks) != {COMPOSED}:
+            others = ", ".join(name for name in self.tasks if name != COMPOSED)
+            raise ValueError(f"naive pairs are of task composed alone: leave {others} out of tasks, or set pair_source to mined")
+        if self.trainable == "text" and "image_to_image" in self.tasks:
+            raise ValueError(
+                "image_to_image trains nothing where trainable is 'text': leave it out of tasks, or train a projection"
+            )
         if self.pair_source == "naive" and (self.pairs is None or self.negatives == "query+mined"):
             raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
         if self.kind == "mllm" and self.trainable != "all":
@@ -119,6 +151,15 @@ class Recipe(Settings):
             raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
         return self
 
+    def shares(self) -> dict[TaskName, float]:
+        """The tasks in their order, with weights that add up to 1.
+
+        >>> Recipe(tasks={"text_to_image": 1, "composed": 3}).shares()
+        {'composed': 0.75, 'text_to_image': 0.25}
+        """
+        total = math.fsum(self.tasks.values())
+        return {name: self.tasks[name] / total for name in TASK_NAMES if name in self.tasks}
+
     def decisive(self) -> dict[str, Any]:
         """The fields that decide the weights, as plain values. Those that were added later are left out while they have the value
         that recipes had before, so that older checkpoints stay current."""
@@ -130,3 +171,7 @@ class EvaluateSettings(Settings):
     held_out: float = Field(0.03, ge=0, lt=1, description="share of query images whose triplets are never trained on")
     max_queries: int = 2000
     edits: int = Field(1000, description="held-out edits drawn on a shapes corpus")
+    texts: int = Field(20_000, ge=1, description="captions searched in, at most: drawn by hash, besides those that are right")
+    captioned_pictures: int = Field(
+        2000, ge=1, description="pictures searched in together with their captions, at most: a tower pass of their own"
+    )

@@ -4,9 +4,7 @@ in them; the submissions that servers take; reports of a run; what the evaluatio
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -397,14 +395,14 @@ def test_held_out_queries_are_those_of_lowest_hash_of_split_test_each_with_one_o
 def test_the_untrained_model_is_measured_once_and_a_recipe_without_a_checkpoint_not_at_all(lake, monkeypatch):
     asked, dropped = [], []
 
-    def figures(lake, profile, recipe, queries):
-        asked.append((recipe, len(queries)))
+    def figures(model, queries):
+        asked.append((str(model.folder).removeprefix("folder of "), len(queries)))
         return {"R@1": 1.0, "image R@1": 2.0, "gallery": 7}
 
-    monkeypatch.setattr(stage, "evaluate_queries", figures)
+    monkeypatch.setattr(stage.Model, "evaluate", figures)
     monkeypatch.setattr(stage, "drop_other_galleries", lambda lake, folders: dropped.append(list(folders)))
     monkeypatch.setattr(stage, "model_folder", lambda lake, profile, recipe: f"folder of {recipe}")
-    monkeypatch.setitem(sys.modules, "mmret.retriever.models.load", SimpleNamespace(embedding_digest=str))  # imports no model
+    monkeypatch.setattr("mmret.retriever.models.kinds.embedding_digest", str)
     profile = load_profile("demo")
     stage.evaluate_recipe(lake, profile, "demo", "x")
     assert asked == [("untrained", 10), ("demo", 10)]
@@ -425,7 +423,7 @@ def test_the_untrained_model_is_measured_once_and_a_recipe_without_a_checkpoint_
 
 
 def test_a_key_of_an_evaluation_is_of_model_queries_and_pictures_whatever_the_order_of_targets(lake, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mmret.retriever.models.load", SimpleNamespace(embedding_digest=str))  # imports no model
+    monkeypatch.setattr("mmret.retriever.models.kinds.embedding_digest", str)
     key = lambda folder, *q: stage._evaluation_key(lake, folder, [Query(*one) for one in q])  # noqa: E731
     first = key("m", ("a", "x", frozenset(["b", "c"])))
     assert first == key("m", ("a", "x", frozenset(["c", "b"])))

@@ -35,14 +35,14 @@ def test_rows_follow_the_images_of_every_shard_that_they_point_to_and_of_no_othe
 
 
 EDITED = {
-    "caption": {"caption", "pairs", "descriptions", "instructions", "triplets"},
-    "licence": {"triplets"},
+    "caption": {"caption", "pairs", "descriptions", "instructions", "triplets", "tasks", "evaluations"},
+    "licence": {"triplets", "tasks"},
     "path": {"triplets"},
     "root": {"evaluations"},
     "extra": {"evaluations"},
     "source": set(),
     "width": set(),
-    "image_id": {*SIGNALS, "leaks", "pairs", "descriptions", "instructions", "triplets", "evaluations"},
+    "image_id": {*SIGNALS, "leaks", "pairs", "descriptions", "instructions", "triplets", "tasks", "evaluations"},
 }
 """By column of ``images``: the stages that read it, and so are stale when it alone is edited."""
 

@@ -187,7 +187,7 @@ def test_a_picture_that_is_gone_stays_and_is_said_until_it_is_forgotten_and_come
 def test_a_line_that_is_gone_with_its_picture_is_missing_and_one_without_its_caption_is_a_reject(sealed: Sealed):
     write(sealed.folder, {"captions.jsonl": jsonl(*({"image": n, "caption": f"a picture called {n}"} for n in NAMES[2:]))})
     (sealed.folder / "a.png").unlink()
-    assert sealed.seal() == {"missing": 1, "caption_removed": 1}
+    assert sealed.seal() == {"missing": 1, "caption_removed": 1, "without_caption": 1}
     assert sealed.outcome()[:2] == [("a.png", None), ("b.png", "caption_removed")]
     captioned(sealed.folder, {"a.png": png(0)} | {n: (sealed.folder / n).read_bytes() for n in NAMES[1:]}, "now {}")
     assert sealed.seal() == {"caption_edited": 4, "returned": 1}, "the one that had none is back, with its caption"
@@ -270,7 +270,7 @@ def test_rows_that_a_limit_keeps_from_being_listed_are_not_missing(sealed: Seale
     assert sealed.seal(forget=True) == {}
     sealed.images = 6
     (sealed.folder / "e.png").unlink()
-    assert sealed.seal() == {"missing": 1}
+    assert sealed.seal() == {"missing": 1, "without_caption": 3}
 
 
 def test_a_source_that_is_not_there_is_one_sentence_and_changes_nothing(sealed: Sealed, tmp_path: Path):

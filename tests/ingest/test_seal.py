@@ -151,8 +151,8 @@ def test_of_equal_pictures_the_first_with_a_caption_is_the_image(tmp_path: Path)
     captioned(tmp_path / "b", {"other.png": png(1)})
     known = grow(NOTHING, tmp_path / "a", tmp_path / "b")
     assert outcome(known) == [
-        ("none.png", "no_caption"),
-        ("blank.png", "no_caption"),
+        ("none.png", "duplicate"),
+        ("blank.png", "duplicate"),
         ("first.png", None),
         ("second.png", "duplicate"),
         ("other.png", "duplicate"),
@@ -161,14 +161,14 @@ def test_of_equal_pictures_the_first_with_a_caption_is_the_image(tmp_path: Path)
     assert known["detail"].to_pylist()[3:] == ["same content as first.png"] * 2
 
 
-def test_a_caption_that_came_later_makes_a_new_row(tmp_path: Path):
+def test_a_caption_that_came_later_is_the_sealed_row_s_own(tmp_path: Path):
     write(
         tmp_path,
         {"a.png": png(1), "captions.jsonl": jsonl({"image": "a.png", "caption": None}, {"image": "b.png", "caption": "b"})},
     )
     known = grow(NOTHING, tmp_path)
     captioned(tmp_path, {"a.png": png(1), "b.png": png(2)})
-    assert outcome(grow(known, tmp_path)) == [("a.png", "no_caption"), ("b.png", "missing_file"), ("a.png", None), ("b.png", None)]
+    assert outcome(grow(known, tmp_path)) == [("a.png", None), ("b.png", "missing_file"), ("b.png", None)]
 
 
 def test_changed_content_is_a_new_row_and_a_new_time_is_not(tmp_path: Path):

@@ -3,6 +3,10 @@ what a list could still take depends on both of its halves, the one in the band 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +199,13 @@ def test_threads_have_buffers_of_their_own(monkeypatch):
         assert 1 <= len(made) <= 3 and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_eight_bit_products_are_used_only_where_they_are_exact():
+    asked = (
+        "import torch; from mmret.mine.operands import int8_products; rows = torch.full((64, 128), 127, dtype=torch.int8); "
+        "exact = bool((torch._int_mm(rows, rows.T.contiguous()) == 127 * 127 * 128).all()); "
+        "assert exact or not int8_products(torch.device('cpu'))"
+    )
+    for isa in ("AVX2", "DEFAULT"):  # oneDNN kept from the instructions that torch sees: it adds in 16 bits, which saturate
+        subprocess.run([sys.executable, "-c", asked], check=True, env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa})

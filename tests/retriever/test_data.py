@@ -70,7 +70,8 @@ def test_an_epoch_shows_every_pair_at_most_once_and_only_split_train(triplets):
     assert len(epoch) == 32  # four whole batches of eight
     test = {(t["query_id"], t["target_id"]) for t in triplets.to_pylist() if t["split"] == "test"}
     assert not test & {ids for _, ids in epoch}
-    assert not np.array_equal(data.order(0), data.order(1))
+    order = data.of["composed"].order
+    assert not np.array_equal(order(0), order(1))
 
 
 def test_signals_choose_the_pairs(triplets):
@@ -116,8 +117,9 @@ def test_the_target_is_never_its_own_negative(triplets):
     row["hard_negatives"] = [row["query_id"], row["target_id"], "f" * 32, "f" * 32]
     rows = pa.Table.from_pylist([row, *triplets.slice(1, 1).to_pylist()], triplets.schema)
     data = TrainingSet(rows, recipe(mined_negatives=9))
-    here = next(i for i, q in enumerate(data.query) if data.images[int(q)].as_py() == row["query_id"])
-    mined = data.mined[data.mined_starts[here] : data.mined_starts[here + 1]]
+    rows = data.of["composed"]
+    here = next(i for i, q in enumerate(rows.query) if data.images[int(q)].as_py() == row["query_id"])
+    mined = rows.mined[rows.mined_starts[here] : rows.mined_starts[here + 1]]
     assert {data.images[int(i)].as_py() for i in mined} == {"f" * 32}
 
 
@@ -126,7 +128,7 @@ def test_distinct_images_and_texts_gather_back(triplets):
     distinct, query, candidate = batch.images()
     assert np.array_equal(distinct[query], batch.queries) and np.array_equal(distinct[candidate], batch.candidates)
     assert len(distinct) < len(batch.queries) + len(batch.candidates)
-    texts, text = batch.distinct_texts()
+    texts, text, _ = batch.distinct_texts()
     assert [texts[i] for i in text] == batch.texts
 
 

@@ -245,7 +245,7 @@ def test_the_configuration_decides_which_retriever_is_loaded(folders, clip_folde
 
 def test_models_that_are_no_retriever_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="type 'bert'; retrievers are of type clip, llava_next"):
+    with pytest.raises(UserError, match="type 'bert'; retrievers are of type clip, siglip, llava_next"):
         mmret.Retriever.load(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither config.json"):

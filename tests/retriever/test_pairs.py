@@ -56,7 +56,7 @@ def test_a_lake_gives_a_recipe_the_rows_of_its_signals(triplets, tmp_path):
     for row in rows.to_pylist():
         mined = row["hard_negatives"][1:]
         assert set(mined) <= (inside if row["query_id"] == first["query_id"] else set())
-    assert len(TrainingSet(rows, Recipe(signals=("caption",), batch_size=4)).mined) <= len(inside)
+    assert len(TrainingSet(rows, Recipe(signals=("caption",), batch_size=4)).of["composed"].mined) <= len(inside)
 
 
 def test_tables_that_decide_on_the_rows_are_named():

@@ -11,13 +11,15 @@ from torch.nn.functional import normalize
 
 from mmret.errors import UserError
 from mmret.retriever.models.clip import ClipRetriever, feature_tensor
-from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.data import TrainingSet
+from mmret.retriever.train.kinds import EMBEDDERS, TWO_TOWERS
 from mmret.retriever.train.loss import info_nce, masks
+from mmret.retriever.train.parallel import Group
 from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import ImageTower, Pictures, frozen_features
 from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
+from tests.retriever.siglip_folders import siglip2
 
 LEVELS = [("text", 1), ("text+projection", 1), ("text+blocks", 1), ("text+blocks", 2), ("all", 1)]
 
@@ -36,10 +38,16 @@ def recipe(level: tuple[str, int], **changes) -> Recipe:
     )
 
 
-def trainer_in_float64(clip_folder, triplets, tmp_path, chosen: Recipe) -> Trainer:
-    retriever = ClipRetriever.load(clip_folder, device="cpu")
-    retriever.model.double()
-    return Trainer(chosen, TrainingSet(triplets, chosen), ClipEmbedder(chosen, retriever), States(tmp_path / "work", "x"))
+@pytest.fixture(scope="module", params=TWO_TOWERS)
+def towers(request, tmp_path_factory, clip_folder):
+    """A folder of each family of two towers."""
+    return clip_folder if request.param == "clip" else siglip2(tmp_path_factory.mktemp("siglip2"))
+
+
+def trainer_in_float64(towers, triplets, tmp_path, chosen: Recipe) -> Trainer:
+    embedder = EMBEDDERS["clip"].load(chosen, towers, Group())
+    embedder.model.double()
+    return Trainer(chosen, TrainingSet(triplets, chosen), embedder, States(tmp_path / "work", "x"))
 
 
 def plain_gradients(trainer: Trainer, load, batch) -> dict[str, torch.Tensor]:
@@ -64,23 +72,24 @@ def plain_gradients(trainer: Trainer, load, batch) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=str)
-def test_the_two_parts_together_are_the_stock_tower(clip_folder, pictures, level):
-    retriever = ClipRetriever.load(clip_folder, device="cpu")
-    tower, pixels = ImageTower(retriever.model, recipe(level)), retriever.pixels(list(pictures.values())[:4])
+def test_the_two_parts_together_are_the_stock_tower(towers, pictures, level):
+    embedder = EMBEDDERS["clip"].load(recipe(level), towers, Group())
+    retriever, tower = embedder.retriever, embedder.tower
+    pixels = retriever.pixels(list(pictures.values())[:4])
     expected = feature_tensor(retriever.model.get_image_features(pixel_values=pixels))
     torch.testing.assert_close(tower.features(tower.lower_layers(pixels)), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=str)
 def test_each_distinct_image_once_from_cached_features_gives_the_gradient_of_plain_training(
-    clip_folder, triplets, load, tmp_path, level
+    towers, triplets, load, tmp_path, level
 ):
-    trainer = trainer_in_float64(clip_folder, triplets, tmp_path, recipe(level))
+    trainer = trainer_in_float64(towers, triplets, tmp_path, recipe(level))
     batch = trainer.data.batch(0)
     distinct, _, _ = batch.images()
     assert len(distinct) < len(batch.queries) + len(batch.candidates)  # something is shared
     expected = plain_gradients(trainer, load, batch)
-    assert ("vision_model.embeddings.class_embedding" in expected) == (level[0] == "all")
+    assert ("vision_model.embeddings.patch_embedding.weight" in expected) == (level[0] == "all")
     model = trainer.embedder.model
     trainer.embedder.open(trainer.data, load, tmp_path)
     if level[0] != "all":  # what is on disk is float32
@@ -99,11 +108,12 @@ def test_each_distinct_image_once_from_cached_features_gives_the_gradient_of_pla
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=str)
-def test_only_what_the_recipe_names_is_trained(clip_folder, triplets, tmp_path, level):
-    trainer = trainer_in_float64(clip_folder, triplets, tmp_path, recipe(level))
+def test_only_what_the_recipe_names_is_trained(towers, triplets, tmp_path, level):
+    trainer = trainer_in_float64(towers, triplets, tmp_path, recipe(level))
     trained = {name for name, p in trainer.embedder.model.named_parameters() if p.requires_grad}
-    assert "text_projection.weight" in trained and "text_model.embeddings.token_embedding.weight" in trained
-    assert ("visual_projection.weight" in trained) == (level[0] != "text")
+    projections = {"text_projection.weight", "text_model.head.weight"}, {"visual_projection.weight", "vision_model.head.probe"}
+    assert projections[0] & trained and "text_model.embeddings.token_embedding.weight" in trained
+    assert bool(projections[1] & trained) == (level[0] != "text")
     assert ("vision_model.encoder.layers.1.mlp.fc1.weight" in trained) == (level[0] in ("text+blocks", "all"))
     assert ("vision_model.encoder.layers.0.mlp.fc1.weight" in trained) == (level in (("text+blocks", 2), ("all", 1)))
 

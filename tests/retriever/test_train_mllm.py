@@ -174,5 +174,5 @@ def test_a_run_that_died_continues_to_bit_equal_adapters(folders, triplets, load
 
 
 def test_a_base_of_another_kind_is_refused(clip_folder, triplets, load, tmp_path):
-    with pytest.raises(UserError, match="cannot load an MLLM"):
+    with pytest.raises(UserError, match="recipes of kind mllm start from llava_next, .*; set the recipe's kind to clip"):
         train(small("mllm"), triplets, load, clip_folder, tmp_path / "out")

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,6 +222,14 @@ def test_queries_that_are_being_decoded_when_the_service_stops_are_told_so_too(s
     service.stop()
     for future in futures:
         assert future.exception(10) is None or "stopping" in str(future.exception())
+
+
+def test_a_query_whose_turn_comes_as_the_decoders_end_is_told_that_the_service_stops(searcher):
+    service, future = SearchService(searcher, ["demo"]), Future()
+    service._snapshots["demo"] = SimpleNamespace(model=SimpleNamespace(loaded=True))
+    service._decoders.shutdown()
+    assert not service._prepared(service_module._Request(Query(image=b"x"), Page(), "demo", future, 0.0))
+    assert "stopping" in str(future.exception(0)) and not service._decoding
 
 
 def test_what_many_are_told_is_an_exception_of_each_ones_own(searcher):

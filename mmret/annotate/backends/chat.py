@@ -23,15 +23,16 @@ class PermanentError(Exception):
 
 
 def messages(question: Question, pictures: Sequence[str]) -> list[dict[str, Any]]:
-    """Chat messages of a question; ``pictures`` (URLs or data URIs) stand where the prompt has them, source first."""
+    """Chat messages of a question; ``pictures`` (URLs or data URIs) stand where the prompt has them, source first; one alone has no
+    name."""
     content: Any = question.user
     if question.images:
         before, _, after = question.user.partition(IMAGES)
         parts = [{"type": "text", "text": "Source Image:"}, {"type": "text", "text": "Target Image:"}]
-        shown = [
-            p for label, url in zip(parts, pictures, strict=True) for p in (label, {"type": "image_url", "image_url": {"url": url}})
-        ]
-        content = [{"type": "text", "text": before.strip()}, *shown, {"type": "text", "text": after.strip()}]
+        urls = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+        shown = urls if len(urls) == 1 else [p for pair in zip(parts, urls, strict=True) for p in pair]
+        around = [[{"type": "text", "text": text}] if (text := each.strip()) else [] for each in (before, after)]
+        content = [*around[0], *shown, *around[1]]
     return [{"role": "system", "content": question.system}, {"role": "user", "content": content}]
 
 

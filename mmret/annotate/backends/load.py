@@ -10,7 +10,7 @@ from typing import Any
 
 from mmret.annotate.kinds import TABLES, AnnotationTable, backend_of, engine_of, request_kind, uses_judge
 from mmret.annotate.parse import parser_version
-from mmret.annotate.protocol import Annotator
+from mmret.annotate.protocol import Annotator, Kind
 from mmret.settings import AnnotateSettings
 
 _NOT_IN_ROWS = {
@@ -69,6 +69,11 @@ def load_annotators(settings: AnnotateSettings) -> dict[AnnotationTable, Annotat
     return {table: loaded[backend_of(table, settings)] for table in TABLES}
 
 
+def sampling_settings(kind: Kind, settings: AnnotateSettings) -> dict[str, Any]:
+    """The settings of the model that answers ``kind`` which its answers depend on."""
+    return engine_of(kind, settings).model_dump(exclude=_NOT_IN_ROWS)
+
+
 def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> dict[str, Any]:
     """What the rows of ``table`` depend on besides the tables they are computed from: versions of prompt and parser, the model and
     its sampling. It is part of the partition's fingerprint.
@@ -88,7 +93,7 @@ def fingerprint_settings(settings: AnnotateSettings, table: AnnotationTable) -> 
         parts["count"] = settings.instructions_per_pair
     if not annotator.uses_model:
         return parts
-    parts["sampling"] = engine_of(kind, settings).model_dump(exclude=_NOT_IN_ROWS)
+    parts["sampling"] = sampling_settings(kind, settings)
     parts["asked"] = settings.model_dump(include={"language", "words", "attempts"})
     if table == "instructions" and uses_judge(settings, annotator):
         parts["judge"] = [annotator.prompt_version("judge"), annotator.model_for("judge"), settings.judge_minimum]

@@ -12,7 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-CURRENT = {"describe": "v1", "instruct": "v1", "instruct_captions": "v1", "both": "v1", "judge": "v1", "demonstrations": "v1"}
+CURRENT = {
+    "describe": "v1",
+    "instruct": "v1",
+    "instruct_captions": "v1",
+    "both": "v1",
+    "judge": "v1",
+    "caption": "v1",
+    "demonstrations": "v1",
+}
 
 _HERE = Path(__file__).parent
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
@@ -43,7 +51,7 @@ def fill(text: str, slots: dict[str, object]) -> str:
 
 @lru_cache
 def prompt(kind: str) -> Prompt:
-    """The current prompt called ``kind``: describe, instruct, instruct_captions, both, judge."""
+    """The current prompt called ``kind``: describe, instruct, instruct_captions, both, judge, caption."""
     version = f"{kind}.{CURRENT[kind]}"
     text = (_HERE / f"{version}.md").read_text(encoding="utf-8")
     system, _, user = text.removeprefix("# system\n").partition("# user\n")

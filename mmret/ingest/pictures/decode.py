@@ -147,7 +147,7 @@ def _decode(data: bytes, settings: IngestSettings, draft: tuple[int, int] | None
 
 def _attempt(data: bytes, settings: IngestSettings, draft: tuple[int, int] | None) -> _Decoded:
     try:
-        with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats_in(data)) as image:
             _refuse(image, settings)
             header = (image.format or "", image.mode)
             if draft and image.format in ("JPEG", "MPO"):
@@ -164,7 +164,7 @@ def _attempt(data: bytes, settings: IngestSettings, draft: tuple[int, int] | Non
         raise _broken(data, error) from None
 
 
-def _formats(data: bytes) -> tuple[str, ...]:
+def formats_in(data: bytes) -> tuple[str, ...]:
     if not is_heif(data):
         return FORMATS
     from pi_heif import register_heif_opener

@@ -15,8 +15,9 @@ from transformers import AutoConfig
 
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.load import TEXT_INSTRUCTION, model_type, query_options
-from mmret.retriever.models.mllm import adapter_base, load_processor
+from mmret.retriever.models.asked import OUR_TEMPLATE, Asked
+from mmret.retriever.models.kinds import TEXT_INSTRUCTION, adapter_base, asked_of, model_type, query_options
+from mmret.retriever.models.mllm import load_processor
 from mmret.retriever.models.mllm_prompts import Prompt, prompt_of, prompts
 
 TEMPLATE = "chat_template.jinja"
@@ -28,7 +29,8 @@ _POOLING = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
 def write_engine_files(folder: str | Path, instruction: str | None = None) -> None:
     """Write the files into ``folder``, a whole model or an adapter of a family in ``mllm_prompts.yaml``.
 
-    ``instruction`` is that of composed queries; by default the one that the checkpoint was trained with, or the paper's.
+    ``instruction`` is that of composed queries; by default the one that the checkpoint was trained with, its own or the paper's. Of
+    a model that brings its own prompts they are those, with its own chat template.
     An adapter's base model must be at hand for its configuration. Raises UserError for a model of another kind, and where
     an old template would be read instead of ours.
 
@@ -43,12 +45,30 @@ def write_engine_files(folder: str | Path, instruction: str | None = None) -> No
     base = adapter_base(folder)
     with silence():
         dimensions = AutoConfig.from_pretrained(base or str(folder)).get_text_config().hidden_size
-    asked = instruction or query_options(folder)["instruction"]
-    placeholders = load_processor(folder).all_special_multimodal_tokens
-    for name, content in json_files(dimensions, asked, base is not None).items():
+    own = asked_of(folder)
+    said = query_options(folder)["instruction"] if instruction is None else instruction
+    files = json_files(dimensions, said, base is not None)
+    if own:
+        files = _asked_files(files, own.asking(said))
+    for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    (folder / TEMPLATE).write_text(chat_template(prompt_of(kind), placeholders), encoding="utf-8")
+    template = own.template if own else chat_template(prompt_of(kind), load_processor(folder).all_special_multimodal_tokens)
+    (folder / TEMPLATE).write_text(template, encoding="utf-8")
+
+
+def _asked_files(files: dict[str, Any], own: Asked) -> dict[str, Any]:
+    """``files`` of a model that brings its own prompts, pooling and lengths."""
+    module, config = files["sentence_bert_config.json"], files["config_sentence_transformers.json"]
+    processing = {**module["processing_kwargs"], "chat_template": {"add_generation_prompt": own.generation_prompt}}
+    prompts = {"query": own.query, "text_query": own.text_query, "document": own.candidate}
+    return files | {
+        "1_Pooling/config.json": files["1_Pooling/config.json"] | {"pooling_mode": own.pooling},
+        "sentence_bert_config.json": module | {"processing_kwargs": processing | ({"image": own.images} if own.images else {})},
+        "config_sentence_transformers.json": config
+        | {"prompts": prompts, "default_prompt_name": "document"}
+        | ({"truncate_dim": own.dimensions} if own.dimensions else {}),
+    }
 
 
 def json_files(dimensions: int, instruction: str, adapter: bool) -> dict[str, Any]:
@@ -88,7 +108,7 @@ def chat_template(prompt: Prompt, placeholders: list[str]) -> str:
     text_before, text_after = prompt.text.split("{text}")
     shortest = min(len(token) for token in placeholders)
     lines = [
-        "{%- set seen = namespace(instruction=none, text='', said='', image=false) -%}",
+        OUR_TEMPLATE,
         "{%- for message in messages -%}",
         "{%- if message.content is string -%}{%- set seen.said = message.content -%}",
         "{%- else -%}",

@@ -1,4 +1,4 @@
-"""MMRet-CLIP as two graphs, of the picture and of the text, for serving without torch: what ONNX and OpenVINO share.
+"""Two towers as two graphs, of the picture and of the text, for serving without torch: what ONNX and OpenVINO share.
 
 Each graph gives un-normalised projections, so a server composes as the paper does: normalise ``image + text``, or either
 alone (:class:`GraphRetriever` is that in numpy). Beside the graphs lie the processor's files and a JSON file with names and
@@ -20,16 +20,19 @@ import numpy as np
 from mmret.atomic import replacing_folder
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, Picture, to_rgb
 from mmret.retriever.models.load import Retriever
+from mmret.retriever.models.pictures import Picture, to_rgb
+from mmret.retriever.models.two_towers import TwoTowerRetriever
 from mmret.retriever.models.usable import usable
 
+CLIP_TEXTS = {"lower_case": False, "padded": False, "masked": True}
+"""How texts are given to a graph whose JSON file does not say: as CLIP's are."""
 TOLERANCE = 1e-4
 """Largest difference allowed between torch's unit vectors and the engine's, in any dimension."""
 
 
 class GraphRetriever(ABC):
-    """An exported folder under an engine: the same ``encode`` as :class:`ClipRetriever`.
+    """An exported folder under an engine: the same ``encode`` as :class:`TwoTowerRetriever`.
 
     A subclass names the JSON file of its folders in ``info`` and runs a graph in :meth:`features`.
     """
@@ -39,16 +42,17 @@ class GraphRetriever(ABC):
 
     def __init__(self, folder: str | Path):
         """Raises UserError for a folder that is no export."""
-        from transformers import CLIPProcessor
+        from transformers import AutoProcessor, CLIPProcessor
 
         self.folder = Path(folder)
         if not (self.folder / self.info).is_file():
             raise UserError(f"{folder} holds no exported model: `{self.made_by}` makes one")
         info = json.loads((self.folder / self.info).read_text())
         self.dim, self.max_tokens = info["dim"], info["max_tokens"]
+        self.texts = {**CLIP_TEXTS, **info.get("texts", {})}
         self.truncated = 0
         with silence():
-            self.processor = CLIPProcessor.from_pretrained(str(folder))
+            self.processor = (AutoProcessor if self.texts["padded"] else CLIPProcessor).from_pretrained(str(folder))
 
     @abstractmethod
     def features(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -57,7 +61,7 @@ class GraphRetriever(ABC):
     def encode(
         self, images: Sequence[Picture] | None = None, texts: Sequence[str] | None = None, batch_size: int = 64
     ) -> np.ndarray:
-        """Unit vectors (n, dim) float32; see :meth:`ClipRetriever.encode`."""
+        """Unit vectors (n, dim) float32; see :meth:`TwoTowerRetriever.encode`."""
         given = [part for part in (images, texts) if part is not None]
         if not given or len({len(part) for part in given}) > 1:
             raise UserError("encode needs images, texts, or as many of one as of the other")
@@ -76,14 +80,17 @@ class GraphRetriever(ABC):
         return self.processor.image_processor(images=[to_rgb(i) for i in images], return_tensors="np")["pixel_values"]
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        tokenizer = self.processor.tokenizer
+        tokenizer, limit = self.processor.tokenizer, self.max_tokens
+        asked = [text.lower() for text in texts] if self.texts["lower_case"] else list(texts)
         with silence():
-            ids = tokenizer(list(texts))["input_ids"]
-        self.truncated += sum(len(row) > self.max_tokens for row in ids)
-        ids = [row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], tokenizer.eos_token_id] for row in ids]
-        with silence():
-            padded = tokenizer.pad({"input_ids": ids}, return_tensors="np")
-        return {name: padded[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+            ids = tokenizer(asked)["input_ids"]
+            for row, tokens in enumerate(ids):
+                if len(tokens) > limit:
+                    self.truncated += 1
+                    ids[row] = tokenizer(asked[row], truncation=True, max_length=limit)["input_ids"]
+            length = {"padding": "max_length", "max_length": limit} if self.texts["padded"] else {"padding": True}
+            padded = tokenizer.pad({"input_ids": ids}, return_tensors="np", return_attention_mask=self.texts["masked"], **length)
+        return {name: padded[name].astype(np.int64) for name in ("input_ids", "attention_mask") if name in padded}
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Engine:
     JSON file."""
 
     name: str
-    write: Callable[[ClipRetriever, Path], None]
+    write: Callable[[TwoTowerRetriever, Path], None]
     retriever: type[GraphRetriever]
     facts: dict[str, Any]
 
@@ -106,15 +113,16 @@ def export_graphs(folder: str | Path, out: Path, engine: Engine) -> dict[str, An
     if out.exists():
         raise UserError(f"{out} exists already: give --out another folder, or delete it")
     retriever = Retriever.load(folder, "cpu", "float32")
-    if not isinstance(retriever, ClipRetriever):
+    if not isinstance(retriever, TwoTowerRetriever):
         raise UserError(
-            f"{folder} is no CLIP checkpoint: only that kind is exported to {engine.name}; an MLLM is served by vLLM and others "
+            f"{folder} is no CLIP checkpoint: only two towers are exported to {engine.name}; an MLLM is served by vLLM and others "
             "from its own files"
         )
     info = {
         "dim": retriever.dim,
         "image_size": retriever.model.config.vision_config.image_size,
         "max_tokens": retriever.max_tokens,
+        **({"texts": {"lower_case": True, "padded": True, "masked": retriever.masks_padding}} if retriever.padded else {}),
         **engine.facts,
         "tolerance": TOLERANCE,
         "embedding": "normalise(image + text) for a composed query, or of either alone",
@@ -132,7 +140,7 @@ def export_graphs(folder: str | Path, out: Path, engine: Engine) -> dict[str, An
     return info
 
 
-def check(retriever: ClipRetriever, loaded: GraphRetriever, engine: str) -> float:
+def check(retriever: TwoTowerRetriever, loaded: GraphRetriever, engine: str) -> float:
     """Largest difference of unit vectors, over pictures and texts of several lengths, in batches of 1 and 3. Raises UserError
     where it is above :data:`TOLERANCE`."""
     rng = np.random.default_rng(0)

@@ -12,19 +12,27 @@ from pathlib import Path
 from mmret.encode.location import sentence_transformers_remark
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
-from mmret.retriever.models.checkpoint import RECORD, weights_digest
+from mmret.retriever.models.asked import Asked, read_asked
+from mmret.retriever.models.checkpoint import RECORD, model_part, weights_digest
 from mmret.retriever.models.mllm_prompts import prompt_of, prompts
 from mmret.settings import Recipe
+from mmret.tasks import COMPOSED, Task
 
 TEXT_INSTRUCTION = "Find me an image that matches the given caption"
 """What an MLLM is told with a query that is text alone (paper.md, section 2)."""
 ADAPTER = "adapter_config.json"
+REFUSED = {
+    "siglip2": "it is SigLIP 2 of free resolution (NaFlex), whose pictures have no fixed shape: take one of fixed resolution, "
+    "google/siglip2-base-patch16-224, say, which is of type siglip",
+}
+"""Why models of a ``model_type`` that one might expect are not loaded."""
 
 
 def model_type(folder: str | Path) -> str:
     """``model_type`` of a checkpoint, of an adapter its base's. Raises UserError where there is no configuration."""
     if base := adapter_base(folder):
         return model_type(base)
+    folder = model_part(folder)
     config = Path(folder) / "config.json"
     if config.is_file():
         try:
@@ -34,6 +42,11 @@ def model_type(folder: str | Path) -> str:
     if Path(folder).is_dir():
         if said := sentence_transformers_remark(folder):
             raise UserError(said)
+        if (Path(folder) / "open_clip_config.json").is_file():
+            raise UserError(
+                f"{folder} is of open_clip alone: fetch the same model in transformers' format (config.json, "
+                "model.safetensors), which most repositories of open_clip models hold as well"
+            )
         raise UserError(f"cannot load a model from {folder}: it has neither config.json nor adapter_config.json")
     from transformers import AutoConfig
 
@@ -46,10 +59,13 @@ def model_type(folder: str | Path) -> str:
 def query_options(folder: str | Path, composed: bool = True) -> dict[str, str]:
     """Keywords of ``encode`` that make a query of the checkpoint in ``folder``: an MLLM's task instruction, nothing for CLIP.
 
-    Composed queries carry the instruction that the checkpoint was trained with, or the paper's where it does not say.
+    Composed queries carry the instruction that the checkpoint was trained with, the model's own where it brings one
+    (:mod:`mmret.retriever.models.asked`), or the paper's where neither is said.
     """
     if model_type(folder) not in prompts():
         return {}
+    if asked := asked_of(folder):
+        return {"instruction": asked.query if composed else asked.text_query}
     if not composed:
         return {"instruction": TEXT_INSTRUCTION}
     record = Path(folder) / RECORD
@@ -57,17 +73,38 @@ def query_options(folder: str | Path, composed: bool = True) -> dict[str, str]:
     return {"instruction": trained.get("instruction") or Recipe.model_fields["instruction"].default}
 
 
+def task_options(folder: str | Path, task: Task) -> dict[str, str]:
+    """Keywords of ``encode`` that make a query of ``task``: of composed queries :func:`query_options`, else an MLLM's instruction.
+
+    >>> task_options("lakes/demo/checkpoints/demo", TASKS["text_to_image"])
+    {}
+    """
+    composed = query_options(folder)
+    return composed if task.name == COMPOSED or not composed else {"instruction": task.instruction}
+
+
 def embedding_digest(folder: str | Path) -> str:
     """16 hex digits of all that decides a checkpoint's embeddings: the key under which vectors are kept.
 
-    Of a CLIP checkpoint those of its files; of an MLLM also of its prompt, and of an adapter of its base model.
+    Of two towers those of its files; of an MLLM also of its prompts, and of an adapter of its base model.
     """
     own = weights_digest(folder)
     kind = model_type(folder)
     if kind not in prompts():
         return own
-    base = adapter_base(folder)
-    return fingerprint(own, astuple(prompt_of(kind)), weights_digest(base) if base else None)
+    base, asked = adapter_base(folder), asked_of(folder)
+    how = asked.key() if asked else astuple(prompt_of(kind))
+    return fingerprint(own, how, weights_digest(base) if base else None)
+
+
+def asked_of(folder: str | Path) -> Asked | None:
+    """How the model in ``folder`` is asked by its own files, of an adapter that does not say by its base's; None where the
+    family's prompts are taken. Raises UserError as :func:`read_asked` does."""
+    if asked := read_asked(folder):
+        return asked
+    trained_here = (Path(folder) / RECORD).is_file()
+    base = None if trained_here else adapter_base(folder)
+    return asked_of(base) if base else None
 
 
 def adapter_base(folder: str | Path) -> str | None:

@@ -15,12 +15,15 @@ from pathlib import Path
 from mmret.encode.location import sentence_transformers_remark
 from mmret.errors import UserError
 from mmret.retriever.models.clip import ClipRetriever
-from mmret.retriever.models.kinds import TEXT_INSTRUCTION, embedding_digest, model_type, query_options
+from mmret.retriever.models.kinds import REFUSED, TEXT_INSTRUCTION, embedding_digest, model_type, query_options
 from mmret.retriever.models.mllm import MllmRetriever
 from mmret.retriever.models.mllm_prompts import prompts
+from mmret.retriever.models.siglip import SiglipRetriever
+from mmret.retriever.models.two_towers import TwoTowerRetriever
 
 __all__ = ["DTYPES", "KINDS", "TEXT_INSTRUCTION", "Retriever", "embedding_digest", "model_type", "query_options"]
-KINDS: dict[str, type[ClipRetriever] | type[MllmRetriever]] = {"clip": ClipRetriever, **dict.fromkeys(prompts(), MllmRetriever)}
+TWO_TOWERS: dict[str, type[TwoTowerRetriever]] = {kind.kind: kind for kind in (ClipRetriever, SiglipRetriever)}
+KINDS: dict[str, type[TwoTowerRetriever] | type[MllmRetriever]] = {**TWO_TOWERS, **dict.fromkeys(prompts(), MllmRetriever)}
 """The retriever of each ``model_type``."""
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -29,11 +32,11 @@ class Retriever:
     """What embeds images, texts and composed queries: ``encode(images, texts) -> (n, dim)`` unit vectors."""
 
     @staticmethod
-    def load(folder: str | Path, device: str = "auto", dtype: str | None = None) -> ClipRetriever | MllmRetriever:
+    def load(folder: str | Path, device: str = "auto", dtype: str | None = None) -> TwoTowerRetriever | MllmRetriever:
         """Load a checkpoint folder, a peft adapter folder or a hub name.
 
         ``device`` ``auto`` takes a GPU where there is one. ``dtype``: one of :data:`DTYPES`; None is float32
-        for CLIP and the checkpoint's own for an MLLM. Raises UserError for another dtype, and for a model of a kind
+        for two towers and the checkpoint's own for an MLLM. Raises UserError for another dtype, and for a model of a kind
         that is no retriever here.
         """
         if dtype not in (None, *DTYPES):
@@ -42,6 +45,8 @@ class Retriever:
         if kind not in KINDS:
             if said := sentence_transformers_remark(folder):
                 raise UserError(said)
+            if kind in REFUSED:
+                raise UserError(f"{folder} is not loaded: {REFUSED[kind]}")
             raise UserError(f"{folder} holds a model of type '{kind}'; retrievers are of type {', '.join(KINDS)}")
         from safetensors import SafetensorError
 

@@ -10,7 +10,8 @@ from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.retriever.models.checkpoint import RECORD
 from mmret.retriever.models.engine_files import write_engine_files
-from mmret.retriever.models.mllm import MllmRetriever, adapter_base
+from mmret.retriever.models.kinds import adapter_base
+from mmret.retriever.models.mllm import MllmRetriever
 
 
 def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
@@ -32,6 +33,8 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
             retriever.processor.save_pretrained(folder)
         if (record := Path(adapter) / RECORD).is_file():  # with the instruction of its queries
             shutil.copy(record, folder)
+        if retriever.asked:
+            retriever.asked.save(folder)
         write_engine_files(folder)
 
     with replacing_folder(out) as aside:

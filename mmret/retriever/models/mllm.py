@@ -4,7 +4,8 @@ The embedding is the normalised hidden state, after the final norm, of the last 
 2); batches are padded on the left, so that position is the last one of every row. Upstream (BGE-VL-MLLM) replaced the
 forward pass of Mistral for this; here the inner model is called, which returns just that state and computes no logits.
 Queries carry a task instruction, candidates none: ``encode(..., instruction=...)`` makes a query. Wordings are data of
-the model's family, see :mod:`mmret.retriever.models.mllm_prompts`.
+the model's family, see :mod:`mmret.retriever.models.mllm_prompts`, unless the folder brings its own, with its own pooling
+(:mod:`mmret.retriever.models.asked`).
 
 Cost: one forward pass of the LLM per row. A 512 x 512 picture is 2,928 tokens for LLaVA-NeXT (672 x 672 and an
 overview, in patches of 14), 324 for Qwen2-VL and 256 for Qwen3-VL. Rows of like length share a batch.
@@ -12,7 +13,7 @@ overview, in patches of 14), 324 for Qwen2-VL and 256 for Qwen3-VL. Rows of like
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from mmret.devices import device_of
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import Picture, require_list, to_rgb
-from mmret.retriever.models.kinds import adapter_base
-from mmret.retriever.models.mllm_prompts import prompt_of
+from mmret.retriever.models.asked import Asked
+from mmret.retriever.models.chat_prompt import ChatPrompt
+from mmret.retriever.models.kinds import adapter_base, asked_of
+from mmret.retriever.models.mllm_prompts import Prompt, prompt_of
+from mmret.retriever.models.pictures import Picture, require_list, to_rgb
+from mmret.retriever.models.stock_weights import load_stock, load_stock_processor
 from mmret.retriever.models.usable import usable
 
 CLASS_TOKENS = {"clip_vision_model": 1}
@@ -41,9 +45,9 @@ class MllmRetriever:
     left less of the model's context. Prompt and picture are never cut.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, max_text_tokens: int = 1024):
-        self.model, self.processor = model.eval(), processor
-        self.prompt = prompt_of(model.config.model_type)
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, max_text_tokens: int = 1024, asked: Asked | None = None):
+        self.model, self.processor, self.asked = model.eval(), processor, asked
+        self.prompt: Prompt | ChatPrompt = ChatPrompt(asked, processor) if asked else prompt_of(model.config.model_type)
         self.max_text_tokens = max_text_tokens
         self.truncated = 0
         self._overheads: dict[tuple[bool, str | None], int] = {}
@@ -57,22 +61,19 @@ class MllmRetriever:
         text; 1,024 tokens leave those of the five benchmarks whole. Raises UserError where the folder holds no model
         of a family that has a prompt, and for an adapter without peft.
         """
-        base = adapter_base(folder)
-        try:
-            with silence():
-                model = AutoModelForImageTextToText.from_pretrained(
-                    base or str(folder), dtype=dtype if dtype == "auto" else getattr(torch, dtype)
-                )
-                processor = load_processor(folder)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot load an MLLM from {base or folder}: {error}") from None
+        base, asked = adapter_base(folder), asked_of(folder)
+        model = load_stock(
+            AutoModelForImageTextToText, base or folder, dtype if dtype == "auto" else getattr(torch, dtype), "an MLLM"
+        )
+        processor = load_processor(folder)
         if base:
             model = _merge_adapter(model, folder)
-        return cls(model.to(device_of(device)), processor, max_text_tokens)
+        return cls(model.to(device_of(device)), processor, max_text_tokens, asked)
 
     @property
     def dim(self) -> int:
-        return self.model.config.get_text_config().hidden_size
+        width = self.model.config.get_text_config().hidden_size
+        return min(width, self.asked.dimensions or width) if self.asked else width
 
     @property
     def device(self) -> torch.device:
@@ -110,22 +111,28 @@ class MllmRetriever:
         return usable(rows, images, texts)
 
     def pictures(self, images: Sequence[Picture]) -> list[Any]:
-        """Decoded RGB PIL images, squashed to a square."""
-        side = (self.prompt.image_size,) * 2
+        """Decoded RGB PIL images, squashed to a square, or in the shape that the model's own files ask for."""
         with ThreadPoolExecutor(min(8, max(1, torch.get_num_threads()))) as pool:
-            return list(pool.map(lambda image: to_rgb(image).resize(side), images))
+            return list(pool.map(lambda image: self.prompt.fit(to_rgb(image)), images))
 
     def inputs(self, prompts: Sequence[str], pictures: Sequence[Any] | None) -> dict[str, torch.Tensor]:
         """What the model takes, padded on the left: tokens (n, longest) with their mask, and the pictures' pixels."""
+        settings = {"images_kwargs": dict(self.asked.images)} if self.asked and self.asked.images and pictures else {}
+        begin = self.processor.tokenizer.bos_token
+        if self.asked and begin and prompts[0].startswith(begin):  # written by the template already
+            settings["add_special_tokens"] = False
         with silence():
-            return self.processor(text=list(prompts), images=pictures, padding=True, padding_side="left", return_tensors="pt")
+            return self.processor(
+                text=list(prompts), images=pictures, padding=True, padding_side="left", return_tensors="pt", **settings
+            )
 
     def hidden(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Un-normalised embeddings (n, dim) of :meth:`inputs`, in the model's dtype and with its gradients."""
         here = {
             name: value.to(self.device, self.model.dtype if value.is_floating_point() else None) for name, value in inputs.items()
         }
-        return self.model.model(**here, use_cache=False).last_hidden_state[:, -1]
+        states = self.model.model(**here, use_cache=False).last_hidden_state
+        return POOL[self.asked.pooling if self.asked else "lasttoken"](states, here["attention_mask"])[:, : self.dim]
 
     def cut(self, texts: Sequence[str], image: bool, instruction: str | None) -> list[str]:
         """``texts`` without image placeholders of their own and not longer than there is room for; counts what was
@@ -176,6 +183,23 @@ class MllmRetriever:
         return np.concatenate([self._embed(*part) for part in parts])
 
 
+def _first(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return states[torch.arange(len(states), device=states.device), mask.argmax(dim=1)]
+
+
+def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+POOL: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "lasttoken": lambda states, _: states[:, -1],
+    "cls": _first,
+    "mean": _mean,
+}
+"""From hidden states (n, longest, width), padded on the left, and their mask to embeddings (n, width)."""
+
+
 def align_processor(processor: ProcessorMixin, config: Any) -> None:
     """Set up ``processor`` for the model: a pad token, and for LLaVA the sizes by which it counts an image's tokens.
 
@@ -193,8 +217,8 @@ def load_processor(folder: str | Path) -> ProcessorMixin:
     """The processor in ``folder`` (or of a hub name); of an adapter without one, its base model's."""
     base = adapter_base(folder)
     own = any((Path(folder) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
-    with silence():
-        return AutoProcessor.from_pretrained(str(folder) if own or not base else base)
+    place = str(folder) if own or not base else base
+    return load_stock_processor(AutoProcessor, place)
 
 
 def _merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:

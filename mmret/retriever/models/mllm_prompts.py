@@ -8,10 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from mmret.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FILE = Path(__file__).with_suffix(".yaml")
 
@@ -36,6 +40,10 @@ class Prompt:
         opening = self.candidate if instruction is None else self.query.format(instruction=instruction)
         has_text = text is not None and (text != "" or not image)
         return opening + (self.text.format(text=text) if has_text else "") + (self.image if image else "") + self.end
+
+    def fit(self, picture: Image.Image) -> Image.Image:
+        """The picture squashed to the square."""
+        return picture.resize((self.image_size,) * 2)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""MMRet-CLIP as two ONNX graphs: ``image.onnx`` and ``text.onnx``, with ``onnx.json`` beside them.
+"""Two towers, CLIP's or SigLIP's, as two ONNX graphs: ``image.onnx`` and ``text.onnx``, with ``onnx.json`` beside them.
 
 :mod:`mmret.retriever.models.graphs` has what an export is, and its cost; here are torch's exporter and onnxruntime.
 """
@@ -16,8 +16,8 @@ from torch import nn
 
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, feature_tensor
 from mmret.retriever.models.graphs import TOLERANCE, Engine, GraphRetriever, export_graphs
+from mmret.retriever.models.two_towers import TwoTowerRetriever, feature_tensor
 
 __all__ = ["OPSET", "TOLERANCE", "OnnxRetriever", "export_onnx", "write_onnx_graphs"]
 
@@ -39,12 +39,12 @@ class _Text(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         return feature_tensor(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
 
 
 class OnnxRetriever(GraphRetriever):
-    """An exported folder under onnxruntime: the same ``encode`` as :class:`ClipRetriever`."""
+    """An exported folder under onnxruntime: the same ``encode`` as :class:`TwoTowerRetriever`."""
 
     info = "onnx.json"
     made_by = "mmret export-onnx"
@@ -68,7 +68,7 @@ class OnnxRetriever(GraphRetriever):
 
 
 def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
-    """Write the CLIP checkpoint in ``folder`` to folder ``out``; returns what ``onnx.json`` holds.
+    """Write the checkpoint of two towers in ``folder`` to folder ``out``; returns what ``onnx.json`` holds.
 
     Example: ``export_onnx("lakes/demo/checkpoints/demo", Path("onnx"))``.
 
@@ -84,23 +84,19 @@ def export_onnx(folder: str | Path, out: Path) -> dict[str, Any]:
     return export_graphs(folder, out, Engine("ONNX", write_onnx_graphs, OnnxRetriever, {"opset": OPSET}))
 
 
-def write_onnx_graphs(retriever: ClipRetriever, folder: Path) -> None:
+def write_onnx_graphs(retriever: TwoTowerRetriever, folder: Path) -> None:
     """``image.onnx`` and ``text.onnx`` in ``folder``; the retriever's attention is plain products from then on."""
     model, limit = retriever.model, retriever.max_tokens
     model.set_attn_implementation("eager")  # every runtime has them
     side = model.config.vision_config.image_size
     batch = torch.export.Dim("batch", min=1, max=4096)
-    length = torch.export.Dim("length", min=3, max=limit)
-    ids = torch.full((2, min(8, limit)), retriever.processor.tokenizer.eos_token_id)
+    shape = {0: batch} if retriever.padded else {0: batch, 1: torch.export.Dim("length", min=3, max=limit)}
+    ids = torch.full((2, limit if retriever.padded else min(8, limit)), retriever.processor.tokenizer.eos_token_id)
     ids[:, 1:-1] = 1
+    given = {"input_ids": ids, **({"attention_mask": torch.ones_like(ids)} if retriever.masks_padding else {})}
     graphs = {
         "image": (_Image(model), (torch.zeros(2, 3, side, side),), ["pixel_values"], {"pixel_values": {0: batch}}),
-        "text": (
-            _Text(model),
-            (ids, torch.ones_like(ids)),
-            ["input_ids", "attention_mask"],
-            {name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")},
-        ),
+        "text": (_Text(model), tuple(given.values()), list(given), dict.fromkeys(given, shape)),
     }
     for name, (module, example, inputs, shapes) in graphs.items():
         with torch.no_grad(), silence(), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""MMRet-CLIP as two OpenVINO graphs: ``image.xml`` and ``text.xml`` with their ``.bin``, and ``openvino.json`` beside them.
+"""Two towers, CLIP's or SigLIP's, as two OpenVINO graphs: ``image.xml`` and ``text.xml`` with ``.bin``s, and ``openvino.json``.
 
 :mod:`mmret.retriever.models.graphs` has what an export is. The graphs are read from the ONNX ones, which are written for it
 and not kept. Cost: a second more than ONNX for a tiny model.
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.graphs import Engine, GraphRetriever, export_graphs
 from mmret.retriever.models.onnx import write_onnx_graphs
+from mmret.retriever.models.two_towers import TwoTowerRetriever
 
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
 """Without it OpenVINO takes bfloat16 where the processor has it."""
@@ -25,7 +25,7 @@ _NEEDED = "OpenVINO export needs openvino, onnx and onnxscript: pip install 'mmr
 
 
 class OpenvinoRetriever(GraphRetriever):
-    """An exported folder under OpenVINO: the same ``encode`` as :class:`ClipRetriever`."""
+    """An exported folder under OpenVINO: the same ``encode`` as :class:`TwoTowerRetriever`."""
 
     info = "openvino.json"
     made_by = "mmret export-onnx --format openvino"
@@ -41,7 +41,7 @@ class OpenvinoRetriever(GraphRetriever):
 
 
 def export_openvino(folder: str | Path, out: Path) -> dict[str, Any]:
-    """Write the CLIP checkpoint in ``folder`` to folder ``out``; returns what ``openvino.json`` holds.
+    """Write the checkpoint of two towers in ``folder`` to folder ``out``; returns what ``openvino.json`` holds.
 
     Raises UserError as :func:`mmret.retriever.models.onnx.export_onnx` does.
     """
@@ -67,7 +67,7 @@ def load_openvino() -> ModuleType:
     return openvino
 
 
-def _write(retriever: ClipRetriever, folder: Path) -> None:
+def _write(retriever: TwoTowerRetriever, folder: Path) -> None:
     openvino = load_openvino()
     with TemporaryDirectory(dir=folder) as between:
         write_onnx_graphs(retriever, Path(between))

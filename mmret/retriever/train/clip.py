@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch.nn.functional import normalize
 from mmret.optimizer import hidden_matrices
 from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
-from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.models.two_towers import TwoTowerRetriever
+from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
@@ -26,13 +29,19 @@ from mmret.settings import Recipe
 
 
 class ClipEmbedder:
-    """See :class:`mmret.retriever.train.embedder.Embedder`. ``chunks``: images and texts in one forward pass."""
+    """See :class:`mmret.retriever.train.embedder.Embedder`. ``chunks``: images and texts in one forward pass.
 
-    def __init__(self, recipe: Recipe, retriever: ClipRetriever, group: Group = SINGLE_PROCESS):
+    A further family of two towers is a subclass: its retriever, its image tower, and what its text tower consists of.
+    """
+
+    retriever_class: ClassVar[type[TwoTowerRetriever]] = ClipRetriever
+    tower_class: ClassVar[type[ImageTower]] = ImageTower
+
+    def __init__(self, recipe: Recipe, retriever: TwoTowerRetriever, group: Group = SINGLE_PROCESS):
         self.recipe, self.retriever, self.group, self.model = recipe, retriever, group, retriever.model
-        self.tower = ImageTower(self.model, recipe)
-        self.text = [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
-        self.image = list(self.tower.parameters())
+        self.tower = self.tower_class(self.model, recipe)
+        self.text = self.text_parameters()
+        self.image = self.tower.parameters()
         self.model.requires_grad_(False)
         for parameter in [*self.text, *self.image]:
             parameter.requires_grad_(True)
@@ -46,7 +55,11 @@ class ClipEmbedder:
 
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group = SINGLE_PROCESS) -> ClipEmbedder:
-        return cls(recipe, ClipRetriever.load(base, group.device), group)
+        return cls(recipe, cls.retriever_class.load(base, group.device), group)
+
+    def text_parameters(self) -> list[torch.nn.Parameter]:
+        """Those of the text tower with its projection."""
+        return [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]
@@ -58,7 +71,7 @@ class ClipEmbedder:
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""
         pictures = Pictures(data.images, load_images)
-        if self.recipe.trainable == "all":
+        if self.recipe.trainable == "all" or not len(pictures):
             self.rows = lambda numbers: self.retriever.raw_pixels(pictures(numbers)) if len(numbers) else None
             return
         path, total = work / "frozen.npy", len(pictures)
@@ -81,23 +94,21 @@ class ClipEmbedder:
         return self.rows(images[self.group.share(len(images))])
 
     def parts(self, batch: Batch, read: torch.Tensor | None) -> tuple[list[Part], Gather]:
-        distinct, query, candidate = batch.images()
-        texts, text = batch.distinct_texts()
-        query, candidate, text = (torch.from_numpy(i).to(self.model.device) for i in (query, candidate, text))
+        distinct, *image = batch.images()
+        texts, *text = batch.distinct_texts()
         image_chunk, text_chunk = self.chunks
         own = self.retriever.tokens(texts[self.group.share(len(texts))])
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=self.model.dtype)
         parts = [
-            Part(self.image_features, [] if read is None else read.split(image_chunk), len(distinct), empty),
+            Part(self.image_features, [] if read is None or not len(read) else read.split(image_chunk), len(distinct), empty),
             Part(
                 self.retriever.token_features, [own[i : i + text_chunk] for i in range(0, len(own), text_chunk)], len(texts), empty
             ),
         ]
 
         def gather(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            # index_select, because its backward pass on the CPU adds in a fixed order; that of images[query] does not
-            composed = images.index_select(0, query) + texts.index_select(0, text)
-            return normalize(composed, dim=-1), normalize(images.index_select(0, candidate), dim=-1)
+            queries, candidates = (_sum_of_parts((images, i), (texts, t)) for i, t in zip(image, text, strict=True))
+            return normalize(queries, dim=-1), normalize(candidates, dim=-1)
 
         return parts, gather
 
@@ -131,3 +142,18 @@ class ClipEmbedder:
             for config, tokens, layers in kept
         )
         return images, texts
+
+
+def _sum_of_parts(*parts: tuple[torch.Tensor, np.ndarray]) -> torch.Tensor:
+    """Rows (n, dim), each the sum of the features that ``parts`` name for it: features (r, dim) and places (n,) in them, of which
+    :data:`NONE` is none."""
+    rows = []
+    for features, places in parts:
+        if (places == NONE).all():
+            continue
+        if (places == NONE).any():
+            features = torch.cat([features, features.new_zeros(1, features.shape[1])])
+            places = np.where(places == NONE, len(features) - 1, places)
+        # index_select, because its backward pass on the CPU adds in a fixed order; that of features[places] does not
+        rows.append(features.index_select(0, torch.from_numpy(places).to(features.device)))
+    return sum(rows[1:], rows[0])

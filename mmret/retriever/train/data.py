@@ -1,14 +1,14 @@
-"""The triplets a recipe trains on, as a table with random access by step.
+"""The rows a recipe trains on, of one task or of a mixture, as tables with random access by step.
 
 What a step sees is a function of (recipe, step) and of the rows alone: no iterator, no RNG state. So a run resumes at
-any step, and a triplet's text and negatives in an epoch do not depend on the other rows. Draws are 64-bit hashes
-(splitmix64) of (seed, epoch, pair). Cost: a permutation of the table per epoch, some 0.1 s for a million rows; a
-batch of 256 about 1 ms.
+any step, and a row's text and negatives in an epoch do not depend on the other rows (:mod:`.task_rows`). Which tasks a
+step has follows from the mixture's shares (:mod:`.mixture`). Cost: a permutation of a task's rows per epoch, some 0.1 s
+for a million; a batch of 256 about 1 ms.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -16,57 +16,32 @@ import pyarrow.compute as pc
 
 from mmret.errors import UserError
 from mmret.hashing import draws
+from mmret.retriever.train.batch import Batch
+from mmret.retriever.train.mixture import Deal
+from mmret.retriever.train.task_rows import Captions, Columns, Shown, TaskRows, joined, ragged
 from mmret.settings import Recipe
+from mmret.tasks import COMPOSED, TASKS, Task, TaskName
+
+__all__ = ["Batch", "TrainingSet", "chosen_rows", "fitting_rows", "lowest", "pair_keys"]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One step's rows. Numbers are positions in ``TrainingSet.images``, the distinct image ids.
-
-    ``queries`` (b,) int64; ``texts`` b strings; ``candidates`` (m,) int64: the b targets in the order of the queries,
-    then every explicit hard negative (b of them where each query brings one, fewer or more where they are ragged).
-    """
-
-    queries: np.ndarray
-    texts: list[str]
-    candidates: np.ndarray
-
-    @property
-    def targets(self) -> np.ndarray:
-        return self.candidates[: len(self.queries)]
-
-    def images(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The distinct images of the batch, and where in them the queries and the candidates are: each is embedded
-        once."""
-        distinct, where = np.unique(np.concatenate([self.queries, self.candidates]), return_inverse=True)
-        return distinct, where[: len(self.queries)], where[len(self.queries) :]
-
-    def distinct_texts(self) -> tuple[list[str], np.ndarray]:
-        """The distinct texts, and for every query which of them is its own."""
-        distinct, where = np.unique(np.array(self.texts, dtype=object), return_inverse=True)
-        return list(distinct), where
-
-    def distinct_queries(self) -> tuple[list[tuple[int, str]], np.ndarray]:
-        """The distinct (image number, text) pairs, and for every row which of them is its own."""
-        place: dict[tuple[int, str], int] = {}
-        where = [place.setdefault(query, len(place)) for query in zip(self.queries.tolist(), self.texts, strict=True)]
-        return list(place), np.array(where, np.int64)
-
-
-def chosen_rows(triplets: pa.Table, recipe: Recipe) -> tuple[pa.Table, np.ndarray]:
-    """Rows of split ``train`` that fit the recipe's signals, at most ``recipe.pairs`` of them, in the order of
-    ``pair_id``; and their keys (n,) uint64, the first 64 bits of each ``pair_id``.
+def chosen_rows(table: pa.Table, recipe: Recipe, task: TaskName = COMPOSED) -> tuple[pa.Table, np.ndarray]:
+    """Rows of ``task`` and of split ``train`` that fit the recipe's signals, at most ``recipe.pairs`` of them, in the order of
+    ``pair_id`` (``task_id`` for tasks other than ``composed``); and their keys (n,) uint64, the first 64 bits of that id.
 
     A subset takes the pairs of lowest hash, so that a larger one of the same seed contains the smaller.
     Raises UserError where nothing is left to train on.
     """
-    rows = fitting_rows(triplets, recipe)
+    own = table if task == COMPOSED and "task" not in table.column_names else table.filter(pc.equal(table["task"], task))
+    rows = fitting_rows(own, recipe, TASKS[task])
     if not rows.num_rows:
-        raise UserError(_nothing_left(triplets, recipe))
-    rows = rows.sort_by("pair_id").combine_chunks()
-    keys = pair_keys(rows)
+        raise UserError(_nothing_left(own, recipe, TASKS[task]))
+    column = "pair_id" if task == COMPOSED else "task_id"
+    rows = rows.sort_by(column).combine_chunks()
+    keys = pair_keys(rows, column)
     if recipe.pairs is not None and recipe.pairs < rows.num_rows:
-        subset = lowest(keys, recipe)
+        pairs = keys if task == COMPOSED else pair_keys(rows, "pair_id", keys)
+        subset = lowest(pairs, recipe)
         rows, keys = rows.take(pa.array(subset)), keys[subset]
     return rows, keys
 
@@ -76,93 +51,132 @@ def lowest(keys: np.ndarray, recipe: Recipe) -> np.ndarray:
     return np.sort(np.argsort(draws(keys, recipe.seed, "pairs"), kind="stable")[: recipe.pairs])
 
 
-def pair_keys(rows: pa.Table) -> np.ndarray:
-    """The first 64 bits of each ``pair_id`` of ``rows``: (n,) uint64."""
-    return np.array([int(i[:16], 16) for i in rows["pair_id"].to_pylist()], dtype=np.uint64)
+def pair_keys(rows: pa.Table, column: str = "pair_id", otherwise: np.ndarray | None = None) -> np.ndarray:
+    """The first 64 bits of each ``pair_id`` of ``rows``, or of each id of another ``column``: (n,) uint64. ``otherwise``: what
+    stands for a null."""
+    if otherwise is None:
+        return np.array([int(i[:16], 16) for i in rows[column].to_pylist()], dtype=np.uint64)
+    pairs = zip(rows[column].to_pylist(), otherwise.tolist(), strict=True)
+    return np.array([int(i[:16], 16) if i else key for i, key in pairs], dtype=np.uint64)
 
 
 class TrainingSet:
-    """The rows of :func:`chosen_rows`. Raises UserError where nothing is left to train on."""
+    """The rows of :func:`chosen_rows`, for each task of the recipe: ``of`` by name. Raises UserError where nothing is left to train
+    on.
 
-    def __init__(self, triplets: pa.Table, recipe: Recipe):
+    ``table``: columns of TRIPLETS; for a mixture those of :func:`mmret.retriever.train.rows.training_rows`. ``images``: the ids of
+    what is embedded as an image, ascending. ``left_out``: tasks of which there is no row, and why; the others share their steps.
+    """
+
+    def __init__(self, table: pa.Table, recipe: Recipe):
         self.recipe = recipe
-        rows, keys = chosen_rows(triplets, recipe)
-        self.keys = keys
-        self.texts, self.text_starts = _ragged(rows["texts"])
-        negatives, starts = _ragged(rows["hard_negatives"])
-        columns = [*(rows[c].cast(pa.large_string()).combine_chunks() for c in ("query_id", "target_id")), negatives]
-        if recipe.negatives != "query+mined":
-            columns[2], starts = negatives.slice(0, 0), np.zeros_like(starts)
-        self.images = pc.unique(pa.chunked_array(columns)).sort()
-        self.query, self.target, negative = (pc.index_in(c, self.images).to_numpy().astype(np.int64) for c in columns)
-        # hns[0] is the query image, which `negatives` decides on; a target among them would contradict its pair
-        row = np.repeat(np.arange(len(keys)), np.diff(starts))
-        mined = (negative != self.query[row]) & (negative != self.target[row])
-        self.mined = negative[mined]
-        self.mined_starts = np.concatenate([[0], np.cumsum(np.bincount(row[mined], minlength=len(keys)))])
-        self.batch_size = min(recipe.batch_size, len(self))
-        self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        chosen, self.left_out = {}, {}
+        for name in recipe.shares():
+            try:
+                chosen[name] = chosen_rows(table, recipe, name)
+            except UserError as nothing:
+                self.left_out[name] = str(nothing)
+        if not chosen:
+            raise UserError("; ".join(self.left_out.values()))
+        columns = {
+            name: Columns.of(TASKS[name], rows, keys, recipe.negatives == "query+mined") for name, (rows, keys) in chosen.items()
+        }
+        self.images = _sorted(part for c in columns.values() for part in c.used_as_images())
+        pictures, self.captions = self.images, None
+        if set(columns) != {COMPOSED}:
+            every = _sorted(part for c in columns.values() for part in c.all_ids())
+            only_texts = every.filter(pc.invert(pc.is_in(every, self.images)))
+            pictures = pa.concat_arrays([self.images, only_texts])
+            self.captions = Captions(pictures, *_captions(table))
+        self.of = {name: TaskRows(c, pictures, recipe, self.captions) for name, c in columns.items()}
+        self.tasks = list(self.of)
+        at_once = recipe.task_batches == "mixed" and len(self.of) > 1
+        self.sizes = [len(self) if at_once else len(rows) for rows in self.of.values()]
+        self.sizes = [min(recipe.batch_size, size) for size in self.sizes]
+        self.batch_size = max(self.sizes)
+        shares = np.array([recipe.shares()[name] for name in self.tasks])
+        self._deal = Deal(shares / shares.sum(), self.batch_size if at_once else 1, recipe.seed)
+        self._at_once = at_once
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return sum(map(len, self.of.values()))
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Row numbers in the order of ``epoch``."""
-        if self._permutation[0] != epoch:
-            self._permutation = (epoch, np.argsort(draws(self.keys, self.recipe.seed, "order", epoch), kind="stable"))
-        return self._permutation[1]
+    @property
+    def keys(self) -> np.ndarray:
+        """Those of all rows, task by task: (n,) uint64."""
+        return np.concatenate([rows.keys for rows in self.of.values()])
 
     def batch(self, step: int) -> Batch:
-        """Rows of ``step``. An epoch is as many whole batches as there are; its remainder is another one each epoch."""
-        epoch, number = divmod(step, len(self) // self.batch_size)
-        rows = self.order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
-        choices = np.diff(self.text_starts)[rows].astype(np.uint64)
-        drawn = draws(self.keys[rows], self.recipe.seed, "text", epoch) % choices
-        texts = self.text_starts[rows] + drawn.astype(np.int64)
-        parts = [self.target[rows]]
-        if self.recipe.negatives != "none":
-            parts.append(self.query[rows])
-        if self.recipe.negatives == "query+mined":
-            parts.append(self._mined(rows, epoch))
-        return Batch(self.query[rows], self.texts.take(pa.array(texts)).to_pylist(), np.concatenate(parts))
+        """Rows of ``step``: of one task, or of all of them in proportion where the recipe's ``task_batches`` is ``mixed``."""
+        before, here = self._deal.before(step), self._deal.at(step)
+        parts: list[Shown] = []
+        for rows, size, done, count in zip(self.of.values(), self.sizes, before.tolist(), here.tolist(), strict=True):
+            if self._at_once:
+                parts += rows.next_rows(done, count)
+            elif count:
+                parts.append(rows.batch_rows(done, size))
+        return joined(parts, self.captions)
 
-    def _mined(self, rows: np.ndarray, epoch: int) -> np.ndarray:
-        """Up to ``mined_negatives`` of each of ``rows``, those of lowest hash in this epoch, row after row."""
-        counts = np.diff(self.mined_starts)[rows]
-        row = np.repeat(np.arange(len(rows)), counts)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... within its row
-        found = self.mined[np.repeat(self.mined_starts[rows], counts) + place]
-        priority = draws(draws(self.keys[rows], self.recipe.seed, "mined", epoch)[row] + place.astype(np.uint64))
-        order = np.lexsort((priority, row))  # rows stay in place, each sorted by priority
-        return found[order][place < self.recipe.mined_negatives]
+    def seen(self, step: int) -> dict[TaskName, int]:
+        """How many rows of each task all steps before ``step`` have shown."""
+        before = self._deal.before(step).tolist()
+        return {t: n if self._at_once else n * size for t, n, size in zip(self.tasks, before, self.sizes, strict=True)}
+
+    def task_of(self, step: int) -> TaskName | None:
+        """The task of all rows of ``step``; None where batches are of several."""
+        return None if self._at_once else self.tasks[int(np.argmax(self._deal.at(step)))]
 
 
-def fitting_rows(triplets: pa.Table, recipe: Recipe) -> pa.Table:
-    """Rows of split ``train`` with a text, found by one of the recipe's signals: by columns ``split, texts, signals``."""
-    texted = _texted(triplets.filter(pc.equal(triplets["split"], "train")))
+def fitting_rows(table: pa.Table, recipe: Recipe, task: Task = TASKS[COMPOSED]) -> pa.Table:
+    """Rows of split ``train`` that have the texts of ``task``, found by one of the recipe's signals: by columns ``split, texts,
+    signals``, and ``query_id, target_id, target_caption`` for tasks other than ``composed``. A picture and its own caption were
+    found by no signal, and need none."""
+    texted = _texted(table.filter(pc.equal(table["split"], "train")), task)
     if recipe.pair_source == "naive":  # no signal found them
         return texted
-    signals, starts = _ragged(texted["signals"])
+    signals, starts = ragged(texted["signals"])
     hits = pc.is_in(signals, pa.array(recipe.signals, pa.large_string())).to_numpy(zero_copy_only=False)
-    return texted.filter(pa.array(np.diff(np.concatenate([[0], np.cumsum(hits)])[starts]) > 0))
+    found = np.diff(np.concatenate([[0], np.cumsum(hits)])[starts]) > 0
+    if task.name != COMPOSED:
+        found |= pc.equal(texted["query_id"], texted["target_id"]).to_numpy()
+    return texted.filter(pa.array(found))
 
 
-def _texted(rows: pa.Table) -> pa.Table:
-    return rows.filter(pc.greater(pc.list_value_length(rows["texts"]), 0))
+def _texted(rows: pa.Table, task: Task) -> pa.Table:
+    if "text" in task.query:
+        rows = rows.filter(pc.greater(pc.list_value_length(rows["texts"]), 0))
+    if "text" in task.candidate:
+        rows = rows.filter(pc.not_equal(pc.fill_null(rows["target_caption"], ""), ""))
+    return rows
 
 
-def _nothing_left(triplets: pa.Table, recipe: Recipe) -> str:
-    train = triplets.filter(pc.equal(triplets["split"], "train"))
-    return (
-        f"no triplets to train on: {triplets.num_rows} in all, {train.num_rows} of split 'train', "
-        f"{_texted(train).num_rows} with texts, 0 found by the recipe's signals ({', '.join(recipe.signals)}). Widen "
-        "mine.bands, raise mine.k or add images that have near neighbours; `mmret sql` on neighbours, pairs and "
+def _nothing_left(rows: pa.Table, recipe: Recipe, task: Task) -> str:
+    train = rows.filter(pc.equal(rows["split"], "train"))
+    what = "triplets" if task.name == COMPOSED else f"rows of task {task.name}"
+    lost = (
+        "Widen mine.bands, raise mine.k or add images that have near neighbours; `mmret sql` on neighbours, pairs and "
         "instructions shows where they were lost"
+        if task.name == COMPOSED
+        else "`mmret sql` on tasks shows which there are; or leave the task out of the recipe's tasks"
+    )
+    return (
+        f"no {what} to train on: {rows.num_rows} in all, {train.num_rows} of split 'train', "
+        f"{_texted(train, task).num_rows} with texts, 0 found by the recipe's signals ({', '.join(recipe.signals)}). {lost}"
     )
 
 
-def _ragged(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Values of a list column, and where each row's begin (n + 1,) int64; a null row has none."""
-    lists = column.cast(pa.large_list(pa.large_string())).combine_chunks()
-    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    return pc.list_flatten(lists), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+def _sorted(columns: Iterable[pa.Array]) -> pa.Array:
+    return pc.unique(pa.chunked_array(list(columns), pa.large_string())).sort()
+
+
+def _captions(table: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Ids of pictures and their captions, as far as the rows of ``table`` say them, those of split ``test`` too."""
+    ids = [table["query_id"], table["target_id"]]
+    captions = [table["query_caption"], table["target_caption"]]
+    told = table.filter(pc.is_valid(table["negative_captions"]))
+    ids.append(pa.chunked_array([ragged(told["hard_negatives"])[0]]))
+    captions.append(pa.chunked_array([ragged(told["negative_captions"])[0]]))
+    return tuple(
+        pa.chunked_array([chunk for column in columns for chunk in column.cast(pa.large_string()).chunks], pa.large_string())
+        for columns in (ids, captions)
+    )

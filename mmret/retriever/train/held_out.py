@@ -1,8 +1,8 @@
 """Retrieval on a held-out slice while a model trains, to see whether it gets better at what it is for.
 
-The slice is triplets of split ``test`` with one of their texts; the gallery is all of its images, so the figure is
-comparable within a run and between recipes on one lake, and not with an evaluation over the whole corpus. Costs one
-inference pass over at most ``held_out_queries`` queries and some six times as many pictures.
+The slice is triplets of split ``test`` with one of their texts, whatever tasks the recipe trains besides; the gallery is all of
+its images, so the figure is comparable within a run and between recipes on one lake, and not with an evaluation over the whole
+corpus. Costs one inference pass over at most ``held_out_queries`` queries and some six times as many pictures.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mmret.ranking import recall_at, target_ranks
 from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.tower import LoadImages, Pictures
 from mmret.settings import Recipe
+from mmret.tasks import COMPOSED
 
 DEPTHS = (1, 5, 10)
 
@@ -25,6 +26,8 @@ class HeldOut:
 
     def __init__(self, triplets: pa.Table, recipe: Recipe, load_images: LoadImages):
         test = triplets.filter(pc.equal(triplets["split"], "test"))
+        if "task" in test.column_names:
+            test = test.filter(pc.equal(test["task"], COMPOSED))
         rows = [row for row in test.to_pylist() if row["texts"]]
         rows = sorted(rows, key=lambda row: uniform("held out", row["pair_id"]))[: recipe.held_out_queries]
         ids = sorted({i for row in rows for i in (row["query_id"], row["target_id"], *(row["hard_negatives"] or []))})

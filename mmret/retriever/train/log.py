@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from mmret.tasks import TASK_NAMES
+
 LOG = "training_log.parquet"
 EVENTS = "tensorboard"
 """Folder of TensorBoard's event files, inside the checkpoint's; while a run lasts, inside its working folder."""
@@ -32,6 +34,7 @@ SCHEMA = pa.schema(
         ("recall_1", pa.float64()),  # percent on the held-out slice; null in a row that did not measure
         ("recall_5", pa.float64()),
         ("recall_10", pa.float64()),
+        *((f"loss_{task}", pa.float64()) for task in TASK_NAMES),  # of a mixture's steps of that task since the last row
     ]
 )
 TAGS = {
@@ -43,6 +46,7 @@ TAGS = {
     "recall_1": "held_out/recall_1",
     "recall_5": "held_out/recall_5",
     "recall_10": "held_out/recall_10",
+    **{f"loss_{task}": f"train/loss_{task}" for task in TASK_NAMES},
 }
 """Columns as TensorBoard names them."""
 
@@ -98,9 +102,11 @@ def read_log(path: Path) -> pa.Table:
 def log_line(row: dict[str, Any]) -> str:
     """A row of the training log in one line, for people who watch."""
     recall = "".join(f", held-out R@{k} {row[f'recall_{k}']:.1f}" for k in (1, 5, 10) if row.get(f"recall_{k}") is not None)
+    losses = {task: row.get(f"loss_{task}") for task in TASK_NAMES}
+    tasks = "; ".join(f"{task} {loss:.3f}" for task, loss in losses.items() if loss is not None)
     return (
-        f"step {row['step']}: loss {row['loss']:.3f}, learning rate {row['learning_rate']:.2e}, gradient norm "
-        f"{row['gradient_norm']:.2f}, {row['samples_per_second']:,.0f} samples/s, "
+        f"step {row['step']}: loss {row['loss']:.3f}{tasks and f' ({tasks})'}, learning rate {row['learning_rate']:.2e}, "
+        f"gradient norm {row['gradient_norm']:.2f}, {row['samples_per_second']:,.0f} samples/s, "
         f"{row['memory_bytes'] / 2**30:.1f} GiB{recall}"
     )
 

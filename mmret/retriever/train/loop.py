@@ -29,6 +29,7 @@ from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import LoadImages
 from mmret.retriever.train.trainer import OnRow, Trainer
 from mmret.settings import Recipe
+from mmret.tasks import COMPOSED
 
 
 def train(
@@ -40,14 +41,15 @@ def train(
     on_row: OnRow | None = None,
     group: Group = SINGLE_PROCESS,
 ) -> dict[str, Any]:
-    """Train ``base`` on ``triplets`` (schema TRIPLETS) and put the checkpoint into folder ``out``; returns the facts
-    of the run.
+    """Train ``base`` on ``triplets`` (schema TRIPLETS, or what :func:`mmret.retriever.train.rows.training_rows` gives for a mixture
+    of tasks) and put the checkpoint into folder ``out``; returns the facts of the run.
 
     ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
     checkpoint that is there already its facts are returned. ``on_row`` is called with each row of the log as it is written.
     With several processes all of them call this, each with its :class:`Group`; the first one writes. Facts: ``step,
-    loss`` (mean of the last tenth), ``pairs`` (training pairs seen), ``seconds, triplets, images, batch_size,
-    samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``notes``
+    loss`` (mean of the last tenth), ``pairs`` (rows seen, of all tasks), ``seconds, triplets, images, batch_size`` (the
+    largest), ``tasks`` (of each, ``rows`` it has and ``seen``), ``samples_per_second, truncated_texts, recall_1,
+    recall_5, recall_10`` (last held-out measurement, if any), ``notes``
     (what a reader should know). Raises UserError where there is nothing to train on, an image is missing, the base is
     not of the recipe's kind, or the loss is not finite or explodes.
     """
@@ -56,11 +58,13 @@ def train(
     if all(group.all_values(done is not None)):
         return done
     data = TrainingSet(triplets, recipe)
-    if data.batch_size < group.size:
-        raise UserError(
-            f"{group.size} processes cannot share a batch of {data.batch_size}: "
-            f"there are {len(data)} triplets to train on; lower the recipe's processes"
-        )
+    for task, size in zip(data.tasks, data.sizes, strict=True):
+        if size < group.size:
+            rows = "triplets" if task == COMPOSED else f"rows of {task}"
+            raise UserError(
+                f"{group.size} processes cannot share a batch of {size}: "
+                f"there are {len(data.of[task])} {rows} to train on; lower the recipe's processes"
+            )
     work = out.with_name(f"{out.name}.work")
     if group.first:
         States(work, identity)  # throws away what another run left there, before anybody looks

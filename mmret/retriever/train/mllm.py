@@ -1,6 +1,6 @@
 """MMRet-MLLM under training: LoRA adapters on the vision and language parts of a stock multimodal LLM, through peft.
 
-A query (instruction, text, picture) and a candidate (picture) are different prompts, so nothing but a repeated row is
+A query (instruction, text, picture) and a candidate (text, picture) are different prompts, so nothing but a repeated row is
 shared: each distinct query and each distinct candidate of a batch is embedded once. The checkpoint is the adapter, as
 peft saves it, with the processor: some 0.5 % of the model's size (:mod:`mmret.retriever.models.merge` makes a whole model
 of it). Cost: as many forward passes of the LLM as there are distinct rows, twice with GradCache.
@@ -17,21 +17,25 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from mmret.encode.quiet import silence
 from mmret.errors import UserError
+from mmret.retriever.models.asked import Asked
 from mmret.retriever.models.engine_files import write_engine_files
-from mmret.retriever.models.mllm import MllmRetriever, adapter_base, load_processor
-from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.models.kinds import adapter_base, asked_of
+from mmret.retriever.models.mllm import MllmRetriever, load_processor
+from mmret.retriever.models.stock_weights import load_stock
+from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.tower import LoadImages, Pictures
 from mmret.settings import LoraSettings, Recipe
+from mmret.tasks import COMPOSED, TASKS, TaskName
 
-Row = tuple[str | None, Any]
-"""A text and a picture."""
+Row = tuple[str | None, Any, str | None]
+"""A text, a picture, and a query's instruction; None for what is not there."""
 Chunk = tuple[list[str], list[Any]]
-"""Prompts and their pictures."""
+"""Prompts and their pictures, None for a prompt without one."""
 
 
 class MllmEmbedder:
@@ -43,6 +47,7 @@ class MllmEmbedder:
     def __init__(self, recipe: Recipe, retriever: MllmRetriever, peft_model: Any, group: Group = SINGLE_PROCESS):
         self.recipe, self.retriever, self.peft_model, self.group = recipe, retriever, peft_model, group
         self.model = retriever.model
+        self.composed_instruction = query_instruction(recipe, retriever.asked)
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if recipe.compile:
@@ -53,15 +58,11 @@ class MllmEmbedder:
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group = SINGLE_PROCESS) -> MllmEmbedder:
         adapter = adapter_base(base)
-        try:
-            with silence():
-                model = AutoModelForImageTextToText.from_pretrained(adapter or str(base), dtype=getattr(torch, recipe.precision))
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot load an MLLM from {adapter or base}: {error}") from None
+        model = load_stock(AutoModelForImageTextToText, adapter or base, getattr(torch, recipe.precision), "an MLLM")
         torch.manual_seed(recipe.seed)  # of the adapters
         peft_model = _load_adapters(model, base) if adapter else _add_adapters(model, recipe.lora)
         peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
-        retriever = MllmRetriever(model.to(group.device), load_processor(base))
+        retriever = MllmRetriever(model.to(group.device), load_processor(base), asked=asked_of(base))
         return cls(recipe, retriever, peft_model, group)
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
@@ -75,21 +76,24 @@ class MllmEmbedder:
 
     def read(self, batch: Batch) -> tuple[list[Row], list[Row]]:
         """This process's share of the distinct queries and candidates, with decoded pictures."""
-        queries, candidates = batch.distinct_queries()[0], np.unique(batch.candidates)
-        queries = queries[self.group.share(len(queries))]
-        candidates = candidates[self.group.share(len(candidates))].tolist()
-        needed = sorted({*candidates, *(image for image, _ in queries)})
+        queries, query = batch.distinct_queries()
+        tasks, (_, first) = batch.task_names(), np.unique(query, return_index=True)
+        told = [self.instruction(tasks[row]) for row in first]
+        own, (candidates, _) = self.group.share(len(queries)), batch.distinct_candidates()
+        queries, candidates = queries[own], candidates[self.group.share(len(candidates))]
+        needed = sorted({image for image, _ in (*queries, *candidates)} - {NONE})
         shown = dict(zip(needed, self.retriever.pictures(self.pictures(np.array(needed, np.int64))), strict=True))
-        return [(text, shown[image]) for image, text in queries], [(None, shown[image]) for image in candidates]
+        asked = [(text, shown.get(image), instruction) for (image, text), instruction in zip(queries, told[own], strict=True)]
+        return asked, [(text, shown.get(image), None) for image, text in candidates]
+
+    def instruction(self, task: TaskName) -> str:
+        """What a query of ``task`` is told: the recipe's own instruction where it is composed, or its base's."""
+        return self.composed_instruction if task == COMPOSED else TASKS[task].instruction
 
     def parts(self, batch: Batch, read: tuple[list[Row], list[Row]]) -> tuple[list[Part], Gather]:
-        queries, query = batch.distinct_queries()
-        candidates, candidate = np.unique(batch.candidates, return_inverse=True)
+        (queries, query), (candidates, candidate) = batch.distinct_queries(), batch.distinct_candidates()
         query, candidate = (torch.from_numpy(i).to(self.model.device) for i in (query, candidate))
-        prompt, instruction = self.retriever.prompt, self.recipe.instruction
-        texts = self.retriever.cut([text for text, _ in read[0]], True, instruction)
-        query_rows = [(prompt.fill(text, True, instruction), shown) for text, (_, shown) in zip(texts, read[0], strict=True)]
-        candidate_rows = [(prompt.fill(image=True), shown) for _, shown in read[1]]
+        query_rows, candidate_rows = (self.prompts(rows) for rows in read)
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=dtype)
         parts = [
@@ -103,12 +107,28 @@ class MllmEmbedder:
 
         return parts, gather
 
+    def prompts(self, rows: Sequence[Row]) -> list[tuple[str, Any]]:
+        """Each row's prompt, its text cut where there is no room for more, and its picture."""
+        texts: list[str | None] = [None] * len(rows)
+        kinds: dict[tuple[bool, str | None], list[int]] = {}
+        for place, (text, shown, instruction) in enumerate(rows):
+            if text is not None:
+                kinds.setdefault((shown is not None, instruction), []).append(place)
+        for kind, places in kinds.items():
+            for place, text in zip(places, self.retriever.cut([rows[i][0] for i in places], *kind), strict=True):
+                texts[place] = text
+        filled = (
+            self.retriever.prompt.fill(text, shown is not None, told) for text, (_, shown, told) in zip(texts, rows, strict=True)
+        )
+        return [(prompt, shown) for prompt, (_, shown, _) in zip(filled, rows, strict=True)]
+
     def features(self, chunk: Chunk) -> torch.Tensor:
         """Hidden states (n, dim) of the last position; pixels are made here, for they are larger than their picture."""
-        return self.retriever.hidden(self.retriever.inputs(*chunk))
+        prompts, pictures = chunk
+        return self.retriever.hidden(self.retriever.inputs(prompts, [p for p in pictures if p is not None] or None))
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
-        cut, instruction = self.retriever.truncated, None if texts is None else self.recipe.instruction
+        cut, instruction = self.retriever.truncated, None if texts is None else self.composed_instruction
         rows = self.retriever.encode(images, texts, batch_size=self.chunks[0], instruction=instruction)
         self.retriever.truncated = cut  # of training texts only
         return rows
@@ -116,17 +136,27 @@ class MllmEmbedder:
     def save(self, folder: Path) -> None:
         self.peft_model.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
-        write_engine_files(folder, self.recipe.instruction)
+        if self.retriever.asked:
+            text_query = self.instruction("text_to_image") if "text_to_image" in self.recipe.tasks else None
+            self.retriever.asked.asking(self.composed_instruction, text_query).save(folder)
+        write_engine_files(folder, self.composed_instruction)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size, self.recipe.chunk_size
         text = self.model.config.get_text_config()
-        tokens = self.retriever.overhead(True, self.recipe.instruction) + 64  # a text of usual length
+        tokens = self.retriever.overhead(True, self.composed_instruction) + 64  # a text of usual length
         layer = (tokens, text.hidden_size, text.num_attention_heads)
         layers = [layer] * (1 if self.recipe.gradient_checkpointing else text.num_hidden_layers)
         rows = fitting_chunk(self.model.device, self.model.dtype.itemsize, layers)
         return rows, rows
+
+
+def query_instruction(recipe: Recipe, asked: Asked | None) -> str:
+    """The instruction of composed queries: the recipe's where it sets one, else that of a base with prompts of its own, or the
+    paper's."""
+    by_default = recipe.instruction == Recipe.model_fields["instruction"].default
+    return asked.query if asked and by_default else recipe.instruction
 
 
 def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:

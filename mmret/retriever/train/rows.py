@@ -1,50 +1,133 @@
-"""Which rows of a lake a recipe trains on: its triplets, those of some signals, or naive pairs made for the comparison.
+"""Which rows of a lake a recipe trains on: its triplets, the rows of other tasks, those of some signals, or naive pairs made for
+the comparison.
 
 A recipe of fewer signals trains as if the others had not been there: on the pairs those signals found, with the hard
 negatives they found. Who found a negative is not kept with the pair; it is looked up in ``neighbours``, which such a
-recipe therefore depends on as well (:func:`also_reads`). Cost: one pass over the neighbours of the recipe's signals,
-about 1 s for five million.
+recipe therefore depends on as well (:func:`also_reads`). Decisions, licences and signals are heeded for every task. Cost: one
+pass over the neighbours of the recipe's signals, about 1 s for five million.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.curation.decisions import apply_decisions
 from mmret.curation.licences import MAIN, licence_sets
+from mmret.curation.opted_out import opted_out_today, without_opted_out
 from mmret.lake import Lake
-from mmret.schemas import SIGNALS, TRIPLETS
+from mmret.retriever.train.task_rows import ragged
+from mmret.schemas import SIGNALS, TASKS, TRIPLETS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
+from mmret.tasks import COMPOSED, TaskName
 
 COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"]
 """Columns of TRIPLETS that training reads."""
+TASK_COLUMNS = ["task_id", "task", "query_caption", "target_caption", "negative_captions"]
+"""Columns of TASKS that training reads beside these."""
+MIXTURE_COLUMNS = pa.schema([*(TRIPLETS.field(name) for name in COLUMNS), *(TASKS.field(name) for name in TASK_COLUMNS)])
+"""What :func:`training_rows` returns for a recipe of other tasks than ``composed`` alone; ``task_id`` and captions are null in
+rows of that task, whose ``pair_id`` tells them apart."""
 
 
 def also_reads(recipe: Recipe, licences: LicenceSettings = LicenceSettings()) -> tuple[str, ...]:
     """Tables besides triplets and towers that decide what ``recipe`` trains on: ``images`` has the captions of naive pairs and the
-    licences of hard negatives, ``neighbours`` says which signal found a negative."""
+    licences of hard negatives, ``neighbours`` says which signal found a negative, ``tasks`` has the rows of all but composed
+    queries."""
     if recipe.pair_source == "naive":
         return ("images",)
     neighbours = () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
-    return neighbours if uses_all(recipe, licences) else (*neighbours, "images")
+    tasks = () if set(recipe.tasks) == {COMPOSED} else ("tasks",)
+    return (*neighbours, *tasks, *(() if uses_all(recipe, licences) else ("images",)))
 
 
 def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate: EvaluateSettings) -> pa.Table:
-    """Columns :data:`COLUMNS` of the triplets that ``recipe`` may train on, held-out ones included, unsorted.
+    """Columns :data:`COLUMNS` of the triplets that ``recipe`` may train on, held-out ones included, unsorted; of a mixture of tasks
+    the rows of all of them, columns :data:`MIXTURE_COLUMNS`.
 
     ``licences`` part the triplets, and ``recipe.licence_set`` names the set that is returned; ``evaluate`` says which queries of
-    naive pairs are held out. ``recipe.pairs`` is applied later, by :class:`mmret.retriever.train.data.TrainingSet`, but to naive
-    pairs, which are drawn one by one. Raises UserError where the captions make fewer naive pairs than that.
+    naive pairs are held out. Pictures that have opted out since the state that ``lake`` is of are in no row. ``recipe.pairs`` is
+    applied later, by :class:`mmret.retriever.train.data.TrainingSet`, but to naive pairs, which are drawn one by one. Raises
+    UserError where the captions make fewer naive pairs than that.
     """
     if recipe.pair_source == "naive":
         return _naive_rows(lake, recipe, licences, evaluate)
     images = None if uses_all(recipe, licences) else lake.read("images", columns=["image_id", "licence"])
-    rows = allowed_rows(lake, recipe, licences, COLUMNS, images=images)
-    return rows if "neighbours" not in also_reads(recipe) else keep_negatives(rows, _retrieved(lake, recipe))
+    retrieved = _retrieved(lake, recipe) if "neighbours" in also_reads(recipe) else None
+    rows = []
+    if COMPOSED in recipe.tasks:
+        triplets = without_opted_out(allowed_rows(lake, recipe, licences, COLUMNS, images=images), lake)
+        rows.append(triplets if retrieved is None else keep_negatives(triplets, retrieved))
+    if set(recipe.tasks) == {COMPOSED}:
+        return rows[0]
+    rows.append(_made_rows(lake, recipe, licences, images, retrieved))
+    return _as_mixture(rows)
+
+
+def _made_rows(
+    lake: Lake, recipe: Recipe, licences: LicenceSettings, images: pa.Table | None, retrieved: pa.Table | None
+) -> pa.Table:
+    """Rows of table ``tasks`` that decisions, licences and signals leave to ``recipe``, columns :data:`MIXTURE_COLUMNS`."""
+    tasks = [name for name in recipe.tasks if name != COMPOSED]
+    rows = allowed_task_rows(lake, recipe, licences, MIXTURE_COLUMNS.names, *tasks)
+    if len(gone := opted_out_today(lake)):
+        rows = rows.filter(pc.invert(pc.or_(*(pc.is_in(rows[side], value_set=gone) for side in ("query_id", "target_id")))))
+        rows = _keep_named(rows, pc.invert(pc.is_in(_negatives(rows), value_set=gone)).to_numpy(zero_copy_only=False))
+    if images is not None:
+        sets = licence_sets(images, licences).sets
+        allowed = pa.concat_tables([sets[name].select(["image_id"]) for name in {MAIN, recipe.licence_set} if name in sets])
+        rows = _keep_named(rows, pc.is_in(_negatives(rows), allowed["image_id"]).to_numpy(zero_copy_only=False))
+    if retrieved is not None:
+        counts = pc.fill_null(pc.list_value_length(rows["hard_negatives"]), 0).combine_chunks()
+        query = rows["query_id"].take(np.repeat(np.arange(rows.num_rows), counts))
+        found = pl.DataFrame({"query_id": query.to_pylist(), "target_id": _negatives(rows).to_pylist()}).with_row_index("row")
+        kept = np.zeros(len(found), dtype=bool)
+        kept[found.join(pl.from_arrow(retrieved), on=["query_id", "target_id"], how="semi")["row"].to_numpy()] = True
+        rows = _keep_named(rows, kept)
+    return rows
+
+
+def allowed_task_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, columns: list[str], *tasks: TaskName) -> pa.Table:
+    """``columns`` of the rows of ``tasks`` that decisions and licences leave to ``recipe``, with all their hard negatives.
+
+    People decide on pairs: rows that come from none of them stay, whatever was decided.
+    """
+    everything = uses_all(recipe, licences)
+    read = list(dict.fromkeys([*columns, "pair_id", *([] if everything else ["licence"])]))
+    rows = lake.read("tasks", columns=read, filters=pc.field("task").isin(tasks))
+    if recipe.decisions != "ignore":
+        decided = apply_decisions(lake, rows.filter(pc.is_valid(rows["pair_id"])), recipe.decisions)
+        rows = pa.concat_tables([rows.filter(pc.is_null(rows["pair_id"])), decided])
+    return (rows if everything else _licence_set(rows, recipe, licences)).select(columns)
+
+
+def _negatives(rows: pa.Table) -> pa.Array:
+    return ragged(rows["hard_negatives"])[0]
+
+
+def _keep_named(rows: pa.Table, kept: np.ndarray) -> pa.Table:
+    """``rows`` with only those hard negatives, and their captions, that ``kept`` (all of them in one row) says."""
+    for name in ("hard_negatives", "negative_captions"):
+        values, starts = ragged(rows[name])
+        offsets = np.concatenate([[0], np.cumsum(kept)])[starts]
+        column = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values.filter(pa.array(kept)))
+        rows = rows.set_column(rows.column_names.index(name), name, column.cast(MIXTURE_COLUMNS.field(name).type))
+    return rows
+
+
+def _as_mixture(parts: list[pa.Table]) -> pa.Table:
+    def complete(part: pa.Table) -> pa.Table:
+        named = part if "task" in part.column_names else part.append_column("task", pa.array([COMPOSED] * len(part), pa.string()))
+        missing = {f: pa.nulls(len(part), f.type) for f in MIXTURE_COLUMNS if f.name not in named.column_names}
+        for field, column in missing.items():
+            named = named.append_column(field, column)
+        return named.select(MIXTURE_COLUMNS.names).cast(MIXTURE_COLUMNS)
+
+    return pa.concat_tables([complete(part) for part in parts])
 
 
 def allowed_rows(
@@ -69,6 +152,7 @@ def _naive_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate:
     from mmret.retriever.train.naive_pairs import naive_triplets  # with the annotator, which other recipes do without
 
     images = lake.read("images", columns=["image_id", "caption", "path", "licence"])
+    images = images.filter(pc.invert(pc.is_in(images["image_id"], value_set=opted_out_today(lake))))
     if uses_all(recipe, licences):
         return naive_triplets(images, recipe.pairs or 0, recipe.seed, evaluate).select(COLUMNS)
     # a picture that is excluded, or kept apart from set main, makes no pair: drawing it would be in vain

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake, history
@@ -23,6 +24,7 @@ from mmret.retriever.train.rows import training_rows
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
 from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
+from mmret.tasks import COMPOSED
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,20 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     )
 
 
+def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:
+    """Why ``lake`` trains nothing by ``recipe``: it has no row of split ``train`` of any of its tasks; None where it has some."""
+    if COMPOSED in recipe.tasks and any(
+        f.notes.get("train") for p in lake.partitions("triplets") if (f := lake.facts("triplets", p))
+    ):
+        return None
+    others = [name for name in recipe.tasks if name != COMPOSED]
+    for partition in lake.partitions("tasks") if others else []:
+        train = (pc.field("split") == "train") & pc.field("task").isin(others)
+        if lake.read("tasks", partition, ["task", "split"], train).num_rows:
+            return None
+    return f"no training rows of {', '.join(recipe.tasks)}" if others else "no training triplets"
+
+
 def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lake) -> Facts:
     """Train the job's recipe into ``<lake>/checkpoints/<name>`` and record it; a lake without training triplets records none.
 
@@ -108,8 +124,8 @@ def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lak
     # the same rows in every process, whatever is written meanwhile
     job = replace(job, recipe=job.recipe.model_copy(update={"as_of": state}))
     then = open_as_of(lake, state)
-    if not any(f.notes.get("train") for p in then.partitions("triplets") if (f := then.facts("triplets", p))):
-        return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason="no training triplets")
+    if reason := nothing_to_train_on(then, job.recipe):
+        return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason=reason)
     with history.protect_state(lake, state):
         run = train_on(job)
     write_data_state(lake, job.folder, state)

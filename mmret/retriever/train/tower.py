@@ -6,50 +6,75 @@ gradient is that of plain training with the same weights frozen.
 
 | trainable | kept per image | run every step |
 |---|---|---|
-| ``text`` | projected features (dim) | nothing |
-| ``text+projection`` | pooled features (width) | the visual projection |
-| ``text+blocks`` | hidden states (1 + patches, width) | the last ``image_blocks`` blocks and the projection |
+| ``text`` | features (dim) | nothing |
+| ``text+projection`` | CLIP's pooled features (width), SigLIP's hidden states (patches, width) | the projection |
+| ``text+blocks`` | hidden states (patches, with CLIP's class token, width) | the last ``image_blocks`` blocks and the projection |
 | ``all`` | nothing | everything, from decoded pictures |
+
+The projection is what maps the image tower into the common space: of CLIP the visual projection, of SigLIP, which has none, the
+head that pools by attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import CLIPModel
 
 from mmret.atomic import replacing
 from mmret.errors import UserError
-from mmret.retriever.models.clip import ClipRetriever, feature_tensor
+from mmret.retriever.models.two_towers import TwoTowerRetriever, feature_tensor
 from mmret.settings import Recipe
 
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
 
 
 class ImageTower:
-    """``lower_layers(pixels)`` is the part below the cut, ``features(x)`` the part above: together ``get_image_features``."""
+    """``lower_layers(pixels)`` is the part below the cut, ``features(x)`` the part above: together ``get_image_features``.
 
-    def __init__(self, model: CLIPModel, recipe: Recipe):
+    Of a ``CLIPModel``; a subclass says what differs in another family.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe):
         self.model = model
         self.trainable = recipe.trainable
         layers = model.vision_model.encoder.layers
         self.blocks = list(layers)[max(0, len(layers) - recipe.image_blocks) :]
 
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """The parameters above the cut, which are trained."""
+    @property
+    def projection(self) -> torch.nn.Module:
+        """Maps what :meth:`unprojected` gives to features (n, dim)."""
+        return self.model.visual_projection
+
+    def embedded(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(n, 3, h, w) to the first block's hidden states."""
+        return self.model.vision_model.pre_layrnorm(self.model.vision_model.embeddings(pixels))
+
+    def unprojected(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(n, 3, h, w) to what the projection maps."""
+        return self.model.vision_model(pixel_values=pixels).pooler_output
+
+    def last_block(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states before the last block to what the projection maps."""
+        return self.model.vision_model.post_layernorm(_first_token(self.blocks[-1], hidden))
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters above the cut, which are trained, each once."""
+        trained: list[torch.nn.Parameter] = []
         if self.trainable == "all":
-            yield from self.model.vision_model.parameters()
+            trained += self.model.vision_model.parameters()
         if self.trainable == "text+blocks":
             for block in self.blocks:
-                yield from block.parameters()
-            yield from self.model.vision_model.post_layernorm.parameters()
+                trained += block.parameters()
+            trained += self.model.vision_model.post_layernorm.parameters()
         if self.trainable != "text":
-            yield from self.model.visual_projection.parameters()
+            trained += self.projection.parameters()
+        return list(dict.fromkeys(trained))
 
     @torch.no_grad()
     def lower_layers(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -59,27 +84,42 @@ class ImageTower:
         pixels = pixels.to(self.model.device, self.model.dtype)
         if self.trainable == "text":
             return feature_tensor(self.model.get_image_features(pixel_values=pixels))
-        vision = self.model.vision_model
         if self.trainable == "text+projection":
-            return vision(pixel_values=pixels).pooler_output
-        hidden = vision.pre_layrnorm(vision.embeddings(pixels))
-        for block in list(vision.encoder.layers)[: -len(self.blocks)]:
+            return self.unprojected(pixels)
+        hidden = self.embedded(pixels)
+        for block in list(self.model.vision_model.encoder.layers)[: -len(self.blocks)]:
             hidden = block(hidden, None)
         return hidden
 
     def features(self, frozen: torch.Tensor) -> torch.Tensor:
-        """(n, ...) of :meth:`lower_layers` to un-normalised projections (n, dim)."""
+        """(n, ...) of :meth:`lower_layers` to un-normalised features (n, dim)."""
         frozen = frozen.to(self.model.device, self.model.dtype)
         if self.trainable == "all":
             return feature_tensor(self.model.get_image_features(pixel_values=frozen))
         if self.trainable == "text":
             return frozen
         if self.trainable == "text+projection":
-            return self.model.visual_projection(frozen)
+            return self.projection(frozen)
         for block in self.blocks[:-1]:
             frozen = block(frozen, None)
-        first = _first_token(self.blocks[-1], frozen)
-        return self.model.visual_projection(self.model.vision_model.post_layernorm(first))
+        return self.projection(self.last_block(frozen))
+
+
+class SiglipImageTower(ImageTower):
+    """Of a ``SiglipModel``, which has no class token and pools the hidden states of all patches by a head."""
+
+    @property
+    def projection(self) -> torch.nn.Module:
+        return self.model.vision_model.head
+
+    def embedded(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.vision_model.embeddings(pixels)
+
+    def unprojected(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.vision_model(pixel_values=pixels).last_hidden_state
+
+    def last_block(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.vision_model.post_layernorm(self.blocks[-1](hidden, None))
 
 
 def _first_token(block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -120,7 +160,7 @@ class Pictures:
 
 
 def frozen_features(
-    tower: ImageTower, retriever: ClipRetriever, pictures: Pictures, path: Path, report: Callable[[int], None], chunk: int = 256
+    tower: ImageTower, retriever: TwoTowerRetriever, pictures: Pictures, path: Path, report: Callable[[int], None], chunk: int = 256
 ) -> np.ndarray:
     """Output of ``tower.lower_layers`` for every picture as a memory-mapped .npy file at ``path``, computed where it is
     missing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,7 @@ from mmret.retriever.train.loss import masks, nested_info_nce
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
 from mmret.settings import Recipe
+from mmret.tasks import COMPOSED
 
 OnRow = Callable[[dict[str, Any]], None]
 """Called with each row of the log (columns of :data:`mmret.retriever.train.log.SCHEMA`) as it is written."""
@@ -108,13 +109,15 @@ class Trainer:
         parts, gather = self.embedder.parts(batch, rows)
         parts = [replace(part, encode=self.in_precision(part.encode)) for part in parts]
         own, count = self.group.share(len(batch.queries)), len(batch.queries)
+        candidates = batch.candidate_keys()
         positives, ignored = (
             m[own].to(self.parameters[0].device)
             for m in masks(
-                batch.targets,
-                batch.candidates,
+                candidates[:count],
+                candidates,
                 mask_false_negatives=self.recipe.mask_false_negatives,
                 queries=batch.distinct_queries()[1] if self.recipe.several_positives else None,
+                no_negatives=batch.no_negatives(),
             )
         )
 
@@ -159,7 +162,8 @@ class Trainer:
             "gradient_norm": sum(norms) / len(norms),
             "seconds": self.seconds,
             "memory_bytes": peak_memory(),
-            "samples_per_second": len(losses) * self.data.batch_size / max(1e-9, self.seconds - before),
+            "samples_per_second": self.seen(self.step - len(losses)) / max(1e-9, self.seconds - before),
+            **self.losses_by_task(losses),
         }
         if self.held_out is not None and self.is_due(self.recipe.evaluate_every):
             row |= self.held_out.measure(self.embedder)
@@ -169,9 +173,25 @@ class Trainer:
             events.write(row)
             if self.on_row:
                 self.on_row(row)
-        lowest = min(row["loss"] for row in self.log)
-        if row["loss"] > 2 * lowest + 1:
-            raise UserError(self.advice(f"has risen from {lowest:.2f} to {row['loss']:.2f}"))
+        # tasks differ in their losses, and rows of the log in how many steps they have of each
+        for column in [name for name in row if name.startswith("loss_")] or ["loss"]:
+            lowest = min(earlier[column] for earlier in self.log if column in earlier)
+            if row[column] > 2 * lowest + 1:
+                of_task = column.replace("loss_", "of ") + " " if column != "loss" else ""
+                raise UserError(self.advice(f"{of_task}has risen from {lowest:.2f} to {row[column]:.2f}"))
+
+    def seen(self, since: int = 0) -> int:
+        """Rows that the steps from ``since`` to now have shown."""
+        return sum(self.data.seen(self.step).values()) - sum(self.data.seen(since).values())
+
+    def losses_by_task(self, losses: Sequence[float]) -> dict[str, float]:
+        """Means of ``losses``, those of the last steps, by task: columns of the log. None where there is one task, or batches of
+        several."""
+        by_task: dict[str, list[float]] = {}
+        for step, loss in enumerate(losses, self.step - len(losses)):
+            if len(self.data.tasks) > 1 and (task := self.data.task_of(step)):
+                by_task.setdefault(f"loss_{task}", []).append(loss)
+        return {name: sum(part) / len(part) for name, part in by_task.items()}
 
     def advice(self, what: str) -> str:
         rate, temperature, matrices = self.recipe.learning_rate, self.recipe.temperature, self.recipe.matrix_learning_rate
@@ -217,9 +237,12 @@ class Trainer:
         """See :func:`mmret.retriever.train.loop.train`. All processes take part."""
         truncated = sum(self.group.all_values(self.embedder.retriever.truncated))
         last = self.log[-max(1, len(self.log) // 10) :]
-        seen, size, notes = self.step * self.data.batch_size, self.data.batch_size, []
-        if size < self.recipe.batch_size:
-            notes.append(f"only {len(self.data)} triplets: the batch is {size}, not {self.recipe.batch_size}")
+        seen, size = self.seen(), self.data.batch_size
+        notes = [f"{task} was left out: {why}" for task, why in self.data.left_out.items()]
+        for task, of_task in zip(self.data.tasks, self.data.sizes, strict=True):
+            if of_task < self.recipe.batch_size:
+                rows = "triplets" if task == COMPOSED else f"rows of {task}"
+                notes.append(f"only {len(self.data.of[task])} {rows}: the batch is {of_task}, not {self.recipe.batch_size}")
         if truncated:
             notes.append(f"{truncated} texts were longer than the model's limit and were cut")
         return {
@@ -227,7 +250,9 @@ class Trainer:
             "loss": sum(row["loss"] for row in last) / len(last),
             "pairs": seen,
             "seconds": round(self.seconds, 3),
-            "triplets": len(self.data),
+            "triplets": len(self.data.of[COMPOSED]) if COMPOSED in self.data.of else 0,
+            "tasks": {name: {"rows": len(self.data.of[name]), "seen": n} for name, n in self.data.seen(self.step).items()}
+            | {name: {"rows": 0, "seen": 0} for name in self.data.left_out},
             "images": len(self.data.images),
             "batch_size": size,
             "trainable": self.recipe.trainable,

@@ -1,0 +1,59 @@
+"""Weights and processor of a folder in stock classes of transformers, refused where they are another model's or not there.
+
+``transformers`` fills what a folder lacks, weights with random numbers and says so in a warning that nobody sees (a folder of
+EVA-CLIP says that it is of type ``clip`` and would load so), a tokenizer's words with none. Costs reading the weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmret.encode.quiet import silence
+from mmret.errors import UserError
+
+UNUSED = ("lm_head.",)
+"""Weights that embedding needs not: those of the logits."""
+
+
+def load_stock(model_class: Any, folder: str | Path, dtype: torch.dtype | str, what: str) -> Any:
+    """The model in ``folder`` (or of a hub name) as ``model_class``, which may be an auto class; ``what``: its words in an error.
+
+    Raises UserError where a file is missing or damaged, and where the weights lack some of the class's.
+    """
+    try:
+        with silence():
+            model, found = model_class.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot load {what} from {folder}: {error}") from None
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith(UNUSED))
+    if missing:
+        raise UserError(
+            f"the weights in {folder} are not those of a stock {type(model).__name__}: {len(missing)} are missing, the first "
+            f"{missing[0]}. Models with code of their own (EVA-CLIP, say) are not loaded: give one in transformers' own format"
+        )
+    return model
+
+
+def load_stock_processor(processor_class: Any, folder: str | Path) -> Any:
+    """The processor in ``folder`` (or of a hub name). Raises UserError where a file of it is missing."""
+    try:
+        with silence():
+            processor = processor_class.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
+        raise UserError(f"cannot load the processor of {folder}: {reason}; {_NEEDED}") from None
+    words = processor.tokenizer.get_vocab()
+    if len(words) <= 2 * len(processor.tokenizer.all_special_tokens):
+        raise UserError(f"cannot load the processor of {folder}: its tokenizer knows no word; {_NEEDED}")
+    return processor
+
+
+_NEEDED = (
+    "the model's tokenizer files (tokenizer.json and tokenizer_config.json, or spiece.model) and preprocessor_config.json or "
+    "processor_config.json belong beside its weights"
+)
