@@ -57,6 +57,20 @@ def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.Markdo
     return dg.MetadataValue.md(f"![scores, bands and agreement of the signals](data:image/png;base64,{image})")
 
 
+@stage_asset("duplicates", kinds={"parquet"})
+def duplicates(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Groups of near-duplicates, above the bands of the models of pictures (setting `duplicates`); exact copies are rejects."""
+    from mmret.mine.stage import mine_duplicates
+
+    return materialize_whole(
+        context,
+        lake,
+        profile,
+        "duplicates",
+        lambda store, settings, _, inputs: mine_duplicates(store, settings.duplicates, inputs),
+    )
+
+
 @stage_asset("leaks", kinds={"parquet"})
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""

@@ -41,7 +41,7 @@ CORPUS_MANIFEST = _table(
     "corpus_manifest",
     ("shard", _text, "sealed slice of the corpus that the row belongs to"),
     ("position", pa.int32(), "order inside the shard"),
-    ("root", _text, 'the source as given: a folder, a tar, a table, or "shapes:<n>?seed=<s>"'),
+    ("root", _text, 'the source as given: a folder, a tar, a table, "urls:<table>" or "shapes:<n>?seed=<s>"'),
     ("path", _text, "as the source's own manifest writes it; the name users refer to an image by"),
     ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; null where the file could not be read"),
     ("size", pa.int64(), "bytes of the file"),
@@ -173,6 +173,18 @@ CANDIDATES = _table(
     ("above_band", pa.bool_(), "a near-duplicate in this signal: never a target, kept so that groups can be formed"),
 )
 
+DUPLICATES = _table(
+    "duplicates",
+    ("image_id", _text, "picture that has a near-duplicate"),
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("group_id", _text, "the oldest picture of its group: stays the same when the corpus grows"),
+    ("pictures", pa.int32(), "how many pictures the group has"),
+    ("first", pa.bool_(), "whether it is the group's oldest, after which the group is called"),
+    ("nearest_id", _text, "its nearest near-duplicate"),
+    ("score", pa.float32(), "the highest cosine similarity of the two"),
+    ("signals", _strings, "the similarities above whose band it lies with pictures of its group"),
+)
+
 NEIGHBOURS = _table(
     "neighbours",
     ("query_id", _text, "picture for which neighbours are sought"),
@@ -299,6 +311,7 @@ TABLES: dict[str, pa.Schema] = {
     "caption": CAPTION_VECTORS_INDEX,
     "towers": TOWERS,
     "candidates": CANDIDATES,
+    "duplicates": DUPLICATES,
     "neighbours": NEIGHBOURS,
     "pairs": PAIRS,
     "descriptions": DESCRIPTIONS,
@@ -317,6 +330,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "written_captions": ("position",),
     "images": ("image_id",),
     "rejects": ("position",),
+    "duplicates": ("image_id",),
     "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
     **dict.fromkeys(SIGNALS, ("image_id",)),
     "towers": ("signal",),

@@ -205,6 +205,11 @@ def _vectors(signal: str, seconds: float) -> Stage:
     )
 
 
+def _reads_of_pairs(profile: Profile, _: str) -> tuple[Reads, ...]:
+    """Tables by which settings keep pictures out of pairs."""
+    return (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
+
+
 def _images_of_pairs(*columns: str) -> Reads:
     return Reads("images", "linked", "pairs", columns=("image_id", *columns))
 
@@ -283,6 +288,18 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(3e-8, "image pair", more=((0.03, "earlier shard"),)),
     ),
     Stage(
+        name="duplicates",
+        version="1",
+        partitions="whole",
+        group="mining",
+        run="duplicates",
+        needs="cpu",
+        settings="duplicates",
+        fingerprint_settings=_section("duplicates"),
+        reads=(Reads("candidates", "all"), Reads("images", "all", columns=("image_id",))),
+        cost=Cost(5e-6, "image of the lake"),
+    ),
+    Stage(
         name="leaks",
         version="1",
         partitions="whole",
@@ -316,7 +333,7 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw",)),
+        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates")),
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
@@ -324,6 +341,7 @@ TABLE: tuple[Stage, ...] = (
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "shard")),
             *(Reads(signal, "linked", "neighbours") for signal in SIGNALS),
         ),
+        conditional_reads=_reads_of_pairs,
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -400,7 +418,8 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=_recipe_settings,
         reads=(Reads("triplets", "all", columns=_columns_trained_on), Reads("towers", "all")),
         conditional_reads=_recipe_reads,
-        lookups=("images", "checkpoints"),  # pictures by the id of their content; the state that a base was trained on
+        # pictures by the id of their content; the state that a base was trained on; what has opted out of an earlier state
+        lookups=("images", "checkpoints", "corpus_manifest"),
         trigger="after enough new pairs",
         decisions=_recipe_decisions,
         cost=Cost(0.16, "step", beside=1.0, more=((0.001, "image of the lake"),), first=1.0),

@@ -47,6 +47,7 @@ class LakeFacts:
     sides: list[tuple[int, int]] = field(default_factory=list)
     changes: dict[str, Any] | None = None
     """What the pairs change (:func:`mmret.annotate.quality.coverage.coverage`)."""
+    duplicate_groups: int = 0
     texts: int = 0
     queries: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
@@ -108,6 +109,7 @@ def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
     facts.sides = pairs("SELECT greatest(width, height) AS side, count(*) FROM images GROUP BY ALL ORDER BY 1")
     for shard in _facts(lake, "tasks"):
         facts.tasks.update(shard.notes.get("tasks") or {})
+    facts.duplicate_groups = pairs("SELECT count(DISTINCT group_id), 0 FROM duplicates")[0][0]
     facts.texts, facts.queries = pairs("SELECT coalesce(sum(len(texts)), 0)::BIGINT, count(DISTINCT query_id) FROM triplets")[0]
     return facts
 

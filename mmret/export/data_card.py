@@ -155,6 +155,8 @@ def _counts(facts: LakeFacts) -> str:
         *((f"rows of {TASKS[name].shown}", count) for name, count in facts.tasks.items() if name in TASKS),
         *((f"pictures shared with benchmark {name}, kept out of pairs", count) for name, count in facts.leaks.items()),
     ]
+    if n["duplicates"]:
+        rows.append((f"pictures with near-duplicates, in {facts.duplicate_groups:,} groups", n["duplicates"]))
     return table(["what", "count"], [[plain(name), f"{count:,}"] for name, count in rows])
 
 

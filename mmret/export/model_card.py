@@ -69,6 +69,7 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         "## Training",
         table(["what", "value"], _training(checkpoint)),
         _mixture(facts.lake, recipe),
+        _opted_out(facts, recipe),
         table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),
         "## Training data",
         _data(facts),
@@ -124,6 +125,13 @@ def _mixture(lake: Lake, recipe: str) -> str:
         return ""
     rows = [[TASKS[name].shown, f"{of['rows']:,}", f"{of['seen']:,}"] for name, of in tasks.items() if name in TASKS]
     return table(["kind of query", "rows", "seen in training"], rows)
+
+
+def _opted_out(facts: LakeFacts, recipe: str) -> str:
+    from mmret.retriever.opted_out_since import opted_out_since  # with what training needs
+
+    n = opted_out_since(facts.lake, recipe)
+    return f"**Trained on {n:,} pictures that have opted out since.**" if n else ""
 
 
 def _data(facts: LakeFacts) -> str:
