@@ -108,7 +108,8 @@ def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
     facts.sides = pairs("SELECT greatest(width, height) AS side, count(*) FROM images GROUP BY ALL ORDER BY 1")
     facts.duplicate_groups = pairs("SELECT count(DISTINCT group_id), 0 FROM duplicates")[0][0]
     facts.picture_scores = ask(
-        "SELECT scorer, count(*) AS pictures, quantile_cont(value, [0, 0.1, 0.5, 0.9, 1]) AS spread FROM scores GROUP BY ALL ORDER BY 1"
+        "SELECT scorer, count(*) AS pictures, quantile_cont(value, [0, 0.1, 0.5, 0.9, 1]) AS spread FROM scores "
+        "GROUP BY scorer ORDER BY scorer"
     )
     facts.texts, facts.queries = pairs("SELECT coalesce(sum(len(texts)), 0)::BIGINT, count(DISTINCT query_id) FROM triplets")[0]
     return facts
