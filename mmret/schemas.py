@@ -41,7 +41,7 @@ CORPUS_MANIFEST = _table(
     "corpus_manifest",
     ("shard", _text, "sealed slice of the corpus that the row belongs to"),
     ("position", pa.int32(), "order inside the shard"),
-    ("root", _text, 'the source as given: a folder, a tar, a table, or "shapes:<n>?seed=<s>"'),
+    ("root", _text, 'the source as given: a folder, a tar, a table, "urls:<table>" or "shapes:<n>?seed=<s>"'),
     ("path", _text, "as the source's own manifest writes it; the name users refer to an image by"),
     ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; null where the file could not be read"),
     ("size", pa.int64(), "bytes of the file"),

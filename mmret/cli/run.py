@@ -20,7 +20,8 @@ def run(
         list[str] | None,
         typer.Option(
             help="folder, manifest file or WebDataset tar; again for more; added to "
-            "what the lake already has. Also shapes:<n>?seed=<s>"
+            "what the lake already has. Also shapes:<n>?seed=<s>, and "
+            "urls:TABLE, whose addresses are fetched"
         ),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="take this source out again; its rows stay, among the rejects")] = None,

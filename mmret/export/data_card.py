@@ -152,6 +152,7 @@ def _counts(facts: LakeFacts) -> str:
         *((f"of split {split}", count) for split, count in splits.items()),
         ("query pictures with a triplet", facts.queries),
         ("instructions", facts.texts),
+        *((f"rows of {TASKS[name].shown}", count) for name, count in facts.tasks.items() if name in TASKS),
         *((f"pictures shared with benchmark {name}, kept out of pairs", count) for name, count in facts.leaks.items()),
     ]
     if n["duplicates"]:

@@ -68,6 +68,7 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         _directions(evaluations, recipe),
         "## Training",
         table(["what", "value"], _training(checkpoint)),
+        _mixture(facts.lake, recipe),
         _opted_out(facts, recipe),
         table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),
         "## Training data",
@@ -114,6 +115,16 @@ def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
         ["last loss", f"{checkpoint['loss']:.4f}"],
         ["seconds", f"{checkpoint['seconds']:,.0f}"],
     ]
+
+
+def _mixture(lake: Lake, recipe: str) -> str:
+    """The rows of each task that it was trained on; nothing where that was ``composed`` alone."""
+    noted = lake.facts("checkpoints", recipe)
+    tasks = (noted.notes.get("tasks") if noted else None) or {}
+    if not set(tasks) - {COMPOSED}:
+        return ""
+    rows = [[TASKS[name].shown, f"{of['rows']:,}", f"{of['seen']:,}"] for name, of in tasks.items() if name in TASKS]
+    return table(["kind of query", "rows", "seen in training"], rows)
 
 
 def _opted_out(facts: LakeFacts, recipe: str) -> str:

@@ -34,6 +34,7 @@ from mmret.ingest.selection import NO_CAPTION, NONE_GIVEN, reselect, rows_taken
 from mmret.ingest.sources import open_source
 from mmret.ingest.spill import SpillMap
 from mmret.lake import Lake
+from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CaptionSettings, CorpusSettings, IngestSettings
@@ -114,9 +115,9 @@ def _open_sources(corpus: CorpusSettings, sealed: SealedRows) -> list[Source]:
     sources: dict[str, Source] = {}
     for text in corpus.sources:
         try:
-            source = open_source(text)
+            source = open_source(text, corpus.download)
         except UserError as error:
-            if rows := sealed.rows_of(text if text.startswith("shapes:") else str(Path(text).expanduser().absolute())):
+            if rows := sealed.rows_of(text if text.startswith(("shapes:", URL_LIST)) else str(Path(text).expanduser().absolute())):
                 raise UserError(
                     f"{error}. The {rows:,} rows sealed from it stay in the lake as they are: bring the source back (is its "
                     f"disk mounted?) and run again, or take them out with --remove {text}"

@@ -16,12 +16,16 @@ from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
 
 DEFAULT_PROFILE = "demo"
+URL_LIST = "urls:"
+"""Begins the name of a source that is a table of addresses, whose pictures are to be fetched."""
 
 
 def source_name(source: str) -> str:
-    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths."""
+    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, also behind ``urls:``."""
     if re.match(r"^shapes:", source):
         return source
+    if source.startswith(URL_LIST):
+        return f"{URL_LIST}{source_name(source.removeprefix(URL_LIST))}"
     path = local_path(source, "the source")
     real = path.resolve()
     # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds

@@ -8,7 +8,7 @@ from mmret.settings.alarms import AlarmSettings, EmailSettings
 from mmret.settings.annotation import AnnotateSettings, BackEnd, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.captions import CaptioningSettings, CaptionSettings, PoorCaptions, captioning
-from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
+from mmret.settings.corpus import CorpusSettings, DownloadSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import BandSettings, DuplicateSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
 from mmret.settings.scoring import ScorerSettings
@@ -25,6 +25,7 @@ __all__ = [
     "CaptionSettings",
     "CaptioningSettings",
     "CorpusSettings",
+    "DownloadSettings",
     "DuplicateSettings",
     "EmailSettings",
     "EncoderSettings",

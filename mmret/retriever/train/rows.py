@@ -23,7 +23,7 @@ from mmret.lake import Lake
 from mmret.retriever.train.task_rows import ragged
 from mmret.schemas import SIGNALS, TASKS, TRIPLETS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
-from mmret.tasks import COMPOSED
+from mmret.tasks import COMPOSED, TaskName
 
 COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"]
 """Columns of TRIPLETS that training reads."""
@@ -72,17 +72,12 @@ def _made_rows(
     lake: Lake, recipe: Recipe, licences: LicenceSettings, images: pa.Table | None, retrieved: pa.Table | None
 ) -> pa.Table:
     """Rows of table ``tasks`` that decisions, licences and signals leave to ``recipe``, columns :data:`MIXTURE_COLUMNS`."""
-    everything = uses_all(recipe, licences)
-    read = [*MIXTURE_COLUMNS.names, *([] if everything else ["licence"])]
-    rows = lake.read("tasks", columns=read, filters=pc.field("task").isin([n for n in recipe.tasks if n != COMPOSED]))
+    tasks = [name for name in recipe.tasks if name != COMPOSED]
+    rows = allowed_task_rows(lake, recipe, licences, MIXTURE_COLUMNS.names, *tasks)
     if len(gone := opted_out_today(lake)):
         rows = rows.filter(pc.invert(pc.or_(*(pc.is_in(rows[side], value_set=gone) for side in ("query_id", "target_id")))))
         rows = _keep_named(rows, pc.invert(pc.is_in(_negatives(rows), value_set=gone)).to_numpy(zero_copy_only=False))
-    if recipe.decisions != "ignore":  # people decide on pairs: what comes from none stays
-        decided = apply_decisions(lake, rows.filter(pc.is_valid(rows["pair_id"])), recipe.decisions)
-        rows = pa.concat_tables([rows.filter(pc.is_null(rows["pair_id"])), decided])
-    if not everything:
-        rows = licence_sets(rows, licences).sets.get(recipe.licence_set, rows.slice(0, 0))
+    if images is not None:
         sets = licence_sets(images, licences).sets
         allowed = pa.concat_tables([sets[name].select(["image_id"]) for name in {MAIN, recipe.licence_set} if name in sets])
         rows = _keep_named(rows, pc.is_in(_negatives(rows), allowed["image_id"]).to_numpy(zero_copy_only=False))
@@ -93,7 +88,21 @@ def _made_rows(
         kept = np.zeros(len(found), dtype=bool)
         kept[found.join(pl.from_arrow(retrieved), on=["query_id", "target_id"], how="semi")["row"].to_numpy()] = True
         rows = _keep_named(rows, kept)
-    return rows.select(MIXTURE_COLUMNS.names)
+    return rows
+
+
+def allowed_task_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, columns: list[str], *tasks: TaskName) -> pa.Table:
+    """``columns`` of the rows of ``tasks`` that decisions and licences leave to ``recipe``, with all their hard negatives.
+
+    People decide on pairs: rows that come from none of them stay, whatever was decided.
+    """
+    everything = uses_all(recipe, licences)
+    read = list(dict.fromkeys([*columns, "pair_id", *([] if everything else ["licence"])]))
+    rows = lake.read("tasks", columns=read, filters=pc.field("task").isin(tasks))
+    if recipe.decisions != "ignore":
+        decided = apply_decisions(lake, rows.filter(pc.is_valid(rows["pair_id"])), recipe.decisions)
+        rows = pa.concat_tables([rows.filter(pc.is_null(rows["pair_id"])), decided])
+    return (rows if everything else _licence_set(rows, recipe, licences)).select(columns)
 
 
 def _negatives(rows: pa.Table) -> pa.Array:
