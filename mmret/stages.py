@@ -228,7 +228,16 @@ def _pair_settings(profile: Profile, partition: str) -> Any:
 def _reads_of_pairs(profile: Profile, _: str) -> tuple[Reads, ...]:
     """Tables by which settings keep pictures out of pairs."""
     groups = (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
-    return (*groups, *([Reads("scores", "linked", "neighbours")] if _thresholds(profile) else []))
+    return (*groups, *_reads_of_thresholds(profile))
+
+
+def _reads_of_thresholds(profile: Profile) -> tuple[Reads, ...]:
+    return (Reads("scores", "linked", "neighbours"),) if _thresholds(profile) else ()
+
+
+def _task_settings(profile: Profile, partition: str) -> Any:
+    values = _section("evaluate.held_out")(profile, partition)
+    return {"held_out": values, "scores": limits} if (limits := _thresholds(profile)) else values
 
 
 def _images_of_pairs(*columns: str) -> Reads:
@@ -436,13 +445,14 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="evaluate.held_out",
-        fingerprint_settings=_section("evaluate.held_out"),
+        fingerprint_settings=_task_settings,
         reads=(
             Reads("neighbours"),
             Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
             Reads("leaks", "all"),
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
         ),
+        conditional_reads=lambda profile, _: _reads_of_thresholds(profile),
         cost=Cost(0.0001, "image"),
     ),
     Stage(

@@ -120,7 +120,9 @@ def test_a_lake_without_scorers_has_nothing_to_compute_and_pairs_are_as_they_wer
     settings = [pairs.fingerprint_settings(p, SHARD) for p in (plain, scored, limited)]
     assert settings[0] == settings[1] != settings[2] and settings[2]["scores"] == {"sharp": [20, None]}
     assert [r.table for r in pairs.conditional_reads(scored, SHARD)] == []
-    assert [r.table for r in pairs.conditional_reads(limited, SHARD)] == ["scores"]
+    for reader in (pairs, STAGES["tasks"]):
+        assert {r.table for r in reader.conditional_reads(limited, SHARD)} == {"scores"}
+        assert reader.fingerprint_settings(plain, SHARD) == reader.fingerprint_settings(scored, SHARD)
     assert stage.fingerprint_settings(scored, SHARD) == stage.fingerprint_settings(limited, SHARD), "a limit changes no score"
     with pytest.raises(UserError, match="kind classifier needs model and label"):
         load_profile("demo", {"scores": {"unsafe": {"kind": "classifier"}}})
