@@ -185,6 +185,14 @@ DUPLICATES = _table(
     ("signals", _strings, "the similarities above whose band it lies with pictures of its group"),
 )
 
+SCORES = _table(
+    "scores",
+    ("image_id", _text, "picture that is scored"),
+    ("scorer", _text, "name of the score in the settings"),
+    ("value", pa.float32(), "the score"),
+    ("model", _text, "what computed it: name, digest of its weights, and what it read"),
+)
+
 NEIGHBOURS = _table(
     "neighbours",
     ("query_id", _text, "picture for which neighbours are sought"),
@@ -323,6 +331,7 @@ TABLES: dict[str, pa.Schema] = {
     "towers": TOWERS,
     "candidates": CANDIDATES,
     "duplicates": DUPLICATES,
+    "scores": SCORES,
     "neighbours": NEIGHBOURS,
     "pairs": PAIRS,
     "descriptions": DESCRIPTIONS,
@@ -343,6 +352,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "images": ("image_id",),
     "rejects": ("position",),
     "duplicates": ("image_id",),
+    "scores": ("image_id", "scorer"),
     "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
     **dict.fromkeys(SIGNALS, ("image_id",)),
     "towers": ("signal",),

@@ -236,9 +236,39 @@ def _vectors(signal: str, seconds: float) -> Stage:
     )
 
 
+def _scorer_settings(profile: Profile, _: str) -> Any:
+    """What decides a score: not the thresholds, which decide what it is used for."""
+    runtime = {"minimum", "maximum", "batch_size", "device"}
+    return {
+        name: s.model_dump(exclude=runtime) | {"weights": local_weights(s.model, s.revision) if s.model else None}
+        for name, s in profile.scores.items()
+    }
+
+
+def _thresholds(profile: Profile) -> dict[str, list[float | None]]:
+    limits = {name: [s.minimum, s.maximum] for name, s in profile.scores.items()}
+    return {name: limit for name, limit in limits.items() if limit != [None, None]}
+
+
+def _pair_settings(profile: Profile, partition: str) -> Any:
+    """Settings ``mine``, and the thresholds of scores where there are any."""
+    values = _section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates"))(profile, partition)
+    return values | ({"scores": limits} if (limits := _thresholds(profile)) else {})
+
+
 def _reads_of_pairs(profile: Profile, _: str) -> tuple[Reads, ...]:
     """Tables by which settings keep pictures out of pairs."""
-    return (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
+    groups = (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
+    return (*groups, *_reads_of_thresholds(profile))
+
+
+def _reads_of_thresholds(profile: Profile) -> tuple[Reads, ...]:
+    return (Reads("scores", "linked", "neighbours"),) if _thresholds(profile) else ()
+
+
+def _task_settings(profile: Profile, partition: str) -> Any:
+    values = _section("evaluate.held_out")(profile, partition)
+    return {"held_out": values, "scores": limits} if (limits := _thresholds(profile)) else values
 
 
 def _images_of_pairs(*columns: str) -> Reads:
@@ -331,6 +361,23 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(5e-6, "image of the lake"),
     ),
     Stage(
+        name="scores",
+        version="1",
+        partitions="shard",
+        group="mining",
+        run="scores",
+        needs="gpu",
+        settings="scores",
+        fingerprint_settings=_scorer_settings,
+        reads=(Reads("images", columns=("image_id", "width", "height")),),
+        conditional_reads=lambda profile, _: (
+            (Reads("clip_image"),) if any(s.kind == "head" for s in profile.scores.values()) else ()
+        ),
+        lookups=("scores", "corpus_manifest"),  # rows that the same scorer made before; sizes of files
+        cost=Cost(0.002, "image", first=1.0),
+        applies=lambda lake, profile, _: bool(profile.scores),
+    ),
+    Stage(
         name="leaks",
         version="1",
         partitions="whole",
@@ -364,7 +411,7 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates")),
+        fingerprint_settings=_pair_settings,
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
@@ -429,13 +476,14 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="evaluate.held_out",
-        fingerprint_settings=_section("evaluate.held_out"),
+        fingerprint_settings=_task_settings,
         reads=(
             Reads("neighbours"),
             Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
             Reads("leaks", "all"),
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
         ),
+        conditional_reads=lambda profile, _: _reads_of_thresholds(profile),
         cost=Cost(0.0001, "image"),
     ),
     Stage(

@@ -79,7 +79,8 @@ def main(folder: str) -> None:
     from tests.small_runs import TINY
 
     lake, recorder = Lake(folder), Recorder()
-    profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3"], 60, dict(map(parse_override, TINY)))
+    settings = [*TINY, "scores={sharp: {measure: sharpness, minimum: 0}}"]  # a stage that only some lakes have
+    profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3"], 60, dict(map(parse_override, settings)))
     lake.write_configuration(configuration)
     recorder.patch()
     with exclusive(lake) as lease:
