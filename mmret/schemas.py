@@ -41,7 +41,7 @@ CORPUS_MANIFEST = _table(
     "corpus_manifest",
     ("shard", _text, "sealed slice of the corpus that the row belongs to"),
     ("position", pa.int32(), "order inside the shard"),
-    ("root", _text, 'the source as given: a folder, a tar, a table, or "shapes:<n>?seed=<s>"'),
+    ("root", _text, 'the source as given: a folder, a tar, a table, "urls:<table>" or "shapes:<n>?seed=<s>"'),
     ("path", _text, "as the source's own manifest writes it; the name users refer to an image by"),
     ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; null where the file could not be read"),
     ("size", pa.int64(), "bytes of the file"),
@@ -171,6 +171,26 @@ CANDIDATES = _table(
     ("target_id", _text, "picture that was found"),
     ("score", pa.float32(), "cosine similarity of the two"),
     ("above_band", pa.bool_(), "a near-duplicate in this signal: never a target, kept so that groups can be formed"),
+)
+
+DUPLICATES = _table(
+    "duplicates",
+    ("image_id", _text, "picture that has a near-duplicate"),
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("group_id", _text, "the oldest picture of its group: stays the same when the corpus grows"),
+    ("pictures", pa.int32(), "how many pictures the group has"),
+    ("first", pa.bool_(), "whether it is the group's oldest, after which the group is called"),
+    ("nearest_id", _text, "its nearest near-duplicate"),
+    ("score", pa.float32(), "the highest cosine similarity of the two"),
+    ("signals", _strings, "the similarities above whose band it lies with pictures of its group"),
+)
+
+SCORES = _table(
+    "scores",
+    ("image_id", _text, "picture that is scored"),
+    ("scorer", _text, "name of the score in the settings"),
+    ("value", pa.float32(), "the score"),
+    ("model", _text, "what computed it: name, digest of its weights, and what it read"),
 )
 
 NEIGHBOURS = _table(
@@ -310,6 +330,8 @@ TABLES: dict[str, pa.Schema] = {
     "caption": CAPTION_VECTORS_INDEX,
     "towers": TOWERS,
     "candidates": CANDIDATES,
+    "duplicates": DUPLICATES,
+    "scores": SCORES,
     "neighbours": NEIGHBOURS,
     "pairs": PAIRS,
     "descriptions": DESCRIPTIONS,
@@ -329,6 +351,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "written_captions": ("position",),
     "images": ("image_id",),
     "rejects": ("position",),
+    "duplicates": ("image_id",),
+    "scores": ("image_id", "scorer"),
     "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
     **dict.fromkeys(SIGNALS, ("image_id",)),
     "towers": ("signal",),

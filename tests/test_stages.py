@@ -91,7 +91,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Profile, d
 
 def _declared(lake: Lake, profile: Profile, stage: str, partition: str) -> set[tuple[str, str]]:
     pinned = {read.table for read in STAGES[stage].reads if read.pinned}
-    return {*upstream_of(lake, profile, stage, partition), *((t, p) for t in pinned for p in lake.partitions(t))}
+    looked_for = {(read.table, partition) for read in STAGES[stage].reads if read.if_any}
+    return looked_for | {*upstream_of(lake, profile, stage, partition), *((t, p) for t in pinned for p in lake.partitions(t))}
 
 
 @pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.trigger != "first"])

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.benchmarks.composed import evaluate_composed
-from mmret.benchmarks.directions import Corpus, Direction, directions, evaluate_direction
+from mmret.benchmarks.directions import Corpus, Direction, candidates, directions, evaluate_direction
 from mmret.benchmarks.edits import edits
 from mmret.benchmarks.triplets import Query
 from mmret.hashing import fingerprint, uniform
@@ -42,6 +42,7 @@ class Model:
 
     def __init__(self, lake: Lake, folder: Path | str):
         self.lake, self.folder = lake, folder
+        self._texts: dict[tuple[str, ...], np.ndarray] = {}
 
     @cached_property
     def retriever(self) -> Encoder:
@@ -67,7 +68,16 @@ class Model:
         """Figures of the queries of one direction."""
         ids, vectors = self.gallery
         query = task_options(self.folder, direction.task)
-        return evaluate_direction(direction, self.retriever, ids, vectors, self._pictures, query, KS)
+        if direction.searches_all:
+            gallery = vectors
+        elif direction.gallery_images:
+            gallery = candidates(direction, self.retriever, self._pictures)
+        else:
+            key = tuple(direction.gallery_texts)  # two directions search the same captions
+            gallery = self._texts[key] if key in self._texts else candidates(direction, self.retriever, self._pictures)
+            self._texts[key] = gallery
+        pictures = dict(zip(ids, vectors, strict=True)) if direction.images else {}
+        return evaluate_direction(direction, self.retriever, pictures, gallery, self._pictures, query, KS)
 
     def _pictures(self, ids: Sequence[str]) -> dict[str, bytes]:
         return images_by_id(self.lake, ids)

@@ -78,6 +78,8 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         "" if reranks else _directions(evaluations, recipe),
         "## Training",
         table(["what", "value"], _training(checkpoint)),
+        _mixture(facts.lake, recipe),
+        _opted_out(facts, recipe),
         table(["setting", "value"], [[code(k), code(json.dumps(_base(v) if k == "base" else v))] for k, v in settings.items()]),
         "## Training data",
         _data(facts),
@@ -130,6 +132,23 @@ def _training(checkpoint: dict[str, Any]) -> list[list[str]]:
         ["last loss", f"{checkpoint['loss']:.4f}"],
         ["seconds", f"{checkpoint['seconds']:,.0f}"],
     ]
+
+
+def _mixture(lake: Lake, recipe: str) -> str:
+    """The rows of each task that it was trained on; nothing where that was ``composed`` alone."""
+    noted = lake.facts("checkpoints", recipe)
+    tasks = (noted.notes.get("tasks") if noted else None) or {}
+    if not set(tasks) - {COMPOSED}:
+        return ""
+    rows = [[TASKS[name].shown, f"{of['rows']:,}", f"{of['seen']:,}"] for name, of in tasks.items() if name in TASKS]
+    return table(["kind of query", "rows", "seen in training"], rows)
+
+
+def _opted_out(facts: LakeFacts, recipe: str) -> str:
+    from mmret.retriever.opted_out_since import opted_out_since  # with what training needs
+
+    n = opted_out_since(facts.lake, recipe)
+    return f"**Trained on {n:,} pictures that have opted out since.**" if n else ""
 
 
 def _data(facts: LakeFacts) -> str:

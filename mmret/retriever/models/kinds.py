@@ -19,7 +19,7 @@ from mmret.retriever.models.checkpoint import RECORD, model_part, weights_digest
 from mmret.retriever.models.mllm_prompts import prompt_of, prompts
 from mmret.retriever.models.rerank_prompts import rerank_prompts
 from mmret.settings import Recipe
-from mmret.tasks import COMPOSED, Task
+from mmret.tasks import COMPOSED, TASKS, Task
 
 TEXT_INSTRUCTION = "Find me an image that matches the given caption"
 """What an MLLM is told with a query that is text alone (paper.md, section 2)."""
@@ -98,28 +98,31 @@ def reranker_digest(folder: str | Path) -> str:
 def query_options(folder: str | Path, composed: bool = True) -> dict[str, str]:
     """Keywords of ``encode`` that make a query of the checkpoint in ``folder``: an MLLM's task instruction, nothing for CLIP.
 
-    Composed queries carry the instruction that the checkpoint was trained with, the model's own where it brings one
-    (:mod:`mmret.retriever.models.asked`), or the paper's where neither is said.
+    A query carries the instruction that the checkpoint was trained with, the model's own where it brings one
+    (:mod:`mmret.retriever.models.asked`), or the paper's where neither is said; one that is not ``composed`` is text alone.
     """
     if model_type(folder) not in prompts():
         return {}
     if asked := asked_of(folder):
         return {"instruction": asked.query if composed else asked.text_query}
-    if not composed:
-        return {"instruction": TEXT_INSTRUCTION}
     record = Path(folder) / RECORD
     trained = json.loads(record.read_text()).get("recipe", {}) if record.is_file() else {}
+    if not composed:
+        by_caption = TASKS["text_to_image"]
+        return {"instruction": by_caption.instruction if by_caption.name in trained.get("tasks", ()) else TEXT_INSTRUCTION}
     return {"instruction": trained.get("instruction") or Recipe.model_fields["instruction"].default}
 
 
 def task_options(folder: str | Path, task: Task) -> dict[str, str]:
-    """Keywords of ``encode`` that make a query of ``task``: of composed queries :func:`query_options`, else an MLLM's instruction.
+    """Keywords of ``encode`` that make a query of ``task``: those of :func:`query_options` where search asks the same, else an
+    MLLM's instruction for it.
 
     >>> task_options("lakes/demo/checkpoints/demo", TASKS["text_to_image"])
     {}
     """
-    composed = query_options(folder)
-    return composed if task.name == COMPOSED or not composed else {"instruction": task.instruction}
+    if task.name in (COMPOSED, "text_to_image"):
+        return query_options(folder, composed=task.name == COMPOSED)
+    return {"instruction": task.instruction} if query_options(folder) else {}
 
 
 def embedding_digest(folder: str | Path) -> str:

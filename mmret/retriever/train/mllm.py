@@ -136,10 +136,10 @@ class MllmEmbedder:
     def save(self, folder: Path) -> None:
         self.peft_model.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
+        text_query = self.instruction("text_to_image") if "text_to_image" in self.recipe.tasks else None
         if self.retriever.asked:
-            text_query = self.instruction("text_to_image") if "text_to_image" in self.recipe.tasks else None
             self.retriever.asked.asking(self.composed_instruction, text_query).save(folder)
-        write_engine_files(folder, self.composed_instruction)
+        write_engine_files(folder, self.composed_instruction, text_query)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
