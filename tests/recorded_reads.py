@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 Read = tuple[str, str | None]
@@ -72,6 +73,8 @@ class Recorder:
 def main(folder: str) -> None:
     os.environ["MMRET_LAKE"] = folder
     from assets.runner.run import Runner
+    from mmret.ingest.shapes import scene
+    from mmret.ingest.shapes_render import render
     from mmret.lake import Lake
     from mmret.lake.configuration import resolve
     from mmret.lake.lease import exclusive
@@ -79,7 +82,12 @@ def main(folder: str) -> None:
     from tests.small_runs import TINY
 
     lake, recorder = Lake(folder), Recorder()
-    profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3"], 60, dict(map(parse_override, TINY)))
+    pictures = Path(folder).with_name("pictures")  # without captions but for their names
+    pictures.mkdir()
+    for n, name in enumerate(("red barn", "blue boat", "green hill")):
+        (pictures / f"{name}.png").write_bytes(render(scene(9, n)))
+    sources = ["shapes:150?seed=3", str(pictures)]
+    profile, configuration = resolve(lake, "demo", sources, 60, dict(map(parse_override, TINY)))
     lake.write_configuration(configuration)
     recorder.patch()
     with exclusive(lake) as lease:
