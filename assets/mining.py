@@ -57,6 +57,34 @@ def band_picture(store: Lake, profile: ProfileResource, shard: str) -> dg.Markdo
     return dg.MetadataValue.md(f"![scores, bands and agreement of the signals](data:image/png;base64,{image})")
 
 
+@stage_asset("duplicates", kinds={"parquet"})
+def duplicates(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Groups of near-duplicates, above the bands of the models of pictures (setting `duplicates`); exact copies are rejects."""
+    from mmret.mine.stage import mine_duplicates
+
+    return materialize_whole(
+        context,
+        lake,
+        profile,
+        "duplicates",
+        lambda store, settings, _, inputs: mine_duplicates(store, settings.duplicates, inputs),
+    )
+
+
+@stage_asset("scores", kinds={"pytorch", "parquet"})
+def scores(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Quality and safety of every picture by the scorers of setting `scores`; without any there is nothing to compute."""
+    from mmret.score.stage import score_shard
+
+    return materialize(
+        context,
+        lake,
+        profile,
+        "scores",
+        lambda store, settings, shard, inputs: score_shard(store, shard, settings.scores, inputs),
+    )
+
+
 @stage_asset("leaks", kinds={"parquet"})
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
@@ -71,9 +99,16 @@ def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profil
 def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""
     from mmret.mine.stage import mine_pairs
+    from mmret.score.stage import found_wanting
 
     made = materialize(
-        context, lake, profile, "pairs", lambda store, settings, shard, inputs: mine_pairs(store, shard, settings.mine, inputs)
+        context,
+        lake,
+        profile,
+        "pairs",
+        lambda store, settings, shard, inputs: mine_pairs(
+            store, shard, settings.mine, inputs, lambda shards: found_wanting(store, shards, settings.scores)
+        ),
     )
     for shard in context.partition_keys:
         if has_charts(lake.open(), shard) and (table := changes_table(lake.open(), shard)):

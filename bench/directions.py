@@ -3,9 +3,9 @@
     python bench/directions.py --lake LAKE [--out RUNS.jsonl] [--seeds 3] [--arm NAME='{"steps": 1500, "tasks": {...}}' ...]
 
 LAKE is one that `mmret run` made, with its table ``tasks``. The arms are the untrained model; ``composed``, the recipe that the
-lake trains first; and ``mixture``, the same recipe with ``MIXTURE``; ``--arm`` adds others, each the first with other values.
-The seeds decide batches, texts and negatives, the same in all arms. Queries are those of the stage ``evaluations``, over whole
-galleries: every picture, every distinct caption.
+lake trains first; and ``mixture``, the same with what recipe ``universal`` has; ``--arm`` adds others, each the first with other
+values. The seeds decide batches, texts and negatives, the same in all arms. Queries are those of the stage ``evaluations``, over
+whole galleries: every picture, every distinct caption.
 
 Printed: R@1 and R@10 of each direction, mean and deviation over the seeds; the change of R@10 against the untrained model, and of
 the composed directions as a share of what ``composed`` reaches. Every run is a line of RUNS.jsonl, and a run that is there is not
@@ -36,18 +36,11 @@ from mmret.lake.configuration import resolve
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.stage import TrainingJob, base_folder
 from mmret.search.models import UNTRAINED, model_folder
-from mmret.settings import EvaluateSettings, Recipe
+from mmret.settings import EvaluateSettings, Recipe, load_profile
 
-MIXTURE: dict[str, Any] = {
-    "tasks": {
-        "composed": 0.6,
-        "text_to_image": 0.1,
-        "image_to_text": 0.1,
-        "image_to_image": 0.05,
-        "text_to_text": 0.05,
-        "image_text_to_image_text": 0.1,
-    },
-}
+UNIVERSAL = load_profile("demo").recipes["universal"]
+MIXTURE: dict[str, Any] = {"tasks": UNIVERSAL.tasks, "task_batches": UNIVERSAL.task_batches, "steps": UNIVERSAL.steps}
+"""What the demo's recipe ``universal`` has beside recipe ``demo``."""
 COMPOSED_SETS = ("held-out triplets", "held-out edits")
 WHOLE = {"texts": 10**9}
 

@@ -91,16 +91,27 @@ def shares(lake: Path) -> dict[str, Any]:
 
     store = Lake(lake)
     pairs, rows = store.read("pairs"), store.read("instructions").to_pylist()
-    if set(pairs["pair_id"].to_pylist()) != {row["pair_id"] for row in rows}:
-        raise SystemExit("a pair is missing from the instructions")
     outcomes = Counter(row["reason"] or row["status"] for row in rows)
     return {
         "pairs": pairs.num_rows,
+        "lost": len(set(pairs["pair_id"].to_pylist()) - {row["pair_id"] for row in rows}),
+        "neither_texts_nor_reason": sum(not row["texts"] and not row["reason"] for row in rows),
         "outcomes": {reason: count for reason, count in outcomes.most_common()},
         "model": sorted({row["model"] for row in rows}),
         "texts": [row["texts"] for row in rows if row["status"] == "ok"],
         "tokens": [sum(row[name] for row in rows) for name in ("tokens_in", "tokens_out")],
     }
+
+
+def gate() -> dict[str, int]:
+    """What `make bench-gates` compares: of some pairs none is lost, and none is without texts and reason."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with served(folder) as url:
+            engine = {"concurrency": 1, "timeout_s": 300, "deadline_s": 900, "max_tokens": 60}
+            annotate(folder / "lake", url, 12, engine, {"demonstrations": 1, "attempts": 1})
+        found = shares(folder / "lake")
+    return {name: found[name] for name in ("lost", "neither_texts_nor_reason")}
 
 
 def main() -> None:

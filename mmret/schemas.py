@@ -41,7 +41,7 @@ CORPUS_MANIFEST = _table(
     "corpus_manifest",
     ("shard", _text, "sealed slice of the corpus that the row belongs to"),
     ("position", pa.int32(), "order inside the shard"),
-    ("root", _text, 'the source as given: a folder, a tar, a table, or "shapes:<n>?seed=<s>"'),
+    ("root", _text, 'the source as given: a folder, a tar, a table, "urls:<table>" or "shapes:<n>?seed=<s>"'),
     ("path", _text, "as the source's own manifest writes it; the name users refer to an image by"),
     ("image_id", _text, "first 128 bits of the SHA-256 of the file, in hex; null where the file could not be read"),
     ("size", pa.int64(), "bytes of the file"),
@@ -173,6 +173,26 @@ CANDIDATES = _table(
     ("above_band", pa.bool_(), "a near-duplicate in this signal: never a target, kept so that groups can be formed"),
 )
 
+DUPLICATES = _table(
+    "duplicates",
+    ("image_id", _text, "picture that has a near-duplicate"),
+    ("shard", _text, "sealed slice of the corpus that the picture belongs to"),
+    ("group_id", _text, "the oldest picture of its group: stays the same when the corpus grows"),
+    ("pictures", pa.int32(), "how many pictures the group has"),
+    ("first", pa.bool_(), "whether it is the group's oldest, after which the group is called"),
+    ("nearest_id", _text, "its nearest near-duplicate"),
+    ("score", pa.float32(), "the highest cosine similarity of the two"),
+    ("signals", _strings, "the similarities above whose band it lies with pictures of its group"),
+)
+
+SCORES = _table(
+    "scores",
+    ("image_id", _text, "picture that is scored"),
+    ("scorer", _text, "name of the score in the settings"),
+    ("value", pa.float32(), "the score"),
+    ("model", _text, "what computed it: name, digest of its weights, and what it read"),
+)
+
 NEIGHBOURS = _table(
     "neighbours",
     ("query_id", _text, "picture for which neighbours are sought"),
@@ -260,7 +280,7 @@ EVALUATIONS = _table(
     "evaluations",
     ("recipe", _text, "the training run that is measured, or untrained: the model it started from"),
     ("benchmark", _text, "the set of queries"),
-    ("metric", _text, "R@k: targets among the first k; image, text: by that half alone; kept: the query left in the gallery"),
+    ("metric", _text, "R@k: targets among the first k; image, text: by that half; kept: the query left in; first: not reranked"),
     ("value", pa.float64(), "percent"),
     ("queries", pa.int32(), "number of queries"),
     ("gallery", pa.int32(), "number of pictures searched in"),
@@ -276,6 +296,17 @@ CHECKPOINTS = _table(
     ("pairs", pa.int64(), "training pairs it saw"),
     ("seconds", pa.float64(), "of training"),
     ("settings", _text, "the resolved recipe, JSON"),
+)
+
+TEACHER_SCORES = _table(
+    "teacher_scores",
+    ("teacher", _text, "recipe of the reranker"),
+    ("pair_id", _text, "the pair of the triplet that was scored"),
+    ("query_id", _text, "the source picture"),
+    ("text", _text, "the instruction, one of the triplet's"),
+    ("candidate_id", _text, "the target, the source picture itself, or another hard negative"),
+    ("score", pa.float32(), "what the reranker says; higher is better among the candidates of one picture and text"),
+    ("model", _text, "digest of the reranker's weights"),
 )
 
 DECISIONS = _table(
@@ -299,6 +330,8 @@ TABLES: dict[str, pa.Schema] = {
     "caption": CAPTION_VECTORS_INDEX,
     "towers": TOWERS,
     "candidates": CANDIDATES,
+    "duplicates": DUPLICATES,
+    "scores": SCORES,
     "neighbours": NEIGHBOURS,
     "pairs": PAIRS,
     "descriptions": DESCRIPTIONS,
@@ -307,6 +340,7 @@ TABLES: dict[str, pa.Schema] = {
     "tasks": TASKS,
     "checkpoints": CHECKPOINTS,
     "evaluations": EVALUATIONS,
+    "teacher_scores": TEACHER_SCORES,
     "decisions": DECISIONS,
 }
 """What is on disk as Parquet and what the SQL views are named after."""
@@ -317,6 +351,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "written_captions": ("position",),
     "images": ("image_id",),
     "rejects": ("position",),
+    "duplicates": ("image_id",),
+    "scores": ("image_id", "scorer"),
     "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
     **dict.fromkeys(SIGNALS, ("image_id",)),
     "towers": ("signal",),
@@ -325,6 +361,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "tasks": ("task_id",),
     "checkpoints": ("recipe",),
     "evaluations": ("recipe", "benchmark", "metric"),
+    "teacher_scores": ("pair_id", "text", "candidate_id"),
     "decisions": ("pair_id", "reviewer", "decided_at"),
 }
 """The columns that tell a row of a table from every other of its partition."""
@@ -338,3 +375,6 @@ when each column has been the same."""
 
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""
+
+WRITTEN_WHEN_NEEDED = ("teacher_scores",)
+"""Tables of what is scored once for whoever trains with it (:mod:`mmret.retriever.train.teach`): they are no stage's result."""

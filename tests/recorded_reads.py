@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 Read = tuple[str, str | None]
 
 
@@ -73,8 +75,6 @@ class Recorder:
 def main(folder: str) -> None:
     os.environ["MMRET_LAKE"] = folder
     from assets.runner.run import Runner
-    from mmret.ingest.shapes import scene
-    from mmret.ingest.shapes_render import render
     from mmret.lake import Lake
     from mmret.lake.configuration import resolve
     from mmret.lake.lease import exclusive
@@ -82,12 +82,12 @@ def main(folder: str) -> None:
     from tests.small_runs import TINY
 
     lake, recorder = Lake(folder), Recorder()
-    pictures = Path(folder).with_name("pictures")  # without captions but for their names
+    pictures = Path(folder).parent / "without captions"
     pictures.mkdir()
-    for n, name in enumerate(("red barn", "blue boat", "green hill")):
-        (pictures / f"{name}.png").write_bytes(render(scene(9, n)))
-    sources = ["shapes:150?seed=3", str(pictures)]
-    profile, configuration = resolve(lake, "demo", sources, 60, dict(map(parse_override, TINY)))
+    for at, name in enumerate(("red barn", "blue boat", "old bridge")):
+        Image.new("RGB", (32, 32), (80 * at, 40, 200)).save(pictures / f"{name}.png")
+    settings = [*TINY, "scores={sharp: {measure: sharpness, minimum: 0}}"]  # a stage that only some lakes have
+    profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3", str(pictures)], 60, dict(map(parse_override, settings)))
     lake.write_configuration(configuration)
     recorder.patch()
     with exclusive(lake) as lease:

@@ -18,11 +18,11 @@ DOOR = "mmret.cli.graph"
 
 ORDER = """
     errors paths system_errors interrupts schemas tasks hashing atomic pace progress progress_reports
-    memory threads devices optimizer unit_vectors quantise ranking settings
+    memory threads devices optimizer unit_vectors quantise ranking public_addresses settings
     lake curation
-    ingest encode mine towers leaks
+    ingest encode mine towers leaks score
     annotate captions assemble
-    retriever
+    retriever forget
     search benchmarks studies
     stages freshness
     warehouse export

@@ -43,7 +43,11 @@ JOBS = [
     _shard_job(
         "annotate", dg.AssetSelection.groups("annotation"), description="Descriptions, instructions and triplets of a shard."
     ),
-    _shard_job("synthesise", SHARDS | dg.AssetSelection.assets("leaks"), description="From pictures to triplets, shard by shard."),
+    _shard_job(
+        "synthesise",
+        SHARDS | dg.AssetSelection.assets("duplicates", "leaks"),
+        description="From pictures to triplets, shard by shard.",
+    ),
     dg.define_asset_job(
         "train_and_evaluate",
         dg.AssetSelection.groups("training"),

@@ -25,6 +25,17 @@ def in_band_recall(lake: LakeResource, profile: ProfileResource) -> dg.AssetChec
     )
 
 
+groups_are_of_two_or_more = sql_check(
+    "duplicates",
+    "groups_are_of_two_or_more",
+    "A group of near-duplicates has at least two pictures, is called after one of them, and all are images of the corpus.",
+    """
+    SELECT group_id, count(*) AS n FROM duplicates d
+    GROUP BY group_id
+    HAVING count(*) < 2 OR count(*) <> max(pictures) OR sum((image_id = group_id)::INT) <> 1
+        OR sum((image_id NOT IN (SELECT image_id FROM images))::INT) > 0""",
+)
+
 no_orphan_ids = sql_check(
     "pairs",
     "no_orphan_ids",

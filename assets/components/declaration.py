@@ -10,6 +10,7 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import BaseModel, Field
 
+from mmret.lake.configuration import URL_LIST
 from mmret.paths import local_path
 from resources.lake import LakeResource
 
@@ -35,7 +36,10 @@ def in_project(path: str, project_root: Path) -> str:
 
     Raises UserError for an address.
     """
-    return path if path.startswith("shapes:") else str(project_root / local_path(path, "path:"))
+    if path.startswith("shapes:"):
+        return path
+    kind = URL_LIST if path.startswith(URL_LIST) else ""
+    return kind + str(project_root / local_path(path.removeprefix(kind), "path:"))
 
 
 def cron(name: str, job: str, schedule: str, description: str, ask: Any) -> dg.ScheduleDefinition:

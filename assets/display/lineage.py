@@ -41,6 +41,13 @@ LINEAGE: dict[str, Columns] = {
         "target_id": [(s, "image_id") for s in SIGNALS],
         "score": [(s, "model") for s in SIGNALS],
     },
+    "duplicates": {
+        **_same("images", "image_id", "shard"),
+        "group_id": [("candidates", "query_id"), ("candidates", "target_id")],
+        "score": [("candidates", "score")],
+        "signals": [("candidates", "signal")],
+    },
+    "scores": {"image_id": [("images", "image_id")], "value": [("images", "image_id")]},
     "neighbours": {
         **_same("candidates", "query_id", "signal", "target_id", "score", "above_band"),
         "rank": [("candidates", "score")],

@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,6 +87,21 @@ class AnswerStore:
         )
         self._write(kind, table)
         self._merge(kind)
+
+    def remove(self, keys: Collection[str]) -> int:
+        """Drop the answers to ``keys``, of every kind; returns how many there were. Nobody else may be writing."""
+        wanted = np.array([bytes.fromhex(k) for k in keys], dtype="S16")
+        removed = 0
+        for path in sorted(self.root.glob("*/[!.]*.arrow")) if len(wanted) else ():
+            table = _open(path)
+            stay = ~np.isin(_keys(table), wanted)
+            if stay.all():
+                continue
+            if stay.any():
+                self._write(path.parent.name, table.filter(pa.array(stay)))
+            path.unlink()
+            removed += int((~stay).sum())
+        return removed
 
     def count(self, kind: str) -> int:
         """Number of rows on disk; a key that is stored twice counts twice."""

@@ -105,10 +105,13 @@ def directions(corpus: Corpus, triplets: Sequence[Query], settings: EvaluateSett
     """
     held_out = [row for row, image_id in enumerate(corpus.ids) if corpus.said[row] and split_of(image_id, settings) == "test"]
     held_out = sorted(held_out, key=lambda row: uniform("evaluate", corpus.ids[row]))[: settings.max_queries]
+    alike = _said_alike(corpus, held_out)
+    needed = {corpus.said[row] for row in held_out}.union(*alike.values())
+    texts = _texts(corpus, needed, settings)
     made = [
-        *_own_captions(corpus, held_out, settings),
+        *_own_captions(corpus, held_out, texts),
         _alike_pictures(corpus, held_out),
-        _alike_texts(corpus, held_out, settings),
+        _alike_texts(corpus, alike, texts),
         _captioned(corpus, triplets, settings),
     ]
     left_out = {}
@@ -144,21 +147,15 @@ def _texts(corpus: Corpus, needed: set[str], settings: EvaluateSettings) -> dict
     return {said: (place, distinct[said]) for place, said in enumerate(chosen)}
 
 
-def _own_captions(corpus: Corpus, held_out: list[int], settings: EvaluateSettings) -> list[Direction]:
-    asked = {corpus.said[row] for row in held_out}
-    pictures, texts = _places(corpus.said, asked), _texts(corpus, asked, settings)
+def _own_captions(corpus: Corpus, held_out: list[int], texts: Mapping[str, tuple[int, str]]) -> list[Direction]:
+    pictures = _places(corpus.said, {corpus.said[row] for row in held_out})
     none: list[list[int]] = [[] for _ in held_out]
     captions, ids = [corpus.captions[row] for row in held_out], [corpus.ids[row] for row in held_out]
+    right = [[texts[corpus.said[row]][0]] for row in held_out]
+    gallery = [text for _, text in texts.values()]
     return [
         Direction(TASKS["text_to_image"], [], captions, [pictures[corpus.said[row]] for row in held_out], none),
-        Direction(
-            TASKS["image_to_text"],
-            ids,
-            [],
-            [[texts[corpus.said[row]][0]] for row in held_out],
-            none,
-            gallery_texts=[text for _, text in texts.values()],
-        ),
+        Direction(TASKS["image_to_text"], ids, [], right, none, gallery_texts=gallery),
     ]
 
 
@@ -170,18 +167,20 @@ def _alike_pictures(corpus: Corpus, held_out: list[int]) -> Direction:
     return Direction(TASKS["image_to_image"], [corpus.ids[row] for row in rows], [], right, [[row] for row in rows])
 
 
-def _alike_texts(corpus: Corpus, held_out: list[int], settings: EvaluateSettings) -> Direction:
+def _said_alike(corpus: Corpus, held_out: list[int]) -> dict[int, set[str]]:
+    """What captions of the same scene say in other words, by held-out picture; pictures without such are left out."""
     same = _places(corpus.scenes, {scene for row in held_out if (scene := corpus.scenes[row])})
     saying = {row: {corpus.said[other] for other in same.get(corpus.scenes[row] or "", ())} for row in held_out}
-    rows = [row for row in held_out if saying[row] - {corpus.said[row]}]
-    texts = _texts(corpus, {said for row in rows for said in saying[row] | {corpus.said[row]}} - {""}, settings)
-    right = [sorted(texts[said][0] for said in saying[row] - {corpus.said[row], ""}) for row in rows]
+    return {row: others for row, said in saying.items() if (others := said - {corpus.said[row], ""})}
+
+
+def _alike_texts(corpus: Corpus, alike: Mapping[int, set[str]], texts: Mapping[str, tuple[int, str]]) -> Direction:
     return Direction(
         TASKS["text_to_text"],
         [],
-        [corpus.captions[row] for row in rows],
-        right,
-        [[texts[corpus.said[row]][0]] for row in rows],
+        [corpus.captions[row] for row in alike],
+        [sorted(texts[said][0] for said in others) for others in alike.values()],
+        [[texts[corpus.said[row]][0]] for row in alike],
         gallery_texts=[text for _, text in texts.values()],
     )
 
@@ -205,27 +204,31 @@ def _captioned(corpus: Corpus, triplets: Sequence[Query], settings: EvaluateSett
     )
 
 
+Load = Callable[[Sequence[str]], Mapping[str, bytes]]
+"""Function from ids to the files of pictures, by id."""
+
+
+def candidates(direction: Direction, retriever: Encoder, load_images: Load) -> np.ndarray:
+    """(n, d) unit vectors of the direction's gallery, where that is not all pictures of the corpus."""
+    return _encode(retriever, direction.gallery_images, direction.gallery_texts, load_images, {})
+
+
 def evaluate_direction(
     direction: Direction,
     retriever: Encoder,
-    ids: Sequence[str],
-    pictures: np.ndarray,
-    load_images: Callable[[Sequence[str]], Mapping[str, bytes]],
+    pictures: Mapping[str, np.ndarray],
+    gallery: np.ndarray,
+    load_images: Load,
     query: Mapping[str, str],
     ks: Sequence[int] = (1, 5, 10, 50),
 ) -> dict[str, float]:
-    """``R@k`` in percent over the direction's gallery, and ``gallery``, its size.
+    """``R@k`` in percent over the direction's ``gallery`` (n, d), and its size under that name.
 
-    ``pictures``: (n, d) unit vectors of the corpus's pictures ``ids``, as candidates. ``query``: keywords of ``encode`` that make a
-    query of the direction's task; without any a picture that asks has the vector that it has as a candidate.
+    ``pictures``: unit vectors (d,) of the corpus's pictures as candidates, by id. ``query``: keywords of ``encode`` that make a
+    query of the direction's task; without any a picture that asks alone has the vector that it has as a candidate.
     """
-    if direction.searches_all:
-        gallery = pictures
-    else:
-        gallery = _encode(retriever, direction.gallery_images, direction.gallery_texts, load_images, {})
     if direction.images and not direction.texts and not query:
-        place = {image_id: at for at, image_id in enumerate(ids)}
-        asked = pictures[[place[image_id] for image_id in direction.images]]
+        asked = np.stack([pictures[image_id] for image_id in direction.images])
     else:
         asked = _encode(retriever, direction.images, direction.texts, load_images, query)
     return recall_at(target_ranks(asked, gallery, direction.right, direction.excluded), ks) | {"gallery": len(gallery)}
@@ -235,7 +238,7 @@ def _encode(
     retriever: Encoder,
     images: Sequence[str],
     texts: Sequence[str],
-    load_images: Callable[[Sequence[str]], Mapping[str, bytes]],
+    load_images: Load,
     query: Mapping[str, str],
 ) -> np.ndarray:
     """(n, d) unit vectors of pictures, of texts, or of as many of one as of the other."""

@@ -20,7 +20,8 @@ def run(
         list[str] | None,
         typer.Option(
             help="folder, manifest file or WebDataset tar; again for more; added to "
-            "what the lake already has. Also shapes:<n>?seed=<s>"
+            "what the lake already has. Also shapes:<n>?seed=<s>, and "
+            "urls:TABLE, whose addresses are fetched"
         ),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="take this source out again; its rows stay, among the rejects")] = None,
@@ -41,6 +42,7 @@ def run(
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
     _try_sources(store, choices["sources"])
+    _try_opt_outs(settings)
 
     from mmret.cli.run_progress import RunProgress
 
@@ -80,6 +82,14 @@ def run(
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         print_json(summary)
+
+
+def _try_opt_outs(settings: Profile) -> None:
+    """Raise UserError for an opt-out list that cannot be read, before the lake remembers it or anything is computed."""
+    if settings.corpus.opt_out:
+        from mmret.ingest.opt_out.lists import read_opt_outs
+
+        read_opt_outs(settings.corpus.opt_out)
 
 
 def _output_caption_cost(lake: Lake, profile: Profile, as_json: bool) -> bool:

@@ -18,7 +18,7 @@ from mmret.cli.run_summary_changes import WORDS, print_changes
 from mmret.cli.run_summary_directions import composed_only, print_directions
 from mmret.cli.run_summary_expectations import print_expectations
 from mmret.cli.terminal import printable
-from mmret.lake import Lake
+from mmret.lake import Facts, Lake
 from mmret.progress_reports import format_seconds
 from mmret.schemas import TABLES
 from mmret.settings import Profile
@@ -48,6 +48,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "remarks": lake.read("remarks").to_pylist(),
         "written_captions": summarise_captions(facts["written_captions"]),
         "retrieved_targets": pair_reasons.get("retrieved", 0),
+        "duplicates": _duplicates(facts["duplicates"]),
         "queries_with_pairs": sum(f.notes.get("queries", 0) for f in facts["pairs"]),
         "pair_reasons": {reason: n for reason, n in pair_reasons.items() if reason != "retrieved"},
         "annotation": summarise_annotation(facts, lake, outcome),
@@ -60,6 +61,13 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
         "checks_warned": sorted(outcome.warnings),
         "total_seconds": round(outcome.total, 2),
+    }
+
+
+def _duplicates(facts: list[Facts]) -> dict[str, int]:
+    """Of the groups of near-duplicates: how many, with how many pictures, and how many the largest has."""
+    return {"pictures": sum(f.rows for f in facts)} | {
+        n: max((f.notes[n] for f in facts), default=0) for n in ("groups", "largest")
     }
 
 
@@ -90,6 +98,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         if counts:
             console.print(Text(f"{name}: " + ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in counts.items())))
     print_captions(summary, console)
+    if near := summary["duplicates"]["pictures"]:
+        groups, largest = summary["duplicates"]["groups"], summary["duplicates"]["largest"]
+        console.print(Text(f"near-duplicates: {near:,} images in {groups:,} groups, the largest of {largest:,} (table duplicates)"))
     print_changes(summary, console)
     _print_remarks([remark for remark in summary["remarks"] if remark["remark"] not in WORDS], console)
     print_annotation(summary, console)
@@ -136,7 +147,7 @@ def _found_by_text_alone(evaluations: dict[str, Any], share: float = 0.7) -> lis
     return [
         recipe
         for recipe, values in found.items()
-        if isinstance(values, dict) and recipe != "untrained" and values["text R@1"] >= share * max(values["R@1"], 1)
+        if isinstance(values, dict) and recipe != "untrained" and values.get("text R@1", -1) >= share * max(values["R@1"], 1)
     ]
 
 
@@ -162,7 +173,12 @@ def print_before_after(evaluations: dict[str, Any], console: Console) -> None:
         ks = list(dict.fromkeys(metric.split()[-1] for values in recipes.values() for metric in values))
         table = Table("model", *ks, box=box.SIMPLE_HEAD)
         for recipe, values in sorted(recipes.items(), key=lambda item: (item[0] != "untrained", item[0])):
-            for part, named in (("", recipe), ("image ", "  its image alone"), ("text ", "  its text alone")):
+            for part, named in (
+                ("", recipe),
+                ("first ", "  before it"),
+                ("image ", "  its image alone"),
+                ("text ", "  its text alone"),
+            ):
                 if f"{part}{ks[0]}" in values:
                     table.add_row(named, *(f"{values[part + k]:.1f}" for k in ks), style="dim" if part else "")
         console.print(Text(f"{benchmark}: {figures['queries']:,} queries over {figures['gallery']:,} images, percent"))

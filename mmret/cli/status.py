@@ -37,9 +37,10 @@ def status(
         raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
     statuses = survey(store, resolve(store)[0])
     stages = count_by_stage(statuses)
+    opted_out = _opted_out_since(store)
     if as_json:
         rows = [{"table": s.table, "partition": s.partition, "state": s.state, "why": s.reasons} for s in statuses]
-        print_json({"lake": str(store.root), "stages": stages, "partitions": rows})
+        print_json({"lake": str(store.root), "stages": stages, "partitions": rows} | opted_out)
         return
     from rich import box
     from rich.table import Table
@@ -62,3 +63,16 @@ def status(
         f"{todo} partitions to compute; `follows`: only if what they read turns out different" if todo else "everything is current",
         style="dim",
     )
+    for name, n in opted_out.get("opted_out_since", {}).items():
+        console().print(Text(f"{name}: trained on {n:,} pictures that have opted out since"))
+
+
+def _opted_out_since(lake: Lake) -> dict[str, Any]:
+    """By checkpoint, how many of its pictures have opted out since; empty where no picture of the lake has."""
+    from mmret.curation.opted_out import opted_out_ids
+
+    if not len(opted_out_ids(lake)):
+        return {}
+    from mmret.retriever.opted_out_since import all_opted_out_since
+
+    return {"opted_out_since": all_opted_out_since(lake)}

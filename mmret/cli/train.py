@@ -24,6 +24,7 @@ def train(
     from mmret.retriever.train.log import log_line
     from mmret.retriever.train.parallel import Group
     from mmret.retriever.train.stage import TrainingJob, train_on_lake
+    from mmret.tasks import COMPOSED
 
     store = Lake(lake)
     profile, _ = resolve(store)
@@ -34,3 +35,8 @@ def train(
         facts = train_on_lake(job, lambda row: typer.echo(log_line(row), err=True), group)
         if group.first:
             typer.echo(f"{job.folder}: {facts['step']} steps, loss {facts['loss']:.3f}, {facts['samples_per_second']:,} samples/s")
+            if set(facts["tasks"]) - {COMPOSED}:
+                seen = ", ".join(f"{task} {of['seen']:,} (of {of['rows']:,} rows)" for task, of in facts["tasks"].items())
+                typer.echo(f"rows seen: {seen}")
+            for note in facts["notes"]:
+                typer.echo(note, err=True)

@@ -131,6 +131,10 @@ def configuration(folder: Path) -> dict:
     return found
 
 
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, ImportError)
+"""What libraries raise for files that do not fit together."""
+
+
 @contextmanager
 def loading(location: Location) -> Iterator[None]:
     """Inside the block a library loads the model of ``location``: quietly, and what it raises becomes a UserError."""
@@ -142,7 +146,7 @@ def loading(location: Location) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
+    except (*_LOAD_ERRORS, SafetensorError, StrictDataclassError) as error:
         raise load_error(str(location.path or location.name), error) from error
 
 

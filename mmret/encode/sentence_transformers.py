@@ -3,7 +3,7 @@
 Tokens, pooling, dense layers and normalisation are the library's own modules as ``modules.json`` names them, so vectors equal those
 of its ``encode``. A multilingual model makes captions in several languages comparable. Needs the extra ``text``.
 
-Cost: MiniLM (22 M parameters) some 400 short captions a second on two cores.
+Cost: MiniLM (22 M parameters) some 200 short captions a second of one core.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class SentenceTransformersEncoder(TorchEncoder):
             network = SentenceTransformer(
                 str(location.path), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
             )
-            return cls(network, location, settings)
+        return cls(network, location, settings)
 
     def preprocess(self, data: bytes) -> Tensor:
         raise UserError(f"{self.model} reads texts and sees no pictures: it is for captions only")

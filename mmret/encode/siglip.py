@@ -59,8 +59,14 @@ class SiglipEncoder(TorchEncoder):
         with loading(location):
             network, info = SiglipModel.from_pretrained(location.path, dtype=torch.float32, output_loading_info=True)
             complete_weights(str(location.path), info)
-            tokenizer = AutoTokenizer.from_pretrained(location.path)
-            return cls(network, tokenizer, AutoImageProcessor.from_pretrained(location.path, backend="pil"), location, settings)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(location.path)
+            except ImportError as error:  # the first SigLIP's is a sentencepiece model
+                raise UserError(
+                    f"the tokenizer of {location.name} needs the extra 'siglip': pip install 'mmret[siglip]'"
+                ) from error
+            processor = AutoImageProcessor.from_pretrained(location.path, backend="pil")
+        return cls(network, tokenizer, processor, location, settings)
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.network.get_image_features(pixels).pooler_output

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret import progress
+from mmret.curation.opted_out import opted_out_ids
 from mmret.encode.captions import caption_ids, same_captions
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stream import image_vectors, text_vectors
-from mmret.encode.vectors import shard_filter, table_name
+from mmret.encode.vectors import remove_vectors, shard_filter, table_name
 from mmret.ingest.pictures.images import read_images
 from mmret.lake import Lake
 from mmret.schemas import TABLES, vectors
@@ -48,6 +49,7 @@ def encode_shard(
     missing = [image_id for image_id in ids if image_id not in have]
     if missing:
         have |= _compute(lake, shard, signal, encoder, table, images, missing, replacing=not stored.keys().isdisjoint(missing))
+    remove_vectors(table, opted_out_ids(lake, shard).to_pylist())
     rows = pa.Table.from_pylist([have[image_id] for image_id in ids], TABLES[signal])
     cut = sum(have[image_id]["truncated"] for image_id in ids)
     lake.write(signal, shard, rows, inputs, model=encoder.model, width=encoder.width, truncated=cut)

@@ -55,6 +55,14 @@ def vector_table(lake: Lake, shard: str, signal: str) -> object:
     return lake.lance(table_name(lake, signal, lake.facts(signal, shard).notes["width"]))
 
 
+def remove_vectors(table: object, image_ids: list[str]) -> None:
+    """Delete the vectors of ``image_ids`` from a Lance table, those of other models too."""
+    for at in range(0, len(image_ids), 4096):
+        some = f"image_id IN ({', '.join(repr(i) for i in image_ids[at : at + 4096])})"
+        if table.count_rows(some):
+            table.delete(some)
+
+
 def table_name(lake: Lake, signal: str, width: int) -> str:
     """Name of the Lance table: ``signal``, or ``signal_<width>`` where that one holds vectors of another width."""
     if not lake.has_lance(signal) or lake.lance(signal).schema.field("vector").type.list_size == width:

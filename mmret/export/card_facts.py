@@ -6,6 +6,7 @@ Cost: some twenty aggregates in DuckDB; a million triplets take a few seconds.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,13 @@ class LakeFacts:
     sides: list[tuple[int, int]] = field(default_factory=list)
     changes: dict[str, Any] | None = None
     """What the pairs change (:func:`mmret.annotate.quality.coverage.coverage`)."""
+    duplicate_groups: int = 0
+    picture_scores: list[dict[str, Any]] = field(default_factory=list)
+    """Per scorer: how many pictures, and the lowest, the tenth in a hundred, the middle, the ninetieth and the highest score."""
     texts: int = 0
     queries: int = 0
+    tasks: Counter[str] = field(default_factory=Counter)
+    """Rows of table ``tasks`` by kind of query, in their order."""
 
 
 def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
@@ -103,6 +109,13 @@ def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
         "FROM (SELECT unnest(texts) AS text FROM triplets) GROUP BY ALL ORDER BY 1"
     )
     facts.sides = pairs("SELECT greatest(width, height) AS side, count(*) FROM images GROUP BY ALL ORDER BY 1")
+    for shard in _facts(lake, "tasks"):
+        facts.tasks.update(shard.notes.get("tasks") or {})
+    facts.duplicate_groups = pairs("SELECT count(DISTINCT group_id), 0 FROM duplicates")[0][0]
+    facts.picture_scores = ask(
+        "SELECT scorer, count(*) AS pictures, quantile_cont(value, [0, 0.1, 0.5, 0.9, 1]) AS spread FROM scores "
+        "GROUP BY scorer ORDER BY scorer"
+    )
     facts.texts, facts.queries = pairs("SELECT coalesce(sum(len(texts)), 0)::BIGINT, count(DISTINCT query_id) FROM triplets")[0]
     return facts
 

@@ -10,10 +10,14 @@ from mmret.export.card_facts import LakeFacts
 def limits(facts: LakeFacts) -> Iterator[str]:
     """Sentences for the card, the gravest first."""
     total = facts.counts["triplets"]
-    without_model = sum(row["triplets"] for row in facts.annotators if row["instruction_model"].startswith("captions@"))
-    if without_model:
+    by_rules = {
+        column: sum(row["triplets"] for row in facts.annotators if (row[column] or "").startswith("captions@"))
+        for column in ("description_model", "instruction_model")
+    }
+    unseen, without_model = max(by_rules.values()), by_rules["instruction_model"]
+    if unseen:
         yield (
-            f"{_share(without_model, total)} of the triplets have texts written from the difference of two captions: no model "
+            f"{_share(unseen, total)} of the triplets have texts written from the difference of two captions: no model "
             "looked at the pictures, so what the captions do not say is not in the text."
         )
     if without_model < total:

@@ -152,8 +152,16 @@ def _counts(facts: LakeFacts) -> str:
         *((f"of split {split}", count) for split, count in splits.items()),
         ("query pictures with a triplet", facts.queries),
         ("instructions", facts.texts),
+        *((f"rows of {TASKS[name].shown}", count) for name, count in facts.tasks.items() if name in TASKS),
         *((f"pictures shared with benchmark {name}, kept out of pairs", count) for name, count in facts.leaks.items()),
     ]
+    if n["duplicates"]:
+        rows.append((f"pictures with near-duplicates, in {facts.duplicate_groups:,} groups", n["duplicates"]))
+    for row in facts.picture_scores:
+        limits = facts.profile.scores.get(row["scorer"])
+        kept = f", used {limits.minimum} to {limits.maximum}" if limits and (limits.minimum, limits.maximum) != (None, None) else ""
+        spread = ", ".join(f"{value:.3g}" for value in row["spread"])
+        rows.append((f"score {row['scorer']} (0, 10, 50, 90 and 100 %: {spread}{kept})", row["pictures"]))
     return table(["what", "count"], [[plain(name), f"{count:,}"] for name, count in rows])
 
 

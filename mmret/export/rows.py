@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mmret.curation.decisions import apply_decisions, decisions_fingerprint
 from mmret.curation.licences import MAIN, licence_sets
+from mmret.curation.opted_out import without_opted_out
 from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.lake import Lake
@@ -41,7 +42,7 @@ def triplets(lake: Lake, shard: str, settings: ExportSettings) -> dict[tuple[str
 
     Set ``main`` is always there for every split; the others are licence terms that the settings keep apart.
     """
-    rows = apply_decisions(lake, lake.read("triplets", shard), settings.decisions)
+    rows = without_opted_out(apply_decisions(lake, lake.read("triplets", shard), settings.decisions), lake)
     images = None if settings.licences.keeps_all() else lake.read("images", columns=["image_id", "licence"])
     sets = {MAIN: rows} if images is None else licence_sets(rows, settings.licences, images).sets
     return {(name, split): part.filter(pc.equal(part["split"], split)) for name, part in sets.items() for split in settings.splits}

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from mmret.curation.opted_out import OPTED_OUT
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row
@@ -219,7 +220,7 @@ class Changes:
         for id_ in self._ids("SELECT id FROM sealed WHERE root = ? AND state != 1", root):
             (found,) = self._sealed("id = ?", id_)
             state, successor = self._run("SELECT state, successor FROM sealed WHERE id = ?", id_).fetchone()
-            if not found.is_live:
+            if not found.is_live or (found.reason == OPTED_OUT and state != _OTHER_PICTURE):
                 continue
             if state == _OPEN and self._run("SELECT 1 FROM returned WHERE root = ? AND path = ?", root, found.path).fetchone():
                 state, successor = _OTHER_PICTURE, "the one it was before"

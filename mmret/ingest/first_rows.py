@@ -30,6 +30,8 @@ _ADVICE = {
     "copy what is linked (cp -rL)",
     "missing_file": "paths count from the manifest's folder",
     "bad_caption": "save the captions as UTF-8",
+    "private_address": "set corpus.download.inside=true",
+    "no_answer": "look at the addresses, and whether this machine reaches the network (proxies are not used)",
     "zero_bytes": "the files are empty: copy or download them again",
     "duplicate_name": "rename the members of the tar",
 }

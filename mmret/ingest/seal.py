@@ -20,9 +20,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.curation.opted_out import OPTED_OUT
 from mmret.errors import UserError
 from mmret.ingest.changes import Changes, ListedRow, row_after
 from mmret.ingest.first_rows import check_first_rows
+from mmret.ingest.opt_out.lists import read_opt_outs
+from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, clean_text
@@ -31,6 +34,7 @@ from mmret.ingest.selection import NO_CAPTION, NONE_GIVEN, reselect, rows_taken
 from mmret.ingest.sources import open_source
 from mmret.ingest.spill import SpillMap
 from mmret.lake import Lake
+from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CaptionSettings, CorpusSettings, IngestSettings
@@ -54,13 +58,15 @@ def seal(
     ``corpus.shard_size`` rows each. Yields nothing if nothing is new, and the same again if writing was interrupted. A row is one
     line of a source's manifest, or one picture that has no such line; a row that cannot become an image has a reason.
     ``remarks`` is given the remarks of every source whose listing began. A picture that is gone from its source stays, with the
-    remark ``missing``, unless ``forget_missing``. ``captions``: how pictures without one may come by it; None: they may not.
-    Raises UserError, before anything is yielded, for a source that cannot be read.
+    remark ``missing``, unless ``forget_missing``. One that ``corpus.opt_out`` lists is sealed, or its row changed, with the reason
+    ``opted_out``. ``captions``: how pictures without one may come by it; None: they may not. Raises UserError, before anything is
+    yielded, for a source or list that cannot be read.
 
     >>> for shard, rows in seal(lake, profile.corpus, profile.ingest):
     ...     lake.write("corpus_manifest", shard, rows, inputs)
     """
     remarks = {} if remarks is None else remarks
+    listed_out = read_opt_outs(corpus.opt_out)
     with SealedRows(partial(_sealed_tables, lake)) as sealed, Changes() as changes:
         sources = _open_sources(corpus, sealed)
         seen_before = [source for source in sources if sealed.rows_of(source.root) and not is_scene(source.root)]
@@ -83,11 +89,14 @@ def seal(
             changes.decide(source.root, partial(hash_file, source), source.remarks, forget_missing)
         for shard, fields in changes.updates():
             yield shard, _changed_shard(lake, shard, fields, remarks)
-        yield from reselect(lake, corpus)
+        opted_out = OptedOut(lake, listed_out)
+        yield from reselect(lake, corpus, opted_out.pictures)
 
         waiting = {source.root: changes.new_rows(source.root) for source in seen_before}
-        yield from _new_shards(lake, corpus, _new_rows(sources, waiting, sealed, ingest, remarks, lake))
-        yield from reselect(lake, corpus)  # a picture with a caption goes before its copies that were sealed without
+        yield from _new_shards(lake, corpus, _new_rows(sources, waiting, sealed, ingest, remarks, lake, opted_out))
+        # a picture with a caption goes before its copies that were sealed without; a new row may have named one that is out
+        yield from reselect(lake, corpus, opted_out.pictures)
+        remarks |= opted_out.remark(corpus.opt_out)
 
 
 def _sealed_tables(lake: Lake) -> Iterator[pa.Table]:
@@ -106,9 +115,9 @@ def _open_sources(corpus: CorpusSettings, sealed: SealedRows) -> list[Source]:
     sources: dict[str, Source] = {}
     for text in corpus.sources:
         try:
-            source = open_source(text)
+            source = open_source(text, corpus.download)
         except UserError as error:
-            if rows := sealed.rows_of(text if text.startswith("shapes:") else str(Path(text).expanduser().absolute())):
+            if rows := sealed.rows_of(text if text.startswith(("shapes:", URL_LIST)) else str(Path(text).expanduser().absolute())):
                 raise UserError(
                     f"{error}. The {rows:,} rows sealed from it stay in the lake as they are: bring the source back (is its "
                     f"disk mounted?) and run again, or take them out with --remove {text}"
@@ -162,6 +171,7 @@ def _new_rows(
     ingest: IngestSettings,
     remarks: dict[str, Remarks],
     lake: Lake,
+    opted_out: OptedOut,
 ) -> Iterator[dict[str, Any]]:
     """Records of CORPUS_MANIFEST without shard and position, of the rows that are not sealed yet."""
     found = 0
@@ -177,7 +187,10 @@ def _new_rows(
                     continue
                 if sealed.was_imported(source.root, row.path, image_id):
                     continue
-                if row.reason is None and image_id is not None:
+                takes = row.reason in (None, NO_CAPTION) and image_id is not None
+                if takes and (entry := opted_out.entry_of(source.root, row, image_id, source)):
+                    row = row.refuse(OPTED_OUT, entry)
+                elif row.reason is None and image_id is not None:
                     first = images.setdefault(image_id, row.path)
                     if first is not None:
                         row = row.refuse("duplicate", f"same content as {first}")

@@ -1,20 +1,22 @@
-"""Decides which sealed rows a corpus uses: of equal pictures the first whose source and file are there, up to ``corpus.images``.
+"""Decides which sealed rows a corpus uses: of equal pictures the first whose source and file are there, up to ``corpus.images``,
+and none of a picture that has opted out.
 
-Shards stay sealed: no row moves and none is lost. A row that is not used any more gets a reason (``source_removed``,
-``beyond_limit``, ``deleted``, ``replaced`` or ``caption_removed``), so it is among the rejects, and is used again if what it lacks
-comes back. If it was the first of several equal pictures, the next of them becomes the image. One with a caption goes before those
-without. Cost: a look at three columns while
-nothing changes; otherwise one pass over the manifest and some 150 bytes of memory per distinct picture.
+Shards stay sealed: no row moves and none is lost. A row that is not used any more gets a reason (``opted_out``,
+``source_removed``, ``beyond_limit``, ``deleted``, ``replaced`` or ``caption_removed``), so it is among the rejects, and is used
+again if what it lacks comes back. If it was the first of several equal pictures, the next of them becomes the image. One with a
+caption goes before those without. Cost: a look at four columns while nothing changes; otherwise one pass over the manifest and some
+150 bytes of memory per distinct picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.curation.opted_out import OPTED_OUT
 from mmret.ingest.shapes import parse_source
 from mmret.lake import IMPORT_PREFIX, Lake
 from mmret.schemas import CORPUS_MANIFEST
@@ -24,7 +26,7 @@ SOURCE_REMOVED, BEYOND_LIMIT = "source_removed", "beyond_limit"
 NO_CAPTION = "no_caption"
 """Reason of rows whose source gives the picture no caption: one may be written for it (stage ``written_captions``)."""
 NONE_GIVEN = "the caption is missing or empty (words for none, such as NULL and nan, count as missing)"
-SELECTION_REASONS = (None, NO_CAPTION, "duplicate", SOURCE_REMOVED, BEYOND_LIMIT)
+SELECTION_REASONS = (None, NO_CAPTION, "duplicate", OPTED_OUT, SOURCE_REMOVED, BEYOND_LIMIT)
 """Reasons of rows that have a picture and a place in a source."""
 DELETED, REPLACED, CAPTION_REMOVED = "deleted", "replaced", "caption_removed"
 """Reasons of rows that had all that when they were sealed (:mod:`mmret.ingest.changes`)."""
@@ -47,8 +49,11 @@ def rows_taken(known: pa.Table, corpus: CorpusSettings) -> int:
     return sum(r["counts"] for r in counted["root"].value_counts().to_pylist() if not gone(r["values"]))
 
 
-def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table]]:
-    """Yield (shard, rows of CORPUS_MANIFEST) for every sealed shard in which a row is no longer used or is used again."""
+def reselect(lake: Lake, corpus: CorpusSettings, opted_out: Mapping[str, str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield (shard, rows of CORPUS_MANIFEST) for every sealed shard in which a row is no longer used or is used again.
+
+    ``opted_out``: ids of the pictures that are not to be used, each with the entry of a list that says so.
+    """
     known = lake.read("corpus_manifest", columns=["shard", "root", "reason", "image_id"])
     captionless = pc.any(pc.equal(known["reason"], NO_CAPTION)).as_py()
     gone = removal_test(corpus)
@@ -56,7 +61,7 @@ def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table
     left_out = pc.any(pc.is_in(known["reason"], pa.array([SOURCE_REMOVED, BEYOND_LIMIT]))).as_py()
     roots = known["root"].unique().to_pylist()
     as_it_was = within and not left_out and not any(gone(root) for root in roots) and _each_picture_once(known)
-    if as_it_was and not (captionless and _has_captioned_copies(lake, known)):
+    if as_it_was and _as_opted(known, opted_out) and not (captionless and _has_captioned_copies(lake, known)):
         return
     imported = [p for p in lake.partitions("corpus_manifest") if p.startswith(IMPORT_PREFIX)]
     images = lake.read("corpus_manifest", imported, ["image_id", "path"], pc.field("reason").is_null())
@@ -71,12 +76,24 @@ def reselect(lake: Lake, corpus: CorpusSettings) -> Iterator[tuple[str, pa.Table
             count += not is_gone and row["reason"] not in (DELETED, REPLACED)
             if row["reason"] not in SELECTION_REASONS or row["image_id"] is None:
                 continue
-            beyond = corpus.images is not None and count > corpus.images
-            reason, detail = _reason(row, is_gone, beyond, taken, captioned)
+            if entry := opted_out.get(row["image_id"]):
+                reason, detail = OPTED_OUT, entry
+            else:
+                beyond = corpus.images is not None and count > corpus.images
+                reason, detail = _reason(row, is_gone, beyond, taken, captioned)
             if reason != row["reason"]:
                 row["reason"], row["detail"], changed = reason, detail, True
         if changed:
             yield shard, pa.Table.from_pylist(rows, schema=CORPUS_MANIFEST)
+
+
+def _as_opted(known: pa.Table, opted_out: Mapping[str, str]) -> bool:
+    """Whether the rows with reason ``opted_out`` are those of the pictures that are."""
+    noted = pc.fill_null(pc.equal(known["reason"], OPTED_OUT), False)
+    own = pc.invert(pc.starts_with(known["shard"], IMPORT_PREFIX))
+    live = pc.and_(own, pc.is_in(known["reason"], value_set=pa.array(SELECTION_REASONS, pa.string())))
+    out = pc.and_(live, pc.is_in(known["image_id"], value_set=pa.array(list(opted_out), pa.string())))
+    return pc.all(pc.equal(pc.and_(own, noted), out)).as_py() is not False
 
 
 def _each_picture_once(known: pa.Table) -> bool:

@@ -1,7 +1,8 @@
 """Opens the sources of captioned pictures that ``corpus.sources`` names, and checks them before anything is read.
 
 A source is a folder with a manifest, a manifest file, a folder with side-car captions or tars, a WebDataset tar, or
-``shapes:<n>?seed=<s>``. Listing reads names, sizes, times and captions, never a picture.
+``shapes:<n>?seed=<s>``, or a table of addresses. Listing reads names, sizes, times and captions, never a picture; that of
+addresses fetches them.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
 from mmret.ingest.tables.manifest_files import is_table, recognise
 from mmret.ingest.tables.picture_table import PICTURE_TABLE_SUFFIXES, PictureTable
+from mmret.ingest.web.url_list import UrlList, pictures_folder
+from mmret.lake.configuration import URL_LIST
+from mmret.settings import DownloadSettings
 
 ACCEPTED = (
     "a folder of pictures with a manifest (captions.jsonl, metadata.csv, ...: a column image and a column "
     "caption) or with a .txt caption beside each picture, a manifest file (JSON lines, CSV or Parquet), "
-    "a WebDataset .tar or a folder of them, or shapes:<n>?seed=<s>"
+    "a WebDataset .tar or a folder of them, urls:<table of addresses>, or shapes:<n>?seed=<s>"
 )
 _SAMPLE_ROWS = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
 
@@ -74,10 +78,15 @@ def open_sources(texts: Iterable[str]) -> list[Source]:
     return list({source.root: source for source in sources}.values())
 
 
-def open_source(text: str) -> Source:
-    """One source, checked as far as its first rows. Raises UserError as :func:`open_sources` does."""
+def open_source(text: str, download: DownloadSettings | None = None) -> Source:
+    """One source, checked as far as its first rows. ``download``: how the pictures of a list of addresses are fetched.
+
+    Raises UserError as :func:`open_sources` does. Nothing is fetched before its rows are asked for.
+    """
     if text.startswith("shapes:"):
         return ShapesSource(text)
+    if text.startswith(URL_LIST):
+        return UrlList(text, download or DownloadSettings())
     path = Path(text).expanduser().absolute()
     if not encodable(str(path)):
         raise UserError(f"{path!r} is not UTF-8 and cannot be recorded: rename it")
@@ -96,6 +105,8 @@ def open_reader(root: str) -> Reader:
     """A reader of the pictures of sealed rows with this ``root``; nothing is listed or checked."""
     if root.startswith("shapes:"):
         return ShapesSource(root)
+    if root.startswith(URL_LIST):
+        return Folder(pictures_folder(root))
     path = Path(root)
     if path.suffix.lower() == ".tar" and path.is_file():
         return TarSource(path)

@@ -16,8 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.curation.opted_out import opted_out_ids
 from mmret.ingest.changes import CHANGES
 from mmret.ingest.found_captions import SAYS_NOTHING
+from mmret.ingest.opt_out.imported import filter_imported, imported_partitions, mark_imported
+from mmret.ingest.opt_out.lists import read_opt_outs
+from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.pictures import image_table
 from mmret.ingest.pictures.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.pictures.images import BATCH_BYTES
@@ -26,6 +30,7 @@ from mmret.ingest.seal import seal
 from mmret.ingest.selection import NO_CAPTION
 from mmret.ingest.sources import open_reader, read_as_sealed
 from mmret.lake import Lake
+from mmret.lake.holding import note_requests
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
@@ -53,11 +58,12 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
     Sealed shards keep every row; a shard is written again only if what the sources say of its rows has changed
     (:mod:`mmret.ingest.changes`), or if rows of it are no longer used or used again (:mod:`mmret.ingest.selection`). Then new rows
     become new shards. A second call does nothing. What was noticed is written to ``remarks``. Raises UserError for a source that
-    cannot be read, before anything is written.
+    cannot be read, before anything is written. Pictures that ``corpus.opt_out`` lists are taken out of imported partitions too.
 
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
     before = set(lake.shards())
+    out_before = opted_out_ids(lake)
     changed: set[str] = set()
     new: set[str] = set()
     rows = 0
@@ -70,8 +76,21 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
             new.add(shard)
             rows += table.num_rows
     write_remarks(lake, remarks, profile.corpus.sources, inputs)
+    if profile.corpus.opt_out and (out := opted_out_ids(lake)) and not out.equals(out_before):
+        note_requests(lake, out)  # while the tables still say which
+    take_out_imported(lake, profile)
     changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
     return Sealing(rows, len(changed), changed_rows)
+
+
+def take_out_imported(lake: Lake, profile: Profile) -> int:
+    """Take pictures that opted out, out of imported partitions; returns how many triplets went."""
+    if not imported_partitions(lake):
+        return 0
+    opted_out = OptedOut(lake, read_opt_outs(profile.corpus.opt_out)).pictures
+    for partition in mark_imported(lake, opted_out):
+        ingest_shard(lake, partition, profile.ingest, lake.facts("images", partition).inputs)
+    return filter_imported(lake) if opted_out else 0
 
 
 def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 
 from mmret.hashing import fingerprint
+from mmret.lake.configuration import URL_LIST
 
 
 def signature(root: str) -> str | None:
@@ -19,6 +20,7 @@ def signature(root: str) -> str | None:
     ``root`` is a source as :func:`mmret.lake.configuration.source_name` records it: a folder or a file. Hidden files are ignored,
     as they are when a source is listed.
     """
+    root = root.removeprefix(URL_LIST)
     try:
         found = os.stat(root)
     except OSError:

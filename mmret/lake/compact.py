@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from mmret.atomic import write_text
 from mmret.lake import history
 from mmret.lake.data_sets import data_folder, data_set
 from mmret.lake.partitions import read_facts
@@ -104,7 +103,6 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
     # checkpoints first: a version of theirs that goes no longer holds on to a state
     order = sorted(_partitions_with_versions(lake), key=lambda where: where[0] != "checkpoints")
     protected: dict[tuple[str, str], set[str]] | None = None
-    watermark = history.dropped_until(lake)
     for table, partition in order:
         if protected is None and table != "checkpoints":
             protected = _needed_digests(lake, _states_in_use(lake))
@@ -113,10 +111,7 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
         for version, replaced in _droppable(lake, table, partition, before, (protected or {}).get((table, partition), set())):
             stat = version.path.stat()
             report.bytes_freed += stat.st_size if stat.st_nlink == 1 else 0
-            if table not in history.APPEND_ONLY_TABLES:  # of which a state at a time does not speak
-                kind = "bulky" if bulky else "kept"
-                watermark[kind] = max(watermark[kind], replaced)
-                write_text(history.folder(lake) / "cleaned", json.dumps(watermark))  # first: a crash must not leave a gap unsaid
+            history.note_dropped(lake, table, replaced)
             version.path.unlink()
             report.versions_dropped += 1
     in_use = _states_in_use(lake)

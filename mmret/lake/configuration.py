@@ -16,12 +16,16 @@ from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
 
 DEFAULT_PROFILE = "demo"
+URL_LIST = "urls:"
+"""Begins the name of a source that is a table of addresses, whose pictures are to be fetched."""
 
 
 def source_name(source: str) -> str:
-    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths."""
+    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, also behind ``urls:``."""
     if re.match(r"^shapes:", source):
         return source
+    if source.startswith(URL_LIST):
+        return f"{URL_LIST}{source_name(source.removeprefix(URL_LIST))}"
     path = local_path(source, "the source")
     real = path.resolve()
     # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds
@@ -67,11 +71,12 @@ def resolve(
             f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
             f"or change 'profile' in {lake.configuration_path} yourself to have its stages computed again."
         )
+    overrides = _with_whole_paths(overrides or {})
     given = [source_name(source) for source in sources]
     refused = old.get("refused", []) if given and not lake.shards() else []
     all_sources = [s for s in old.get("sources", []) if s not in refused or s in given]
     all_sources += [s for s in given if s not in all_sources]
-    configuration = {"profile": name, "sources": all_sources, "overrides": _overridden(old.get("overrides", {}), overrides or {})}
+    configuration = {"profile": name, "sources": all_sources, "overrides": _overridden(old.get("overrides", {}), overrides)}
     if shard_size is not None:
         configuration["overrides"]["corpus.shard_size"] = shard_size
     if remove:
@@ -93,11 +98,21 @@ def resolve(
         if not all_sources and not lake.shards():
             settings["corpus.sources"] = []
     resolved = load_profile(name, settings)
-    for key, value in (overrides or {}).items():
+    for key, value in overrides.items():
         _refuse_addresses(key, value)
     if not resolved.corpus.sources and not released:
         raise UserError("no images: give --images with a folder, a manifest file or a WebDataset tar, or shapes:<n>")
     return resolved, configuration
+
+
+def _with_whole_paths(overrides: dict[str, Any]) -> dict[str, Any]:
+    """``overrides`` with opt-out lists as absolute paths: the lake is opened from other folders too."""
+    if (lists := overrides.get("corpus.opt_out")) is None:
+        return overrides
+    names = [lists] if isinstance(lists, str) else lists
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return overrides  # which the settings refuse
+    return overrides | {"corpus.opt_out": [str(local_path(name, "--set corpus.opt_out:").absolute()) for name in names]}
 
 
 def _overridden(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ BULKY_TABLES = ("candidates", "neighbours")
 """Large tables that say nothing that ``pairs`` does not: their versions are not protected by checkpoints."""
 APPEND_ONLY_TABLES = ("decisions",)
 """Tables whose rows have a time and are only ever added: a version is made where a checkpoint needs it, not at each write."""
-LINEAGE_TABLES = tuple(t for t in TABLES if t not in (*BULKY_TABLES, "checkpoints", "evaluations"))
+LINEAGE_TABLES = tuple(t for t in TABLES if t not in (*BULKY_TABLES, "checkpoints", "evaluations", "teacher_scores"))
 """Tables whose versions stay as long as a checkpoint that was trained on them: the lineage of its triplets."""
 STATES = "states"
 
@@ -174,6 +174,11 @@ def state_by_id(lake: PartitionFiles, state_id: str, name: str) -> State:
     for table, parts in read_state(lake, state_id).items():
         for partition, digest in parts.items():
             have = [v.path for v in versions(lake, table, partition) if v.digest == digest]
+            if not have and state_id in forgotten_states(lake):
+                raise UserError(
+                    f"{name}: its rows can no longer be listed: {forgotten_states(lake)[state_id]:,} pictures in them have opted "
+                    "out, and what held them was dropped with `mmret compact --forget-opted-out`"
+                )
             if not have:
                 raise UserError(f"{name}: {table} of {partition} with digest {digest} is not in {folder(lake)} any more")
             files.setdefault(table, {})[partition] = have[-1]
@@ -205,6 +210,29 @@ def dropped_until(lake: PartitionFiles) -> dict[str, int]:
     """Time (ns) before which replaced versions have been dropped: ``bulky`` of bulky tables, ``kept`` of the others; 0: none."""
     path = folder(lake) / "cleaned"
     return {"kept": 0, "bulky": 0} | (json.loads(path.read_text()) if path.is_file() else {})
+
+
+def note_dropped(lake: PartitionFiles, table: str, replaced: int) -> None:
+    """Note that a version of ``table`` that was replaced at ``replaced`` (ns) is about to be dropped: first, so that a crash leaves
+    no gap unsaid."""
+    if table in APPEND_ONLY_TABLES:  # of which a state at a time does not speak
+        return
+    kind, watermark = "bulky" if table in BULKY_TABLES else "kept", dropped_until(lake)
+    if replaced > watermark[kind]:
+        write_text(folder(lake) / "cleaned", json.dumps(watermark | {kind: replaced}))
+
+
+def note_forgotten(lake: PartitionFiles, states: Mapping[str, int]) -> None:
+    """Note that rows of ``states`` are about to be dropped because pictures in them have opted out, and how many pictures."""
+    known = forgotten_states(lake)
+    if new := {state: n for state, n in states.items() if n > known.get(state, -1)}:
+        write_text(folder(lake) / "forgotten.json", json.dumps(known | new, indent=2) + "\n")
+
+
+def forgotten_states(lake: PartitionFiles) -> dict[str, int]:
+    """By the id of a state whose rows were dropped because pictures in them have opted out: how many pictures."""
+    path = folder(lake) / "forgotten.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def state_at(lake: PartitionFiles, when: int, name: str) -> State:

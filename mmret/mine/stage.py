@@ -1,11 +1,11 @@
-"""The stages `candidates`, `neighbours` and `pairs`: which tables of a lake each reads and writes.
+"""The stages `candidates`, `duplicates`, `neighbours` and `pairs`: which tables of a lake each reads and writes.
 
 Memory: the vectors of two shards, one tile of similarities and the shard's own edges; :mod:`mmret.mine.tiles` has the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -19,6 +19,7 @@ from mmret.lake.inputs import LINKED, linked_shards, read_inputs
 from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
+from mmret.mine.duplicates import duplicate_groups
 from mmret.mine.lake_bands import Load, bands_of, mined_bands
 from mmret.mine.lake_vectors import check_one_model, select_images, shard_vectors
 from mmret.mine.merge import neighbours
@@ -26,7 +27,10 @@ from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.mine.scores import pair_scores
 from mmret.schemas import SIGNALS
-from mmret.settings import MineSettings
+from mmret.settings import DuplicateSettings, MineSettings
+
+Wanting = Callable[[list[str]], Mapping[str, pa.ChunkedArray]]
+"""Function of shards that returns, by reason, ids of their pictures that are in no pair."""
 
 
 def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
@@ -89,6 +93,31 @@ def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
     return in_band_recall(found, exact, settings.signals)
 
 
+def mine_duplicates(lake: Lake, settings: DuplicateSettings, inputs: str) -> Facts:
+    """Write ``duplicates``: the groups of near-duplicates of the whole lake, by the candidates above the bands.
+
+    >>> mine_duplicates(lake, profile.duplicates, fingerprint).notes["groups"]
+    """
+    shards = lake.partitions("candidates")
+    wanted = pc.field("above_band") & pc.field("signal").isin(settings.signals)
+    columns = ["query_id", "target_id", "signal", "score"]
+
+    def files() -> Iterator[pa.Table]:
+        for done, shard in enumerate(shards):
+            progress.advance("duplicates", done, len(shards), shard)
+            yield lake.read("candidates", shard, columns, wanted)
+
+    listed = [(shard, lake.read("images", shard, ["image_id"])) for shard in lake.shards()]
+    none = pa.table(
+        {"image_id": pa.array([], pa.string()), "shard": pa.array([], pa.string())}
+    )  # a lake of imported triplets alone
+    parts = [rows.append_column("shard", pa.array([shard] * len(rows), pa.string())) for shard, rows in listed]
+    images = pa.concat_tables([none, *parts])
+    found = duplicate_groups(images, files(), settings)
+    groups = pc.sum(found["first"]).as_py() or 0
+    return lake.write("duplicates", "all", found, inputs, groups=groups, largest=pc.max(found["pictures"]).as_py() or 0)
+
+
 def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
     """Write ``neighbours`` of ``shard``: the merge of its own candidates and those of all later shards.
 
@@ -132,14 +161,14 @@ def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) 
     return count if count < len(files) and list(held.items()) == [(f, wanted.get(f)) for f in files[:count]] else 0
 
 
-def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
+def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str, wanting: Wanting | None = None) -> Facts:
     """Choose targets and hard negatives for the images of ``shard``.
 
     Reads the shard's neighbours, the bands in the notes of its candidates, the leaks, and, from the shards that the neighbours
     point to, captions and the vectors of all signals. Vectors are read once for the scores, and again where a list above the band
     is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and the vectors of
     the images in chosen pairs and in the candidates for their negatives. The note ``linked_shards`` lists the shards of the pairs'
-    images. Raises UserError for vectors of different models.
+    images. ``wanting``: pictures that a score keeps out. Raises UserError for vectors of different models.
 
     >>> mine_pairs(lake, "shard-00000", profile.mine, fingerprint).notes["linked_shards"]
     """
@@ -152,12 +181,18 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
     bands, lists = mined_bands(lake, shard), lake.read("neighbours", shard)
     retrieved = pa.concat_tables([lists, beyond_full_lists(lists, score, bands, settings.k)])
     leaked = lake.read("leaks", columns=["image_id"])["image_id"]
-    clean = pc.invert(pc.or_(*(pc.is_in(retrieved[side], leaked) for side in ("query_id", "target_id"))))
-    found = retrieved.filter(clean)
+    found = _without(retrieved, leaked)
+    kept_out = {"benchmark_picture": retrieved.num_rows - found.num_rows}
+    if settings.duplicates == "one_of_group":
+        others = lake.read("duplicates", columns=["image_id"], filters=~pc.field("first"))["image_id"]
+        before, found = found.num_rows, _without(found, others)
+        kept_out["not_first_of_its_duplicates"] = before - found.num_rows
+    for reason, pictures in (wanting(linked) if wanting else {}).items():
+        before, found = found.num_rows, _without(found, pictures)
+        kept_out[reason] = before - found.num_rows
     images = read_images_of(lake, found, ("caption", "shard"), linked)
     chosen, reasons = choose(found, images, score, settings, bands)
-    if dropped := retrieved.num_rows - found.num_rows:
-        reasons["benchmark_picture"] = dropped
+    reasons |= {reason: rows for reason, rows in kept_out.items() if rows}
     paired = images.filter(pc.is_in(images["image_id"], value_set=image_ids(chosen)))
     notes = {
         "queries": pc.count_distinct(chosen["query_id"]).as_py(),
@@ -166,3 +201,8 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
         LINKED: sorted(pc.unique(paired["shard"]).to_pylist()),
     }
     return lake.write("pairs", shard, chosen, inputs, **notes)
+
+
+def _without(neighbours: pa.Table, pictures: pa.ChunkedArray) -> pa.Table:
+    """The rows of which neither side is one of ``pictures``."""
+    return neighbours.filter(pc.invert(pc.or_(*(pc.is_in(neighbours[side], pictures) for side in ("query_id", "target_id")))))

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from typing import Any
 
 import httpx
 
+from mmret.public_addresses import NotPublic, address_of
 from mmret.serve.limits import Limits
 from mmret.serve.refusal import Refusal
 
 REDIRECTS = 3
 _AT_ONCE = 8
 _PORTS = {"http": 80, "https": 443}
-_WRAPPING = [ipaddress.ip_network(network) for network in ("64:ff9b::/96", "2002::/16", "2001::/32", "::ffff:0:0/96")]
-"""IPv6 addresses that stand for one of IPv4, which may be any."""
 
 
 class Fetcher:
@@ -97,12 +95,7 @@ class Fetcher:
             return host  # the operator wrote it so: it passed `_allowed`
         except ValueError:
             pass
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        addresses = [ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found]
-        if host.lower().rstrip(".") != "localhost" and not all(map(_is_public, addresses)):
-            raise Refusal(403, "image_url: this host's address is not a public one")
-        return str(addresses[0])
-
-
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return address.is_global and not address.is_multicast and not any(address in network for network in _WRAPPING)
+        try:
+            return await address_of(host, inside=host.lower().rstrip(".") == "localhost")
+        except NotPublic:
+            raise Refusal(403, "image_url: this host's address is not a public one") from None

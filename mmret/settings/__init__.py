@@ -8,12 +8,13 @@ from mmret.settings.alarms import AlarmSettings, EmailSettings
 from mmret.settings.annotation import AnnotateSettings, BackEnd, EngineSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.captions import CaptioningSettings, CaptionSettings, PoorCaptions, captioning
-from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
-from mmret.settings.mining import BandSettings, IndexSettings, MineSettings
+from mmret.settings.corpus import CorpusSettings, DownloadSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
+from mmret.settings.mining import BandSettings, DuplicateSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
+from mmret.settings.scoring import ScorerSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings
-from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe
+from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe, RerankerSettings
 
 __all__ = [
     "AlarmSettings",
@@ -24,6 +25,8 @@ __all__ = [
     "CaptionSettings",
     "CaptioningSettings",
     "CorpusSettings",
+    "DownloadSettings",
+    "DuplicateSettings",
     "EmailSettings",
     "EncoderSettings",
     "EngineSettings",
@@ -41,6 +44,8 @@ __all__ = [
     "Profile",
     "QualitySettings",
     "Recipe",
+    "RerankerSettings",
+    "ScorerSettings",
     "Settings",
     "Signal",
     "StudySettings",

@@ -36,6 +36,21 @@ class IndexSettings(Settings):
     recall_floor: float = Field(0.95, ge=0, le=1, description="in-band recall below which the asset check fails")
 
 
+class DuplicateSettings(Settings):
+    """Which pictures are near-duplicates of each other (table ``duplicates``)."""
+
+    signals: tuple[Signal, ...] = Field(("clip_image", "dino_image"), min_length=1, description="similarities that are asked")
+    agree: int = Field(
+        2, ge=1, description="how many of them must place two pictures above their band; with 1 groups grow by chance links"
+    )
+
+    @model_validator(mode="after")
+    def _can_agree(self) -> DuplicateSettings:
+        if self.agree > len(set(self.signals)):
+            raise ValueError(f"agree {self.agree} of {len(set(self.signals))} signals: name more signals, or ask for fewer")
+        return self
+
+
 class MineSettings(Settings):
     k: int = Field(50, ge=1, description="neighbours kept per image and signal inside the band; not published")
     bands: dict[Signal, BandSettings | Literal["proposed"]] = Field(
@@ -50,6 +65,9 @@ class MineSettings(Settings):
         "turn, so that each kind of similarity has its share; not published",
     )
     hard_negatives: int = Field(5, ge=0, description="mined negatives kept per pair (paper: five, the query image counted)")
+    duplicates: Literal["keep", "one_of_group"] = Field(
+        "keep", description="'one_of_group': of near-duplicates (table duplicates) only the oldest is in pairs and their negatives"
+    )
     tile: int = Field(4096, ge=64, description="rows per side of a similarity tile; bounds the memory")
     index: IndexSettings = IndexSettings()
     seed: int = 0

@@ -20,7 +20,8 @@ from mmret.settings.annotation import AnnotateSettings, QualitySettings
 from mmret.settings.base import Settings, Signal
 from mmret.settings.captions import CaptionSettings, captioning
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
-from mmret.settings.mining import MineSettings
+from mmret.settings.mining import DuplicateSettings, MineSettings
+from mmret.settings.scoring import ScorerSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings, add_study_recipes
 from mmret.settings.training import EvaluateSettings, Recipe
@@ -51,6 +52,8 @@ class Profile(Settings):
     towers: TowerSettings | None = None
     encoders: dict[Signal, EncoderSettings]
     mine: MineSettings = MineSettings()
+    duplicates: DuplicateSettings = DuplicateSettings()
+    scores: dict[str, ScorerSettings] = Field({}, description="scores of pictures by name (docs/filters.md)")
     annotate: AnnotateSettings = AnnotateSettings()
     quality: QualitySettings = QualitySettings()
     evaluate: EvaluateSettings = EvaluateSettings()

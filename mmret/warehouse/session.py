@@ -56,10 +56,12 @@ class Session:
 
 
 def _of_state(lake: Lake, as_of: str) -> Any:
-    """A connection over the lake as it was; of a checkpoint, ``trained_on`` are the rows that it was trained on."""
+    """A connection over the lake as it was; of a checkpoint, ``trained_on`` are the triplets that it was trained on,
+    ``trained_on_tasks`` the rows of other tasks."""
     connection = connect(lake, history.as_of(lake, as_of))
     if lake.facts("checkpoints", as_of) is not None:
-        from mmret.retriever.train.data_state import checkpoint_rows
+        from mmret.retriever.train.data_state import checkpoint_rows, checkpoint_task_rows
 
         connection.register("trained_on", checkpoint_rows(lake, as_of))
+        connection.register("trained_on_tasks", checkpoint_task_rows(lake, as_of))
     return connection

@@ -3,21 +3,30 @@ step counts, prices and keys by its own back-end; mixtures that mean nothing are
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mmret.annotate.backends.completion import read_completion
+from mmret.annotate.backends.dialect import Dialect
 from mmret.annotate.backends.load import fingerprint_settings, load_annotator, load_annotators
+from mmret.annotate.backends.server_words import advice, trouble_of
 from mmret.annotate.compose import compose, demonstrations_of
 from mmret.annotate.estimate import estimate
+from mmret.annotate.finish import finish_kind
 from mmret.annotate.kinds import TABLES, request_kinds
+from mmret.annotate.parse import parse
 from mmret.annotate.protocol import Request
 from mmret.annotate.stage import describe_shard, instruct_shard
 from mmret.annotate.store import AnswerStore
 from mmret.cli.run_work import ASKED, Work
+from mmret.export.card_limits import limits
 from mmret.ingest.pictures.pair_images import captions_of
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -165,6 +174,16 @@ def test_the_time_left_knows_which_step_waits_for_a_server() -> None:
     assert (instructing.pace, instructing.known) == (f"{ASKED}openai llm", False)
 
 
+def test_the_data_card_says_that_no_model_saw_the_pictures_and_that_a_model_wrote() -> None:
+    annotators = [
+        {"description_model": "captions@4", "instruction_model": "llm", "triplets": 3},
+        {"description_model": "vlm", "instruction_model": "llm", "triplets": 1},
+    ]
+    facts: Any = SimpleNamespace(counts={"triplets": 4}, annotators=annotators)
+    unseen, written = islice(limits(facts), 2)
+    assert "75" in unseen and "no model looked at the pictures" in unseen and "Texts written by a model" in written
+
+
 def test_a_text_that_repeats_an_example_of_the_prompt_is_no_text_for_the_pair(annotation: AnnotationRun) -> None:
     """As a real small model does for every third pair: such a text would lead to a picture that is not there."""
     seen: list[str] = []
@@ -182,3 +201,79 @@ def test_a_text_that_repeats_an_example_of_the_prompt_is_no_text_for_the_pair(an
     assert ok and all(row["texts"] == ["a blue one", "make it blue", "now in blue"] for row in ok)
     assert {row["reason"] for row in rows if row["request_key"] and row["status"] != "ok"} == {"copied_prompt"}
     assert len(demonstrations_of(Request("instruct", "p", "a", "b"), settings)) == 1 and seen
+
+
+LLAMA_CPP = {
+    "context": {
+        "error": {
+            "code": 400,
+            "message": "request (6024 tokens) exceeds the available context size (4096 tokens), try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": 6024,
+            "n_ctx": 4096,
+        }
+    },
+    "picture": {
+        "error": {
+            "code": 500,
+            "message": "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+            "type": "server_error",
+        }
+    },
+    "completion": {
+        "choices": [
+            {"finish_reason": "length", "index": 0, "message": {"role": "assistant", "content": '{\n "instructions": ["a star"'}}
+        ],
+        "created": 1795710356,
+        "model": "gemma",
+        "object": "chat.completion",
+        "usage": {
+            "completion_tokens": 24,
+            "prompt_tokens": 48,
+            "total_tokens": 72,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+        "timings": {"cache_n": 0, "predicted_per_second": 3.07},
+    },
+}
+"""What llama.cpp's server said, recorded."""
+
+
+def test_what_llama_cpp_says_is_understood() -> None:
+    too_long = trouble_of(400, json.dumps(LLAMA_CPP["context"]).encode())
+    assert (too_long.code, too_long.scope) == ("prompt_too_long", "request")
+    assert "--ctx-size" in advice(too_long.code, too_long.words, "annotate.language_model")
+    blind = trouble_of(500, json.dumps(LLAMA_CPP["picture"]).encode())
+    assert "needs a model that sees pictures" in advice(blind.code, blind.words, "annotate.vision")
+    assert not Dialect().learn(500, blind.words, {"response_format": {}, "seed": 1, "messages": [{"role": "system"}]})
+    answer = read_completion(json.dumps(LLAMA_CPP["completion"]).encode())
+    assert (finish_kind(answer.finish_reason), answer.tokens_in, answer.tokens_out) == ("truncated", 48, 24)
+    request = Request("instruct", "p", "a", "b")
+    assert parse(request, answer, "instructions", "English").reason == "truncated"
+
+
+class OneSlot(RudeServer):
+    """Answers one request at a time, as llama.cpp does unless told otherwise."""
+
+    def __init__(self, seconds: float):
+        super().__init__(lambda body, number: INSTRUCTIONS, delay=seconds)
+        self._slot = asyncio.Lock()
+
+    async def _work(self) -> None:
+        async with self._slot:
+            await super()._work()
+
+
+def test_a_server_with_one_slot_is_soon_sent_no_more_than_it_answers_in_time() -> None:
+    """Else each wave of 32 times out but for its first, and is computed in vain: some 200 requests for 60 answers."""
+    with OneSlot(0.05) as server:
+        engine = EngineSettings(
+            model="llm", urls=(server.url,), concurrency=32, timeout_s=0.4, deadline_s=30, tries=6, max_answer_bytes=10_000
+        )
+        settings = _settings(language_model=engine, demonstrations=0)
+        asked = [
+            Request("instruct", f"p{i}", "a" * 32, "b" * 32, "a cup", "a red cup", "Both images show a cup.") for i in range(60)
+        ]
+        answers = [answer for _, answer in load_annotator(settings, "instructions").answers(asked)]
+    assert len(answers) == 60 and sum(not answer.error for answer in answers) >= 57
+    assert server.got < 130

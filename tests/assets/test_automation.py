@@ -29,6 +29,8 @@ GRAPH = [
     "dino_image",
     "caption",
     "candidates",
+    "duplicates",
+    "scores",
     "leaks",
     "neighbours",
     "pairs",
@@ -247,7 +249,7 @@ def record_as_done(instance: dg.DagsterInstance, lake: Lake) -> None:
     for table in (*GRAPH, "rejects"):
         for part in lake.partitions(table):
             instance.report_runless_asset_event(
-                dg.AssetMaterialization(table, partition=None if table in ("towers", "leaks") else part)
+                dg.AssetMaterialization(table, partition=None if table in ("towers", "duplicates", "leaks") else part)
             )
 
 

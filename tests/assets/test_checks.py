@@ -113,7 +113,7 @@ def refuse(lake: Lake, share: float, reason: str = "missing_file") -> None:
 
 
 def caption_written(lake: Lake, position: int, lacking: bool = False) -> None:
-    """The first shard has one written caption, of the picture at ``position``; ``lacking``: the source gives its first row none."""
+    """One caption of the first shard is written, of the picture at ``position``; ``lacking``: its first row lacks one."""
     if lacking:
         rewrite(lake, "corpus_manifest", with_column("reason", "no_caption"))
     row = {"shard": SHARD, "position": position, "path": "x", "text": "a text", "origin": "file_name", "status": "ok"}

@@ -52,7 +52,7 @@ def test_a_job_computes_the_stages_it_is_named_after():
     def computed(name: str) -> set[str]:
         return {key.path[-1] for key in defs.resolve_job_def(name).asset_layer.executable_asset_keys}
 
-    vectors, mined = {"clip_image", "dino_image", "caption"}, {"candidates", "leaks", "neighbours", "pairs"}
+    vectors, mined = {"clip_image", "dino_image", "caption"}, {"candidates", "duplicates", "scores", "leaks", "neighbours", "pairs"}
     texts = {"descriptions", "instructions", "triplets", "tasks"}
     pictures = {"written_captions", "images", "rejects"}
     assert computed("seal_corpus") == {"corpus_manifest", "remarks"} and computed("ingest") == pictures

@@ -27,6 +27,7 @@ UP_TO_TRIPLETS = [
     "dino_image",
     "caption",
     "candidates",
+    "duplicates",
     "leaks",
     "neighbours",
     "pairs",

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmret.benchmarks.directions import ENOUGH, Corpus, directions, evaluate_direction
+from mmret.benchmarks.directions import ENOUGH, Corpus, Direction, candidates, directions, evaluate_direction
 from mmret.benchmarks.edits import ATTRIBUTES
 from mmret.benchmarks.figures import by_direction, lost, markdown, nest
 from mmret.benchmarks.triplets import Query
@@ -53,6 +53,16 @@ class Knowing:
         return (values / np.linalg.norm(values)).astype(np.float32)
 
 
+def figures_of(direction: Direction, model: Knowing, made: Corpus, query: dict, ks=(1, 4)) -> dict[str, float]:
+    pictures = {i: model.of(i[:3]) for i in made.ids}
+    gallery = np.stack(list(pictures.values())) if direction.searches_all else candidates(direction, model, by_id)
+    return evaluate_direction(direction, model, pictures, gallery, by_id, query, ks)
+
+
+def by_id(ids):
+    return {i: i for i in ids}
+
+
 def test_queries_are_held_out_pictures_only_and_no_more_than_asked_for():
     made = corpus()
     found, _ = asked(made)
@@ -84,9 +94,8 @@ def test_a_model_that_knows_the_scene_finds_everything_first():
     triplets = tuple(Query(f"{n:03}-0", f"make it {n + 1}", frozenset([f"{n + 1:03}-1"])) for n in range(20))
     found, left_out = asked(made, triplets=triplets)
     model = Knowing()
-    pictures = model.encode(made.ids)
     for name, direction in found.items():
-        figures = evaluate_direction(direction, model, made.ids, pictures, lambda ids: {i: i for i in ids}, {}, ks=(1, 4))
+        figures = figures_of(direction, model, made, {})
         if name != "image_text_to_image_text":  # which this one answers by the picture alone
             assert figures["R@4"] == 100.0, name
         gallery = len(made.ids) if direction.searches_all else len(direction.gallery_images or direction.gallery_texts)
@@ -98,11 +107,10 @@ def test_candidates_are_never_given_the_query_s_instruction_and_a_picture_that_a
     found, _ = asked(made)
     for name, calls in (("image_to_text", 1), ("image_to_image", 0), ("text_to_image", 1)):
         model = Knowing()
-        pictures = np.stack([model.of(i[:3]) for i in made.ids])
-        evaluate_direction(found[name], model, made.ids, pictures, lambda ids: {i: i for i in ids}, {})
+        figures_of(found[name], model, made, {})
         assert len(model.asks) == calls and not any(model.asks), name
     model = Knowing()
-    evaluate_direction(found["image_to_text"], model, made.ids, pictures, lambda ids: {i: i for i in ids}, {"instruction": "x"})
+    figures_of(found["image_to_text"], model, made, {"instruction": "x"})
     assert [ask for ask in model.asks if ask] == [{"instruction": "x"}] * (len(model.asks) - 1)
 
 
@@ -111,7 +119,8 @@ def test_a_gallery_of_captions_is_bounded_and_holds_all_that_is_right_and_each_t
     made = corpus(wordings=1 if texts == 1 else 2)
     found, _ = asked(made, EvaluateSettings(held_out=0.3, texts=texts))
     gallery = found["image_to_text"].gallery_texts
-    right = {row for rows in found["image_to_text"].right for row in rows}
+    right = {row for name in ("image_to_text", "text_to_text") if name in found for rows in found[name].right for row in rows}
+    assert "text_to_text" not in found or found["text_to_text"].gallery_texts == gallery, "embedded once"
     assert len(gallery) == len(set(gallery)) == max(len(right), min(texts, len(set(made.said))))
 
 

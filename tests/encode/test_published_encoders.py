@@ -267,6 +267,70 @@ def test_a_sentence_transformer_is_for_captions_and_needs_its_library(
         load("sentence_transformers", folder, "caption")
 
 
+def test_siglip_s_tokenizer_names_its_extra_where_sentencepiece_is_missing(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(*_: Any) -> None:
+        raise ImportError("SiglipTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr("mmret.encode.siglip.AutoTokenizer.from_pretrained", without)
+    with pytest.raises(UserError, match=r"needs the extra 'siglip': pip install 'mmret\[siglip\]'"):
+        load("siglip", made("siglip"))
+
+
+def test_a_folder_as_timm_itself_saves_it_is_read(tmp_path: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    size = {"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
+    model = timm.create_model("vit_tiny_patch16_224", **size).eval()
+    save_for_hf(model, tmp_path / "timm")
+    with pytest.raises(UserError, match="could not be loaded.*num_classes"):  # which timm notes and transformers does not take
+        load("vision", tmp_path / "timm", pooling="class_token")
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    config["model_args"] = size
+    config["pretrained_cfg"]["input_size"] = [3, 64, 64]
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"could not be loaded.*Input height \(64\) doesn't match model \(32\)"):
+        load("vision", tmp_path / "timm", pooling="class_token")
+    config["pretrained_cfg"]["input_size"] = [3, 32, 32]
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    encoder = load("vision", tmp_path / "timm", pooling="class_token")
+    shown = timm.data.create_transform(**timm.data.resolve_data_config(config["pretrained_cfg"]))
+    with torch.inference_mode():
+        wanted = model.forward_features(torch.stack([shown(picture) for picture in pictures()]))[:, 0]
+    equal(encoder.encode_images(pictures()), wanted, apart=0.001)
+
+
+def test_parts_of_weights_are_fetched_from_the_hub(
+    made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import EntryNotFoundError
+    from transformers import AutoModel
+
+    remote, local = shutil.copytree(made("dinov3"), tmp_path / "remote"), tmp_path / "0123456789abcdef"
+    (remote / "model.safetensors").unlink()
+    AutoModel.from_pretrained(made("dinov3")).save_pretrained(remote, max_shard_size="20kB")
+
+    def snapshot(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+        local.mkdir(exist_ok=True)
+        for file in (f for f in remote.iterdir() if any(f.match(pattern) for pattern in allow_patterns)):
+            shutil.copy(file, local)
+        return str(local)
+
+    def download(repository: str, name: str, revision: str) -> None:
+        if not (remote / name).is_file():
+            raise EntryNotFoundError(name)
+        shutil.copy(remote / name, local)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    encoder = load_encoder(EncoderSettings(kind="dinov3", model="somebody/dinov3", device="cpu"), "dino_image", Path("/nowhere"))
+    assert np.array_equal(encoder.encode_images(pictures()), load("dinov3", made("dinov3")).encode_images(pictures()))
+    assert encoder.model.startswith("somebody/dinov3@0123456789ab+DINOv3ViTImageProcessor-")
+
+
 def test_settings_of_another_kind_are_refused() -> None:
     for given, said in (
         ({"kind": "clip", "pooling": "mean"}, "pooling is a setting of kind vision and dinov3, and the kind is clip"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from mmret.lake import Lake
-from mmret.mine.stage import mine_candidates, mine_neighbours, mine_pairs
+from mmret.mine.stage import mine_candidates, mine_duplicates, mine_neighbours, mine_pairs
 from mmret.schemas import SIGNALS
-from mmret.settings import MineSettings
+from mmret.settings import DuplicateSettings, MineSettings
 from tests.mine.corpora import BANDS, clustered, image_ids
 from tests.mine.lakes import add_shard
 
@@ -73,3 +74,21 @@ def test_no_negative_is_above_a_band_of_query_or_target_however_the_corpus_is_cu
             negatives += 1
     assert negatives > 100
     assert {row["query_id"] for row in cut(tmp_path / "one", []).to_pylist()} == {row["query_id"] for row in pairs.to_pylist()}
+
+
+def test_one_of_a_group_of_near_duplicates_is_in_pairs_and_the_others_are_counted(tmp_path):
+    ids = image_ids(120)
+    vectors = {signal: clustered(120, 16, at, repeats=0.5) for at, signal in enumerate(SIGNALS)}
+    settings = MineSettings(k=40, tile=64, bands=BANDS)
+    lake = mined(tmp_path, [(ids, vectors)], settings)
+    kept = lake.read("pairs")
+    mine_duplicates(lake, DuplicateSettings(agree=1), "x")
+    groups = lake.read("duplicates").to_pylist()
+    others = {row["image_id"] for row in groups if not row["first"]}
+    assert others & set(kept["query_id"].to_pylist())
+    facts = mine_pairs(lake, "shard-00000", settings.model_copy(update={"duplicates": "one_of_group"}), "x")
+    pairs = lake.read("pairs")
+    named = {*pairs["query_id"].to_pylist(), *pairs["target_id"].to_pylist(), *pc.list_flatten(pairs["hard_negatives"]).to_pylist()}
+    assert pairs.num_rows and not others & named and facts.notes["reasons"]["not_first_of_its_duplicates"] > 0
+    mine_pairs(lake, "shard-00000", settings, "x")
+    assert lake.read("pairs").equals(kept), "kept by default"

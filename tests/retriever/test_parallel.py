@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import Group, _buckets
+from tests.retriever.mixtures import ALL, mixture
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import a_trainer, small
 
@@ -30,7 +31,12 @@ CASES = {
     "nested": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "matryoshka": [4, 8]},
     "mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "steps": 4},
     "nested_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "matryoshka": [4, 8]},
+    "tasks": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "tasks": ALL, "task_batches": "mixed"},
+    "tasks_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "tasks": ALL, "task_batches": "mixed"},
+    "images_alone": {"kind": "clip", "batch_size": 5, "tasks": {"image_to_image": 1}},
+    "texts_alone": {"kind": "clip", "batch_size": 5, "tasks": {"text_to_text": 1}, "trainable": "text+blocks"},
 }
+TABLES = {"one_text": "same_text", **dict.fromkeys(("tasks", "tasks_mllm", "images_alone", "texts_alone"), "mixture")}
 
 
 def a_port() -> int:
@@ -48,18 +54,19 @@ def shared(clip_folder, pictures, triplets, tmp_path_factory):
         (folder / "pictures" / image_id).write_bytes(data)
     column = triplets.schema.get_field_index("texts")
     same = triplets.set_column(column, "texts", pa.array([["no hat"]] * len(triplets), triplets.schema.field("texts").type))
-    pq.write_table(triplets, folder / "triplets")
-    pq.write_table(same, folder / "same_text")
+    tables = {"triplets": triplets, "same_text": same, "mixture": mixture(triplets)}
+    for name, table in tables.items():
+        pq.write_table(table, folder / name)
     bases = {"clip": clip_folder, "mllm": qwen2_vl(folder / "qwen2_vl")}
     made, cases = {}, {}
     for name, changes in CASES.items():
         recipe = small(**changes)
-        made[name] = (recipe, same if name == "one_text" else triplets, bases[recipe.kind])
+        made[name] = (recipe, tables[TABLES.get(name, "triplets")], bases[recipe.kind])
         cases[name] = {
             "recipe": recipe.model_dump(mode="json"),
             "base": str(bases[recipe.kind]),
-            "triplets": "same_text" if name == "one_text" else "triplets",
-            "whole_run": name in ("clip", "mllm"),
+            "triplets": TABLES.get(name, "triplets"),
+            "whole_run": name in ("clip", "mllm", "tasks"),
         }
     (folder / "cases.json").write_text(json.dumps(cases))
     port, running = a_port(), []
@@ -105,7 +112,9 @@ def test_two_processes_have_the_gradient_of_one(shared, load, tmp_path, case):
             torch.testing.assert_close(got["gradients"][name], gradient, rtol=1e-5, atol=1e-7 * scale)
 
 
-@pytest.mark.parametrize("case, file", [("clip", "model.safetensors"), ("mllm", "adapter_model.safetensors")])
+@pytest.mark.parametrize(
+    "case, file", [("clip", "model.safetensors"), ("mllm", "adapter_model.safetensors"), ("tasks", "model.safetensors")]
+)
 def test_two_processes_that_were_killed_end_in_bit_equal_weights_near_those_of_one(shared, load, tmp_path, case, file):
     folder, (recipe, triplets, base) = shared[0], shared[1][case]
     whole, broken = load_file(folder / case / file), load_file(folder / f"{case}-broken" / file)

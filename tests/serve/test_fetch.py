@@ -122,7 +122,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(host, monkeypatch):
         asked.append(name)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
 
-    monkeypatch.setattr("mmret.serve.fetch._is_public", lambda address: True)
+    monkeypatch.setattr("mmret.public_addresses.is_public", lambda address: True)
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolved)
     port = host.partition(":")[2]
     assert fetch(f"http://pictures.example:{port}/x.png", f"pictures.example:{port}") == b"file"

@@ -82,7 +82,7 @@ class ManifestFolder(Folder):
     def _explain(self, written: str, path: str, why: Unreadable) -> str:
         """``why``, with the file that may be meant."""
         if is_address(written):
-            return "an address, not a file: fetch the pictures first, with img2dataset for instance"
+            return "an address, not a file: fetch the pictures first, with img2dataset for instance, or name the table urls:TABLE"
         likely = self._names.likely(path, self._exists) if why.reason in ("missing_file", "unsafe_path") else None
         if likely is None:
             return why.detail

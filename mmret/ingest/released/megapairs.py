@@ -20,9 +20,13 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.curation.licences import SEPARATOR
+from mmret.curation.opted_out import OPTED_OUT
 from mmret.curation.split import split_of
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, pair_id
+from mmret.ingest.opt_out.entries import OptOuts
+from mmret.ingest.opt_out.lists import read_opt_outs
+from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.released.annotations import Annotation, Refusal, read_annotations
 from mmret.ingest.released.lake_contents import LakeContents
 from mmret.ingest.rows import Row
@@ -64,13 +68,14 @@ def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) ->
     >>> import_release(lake, [Release(Path("megapairs.jsonl"), Path("pictures"))], profile)["triplets"]
     """
     totals: Counter[str] = Counter()
+    opted_out = OptedOut(lake, read_opt_outs(profile.corpus.opt_out))
     for release in releases:
         _look(release)
         with LakeContents() as known:
             own = [p for p in lake.partitions("corpus_manifest") if not p.startswith(release.prefix)]
             for partition in own:
                 known.add_partition(lake, partition, str(release.images))
-            totals.update(_Import(lake, release, profile, known).run())
+            totals.update(_Import(lake, release, profile, known, opted_out).run())
     return dict(totals)
 
 
@@ -92,8 +97,9 @@ def _look(release: Release) -> None:
 class _Import:
     """The import of one release into a lake."""
 
-    def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents):
+    def __init__(self, lake: Lake, release: Release, profile: Profile, known: LakeContents, opted_out: OptedOut | None = None):
         self.lake, self.release, self.profile, self.contents = lake, release, profile, known
+        self.opted_out = opted_out or OptedOut(lake, OptOuts())
         self.root = str(release.images)
         self.reader = open_reader(self.root)
 
@@ -188,7 +194,9 @@ class _Import:
         first: dict[str, str] = {}
         for row, (image_id, size, failure) in in_order(partial(hash_file, self.reader), fresh):
             reason, detail = (failure.reason, failure.detail) if failure else (None, None)
-            if image_id is not None and self.contents.has_picture(image_id):
+            if image_id is not None and (entry := self.opted_out.entry_of(self.root, row, image_id, self.reader)):
+                reason, detail = OPTED_OUT, entry
+            elif image_id is not None and self.contents.has_picture(image_id):
                 reason, detail = "duplicate", "the lake holds this picture already"
             elif image_id is not None and image_id in first:
                 reason, detail = "duplicate", f"same content as {first[image_id]}"
@@ -240,7 +248,7 @@ class _Import:
         query, target = (self.contents.picture(self.root, path) for path in (row.query, row.target))
         if query is None or target is None:
             missing = row.query if query is None else row.target
-            return Refusal(row.line, "picture_missing", f"{missing} is missing or cannot be read")
+            return Refusal(row.line, "picture_missing", f"{missing} is missing, cannot be read or has opted out")
         if query[0] == target[0]:
             return Refusal(row.line, "target_is_the_query", f"{row.target} is the same picture as {row.query}")
         key = pair_id(query[0], target[0])

@@ -122,7 +122,10 @@ def why_none(columns: Iterable[str]) -> str | None:
     return None
 
 
-ON_THE_WEB = "its pictures are addresses on the web: fetch them first (img2dataset does), then give the folder that this writes"
+ON_THE_WEB = (
+    "its pictures are addresses on the web: fetch them first (img2dataset does), then give the folder that this writes, "
+    "or have them fetched: urls: before the table's name"
+)
 
 
 def _pick(plain: dict[str, list[str]], names: tuple[str, ...]) -> tuple[str, ...]:

@@ -107,9 +107,10 @@ class Batch:
         found = self._shows(self.candidate_sources[:count], carries_text, without_image)
         found |= self._shows(self.query_sources, carries_text, without_image) & one_part[:, None]
         keys = self.candidate_keys()
+        names = self.task_names()
         for rows in self._rows_asking_the_same():
-            if len({self.task_names()[row] for row in rows}) > 1:
-                found[rows] |= np.isin(keys, keys[rows])
+            for row in rows:
+                found[row] |= np.isin(keys, [keys[other] for other in rows if names[other] != names[row]])
         return found
 
     def _shows(self, sources: np.ndarray, carries_text: np.ndarray, without_image: np.ndarray) -> np.ndarray:

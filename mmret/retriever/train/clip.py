@@ -71,7 +71,7 @@ class ClipEmbedder:
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""
         pictures = Pictures(data.images, load_images)
-        if self.recipe.trainable == "all":
+        if self.recipe.trainable == "all" or not len(pictures):
             self.rows = lambda numbers: self.retriever.raw_pixels(pictures(numbers)) if len(numbers) else None
             return
         path, total = work / "frozen.npy", len(pictures)

@@ -17,9 +17,11 @@ from mmret.atomic import write_text
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
-from mmret.retriever.train.data import fitting_rows, lowest, pair_keys
-from mmret.retriever.train.rows import allowed_rows, also_reads
+from mmret.retriever.train.data import chosen_rows, fitting_rows, lowest, pair_keys
+from mmret.retriever.train.rows import allowed_rows, allowed_task_rows, also_reads
+from mmret.schemas import TASKS
 from mmret.settings import LicenceSettings, Recipe
+from mmret.tasks import COMPOSED, task_of
 
 
 def record_data_state(lake: Lake, recipe: Recipe) -> str:
@@ -32,8 +34,9 @@ def record_data_state(lake: Lake, recipe: Recipe) -> str:
 
 
 def write_data_state(lake: Lake, folder: Path, state: str) -> None:
-    """Put the state's id, and the triplet partitions it names, into a checkpoint's folder."""
-    record = {"state": state, "triplets": history.read_state(lake, state).get("triplets", {})}
+    """Put the state's id, and the partitions of triplets and of other tasks' rows that it names, into a checkpoint's folder."""
+    files = history.read_state(lake, state)
+    record = {"state": state, **{table: files.get(table, {}) for table in ("triplets", "tasks")}}
     write_text(folder / history.STATE_FILE, json.dumps(record, indent=2) + "\n")
 
 
@@ -55,16 +58,12 @@ def trained_on(lake: Lake, name: str) -> TrainedOn:
     """What checkpoint ``name`` was trained on: the state and the licences that its record names, whatever the lake's settings are
     today. Cost: reading the triplets a shard at a time; then 8 bytes a triplet.
 
+    Of a mixture of tasks these are the rows of ``composed``; :func:`checkpoint_task_rows` has the others.
     Raises UserError where it has no recorded state, was trained on pairs that are not the lake's triplets, or a file is gone.
     """
-    facts = lake.facts("checkpoints", name)
-    if facts is None or not facts.rows:
-        raise UserError(f"no checkpoint of recipe '{name}' in {lake.root}")
-    recipe = Recipe.model_validate_json(lake.read("checkpoints", name)["settings"][0].as_py())
-    if recipe.pair_source != "mined":
-        raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")
-    then = open_as_of(lake, facts.notes.get("state", name))
-    licences = LicenceSettings.model_validate(facts.notes.get("licences", {}))
+    then, recipe, licences = _training_of(lake, name)
+    if COMPOSED not in recipe.tasks:
+        return TrainedOn(then, np.empty(0, np.uint64))
     columns = ["pair_id", "split", "texts", "signals"]
     shards = (allowed_rows(then, recipe, licences, columns, shard) for shard in then.partitions("triplets"))
     keys = np.concatenate([np.empty(0, np.uint64), *(pair_keys(fitting_rows(rows, recipe)) for rows in shards)])
@@ -73,9 +72,36 @@ def trained_on(lake: Lake, name: str) -> TrainedOn:
     return TrainedOn(then, np.sort(keys))
 
 
+def _training_of(lake: Lake, name: str) -> tuple[Lake, Recipe, LicenceSettings]:
+    """The lake as it was when checkpoint ``name`` was trained, its recipe and the licences that held."""
+    facts = lake.facts("checkpoints", name)
+    if facts is None or not facts.rows:
+        raise UserError(f"no checkpoint of recipe '{name}' in {lake.root}")
+    recipe = Recipe.model_validate_json(lake.read("checkpoints", name)["settings"][0].as_py())
+    if recipe.pair_source != "mined":
+        raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")
+    licences = LicenceSettings.model_validate(facts.notes.get("licences", {}))
+    return open_as_of(lake, facts.notes.get("state", name)), recipe, licences
+
+
 def checkpoint_rows(lake: Lake, name: str) -> pa.Table:
     """The exact rows that checkpoint ``name`` was trained on, columns of TRIPLETS, sorted by pair_id.
 
     Example: ``checkpoint_rows(Lake("lakes/demo"), "demo")``. Raises UserError as :func:`trained_on`.
     """
     return trained_on(lake, name).rows()
+
+
+def checkpoint_task_rows(lake: Lake, name: str) -> pa.Table:
+    """The exact rows of tasks other than ``composed`` that checkpoint ``name`` was trained on, columns of TASKS, sorted by task_id;
+    none where its recipe has no such task. Raises UserError as :func:`trained_on`."""
+    then, recipe, licences = _training_of(lake, name)
+    others = [task for task in recipe.tasks if task != COMPOSED]
+    if not others:
+        return TASKS.empty_table()
+    parts = [TASKS.empty_table()]
+    for task in others:
+        rows = allowed_task_rows(then, recipe, licences, TASKS.names, task)
+        if fitting_rows(rows, recipe, task_of(task)).num_rows:
+            parts.append(chosen_rows(rows, recipe, task)[0])
+    return pa.concat_tables(parts).sort_by("task_id")

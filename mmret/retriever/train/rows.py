@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 
 from mmret.curation.decisions import apply_decisions
 from mmret.curation.licences import MAIN, licence_sets
+from mmret.curation.opted_out import opted_out_today, without_opted_out
 from mmret.lake import Lake
 from mmret.retriever.train.task_rows import ragged
 from mmret.schemas import SIGNALS, TASKS, TRIPLETS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
-from mmret.tasks import COMPOSED
+from mmret.tasks import COMPOSED, TaskName
 
 COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals", "split"]
 """Columns of TRIPLETS that training reads."""
@@ -49,8 +50,9 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluat
     the rows of all of them, columns :data:`MIXTURE_COLUMNS`.
 
     ``licences`` part the triplets, and ``recipe.licence_set`` names the set that is returned; ``evaluate`` says which queries of
-    naive pairs are held out. ``recipe.pairs`` is applied later, by :class:`mmret.retriever.train.data.TrainingSet`, but to naive
-    pairs, which are drawn one by one. Raises UserError where the captions make fewer naive pairs than that.
+    naive pairs are held out. Pictures that have opted out since the state that ``lake`` is of are in no row. ``recipe.pairs`` is
+    applied later, by :class:`mmret.retriever.train.data.TrainingSet`, but to naive pairs, which are drawn one by one. Raises
+    UserError where the captions make fewer naive pairs than that.
     """
     if recipe.pair_source == "naive":
         return _naive_rows(lake, recipe, licences, evaluate)
@@ -58,7 +60,7 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluat
     retrieved = _retrieved(lake, recipe) if "neighbours" in also_reads(recipe) else None
     rows = []
     if COMPOSED in recipe.tasks:
-        triplets = allowed_rows(lake, recipe, licences, COLUMNS, images=images)
+        triplets = without_opted_out(allowed_rows(lake, recipe, licences, COLUMNS, images=images), lake)
         rows.append(triplets if retrieved is None else keep_negatives(triplets, retrieved))
     if set(recipe.tasks) == {COMPOSED}:
         return rows[0]
@@ -70,14 +72,12 @@ def _made_rows(
     lake: Lake, recipe: Recipe, licences: LicenceSettings, images: pa.Table | None, retrieved: pa.Table | None
 ) -> pa.Table:
     """Rows of table ``tasks`` that decisions, licences and signals leave to ``recipe``, columns :data:`MIXTURE_COLUMNS`."""
-    everything = uses_all(recipe, licences)
-    read = [*MIXTURE_COLUMNS.names, *([] if everything else ["licence"])]
-    rows = lake.read("tasks", columns=read, filters=pc.field("task").isin([n for n in recipe.tasks if n != COMPOSED]))
-    if recipe.decisions != "ignore":  # people decide on pairs: what comes from none stays
-        decided = apply_decisions(lake, rows.filter(pc.is_valid(rows["pair_id"])), recipe.decisions)
-        rows = pa.concat_tables([rows.filter(pc.is_null(rows["pair_id"])), decided])
-    if not everything:
-        rows = licence_sets(rows, licences).sets.get(recipe.licence_set, rows.slice(0, 0))
+    tasks = [name for name in recipe.tasks if name != COMPOSED]
+    rows = allowed_task_rows(lake, recipe, licences, MIXTURE_COLUMNS.names, *tasks)
+    if len(gone := opted_out_today(lake)):
+        rows = rows.filter(pc.invert(pc.or_(*(pc.is_in(rows[side], value_set=gone) for side in ("query_id", "target_id")))))
+        rows = _keep_named(rows, pc.invert(pc.is_in(_negatives(rows), value_set=gone)).to_numpy(zero_copy_only=False))
+    if images is not None:
         sets = licence_sets(images, licences).sets
         allowed = pa.concat_tables([sets[name].select(["image_id"]) for name in {MAIN, recipe.licence_set} if name in sets])
         rows = _keep_named(rows, pc.is_in(_negatives(rows), allowed["image_id"]).to_numpy(zero_copy_only=False))
@@ -88,7 +88,21 @@ def _made_rows(
         kept = np.zeros(len(found), dtype=bool)
         kept[found.join(pl.from_arrow(retrieved), on=["query_id", "target_id"], how="semi")["row"].to_numpy()] = True
         rows = _keep_named(rows, kept)
-    return rows.select(MIXTURE_COLUMNS.names)
+    return rows
+
+
+def allowed_task_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, columns: list[str], *tasks: TaskName) -> pa.Table:
+    """``columns`` of the rows of ``tasks`` that decisions and licences leave to ``recipe``, with all their hard negatives.
+
+    People decide on pairs: rows that come from none of them stay, whatever was decided.
+    """
+    everything = uses_all(recipe, licences)
+    read = list(dict.fromkeys([*columns, "pair_id", *([] if everything else ["licence"])]))
+    rows = lake.read("tasks", columns=read, filters=pc.field("task").isin(tasks))
+    if recipe.decisions != "ignore":
+        decided = apply_decisions(lake, rows.filter(pc.is_valid(rows["pair_id"])), recipe.decisions)
+        rows = pa.concat_tables([rows.filter(pc.is_null(rows["pair_id"])), decided])
+    return (rows if everything else _licence_set(rows, recipe, licences)).select(columns)
 
 
 def _negatives(rows: pa.Table) -> pa.Array:
@@ -138,6 +152,7 @@ def _naive_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate:
     from mmret.retriever.train.naive_pairs import naive_triplets  # with the annotator, which other recipes do without
 
     images = lake.read("images", columns=["image_id", "caption", "path", "licence"])
+    images = images.filter(pc.invert(pc.is_in(images["image_id"], value_set=opted_out_today(lake))))
     if uses_all(recipe, licences):
         return naive_triplets(images, recipe.pairs or 0, recipe.seed, evaluate).select(COLUMNS)
     # a picture that is excluded, or kept apart from set main, makes no pair: drawing it would be in vain

@@ -1,0 +1,194 @@
+"""Removes for good what a lake still holds of pictures that have opted out: their bytes, vectors, texts and thumbnails.
+
+The lake's current tables do without them already. This drops what keeps the past: versions of partitions that speak of them, though
+a checkpoint may have been trained on those; earlier versions of Lance tables; vectors by checkpoints, fingerprints, stored answers,
+training in progress, and the lake's own record of runs, which has contact sheets. What it says of a checkpoint is noted first, so
+that it may be interrupted and run again. Cost: the columns of ids of every version, and rewriting Lance files that held such rows.
+Readers of an earlier state of the lake, and a server that has not noticed the change, lose what they read.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmret.annotate.store import AnswerStore
+from mmret.curation.opted_out import opted_out_ids
+from mmret.errors import UserError
+from mmret.ingest.pictures import image_table
+from mmret.ingest.selection import NO_CAPTION
+from mmret.lake import Lake, history
+from mmret.lake.data_sets import data_set
+from mmret.lake.holding import LISTINGS, REQUESTS, note_requests, noted_requests, pairs_of, requests_in_use, speaks_of, still_used
+from mmret.retriever.opted_out_since import all_opted_out_since
+
+
+@dataclass
+class Forgotten:
+    """What was dropped. ``checkpoints``: those trained on such pictures, with how many; ``unlisted``: those whose exact rows can no
+    longer be listed."""
+
+    pictures: int = 0
+    versions: int = 0
+    lance_files: int = 0
+    vectors_by_checkpoints: int = 0
+    fingerprints: int = 0
+    answers: int = 0
+    trainings_in_progress: int = 0
+    run_history: int = 0
+    checkpoints: dict[str, int] = field(default_factory=dict)
+    unlisted: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Forgotten:
+    """Drop everything in ``lake`` that still holds a picture that has opted out. Only the holder of the lake's lease may call it.
+
+    ``unused``: (table, partition) that no stage keeps up to date any more; they are deleted with their versions.
+
+    Raises UserError where current tables still use such a picture, or where somebody tagged a Lance version.
+
+    >>> forget_opted_out(lake).unlisted
+    """
+    gone = opted_out_ids(lake)
+    done = Forgotten(pictures=len(gone))
+    if not len(gone):
+        return done
+    for table, partition in unused:
+        lake.path(table, partition).unlink(missing_ok=True)
+    if used := still_used(lake, gone):
+        raise UserError(
+            f"{len(gone):,} pictures have opted out, and {len(used)} partitions still use some of them "
+            f"({', '.join('/'.join(each) for each in used[:3])}): run `mmret run --lake {lake.root}` first"
+        )
+    _refuse_tagged(lake)
+    done.checkpoints = all_opted_out_since(lake)
+    note_requests(lake, gone)
+    _drop_versions(lake, gone, done)
+    _drop_from_lance(lake, gone, done)
+    _drop_copies(lake, gone, done)
+    _drop_answers(lake, done)
+    return done
+
+
+def _drop_versions(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
+    pairs = pairs_of(lake, gone)
+    doomed = [where for where in _versions(lake) if _holds(where[0], where[2].path, gone, pairs)]
+    digests = {(table, partition, version.digest) for table, partition, version, _ in doomed}
+    digests -= {(t, p, v.digest) for t, p, v, _ in _versions(lake) if v.path not in {d[2].path for d in doomed}}
+    states = {
+        path.stem
+        for path in (history.folder(lake) / history.STATES).glob("*.json")
+        for table, parts in history.read_state(lake, path.stem).items()
+        if any((table, partition, digest) in digests for partition, digest in parts.items())
+    }
+    by_state = {
+        name: facts.notes["state"]
+        for name in lake.partitions("checkpoints")
+        if (facts := lake.facts("checkpoints", name)) and facts.notes.get("state") in states
+    }
+    history.note_forgotten(lake, {state: done.checkpoints.get(name, 0) for name, state in by_state.items()})
+    done.unlisted = sorted(by_state)
+    for table, _, version, replaced in doomed:
+        history.note_dropped(lake, table, replaced)
+        version.path.unlink()
+        done.versions += 1
+
+
+def _versions(lake: Lake) -> Iterator[tuple[str, str, history.Version, int]]:
+    """Table, partition, version and the time of its replacement, of every version that is not the current one."""
+    for folder in sorted(history.folder(lake).glob("*/*")):
+        if not folder.is_dir() or folder.parent.name in (history.STATES, "rejects", "remarks", "decisions"):
+            continue
+        table, partition = folder.parent.name, folder.name
+        current = lake.path(table, partition)
+        inode = current.stat().st_ino if current.is_file() else None
+        versions = history.versions(lake, table, partition)
+        for at, version in enumerate(versions):
+            if version.path.stat().st_ino != inode:
+                yield table, partition, version, versions[at + 1].written if at + 1 < len(versions) else version.written
+
+
+def _holds(table: str, path: Path, gone: pa.Array, pairs: pa.Array) -> bool:
+    if table not in LISTINGS:
+        return speaks_of(path, gone, pairs)
+    # of the manifest: the picture was an image then, or could be one
+    live = pc.field("reason").is_null() | pc.field("reason").isin([NO_CAPTION])
+    rows = pq.read_table(path, columns=["image_id"], filters=live, partitioning=None)
+    return pc.any(pc.is_in(rows["image_id"], value_set=gone)).as_py() or False
+
+
+# -- Lance tables -----------------------------------------------------------------------------------------------------
+
+
+def _lance_tables(lake: Lake) -> list[Any]:
+    return [lake.lance(p.stem) for p in sorted((lake.root / "lance").glob("*.lance")) if lake.has_lance(p.stem)]
+
+
+def _refuse_tagged(lake: Lake) -> None:
+    for table in _lance_tables(lake):
+        if tags := sorted(data_set(table).tags.list()):
+            raise UserError(
+                f"Lance table {table.name} has tagged versions ({', '.join(tags)}), which may hold pictures that opted out and "
+                "are not dropped: delete the tags first"
+            )
+
+
+def _drop_from_lance(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
+    ids = gone.to_pylist()
+    for table in _lance_tables(lake):
+        if "image_id" in table.schema.names:
+            for at in range(0, len(ids), 4096):
+                some = f"image_id IN ({', '.join(map(repr, ids[at : at + 4096]))})"
+                if table.count_rows(some):
+                    table.delete(some)
+        for index in table.list_indices():
+            table.drop_index(index.name)  # it holds ids or vectors; whoever needs it builds it again
+        data = data_set(table)
+        data.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+        cleaned = data_set(table).cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        done.lance_files += cleaned.data_files_removed + cleaned.index_files_removed + cleaned.deletion_files_removed
+    if lake.has_lance("images"):
+        image_table.index(lake.lance("images"))
+
+
+# -- what lies beside the tables --------------------------------------------------------------------------------------
+
+
+def _drop_copies(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
+    for path in [*(lake.root / "gallery").glob("*/[!.]*.parquet")]:
+        if _lists(path, gone):
+            path.with_suffix(".npy").unlink(missing_ok=True)
+            path.unlink()
+            done.vectors_by_checkpoints += 1
+    for path in [*(lake.root / "fingerprints").glob("*.parquet"), *(lake.root / "fingerprints" / "md5").glob("*.parquet")]:
+        if _lists(path, gone):
+            path.unlink()
+            done.fingerprints += 1
+    for folder in (lake.root / "checkpoints").glob("*.work"):
+        shutil.rmtree(folder)
+        done.trainings_in_progress += 1
+    if (home := lake.root / ".dagster").is_dir():
+        shutil.rmtree(home)
+        done.run_history += 1
+
+
+def _lists(path: Path, gone: pa.Array) -> bool:
+    rows = pq.read_table(path, columns=[c for c in ("image_id", "name") if c in pq.read_schema(path).names], partitioning=None)
+    return any(pc.any(pc.is_in(column, value_set=gone)).as_py() for column in rows.columns)
+
+
+def _drop_answers(lake: Lake, done: Forgotten) -> None:
+    noted = set(noted_requests(lake))
+    done.answers = AnswerStore(lake.root / "answers").remove(noted - requests_in_use(lake, noted))
+    (history.folder(lake) / REQUESTS).unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""Forgetting drops every trace of a picture that opted out, says what it cost, and leaves the rest of the lake as it is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmret.annotate.protocol import Answer
+from mmret.annotate.store import AnswerStore
+from mmret.curation.opted_out import opted_out_ids, without_opted_out
+from mmret.errors import UserError
+from mmret.export.rows import ExportSettings, triplets
+from mmret.forget import forget_opted_out
+from mmret.hashing import content_id, pair_id
+from mmret.ingest.pictures.images import images_by_id
+from mmret.ingest.stage import ingest_shard, seal_corpus
+from mmret.lake import Lake, history
+from mmret.lake.as_of import open_as_of
+from mmret.lake.configuration import resolve
+from mmret.retriever.opted_out_since import all_opted_out_since
+from mmret.retriever.train.data_state import checkpoint_rows, record_data_state
+from mmret.schemas import CHECKPOINTS, DESCRIPTIONS, PAIRS, TABLES, TRIPLETS, vectors
+from mmret.settings import CorpusSettings
+from tests.ingest.files import captioned, png
+
+IDS = [content_id(png(n)) for n in range(6)]
+GONE = IDS[1]
+PAIRS_OF = [(0, 1, [2, 3]), (2, 3, [1, 4]), (3, 4, [5, 0]), (4, 5, [2, 0])]
+"""Query, target and hard negatives, by number."""
+
+
+def rows(schema: pa.Schema, found: list[dict]) -> pa.Table:
+    return pa.Table.from_pylist(found, schema)
+
+
+def downstream(lake: Lake) -> None:
+    """What the stages after `images` leave, for the pictures that are images now."""
+    images = set(lake.read("images", columns=["image_id"])["image_id"].to_pylist())
+    pairs = [
+        {"query_id": IDS[q], "target_id": IDS[t], "hard_negatives": [IDS[n] for n in ns if IDS[n] in images]}
+        for q, t, ns in PAIRS_OF
+        if {IDS[q], IDS[t]} <= images
+    ]
+    for pair in pairs:
+        pair["pair_id"] = pair_id(pair["query_id"], pair["target_id"])
+    lake.write("pairs", "shard-00000", rows(PAIRS, pairs), "x")
+    described = [{"pair_id": p["pair_id"], "request_key": key(p["pair_id"]), "text": f"of {p['pair_id']}"} for p in pairs]
+    lake.write("descriptions", "shard-00000", rows(DESCRIPTIONS, described), "x")
+    texts = {"texts": ["a", "b", "c"], "signals": ["clip_image", "dino_image", "caption"], "split": "train"}
+    lake.write("triplets", "shard-00000", rows(TRIPLETS, [{**p, **texts} for p in pairs]), "x", train=len(pairs))
+    table = lake.lance("clip_image", vectors(8))
+    if not table.count_rows():
+        flat = np.random.default_rng(0).standard_normal(48).astype(np.float16)
+        columns = {"image_id": IDS, "shard": ["shard-00000"] * 6, "model": ["m"] * 6, "truncated": [False] * 6}
+        table.add(pa.table([*columns.values(), pa.FixedSizeListArray.from_arrays(pa.array(flat), 8)], schema=vectors(8)))
+    lake.write("clip_image", "shard-00000", rows(TABLES["clip_image"], [{"image_id": i} for i in sorted(images)]), "x")
+
+
+def key(pair: str) -> str:
+    return content_id(pair.encode())
+
+
+@pytest.fixture
+def lake(tmp_path) -> Lake:
+    """Six pictures, four triplets, a checkpoint trained on them, and vectors by it; then the second picture opts out."""
+    captioned(tmp_path / "pictures", {f"{n}.png": png(n) for n in range(6)})
+    lake = Lake(tmp_path / "lake")
+    settings, choices = resolve(lake, sources=[str(tmp_path / "pictures")])
+    lake.write_configuration(choices)
+    run(lake, settings)
+    downstream(lake)
+    recipe = settings.recipes["demo"]
+    state = record_data_state(lake, recipe)
+    row = {"recipe": "demo", "folder": "checkpoints/demo", "settings": recipe.model_dump_json()}
+    lake.write("checkpoints", "demo", rows(CHECKPOINTS, [row]), "x", state=state, licences=settings.licences.model_dump())
+    store = AnswerStore(lake.root / "answers")
+    keys = [key(pair_id(IDS[q], IDS[t])) for q, t, _ in PAIRS_OF]
+    store.append("describe", keys, [Answer(text=f"answer {n}") for n in range(4)])
+    for name, column in (("gallery/digest/shard-00000", "image_id"), ("fingerprints/shard-00000", "name")):
+        path = lake.root / f"{name}.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({column: IDS}), path)
+        path.with_suffix(".npy").touch()
+    for work in ("checkpoints/demo.work/frozen.npy", ".dagster/history/runs/a.db"):
+        (lake.root / work).parent.mkdir(parents=True)
+        (lake.root / work).touch()
+    (tmp_path / "list.txt").write_text("1.png\n")
+    run(
+        lake,
+        settings.model_copy(
+            update={"corpus": CorpusSettings(sources=settings.corpus.sources, opt_out=(str(tmp_path / "list.txt"),))}
+        ),
+    )
+    return lake
+
+
+def run(lake: Lake, settings) -> None:
+    seal_corpus(lake, settings, "x")
+    ingest_shard(lake, "shard-00000", settings.ingest, "x")
+
+
+def content(path: Path) -> bytes:
+    """What a file holds, as it stands and, where it is compressed, unpacked."""
+    unpacked = str(pq.read_table(path, partitioning=None).to_pydict()) if path.suffix == ".parquet" else ""
+    return path.read_bytes() + unpacked.encode()
+
+
+def files_with(lake: Lake, needle: bytes) -> list[str]:
+    return sorted(str(p.relative_to(lake.root)) for p in lake.root.rglob("*") if p.is_file() and needle in content(p))
+
+
+def test_no_byte_of_the_picture_and_no_id_but_that_of_its_refusal_is_left_in_any_file(lake):
+    assert opted_out_ids(lake).to_pylist() == [GONE]
+    downstream(lake)
+    assert not images_by_id(lake, [GONE]) and files_with(lake, png(1)), "current tables do without it, files still hold it"
+    states = [f for f in files_with(lake, GONE.encode()) if f.startswith("history/")]
+    assert states
+    done = forget_opted_out(lake)
+    assert not files_with(lake, png(1)) and not files_with(lake, png(1)[60:180])
+    listing = ("corpus_manifest/", "rejects/", "history/corpus_manifest/", "history/rejects/")
+    assert [f for f in files_with(lake, GONE.encode()) if not f.startswith(listing)] == []
+    assert (done.pictures, done.vectors_by_checkpoints, done.fingerprints, done.trainings_in_progress, done.run_history) == (1,) * 5
+    assert set(images_by_id(lake, IDS)) == set(IDS) - {GONE} and lake.lance("clip_image").count_rows() == 5
+    assert forget_opted_out(lake).versions == 0, "a second time there is nothing left to drop"
+
+
+def test_answers_about_it_are_dropped_and_those_that_a_row_came_from_stay(lake):
+    downstream(lake)
+    keys = [key(pair_id(IDS[q], IDS[t])) for q, t, _ in PAIRS_OF]
+    for version in history.versions(lake, "descriptions", "shard-00000")[:-1]:
+        version.path.unlink()  # as compaction does after some days: which answers they were is noted when the picture opts out
+    assert forget_opted_out(lake).answers == 1
+    assert set(AnswerStore(lake.root / "answers").look_up("describe", keys)) == set(keys[1:])
+
+
+def test_checkpoints_trained_on_it_are_said_to_be_before_and_after_and_their_rows_are_said_to_be_gone(lake):
+    downstream(lake)
+    assert len(checkpoint_rows(lake, "demo")) == 4 and all_opted_out_since(lake) == {"demo": 1}
+    done = forget_opted_out(lake)
+    assert done.checkpoints == {"demo": 1} and done.unlisted == ["demo"]
+    with pytest.raises(UserError, match="1 pictures in them have opted out, and what held them was dropped"):
+        checkpoint_rows(lake, "demo")
+    assert all_opted_out_since(lake) == {"demo": 1}
+    with pytest.raises(UserError, match="have been dropped"):
+        history.state_at(lake, history.versions(lake, "rejects", "shard-00000")[0].written, "then")
+
+
+def test_earlier_states_are_exported_without_it(lake):
+    downstream(lake)
+    then = open_as_of(lake, "demo")
+    assert then.read("triplets").num_rows == 4
+    found = triplets(then, "shard-00000", ExportSettings())[("main", "train")]
+    assert found.num_rows == 3 and GONE not in json.dumps(found.to_pylist())
+    assert without_opted_out(lake.read("triplets"), lake).equals(lake.read("triplets"))
+
+
+def test_what_current_tables_still_use_is_not_forgotten_behind_their_back(lake):
+    with pytest.raises(UserError, match="partitions still use some of them .*pairs/shard-00000.*run `mmret run"):
+        forget_opted_out(lake)
+    assert files_with(lake, png(1))
+
+
+def test_a_tagged_lance_version_is_left_to_whoever_tagged_it(lake):
+    from mmret.lake.data_sets import data_set
+
+    downstream(lake)
+    data_set(lake.lance("clip_image")).tags.create("mine", 1)
+    with pytest.raises(UserError, match=r"clip_image has tagged versions \(mine\).*delete the tags"):
+        forget_opted_out(lake)
