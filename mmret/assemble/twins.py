@@ -8,8 +8,9 @@ them. For image to image and text to text those are what is wanted, and table ``
 * a picture *seen to be the same*: found by all three signals, and above the band of an image signal.
 
 A query's twin is the best of what is said to be the same, else of what is seen to be the same; the best has the same caption, is
-above the most bands, and then has the highest sum of cosines. Near and wrong are pictures that an image signal found inside its band and no signal above it,
-under another caption: first those that the caption signal did not find, of which fewest show the same by chance.
+above the most bands, and then has the highest sum of cosines. Near and wrong are pictures that an image signal found inside its
+band and no signal above it, under another caption: first those that the caption signal did not find, of which fewest show the same
+by chance.
 
 Measured on the demo's corpus (7 attributes; a row each): twins agree in all attributes in 50 % and in all but one in 97 %, where
 mined pairs that all three signals found have 22 and 84 %; of its hard negatives 0.5 % agree in all. On icons in two styles 95 % of
