@@ -56,7 +56,7 @@ def test_a_job_computes_the_stages_it_is_named_after():
     texts = {"descriptions", "instructions", "triplets", "tasks"}
     assert computed("seal_corpus") == {"corpus_manifest", "remarks"} and computed("ingest") == {"images", "rejects"}
     assert (computed("encode"), computed("mine"), computed("annotate")) == (vectors, mined, texts)
-    assert computed("synthesise") == {"images", "rejects"} | vectors | mined | texts
+    assert computed("synthesise") == {"images", "rejects", "written_captions"} | vectors | mined | texts
     assert computed("stale_shards") == computed("synthesise") | {"towers"} and computed("train_towers") == {"towers"}
     assert computed("train_and_evaluate") == {"checkpoints", "evaluations"} and computed("verify") == set()
     assert defs.resolve_job_def("train_and_evaluate").partitions_def == recipes

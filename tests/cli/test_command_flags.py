@@ -35,7 +35,7 @@ embed        SOURCES --out --lake --recipe --checkpoint --what --format --query 
 export       --lake --format --out --split --without-rejected --only-accepted --licence --pictures --negatives --as-of --json
 export-onnx  --lake --recipe --checkpoint --out --format --json
 card         --lake --out --recipe
-compact      --lake --json
+compact      --lake --forget-opted-out --json
 import       WHAT --lake --annotations --images --profile --name --licence --json
 gallery      --lake --port --host --reviewer --no-browser
 """
