@@ -25,6 +25,7 @@ from mmret.lake import Facts, Lake
 from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
 from mmret.retriever.train.rows import also_reads, uses_all
 from mmret.schemas import CORPUS_MANIFEST, SIGNALS
+from mmret.search.models import RERANKER
 from mmret.settings import AnnotateSettings, Profile, Recipe
 from mmret.towers import TOWERS_VERSION
 
@@ -173,12 +174,42 @@ def _recipe_settings(profile: Profile, name: str) -> Any:
     return values
 
 
+def _learns_from(recipe: Recipe) -> list[str]:
+    """Recipes whose checkpoints decide what this one is trained on, besides its base."""
+    hits = recipe.retriever if recipe.kind == RERANKER and recipe.reranker.first_hits else None
+    return [name for name in (recipe.teacher, hits) if name]
+
+
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
     recipe: Recipe = profile.recipes[name]
     tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
     base = recipe.base.removeprefix("checkpoints/")
-    return (*tables, *([Reads("checkpoints", "named", base)] if base != recipe.base else []))
+    others = dict.fromkeys([*([base] if base != recipe.base else []), *_learns_from(recipe)])
+    return (*tables, *(Reads("checkpoints", "named", other) for other in others))
+
+
+_evaluate = _section("evaluate", leave_out=("rerank_depth",))
+
+
+def _evaluation_settings(profile: Profile, name: str) -> Any:
+    recipe = profile.recipes[name]
+    if recipe.kind != RERANKER:
+        return _evaluate(profile, name)
+    return _evaluate(profile, name) | {"rerank_depth": profile.evaluate.rerank_depth, "retriever": _measured_on(profile, name)}
+
+
+def _measured_on(profile: Profile, name: str) -> str | None:
+    """The retriever that a reranker is measured on, as far as the settings say; None: whichever the lake has."""
+    trained = (r for r in profile.train if profile.recipes[r].kind != RERANKER)
+    return profile.recipes[name].retriever or next(trained, None)
+
+
+def _evaluation_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
+    """The checkpoint of the retriever whose first hits a reranker orders."""
+    if profile.recipes[name].kind != RERANKER or (retriever := _measured_on(profile, name)) is None:
+        return ()
+    return (Reads("checkpoints", "named", retriever),)
 
 
 def _columns_trained_on(profile: Profile, name: str) -> tuple[str, ...]:
@@ -480,12 +511,13 @@ TABLE: tuple[Stage, ...] = (
         run="train",
         needs="gpu",
         settings="evaluate",
-        fingerprint_settings=_section("evaluate"),
+        fingerprint_settings=_evaluation_settings,
         reads=(
             Reads("checkpoints"),
             Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
+        conditional_reads=_evaluation_reads,
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
         trigger="after a new checkpoint",
         cost=Cost(0.0014, "image of the lake", beside=0.5),

@@ -14,7 +14,7 @@ from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_p
 from mmret.settings.scoring import ScorerSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings
-from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe
+from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe, RerankerSettings
 
 __all__ = [
     "AlarmSettings",
@@ -44,6 +44,7 @@ __all__ = [
     "Profile",
     "QualitySettings",
     "Recipe",
+    "RerankerSettings",
     "ScorerSettings",
     "Settings",
     "Signal",
