@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.display.metadata import has_charts
 from assets.graph import stage_asset
-from assets.materialize import materialize, materialize_whole
+from assets.materialize import TRANSIENT, materialize, materialize_whole
 from mmret.lake import Lake
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
@@ -71,7 +71,7 @@ def duplicates(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
     )
 
 
-@stage_asset("scores", kinds={"pytorch", "parquet"})
+@stage_asset("scores", kinds={"pytorch", "parquet"}, retry_policy=TRANSIENT)
 def scores(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Quality and safety of every picture by the scorers of setting `scores`; without any there is nothing to compute."""
     from mmret.score.stage import score_shard

@@ -25,7 +25,7 @@ def test_a_stage_has_the_lake_s_code_version_a_condition_and_a_known_pool(table)
 
 
 def test_steps_that_use_a_model_or_a_server_are_tried_again():
-    again = {"clip_image", "dino_image", "caption", "towers", "written_captions", "descriptions", "instructions"}
+    again = {"clip_image", "dino_image", "caption", "towers", "scores", "written_captions", "descriptions", "instructions"}
     assert {name for name in STAGES if GRAPH.assets_def_for_key(dg.AssetKey(name)).op.retry_policy} == again
     for table in again:
         assert GRAPH.assets_def_for_key(dg.AssetKey(table)).op.retry_policy.max_retries == 2, table
