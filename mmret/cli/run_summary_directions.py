@@ -24,7 +24,7 @@ def print_directions(evaluations: Mapping[str, Any], left_out: Mapping[str, str]
     """A table a recipe, a line a direction, strongest first; below, what training lost and what could not be measured."""
     if not any(benchmark in TASKS for benchmark in evaluations):
         return
-    measured = [figures for figures in evaluations.values() if isinstance(figures, dict)]
+    measured = [figures for benchmark, figures in evaluations.items() if benchmark in TASKS]
     # a reranker is measured on what a retriever found: it has no direction of its own
     models = {name for figures in measured for name, of in figures.items() if isinstance(of, dict) and "first R@1" not in of}
     recipes = sorted(models - {UNTRAINED})

@@ -171,3 +171,20 @@ def test_directions_are_shown_strongest_first_and_what_training_lost_is_named():
     assert [of.shown("R@1") for of in by_direction(figures(text_to_image=(48, 7.9)), "untrained")] == ["48.0"]
     assert by_direction(figures(**{"held-out edits": (1, 2)}), "demo") == []
     assert by_direction(figures(**{"held-out triplets": (1, 2)}), "demo")[0].task.name == "composed"
+
+
+def test_the_summary_has_a_table_a_recipe_that_was_measured_in_every_direction_and_says_what_was_not():
+    from rich.console import Console
+
+    from mmret.cli.run_summary_directions import composed_only, print_directions
+
+    console = Console(width=200, record=True)
+    found = figures(text_to_image=(48, 7.9), image_to_image=(30, 60), **{"held-out triplets": (10, 50)})
+    found["held-out triplets"]["second look"] = {"R@1": 1.0, "R@10": 2.0}  # a reranker: of composed queries alone
+    print_directions(found, {"text_to_text": "nothing is held out"}, console)
+    said = console.export_text()
+    assert said.count("every kind of query") == 1 and "second look" not in said
+    order = [said.index(kind) for kind in ("image to image", "image + text to image", "text to image")]
+    assert order == sorted(order) and "-40.1" in said and "+30.0" in said
+    assert "demo: training for what it was given cost what the model found before: text to image." in said
+    assert "not measured: text to text: nothing is held out" in said and list(composed_only(found)) == ["held-out triplets"]
