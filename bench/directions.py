@@ -51,7 +51,7 @@ class Bench:
     def __init__(self, folder: Path):
         self.lake = Lake(folder)
         self.profile = resolve(self.lake)[0]
-        self.recipe = self.profile.recipes[self.profile.train[0]]
+        self.recipe = self.profile.recipes[next(iter(self.profile.train or self.profile.recipes))]
         settings: EvaluateSettings = self.profile.evaluate.model_copy(update=WHOLE)
         triplets, edits = held_out_triplets(self.lake, settings), held_out_edits(self.lake, settings)
         self.composed = {name: queries for name, queries in zip(COMPOSED_SETS, (triplets, edits), strict=True) if queries}
