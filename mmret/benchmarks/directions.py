@@ -125,8 +125,8 @@ def directions(corpus: Corpus, triplets: Sequence[Query], settings: EvaluateSett
 
 
 _WHY: Mapping[TaskName, str] = {
-    "image_to_image": f"have another under the same caption; {ENOUGH} would be enough",
-    "text_to_text": "have a caption that another says in other words; only a shapes corpus tells which do",
+    "image_to_image": f"have another that is known to show the same; {ENOUGH} would be enough",
+    "text_to_text": f"have a caption that is known to be said in other words, as a shapes corpus tells; {ENOUGH} would be enough",
 }
 
 

@@ -19,7 +19,7 @@ from mmret.tasks import COMPOSED, TASKS, Task
 COMPOSED_QUERIES = "held-out triplets"
 """The set of queries that shows the composed direction."""
 LOST = 1.0
-"""Points of R@10 below the untrained model from which a direction counts as lost."""
+"""Points of R@10 below the untrained model from which a direction counts as lost, of so many queries that it is two at least."""
 
 Nested = Mapping[str, Mapping[str, Any]]
 """``{benchmark: {"queries", "gallery", recipe: {metric: percent}}}``."""
@@ -96,7 +96,7 @@ def left_out(lake: Lake, recipes: Iterable[str]) -> dict[str, str]:
 
 def lost(directions: Iterable[DirectionFigures]) -> list[DirectionFigures]:
     """Those in which the trained model finds clearly less than the untrained one."""
-    return [of for of in directions if (change := of.change()) is not None and change < -LOST]
+    return [of for of in directions if (change := of.change()) is not None and change < -max(LOST, 199 / of.queries)]
 
 
 def markdown(directions: Iterable[DirectionFigures], recipe: str) -> str:

@@ -152,9 +152,9 @@ def test_what_is_searched_and_asked_is_in_the_key_of_a_direction():
     assert len(keys) == 3 and asked(corpus())[0]["image_to_text"].key() in keys
 
 
-def figures(**values: tuple[float, float]) -> dict:
+def figures(queries: int = 200, **values: tuple[float, float]) -> dict:
     rows = [
-        {"benchmark": name, "recipe": recipe, "metric": metric, "value": value, "queries": 5, "gallery": 9}
+        {"benchmark": name, "recipe": recipe, "metric": metric, "value": value, "queries": queries, "gallery": 9}
         for name, pair in values.items()
         for recipe, value in zip(("untrained", "demo"), pair, strict=True)
         for metric in ("R@1", "R@10")
@@ -166,8 +166,10 @@ def test_directions_are_shown_strongest_first_and_what_training_lost_is_named():
     found = by_direction(figures(text_to_image=(48, 7.9), image_to_image=(30, 60), image_to_text=(44, 43.5)), "demo")
     assert [of.task.name for of in found] == ["image_to_image", "image_to_text", "text_to_image"]
     assert [of.task.name for of in lost(found)] == ["text_to_image"], "half a point is no loss"
+    assert lost(by_direction(figures(queries=8, text_to_image=(12.5, 0)), "demo")) == [], "nor is one query of eight"
+    assert lost(by_direction(figures(queries=8, text_to_image=(25, 0)), "demo"))
     assert found[2].shown("R@10") == "48.0 → 7.9" and round(found[2].change(), 1) == -40.1
-    assert "| text to image | 9 pictures | 5 | 48.0 → 7.9 | 48.0 → 7.9 |" in markdown(found, "demo")
+    assert "| text to image | 9 pictures | 200 | 48.0 → 7.9 | 48.0 → 7.9 |" in markdown(found, "demo")
     assert [of.shown("R@1") for of in by_direction(figures(text_to_image=(48, 7.9)), "untrained")] == ["48.0"]
     assert by_direction(figures(**{"held-out edits": (1, 2)}), "demo") == []
     assert by_direction(figures(**{"held-out triplets": (1, 2)}), "demo")[0].task.name == "composed"
