@@ -99,13 +99,16 @@ def triplets(
 def tasks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Training rows of every other kind of query: text to image, image to text, image to image, text to text, and with captions."""
     from mmret.assemble.stage import make_tasks
+    from mmret.score.stage import found_wanting
 
     return materialize(
         context,
         lake,
         profile,
         "tasks",
-        lambda store, settings, shard, inputs: make_tasks(store, shard, settings.evaluate, inputs),
+        lambda store, settings, shard, inputs: make_tasks(
+            store, shard, settings.evaluate, inputs, lambda shards: found_wanting(store, shards, settings.scores)
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.display.metadata import has_charts
 from assets.graph import stage_asset
-from assets.materialize import materialize, materialize_whole
+from assets.materialize import TRANSIENT, materialize, materialize_whole
 from mmret.lake import Lake
 from resources.encoders import Encoders
 from resources.lake import LakeResource, ProfileResource
@@ -71,6 +71,20 @@ def duplicates(context: dg.AssetExecutionContext, lake: LakeResource, profile: P
     )
 
 
+@stage_asset("scores", kinds={"pytorch", "parquet"}, retry_policy=TRANSIENT)
+def scores(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
+    """Quality and safety of every picture by the scorers of setting `scores`; without any there is nothing to compute."""
+    from mmret.score.stage import score_shard
+
+    return materialize(
+        context,
+        lake,
+        profile,
+        "scores",
+        lambda store, settings, shard, inputs: score_shard(store, shard, settings.scores, inputs),
+    )
+
+
 @stage_asset("leaks", kinds={"parquet"})
 def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Pictures of the corpus that a benchmark is measured with (setting `leaks.benchmarks`); they are kept out of pairs."""
@@ -85,9 +99,16 @@ def leaks(context: dg.AssetExecutionContext, lake: LakeResource, profile: Profil
 def pairs(context: dg.AssetExecutionContext, lake: LakeResource, profile: ProfileResource) -> dg.MaterializeResult:
     """Targets and hard negatives of every query image, with all three scores and the signals that found them."""
     from mmret.mine.stage import mine_pairs
+    from mmret.score.stage import found_wanting
 
     made = materialize(
-        context, lake, profile, "pairs", lambda store, settings, shard, inputs: mine_pairs(store, shard, settings.mine, inputs)
+        context,
+        lake,
+        profile,
+        "pairs",
+        lambda store, settings, shard, inputs: mine_pairs(
+            store, shard, settings.mine, inputs, lambda shards: found_wanting(store, shards, settings.scores)
+        ),
     )
     for shard in context.partition_keys:
         if has_charts(lake.open(), shard) and (table := changes_table(lake.open(), shard)):

@@ -20,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from mmret.retriever.models.load import Retriever
 
         return Retriever
+    if name == "Reranker":
+        from mmret.retriever.models.reranker import Reranker
+
+        return Reranker
     raise AttributeError(f"module 'mmret' has no attribute {name!r}")

@@ -10,7 +10,7 @@ Readers of an earlier state of the lake, and a server that has not noticed the c
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -51,8 +51,10 @@ class Forgotten:
         return asdict(self)
 
 
-def forget_opted_out(lake: Lake) -> Forgotten:
+def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Forgotten:
     """Drop everything in ``lake`` that still holds a picture that has opted out. Only the holder of the lake's lease may call it.
+
+    ``unused``: (table, partition) that no stage keeps up to date any more; they are deleted with their versions.
 
     Raises UserError where current tables still use such a picture, or where somebody tagged a Lance version.
 
@@ -62,6 +64,8 @@ def forget_opted_out(lake: Lake) -> Forgotten:
     done = Forgotten(pictures=len(gone))
     if not len(gone):
         return done
+    for table, partition in unused:
+        lake.path(table, partition).unlink(missing_ok=True)
     if used := still_used(lake, gone):
         raise UserError(
             f"{len(gone):,} pictures have opted out, and {len(used)} partitions still use some of them "

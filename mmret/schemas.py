@@ -185,6 +185,14 @@ DUPLICATES = _table(
     ("signals", _strings, "the similarities above whose band it lies with pictures of its group"),
 )
 
+SCORES = _table(
+    "scores",
+    ("image_id", _text, "picture that is scored"),
+    ("scorer", _text, "name of the score in the settings"),
+    ("value", pa.float32(), "the score"),
+    ("model", _text, "what computed it: name, digest of its weights, and what it read"),
+)
+
 NEIGHBOURS = _table(
     "neighbours",
     ("query_id", _text, "picture for which neighbours are sought"),
@@ -272,7 +280,7 @@ EVALUATIONS = _table(
     "evaluations",
     ("recipe", _text, "the training run that is measured, or untrained: the model it started from"),
     ("benchmark", _text, "the set of queries"),
-    ("metric", _text, "R@k: targets among the first k; image, text: by that half alone; kept: the query left in the gallery"),
+    ("metric", _text, "R@k: targets among the first k; image, text: by that half; kept: the query left in; first: not reranked"),
     ("value", pa.float64(), "percent"),
     ("queries", pa.int32(), "number of queries"),
     ("gallery", pa.int32(), "number of pictures searched in"),
@@ -288,6 +296,17 @@ CHECKPOINTS = _table(
     ("pairs", pa.int64(), "training pairs it saw"),
     ("seconds", pa.float64(), "of training"),
     ("settings", _text, "the resolved recipe, JSON"),
+)
+
+TEACHER_SCORES = _table(
+    "teacher_scores",
+    ("teacher", _text, "recipe of the reranker"),
+    ("pair_id", _text, "the pair of the triplet that was scored"),
+    ("query_id", _text, "the source picture"),
+    ("text", _text, "the instruction, one of the triplet's"),
+    ("candidate_id", _text, "the target, the source picture itself, or another hard negative"),
+    ("score", pa.float32(), "what the reranker says; higher is better among the candidates of one picture and text"),
+    ("model", _text, "digest of the reranker's weights"),
 )
 
 DECISIONS = _table(
@@ -312,6 +331,7 @@ TABLES: dict[str, pa.Schema] = {
     "towers": TOWERS,
     "candidates": CANDIDATES,
     "duplicates": DUPLICATES,
+    "scores": SCORES,
     "neighbours": NEIGHBOURS,
     "pairs": PAIRS,
     "descriptions": DESCRIPTIONS,
@@ -320,6 +340,7 @@ TABLES: dict[str, pa.Schema] = {
     "tasks": TASKS,
     "checkpoints": CHECKPOINTS,
     "evaluations": EVALUATIONS,
+    "teacher_scores": TEACHER_SCORES,
     "decisions": DECISIONS,
 }
 """What is on disk as Parquet and what the SQL views are named after."""
@@ -331,6 +352,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "images": ("image_id",),
     "rejects": ("position",),
     "duplicates": ("image_id",),
+    "scores": ("image_id", "scorer"),
     "leaks": ("image_id", "benchmark", "benchmark_image", "how"),
     **dict.fromkeys(SIGNALS, ("image_id",)),
     "towers": ("signal",),
@@ -339,6 +361,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "tasks": ("task_id",),
     "checkpoints": ("recipe",),
     "evaluations": ("recipe", "benchmark", "metric"),
+    "teacher_scores": ("pair_id", "text", "candidate_id"),
     "decisions": ("pair_id", "reviewer", "decided_at"),
 }
 """The columns that tell a row of a table from every other of its partition."""
@@ -352,3 +375,6 @@ when each column has been the same."""
 
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""
+
+WRITTEN_WHEN_NEEDED = ("teacher_scores",)
+"""Tables of what is scored once for whoever trains with it (:mod:`mmret.retriever.train.teach`): they are no stage's result."""

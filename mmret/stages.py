@@ -25,6 +25,7 @@ from mmret.lake import Facts, Lake
 from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
 from mmret.retriever.train.rows import also_reads, uses_all
 from mmret.schemas import CORPUS_MANIFEST, SIGNALS
+from mmret.search.models import RERANKER
 from mmret.settings import AnnotateSettings, Profile, Recipe
 from mmret.towers import TOWERS_VERSION
 
@@ -173,12 +174,42 @@ def _recipe_settings(profile: Profile, name: str) -> Any:
     return values
 
 
+def _learns_from(recipe: Recipe) -> list[str]:
+    """Recipes whose checkpoints decide what this one is trained on, besides its base."""
+    hits = recipe.retriever if recipe.kind == RERANKER and recipe.reranker.first_hits else None
+    return [name for name in (recipe.teacher, hits) if name]
+
+
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
     recipe: Recipe = profile.recipes[name]
     tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
     base = recipe.base.removeprefix("checkpoints/")
-    return (*tables, *([Reads("checkpoints", "named", base)] if base != recipe.base else []))
+    others = dict.fromkeys([*([base] if base != recipe.base else []), *_learns_from(recipe)])
+    return (*tables, *(Reads("checkpoints", "named", other) for other in others))
+
+
+_evaluate = _section("evaluate", leave_out=("rerank_depth",))
+
+
+def _evaluation_settings(profile: Profile, name: str) -> Any:
+    recipe = profile.recipes[name]
+    if recipe.kind != RERANKER:
+        return _evaluate(profile, name)
+    return _evaluate(profile, name) | {"rerank_depth": profile.evaluate.rerank_depth, "retriever": _measured_on(profile, name)}
+
+
+def _measured_on(profile: Profile, name: str) -> str | None:
+    """The retriever that a reranker is measured on, as far as the settings say; None: whichever the lake has."""
+    trained = (r for r in profile.train if profile.recipes[r].kind != RERANKER)
+    return profile.recipes[name].retriever or next(trained, None)
+
+
+def _evaluation_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
+    """The checkpoint of the retriever whose first hits a reranker orders."""
+    if profile.recipes[name].kind != RERANKER or (retriever := _measured_on(profile, name)) is None:
+        return ()
+    return (Reads("checkpoints", "named", retriever),)
 
 
 def _columns_trained_on(profile: Profile, name: str) -> tuple[str, ...]:
@@ -205,9 +236,39 @@ def _vectors(signal: str, seconds: float) -> Stage:
     )
 
 
+def _scorer_settings(profile: Profile, _: str) -> Any:
+    """What decides a score: not the thresholds, which decide what it is used for."""
+    runtime = {"minimum", "maximum", "batch_size", "device"}
+    return {
+        name: s.model_dump(exclude=runtime) | {"weights": local_weights(s.model, s.revision) if s.model else None}
+        for name, s in profile.scores.items()
+    }
+
+
+def _thresholds(profile: Profile) -> dict[str, list[float | None]]:
+    limits = {name: [s.minimum, s.maximum] for name, s in profile.scores.items()}
+    return {name: limit for name, limit in limits.items() if limit != [None, None]}
+
+
+def _pair_settings(profile: Profile, partition: str) -> Any:
+    """Settings ``mine``, and the thresholds of scores where there are any."""
+    values = _section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates"))(profile, partition)
+    return values | ({"scores": limits} if (limits := _thresholds(profile)) else {})
+
+
 def _reads_of_pairs(profile: Profile, _: str) -> tuple[Reads, ...]:
     """Tables by which settings keep pictures out of pairs."""
-    return (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
+    groups = (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
+    return (*groups, *_reads_of_thresholds(profile))
+
+
+def _reads_of_thresholds(profile: Profile) -> tuple[Reads, ...]:
+    return (Reads("scores", "linked", "neighbours"),) if _thresholds(profile) else ()
+
+
+def _task_settings(profile: Profile, partition: str) -> Any:
+    values = _section("evaluate.held_out")(profile, partition)
+    return {"held_out": values, "scores": limits} if (limits := _thresholds(profile)) else values
 
 
 def _images_of_pairs(*columns: str) -> Reads:
@@ -300,6 +361,23 @@ TABLE: tuple[Stage, ...] = (
         cost=Cost(5e-6, "image of the lake"),
     ),
     Stage(
+        name="scores",
+        version="1",
+        partitions="shard",
+        group="mining",
+        run="scores",
+        needs="gpu",
+        settings="scores",
+        fingerprint_settings=_scorer_settings,
+        reads=(Reads("images", columns=("image_id", "width", "height")),),
+        conditional_reads=lambda profile, _: (
+            (Reads("clip_image"),) if any(s.kind == "head" for s in profile.scores.values()) else ()
+        ),
+        lookups=("scores", "corpus_manifest"),  # rows that the same scorer made before; sizes of files
+        cost=Cost(0.002, "image", first=1.0),
+        applies=lambda lake, profile, _: bool(profile.scores),
+    ),
+    Stage(
         name="leaks",
         version="1",
         partitions="whole",
@@ -333,7 +411,7 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="mine",
-        fingerprint_settings=_section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates")),
+        fingerprint_settings=_pair_settings,
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
@@ -398,13 +476,14 @@ TABLE: tuple[Stage, ...] = (
         run="synthesise",
         needs="cpu",
         settings="evaluate.held_out",
-        fingerprint_settings=_section("evaluate.held_out"),
+        fingerprint_settings=_task_settings,
         reads=(
             Reads("neighbours"),
             Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
             Reads("leaks", "all"),
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
         ),
+        conditional_reads=lambda profile, _: _reads_of_thresholds(profile),
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -432,12 +511,13 @@ TABLE: tuple[Stage, ...] = (
         run="train",
         needs="gpu",
         settings="evaluate",
-        fingerprint_settings=_section("evaluate"),
+        fingerprint_settings=_evaluation_settings,
         reads=(
             Reads("checkpoints"),
             Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
+        conditional_reads=_evaluation_reads,
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
         trigger="after a new checkpoint",
         cost=Cost(0.0014, "image of the lake", beside=0.5),

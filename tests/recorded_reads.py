@@ -11,7 +11,10 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 Read = tuple[str, str | None]
 
@@ -79,7 +82,12 @@ def main(folder: str) -> None:
     from tests.small_runs import TINY
 
     lake, recorder = Lake(folder), Recorder()
-    profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3"], 60, dict(map(parse_override, TINY)))
+    pictures = Path(folder).parent / "without captions"
+    pictures.mkdir()
+    for at, name in enumerate(("red barn", "blue boat", "old bridge")):
+        Image.new("RGB", (32, 32), (80 * at, 40, 200)).save(pictures / f"{name}.png")
+    settings = [*TINY, "scores={sharp: {measure: sharpness, minimum: 0}}"]  # a stage that only some lakes have
+    profile, configuration = resolve(lake, "demo", ["shapes:150?seed=3", str(pictures)], 60, dict(map(parse_override, settings)))
     lake.write_configuration(configuration)
     recorder.patch()
     with exclusive(lake) as lease:

@@ -20,7 +20,7 @@ ORDER = """
     errors paths system_errors interrupts schemas tasks hashing atomic pace progress progress_reports
     memory threads devices optimizer unit_vectors quantise ranking public_addresses settings
     lake curation
-    ingest encode mine towers leaks
+    ingest encode mine towers leaks score
     annotate captions assemble
     retriever forget
     search benchmarks studies

@@ -31,7 +31,9 @@ _shard_job = partial(dg.define_asset_job, partitions_def=corpus_shards)
 JOBS = [
     seal_corpus,
     _shard_job(
-        "ingest", dg.AssetSelection.assets(*assets_of(["images"])), description="Read, check and store the pictures of a shard."
+        "ingest",
+        dg.AssetSelection.assets(*assets_of(["written_captions", "images"])),
+        description="Read, check and store the pictures of a shard.",
     ),
     dg.define_asset_job(
         "train_towers", dg.AssetSelection.assets("towers"), description="Train the demo's similarity models on the corpus, once."

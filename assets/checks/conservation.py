@@ -77,7 +77,7 @@ written_captions_into_images = sql_check(
     LEFT JOIN rejects r ON r.shard = w.shard AND r.position = w.position
     WHERE w.status = 'ok' AND r.position IS NULL
       AND (i.caption IS DISTINCT FROM w.text OR i.caption_origin IS DISTINCT FROM w.origin)
-      AND w.shard IN (SELECT DISTINCT shard FROM images UNION SELECT DISTINCT shard FROM rejects)""",
+      AND w.shard IN (SELECT DISTINCT shard FROM images)""",
     where="shard IN (SELECT shard FROM bad)",
     blocking=True,
 )

@@ -47,6 +47,7 @@ LINEAGE: dict[str, Columns] = {
         "score": [("candidates", "score")],
         "signals": [("candidates", "signal")],
     },
+    "scores": {"image_id": [("images", "image_id")], "value": [("images", "image_id")]},
     "neighbours": {
         **_same("candidates", "query_id", "signal", "target_id", "score", "above_band"),
         "rank": [("candidates", "score")],

@@ -5,7 +5,7 @@ Each costs a few seconds for a shard of 100,000 pairs, most of it reading column
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -38,21 +38,31 @@ def assemble_shard(
     return lake.write("triplets", shard, rows, inputs, **notes)
 
 
-def make_tasks(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str) -> Facts:
-    """Write ``tasks`` of a shard: rows of every kind of query but the composed one. Pictures of benchmarks are in none.
+Wanting = Callable[[list[str]], Mapping[str, pa.ChunkedArray]]
+"""Function of shards that returns, by reason, ids of their pictures that are in no row."""
+
+
+def make_tasks(lake: Lake, shard: str, settings: EvaluateSettings, inputs: str, wanting: Wanting | None = None) -> Facts:
+    """Write ``tasks`` of a shard: rows of every kind of query but the composed one. Pictures of benchmarks are in none, nor are
+    those that a score keeps out (``wanting``); the latter's own are counted in the note ``kept_out``.
 
     >>> make_tasks(lake, "shard-00000", profile.evaluate, fingerprint).notes["tasks"]["text_to_image"]
     """
     columns = ["query_id", "signal", "target_id", "score", "above_band"]
     neighbours, triplets = lake.read("neighbours", shard, columns), lake.read("triplets", shard, TRIPLET_COLUMNS)
+    linked = linked_shards(lake, "neighbours", shard)
+    reasons = wanting(sorted({*linked, shard})) if wanting else {}
     leaked = lake.read("leaks", columns=["image_id"])["image_id"]
+    out = pc.unique(pa.chunked_array([chunk for ids in (leaked, *reasons.values()) for chunk in ids.chunks], pa.string()))
     for side in ("query_id", "target_id"):
-        neighbours = neighbours.filter(pc.invert(pc.is_in(neighbours[side], leaked)))
-        triplets = triplets.filter(pc.invert(pc.is_in(triplets[side], leaked)))
+        neighbours = neighbours.filter(pc.invert(pc.is_in(neighbours[side], out)))
+        triplets = triplets.filter(pc.invert(pc.is_in(triplets[side], out)))
     own = lake.read("images", shard, ["image_id"])["image_id"].combine_chunks()
-    own = own.filter(pc.invert(pc.is_in(own, leaked)))
+    kept_out = {reason: pc.sum(pc.is_in(own, value_set=ids.combine_chunks())).as_py() or 0 for reason, ids in reasons.items()}
+    own = own.filter(pc.invert(pc.is_in(own, out)))
     named = pa.concat_tables([neighbours.select(["query_id", "target_id"]), pa.table({"query_id": own, "target_id": own})])
-    images = read_images_of(lake, named, ("caption", "licence"), linked_shards(lake, "neighbours", shard))
+    images = read_images_of(lake, named, ("caption", "licence"), linked)
     rows, counts = task_rows(neighbours, triplets, images, own, settings)
     train = pc.sum(pc.equal(rows["split"], "train")).as_py() or 0
-    return lake.write("tasks", shard, rows, inputs, tasks=counts, train=train, test=rows.num_rows - train)
+    notes = {"tasks": counts, "train": train, "test": rows.num_rows - train} | ({"kept_out": kept_out} if kept_out else {})
+    return lake.write("tasks", shard, rows, inputs, **notes)

@@ -4,7 +4,8 @@ There are two sets of composed queries, and neither needs a download. ``held-out
 recipe trains on, each with its one target. ``held-out edits``: on a ``shapes`` corpus, edits whose every right answer is known
 (:mod:`mmret.benchmarks.edits`). Beside them every other direction that the corpus has an answer to, under its own name, from text
 to image on (:mod:`mmret.benchmarks.directions`). Cost: the image tower once over the corpus per checkpoint, whose vectors are
-stored in the lake; then well under a second per 1,000 queries, and the text tower over the captions that are searched in.
+stored in the lake; then well under a second per 1,000 queries, and the text tower over the captions that are searched in. A
+reranker reads its depth of pairs a query.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mmret.retriever.models.kinds import query_options, task_options
 from mmret.schemas import EVALUATIONS
 from mmret.search.corpus_vectors import drop_other_galleries, gallery
 from mmret.search.encoder import Encoder
-from mmret.search.models import UNTRAINED, model_folder, trained_recipes
+from mmret.search.models import RERANKER, UNTRAINED, model_folder, pick_recipe, trained_recipes
 from mmret.settings import EvaluateSettings, Profile
 
 KS = (1, 5, 10, 50)
@@ -118,6 +119,8 @@ def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Fac
 
     >>> evaluate_recipe(lake, profile, "demo", fingerprint_now(lake, profile, "evaluations", "demo"))
     """
+    if profile.recipes[name].kind == RERANKER:
+        return evaluate_reranker(lake, profile, name, inputs)
     trained = [name] if lake.facts("checkpoints", name).rows else []
     models = {model: Model(lake, model_folder(lake, profile, model)) for model in (UNTRAINED, *trained)}
     rows: list[dict[str, Any]] = []
@@ -136,6 +139,36 @@ def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Fac
             )
     drop_other_galleries(lake, [model_folder(lake, profile, r) for r in (UNTRAINED, *trained_recipes(lake, profile))])
     return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs, left_out=left_out)
+
+
+def evaluate_reranker(lake: Lake, profile: Profile, name: str, inputs: str) -> Facts:
+    """Write partition ``name`` of ``evaluations``: every set of queries by the first hits of the retriever that the recipe names,
+    before (``first R@k``) and after the reranker has ordered them (``R@k``)."""
+    from mmret.benchmarks.reranked import evaluate_reranked
+    from mmret.retriever.models.kinds import reranker_digest
+
+    rows: list[dict[str, Any]] = []
+    if lake.facts("checkpoints", name).rows:
+        retriever, depth = retriever_of(lake, profile, name), profile.evaluate.rerank_depth
+        folder = model_folder(lake, profile, name)
+        for benchmark, queries_of in QUERY_SETS.items():
+            queries = queries_of(lake, profile.evaluate)
+            if not queries:
+                continue
+            first = _evaluation_key(lake, model_folder(lake, profile, retriever), queries)
+            key = fingerprint("reranked", first, reranker_digest(folder), depth)
+            found = _recorded(lake, name, benchmark, key)
+            if not found:
+                figures = evaluate_reranked(lake, model_folder(lake, profile, retriever), folder, queries, depth, KS)
+                found = _rows(name, benchmark, len(queries), key, figures)
+            rows += found
+    return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs)
+
+
+def retriever_of(lake: Lake, profile: Profile, name: str) -> str:
+    """The retriever whose first hits reranker ``name`` is measured on: the one its recipe names, the lake's first, or the model
+    before training. Raises UserError for one that has no checkpoint."""
+    return pick_recipe(lake, profile, profile.recipes[name].retriever)
 
 
 def _directions(lake: Lake, profile: Profile) -> tuple[list[Direction], dict[str, str]]:

@@ -27,6 +27,7 @@ from mmret.cli.serve import serve
 from mmret.cli.sql import sql
 from mmret.cli.status import status
 from mmret.cli.study import study
+from mmret.cli.teach import teach
 from mmret.cli.train import train
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ for subcommand in (
     benchmark,
     study,
     train,
+    teach,
     merge,
     embed,
     export,

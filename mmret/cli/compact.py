@@ -11,7 +11,7 @@ import typer
 
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake import IMPORT_PREFIX, Lake
 
 
 def compact(
@@ -51,9 +51,18 @@ def compact(
 
 def _forget(lake: Lake) -> dict[str, Any]:
     from mmret.forget import forget_opted_out
+    from mmret.lake.configuration import resolve
+    from mmret.stages import STAGES
     from mmret.warehouse.catalogue import catalogue_path
 
-    done = forget_opted_out(lake).as_dict()
+    profile = resolve(lake)[0]
+    unused = [
+        (name, partition)
+        for name, stage in STAGES.items()
+        for partition in lake.partitions(name)
+        if stage.partitions == "shard" and not partition.startswith(IMPORT_PREFIX) and not stage.applies(lake, profile, partition)
+    ]
+    done = forget_opted_out(lake, unused).as_dict()
     catalogue_path(lake).unlink(missing_ok=True)  # it names files that are gone; made anew below
     return done
 

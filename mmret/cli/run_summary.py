@@ -147,7 +147,7 @@ def _found_by_text_alone(evaluations: dict[str, Any], share: float = 0.7) -> lis
     return [
         recipe
         for recipe, values in found.items()
-        if isinstance(values, dict) and recipe != "untrained" and values["text R@1"] >= share * max(values["R@1"], 1)
+        if isinstance(values, dict) and recipe != "untrained" and values.get("text R@1", -1) >= share * max(values["R@1"], 1)
     ]
 
 
@@ -173,7 +173,12 @@ def print_before_after(evaluations: dict[str, Any], console: Console) -> None:
         ks = list(dict.fromkeys(metric.split()[-1] for values in recipes.values() for metric in values))
         table = Table("model", *ks, box=box.SIMPLE_HEAD)
         for recipe, values in sorted(recipes.items(), key=lambda item: (item[0] != "untrained", item[0])):
-            for part, named in (("", recipe), ("image ", "  its image alone"), ("text ", "  its text alone")):
+            for part, named in (
+                ("", recipe),
+                ("first ", "  before it"),
+                ("image ", "  its image alone"),
+                ("text ", "  its text alone"),
+            ):
                 if f"{part}{ks[0]}" in values:
                     table.add_row(named, *(f"{values[part + k]:.1f}" for k in ks), style="dim" if part else "")
         console.print(Text(f"{benchmark}: {figures['queries']:,} queries over {figures['gallery']:,} images, percent"))

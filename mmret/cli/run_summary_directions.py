@@ -25,7 +25,9 @@ def print_directions(evaluations: Mapping[str, Any], left_out: Mapping[str, str]
     if not any(benchmark in TASKS for benchmark in evaluations):
         return
     measured = [figures for figures in evaluations.values() if isinstance(figures, dict)]
-    recipes = sorted({name for figures in measured for name, of in figures.items() if isinstance(of, dict)} - {UNTRAINED})
+    # a reranker is measured on what a retriever found: it has no direction of its own
+    models = {name for figures in measured for name, of in figures.items() if isinstance(of, dict) and "first R@1" not in of}
+    recipes = sorted(models - {UNTRAINED})
     for recipe in recipes or [UNTRAINED]:
         directions = by_direction(evaluations, recipe)
         trained = recipe != UNTRAINED

@@ -21,6 +21,8 @@ def search(
     image: Annotated[Path | None, typer.Option(help="query image: a file, or a path of the corpus manifest")] = None,
     text: Annotated[str | None, typer.Option(help="query text, or with --image the change wanted")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="how many images")] = 10,
+    rerank: Annotated[str | None, typer.Option(help="recipe of a reranker, which orders the first hits anew")] = None,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="so many of them")] = 50,
     why: Annotated[bool, typer.Option("--why", help="with the training triplets nearest to the query, for each image")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False,
 ) -> None:
@@ -28,7 +30,7 @@ def search(
     from mmret.cli.terminal import console, print_json, printable, stderr_reporter
     from mmret.lake.configuration import resolve
     from mmret.progress import reporting
-    from mmret.search.models import pick_recipe
+    from mmret.search.models import pick_recipe, pick_reranker
     from mmret.search.search import Query, Searcher, query_image
 
     if image is None and not (text or "").strip():
@@ -36,11 +38,14 @@ def search(
     store = Lake(lake)
     profile, _ = resolve(store)
     name = pick_recipe(store, profile, recipe)
+    if rerank is not None:
+        pick_reranker(store, profile, rerank)  # before the corpus is embedded
     query = Query(None if image is None else query_image(store, image), text or "")
     searcher = Searcher(store, profile)
     with reporting(stderr_reporter(f"embedding the corpus with {name}")):
-        found = searcher.search(name, query, k)
-    hits = [{**hit, "score": round(hit["score"], 4)} for hit in found.hits]
+        found = searcher.search(name, query, k, rerank=rerank, rerank_depth=rerank_depth)
+    scores = ("score",) if rerank is None else ("score", "rerank_score")
+    hits = [{**hit, **{name: None if hit[name] is None else round(hit[name], 4) for name in scores}} for hit in found.hits]
     remarks = _add_reasons(searcher, name, query, hits) if why else []
     if as_json:
         print_json(hits, indent=1)
@@ -48,9 +53,10 @@ def search(
     from rich import box
     from rich.table import Table
 
-    table = Table("", "score", "path", "caption", box=box.SIMPLE_HEAD)
+    table = Table("", *(column.replace("_", " ") for column in scores), "path", "caption", box=box.SIMPLE_HEAD)
     for rank, hit in enumerate(hits, 1):
-        table.add_row(str(rank), f"{hit['score']:.3f}", printable(hit["path"]), printable(_shortened(hit["caption"])))
+        said = ["" if hit[column] is None else f"{hit[column]:.3f}" for column in scores]
+        table.add_row(str(rank), *said, printable(hit["path"]), printable(_shortened(hit["caption"])))
     console().print(table)
     if why:
         table = Table("", "queries alike", "targets alike", "instruction", "pair", box=box.SIMPLE_HEAD)

@@ -19,6 +19,9 @@ def serve(
     recipe: Annotated[
         list[str] | None, typer.Option(help="recipe whose checkpoint answers, default: the first that is trained; repeatable")
     ] = None,
+    rerank: Annotated[
+        list[str] | None, typer.Option(help="recipe of a reranker that searches may ask for by `rerank`; repeatable")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8421,
     host: Annotated[str, typer.Option(help="address to listen on; any but 127.0.0.1 needs a token")] = "127.0.0.1",
     token_file: Annotated[Path | None, typer.Option(help="file with the token that requests need; or set MMRET_TOKEN")] = None,
@@ -48,5 +51,6 @@ def serve(
     access = Access(read_token(token_file), tuple(allow_host or ()), tuple(allow_origin or ()), tuple(allow_url or ()))
     store = Lake(lake)
     search = SearchOptions(precision, dimensions, index_from=index_from or None)
-    options = ServeOptions(host, port, tuple(recipe or ()), rate, access, read_limits(limit or ()), search)
+    limits = read_limits(limit or ())
+    options = ServeOptions(host, port, tuple(recipe or ()), rate, access, limits, search, tuple(rerank or ()))
     run(store, resolve(store)[0], options)

@@ -48,6 +48,8 @@ class LakeFacts:
     changes: dict[str, Any] | None = None
     """What the pairs change (:func:`mmret.annotate.quality.coverage.coverage`)."""
     duplicate_groups: int = 0
+    picture_scores: list[dict[str, Any]] = field(default_factory=list)
+    """Per scorer: how many pictures, and the lowest, the tenth in a hundred, the middle, the ninetieth and the highest score."""
     texts: int = 0
     queries: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
@@ -110,6 +112,10 @@ def gather_facts(lake: Lake, profile: Profile) -> LakeFacts:
     for shard in _facts(lake, "tasks"):
         facts.tasks.update(shard.notes.get("tasks") or {})
     facts.duplicate_groups = pairs("SELECT count(DISTINCT group_id), 0 FROM duplicates")[0][0]
+    facts.picture_scores = ask(
+        "SELECT scorer, count(*) AS pictures, quantile_cont(value, [0, 0.1, 0.5, 0.9, 1]) AS spread FROM scores "
+        "GROUP BY scorer ORDER BY scorer"
+    )
     facts.texts, facts.queries = pairs("SELECT coalesce(sum(len(texts)), 0)::BIGINT, count(DISTINCT query_id) FROM triplets")[0]
     return facts
 

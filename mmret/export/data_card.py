@@ -157,6 +157,11 @@ def _counts(facts: LakeFacts) -> str:
     ]
     if n["duplicates"]:
         rows.append((f"pictures with near-duplicates, in {facts.duplicate_groups:,} groups", n["duplicates"]))
+    for row in facts.picture_scores:
+        limits = facts.profile.scores.get(row["scorer"])
+        kept = f", used {limits.minimum} to {limits.maximum}" if limits and (limits.minimum, limits.maximum) != (None, None) else ""
+        spread = ", ".join(f"{value:.3g}" for value in row["spread"])
+        rows.append((f"score {row['scorer']} (0, 10, 50, 90 and 100 %: {spread}{kept})", row["pictures"]))
     return table(["what", "count"], [[plain(name), f"{count:,}"] for name, count in rows])
 
 

@@ -21,6 +21,13 @@ from mmret.settings import Profile
 from mmret.tasks import COMPOSED, TASKS
 
 _METRICS = ("R@1", "R@5", "R@10", "R@50", "image R@1", "text R@1")
+_RERANKED = ("R@1", "R@5", "R@10", "R@50", "first R@1", "first R@10")
+_USE_RERANKER = """```python
+import mmret
+
+reranker = mmret.Reranker.load("FOLDER")
+reranker.score([("a.jpg", "the same at night")] * 2, ["b.jpg", "c.jpg"])   # higher is better, for one query
+```"""
 _USE = """```python
 import mmret
 
@@ -28,6 +35,8 @@ retriever = mmret.Retriever.load("FOLDER")
 retriever.encode(images=["a.jpg"], texts=["the same at night"])   # a composed query, a unit vector
 retriever.encode(images=["b.jpg"])                                # what it is compared with
 ```"""
+_WHAT = {False: "A universal multimodal retriever", True: "A multimodal reranker, which orders what a retriever found,"}
+_TAGS = {False: ["multimodal-retrieval", "sentence-transformers"], True: ["multimodal-reranking"]}
 _CLIP = """The files are those of a stock model of `transformers` (`CLIPModel`, or `SiglipModel` where the base was one) and of
 `sentence-transformers`: a composed query is the normalised sum of the picture's and the text's features."""
 
@@ -54,18 +63,19 @@ def with_model_card(lake: Lake, profile: Profile, recipe: str, evaluated: Facts)
 def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
     """Markdown with Hugging Face's metadata. ``checkpoint``: a row of table ``checkpoints``."""
     recipe, settings = checkpoint["recipe"], json.loads(checkpoint["settings"])
-    evaluations = [row for row in facts.evaluations if row["recipe"] in (recipe, "untrained")]
+    reranks = settings["kind"] == "reranker"
+    evaluations = [row for row in facts.evaluations if row["recipe"] in ((recipe,) if reranks else (recipe, "untrained"))]
     title = f"MMRet {settings['kind']}: {recipe}"
     sections = [
         f"# {plain(title)}",
-        "A universal multimodal retriever for composed queries (a picture and what should be different), trained with recipe "
+        f"{_WHAT[reranks]} for composed queries (a picture and what should be different), trained with recipe "
         f"{code(recipe)} on mined triplets, from {code(_base(settings['base']))}.",
         "## Use",
-        _USE,
+        _USE_RERANKER if reranks else _USE,
         _CLIP if settings["kind"] == "clip" else "",
         "## Results",
-        _results([row for row in evaluations if row["benchmark"] not in TASKS]),
-        _directions(evaluations, recipe),
+        _results([row for row in evaluations if row["benchmark"] not in TASKS], reranks),
+        "" if reranks else _directions(evaluations, recipe),
         "## Training",
         table(["what", "value"], _training(checkpoint)),
         _mixture(facts.lake, recipe),
@@ -87,10 +97,17 @@ def _base(base: Any) -> Any:
     return Path(base).name if isinstance(base, str) and Path(base).is_absolute() else base
 
 
-def _results(evaluations: list[dict[str, Any]]) -> str:
-    rows = evaluation_rows(evaluations, _METRICS)
+def _results(evaluations: list[dict[str, Any]], reranks: bool) -> str:
+    metrics = _RERANKED if reranks else _METRICS
+    rows = evaluation_rows(evaluations, metrics)
     if not rows:
         return "Not evaluated yet."
+    if reranks:
+        return (
+            table(["benchmark", "queries", "gallery", "model", *metrics], rows)
+            + "\n\nRecall in percent over the whole gallery, the reference removed, after the first hits of a retriever were "
+            "reranked; `first` is before that."
+        )
     return (
         table(["benchmark", "queries", "gallery", "model", *_METRICS], rows)
         + "\n\nRecall in percent over the whole gallery, the reference removed; `image` and `text` are the query's parts "
@@ -169,8 +186,8 @@ def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evalu
     data = ModelCardData(
         license=licences[0] if len(licences) == 1 else "other",
         library_name="transformers",
-        pipeline_tag="feature-extraction",
-        tags=["composed-image-retrieval", "multimodal-retrieval", "sentence-transformers", "megapairs", "mmret"],
+        pipeline_tag="text-ranking" if settings["kind"] == "reranker" else "feature-extraction",
+        tags=["composed-image-retrieval", *_TAGS[settings["kind"] == "reranker"], "megapairs", "mmret"],
         model_name=f"mmret-{settings['kind']}-{recipe}",
         eval_results=results or None,
         base_model=hub,

@@ -135,7 +135,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
 
 def _written_captions(lake: Lake, shard: str) -> dict[tuple[int, str], Row]:
     """What was found or written for pictures of a shard whose caption is missing or poor, by position and image id."""
-    if lake.facts("written_captions", shard) is None:
+    if not lake.path("written_captions", shard).exists():
         return {}
     rows = lake.read("written_captions", shard, ["position", "image_id", "text", "origin", "source_caption", "reason"]).to_pylist()
     return {(row["position"], row["image_id"]): row for row in rows}

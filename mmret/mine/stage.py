@@ -5,7 +5,7 @@ Memory: the vectors of two shards, one tile of similarities and the shard's own 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -28,6 +28,9 @@ from mmret.mine.recall import exact_lists, in_band_recall, sample
 from mmret.mine.scores import pair_scores
 from mmret.schemas import SIGNALS
 from mmret.settings import DuplicateSettings, MineSettings
+
+Wanting = Callable[[list[str]], Mapping[str, pa.ChunkedArray]]
+"""Function of shards that returns, by reason, ids of their pictures that are in no pair."""
 
 
 def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str, load: Load) -> Facts:
@@ -158,14 +161,14 @@ def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) 
     return count if count < len(files) and list(held.items()) == [(f, wanted.get(f)) for f in files[:count]] else 0
 
 
-def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> Facts:
+def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str, wanting: Wanting | None = None) -> Facts:
     """Choose targets and hard negatives for the images of ``shard``.
 
     Reads the shard's neighbours, the bands in the notes of its candidates, the leaks, and, from the shards that the neighbours
     point to, captions and the vectors of all signals. Vectors are read once for the scores, and again where a list above the band
     is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and the vectors of
     the images in chosen pairs and in the candidates for their negatives. The note ``linked_shards`` lists the shards of the pairs'
-    images. Raises UserError for vectors of different models.
+    images. ``wanting``: pictures that a score keeps out. Raises UserError for vectors of different models.
 
     >>> mine_pairs(lake, "shard-00000", profile.mine, fingerprint).notes["linked_shards"]
     """
@@ -184,6 +187,9 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str) -> F
         others = lake.read("duplicates", columns=["image_id"], filters=~pc.field("first"))["image_id"]
         before, found = found.num_rows, _without(found, others)
         kept_out["not_first_of_its_duplicates"] = before - found.num_rows
+    for reason, pictures in (wanting(linked) if wanting else {}).items():
+        before, found = found.num_rows, _without(found, pictures)
+        kept_out[reason] = before - found.num_rows
     images = read_images_of(lake, found, ("caption", "shard"), linked)
     chosen, reasons = choose(found, images, score, settings, bands)
     reasons |= {reason: rows for reason, rows in kept_out.items() if rows}

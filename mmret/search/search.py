@@ -21,6 +21,7 @@ from mmret.search.models import UNTRAINED, pick_recipe, trained_recipes
 from mmret.search.names import ImageNames
 from mmret.search.options import SearchOptions
 from mmret.search.query import COLUMNS, Page, Query, SearchResult
+from mmret.search.rerank import Rerankers
 from mmret.settings import Profile
 
 if TYPE_CHECKING:
@@ -47,37 +48,52 @@ class Searcher:
         self.lake, self.profile, self.options, self._filter_rows = lake, profile, options, filter_rows
         self._lock = threading.RLock()
         self._snapshots: dict[str, Snapshot] = {}
+        self.rerankers = Rerankers(lake, profile)
 
     def recipes(self) -> list[str]:
         """Names that :meth:`search` takes: trained recipes, then ``untrained``."""
         return [*trained_recipes(self.lake, self.profile), UNTRAINED]
 
     def search(
-        self, recipe: str, query: Query, k: int = 20, offset: int = 0, where: str = "", explain: bool = False
+        self,
+        recipe: str,
+        query: Query,
+        k: int = 20,
+        offset: int = 0,
+        where: str = "",
+        explain: bool = False,
+        rerank: str | None = None,
+        rerank_depth: int = 50,
     ) -> SearchResult:
         """The ``k`` images nearest to ``query`` by the checkpoint of ``recipe``, after the first ``offset``.
 
         ``where``: a SQL condition over table ``images`` that results must fulfil; ``explain``: with the scores of picture and text
-        alone. A query picture that is in the corpus is not among its own results. While the corpus is embedded, progress is
-        reported to :func:`mmret.progress.advance`. Raises UserError for an empty query, an unknown recipe or picture, a picture
-        that cannot be read, a filter that is no condition, and a model whose vectors are not finite.
+        alone; ``rerank``: a reranker's recipe, by whose scores the first ``rerank_depth`` are ordered. A query picture that is in
+        the corpus is not among its own results. While the corpus is embedded, progress is reported to
+        :func:`mmret.progress.advance`. Raises UserError for an empty query, an unknown recipe or picture, a picture that cannot be
+        read, a filter that is no condition, and a model whose vectors or scores are not finite.
 
         >>> searcher.search("demo", Query(image=Path("dress.jpg").read_bytes(), text="the same in blue"), k=5).hits[0]["path"]
         """
-        return self.search_many(recipe, [query], k, offset, where, explain)[0]
+        return self.search_page(recipe, [query], Page(k, offset, where, explain, rerank, rerank_depth))[0]
 
     def search_many(
         self, recipe: str, queries: Sequence[Query], k: int = 20, offset: int = 0, where: str = "", explain: bool = False
     ) -> list[SearchResult]:
         """:meth:`search` of many queries at once, with one forward pass for those of a kind and one product for all."""
+        return self.search_page(recipe, queries, Page(k, offset, where, explain))
+
+    def search_page(self, recipe: str, queries: Sequence[Query], page: Page) -> list[SearchResult]:
+        """:meth:`search_many`, with all that a page may ask for. A reranker reads its queries one after the other."""
         for query in queries:
             if query.image is None and query.image_id is None and not query.text.strip():
                 raise UserError("give a picture, a text or both")
+        rerank = None if page.rerank is None else self.rerankers.of(page.rerank)
         with self._lock:
             snapshot = self.snapshot(recipe)
             prepared = [snapshot.prepare(query) for query in queries]
             vectors = snapshot.encode(prepared) if prepared else []
-        return snapshot.answer(prepared, vectors, Page(k, offset, where, explain)) if prepared else []
+        return snapshot.answer(prepared, vectors, page, rerank) if prepared else []
 
     def snapshot(self, recipe: str) -> Snapshot:
         """The lake's present state as ``recipe`` answers from it, opened anew if the checkpoint or the corpus has changed. Raises

@@ -18,10 +18,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mmret.errors import UserError
 from mmret.memory import give_back
 from mmret.progress import reporting
-from mmret.search.models import pick_recipe
+from mmret.search.models import pick_recipe, pick_reranker
 from mmret.search.pixels import PixelBudget
 from mmret.search.query import Page, Query, SearchResult
 from mmret.search.search import Searcher
@@ -33,7 +35,7 @@ _RETRY_S = 30.0  # after a state that could not be opened
 _log = logging.getLogger(__name__)
 
 Observe = Callable[[str, float], None]
-"""Called with ``wait_seconds``, ``encode_seconds``, ``rank_seconds`` or ``batch_size``, and the value."""
+"""Called with ``wait_seconds``, ``encode_seconds``, ``rank_seconds``, ``rerank_seconds`` or ``batch_size``, and the value."""
 
 
 @dataclass(eq=False)
@@ -55,9 +57,17 @@ class SearchService:
     service.submit(Query(text="a red circle"), Page(k=5)).result().hits
     """
 
-    def __init__(self, searcher: Searcher, recipes: Sequence[str], refresh_s: float = 2.0, observe: Observe = lambda *_: None):
-        """Raises UserError for a recipe without a checkpoint."""
+    def __init__(
+        self,
+        searcher: Searcher,
+        recipes: Sequence[str],
+        refresh_s: float = 2.0,
+        observe: Observe = lambda *_: None,
+        rerankers: Sequence[str] = (),
+    ):
+        """``rerankers``: recipes that a :class:`Page` may name. Raises UserError for a recipe without a checkpoint."""
         self.searcher, self.refresh_s = searcher, refresh_s
+        self.rerankers = [pick_reranker(searcher.lake, searcher.profile, recipe) for recipe in rerankers]
         self.recipes = [pick_recipe(searcher.lake, searcher.profile, recipe) for recipe in recipes]
         self._observe = observe
         self._snapshots: dict[str, Snapshot] = {}
@@ -67,8 +77,10 @@ class SearchService:
         self._waiting: list[_Request] = []
         self._stopping = threading.Event()
         self._decoding: set[_Request] = set()
+        self._in_rerank: set[_Request] = set()
         self._pixels = PixelBudget()
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._reranking = ThreadPoolExecutor(1, thread_name_prefix="rerank")  # takes long: other queries do not wait for it
         work = {"search": self._answer_all, "refresh": self._follow}
         self._threads = [threading.Thread(target=each, daemon=True, name=name) for name, each in work.items()]
 
@@ -83,6 +95,7 @@ class SearchService:
         self._requests.put(None)
         self._pixels.close()
         self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._reranking.shutdown(wait=False, cancel_futures=True)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=10)
@@ -102,6 +115,9 @@ class SearchService:
         future: Future[SearchResult] = Future()
         if name not in self.recipes:
             future.set_exception(UserError(f"no recipe '{name[:64]}' is served here; there are {', '.join(self.recipes)}"))
+        elif page.rerank is not None and page.rerank not in self.rerankers:
+            there = ", ".join(self.rerankers) or "none"
+            future.set_exception(UserError(f"no reranker '{page.rerank[:64]}' is served here; there are {there}"))
         elif self._stopping.is_set():
             future.set_exception(UserError("the server is stopping"))
         else:
@@ -223,6 +239,10 @@ class SearchService:
             self._observe("encode_seconds", encoded - started)
         for page in dict.fromkeys(request.page for request in requests):
             alike = [n for n, request in enumerate(requests) if request.page == page]
+            if page.rerank is not None:
+                for n in alike:
+                    self._rerank_later(requests[n], vectors[n : n + 1])
+                continue
             try:
                 found = here.answer([requests[n].prepared[1] for n in alike], vectors[alike], page)
             except Exception as error:
@@ -234,12 +254,34 @@ class SearchService:
                     requests[n].future.set_result(result)
         self._observe("rank_seconds", time.perf_counter() - encoded)
 
+    def _rerank_later(self, request: _Request, vector: np.ndarray) -> None:
+        if not self._stopping.is_set():
+            self._in_rerank.add(request)
+            self._reranking.submit(self._rerank, request, vector)
+
+    def _rerank(self, request: _Request, vector: np.ndarray) -> None:
+        try:
+            if request.future.done():  # whoever asked has given up
+                return
+            started = time.perf_counter()
+            here, prepared = request.prepared
+            found = here.answer([prepared], vector, request.page, self.searcher.rerankers.of(request.page.rerank))
+            self._observe("rerank_seconds", time.perf_counter() - started)
+            if not request.future.done() and request.future.set_running_or_notify_cancel():
+                request.future.set_result(found[0])
+        except Exception as error:
+            _fail(request, error)
+        finally:
+            self._in_rerank.discard(request)
+
     # the thread that follows the lake
 
     def _follow(self) -> None:
         while True:
             for recipe in self.recipes:
                 self._refresh(recipe)
+            for recipe in self.rerankers:  # loaded before anybody asks, and anew when its checkpoint changes
+                self._refresh_reranker(recipe)
             if self._stopping.wait(self.refresh_s):
                 return
 
@@ -286,13 +328,22 @@ class SearchService:
         finally:
             status["loading"] = None if recipe in self._snapshots and self._snapshots[recipe].model.loaded else status["loading"]
 
+    def _refresh_reranker(self, recipe: str) -> None:
+        try:
+            self.searcher.rerankers.of(recipe)
+            self._failed.pop(recipe, None)
+        except Exception as error:  # queries that name it are told the same
+            if recipe not in self._failed:
+                _log.warning("%s: %s", recipe, error)
+            self._failed[recipe] = (None, time.monotonic())
+
     def _publish(self, recipe: str, snapshot: Snapshot) -> None:
         self._snapshots[recipe] = snapshot
         self._requests.put(None)  # those that waited for it
         give_back()  # what reading and sketching took
 
     def _fail_all(self, error: Exception) -> None:
-        left = [*self._waiting, *self._decoding]
+        left = [*self._waiting, *self._decoding, *self._in_rerank]
         while True:
             try:
                 request = self._requests.get_nowait()

@@ -7,6 +7,7 @@ picture for the rows of table ``images``, and the model, which is loaded when th
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
-from mmret.ranking import target_ranks
+from mmret.ranking import best_first, target_ranks
 from mmret.search.corpus_vectors import StoredShard, gallery_shards
 from mmret.search.encoder import Encoder
 from mmret.search.filters import ImageFilter
@@ -32,6 +33,8 @@ from mmret.search.query import COLUMNS, Page, Query, SearchResult
 from mmret.settings import Profile
 
 State = tuple[Any, ...]
+Rerank = Callable[["Prepared", list[str]], np.ndarray]
+"""Scores (m,) float32 of a query's first hits, given by their image ids."""
 _TRIES = 5  # to read a lake that is being written
 
 
@@ -152,25 +155,40 @@ class Snapshot:
                 vectors[at] = vector
         return np.stack(vectors)
 
-    def answer(self, prepared: Sequence[Prepared], vectors: np.ndarray, page: Page) -> list[SearchResult]:
-        """Results for queries whose ``vectors`` (n, d) :meth:`encode` gave, all for the same ``page``. Raises UserError for a bad
-        filter."""
+    def answer(
+        self, prepared: Sequence[Prepared], vectors: np.ndarray, page: Page, rerank: Rerank | None = None
+    ) -> list[SearchResult]:
+        """Results for queries whose ``vectors`` (n, d) :meth:`encode` gave, all for the same ``page``.
+
+        ``rerank``: gives scores of a query's first hits, by which these are ordered. Raises UserError for a bad filter, and what
+        ``rerank`` raises.
+        """
         if page.k < 1 or page.offset < 0:
             raise UserError(f"k {page.k}, offset {page.offset}: give k from 1 and an offset from 0")
         allowed = self.filter.matching(page.where) if page.where.strip() else None
         # one more, for the query's own picture
-        found = self.gallery.nearest(vectors, page.k + page.offset + 1, allowed)
+        depth = page.rerank_depth if rerank is not None else 0
+        found = self.gallery.nearest(vectors, max(depth, page.k + page.offset) + 1, allowed)
         parts = self._parts(prepared, vectors) if page.explain else [None] * len(prepared)
         results = []
         for p, vector, (rows, scores), part in zip(prepared, vectors, found, parts, strict=True):
             others = rows != (-1 if p.own is None else p.own)
             window = slice(page.offset, page.offset + page.k)
-            rows, scores = rows[others][window], scores[others][window]
-            hits = self._hits(rows, scores, part)
+            rows, scores = rows[others], scores[others]
+            said = None if rerank is None else rerank(p, [self.gallery.ids[row] for row in rows[:depth]])
+            target = self._rank_of(p, vector)
+            if said is not None:
+                order = np.concatenate([best_first(said), np.arange(len(said), len(rows))])
+                rows, scores = rows[order], scores[order]
+                said = np.concatenate([said, np.full(len(rows) - len(said), np.nan, np.float32)])[order]
+                target = self._reranked(p, rows[:depth], target)
+            hits = self._hits(rows[window], scores[window], part)
+            for hit, score in zip(hits, [] if said is None else said[window].tolist(), strict=said is not None):
+                hit["rerank_score"] = None if math.isnan(score) else score
             results.append(
                 SearchResult(
                     hits,
-                    self._rank_of(p, vector),
+                    target,
                     len(self.gallery),
                     _matching(len(self.gallery), allowed, p.own),
                     self.model.digest,
@@ -209,6 +227,12 @@ class Snapshot:
             else:
                 parts.append((None, vector) if p.text else (vector, None))
         return parts
+
+    def _reranked(self, p: Prepared, rows: np.ndarray, rank: int | None) -> int | None:
+        """The target's place among the reranked ``rows``; ``rank`` where it is not among them."""
+        target = self.gallery.ids.position(p.query.target) if p.query.target else None
+        there = np.flatnonzero(rows == target) if target is not None else []
+        return int(there[0]) + 1 if len(there) else rank
 
     def _rank_of(self, p: Prepared, vector: np.ndarray) -> int | None:
         target = self.gallery.ids.position(p.query.target) if p.query.target else None

@@ -31,6 +31,7 @@ class Hit(BaseModel):
     picture: str = Field(description="where the picture is", examples=[f"/images/{_ID}/picture"])
     image_score: float | None = Field(None, description="with `explain`: cosine of the query's picture alone and this picture")
     text_score: float | None = Field(None, description="with `explain`: cosine of the query's text alone and this picture")
+    rerank_score: float | None = Field(None, description="with `rerank`: what results are ordered by; null behind `rerank_depth`")
 
 
 class SearchAnswer(BaseModel):
@@ -86,6 +87,7 @@ class RecipesAnswer(BaseModel):
 
     default: str
     recipes: list[str]
+    rerankers: list[str] = Field([], description="what `rerank` takes")
 
 
 class ReadyAnswer(BaseModel):
@@ -146,4 +148,6 @@ def _hit(hit: dict[str, Any], rank: int, explain: bool) -> dict[str, Any]:
         for part in ("image_score", "text_score"):
             score = hit.get(part)
             made[part] = None if score is None else round(score, _DIGITS)
+    if "rerank_score" in hit:
+        made["rerank_score"] = None if hit["rerank_score"] is None else round(hit["rerank_score"], _DIGITS)
     return made

@@ -116,7 +116,8 @@ def _add_state(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/recipes", summary="Checkpoints that can answer", responses={200: {"model": RecipesAnswer}}, tags=["server"])
     async def recipes() -> JsonAnswer:
-        return JsonAnswer({"default": desk.service.recipes[0], "recipes": desk.service.recipes})
+        service = desk.service
+        return JsonAnswer({"default": service.recipes[0], "recipes": service.recipes, "rerankers": service.rerankers})
 
     @app.get("/health", summary="The process lives", responses={200: {"model": HealthAnswer}}, tags=["server"])
     async def health() -> JsonAnswer:

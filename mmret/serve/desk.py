@@ -92,7 +92,9 @@ class Desk:
         for name in ("text", "where"):
             if len(getattr(request, name)) > (most := getattr(self.limits, name)):
                 raise Refusal(422, f"{name}: at most {most} characters")
-        for name in ("k", "offset"):
+        if request.rerank is not None and request.rerank not in self.service.rerankers:
+            raise Refusal(404, f"no reranker of this name is served here; there are {', '.join(self.service.rerankers) or 'none'}")
+        for name in ("k", "offset", "rerank_depth"):
             if getattr(request, name) > (most := getattr(self.limits, name)):
                 raise Refusal(422, f"{name}: at most {most}")
 
@@ -114,7 +116,8 @@ class Desk:
 
     async def _search(self, query: Query, request: SearchRequest) -> dict[str, Any]:
         recipe = self._recipe(request)
-        page = Page(request.k, request.offset, request.where, request.explain)
+        depth = request.rerank_depth if request.rerank is not None else Page.rerank_depth
+        page = Page(request.k, request.offset, request.where, request.explain, request.rerank, depth)
         self._wait(1)
         try:
             await self._try_filter(recipe, request.where)

@@ -28,6 +28,7 @@ class Limits(BaseModel):
     where: int = Field(2_000, gt=0, le=4_000, description="characters of a filter")
     k: int = Field(200, gt=0, description="results of one answer")
     offset: int = Field(10_000, ge=0, description="results before the first of an answer")
+    rerank_depth: int = Field(100, gt=0, description="results that a reranker reads for one answer")
     batch: int = Field(64, gt=0, description="queries of a batch")
     waiting: int = Field(256, gt=0, description="queries that wait for their answer; more are told to come again")
     seconds: float = Field(15, gt=0, description="time for a request, from its first byte to its answer")

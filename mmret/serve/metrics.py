@@ -15,6 +15,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5,
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STEPS = ("wait", "encode", "rank")
 """Parts of a search whose time is counted: waiting for its turn, the encoder, the product with the gallery."""
+RERANK = "rerank"
+"""The part of those that ask for a reranker; there is no such figure before the first of them."""
 
 
 class Metrics:
@@ -27,6 +29,7 @@ class Metrics:
         self._seconds = Histogram("mmret_request_seconds", "Time to an answer", ["route"], buckets=_SECONDS, **own)
         steps = Histogram("mmret_search_seconds", "Time of a part of a search", ["step"], buckets=_SECONDS, **own)
         self._steps = {step: steps.labels(step) for step in STEPS}
+        self._search = steps
         self._batch = Histogram("mmret_batch_queries", "Queries that were answered together", buckets=_SIZES, **own)
         self.waiting = Gauge("mmret_waiting_queries", "Queries that wait for their answer", **own)
         self.held = Gauge("mmret_held_bytes", "Bytes of requests in memory", **own)
@@ -46,10 +49,12 @@ class Metrics:
         known[1].observe(seconds)
 
     def observe(self, name: str, value: float) -> None:
-        """Take note of what the search service says of itself: ``wait_seconds``, ``encode_seconds``, ``rank_seconds`` or
-        ``batch_size``."""
+        """Take note of what the search service says of itself: ``wait_seconds``, ``encode_seconds``, ``rank_seconds``,
+        ``rerank_seconds`` or ``batch_size``."""
         if name == "batch_size":
             self._batch.observe(value)
+        elif name == f"{RERANK}_seconds":
+            self._search.labels(RERANK).observe(value)
         elif step := self._steps.get(name.removesuffix("_seconds")):
             step.observe(value)
 

@@ -31,6 +31,10 @@ class SearchOptions(BaseModel):
     )
     explain: bool = Field(False, description="with the scores of the picture and of the text alone")
     recipe: str | None = Field(None, description="the checkpoint that answers; one of `/recipes`", examples=[None])
+    rerank: str | None = Field(
+        None, description="a reranker of `/recipes`, which orders the first `rerank_depth` results anew: slower", examples=[None]
+    )
+    rerank_depth: int = Field(50, ge=1, description="how many results it reads")
 
 
 class SearchByAddress(SearchOptions):

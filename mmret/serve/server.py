@@ -46,7 +46,8 @@ RATE = 50
 @dataclass(frozen=True)
 class ServeOptions:
     """``recipes``: those that can be asked for, the first by default; none: the first that is trained. ``rate``: requests a second
-    from one address, 0 for any number, None for :data:`RATE` or, on a loopback address, any."""
+    from one address, 0 for any number, None for :data:`RATE` or, on a loopback address, any. ``rerankers``: those that a request
+    may have its results ordered by."""
 
     host: str = "127.0.0.1"
     port: int = 8421
@@ -55,6 +56,7 @@ class ServeOptions:
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
     search: SearchOptions = field(default_factory=SearchOptions)
+    rerankers: tuple[str, ...] = ()
 
 
 def serve(lake: Lake, profile: Profile, options: ServeOptions) -> None:
@@ -92,7 +94,9 @@ class SearchServer(uvicorn.Server):
         from mmret.search.service import SearchService  # and torch with it: whoever asks by now waits
 
         metrics = Metrics()
-        self.service = SearchService(Searcher(lake, profile, options.search, public_rows), recipes, observe=metrics.observe)
+        self.service = SearchService(
+            Searcher(lake, profile, options.search, public_rows), recipes, observe=metrics.observe, rerankers=options.rerankers
+        )
         self.service.start()
         metrics.follow(lambda: ready_of_all(self.service))
         super().__init__(_configuration(lake, self.service, metrics, options))

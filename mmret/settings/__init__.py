@@ -11,9 +11,10 @@ from mmret.settings.captions import CaptioningSettings, CaptionSettings, PoorCap
 from mmret.settings.corpus import CorpusSettings, DownloadSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import BandSettings, DuplicateSettings, IndexSettings, MineSettings
 from mmret.settings.profile import PROFILES, AutomationSettings, Profile, load_profile, parse_override, profile_names
+from mmret.settings.scoring import ScorerSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings
-from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe
+from mmret.settings.training import RECIPE_RUNTIME_FIELDS, EvaluateSettings, LoraSettings, Recipe, RerankerSettings
 
 __all__ = [
     "AlarmSettings",
@@ -43,6 +44,8 @@ __all__ = [
     "Profile",
     "QualitySettings",
     "Recipe",
+    "RerankerSettings",
+    "ScorerSettings",
     "Settings",
     "Signal",
     "StudySettings",

@@ -21,6 +21,7 @@ from mmret.settings.base import Settings, Signal
 from mmret.settings.captions import CaptionSettings, captioning
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import DuplicateSettings, MineSettings
+from mmret.settings.scoring import ScorerSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings, add_study_recipes
 from mmret.settings.training import EvaluateSettings, Recipe
@@ -52,6 +53,7 @@ class Profile(Settings):
     encoders: dict[Signal, EncoderSettings]
     mine: MineSettings = MineSettings()
     duplicates: DuplicateSettings = DuplicateSettings()
+    scores: dict[str, ScorerSettings] = Field({}, description="scores of pictures by name (docs/filters.md)")
     annotate: AnnotateSettings = AnnotateSettings()
     quality: QualitySettings = QualitySettings()
     evaluate: EvaluateSettings = EvaluateSettings()

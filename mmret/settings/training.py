@@ -26,19 +26,34 @@ class LoraSettings(Settings):
     )
 
 
+class RerankerSettings(Settings):
+    """What kind ``reranker`` has besides. The first four are of a cross-encoder over CLIP's towers; an MLLM needs none of them."""
+
+    layers: int = Field(2, ge=1, description="blocks over the tokens of query and candidate")
+    heads: int = Field(4, ge=1, description="of attention in each block")
+    width: int | None = Field(None, ge=1, description="of those blocks; None: the image tower's")
+    grid: int = Field(7, ge=1, description="a picture's patches are averaged to so many in rows and columns, where it has more")
+    first_hits: int = Field(
+        0, ge=0, description="so many first hits of `retriever` stand in for the mined hard negatives; 0: the mined ones"
+    )
+    in_batch: int = Field(4, ge=0, description="targets of other rows that each row's candidates are joined by")
+
+
 RECIPE_RUNTIME_FIELDS = frozenset(
-    {"as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside"}
+    {"as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside", "retriever"}
 )
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
 
 
-_ADDED_LATER = frozenset({"matrix_learning_rate", "matryoshka", "tasks", "task_batches"})
+_ADDED_LATER = frozenset(
+    {"matrix_learning_rate", "matryoshka", "tasks", "task_batches", "reranker", "teacher", "distillation", "teacher_temperature"}
+)
 
 
 class Recipe(Settings):
     """One training run described by data. Defaults are MMRet base's (paper, section 4 and appendix)."""
 
-    kind: Literal["clip", "mllm"] = "clip"
+    kind: Literal["clip", "mllm", "reranker"] = Field("clip", description="a retriever of either kind, or a cross-encoder")
     base: str = Field("towers/clip", description="folder or hub name the run starts from; towers/<name>: of the lake")
     signals: tuple[Signal, ...] = SIGNALS
     negatives: Literal["none", "query", "query+mined"] = "query+mined"
@@ -65,8 +80,10 @@ class Recipe(Settings):
         "main", description="which of the sets that `licences` keeps apart is trained on"
     )
     as_of: str | None = Field(None, description="train on the lake as it was: a checkpoint, a run or a time; None: as it is")
-    trainable: Literal["all", "text+blocks", "text+projection", "text"] = Field(
-        "all", description="what of the image tower is trained with the text tower; the rest is computed once per image"
+    trainable: Literal["all", "text+blocks", "text+projection", "text", "above"] = Field(
+        "all",
+        description="what of the image tower is trained with the text tower; the rest is computed once per image. above: of a "
+        "reranker, only its blocks above the towers",
     )
     image_blocks: int = Field(1, ge=1, description="of text+blocks: how many blocks at the end of the image tower")
     steps: int = Field(15_000, ge=1)
@@ -101,6 +118,15 @@ class Recipe(Settings):
     gradient_checkpointing: bool = Field(False, description="recompute each layer's activations: less memory, a third more time")
     compile: Literal["inductor", "aot_eager", "eager"] | None = Field(None, description="back-end of torch.compile; None: off")
     lora: LoraSettings = Field(LoraSettings(), description="of kind mllm")
+    reranker: RerankerSettings = Field(RerankerSettings(), description="of kind reranker")
+    teacher: str | None = Field(None, description="recipe of a reranker that a retriever learns from besides; None: of none")
+    distillation: float = Field(1.0, gt=0, description="weight of what the teacher says, beside the loss's own 1")
+    teacher_temperature: float = Field(1.0, gt=0, description="that its scores are divided by")
+    retriever: str | None = Field(
+        None,
+        description="of kind reranker: the recipe whose first hits it is measured on, and trained on where reranker.first_hits is "
+        "set; None: the first that is trained",
+    )
     instruction: str = Field(
         "Retrieve the target image that best meets the combined criteria by using both the provided image and the image retrieval "
         "instructions: ",
@@ -143,6 +169,10 @@ class Recipe(Settings):
             raise ValueError(f"trainable '{self.trainable}' is of kind clip; what an mllm trains is said by lora.target_modules")
         if self.kind == "mllm" and self.matrix_learning_rate is not None:
             raise ValueError("matrix_learning_rate is of kind clip: adapters are trained by AdamW")
+        if self.kind == "clip" and self.trainable == "above":
+            raise ValueError("trainable 'above' is of kind reranker: a clip has nothing above its towers")
+        if self.kind == "reranker":
+            self._fits_a_reranker()
         if any(d < 1 for d in self.matryoshka) or sorted(set(self.matryoshka)) != list(self.matryoshka):
             raise ValueError(f"matryoshka has {list(self.matryoshka)}: give ascending numbers of dimensions, each once, from 1 on")
         if self.processes > 1 and not self.outside:
@@ -150,6 +180,22 @@ class Recipe(Settings):
         if self.processes > self.batch_size:
             raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
         return self
+
+    def _fits_a_reranker(self) -> None:
+        fields = type(self).model_fields
+        for name in ("temperature", "hardness", "matryoshka"):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} is of retrievers, which compare vectors; a reranker's scores are trained as they are")
+        if set(self.tasks) != {COMPOSED}:
+            raise ValueError("a reranker is trained on task composed alone: leave tasks out")
+        if self.teacher is not None:
+            raise ValueError("a reranker has no teacher: retrievers learn from one")
+        if self.reranker.first_hits and self.retriever is None:
+            raise ValueError("reranker.first_hits are hits of a retriever: name its recipe in `retriever`")
+        if self.trainable == "text+projection":
+            raise ValueError("trainable 'text+projection' is of retrievers: a reranker reads tokens, not projections; take 'text'")
+        if self.negatives == "none" and not self.reranker.in_batch:
+            raise ValueError("a reranker without negatives and with reranker.in_batch 0 has nothing to tell a target from")
 
     def shares(self) -> dict[TaskName, float]:
         """The tasks in their order, with weights that add up to 1.
@@ -164,13 +210,15 @@ class Recipe(Settings):
         """The fields that decide the weights, as plain values. Those that were added later are left out while they have the value
         that recipes had before, so that older checkpoints stay current."""
         values = self.model_dump(exclude=set(RECIPE_RUNTIME_FIELDS))
-        return {k: v for k, v in values.items() if k not in _ADDED_LATER or v != type(self).model_fields[k].default}
+        usual = type(self).model_construct().model_dump(include=set(_ADDED_LATER))
+        return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
 
 class EvaluateSettings(Settings):
     held_out: float = Field(0.03, ge=0, lt=1, description="share of query images whose triplets are never trained on")
     max_queries: int = 2000
     edits: int = Field(1000, description="held-out edits drawn on a shapes corpus")
+    rerank_depth: int = Field(50, ge=1, description="hits of the retriever that a reranker is measured on")
     texts: int = Field(20_000, ge=1, description="captions searched in, at most: drawn by hash, besides those that are right")
     captioned_pictures: int = Field(
         2000, ge=1, description="pictures searched in together with their captions, at most: a tower pass of their own"

@@ -89,6 +89,10 @@ class RudeServer:
         finally:
             writer.close()
 
+    async def _work(self) -> None:
+        """What an answer takes."""
+        await asyncio.sleep(self.delay)
+
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         size = int(head.split("content-length:")[1].split("\r\n")[0])
@@ -97,7 +101,7 @@ class RudeServer:
         if self.keep:
             self.bodies.append(body)
         act = self.behaviour(body, self.got - 1)
-        await asyncio.sleep(self.delay)
+        await self._work()
         if isinstance(act, Slow):
             await asyncio.sleep(act.seconds)
             act = act.act

@@ -3,6 +3,7 @@ step counts, prices and keys by its own back-end; mixtures that mean nothing are
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from itertools import islice
@@ -249,3 +250,30 @@ def test_what_llama_cpp_says_is_understood() -> None:
     assert (finish_kind(answer.finish_reason), answer.tokens_in, answer.tokens_out) == ("truncated", 48, 24)
     request = Request("instruct", "p", "a", "b")
     assert parse(request, answer, "instructions", "English").reason == "truncated"
+
+
+class OneSlot(RudeServer):
+    """Answers one request at a time, as llama.cpp does unless told otherwise."""
+
+    def __init__(self, seconds: float):
+        super().__init__(lambda body, number: INSTRUCTIONS, delay=seconds)
+        self._slot = asyncio.Lock()
+
+    async def _work(self) -> None:
+        async with self._slot:
+            await super()._work()
+
+
+def test_a_server_with_one_slot_is_soon_sent_no_more_than_it_answers_in_time() -> None:
+    """Else each wave of 32 times out but for its first, and is computed in vain: some 200 requests for 60 answers."""
+    with OneSlot(0.05) as server:
+        engine = EngineSettings(
+            model="llm", urls=(server.url,), concurrency=32, timeout_s=0.4, deadline_s=30, tries=6, max_answer_bytes=10_000
+        )
+        settings = _settings(language_model=engine, demonstrations=0)
+        asked = [
+            Request("instruct", f"p{i}", "a" * 32, "b" * 32, "a cup", "a red cup", "Both images show a cup.") for i in range(60)
+        ]
+        answers = [answer for _, answer in load_annotator(settings, "instructions").answers(asked)]
+    assert len(answers) == 60 and sum(not answer.error for answer in answers) >= 57
+    assert server.got < 130

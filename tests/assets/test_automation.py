@@ -30,6 +30,7 @@ GRAPH = [
     "caption",
     "candidates",
     "duplicates",
+    "scores",
     "leaks",
     "neighbours",
     "pairs",

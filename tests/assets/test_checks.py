@@ -102,7 +102,7 @@ def log_of(lake: Lake, losses) -> None:
     pq.write_table(pa.Table.from_pylist(rows, log.schema), folder / LOG)
 
 
-def refuse(lake: Lake, share: float, reason: str = "no_caption") -> None:
+def refuse(lake: Lake, share: float, reason: str = "missing_file") -> None:
     """This share of the manifest's rows was refused for ``reason``; all others were taken."""
     for shard in lake.shards():
         rows, facts = lake.read("corpus_manifest", shard), lake.facts("corpus_manifest", shard)
@@ -110,6 +110,16 @@ def refuse(lake: Lake, share: float, reason: str = "no_caption") -> None:
         values = pa.array([reason] * count + [None] * (rows.num_rows - count), pa.string())
         rows = rows.set_column(rows.schema.names.index("reason"), rows.schema.field("reason"), values)
         lake.write("corpus_manifest", shard, rows, facts.inputs, **facts.notes)
+
+
+def caption_written(lake: Lake, position: int, lacking: bool = False) -> None:
+    """One caption of the first shard is written, of the picture at ``position``; ``lacking``: its first row lacks one."""
+    if lacking:
+        rewrite(lake, "corpus_manifest", with_column("reason", "no_caption"))
+    row = {"shard": SHARD, "position": position, "path": "x", "text": "a text", "origin": "file_name", "status": "ok"}
+    lake.write("written_captions", SHARD, pa.Table.from_pylist([row], TABLES["written_captions"]), "x")
+    for table in ("written_captions", "images"):
+        settle(lake, table)
 
 
 NOBODY = "0" * 32
@@ -148,6 +158,8 @@ DAMAGE = {
         lambda lake: (rewrite(lake, "descriptions", less), settle(lake, "instructions")),
     ],
     "rejects: sources_are_mostly_taken": [lambda lake: refuse(lake, 0.2)],
+    "written_captions: pictures_without_caption_are_conserved": [lambda lake: caption_written(lake, 1, lacking=True)],
+    "images: written_captions_are_conserved": [lambda lake, at=at: caption_written(lake, at) for at in (0, 10_000)],
     "checkpoints: loss_is_finite": [
         lambda lake: log_of(lake, [2.0, float("nan"), 1.0]),
         lambda lake: log_of(lake, [2.0, None, 1.0]),
@@ -234,7 +246,7 @@ def test_what_makes_no_sense_of_later_stages_stops_them_and_what_deserves_a_look
 
 def test_a_tenth_refused_and_any_number_of_duplicates_are_no_reason_for_a_warning(lake):
     name = "rejects: sources_are_mostly_taken"
-    for share, reason in ((0.1, "no_caption"), (0.9, "duplicate")):
+    for share, reason in ((0.1, "missing_file"), (0.9, "duplicate"), (0.9, "no_caption")):
         refuse(lake, share, reason)
         assert name not in failing(lake, "rejects")
 

@@ -25,7 +25,7 @@ def test_a_stage_has_the_lake_s_code_version_a_condition_and_a_known_pool(table)
 
 
 def test_steps_that_use_a_model_or_a_server_are_tried_again():
-    again = {"clip_image", "dino_image", "caption", "towers", "descriptions", "instructions"}
+    again = {"clip_image", "dino_image", "caption", "towers", "scores", "written_captions", "descriptions", "instructions"}
     assert {name for name in STAGES if GRAPH.assets_def_for_key(dg.AssetKey(name)).op.retry_policy} == again
     for table in again:
         assert GRAPH.assets_def_for_key(dg.AssetKey(table)).op.retry_policy.max_retries == 2, table
@@ -52,11 +52,12 @@ def test_a_job_computes_the_stages_it_is_named_after():
     def computed(name: str) -> set[str]:
         return {key.path[-1] for key in defs.resolve_job_def(name).asset_layer.executable_asset_keys}
 
-    vectors, mined = {"clip_image", "dino_image", "caption"}, {"candidates", "duplicates", "leaks", "neighbours", "pairs"}
+    vectors, mined = {"clip_image", "dino_image", "caption"}, {"candidates", "duplicates", "scores", "leaks", "neighbours", "pairs"}
     texts = {"descriptions", "instructions", "triplets", "tasks"}
-    assert computed("seal_corpus") == {"corpus_manifest", "remarks"} and computed("ingest") == {"images", "rejects"}
+    pictures = {"written_captions", "images", "rejects"}
+    assert computed("seal_corpus") == {"corpus_manifest", "remarks"} and computed("ingest") == pictures
     assert (computed("encode"), computed("mine"), computed("annotate")) == (vectors, mined, texts)
-    assert computed("synthesise") == {"images", "rejects"} | vectors | mined | texts
+    assert computed("synthesise") == pictures | vectors | mined | texts
     assert computed("stale_shards") == computed("synthesise") | {"towers"} and computed("train_towers") == {"towers"}
     assert computed("train_and_evaluate") == {"checkpoints", "evaluations"} and computed("verify") == set()
     assert defs.resolve_job_def("train_and_evaluate").partitions_def == recipes

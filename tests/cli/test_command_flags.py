@@ -19,9 +19,9 @@ quality      --lake --shard --anew/--no-anew --pictures --set --json
 sql          QUERY --lake --as-of --json --csv --parquet --wide
 diff         BEFORE AFTER --lake --table --rows --json
 bands        --lake --plot --propose/--no-propose --json
-search       --lake --recipe --image --text -k --why --json
-serve        --lake --recipe --port --host --token-file --allow-host --allow-origin --allow-url --rate --precision --dimensions
-             --index-from --limit
+search       --lake --recipe --image --text -k --rerank --rerank-depth --why --json
+serve        --lake --recipe --rerank --port --host --token-file --allow-host --allow-origin --allow-url --rate --precision
+             --dimensions --index-from --limit
 evaluate     --lake --triplets --recipe --json
 score        BENCHMARK --annotations --predictions --subset-predictions --partial/--no-partial --soft/--no-soft
              --remove-reference/--no-remove-reference --gallery --json
@@ -29,13 +29,14 @@ benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --te
              --allow-missing/--no-allow-missing --paraphrases/--no-paraphrases --batch-size --json
 study        --lake --images --profile --seeds --set --picture --show --json
 train        --lake --recipe
+teach        --lake --recipe
 merge        --lake --recipe --adapter --out --dtype
 embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices
              --processes --dtype --batch-size --json
 export       --lake --format --out --split --without-rejected --only-accepted --licence --pictures --negatives --as-of --json
 export-onnx  --lake --recipe --checkpoint --out --format --json
 card         --lake --out --recipe
-compact      --lake --json
+compact      --lake --forget-opted-out --json
 import       WHAT --lake --annotations --images --profile --name --licence --json
 gallery      --lake --port --host --reviewer --no-browser
 """

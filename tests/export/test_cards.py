@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 
 import pytest
 import yaml
@@ -68,6 +69,7 @@ def test_the_data_card_says_what_the_tables_hold(lake, tmp_path):
     assert facts.texts == sum(map(len, triplets["texts"].to_pylist()))
     assert facts.queries == len(set(triplets["query_id"].to_pylist()))
     assert facts.splits == {s: triplets["split"].to_pylist().count(s) for s in facts.splits}
+    assert facts.tasks == Counter(lake.read("tasks")["task"].to_pylist()) and "rows of text to image" in card
     for signal, counts in facts.scores.items():
         assert sum(n for _, n in counts) == sum(signal in s for s in triplets["signals"].to_pylist())
     model = lake.read("instructions")["model"][0].as_py()
@@ -139,6 +141,18 @@ def test_the_model_card_carries_the_results(small_lake, tmp_path):
     from mmret.retriever.models.clip import ClipRetriever
 
     assert ClipRetriever.load(path.parent).dim  # the folder is still what it was
+
+
+def test_the_model_card_says_how_many_rows_of_each_task_a_mixture_was_trained_on(small_lake, tmp_path):
+    shutil.copytree(small_lake[0], tmp_path / "lake")
+    own = Lake(tmp_path / "lake")
+    heading = "| kind of query | rows | seen in training |"
+    assert heading not in write_model_card(own, profile(own), "demo").read_text(), "composed alone"
+    facts = own.facts("checkpoints", "demo")
+    tasks = {"composed": {"rows": 1300, "seen": 6400}, "text_to_text": {"rows": 7, "seen": 640}}
+    own.write("checkpoints", "demo", own.read("checkpoints", "demo"), facts.inputs, **facts.notes | {"tasks": tasks})
+    card = write_model_card(own, profile(own), "demo").read_text()
+    assert heading in card and "| image + text to image | 1,300 | 6,400 |" in card and "| text to text | 7 | 640 |" in card
 
 
 def test_a_run_writes_the_model_card(lake):

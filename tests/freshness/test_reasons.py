@@ -113,7 +113,8 @@ def test_the_work_comes_stage_by_stage_and_shard_by_shard(tmp_path):
     for shard in SHARDS:
         seal(lake, shard)
     order = [(s.table, s.partition) for s in survey(lake, PROFILE)]
-    assert order[:4] == [("images", FIRST), ("images", SECOND), ("images", THIRD), ("towers", "all")]
+    shards = (FIRST, SECOND, THIRD)
+    assert order[:7] == [*((table, shard) for table in ("written_captions", "images") for shard in shards), ("towers", "all")]
     tables = list(dict.fromkeys(table for table, _ in order))
     assert tables == [table for run in RUNS for table in run] and tables[-2:] == ["checkpoints", "evaluations"]
 

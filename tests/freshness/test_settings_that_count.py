@@ -103,7 +103,9 @@ def test_settings_that_were_added_later_count_only_where_they_change_something()
 
 
 def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight():
-    profile = load_profile("demo", {"recipes.demo.matryoshka": [8]})  # at its default it is left out
+    later = {"matryoshka": [8], "tasks": {"composed": 1, "text_to_image": 1}, "task_batches": "mixed", "reranker": {"grid": 3}}
+    later |= {"teacher": "reranker", "distillation": 2, "teacher_temperature": 2}  # at their defaults they are left out
+    profile = load_profile("demo", {f"recipes.demo.{name}": value for name, value in later.items()})
     recipe = profile.recipes["demo"]
     values = STAGES["checkpoints"].fingerprint_settings(profile, "demo")
     assert values.keys() == set(type(recipe).model_fields) - RECIPE_RUNTIME_FIELDS

@@ -42,7 +42,7 @@ EDITED = {
     "extra": {"evaluations"},
     "source": set(),
     "width": set(),
-    "image_id": {*SIGNALS, "leaks", "pairs", "descriptions", "instructions", "triplets", "tasks", "evaluations"},
+    "image_id": {*SIGNALS, "duplicates", "leaks", "pairs", "descriptions", "instructions", "triplets", "tasks", "evaluations"},
 }
 """By column of ``images``: the stages that read it, and so are stale when it alone is edited."""
 

@@ -19,8 +19,9 @@ from tests.ingest.files import jsonl, png, tar, write
 MANY = 30
 
 
-def seal(lake: Lake, *folders: Path) -> int:
-    profile, configuration = resolve(lake, sources=[str(folder) for folder in folders])
+def seal(lake: Lake, *folders: Path, **captions: object) -> int:
+    overrides = {f"captions.{name}": value for name, value in captions.items()}
+    profile, configuration = resolve(lake, sources=[str(folder) for folder in folders], overrides=overrides)
     lake.write_configuration(configuration)
     return seal_corpus(lake, profile, "x").rows
 
@@ -134,3 +135,45 @@ def test_enough_images_and_lakes_of_imports_alone_pass(tmp_path: Path):
     lake.write("rejects", "shard-00000", pa.Table.from_pylist([], REJECTS), "x")
     with pytest.raises(UserError, match="0 usable images, and pairs need 3 at the very least: mend them or add more"):
         check_enough(lake)
+
+
+WORDS = (
+    "barn boat cat dog elm fox goat hill ivy jug kite lamp moon nest oak pear quilt rose sun tree urn vase wall yew zebra".split()
+)
+
+
+def named(folder: Path, *names: str) -> Path:
+    return write(folder, {name.format(n=n): png(n) for n, name in enumerate(names)})
+
+
+def test_pictures_whose_names_say_something_are_sealed(tmp_path: Path):
+    assert seal(Lake(tmp_path / "lake"), named(tmp_path / "in", *(f"{word}.png" for word in WORDS))) == len(WORDS)
+
+
+TELL_NONE_APART = {
+    "numbers": ["IMG_{n:04}.png"] * MANY,
+    "one name for all": ["holiday_{n:03}.png"] * MANY,
+    "nearly all numbers": [*["IMG_{n:04}.png"] * 2 * MANY, *(f"{word}.png" for word in WORDS[:5])],
+}
+
+
+@pytest.mark.parametrize("kind", TELL_NONE_APART)
+def test_names_that_tell_hardly_a_picture_from_another_stop_at_once_and_say_how_to_ask_a_model(tmp_path: Path, kind: str):
+    folder = named(tmp_path / "pictures", *TELL_NONE_APART[kind])
+    words = r"for no caption, beginning with .*say of too few pictures what they show.*captions\.csv.*--set captions\.missing=model"
+    lake = Lake(tmp_path / "lake")
+    with pytest.raises(UserError, match=words):
+        seal(lake, folder)
+    assert not lake.shards()
+    model = {"model": "vlm", "urls": ["http://127.0.0.1:9/v1"]}
+    assert seal(lake, folder, missing="model", engine=model) == len(TELL_NONE_APART[kind]), "nothing is asked while it is sealed"
+
+
+def test_with_reject_names_count_for_nothing(tmp_path: Path):
+    with pytest.raises(UserError, match="all for no caption"):
+        seal(Lake(tmp_path / "lake"), named(tmp_path / "in", *(f"{word}.png" for word in WORDS)), missing="reject")
+
+
+def test_a_few_names_among_many_are_enough(tmp_path: Path):
+    folder = named(tmp_path / "pictures", *["IMG_{n:04}.png"] * MANY, *(f"{word}.png" for word in WORDS[:5]))
+    assert seal(Lake(tmp_path / "lake"), folder) == MANY + 5

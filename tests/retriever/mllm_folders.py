@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
     CLIPVisionConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
@@ -258,3 +260,16 @@ def qwen3_vl_moe(folder: Path, head: int = HEAD) -> Path:
 
 FOLDERS = {"llava_next": llava_next, "qwen2_vl": qwen2_vl, "qwen3_vl": qwen3_vl}
 EVERY_FAMILY = {**FOLDERS, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl_moe": qwen3_vl_moe}
+
+
+def with_answers(folder: Path) -> Path:
+    """The model in ``folder`` with tokens for yes and no, by which a reranker answers, and room for two pictures."""
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.tokenizer.add_tokens(["yes", "no"])
+    torch.manual_seed(5)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    model.config.get_text_config().max_position_embeddings = 4 * CONTEXT
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

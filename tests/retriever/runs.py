@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.kinds import EMBEDDERS
+from mmret.retriever.train.kinds import EMBEDDERS, TRAINERS
 from mmret.retriever.train.state import States
 from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
@@ -23,7 +23,11 @@ SMALL = {
     "checkpoint_every": 2,
     "log_every": 2,
 }
-OF_KIND = {"clip": {}, "mllm": {"kind": "mllm", "instruction": "find a picture", "lora": {"rank": 4, "alpha": 8}}}
+OF_KIND = {
+    "clip": {},
+    "reranker": {"kind": "reranker", "temperature": 0.02, "reranker": {"grid": 2, "heads": 2, "in_batch": 2}},
+    "mllm": {"kind": "mllm", "instruction": "find a picture", "lora": {"rank": 4, "alpha": 8}},
+}
 
 
 def small(kind: str, **changes: Any) -> Recipe:
@@ -36,7 +40,7 @@ def a_trainer(recipe: Recipe, base: Path, triplets: pa.Table, load: Any, work: P
     if double:
         embedder.model.double()
     data = TrainingSet(triplets, recipe)
-    trainer = Trainer(recipe, data, embedder, States(work, "x"))
+    trainer = TRAINERS.get(recipe.kind, Trainer)(recipe, data, embedder, States(work, "x"))
     embedder.open(data, load, work)
     return trainer
 

@@ -16,6 +16,7 @@ from mmret.retriever.models import kinds
 from mmret.retriever.models.checkpoint import weights_digest
 from mmret.retriever.models.load import TEXT_INSTRUCTION, embedding_digest, query_options
 from mmret.settings import Recipe
+from mmret.tasks import COMPOSED, TASKS
 from tests.retriever import mllm_folders
 
 
@@ -53,6 +54,22 @@ def test_a_query_carries_the_instruction_the_checkpoint_was_trained_with(mllm_fo
     shutil.copytree(mllm_folder, tmp_path / "trained")
     (tmp_path / "trained" / "recipe.json").write_text(json.dumps({"recipe": {"instruction": "Find it: "}}))
     assert query_options(tmp_path / "trained") == {"instruction": "Find it: "}
+
+
+def test_a_query_of_any_task_is_told_what_training_told_it_and_search_asks_by_text_as_training_did(mllm_folder, tmp_path):
+    for name, task in TASKS.items():
+        if name not in (COMPOSED, "text_to_image"):
+            assert kinds.task_options(mllm_folder, task) == {"instruction": task.instruction}
+    by_text = TASKS["text_to_image"]
+    assert kinds.task_options(mllm_folder, TASKS[COMPOSED]) == query_options(mllm_folder)
+    assert (
+        kinds.task_options(mllm_folder, by_text) == query_options(mllm_folder, composed=False) == {"instruction": TEXT_INSTRUCTION}
+    )
+    shutil.copytree(mllm_folder, tmp_path / "trained")
+    recipe = {"instruction": "Find it: ", "tasks": {"composed": 0.5, "text_to_image": 0.5}}
+    (tmp_path / "trained" / "recipe.json").write_text(json.dumps({"recipe": recipe}))
+    assert query_options(tmp_path / "trained", composed=False) == {"instruction": by_text.instruction}
+    assert kinds.task_options(tmp_path / "trained", by_text) == {"instruction": by_text.instruction}
 
 
 def test_an_mllm_is_evaluated_with_queries_that_bear_their_instruction(mllm_folder, pictures, load):

@@ -57,7 +57,7 @@ def test_measuring_changes_no_weight_and_is_logged_in_both_forms(clip_folder, tr
     scalars = events(tmp_path / "measured" / EVENTS)
     for column, tag in TAGS.items():
         expected = {row["step"]: row[column] for row in log if row[column] is not None}
-        assert scalars[tag].keys() == expected.keys()
+        assert scalars.get(tag, {}).keys() == expected.keys()  # one task: no loss by task
         np.testing.assert_allclose([scalars[tag][s] for s in expected], list(expected.values()), rtol=1e-6)
     for name in ("plain", "measured"):
         assert plot_log(tmp_path / name).startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ import pytest
 
 from mmret.curation.decisions import DecisionLog
 from mmret.lake import Lake
-from mmret.settings import RECIPE_RUNTIME_FIELDS, LicenceSettings, Profile, Recipe, load_profile
+from mmret.settings import RECIPE_RUNTIME_FIELDS, LicenceSettings, Profile, Recipe, RerankerSettings, load_profile
 from mmret.stages import STAGES
 
 STAGE = STAGES["checkpoints"]
@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     "hardness": 1.0, "precision": "bfloat16", "gradient_checkpointing": True, "compile": "eager", "instruction": "x", "seed": 9,
     "lora": {"rank": 1}, "matrix_learning_rate": 0.5, "matryoshka": (4, 8),
     "tasks": {"composed": 3, "text_to_image": 1}, "task_batches": "mixed",
+    "reranker": RerankerSettings(grid=3), "teacher": "judge", "distillation": 0.5, "teacher_temperature": 2.0,
 }  # fmt: skip
 RUNTIME = {
     "checkpoint_every": 3, "log_every": 3, "evaluate_every": 3, "held_out_queries": 3, "outside": True,
@@ -55,9 +56,8 @@ def test_a_field_that_changes_no_weight_is_not_in_the_fingerprint(field):
 def test_licences_and_the_state_trained_on_are_in_the_fingerprint_where_they_keep_rows_away():
     plain = values(Recipe())
     assert "licences" not in plain and "as_of" not in plain, "lakes of before licences stay current"
-    assert not {"matrix_learning_rate", "matryoshka", "tasks", "task_batches"} & plain.keys(), (
-        "as do those of before these settings"
-    )
+    later = {"matrix_learning_rate", "matryoshka", "tasks", "task_batches", "reranker", "teacher", "distillation"}
+    assert not (later | {"teacher_temperature"}) & plain.keys(), "as do those of before these settings"
     found = [values(Recipe(), licences) for licences in (
         LicenceSettings(share_alike="apart"), LicenceSettings(share_alike="exclude"), LicenceSettings(exclude=("CC-BY-NC*",))
     )]  # fmt: skip

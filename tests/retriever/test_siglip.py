@@ -125,6 +125,7 @@ def test_a_run_that_died_continues_to_bit_equal_weights(triplets, load, tmp_path
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_exported_graphs_give_the_same_vectors(shown, tmp_path):
     folder = siglip2(tmp_path / "base")
     for package in ("onnx", "onnxscript", "onnxruntime"):

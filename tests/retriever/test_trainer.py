@@ -234,7 +234,7 @@ def test_facts_are_of_the_whole_run_and_the_loss_is_that_of_the_last_tenth_of_th
     assert ["only 36 triplets" in facts["notes"][0], facts["notes"][1].startswith("3 texts")] == [True, True]
     trainer.log = trainer.log[:5]
     assert trainer.facts()["loss"] == 5.0, "of a short log the last row"
-    trainer.embedder.retriever.truncated, trainer.data.batch_size = 0, 500
+    trainer.embedder.retriever.truncated, trainer.data.sizes = 0, [500]
     assert trainer.facts()["notes"] == []
 
 

@@ -1,3 +1,3 @@
 """The retriever's tiny CLIP folder and pictures, for the tests of search."""
 
-from tests.retriever.conftest import clip_folder, load, pictures  # noqa: F401
+from tests.retriever.conftest import clip_folder, load, one_thread, pictures  # noqa: F401

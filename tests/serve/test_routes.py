@@ -136,7 +136,7 @@ def test_state_and_figures(client):
     assert client.get("/health").json() == {"alive": True}
     ready = client.get("/ready").json()
     assert ready["ready"] and ready["pictures"] == 180 and ready["recipe"] == "demo" and ready["exact"]
-    assert client.get("/recipes").json() == {"default": "demo", "recipes": ["demo"]}
+    assert client.get("/recipes").json() == {"default": "demo", "recipes": ["demo"], "rerankers": []}
     assert ask(client, text="a", recipe="demo")["checkpoint"] == ready["checkpoint"]
     ask(client, text="a")
     figures = client.get("/metrics").text

@@ -26,11 +26,12 @@ _MODULES = "sentence_transformers.base.modules"
 _POOLING = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
 
 
-def write_engine_files(folder: str | Path, instruction: str | None = None) -> None:
+def write_engine_files(folder: str | Path, instruction: str | None = None, text_instruction: str | None = None) -> None:
     """Write the files into ``folder``, a whole model or an adapter of a family in ``mllm_prompts.yaml``.
 
-    ``instruction`` is that of composed queries; by default the one that the checkpoint was trained with, its own or the paper's. Of
-    a model that brings its own prompts they are those, with its own chat template.
+    ``instruction`` is that of composed queries, ``text_instruction`` that of queries of text alone; by default the one that the
+    checkpoint was trained with, its own or the paper's. Of a model that brings its own prompts they are those, with its own chat
+    template.
     An adapter's base model must be at hand for its configuration. Raises UserError for a model of another kind, and where
     an old template would be read instead of ours.
 
@@ -47,7 +48,8 @@ def write_engine_files(folder: str | Path, instruction: str | None = None) -> No
         dimensions = AutoConfig.from_pretrained(base or str(folder)).get_text_config().hidden_size
     own = asked_of(folder)
     said = query_options(folder)["instruction"] if instruction is None else instruction
-    files = json_files(dimensions, said, base is not None)
+    said_of_text = query_options(folder, composed=False)["instruction"] if text_instruction is None else text_instruction
+    files = json_files(dimensions, said, base is not None, said_of_text)
     if own:
         files = _asked_files(files, own.asking(said))
     for name, content in files.items():
@@ -71,7 +73,7 @@ def _asked_files(files: dict[str, Any], own: Asked) -> dict[str, Any]:
     }
 
 
-def json_files(dimensions: int, instruction: str, adapter: bool) -> dict[str, Any]:
+def json_files(dimensions: int, instruction: str, adapter: bool, text_instruction: str = TEXT_INSTRUCTION) -> dict[str, Any]:
     """Contents of the JSON files, by name.
 
     An adapter is loaded into the model it was trained on, whose hidden states are asked for; a whole one without its head.
@@ -94,7 +96,7 @@ def json_files(dimensions: int, instruction: str, adapter: bool) -> dict[str, An
         },
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",
-            "prompts": {"query": instruction, "text_query": TEXT_INSTRUCTION, "document": ""},
+            "prompts": {"query": instruction, "text_query": text_instruction, "document": ""},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },

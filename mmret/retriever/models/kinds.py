@@ -6,8 +6,10 @@ Needs neither torch nor transformers, whose import takes seconds, so a server ca
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from mmret.encode.location import sentence_transformers_remark
 from mmret.errors import UserError
@@ -15,12 +17,15 @@ from mmret.hashing import fingerprint
 from mmret.retriever.models.asked import Asked, read_asked
 from mmret.retriever.models.checkpoint import RECORD, model_part, weights_digest
 from mmret.retriever.models.mllm_prompts import prompt_of, prompts
+from mmret.retriever.models.rerank_prompts import rerank_prompts
 from mmret.settings import Recipe
-from mmret.tasks import COMPOSED, Task
+from mmret.tasks import COMPOSED, TASKS, Task
 
 TEXT_INSTRUCTION = "Find me an image that matches the given caption"
 """What an MLLM is told with a query that is text alone (paper.md, section 2)."""
 ADAPTER = "adapter_config.json"
+CROSS_ENCODER = "mmret_cross_encoder"
+"""``model_type`` of a reranker over CLIP's towers."""
 REFUSED = {
     "siglip2": "it is SigLIP 2 of free resolution (NaFlex), whose pictures have no fixed shape: take one of fixed resolution, "
     "google/siglip2-base-patch16-224, say, which is of type siglip",
@@ -56,31 +61,68 @@ def model_type(folder: str | Path) -> str:
         raise UserError(f"cannot load a model from {folder}: {error}") from None
 
 
+def is_reranker(folder: str | Path) -> bool:
+    """Whether the checkpoint in ``folder`` orders pairs and embeds nothing: one that was trained here as such, or one of
+    sentence-transformers that reads the logits of an answer. A stock MLLM, which may become either, is none."""
+    folder = Path(folder)
+    for name, says in _SAYS_RERANKER.items():
+        try:
+            if (folder / name).is_file() and says(json.loads((folder / name).read_text())):
+                return True
+        except (ValueError, AttributeError, TypeError):
+            continue  # whoever loads it says what is wrong with it
+    return False
+
+
+def _lists_logit_score(modules: list[dict[str, str]]) -> bool:
+    return any(module.get("type", "").endswith(".LogitScore") for module in modules)
+
+
+_SAYS_RERANKER: dict[str, Callable[[Any], bool]] = {
+    RECORD: lambda record: record.get("recipe", {}).get("kind") == "reranker",
+    "config.json": lambda config: config.get("model_type") == CROSS_ENCODER,
+    "modules.json": _lists_logit_score,
+}
+
+
+def reranker_digest(folder: str | Path) -> str:
+    """16 hex digits of all that decides a reranker's scores: weights, prompt and instruction, and of an adapter its base model."""
+    prompt = rerank_prompts().get(model_type(folder))
+    record = Path(folder) / RECORD
+    told = json.loads(record.read_text()).get("recipe", {}).get("instruction") if prompt and record.is_file() else None
+    base = adapter_base(folder)
+    parts = (prompt and astuple(prompt), told, weights_digest(base) if base else None)
+    return fingerprint(weights_digest(folder), *parts)
+
+
 def query_options(folder: str | Path, composed: bool = True) -> dict[str, str]:
     """Keywords of ``encode`` that make a query of the checkpoint in ``folder``: an MLLM's task instruction, nothing for CLIP.
 
-    Composed queries carry the instruction that the checkpoint was trained with, the model's own where it brings one
-    (:mod:`mmret.retriever.models.asked`), or the paper's where neither is said.
+    A query carries the instruction that the checkpoint was trained with, the model's own where it brings one
+    (:mod:`mmret.retriever.models.asked`), or the paper's where neither is said; one that is not ``composed`` is text alone.
     """
     if model_type(folder) not in prompts():
         return {}
     if asked := asked_of(folder):
         return {"instruction": asked.query if composed else asked.text_query}
-    if not composed:
-        return {"instruction": TEXT_INSTRUCTION}
     record = Path(folder) / RECORD
     trained = json.loads(record.read_text()).get("recipe", {}) if record.is_file() else {}
+    if not composed:
+        by_caption = TASKS["text_to_image"]
+        return {"instruction": by_caption.instruction if by_caption.name in trained.get("tasks", ()) else TEXT_INSTRUCTION}
     return {"instruction": trained.get("instruction") or Recipe.model_fields["instruction"].default}
 
 
 def task_options(folder: str | Path, task: Task) -> dict[str, str]:
-    """Keywords of ``encode`` that make a query of ``task``: of composed queries :func:`query_options`, else an MLLM's instruction.
+    """Keywords of ``encode`` that make a query of ``task``: those of :func:`query_options` where search asks the same, else an
+    MLLM's instruction for it.
 
     >>> task_options("lakes/demo/checkpoints/demo", TASKS["text_to_image"])
     {}
     """
-    composed = query_options(folder)
-    return composed if task.name == COMPOSED or not composed else {"instruction": task.instruction}
+    if task.name in (COMPOSED, "text_to_image"):
+        return query_options(folder, composed=task.name == COMPOSED)
+    return {"instruction": task.instruction} if query_options(folder) else {}
 
 
 def embedding_digest(folder: str | Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmret.encode.location import sentence_transformers_remark
 from mmret.errors import UserError
 from mmret.retriever.models.clip import ClipRetriever
-from mmret.retriever.models.kinds import REFUSED, TEXT_INSTRUCTION, embedding_digest, model_type, query_options
+from mmret.retriever.models.kinds import REFUSED, TEXT_INSTRUCTION, embedding_digest, is_reranker, model_type, query_options
 from mmret.retriever.models.mllm import MllmRetriever
 from mmret.retriever.models.mllm_prompts import prompts
 from mmret.retriever.models.siglip import SiglipRetriever
@@ -41,6 +41,11 @@ class Retriever:
         """
         if dtype not in (None, *DTYPES):
             raise UserError(f"no dtype '{dtype}': there are {', '.join(DTYPES)}")
+        if is_reranker(folder):
+            raise UserError(
+                f"{folder} holds a reranker, which embeds nothing: it orders what a retriever found. "
+                "mmret.Reranker.load(folder) loads it, `mmret search --rerank` uses it"
+            )
         kind = model_type(folder)
         if kind not in KINDS:
             if said := sentence_transformers_remark(folder):

@@ -10,7 +10,7 @@ from mmret.encode.quiet import silence
 from mmret.errors import UserError
 from mmret.retriever.models.checkpoint import RECORD
 from mmret.retriever.models.engine_files import write_engine_files
-from mmret.retriever.models.kinds import adapter_base
+from mmret.retriever.models.kinds import adapter_base, is_reranker
 from mmret.retriever.models.mllm import MllmRetriever
 
 
@@ -35,7 +35,8 @@ def export_merged(adapter: Path | str, out: Path, dtype: str = "auto") -> None:
             shutil.copy(record, folder)
         if retriever.asked:
             retriever.asked.save(folder)
-        write_engine_files(folder)
+        if not is_reranker(adapter):  # those files say how to embed
+            write_engine_files(folder)
 
     with replacing_folder(out) as aside:
         fill(aside)

@@ -67,7 +67,7 @@ class MllmRetriever:
         )
         processor = load_processor(folder)
         if base:
-            model = _merge_adapter(model, folder)
+            model = merge_adapter(model, folder)
         return cls(model.to(device_of(device)), processor, max_text_tokens, asked)
 
     @property
@@ -221,7 +221,7 @@ def load_processor(folder: str | Path) -> ProcessorMixin:
     return load_stock_processor(AutoProcessor, place)
 
 
-def _merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     try:
         from peft import PeftModel
     except ImportError:

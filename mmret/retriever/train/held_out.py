@@ -35,6 +35,7 @@ class HeldOut:
         self.pictures = Pictures(pa.array(ids, pa.string()), load_images)
         self.query = np.array([place[row["query_id"]] for row in rows], np.int64)
         self.target = np.array([place[row["target_id"]] for row in rows], np.int64)
+        self.hard_negatives = [[place[i] for i in row["hard_negatives"] or []] for row in rows]
         self.texts = [row["texts"][int(uniform("text", row["pair_id"]) * len(row["texts"]))] for row in rows]
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """The embedder of each kind of recipe: to add a kind, write a class of :class:`Embedder` and enter it here.
 
-Recipes of kind ``clip`` train two towers; of which family, the ``model_type`` of their base decides (:data:`TWO_TOWERS`). Costs
-the import of ``transformers``, some seconds.
+Recipes of kind ``clip`` train two towers; of which family, the ``model_type`` of their base decides (:data:`TWO_TOWERS`). A
+kind whose loss is no comparison of vectors has a trainer of its own. Costs the import of ``transformers``, some seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.mllm import MllmEmbedder
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
+from mmret.retriever.train.rerank_trainer import RerankTrainer
+from mmret.retriever.train.reranker import RerankerUnderTraining
 from mmret.retriever.train.siglip import SiglipEmbedder
+from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
 
 TWO_TOWERS: dict[str, type[ClipEmbedder]] = {embedder.retriever_class.kind: embedder for embedder in (ClipEmbedder, SiglipEmbedder)}
@@ -54,5 +57,12 @@ class Mllms:
         return MllmEmbedder.load(recipe, base, group)
 
 
-EMBEDDERS: dict[str, type[Embedder] | type[TwoTowers] | type[Mllms]] = {"clip": TwoTowers, "mllm": Mllms}
+EMBEDDERS: dict[str, type[Embedder] | type[TwoTowers] | type[Mllms]] = {
+    "clip": TwoTowers,
+    "mllm": Mllms,
+    "reranker": RerankerUnderTraining,
+}
 """What loads the model of a recipe, by ``Recipe.kind``."""
+
+TRAINERS: dict[str, type[Trainer]] = {"reranker": RerankTrainer}
+"""The trainer of the kinds that have their own; :class:`Trainer` trains the others."""

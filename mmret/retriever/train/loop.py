@@ -21,8 +21,8 @@ from mmret.errors import UserError
 from mmret.hashing import digest_table, fingerprint
 from mmret.retriever.models.checkpoint import RECORD, weights_digest
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.held_out import HeldOut
-from mmret.retriever.train.kinds import EMBEDDERS
+from mmret.retriever.train.distillation import TeacherScores
+from mmret.retriever.train.kinds import EMBEDDERS, TRAINERS
 from mmret.retriever.train.log import write_log
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
@@ -40,20 +40,22 @@ def train(
     out: Path,
     on_row: OnRow | None = None,
     group: Group = SINGLE_PROCESS,
+    teacher: TeacherScores | None = None,
 ) -> dict[str, Any]:
     """Train ``base`` on ``triplets`` (schema TRIPLETS, or what :func:`mmret.retriever.train.rows.training_rows` gives for a mixture
     of tasks) and put the checkpoint into folder ``out``; returns the facts of the run.
 
     ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
     checkpoint that is there already its facts are returned. ``on_row`` is called with each row of the log as it is written.
-    With several processes all of them call this, each with its :class:`Group`; the first one writes. Facts: ``step,
-    loss`` (mean of the last tenth), ``pairs`` (rows seen, of all tasks), ``seconds, triplets, images, batch_size`` (the
-    largest), ``tasks`` (of each, ``rows`` it has and ``seen``), ``samples_per_second, truncated_texts, recall_1,
-    recall_5, recall_10`` (last held-out measurement, if any), ``notes``
+    ``teacher``: the scores that a recipe with a teacher learns from. With several processes all of them call this, each with
+    its :class:`Group`; the first one writes. Facts: ``step, loss`` (mean of the last tenth), ``pairs`` (rows seen, of all
+    tasks), ``seconds, triplets, images, batch_size`` (the largest), ``tasks`` (of each, ``rows`` it has and ``seen``),
+    ``samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``notes``
     (what a reader should know). Raises UserError where there is nothing to train on, an image is missing, the base is
     not of the recipe's kind, or the loss is not finite or explodes.
     """
-    identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base))
+    taught = [teacher.model] if teacher is not None else []
+    identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base), *taught)
     done = finished_run(out, identity)
     if all(group.all_values(done is not None)):
         return done
@@ -70,10 +72,10 @@ def train(
         States(work, identity)  # throws away what another run left there, before anybody looks
     group.wait()
     embedder = EMBEDDERS[recipe.kind].load(recipe, base, group)
-    trainer = Trainer(recipe, data, embedder, States(work, identity), group)
-    trainer.on_row = on_row
+    trainer = TRAINERS.get(recipe.kind, Trainer)(recipe, data, embedder, States(work, identity), group)
+    trainer.on_row, trainer.teacher = on_row, teacher
     if recipe.evaluate_every and group.first:
-        trainer.held_out = HeldOut(triplets, recipe, load_images)
+        trainer.held_out = trainer.held_out_of(triplets, recipe, load_images)
     embedder.open(data, load_images, work)
     with ThreadPoolExecutor(1) as pool:
         trainer.run(pool)

@@ -60,7 +60,7 @@ class MllmEmbedder:
         adapter = adapter_base(base)
         model = load_stock(AutoModelForImageTextToText, adapter or base, getattr(torch, recipe.precision), "an MLLM")
         torch.manual_seed(recipe.seed)  # of the adapters
-        peft_model = _load_adapters(model, base) if adapter else _add_adapters(model, recipe.lora)
+        peft_model = load_adapters(model, base) if adapter else add_adapters(model, recipe.lora)
         peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
         retriever = MllmRetriever(model.to(group.device), load_processor(base), asked=asked_of(base))
         return cls(recipe, retriever, peft_model, group)
@@ -136,10 +136,10 @@ class MllmEmbedder:
     def save(self, folder: Path) -> None:
         self.peft_model.save_pretrained(folder)
         self.retriever.processor.save_pretrained(folder)
+        text_query = self.instruction("text_to_image") if "text_to_image" in self.recipe.tasks else None
         if self.retriever.asked:
-            text_query = self.instruction("text_to_image") if "text_to_image" in self.recipe.tasks else None
             self.retriever.asked.asking(self.composed_instruction, text_query).save(folder)
-        write_engine_files(folder, self.composed_instruction)
+        write_engine_files(folder, self.composed_instruction, text_query)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
@@ -163,7 +163,7 @@ def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:
     return [tuple(map(list, zip(*rows[i : i + size], strict=True))) for i in range(0, len(rows), size)]
 
 
-def _add_adapters(model: PreTrainedModel, lora: LoraSettings) -> Any:
+def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> Any:
     peft = _peft()
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     try:
@@ -181,7 +181,7 @@ def _add_adapters(model: PreTrainedModel, lora: LoraSettings) -> Any:
         raise UserError(f"LoRA does not fit the model: {error}; see the recipe's lora.target_modules") from None
 
 
-def _load_adapters(model: PreTrainedModel, adapter: Path | str) -> Any:
+def load_adapters(model: PreTrainedModel, adapter: Path | str) -> Any:
     try:
         return _peft().PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:

@@ -5,7 +5,7 @@ The lake's settings are not read here: a :class:`TrainingJob` carries those of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.errors import UserError
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.paths import local_path
 from mmret.retriever.train.data_state import record_data_state, write_data_state
+from mmret.retriever.train.first_hits import with_first_hits
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.rows import training_rows
+from mmret.retriever.train.teach import teach, teacher_scores
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
 from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
@@ -86,17 +89,37 @@ def checkpoint_folder(lake: Lake, name: str) -> Path:
     return lake.root / "checkpoints" / name
 
 
+def trained_folder(lake: Lake, name: str) -> Path:
+    """Where the checkpoint of a recipe lies that another one learns from. Raises UserError where there is none."""
+    folder = checkpoint_folder(lake, name)
+    if not folder.is_dir():
+        raise UserError(
+            f"recipe '{name}' has no checkpoint in {lake.root}: train it first, `mmret train --lake {lake.root} --recipe {name}`"
+        )
+    return folder
+
+
 def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = SINGLE_PROCESS) -> dict[str, Any]:
-    """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`."""
-    return train(
-        job.recipe,
-        job.rows(),
-        lambda ids: images_by_id(job.lake, ids),
-        base_folder(job.lake, job.recipe.base),
-        job.folder,
-        on_row,
-        group,
-    )
+    """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`.
+
+    A teacher scores the rows first, as far as it has not yet, and a retriever finds a reranker's negatives: the first process has
+    them do so, the others wait.
+    """
+    rows = job.rows()
+
+    def load_images(ids: Sequence[str]) -> dict[str, bytes]:
+        return images_by_id(job.lake, ids)
+
+    if job.recipe.reranker.first_hits and job.recipe.retriever is not None:
+        folder, count = trained_folder(job.lake, job.recipe.retriever), job.recipe.reranker.first_hits
+        rows = group.all_values(with_first_hits(rows, folder, count, load_images) if group.first else None)[0]
+    teacher = None
+    if job.recipe.teacher is not None:
+        if group.first:
+            teach(job.lake, job.recipe.teacher, rows, load_images)
+        group.wait()
+        teacher = teacher_scores(job.lake, job.recipe.teacher, rows, load_images)
+    return train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.folder, on_row, group, teacher)
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:

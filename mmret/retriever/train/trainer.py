@@ -9,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from mmret.errors import UserError
 from mmret.optimizer import Muon, Optimizers
 from mmret.progress import advance
 from mmret.retriever.train.data import Batch, TrainingSet
+from mmret.retriever.train.distillation import Lesson, TeacherScores, distillation_loss
 from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_state
 from mmret.retriever.train.held_out import HeldOut
@@ -22,6 +24,7 @@ from mmret.retriever.train.log import EVENTS, Events, peak_memory
 from mmret.retriever.train.loss import masks, nested_info_nce
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
+from mmret.retriever.train.tower import LoadImages
 from mmret.settings import Recipe
 from mmret.tasks import COMPOSED
 
@@ -38,14 +41,14 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = SINGLE_PROCESS):
         self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
-        dim = embedder.retriever.dim
-        if recipe.matryoshka and recipe.matryoshka[-1] >= dim:
+        if recipe.matryoshka and recipe.matryoshka[-1] >= (dim := embedder.retriever.dim):
             raise UserError(
                 f"the recipe's matryoshka has {recipe.matryoshka[-1]}, but vectors of {recipe.base} have {dim} dimensions: give "
                 f"numbers below {dim}; whole vectors are trained anyway"
             )
         self.held_out: HeldOut | None = None
         self.on_row: OnRow | None = None
+        self.teacher: TeacherScores | None = None
         torch.manual_seed(recipe.seed + group.rank)
         self.optimizer = _optimizer(recipe, embedder)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -121,18 +124,31 @@ class Trainer:
             )
         )
 
+        lesson = None
+        if self.teacher is not None:
+            lesson = self.teacher.lesson(batch, self.data.images)
+            lesson = Lesson(lesson.places[own], lesson.scores[own])
+
         def loss_of(*features: torch.Tensor) -> torch.Tensor:
             queries, candidates = gather(*features)
             recipe = self.recipe
             loss = nested_info_nce(
                 queries[own], candidates, positives, ignored, recipe.temperature, recipe.hardness, recipe.matryoshka
             )
+            if lesson is not None:
+                temperatures = recipe.temperature, recipe.teacher_temperature
+                loss = loss + recipe.distillation * distillation_loss(queries[own], candidates, lesson, *temperatures)
             return loss * (len(positives) / count)
 
         loss = cached_backward(parts, loss_of, self.group)
         self.group.sum([loss])
         self.group.sum_gradients(self.parameters)
         return loss
+
+    @staticmethod
+    def held_out_of(triplets: pa.Table, recipe: Recipe, load_images: LoadImages) -> HeldOut:
+        """What :attr:`held_out` measures."""
+        return HeldOut(triplets, recipe, load_images)
 
     def in_precision(self, encode: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
         """``encode`` with its products in the recipe's precision; features are float32 at least."""

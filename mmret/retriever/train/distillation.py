@@ -1,0 +1,97 @@
+"""Learning from a reranker: a retriever's cosines of a row's own candidates are drawn towards the teacher's scores of them.
+
+The candidates are the row's target and its own hard negatives, which the teacher has scored beforehand (:mod:`.teach`). Scores are
+looked up by a 64-bit hash of question and candidate, 12 bytes a score in memory. Cost in a step: a hash a pair, and a product that
+the loss takes anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn.functional import log_softmax, softmax
+
+from mmret.hashing import hash64
+from mmret.retriever.train.data import Batch
+from mmret.retriever.train.loss import MASKED_LOGIT
+
+
+def score_key(query_id: str, text: str, candidate_id: str) -> int:
+    """What a teacher's score is looked up by."""
+    return hash64(f"{query_id}\x1f{candidate_id}\x1f{text}")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says of a batch: ``places`` (b, c) int64, positions among the batch's candidates, the target first, -1 where a
+    row has fewer; ``scores`` (b, c) float32."""
+
+    places: torch.Tensor
+    scores: torch.Tensor
+
+
+class TeacherScores:
+    """Scores of a teacher whose weights are ``model`` (their digest). ``rows``: columns ``query_id, text, candidate_id, score``."""
+
+    def __init__(self, model: str, rows: pa.Table):
+        self.model = model
+        columns = (rows[name].to_pylist() for name in ("query_id", "text", "candidate_id"))
+        keys = np.array([score_key(*key) for key in zip(*columns, strict=True)], np.uint64)
+        order = np.argsort(keys, kind="stable")
+        self.keys, self.scores = keys[order], rows["score"].to_numpy().astype(np.float32)[order]
+
+    def lesson(self, batch: Batch, images: pa.Array) -> Lesson:
+        """The scores of each row's target and own hard negatives; ``images``: the ids that the batch's numbers stand for. A
+        candidate that the teacher has not seen is left out."""
+        count, own = len(batch.queries), batch.negative_rows if batch.negative_rows is not None else np.empty(0, np.int64)
+        rows = np.concatenate([np.arange(count), own])
+        keys = self._keys(batch, rows, images)
+        wanted = np.array([key or 0 for key in keys], np.uint64)
+        at = np.minimum(np.searchsorted(self.keys, wanted), max(0, len(self.keys) - 1))
+        asked = np.array([key is not None for key in keys], bool)
+        known = asked & (self.keys[at] == wanted) if len(self.keys) else np.zeros(len(wanted), bool)
+        pairs = np.flatnonzero(known)
+        pairs = pairs[np.argsort(rows[pairs], kind="stable")]  # of each row the target comes first
+        sizes = np.bincount(rows[pairs], minlength=count)
+        column = np.arange(len(pairs)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        places = np.full((count, max(1, int(sizes.max(initial=0)))), -1, np.int64)
+        scores = np.zeros(places.shape, np.float32)
+        places[rows[pairs], column] = pairs
+        scores[rows[pairs], column] = self.scores[at[pairs]]
+        return Lesson(torch.from_numpy(places), torch.from_numpy(scores))
+
+    @staticmethod
+    def _keys(batch: Batch, rows: np.ndarray, images: pa.Array) -> list[int | None]:
+        """A key for each of the first candidates, which belong to ``rows``; None where a pair is of another task than composed."""
+        ids = {int(n): images[int(n)].as_py() for n in np.unique([*batch.queries, *batch.candidates[: len(rows)]]) if n >= 0}
+        texts = batch.candidate_texts or [None] * len(rows)
+        keys: list[int | None] = []
+        for row, candidate, said in zip(rows.tolist(), batch.candidates.tolist(), texts, strict=False):
+            query, text = int(batch.queries[row]), batch.texts[row]
+            composed = query >= 0 and candidate >= 0 and text is not None and said is None
+            keys.append(score_key(ids[query], text, ids[candidate]) if composed else None)
+        return keys
+
+
+def distillation_loss(
+    queries: torch.Tensor, candidates: torch.Tensor, lesson: Lesson, temperature: float, teacher_temperature: float
+) -> torch.Tensor:
+    """Mean over rows of KL(teacher || student), a scalar.
+
+    ``queries`` (b, d) and ``candidates`` (m, d) are unit vectors. The teacher's distribution over a row's own candidates is the
+    softmax of its scores over ``teacher_temperature``, the student's that of cosines over ``temperature``. A row of fewer than two
+    known candidates contributes zero.
+    """
+    places, scores = lesson.places.to(queries.device), lesson.scores.to(queries.device)
+    missing = places < 0
+    own = candidates.index_select(0, places.clamp(min=0).flatten()).view(*places.shape, -1)
+    cosines = (queries[:, None] * own).sum(dim=-1)
+    cosines = cosines.float() if cosines.dtype.itemsize < 4 else cosines
+    student = log_softmax((cosines / temperature).masked_fill(missing, MASKED_LOGIT), dim=1)
+    taught = (scores.to(student.dtype) / teacher_temperature).masked_fill(missing, MASKED_LOGIT)
+    teacher, logs = softmax(taught, dim=1), log_softmax(taught, dim=1)
+    divergence = (teacher * (logs - student)).masked_fill(missing, 0).sum(dim=1)
+    return divergence.masked_fill((~missing).sum(dim=1) < 2, 0).mean()
