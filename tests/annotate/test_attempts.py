@@ -17,6 +17,7 @@ from mmret.annotate.compose import compose
 from mmret.annotate.describe import describe
 from mmret.annotate.estimate import Estimate, estimate, requests_per_second
 from mmret.annotate.instruct import instruct
+from mmret.annotate.kinds import TABLES
 from mmret.annotate.protocol import Answer, Request, request_key
 from mmret.annotate.stage import _notes, seconds_left
 from mmret.annotate.store import AnswerStore, _storable
@@ -250,7 +251,7 @@ def test_the_rate_of_a_model_is_the_last_one_measured_over_enough_requests(tmp_p
 
 def test_tokens_are_guessed_by_the_length_of_prompts_pictures_and_texts(tmp_path: Path):
     annotator, store = Scripted(usable), AnswerStore(tmp_path)
-    describing, instructing = estimate(PAIRS_OF, {}, annotator, annotator.settings, store)
+    describing, instructing = estimate(PAIRS_OF, {}, dict.fromkeys(TABLES, annotator), annotator.settings, store)
     question = compose(Request("describe", "p", IDS[0], IDS[1]), annotator.settings)
     prompt = (len(question.system) + len(question.user)) / 4 + 2 * 448**2 / (28 * 28)
     assert describing.tokens_in == pytest.approx(COUNT * prompt, rel=0.01)
@@ -259,7 +260,7 @@ def test_tokens_are_guessed_by_the_length_of_prompts_pictures_and_texts(tmp_path
     assert instructing.tokens_out == round(COUNT * (12 * 3 + 10) * 1.35)
     assert (describing.requests, instructing.requests, describing.stored) == (COUNT, COUNT, 0) and not describing.measured
     both = Scripted(usable, one_step=True, judge=True)
-    together, judging = estimate(PAIRS_OF, {}, both, both.settings, store)
+    together, judging = estimate(PAIRS_OF, {}, dict.fromkeys(TABLES, both), both.settings, store)
     assert together.tokens_out == pytest.approx(COUNT * (words + 12 * 3 + 10) * 1.35, abs=1)
     assert judging.tokens_out == round(COUNT * 12 * 1.35)
 
@@ -267,8 +268,8 @@ def test_tokens_are_guessed_by_the_length_of_prompts_pictures_and_texts(tmp_path
 def test_an_answer_without_a_count_of_tokens_is_no_measure_of_them(tmp_path: Path):
     store = AnswerStore(tmp_path)
     silent = Scripted(lambda r: Answer(GOOD, "stop", 0 if r.query_id == IDS[0] else 60, 6))
-    describe(PAIRS_OF.slice(0, 3), {}, silent, silent.settings, store)
-    describing, instructing = estimate(PAIRS_OF, {}, silent, silent.settings, store)
+    describe(PAIRS_OF.slice(0, 3), {}, dict.fromkeys(TABLES, silent), silent.settings, store)
+    describing, instructing = estimate(PAIRS_OF, {}, dict.fromkeys(TABLES, silent), silent.settings, store)
     assert describing.measured and (describing.stored, describing.tokens_in, describing.tokens_out) == (3, 2 * 60, 2 * 6)
     assert describing.cost == pytest.approx((2 * 120 + 10 * 12) / 1e6) and not instructing.measured
 

@@ -16,7 +16,7 @@ from PIL import Image
 from mmret.hashing import content_id
 from mmret.ingest.pictures.decode import inspect
 from mmret.lake import Lake
-from mmret.schemas import IMAGES, IMAGES_INDEX
+from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX
 
 SHARD = "shard-00000"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -62,6 +62,9 @@ def fill(lake: Lake, pictures: Sequence[tuple[bytes, str]], shard: str = SHARD) 
         )
     table = pa.Table.from_pylist(rows, IMAGES)
     lake.lance("images", IMAGES).add(table)
+    known = ("shard", "position", "image_id", "path")
+    listed = [{name: row[name] for name in known} | {"size": len(row["data"])} for row in rows]
+    lake.write("corpus_manifest", shard, pa.Table.from_pylist(listed, CORPUS_MANIFEST), "test")
     lake.write("images", shard, table.select(IMAGES_INDEX.names), "test")
     return table["image_id"].to_pylist()
 
