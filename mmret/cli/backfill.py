@@ -55,7 +55,7 @@ def post(url: str, query: str, **variables: Any) -> dict[str, Any]:
 
 
 def select_partitions(lake: Lake, stages: Iterable[str], names: Iterable[str]) -> Selection:
-    """Partitions of ``stages`` (empty: all up to triplets) that are missing or stale, with those that follow from them.
+    """Partitions of ``stages`` (empty: all up to triplets and tasks) that are missing or stale, with those that follow from them.
 
     Where ``names`` are given, the partitions of these names instead, current or not. Raises UserError for a stage or partition
     that does not exist.
@@ -129,7 +129,9 @@ def _check_lake(url: str, lake: Lake, selection: Selection) -> None:
 
 def backfill(
     lake: Annotated[Path, typer.Option(help="folder of the lake that the UI serves")],
-    stage: Annotated[list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets and tasks")
+    ] = None,
     partition: Annotated[
         list[str] | None,
         typer.Option(help="this shard or recipe, current or not; again for more. Default: what is missing or stale"),

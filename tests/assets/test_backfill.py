@@ -61,7 +61,7 @@ def state(status: str, done: int, failed: int = 0) -> dict:
 def test_selected_is_what_is_missing_or_stale_or_named(lake):
     assert select_partitions(lake, [], []) == {}
     lake.path("triplets", "shard-00001").unlink()
-    assert select_partitions(lake, [], []) == {"triplets": ["shard-00001"]}
+    assert select_partitions(lake, [], []) == {"triplets": ["shard-00001"], "tasks": ["shard-00001"]}
     assert select_partitions(lake, ["pairs"], []) == {}
     assert select_partitions(lake, ["images"], ["shard-00000"]) == {"images": ["shard-00000"]}
     assert select_partitions(lake, ["checkpoints"], ["demo"]) == {"checkpoints": ["demo"]}
@@ -87,7 +87,7 @@ def test_it_is_launched_and_waited_for(lake, dagster, monkeypatch):
     done = call(lake, "--url", dagster.url, "--wait")
     assert done.exit_code == 0 and "1 of 2 partitions" in done.output
     (launched,) = [a for a in dagster.asked if "LaunchBackfillParams" in a["query"]]
-    assert [s["assetKey"]["path"] for s in launched["variables"]["params"]["partitionsByAssets"]] == [["triplets"]]
+    assert [s["assetKey"]["path"] for s in launched["variables"]["params"]["partitionsByAssets"]] == [["triplets"], ["tasks"]]
     dagster.answers["partitionBackfillOrError"] = [state("COMPLETED_FAILED", 1, 1)]
     done = call(lake, "--url", dagster.url, "--wait")
     assert done.exit_code == 1 and "1 failed" in done.output
