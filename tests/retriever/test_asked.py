@@ -126,7 +126,7 @@ def recipe(**changes):
 
 def test_the_recipes_of_the_page_are_recipes():
     page = (CHECKOUT / "docs" / "training.md").read_text().partition("## Start from what is published")[2]
-    (written,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (written,) = re.findall(r"^```yaml\n(recipes:.*?)^```$", page.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
     recipes = yaml.safe_load(written)["recipes"]
     assert {Recipe.model_validate(values).kind for values in recipes.values()} == {"clip", "mllm"}
 
