@@ -64,13 +64,13 @@ def task_rows(
 def _split(rows: pl.DataFrame, settings: EvaluateSettings) -> pl.Series:
     """Of triplets with captions the triplets' own, by the query picture. Of every other row ``test`` where either side is held out,
     its picture or its caption: evaluations ask captions back of which no such row was trained on."""
-    pictures = {i: split_of(i, settings) == "test" for i in {*rows["query_id"], *rows["target_id"]}}
-    captions = {
-        c: split_of_caption(normalise_caption(c), settings) == "test" for c in {*rows["query_caption"], *rows["target_caption"]}
-    }
+    pictures = [i for i in {*rows["query_id"], *rows["target_id"]} if split_of(i, settings) == "test"]
+    captions = [
+        c for c in {*rows["query_caption"], *rows["target_caption"]} if split_of_caption(normalise_caption(c), settings) == "test"
+    ]
 
-    def held_out(column: str, known: dict[str, bool]) -> pl.Expr:
-        return pl.col(column).replace_strict(known, return_dtype=pl.Boolean)
+    def held_out(column: str, known: list[str]) -> pl.Expr:
+        return pl.col(column).is_in(pl.Series(known, dtype=pl.String))
 
     asks = held_out("query_id", pictures)
     any_side = asks | held_out("target_id", pictures) | held_out("query_caption", captions) | held_out("target_caption", captions)

@@ -35,7 +35,8 @@ def neighbours(*rows: tuple[str, str, str, bool] | tuple[str, str, str, bool, fl
 
 def images(captions: dict[str, str] = CAPTIONS) -> pa.Table:
     licences = [None if i == "c" else "CC0" for i in captions]
-    return pa.table({"image_id": list(captions), "caption": list(captions.values()), "licence": pa.array(licences, pa.string())})
+    columns = {"image_id": list(captions), "caption": list(captions.values()), "licence": licences}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def made(found: pa.Table, triplets: pa.Table = TRIPLETS.empty_table(), own: str = "abcdefgh", **more) -> dict[str, list[dict]]:
@@ -160,6 +161,13 @@ def test_a_triplet_s_candidates_carry_their_captions_and_what_says_the_same_as_t
     assert (row["pair_id"], row["texts"], row["signals"]) == ("p1", ["x", "y", "z"], ["caption"])
     assert (row["query_caption"], row["target_caption"]) == ("a red star", "a blue star")
     assert row["hard_negatives"] == ["a", "e"] and row["negative_captions"] == ["a red star", "a green ring"]
+
+
+def test_a_shard_without_pictures_or_captions_has_no_rows_and_is_no_mistake():
+    """As one is whose sources have been taken away."""
+    for own, captions in ((pa.array([], pa.string()), {}), (pa.array(["h"]), {"h": ""})):
+        rows, counts = task_rows(NEIGHBOURS.empty_table(), TRIPLETS.empty_table(), images(captions), own, SETTINGS)
+        assert rows.schema == TASKS and not rows.num_rows and counts == dict.fromkeys(MADE_TASKS, 0)
 
 
 def test_without_neighbours_there_are_still_captions_to_ask_by():
