@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import mmret
@@ -16,10 +17,12 @@ from mmret.errors import UserError
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.clip_reranker import ClipReranker
 from mmret.retriever.models.kinds import is_reranker
+from mmret.retriever.models.mllm import MllmRetriever
 from mmret.retriever.models.mllm_reranker import MllmReranker
 from mmret.retriever.models.rerank_prompts import rerank_prompt_of
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.pairs import Pairs, listwise_loss
+from mmret.retriever.train.reranker import RerankerUnderTraining
 from mmret.settings import RerankerSettings
 from tests.retriever.mllm_folders import FOLDERS, with_answers
 from tests.retriever.runs import small
@@ -116,6 +119,31 @@ def test_tokens_that_a_folder_of_sentence_transformers_names_are_taken(tmp_path)
 def test_a_tokeniser_without_the_answers_is_said(tmp_path):
     with pytest.raises(UserError, match="no token 'yes'"):
         MllmReranker.load(FOLDERS["qwen3_vl"](tmp_path / "qwen3_vl"), "cpu", "float32")
+
+
+def test_an_mllm_without_an_output_head_is_refused_and_no_random_one_is_made(tmp_path):
+    folder = with_answers(FOLDERS["qwen2_vl"](tmp_path / "qwen2_vl"))
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("lm_head.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack lm_head\.weight, the output head .* Take the instruct model"):
+        mmret.Reranker.load(folder, "cpu")
+    with pytest.raises(UserError, match=r"lack lm_head\.weight"):
+        RerankerUnderTraining.load(small("reranker", lora={"rank": 4, "alpha": 8}), folder)
+    assert MllmRetriever.load(folder, "cpu").dim == 32  # which asks for no logits
+
+
+def test_an_output_head_that_is_the_embeddings_own_lacks_nothing(pictures, tmp_path):
+    folder, shown = with_answers(FOLDERS["qwen2_vl"](tmp_path / "qwen2_vl")), list(pictures.values())
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"]):
+        part["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("lm_head.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    first, again = (mmret.Reranker.load(folder, "cpu").score([(shown[0], TEXTS[0])], [shown[1]]) for _ in range(2))
+    assert first == again
 
 
 def test_pictures_keep_their_shape_where_the_prompt_has_an_area_and_are_squares_elsewhere(tmp_path):

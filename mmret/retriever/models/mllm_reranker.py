@@ -50,7 +50,7 @@ class MllmReranker:
         :meth:`MllmRetriever.load`, and for a tokeniser that has no token for yes or no."""
         base = adapter_base(folder)
         how = dtype if dtype == "auto" else getattr(torch, dtype)
-        model = load_stock(AutoModelForImageTextToText, base or folder, how, "an MLLM")
+        model = load_stock(AutoModelForImageTextToText, base or folder, how, "an MLLM", unused=())
         if base:
             model = merge_adapter(model, folder)
         return cls(model.to(device_of(device)), load_processor(folder), trained_instruction(folder), score_tokens(folder))

@@ -208,7 +208,8 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
     @classmethod
     def begin(cls, recipe: Recipe, base: Path | str, group: Group) -> MllmRerankerUnderTraining:
         adapter = adapter_base(base)
-        model = load_stock(AutoModelForImageTextToText, adapter or base, getattr(torch, recipe.precision), "an MLLM")
+        precision = getattr(torch, recipe.precision)
+        model = load_stock(AutoModelForImageTextToText, adapter or base, precision, "an MLLM", unused=())
         torch.manual_seed(recipe.seed)  # of the adapters
         peft_model = load_adapters(model, base) if adapter else add_adapters(model, recipe.lora)
         peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
