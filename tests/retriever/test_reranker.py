@@ -68,6 +68,14 @@ def test_before_training_it_orders_as_its_retriever_does(clip_folder, pictures):
     )
 
 
+def test_tokens_that_are_kept_hold_no_more_memory_than_they_count(clip_folder, pictures):
+    reranker, shown = ClipReranker.begin(clip_folder, RerankerSettings(grid=2, heads=2), seed=1), list(pictures.values())
+    first = reranker.score([(shown[0], TEXTS[0])] * 9, shown[1:10])
+    kept = list(reranker._kept.values())
+    assert len(kept) == 10 and all(row.untyped_storage().nbytes() == row.nbytes for row in kept)
+    np.testing.assert_array_equal(reranker.score([(shown[0], TEXTS[0])] * 9, shown[1:10]), first)
+
+
 def test_what_is_saved_scores_as_before_and_is_told_from_a_retriever(clip_reranker, pictures, tmp_path):
     shown = list(pictures.values())
     clip_reranker.save(tmp_path)

@@ -131,6 +131,10 @@ class ClipReranker:
             made = self.towers.processor.tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt").to(self.device)
         return made["input_ids"], made["attention_mask"]
 
+    def forget_pictures(self) -> None:
+        """Read every picture anew from here on: its tokens are those of the image tower's weights of before."""
+        self._kept.clear()
+
     def _image_hidden(self, pictures: Sequence[Any]) -> list[torch.Tensor]:
         """Tokens (1 + grid * grid, width of the tower) of each picture, read once, and not at all where they are kept."""
         keys = [content_id(bytes(p)) if isinstance(p, bytes | bytearray | memoryview) else str(id(p)) for p in pictures]
@@ -141,7 +145,7 @@ class ClipReranker:
             for key, row, picture in zip(new, self.model.image_hidden(pixels), new.values(), strict=True):
                 known[key] = row
                 if isinstance(picture, bytes):  # told again by its content; another object could have the same id
-                    self._kept[key] = row
+                    self._kept[key] = row.clone()  # a view would keep the whole batch in memory
         for key in known.keys() & self._kept.keys():
             self._kept.move_to_end(key)
         while self._kept and len(self._kept) * next(iter(self._kept.values())).nbytes > KEPT_BYTES:

@@ -165,6 +165,8 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
 
     def score_part(self, batch: Batch, pairs: Pairs, read: tuple[np.ndarray, torch.Tensor | None]) -> Part:
         numbers, kept = read
+        if self.image:  # which this step changes
+            self.retriever.forget_pictures()
         own_rows = np.unique(pairs.rows[self.own_pairs(pairs)])
         tokens = dict(zip(own_rows.tolist(), self.retriever.towers.tokens([batch.texts[row] for row in own_rows]), strict=True))
         device = self.model.clip.device
