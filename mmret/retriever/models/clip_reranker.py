@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
@@ -24,6 +25,7 @@ from mmret.hashing import content_id
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.cross_encoder import MODEL_TYPE, CrossEncoder, Read
 from mmret.retriever.models.pairs import Side, finite, pairs_of
+from mmret.retriever.models.stock_weights import damaged
 from mmret.settings import RerankerSettings
 
 KEPT_BYTES = 256 * 2**20
@@ -61,6 +63,8 @@ class ClipReranker:
                 processor = CLIPProcessor.from_pretrained(str(folder))
                 model = CrossEncoder(CLIPModel(CLIPConfig.from_dict(config["clip"])), settings)
             model.load_state_dict(load_file(folder / "model.safetensors"))
+        except SafetensorError as error:
+            raise damaged(folder, error) from None
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"cannot load a reranker from {folder}: {str(error)[:300]}; train it again") from None
         return cls(model.to(device_of(device), getattr(torch, dtype)), processor)

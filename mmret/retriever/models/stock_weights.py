@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from mmret.encode.quiet import silence
 from mmret.errors import UserError
@@ -30,6 +31,8 @@ def load_stock(model_class: Any, folder: str | Path, dtype: torch.dtype | str, w
             model, found = model_class.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
     except torch.OutOfMemoryError:
         raise
+    except SafetensorError as error:
+        raise damaged(folder, error) from None
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load {what} from {folder}: {error}") from None
     missing = sorted(key for key in found["missing_keys"] if not key.startswith(tuple(unused)))
@@ -44,6 +47,11 @@ def load_stock(model_class: Any, folder: str | Path, dtype: torch.dtype | str, w
             f"{missing[0]}. Models with code of their own (EVA-CLIP, say) are not loaded: give one in transformers' own format"
         )
     return model
+
+
+def damaged(folder: str | Path, error: SafetensorError) -> UserError:
+    """What is said of a safetensors file that is not whole; its error is neither an OSError nor a ValueError."""
+    return UserError(f"cannot load a model from {folder}: its weights are damaged ({error}); fetch or train it again")
 
 
 def load_stock_processor(processor_class: Any, folder: str | Path) -> Any:
