@@ -45,6 +45,11 @@ def reranker(request, clip_reranker, tmp_path_factory):
     return MllmReranker.load(with_answers(FOLDERS[request.param](tmp_path_factory.mktemp(request.param))), "cpu", "float32")
 
 
+@pytest.fixture(scope="module")
+def own_shape(tmp_path_factory):
+    return MllmReranker.load(with_answers(FOLDERS["qwen3_vl"](tmp_path_factory.mktemp("own_shape"))), "cpu", "float32")
+
+
 def test_a_pair_scores_the_same_whatever_stands_beside_it(reranker, pictures):
     shown = list(pictures.values())
     queries = [(shown[0], TEXTS[0])] * 3 + [(shown[1], TEXTS[1]), (None, TEXTS[0]), shown[2]]
@@ -159,6 +164,13 @@ def test_pictures_keep_their_shape_where_the_prompt_has_an_area_and_are_squares_
     own = MllmReranker.load(with_answers(FOLDERS["qwen3_vl"](tmp_path / "a")), "cpu", "float32").pictures([wide])[0]
     assert own.width > 2 * own.height and rerank_prompt_of("qwen3_vl").pixels[0] <= own.width * own.height
     assert MllmReranker.load(with_answers(FOLDERS["qwen2_vl"](tmp_path / "b")), "cpu").pictures([wide])[0].size == (512, 512)
+
+
+@pytest.mark.parametrize("shape", [(2, 600), (600, 2), (1, 100_000), (100_000, 1), (500, 95_000)])
+def test_a_picture_too_narrow_for_the_processor_is_made_wider(own_shape, shape):
+    made = own_shape.pictures([np.zeros((*shape, 3), np.uint8)])[0]
+    assert max(made.size) <= 200 * min(made.size) and made.width % 32 == made.height % 32 == 0
+    assert own_shape.score([(np.zeros((*shape, 3), np.uint8), TEXTS[0])], [np.zeros((9, 9, 3), np.uint8)]).shape == (1,)
 
 
 @pytest.mark.parametrize(
