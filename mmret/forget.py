@@ -29,6 +29,7 @@ from mmret.lake import Lake, history
 from mmret.lake.data_sets import data_set
 from mmret.lake.holding import LISTINGS, REQUESTS, note_requests, noted_requests, pairs_of, requests_in_use, speaks_of, still_used
 from mmret.retriever.opted_out_since import all_opted_out_since
+from mmret.schemas import WRITTEN_WHEN_NEEDED
 
 
 @dataclass
@@ -66,6 +67,7 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
         return done
     for table, partition in unused:
         lake.path(table, partition).unlink(missing_ok=True)
+    _drop_scores(lake, gone)
     if used := still_used(lake, gone):
         raise UserError(
             f"{len(gone):,} pictures have opted out, and {len(used)} partitions still use some of them "
@@ -79,6 +81,22 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
     _drop_copies(lake, gone, done)
     _drop_answers(lake, done)
     return done
+
+
+def _drop_scores(lake: Lake, gone: pa.Array) -> None:
+    """Take the pictures, and pairs that went with them, out of tables that no stage brings up to date."""
+    triplets = lake.read("triplets", columns=["pair_id"])["pair_id"].combine_chunks()
+    pairs = pairs_of(lake, gone)
+    for table in WRITTEN_WHEN_NEEDED:
+        for partition in lake.partitions(table):
+            facts, rows = lake.facts(table, partition), lake.read(table, partition)
+            out = pc.or_(*(pc.is_in(rows[name], value_set=gone) for name in ("query_id", "candidate_id")))
+            with_them = rows.filter(out)["pair_id"].combine_chunks()
+            ended = with_them.filter(pc.invert(pc.is_in(with_them, value_set=triplets)))
+            ids = pc.unique(pa.concat_arrays([pairs, ended]))
+            kept = rows.filter(pc.invert(pc.or_(out, pc.is_in(rows["pair_id"], value_set=ids))))
+            if kept.num_rows < rows.num_rows:
+                lake.write(table, partition, kept, facts.inputs, **facts.notes)
 
 
 def _drop_versions(lake: Lake, gone: pa.Array, done: Forgotten) -> None:

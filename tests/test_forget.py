@@ -22,7 +22,7 @@ from mmret.lake.as_of import open_as_of
 from mmret.lake.configuration import resolve
 from mmret.retriever.opted_out_since import all_opted_out_since
 from mmret.retriever.train.data_state import checkpoint_rows, record_data_state
-from mmret.schemas import CHECKPOINTS, DESCRIPTIONS, PAIRS, TABLES, TRIPLETS, vectors
+from mmret.schemas import CHECKPOINTS, DESCRIPTIONS, PAIRS, TABLES, TEACHER_SCORES, TRIPLETS, vectors
 from mmret.settings import CorpusSettings
 from tests.ingest.files import captioned, png
 
@@ -170,3 +170,32 @@ def test_a_tagged_lance_version_is_left_to_whoever_tagged_it(lake):
     data_set(lake.lance("clip_image")).tags.create("mine", 1)
     with pytest.raises(UserError, match=r"clip_image has tagged versions \(mine\).*delete the tags"):
         forget_opted_out(lake)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_teacher_s_scores_are_rid_of_it_in_place_and_the_others_stay(lake, pruned):
+    taught = [
+        {
+            "teacher": "judge",
+            "pair_id": pair_id(IDS[q], IDS[t]),
+            "query_id": IDS[q],
+            "text": "a",
+            "candidate_id": IDS[c],
+            "model": "m",
+        }
+        for q, t, negatives in PAIRS_OF
+        for c in (t, q, *negatives)
+    ]
+    lake.write("teacher_scores", "judge-0", rows(TEACHER_SCORES, taught), "m", said="so")
+    downstream(lake)
+    if pruned:
+        for version in [v for table in ("pairs", "triplets") for v in history.versions(lake, table, "shard-00000")[:-1]]:
+            version.path.unlink()
+    forget_opted_out(lake)
+    left = lake.read("teacher_scores").to_pylist()
+    assert {(r["pair_id"], r["candidate_id"]) for r in left} == {
+        (pair_id(IDS[q], IDS[t]), IDS[c]) for q, t, negatives in PAIRS_OF[1:] for c in (t, q, *negatives) if c != 1
+    }
+    assert not [f for f in files_with(lake, GONE.encode()) if "teacher_scores" in f]
+    facts = lake.facts("teacher_scores", "judge-0")
+    assert (facts.inputs, facts.notes["said"]) == ("m", "so"), "a teacher goes on from there"
