@@ -3,9 +3,9 @@ and none of a picture that has opted out.
 
 Shards stay sealed: no row moves and none is lost. A row that is not used any more gets a reason (``opted_out``,
 ``source_removed``, ``beyond_limit``, ``deleted``, ``replaced`` or ``caption_removed``), so it is among the rejects, and is used
-again if what it lacks comes back. A picture whose file is gone or has changed can opt out as well. If it was the first of several equal pictures, the next of them becomes the image. One with a
-caption goes before those without. Cost: a look at four columns while nothing changes; otherwise one pass over the manifest and some
-150 bytes of memory per distinct picture.
+again if what it lacks comes back. A picture whose file is gone or has changed can opt out as well. If a row was the first of
+several equal pictures, the next of them becomes the image. One with a caption goes before those without. Cost: a look at four
+columns while nothing changes; otherwise one pass over the manifest and some 150 bytes of memory per distinct picture.
 """
 
 from __future__ import annotations
