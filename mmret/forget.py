@@ -35,7 +35,8 @@ from mmret.schemas import WRITTEN_WHEN_NEEDED
 @dataclass
 class Forgotten:
     """What was dropped. ``checkpoints``: those trained on such pictures, with how many; ``unlisted``: those whose exact rows can no
-    longer be listed."""
+    longer be listed. ``answers_of_unknown_pictures`` stay: an older version stored them without saying what they are
+    about, and no row came from them (an attempt that failed, a judge's verdict, a pair that is no more)."""
 
     pictures: int = 0
     versions: int = 0
@@ -43,6 +44,7 @@ class Forgotten:
     vectors_by_checkpoints: int = 0
     fingerprints: int = 0
     answers: int = 0
+    answers_of_unknown_pictures: int = 0
     trainings_in_progress: int = 0
     run_history: int = 0
     checkpoints: dict[str, int] = field(default_factory=dict)
@@ -79,7 +81,7 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
     _drop_versions(lake, gone, done)
     _drop_from_lance(lake, gone, done)
     _drop_copies(lake, gone, done)
-    _drop_answers(lake, done)
+    _drop_answers(lake, gone, done)
     return done
 
 
@@ -206,7 +208,12 @@ def _lists(path: Path, gone: pa.Array) -> bool:
     return any(pc.any(pc.is_in(column, value_set=gone)).as_py() for column in rows.columns)
 
 
-def _drop_answers(lake: Lake, done: Forgotten) -> None:
+def _drop_answers(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
+    store = AnswerStore(lake.root / "answers")
     noted = set(noted_requests(lake))
-    done.answers = AnswerStore(lake.root / "answers").remove(noted - requests_in_use(lake, noted))
+    about, unknown = store.keys_about(gone)
+    doomed = noted | about
+    done.answers = store.remove(doomed - requests_in_use(lake, doomed))
+    unknown -= doomed
+    done.answers_of_unknown_pictures = len(unknown - requests_in_use(lake, unknown)) if unknown else 0
     (history.folder(lake) / REQUESTS).unlink(missing_ok=True)
