@@ -156,7 +156,7 @@ sources_are_mostly_taken = sql_check(
     WITH listed AS (
         SELECT m.root, (m.reason IS NOT NULL AND (m.reason != 'no_caption' OR i.image_id IS NULL))::INT AS is_refused
         FROM corpus_manifest m LEFT JOIN images i ON i.shard = m.shard AND i.position = m.position
-        WHERE m.reason IS NULL OR m.reason NOT IN ('duplicate', 'opted_out'))
+        WHERE m.reason IS NULL OR m.reason NOT IN ('duplicate', 'opted_out', 'server_opted_out'))
     SELECT root, count(*) AS n, sum(is_refused) AS refused FROM listed GROUP BY root HAVING sum(is_refused) > 0.1 * count(*)""",
     warn=True,
 )

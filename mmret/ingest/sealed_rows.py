@@ -66,7 +66,8 @@ class SealedRows:
                 continue
             counted = [row for row in rows if row["reason"] != "unreadable"]
             self._known.update(row["root"] for row in counted)
-            usable = (row for row in counted if row["reason"] in SELECTION_REASONS and row["caption"] is not None)
+            live = (row for row in counted if row["reason"] in SELECTION_REASONS and row["image_id"] is not None)
+            usable = (row for row in live if row["caption"] is not None)
             self._used.update(row["root"] for row in usable)
             self._left_out |= {row["root"] for row in rows if row["reason"] in (DELETED, REPLACED)}
             self._database.executemany(

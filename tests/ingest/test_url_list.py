@@ -268,6 +268,14 @@ def test_of_a_list_that_opts_out_addresses_or_hashes_nothing_is_fetched_until_th
     assert set(images) == set(addresses) and not rejects and len(lake.read("corpus_manifest")) == 4
 
 
+def test_a_table_all_of_whose_addresses_are_opted_out_is_no_lost_source(host: str, tmp_path: Path) -> None:
+    lake, source, out = Lake(tmp_path / "lake"), table(tmp_path, [f"{host}/good/{n}" for n in range(3)]), tmp_path / "out.txt"
+    out.write_text("http://127.0.0.1/*\n")
+    for _ in range(2):
+        images, rejects = ingested(lake, source, opt_out=(str(out),))
+        assert not images and set(rejects.values()) == {"opted_out"} and not Host.asked
+
+
 def test_a_picture_that_was_opted_out_by_its_content_is_not_fetched_again_when_its_file_is_gone(host: str, tmp_path: Path) -> None:
     lake, source, out = Lake(tmp_path / "lake"), table(tmp_path, [f"{host}/good/0", f"{host}/good/1"]), tmp_path / "out.txt"
     ingested(lake, source)
