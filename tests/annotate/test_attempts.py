@@ -277,7 +277,7 @@ def test_tokens_are_guessed_by_the_length_of_prompts_pictures_and_texts(tmp_path
 def test_an_answer_without_a_count_of_tokens_is_no_measure_of_them(tmp_path: Path):
     store = AnswerStore(tmp_path)
     silent = Scripted(lambda r: Answer(GOOD, "stop", 0 if r.query_id == IDS[0] else 60, 6))
-    describe(PAIRS_OF.slice(0, 3), {}, dict.fromkeys(TABLES, silent), silent.settings, store)
+    describe(PAIRS_OF.slice(0, 3), {}, silent, silent.settings, store)
     describing, instructing = estimate(PAIRS_OF, {}, dict.fromkeys(TABLES, silent), silent.settings, store)
     assert describing.measured and (describing.stored, describing.tokens_in, describing.tokens_out) == (3, 2 * 60, 2 * 6)
     assert describing.cost == pytest.approx((2 * 120 + 10 * 12) / 1e6) and not instructing.measured

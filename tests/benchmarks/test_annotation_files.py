@@ -403,7 +403,7 @@ def test_the_untrained_model_is_measured_once_and_a_recipe_without_a_checkpoint_
     monkeypatch.setattr(stage, "drop_other_galleries", lambda lake, folders: dropped.append(list(folders)))
     monkeypatch.setattr(stage, "model_folder", lambda lake, profile, recipe: f"folder of {recipe}")
     monkeypatch.setattr("mmret.retriever.models.kinds.embedding_digest", str)
-    profile = load_profile("demo")
+    profile = load_profile("demo", {"recipes.empty": {}})
     stage.evaluate_recipe(lake, profile, "demo", "x")
     assert asked == [("untrained", 10), ("demo", 10)]
     rows = lake.read("evaluations", "demo").to_pylist()

@@ -190,4 +190,4 @@ def test_weights_are_shares_in_one_order_and_one_task_is_itself():
 def test_a_mixture_reads_table_tasks_and_composed_alone_does_not():
     profile = load_profile("demo")
     reads = {name: {read.table for read in STAGES["checkpoints"].conditional_reads(profile, name)} for name in profile.recipes}
-    assert reads == {"demo": set(), "universal": {"tasks"}}
+    assert reads == {"demo": set(), "universal": {"tasks"}, "reranker": {"checkpoints"}}
