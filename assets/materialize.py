@@ -48,9 +48,7 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
         raise dg.Failure(f"no recipe '{partition}': the lake has {', '.join(profile.recipes)}", allow_retries=False)
     inputs = inputs_of(lake, profile, table, partition)
     if inputs is None:
-        upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))
-        said = f"{table} of {partition} needs {upstream}, which are not all materialised yet"
-        raise dg.Failure(said, metadata={"partition": partition}, allow_retries=False)
+        raise dg.Failure(_wanting(lake, profile, table, partition), metadata={"partition": partition}, allow_retries=False)
     facts = lake.facts(table, partition)
     if facts and facts.inputs == inputs.fingerprint and not STAGES[table].needs_retry(profile, facts):
         return facts, 0
@@ -63,6 +61,18 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
         # trying again would end the same way
         raise dg.Failure(str(error), metadata={"partition": partition}, allow_retries=False) from error
     return made if isinstance(made, tuple) else (made, made.rows)
+
+
+def _wanting(lake: Lake, profile: Profile, table: str, partition: str) -> str:
+    """What a partition cannot be computed without: a recipe that is to be trained first, or a table that is not there yet."""
+    named = (read.via for read in STAGES[table].conditional_reads(profile, partition) if read.scope == "named")
+    if recipes := [name for name in named if lake.facts("checkpoints", name) is None]:
+        return (
+            f"{table} of {partition} needs the checkpoint of {', '.join(recipes)}, which is not trained yet: name "
+            f"{'it' if len(recipes) == 1 else 'them'} in `train` too, as in `--set 'train=[{', '.join([*recipes, partition])}]'`"
+        )
+    upstream = ", ".join(dict.fromkeys(read.table for read in STAGES[table].reads))
+    return f"{table} of {partition} needs {upstream}, which are not all materialised yet"
 
 
 def materialize(

@@ -27,6 +27,7 @@ from mmret.retriever.train.rows import also_reads, uses_all
 from mmret.schemas import CORPUS_MANIFEST, SIGNALS
 from mmret.search.models import RERANKER
 from mmret.settings import AnnotateSettings, Profile, Recipe
+from mmret.settings.recipe_links import base_recipe, measured_on
 from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
@@ -184,8 +185,8 @@ def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
     recipe: Recipe = profile.recipes[name]
     tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
-    base = recipe.base.removeprefix("checkpoints/")
-    others = dict.fromkeys([*([base] if base != recipe.base else []), *_learns_from(recipe)])
+    base = base_recipe(recipe)
+    others = dict.fromkeys([*([base] if base else []), *_learns_from(recipe)])
     return (*tables, *(Reads("checkpoints", "named", other) for other in others))
 
 
@@ -201,8 +202,7 @@ def _evaluation_settings(profile: Profile, name: str) -> Any:
 
 def _measured_on(profile: Profile, name: str) -> str | None:
     """The retriever that a reranker is measured on, as far as the settings say; None: whichever the lake has."""
-    trained = (r for r in profile.train if profile.recipes[r].kind != RERANKER)
-    return profile.recipes[name].retriever or next(trained, None)
+    return measured_on(profile.recipes, profile.train, name)
 
 
 def _evaluation_reads(profile: Profile, name: str) -> tuple[Reads, ...]:

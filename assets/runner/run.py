@@ -172,7 +172,7 @@ class Runner:
         return []
 
     def _partitions(self, stage: str) -> list[str | None]:
-        by_kind = {"whole": [None], "shard": self.lake.shards(), "recipe": list(self.profile.train)}
+        by_kind = {"whole": [None], "shard": self.lake.shards(), "recipe": self.profile.in_training_order(self.profile.train)}
         return by_kind[STAGES[stage].partitions]
 
     def run(self, until: str | None = None, forget_missing: bool = False) -> Outcome:

@@ -65,13 +65,14 @@ class Snapshot(Lake):
 
 
 def partitions_of(lake: Lake, profile: Profile, table: str) -> list[str]:
-    """Partitions that ``table`` should have: the shards, the one called ``all``, or the recipes that are or were trained."""
+    """Partitions that ``table`` should have: the shards, the one called ``all``, or the recipes that are or were trained,
+    each behind those whose checkpoints it needs."""
     partitions = STAGES[table].partitions
     if partitions == "whole":
         return [UNPARTITIONED]
     if partitions == "recipe":
         trained = lake.partitions("checkpoints")
-        return [r for r in profile.recipes if r in profile.train or r in trained]
+        return profile.in_training_order(r for r in profile.recipes if r in profile.train or r in trained)
     return lake.shards()
 
 

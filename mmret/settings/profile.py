@@ -5,6 +5,7 @@ Example: ``load_profile("demo", {"mine.k": 20})``. Costs some milliseconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mmret.settings.base import Settings, Signal
 from mmret.settings.captions import CaptionSettings, captioning
 from mmret.settings.corpus import CorpusSettings, HistorySettings, IngestSettings, LeakSettings, LicenceSettings
 from mmret.settings.mining import DuplicateSettings, MineSettings
+from mmret.settings.recipe_links import check_links, in_training_order
 from mmret.settings.scoring import ScorerSettings
 from mmret.settings.similarity import EncoderSettings, TowerSettings
 from mmret.settings.studies import StudySettings, add_study_recipes
@@ -77,7 +79,12 @@ class Profile(Settings):
             captioning(self.captions, self.annotate)
         if unknown := [r for r in self.train if r not in self.recipes]:
             raise ValueError(f"train: no recipe called {', '.join(unknown)}; there are {', '.join(self.recipes)}")
+        check_links(self.recipes)
         return self
+
+    def in_training_order(self, names: Iterable[str]) -> list[str]:
+        """Recipes ``names``, each behind those of them whose checkpoints it needs, else in the order given."""
+        return in_training_order(self.recipes, self.train, names)
 
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

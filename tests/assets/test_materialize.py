@@ -15,6 +15,7 @@ from mmret.freshness.fingerprints import fingerprint_now
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import read_inputs
 from mmret.schemas import LEAKS, PAIRS, TABLES, TRIPLETS
+from mmret.settings import Recipe
 from resources.lake import LakeResource, ProfileResource
 from tests.freshness.empty_tables import PROFILE, SHARDS, current_lake, seal
 
@@ -169,3 +170,10 @@ def test_the_time_left_is_shown_at_the_last_partition_of_a_run_alone(lake, monke
     assert noted == [({"seconds_left_for_mined_shards": 12.5}, {"partition_key": SECOND})] and asked == [("instructions", SECOND)]
     monkeypatch.setattr("mmret.annotate.stage.seconds_left", lambda *a: None)
     assert with_time_left(context, LakeResource(folder=str(lake.root)), "instructions", made) is made and len(noted) == 1
+
+
+def test_a_recipe_whose_teacher_is_not_trained_says_which_recipe_to_train(lake):
+    recipes = {"judge": Recipe(kind="reranker"), "student": Recipe(teacher="judge")}
+    profile = PROFILE.model_copy(update={"recipes": recipes})
+    with pytest.raises(dg.Failure, match=r"needs the checkpoint of judge, .* 'train=\[judge, student\]'"):
+        current_or_compute(lake, profile, "checkpoints", "student", Work("checkpoints"))

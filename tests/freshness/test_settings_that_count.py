@@ -10,7 +10,7 @@ from mmret.annotate.backends import captions
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.inputs import Inputs
-from mmret.settings import RECIPE_RUNTIME_FIELDS, Profile, load_profile
+from mmret.settings import RECIPE_RUNTIME_FIELDS, Profile, RerankerSettings, load_profile
 from mmret.stages import FINGERPRINTED_STAGES, STAGES
 
 MINED = {"candidates", "pairs"}
@@ -103,10 +103,12 @@ def test_settings_that_were_added_later_count_only_where_they_change_something()
 
 
 def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight():
-    later = {"matryoshka": [8], "tasks": {"composed": 1, "text_to_image": 1}, "task_batches": "mixed", "reranker": {"grid": 3}}
-    later |= {"teacher": "reranker", "distillation": 2, "teacher_temperature": 2}  # at their defaults they are left out
-    profile = load_profile("demo", {f"recipes.demo.{name}": value for name, value in later.items()})
-    recipe = profile.recipes["demo"]
+    later = {"matryoshka": (8,), "tasks": {"composed": 1.0, "text_to_image": 1.0}, "task_batches": "mixed"}
+    later |= {"reranker": RerankerSettings(grid=3)}  # at their defaults they are left out
+    later |= {"teacher": "reranker", "distillation": 2.0, "teacher_temperature": 2.0}
+    plain = load_profile("demo")
+    recipe = plain.recipes["demo"].model_copy(update=later)  # which no single kind has a use for
+    profile = plain.model_copy(update={"recipes": {"demo": recipe}})
     values = STAGES["checkpoints"].fingerprint_settings(profile, "demo")
     assert values.keys() == set(type(recipe).model_fields) - RECIPE_RUNTIME_FIELDS
     assert values["steps"] == recipe.steps and values["batch_size"] == recipe.batch_size

@@ -11,7 +11,7 @@ from mmret.freshness.survey import RETRY_SECONDS, differences, due, new_pairs, s
 from mmret.lake import Lake
 from mmret.lake.inputs import Inputs, read_inputs, record_inputs
 from mmret.schemas import SIGNALS, TABLES
-from mmret.settings import load_profile
+from mmret.settings import Recipe, load_profile
 from mmret.stages import STAGES
 from tests.freshness.empty_tables import PROFILE, SHARDS, compute, images, seal, triplets
 from tests.mine.lakes import filled
@@ -131,6 +131,15 @@ def test_a_recipe_that_goes_on_from_another_s_checkpoint_follows_it(lake):
     profile = PROFILE.model_copy(update={"recipes": recipes})
     assert ("checkpoints", "demo") in upstream_of(lake, profile, "checkpoints", "next")
     assert ("checkpoints", "demo") not in upstream_of(lake, profile, "checkpoints", "demo")
+
+
+def test_a_recipe_waits_for_its_teacher_although_that_is_written_down_later(lake):
+    demo = PROFILE.recipes["demo"]
+    recipes = {"student": demo.model_copy(update={"teacher": "judge"}), "judge": Recipe(kind="reranker"), "demo": demo}
+    profile = PROFILE.model_copy(update={"recipes": recipes, "train": ("student", "judge", "demo")})
+    student = next(s for s in survey(lake, profile) if (s.table, s.partition) == ("checkpoints", "student"))
+    assert (student.state, student.waits_for) == ("missing", ("checkpoints",))
+    assert [w.partition for w in due(survey(lake, profile))] == ["judge"], "measured on demo, which is current"
 
 
 def test_a_partition_that_is_no_longer_read_is_named(lake):
