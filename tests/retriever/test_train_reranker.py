@@ -68,6 +68,9 @@ def test_the_gradient_in_chunks_is_that_of_all_pairs_at_once(trainable, clip_fol
     assert bool(vision) == (trainable not in ("text", "above")) and ("clip.vision_model.embeddings.class_embedding" in vision) == (
         trainable == "all"
     )
+    with_projection = trainable not in ("text", "above")
+    assert ("clip.visual_projection.weight" in names) == with_projection
+    assert ("clip.vision_model.post_layernorm.weight" in names) == with_projection
 
 
 def test_so_it_is_of_an_mllm(mllm, triplets, load, tmp_path):
