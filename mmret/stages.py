@@ -177,8 +177,7 @@ def _recipe_settings(profile: Profile, name: str) -> Any:
 
 def _learns_from(recipe: Recipe) -> list[str]:
     """Recipes whose checkpoints decide what this one is trained on, besides its base."""
-    hits = recipe.retriever if recipe.kind == RERANKER and recipe.reranker.first_hits else None
-    return [name for name in (recipe.teacher, hits) if name]
+    return [name for name in (recipe.teacher, recipe.first_hits_of()) if name]
 
 
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
