@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -226,13 +227,16 @@ class Recipe(Settings):
         >>> Recipe(tasks={"text_to_image": 1, "composed": 3}).shares()
         {'composed': 0.75, 'text_to_image': 0.25}
         """
-        total = math.fsum(self.tasks.values())
-        return {name: self.tasks[name] / total for name in TASK_NAMES if name in self.tasks}
+        weights = {name: Fraction(str(self.tasks[name])) for name in TASK_NAMES if name in self.tasks}
+        total = sum(weights.values())
+        return {name: float(weight / total) for name, weight in weights.items()}
 
     def decisive(self) -> dict[str, Any]:
-        """The fields that decide the weights, as plain values. Those that were added later are left out while they have the value
-        that recipes had before, so that older checkpoints stay current."""
-        values = self.model_dump(exclude=set(RECIPE_RUNTIME_FIELDS))
+        """The fields that decide the weights, as plain values, ``tasks`` as shares.
+
+        Those that were added later are left out while they have the value that recipes had before, so that older checkpoints stay
+        current."""
+        values = self.model_dump(exclude=set(RECIPE_RUNTIME_FIELDS)) | {"tasks": self.shares()}
         usual = type(self).model_construct().model_dump(include=set(_ADDED_LATER))
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
