@@ -190,13 +190,14 @@ def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
 
 
 _evaluate = _section("evaluate", leave_out=("rerank_depth",))
+_evaluate_reranker = _section("evaluate", leave_out=("texts", "captioned_pictures"))  # of galleries that no reranker orders
 
 
 def _evaluation_settings(profile: Profile, name: str) -> Any:
     recipe = profile.recipes[name]
     if recipe.kind != RERANKER:
         return _evaluate(profile, name)
-    return _evaluate(profile, name) | {"rerank_depth": profile.evaluate.rerank_depth, "retriever": _measured_on(profile, name)}
+    return _evaluate_reranker(profile, name) | {"retriever": _measured_on(profile, name)}
 
 
 def _measured_on(profile: Profile, name: str) -> str | None:

@@ -227,6 +227,7 @@ class Recipe(Settings):
         >>> Recipe(tasks={"text_to_image": 1, "composed": 3}).shares()
         {'composed': 0.75, 'text_to_image': 0.25}
         """
+        # exact: a mixture has the same shares however its weights are written
         weights = {name: Fraction(str(self.tasks[name])) for name in TASK_NAMES if name in self.tasks}
         total = sum(weights.values())
         return {name: float(weight / total) for name, weight in weights.items()}
