@@ -103,7 +103,7 @@ def shares(lake: Path) -> dict[str, Any]:
     }
 
 
-def gate() -> dict[str, int]:
+def gate() -> dict[str, float | list[float]]:
     """What `make bench-gates` compares: of some pairs none is lost, and none is without texts and reason."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

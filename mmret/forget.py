@@ -29,12 +29,14 @@ from mmret.lake import Lake, history
 from mmret.lake.data_sets import data_set
 from mmret.lake.holding import LISTINGS, REQUESTS, note_requests, noted_requests, pairs_of, requests_in_use, speaks_of, still_used
 from mmret.retriever.opted_out_since import all_opted_out_since
+from mmret.schemas import WRITTEN_WHEN_NEEDED
 
 
 @dataclass
 class Forgotten:
     """What was dropped. ``checkpoints``: those trained on such pictures, with how many; ``unlisted``: those whose exact rows can no
-    longer be listed."""
+    longer be listed. ``answers_of_unknown_pictures`` stay: an older version stored them without saying what they are
+    about, and no row came from them (an attempt that failed, a judge's verdict, a pair that is no more)."""
 
     pictures: int = 0
     versions: int = 0
@@ -42,6 +44,7 @@ class Forgotten:
     vectors_by_checkpoints: int = 0
     fingerprints: int = 0
     answers: int = 0
+    answers_of_unknown_pictures: int = 0
     trainings_in_progress: int = 0
     run_history: int = 0
     checkpoints: dict[str, int] = field(default_factory=dict)
@@ -66,6 +69,7 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
         return done
     for table, partition in unused:
         lake.path(table, partition).unlink(missing_ok=True)
+    _drop_scores(lake, gone)
     if used := still_used(lake, gone):
         raise UserError(
             f"{len(gone):,} pictures have opted out, and {len(used)} partitions still use some of them "
@@ -77,8 +81,24 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
     _drop_versions(lake, gone, done)
     _drop_from_lance(lake, gone, done)
     _drop_copies(lake, gone, done)
-    _drop_answers(lake, done)
+    _drop_answers(lake, gone, done)
     return done
+
+
+def _drop_scores(lake: Lake, gone: pa.Array) -> None:
+    """Take the pictures, and pairs that went with them, out of tables that no stage brings up to date."""
+    triplets = lake.read("triplets", columns=["pair_id"])["pair_id"].combine_chunks()
+    pairs = pairs_of(lake, gone)
+    for table in WRITTEN_WHEN_NEEDED:
+        for partition in lake.partitions(table):
+            facts, rows = lake.facts(table, partition), lake.read(table, partition)
+            out = pc.or_(*(pc.is_in(rows[name], value_set=gone) for name in ("query_id", "candidate_id")))
+            with_them = rows.filter(out)["pair_id"].combine_chunks()
+            ended = with_them.filter(pc.invert(pc.is_in(with_them, value_set=triplets)))
+            ids = pc.unique(pa.concat_arrays([pairs, ended]))
+            kept = rows.filter(pc.invert(pc.or_(out, pc.is_in(rows["pair_id"], value_set=ids))))
+            if kept.num_rows < rows.num_rows:
+                lake.write(table, partition, kept, facts.inputs, **facts.notes)
 
 
 def _drop_versions(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
@@ -188,7 +208,12 @@ def _lists(path: Path, gone: pa.Array) -> bool:
     return any(pc.any(pc.is_in(column, value_set=gone)).as_py() for column in rows.columns)
 
 
-def _drop_answers(lake: Lake, done: Forgotten) -> None:
+def _drop_answers(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
+    store = AnswerStore(lake.root / "answers")
     noted = set(noted_requests(lake))
-    done.answers = AnswerStore(lake.root / "answers").remove(noted - requests_in_use(lake, noted))
+    about, unknown = store.keys_about(gone)
+    doomed = noted | about
+    done.answers = store.remove(doomed - requests_in_use(lake, doomed))
+    unknown -= doomed
+    done.answers_of_unknown_pictures = len(unknown - requests_in_use(lake, unknown)) if unknown else 0
     (history.folder(lake) / REQUESTS).unlink(missing_ok=True)

@@ -272,7 +272,7 @@ TASKS = _table(
     ("negative_captions", _strings, "their captions, in the same order"),
     ("pair_id", _text, "the mined pair that the row comes from; null where a picture and its own caption are the pair"),
     ("signals", _strings, "the signals that found the pair, or the hard negatives of a picture's own caption"),
-    ("split", _text, "train, or test: the query image was drawn for the held-out slice"),
+    ("split", _text, "train, or test: a picture or a caption of the row is held out; of triplets with captions the query picture"),
     ("licence", _text, 'of both pictures, joined with " | " where they differ'),
 )
 

@@ -20,9 +20,10 @@ from mmret.ingest.stage import ingest_shard, seal_corpus
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.lake.configuration import resolve
+from mmret.lake.holding import REQUESTS, note_opted_out, noted_requests
 from mmret.retriever.opted_out_since import all_opted_out_since
 from mmret.retriever.train.data_state import checkpoint_rows, record_data_state
-from mmret.schemas import CHECKPOINTS, DESCRIPTIONS, PAIRS, TABLES, TRIPLETS, vectors
+from mmret.schemas import CHECKPOINTS, DESCRIPTIONS, PAIRS, TABLES, TEACHER_SCORES, TRIPLETS, vectors
 from mmret.settings import CorpusSettings
 from tests.ingest.files import captioned, png
 
@@ -127,6 +128,14 @@ def test_no_byte_of_the_picture_and_no_id_but_that_of_its_refusal_is_left_in_any
     assert forget_opted_out(lake).versions == 0, "a second time there is nothing left to drop"
 
 
+def test_a_run_that_was_stopped_after_sealing_notes_the_requests_when_it_is_run_again(lake, tmp_path):
+    (history.folder(lake) / REQUESTS).unlink()
+    (history.folder(lake) / "opted_out_noted.txt").unlink()
+    settings = resolve(lake, overrides={"corpus.opt_out": [str(tmp_path / "list.txt")]})[0]
+    seal_corpus(lake, settings, "x")
+    assert noted_requests(lake) == [key(pair_id(IDS[0], GONE))]
+
+
 def test_answers_about_it_are_dropped_and_those_that_a_row_came_from_stay(lake):
     downstream(lake)
     keys = [key(pair_id(IDS[q], IDS[t])) for q, t, _ in PAIRS_OF]
@@ -134,6 +143,32 @@ def test_answers_about_it_are_dropped_and_those_that_a_row_came_from_stay(lake):
         version.path.unlink()  # as compaction does after some days: which answers they were is noted when the picture opts out
     assert forget_opted_out(lake).answers == 1
     assert set(AnswerStore(lake.root / "answers").look_up("describe", keys)) == set(keys[1:])
+
+
+def test_answers_of_earlier_attempts_and_of_judges_are_dropped_too_and_what_cannot_be_told_is_counted(lake):
+    downstream(lake)
+    store, keys = AnswerStore(lake.root / "answers"), [key(name) for name in ("attempt", "judged", "other", "old")]
+    store.append("describe", keys[:1], [Answer("an attempt")], [(GONE, IDS[0])])
+    store.append("judge", keys[1:3], [Answer("8 8"), Answer("9 9")], [(IDS[0], GONE), (IDS[2], IDS[3])])
+    store.append("judge", keys[3:], [Answer("7 7")])
+    done = forget_opted_out(lake)
+    assert (done.answers, done.answers_of_unknown_pictures) == (3, 1)
+    assert not store.look_up("describe", keys) and set(store.look_up("judge", keys)) == set(keys[2:])
+
+
+def test_requests_are_noted_by_the_next_run_where_one_was_stopped_before_and_anew_when_a_picture_opts_out_again(lake):
+    file = history.folder(lake) / REQUESTS
+    noted = noted_requests(lake)
+    assert noted == [key(pair_id(IDS[0], GONE))]
+    for stopped in (True, False):
+        file.unlink()
+        if stopped:
+            (history.folder(lake) / "opted_out_noted.txt").unlink()
+        note_opted_out(lake, opted_out_ids(lake))
+        assert noted_requests(lake) == (noted if stopped else [])
+    note_opted_out(lake, pa.array([], pa.string()))  # withdrawn
+    note_opted_out(lake, opted_out_ids(lake))
+    assert noted_requests(lake) == noted
 
 
 def test_checkpoints_trained_on_it_are_said_to_be_before_and_after_and_their_rows_are_said_to_be_gone(lake):
@@ -170,3 +205,32 @@ def test_a_tagged_lance_version_is_left_to_whoever_tagged_it(lake):
     data_set(lake.lance("clip_image")).tags.create("mine", 1)
     with pytest.raises(UserError, match=r"clip_image has tagged versions \(mine\).*delete the tags"):
         forget_opted_out(lake)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_teacher_s_scores_are_rid_of_it_in_place_and_the_others_stay(lake, pruned):
+    taught = [
+        {
+            "teacher": "judge",
+            "pair_id": pair_id(IDS[q], IDS[t]),
+            "query_id": IDS[q],
+            "text": "a",
+            "candidate_id": IDS[c],
+            "model": "m",
+        }
+        for q, t, negatives in PAIRS_OF
+        for c in (t, q, *negatives)
+    ]
+    lake.write("teacher_scores", "judge-0", rows(TEACHER_SCORES, taught), "m", said="so")
+    downstream(lake)
+    if pruned:
+        for version in [v for table in ("pairs", "triplets") for v in history.versions(lake, table, "shard-00000")[:-1]]:
+            version.path.unlink()
+    forget_opted_out(lake)
+    left = lake.read("teacher_scores").to_pylist()
+    assert {(r["pair_id"], r["candidate_id"]) for r in left} == {
+        (pair_id(IDS[q], IDS[t]), IDS[c]) for q, t, negatives in PAIRS_OF[1:] for c in (t, q, *negatives) if c != 1
+    }
+    assert not [f for f in files_with(lake, GONE.encode()) if "teacher_scores" in f]
+    facts = lake.facts("teacher_scores", "judge-0")
+    assert (facts.inputs, facts.notes["said"]) == ("m", "so"), "a teacher goes on from there"

@@ -22,7 +22,7 @@ seal_corpus = dg.define_asset_job(
 stale_shards = dg.define_asset_job(
     "stale_shards",
     UP_TO_TRIPLETS,
-    description="What the schedule launches: any stages up to triplets, over a range of shards.",
+    description="What the schedule launches: any stages up to triplets and tasks, over a range of shards.",
 )
 
 
@@ -41,7 +41,7 @@ JOBS = [
     _shard_job("encode", SHARDS & dg.AssetSelection.groups("embeddings"), description="The three vector tables of a shard."),
     _shard_job("mine", dg.AssetSelection.groups("mining"), description="Candidates, neighbours and pairs of a shard."),
     _shard_job(
-        "annotate", dg.AssetSelection.groups("annotation"), description="Descriptions, instructions and triplets of a shard."
+        "annotate", dg.AssetSelection.groups("annotation"), description="Descriptions, instructions, triplets and tasks of a shard."
     ),
     _shard_job(
         "synthesise",

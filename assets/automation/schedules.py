@@ -57,10 +57,10 @@ def in_progress(instance: dg.DagsterInstance, tables: Iterable[str], shards: lis
     cron_schedule="*/15 * * * *",
     job=stale_shards,
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Launches what is missing or stale up to triplets, and nothing else. The tag mmret/because of each run says why.",
+    description="Launches what is missing or stale up to triplets and tasks, no more. The tag mmret/because of each run says why.",
 )
 def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> list[dg.RunRequest] | dg.SkipReason:
-    """Launch what is missing or stale up to triplets, and nothing else; the tag `mmret/because` of each run says why."""
+    """Launch what is missing or stale up to triplets and tasks, and nothing else; the tag `mmret/because` of each run says why."""
     store = lake.open()
     if is_leased(store):
         return dg.SkipReason(f"`mmret run` is working on {store.root}")

@@ -83,7 +83,7 @@ SENSORS = [
         default_status=dg.DefaultSensorStatus.STOPPED,
         minimum_interval_seconds=30,
         run_tags={"dagster/priority": "-1"},
-        description="Carries new shards, and whatever a changed setting made stale, through every stage up to triplets.",
+        description="Carries new shards, and whatever a changed setting made stale, through every stage up to triplets and tasks.",
     ),
     dg.AutomationConditionSensorDefinition(
         "train_on_new_pairs",

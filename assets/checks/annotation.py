@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
 from assets.checks.sql import Check, named_first, sql_check
 from mmret.lake import Facts, Lake
@@ -46,17 +47,30 @@ no_hard_negative_is_right = sql_check(
     blocking=True,
 )
 
+
+def _kept_out_by_scores(lake: Lake, connection: Any, profile: Profile) -> None:
+    """View ``kept_out``: the ids of pictures that a threshold of setting ``scores`` keeps out of every row."""
+    from mmret.score.stage import found_wanting
+
+    found = found_wanting(lake, lake.partitions("scores"), profile.scores)
+    ids = pa.chunked_array([chunk for some in found.values() for chunk in some.chunks], pa.string())
+    connection.register("kept_out", pa.table({"image_id": ids}))
+
+
 every_captioned_picture_is_asked_for = sql_check(
     "tasks",
     "every_captioned_picture_is_asked_for",
-    "No picture is lost: each with a caption that is in no benchmark is asked for by its caption, and its caption by it.",
+    "No picture is lost: each with a caption is asked for by its caption, and its caption by it, unless it is a benchmark's or "
+    "a score keeps it out.",
     """
     SELECT i.image_id, i.shard FROM images i
     LEFT JOIN (SELECT query_id, count(*) AS rows FROM tasks WHERE task IN ('text_to_image', 'image_to_text') GROUP BY 1) t
       ON t.query_id = i.image_id
     WHERE trim(coalesce(i.caption, '')) <> '' AND i.image_id NOT IN (SELECT image_id FROM leaks) AND coalesce(t.rows, 0) <> 2
+      AND i.image_id NOT IN (SELECT image_id FROM kept_out)
       AND i.shard IN (SELECT shard FROM images JOIN tasks ON query_id = image_id)""",
     shards="SELECT DISTINCT shard FROM bad",
+    prepare=_kept_out_by_scores,
 )
 
 

@@ -92,18 +92,21 @@ def sql_check(
     *,
     where: str = "",
     shards: str = "",
+    prepare: Callable[[Lake, Any, Profile], None] = lambda lake, connection, profile: None,
     blocking: bool = False,
     warn: bool = False,
 ) -> Check:
     """A check that passes where ``sql`` returns no row; the first rows it returns are shown.
 
     Which shards fail is told by ``where``, a condition on their rows in ``asset``, or by ``shards``, a query for their names. In
-    both ``bad`` is what ``sql`` returns. Without either the check is of the table as a whole.
+    both ``bad`` is what ``sql`` returns. Without either the check is of the table as a whole. ``prepare`` makes what ``sql`` reads
+    besides the tables.
 
     >>> sql_check("pairs", "ids", "...", "SELECT pair_id FROM pairs WHERE ...", where="pair_id IN (SELECT pair_id FROM bad)")
     """
 
-    def violations(_lake: Lake, connection: Any, _profile: Profile) -> list[Any]:
+    def violations(lake: Lake, connection: Any, profile: Profile) -> list[Any]:
+        prepare(lake, connection, profile)
         return connection.execute(f"SELECT * FROM ({sql}) LIMIT {_MAX_VIOLATIONS}").fetchall()
 
     def partitions(connection: Any, files: Files, _rows: Rows) -> set[str]:

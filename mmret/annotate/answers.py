@@ -92,7 +92,8 @@ def _send(
 
     def flush() -> None:
         if store is not None:
-            store.append(kind, pending, [answers[key] for key in pending])
+            about = [(requests[key].query_id, requests[key].target_id) for key in pending]
+            store.append(kind, pending, [answers[key] for key in pending], about)
         pending.clear()
 
     def take(key: str, answer: Answer) -> None:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from mmret.assemble.triplets import licence_of_both
 from mmret.assemble.twins import find_twins, negatives_of
-from mmret.curation.split import split_of
+from mmret.curation.split import split_of, split_of_caption
 from mmret.hashing import content_id
 from mmret.mine.images import Images, normalise_caption
 from mmret.schemas import SIGNALS, TASKS
@@ -46,20 +46,36 @@ def task_rows(
         "image_text_to_image_text": _from_triplets(triplets, images),
     }
     rows = pl.concat([made[name].with_columns(task=pl.lit(name)) for name in MADE_TASKS])
-    splits = {i: split_of(i, settings) for i in rows["query_id"].unique()}
     about = pl.from_arrow(images).select("image_id", "caption", "licence")
     rows = (
         rows.join(_of_role("query", about), on="query_id", how="left", maintain_order="left")
         .join(_of_role("target", about), on="target_id", how="left", maintain_order="left")
         .with_columns(
             task_id=pl.Series(_ids(rows), dtype=pl.String),
-            split=pl.col("query_id").replace_strict(splits, return_dtype=pl.String),
             licence=licence_of_both(),
             texts=pl.coalesce("texts", _own_text()),
         )
     )
+    rows = rows.with_columns(split=_split(rows, settings))
     counts = {name: made[name].height for name in MADE_TASKS}
     return rows.select(TASKS.names).to_arrow().cast(TASKS), counts
+
+
+def _split(rows: pl.DataFrame, settings: EvaluateSettings) -> pl.Series:
+    """Of triplets with captions the triplets' own, by the query picture. Of every other row ``test`` where either side is held out,
+    its picture or its caption: evaluations ask captions back of which no such row was trained on."""
+    pictures = [i for i in {*rows["query_id"], *rows["target_id"]} if split_of(i, settings) == "test"]
+    captions = [
+        c for c in {*rows["query_caption"], *rows["target_caption"]} if split_of_caption(normalise_caption(c), settings) == "test"
+    ]
+
+    def held_out(column: str, known: list[str]) -> pl.Expr:
+        return pl.col(column).is_in(pl.Series(known, dtype=pl.String))
+
+    asks = held_out("query_id", pictures)
+    any_side = asks | held_out("target_id", pictures) | held_out("query_caption", captions) | held_out("target_caption", captions)
+    test = pl.when(pl.col("task") == "image_text_to_image_text").then(asks).otherwise(any_side)
+    return rows.select(split=pl.when(test).then(pl.lit("test")).otherwise(pl.lit("train")))["split"]
 
 
 def _own_text() -> pl.Expr:

@@ -1,7 +1,8 @@
 """Queries of every direction that a corpus has an answer to: pictures by captions, captions by pictures, and alike by alike.
 
 A model trained for composed queries alone can lose what it could before, unnoticed; so every evaluation asks these as well. Queries
-are the held-out pictures and their captions, of which no row was trained on. What is right:
+are the held-out captions (:func:`mmret.curation.split.split_of_caption`) and their pictures: no row from caption to picture, back,
+or between alike ones was trained on that has such a caption on either side. What is right:
 
 * text to image, image to text: a picture's own caption and back; pictures under the same caption are all right.
 * image to image: pictures under the same caption; on a ``shapes`` corpus scenes with the same attributes, however described.
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from mmret.benchmarks.edits import ATTRIBUTES
 from mmret.benchmarks.triplets import Query
-from mmret.curation.split import split_of
+from mmret.curation.split import split_of_caption
 from mmret.hashing import fingerprint, uniform
 from mmret.mine.images import normalise_caption
 from mmret.ranking import recall_at, target_ranks
@@ -103,7 +104,7 @@ def directions(corpus: Corpus, triplets: Sequence[Query], settings: EvaluateSett
 
     >>> asked, left_out = directions(Corpus.of(images), held_out_triplets(lake, profile.evaluate), profile.evaluate)
     """
-    held_out = [row for row, image_id in enumerate(corpus.ids) if corpus.said[row] and split_of(image_id, settings) == "test"]
+    held_out = [row for row, said in enumerate(corpus.said) if said and split_of_caption(said, settings) == "test"]
     held_out = sorted(held_out, key=lambda row: uniform("evaluate", corpus.ids[row]))[: settings.max_queries]
     alike = _said_alike(corpus, held_out)
     needed = {corpus.said[row] for row in held_out}.union(*alike.values())

@@ -55,10 +55,10 @@ def post(url: str, query: str, **variables: Any) -> dict[str, Any]:
 
 
 def select_partitions(lake: Lake, stages: Iterable[str], names: Iterable[str]) -> Selection:
-    """Partitions of ``stages`` (empty: all up to triplets) that are missing or stale, with those that follow from them.
+    """Partitions of ``stages`` (empty: all up to triplets and tasks) that are missing or stale, with those that follow from them.
 
-    Where ``names`` are given, the partitions of these names instead, current or not. Raises UserError for a stage or partition
-    that does not exist.
+    Where ``names`` are given, the partitions of these names instead, current or not, of stages that have to do with them. Raises
+    UserError for a stage or partition that does not exist.
     """
     profile = resolve(lake)[0]
     stages, names = list(stages), list(names)
@@ -74,7 +74,8 @@ def select_partitions(lake: Lake, stages: Iterable[str], names: Iterable[str]) -
     existing = {t: list(profile.recipes) if STAGES[t].partitions == "recipe" else partitions_of(lake, profile, t) for t in wanted}
     if unknown := [p for p in names if not any(p in have for have in existing.values())]:
         raise UserError(f"no partition {', '.join(unknown)} of {', '.join(wanted)}; shards: {', '.join(lake.shards())}")
-    return {t: chosen for t, have in existing.items() if (chosen := [p for p in have if p in names])}
+    chosen = {t: [p for p in have if p in names and STAGES[t].applies(lake, profile, p)] for t, have in existing.items()}
+    return {t: partitions for t, partitions in chosen.items() if partitions}
 
 
 def selectors(selection: Selection) -> list[dict[str, Any]]:
@@ -129,7 +130,9 @@ def _check_lake(url: str, lake: Lake, selection: Selection) -> None:
 
 def backfill(
     lake: Annotated[Path, typer.Option(help="folder of the lake that the UI serves")],
-    stage: Annotated[list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets and tasks")
+    ] = None,
     partition: Annotated[
         list[str] | None,
         typer.Option(help="this shard or recipe, current or not; again for more. Default: what is missing or stale"),

@@ -75,7 +75,13 @@ def _print_forgotten(lake: Lake, done: dict[str, Any]) -> None:
     if not done["pictures"]:
         print("no picture has opted out")
         return
-    print(f"forgotten: {_counts(done)}")
+    unknown = done["answers_of_unknown_pictures"]
+    print(f"forgotten: {_counts({name: n for name, n in done.items() if name != 'answers_of_unknown_pictures'})}")
+    if unknown:
+        print(
+            f"{unknown:,} stored answers of an older version do not say which pictures they are about, and no row came from them; "
+            f"they stay. To be rid of them delete the folder {lake.root / 'answers'}: what is needed again is asked again"
+        )
     for name, n in done["checkpoints"].items():
         print(f"{name} was trained on {n:,} pictures that opted out since; its weights still know them: train it anew or drop it")
     for name in done["unlisted"]:

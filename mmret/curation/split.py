@@ -1,4 +1,4 @@
-"""Which triplets are held out: decided by a hash of the query image, so an image stays on its side when the corpus grows."""
+"""What is held out: decided by a hash of the query image, or of a caption, so that each stays on its side when the corpus grows."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ def split_of(query_id: str, settings: EvaluateSettings) -> str:
     'train'
     """
     return "test" if uniform("held-out", query_id) < settings.held_out else "train"
+
+
+def split_of_caption(said: str, settings: EvaluateSettings) -> str:
+    """``test`` for the share ``settings.held_out`` of captions, else ``train``; ``said`` is a caption in the form in which captions
+    are compared (:func:`mmret.mine.images.normalise_caption`), so pictures under one caption are on one side."""
+    return "test" if uniform("held-out caption", said) < settings.held_out else "train"

@@ -131,7 +131,7 @@ def configuration(folder: Path) -> dict:
     return found
 
 
-_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, ImportError)
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, ImportError)
 """What libraries raise for files that do not fit together."""
 
 
@@ -146,7 +146,7 @@ def loading(location: Location) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except (*_LOAD_ERRORS, SafetensorError, StrictDataclassError) as error:
+    except (*LOAD_ERRORS, SafetensorError, StrictDataclassError) as error:
         raise load_error(str(location.path or location.name), error) from error
 
 

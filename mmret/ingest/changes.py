@@ -19,7 +19,7 @@ from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row
 from mmret.ingest.sealed_rows import SealedRow, SealedRows, text_key
-from mmret.ingest.selection import CAPTION_REMOVED, DELETED, NO_CAPTION, REPLACED, SELECTION_REASONS
+from mmret.ingest.selection import CAPTION_REMOVED, DELETED, LEFT_OUT, NO_CAPTION, REPLACED, SELECTION_REASONS
 from mmret.ingest.spill import temporary_database
 from mmret.threads import in_order
 
@@ -153,7 +153,7 @@ class Changes:
         ):
             row = self._listed(id_).row
             there = self._sealed("root = ? AND path = ? AND state = 0", root, _plain(row.path))
-            live = next((s for s in there if s.is_live), None)
+            live = _live(there)
             if row.reason in (None, NO_CAPTION):
                 same = (s for s in there if (s.size, s.mtime_ns) == (row.size, row.mtime_ns) and s.takes(row))
                 if found := next(same, None):
@@ -161,7 +161,7 @@ class Changes:
             elif found := next((s for s in there if s.reason == row.reason), None):
                 self._keep(root, found, id_, row, remarks)
             elif live is None:
-                if row.reason in _GONE and any(s.reason in (DELETED, REPLACED, CAPTION_REMOVED) for s in there):
+                if row.reason in _GONE and any(s.reason in LEFT_OUT for s in there):
                     self._drop(id_)  # left out already
             elif row.reason == "too_many_bytes" and (live.size, live.mtime_ns) == (row.size, row.mtime_ns):
                 self._drop(id_, live)  # the limit has changed, not the file: the pictures' own stage refuses it
@@ -184,7 +184,7 @@ class Changes:
         for id_, row, (image_id, _, failure) in self._hashed(changed, hash_file):
             there = self._sealed("root = ? AND path = ? AND state = 0", root, _plain(row.path))
             same = next((s for s in there if s.image_id == image_id and s.takes(row)), None)
-            live = next((s for s in there if s.is_live), None)
+            live = _live(there)
             if failure is not None and live is not None:
                 self._drop(id_, live)
                 remarks.add("kept_as_sealed", row.path, str(failure))
@@ -220,7 +220,7 @@ class Changes:
         for id_ in self._ids("SELECT id FROM sealed WHERE root = ? AND state != 1", root):
             (found,) = self._sealed("id = ?", id_)
             state, successor = self._run("SELECT state, successor FROM sealed WHERE id = ?", id_).fetchone()
-            if not found.is_live or (found.reason == OPTED_OUT and state != _OTHER_PICTURE):
+            if not found.is_live or found.reason == OPTED_OUT:  # which says that the picture is out, wherever its file is
                 continue
             if state == _OPEN and self._run("SELECT 1 FROM returned WHERE root = ? AND path = ?", root, found.path).fetchone():
                 state, successor = _OTHER_PICTURE, "the one it was before"
@@ -250,7 +250,7 @@ class Changes:
             new |= {"caption": row.caption, "licence": row.licence, "source": row.source, "extra": row.extra}
         lost = row.reason == NO_CAPTION and bool(found.captioned)
         still_lacking = row.reason == NO_CAPTION and found.reason == CAPTION_REMOVED
-        if found.reason in (DELETED, REPLACED, CAPTION_REMOVED) and not lost and not still_lacking:
+        if found.reason in LEFT_OUT and not lost and not still_lacking:
             new |= _returned()
             self._run("INSERT OR IGNORE INTO returned VALUES (?, ?)", root, _plain(row.path))
             remarks.add("returned", row.path)
@@ -334,6 +334,12 @@ CHANGES = (
 )
 """Remarks that say that sealed rows have changed."""
 _NAME = str.maketrans(" (),", "____")
+
+
+def _live(there: Iterable[_Sealed]) -> _Sealed | None:
+    """The row whose picture the path had: one that opted out may have had it before."""
+    live = [sealed for sealed in there if sealed.is_live]
+    return next((sealed for sealed in live if sealed.reason != OPTED_OUT), live[0] if live else None)
 
 
 def _returned() -> dict[str, Any]:

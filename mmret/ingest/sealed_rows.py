@@ -17,7 +17,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from mmret.ingest.rows import Row
-from mmret.ingest.selection import CAPTION_REMOVED, DELETED, NO_CAPTION, REPLACED, SELECTION_REASONS
+from mmret.ingest.selection import DELETED, LEFT_OUT, NO_CAPTION, REPLACED, SELECTION_REASONS
 from mmret.ingest.spill import temporary_database
 from mmret.lake import IMPORT_PREFIX
 
@@ -170,7 +170,7 @@ def text_key(caption: str | None, licence: str | None, source: str | None, extra
 def _as_listed(row: SealedRow) -> str | None:
     """The reason with which a source lists a row that was sealed as it is now, or left out since."""
     reason = row["reason"]
-    if reason in SELECTION_REASONS or reason in (DELETED, REPLACED, CAPTION_REMOVED):
+    if reason in SELECTION_REASONS or reason in LEFT_OUT:
         return None if row["caption"] is not None else NO_CAPTION
     return reason
 

@@ -3,14 +3,14 @@ and none of a picture that has opted out.
 
 Shards stay sealed: no row moves and none is lost. A row that is not used any more gets a reason (``opted_out``,
 ``source_removed``, ``beyond_limit``, ``deleted``, ``replaced`` or ``caption_removed``), so it is among the rejects, and is used
-again if what it lacks comes back. If it was the first of several equal pictures, the next of them becomes the image. One with a
-caption goes before those without. Cost: a look at four columns while nothing changes; otherwise one pass over the manifest and some
-150 bytes of memory per distinct picture.
+again if what it lacks comes back. A picture whose file is gone or has changed can opt out as well. If a row was the first of
+several equal pictures, the next of them becomes the image. One with a caption goes before those without. Cost: a look at four
+columns while nothing changes; otherwise one pass over the manifest and some 150 bytes of memory per distinct picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ NONE_GIVEN = "the caption is missing or empty (words for none, such as NULL and 
 SELECTION_REASONS = (None, NO_CAPTION, "duplicate", OPTED_OUT, SOURCE_REMOVED, BEYOND_LIMIT)
 """Reasons of rows that have a picture and a place in a source."""
 DELETED, REPLACED, CAPTION_REMOVED = "deleted", "replaced", "caption_removed"
+LEFT_OUT = (DELETED, REPLACED, CAPTION_REMOVED)
 """Reasons of rows that had all that when they were sealed (:mod:`mmret.ingest.changes`)."""
 
 
@@ -67,6 +68,7 @@ def reselect(lake: Lake, corpus: CorpusSettings, opted_out: Mapping[str, str]) -
     images = lake.read("corpus_manifest", imported, ["image_id", "path"], pc.field("reason").is_null())
     taken: dict[str, str] = dict(zip(images["image_id"].to_pylist(), images["path"].to_pylist(), strict=True))
     captioned = _captioned(lake, gone) if captionless or left_out else {}
+    with_a_row = _with_a_row(known, opted_out)
     count = 0
     for shard in lake.shards():
         rows = lake.read("corpus_manifest", shard).to_pylist()
@@ -74,7 +76,9 @@ def reselect(lake: Lake, corpus: CorpusSettings, opted_out: Mapping[str, str]) -
         for row in sorted(rows, key=lambda r: r["position"]):
             is_gone = gone(row["root"])
             count += not is_gone and row["reason"] not in (DELETED, REPLACED)
-            if row["reason"] not in SELECTION_REASONS or row["image_id"] is None:
+            if row["reason"] in LEFT_OUT and (row["image_id"] not in opted_out or row["image_id"] in with_a_row):
+                continue
+            if row["reason"] not in (*SELECTION_REASONS, *LEFT_OUT) or row["image_id"] is None:
                 continue
             if entry := opted_out.get(row["image_id"]):
                 reason, detail = OPTED_OUT, entry
@@ -91,9 +95,22 @@ def _as_opted(known: pa.Table, opted_out: Mapping[str, str]) -> bool:
     """Whether the rows with reason ``opted_out`` are those of the pictures that are."""
     noted = pc.fill_null(pc.equal(known["reason"], OPTED_OUT), False)
     own = pc.invert(pc.starts_with(known["shard"], IMPORT_PREFIX))
-    live = pc.and_(own, pc.is_in(known["reason"], value_set=pa.array(SELECTION_REASONS, pa.string())))
-    out = pc.and_(live, pc.is_in(known["image_id"], value_set=pa.array(list(opted_out), pa.string())))
+    live = pc.is_in(known["reason"], value_set=pa.array(SELECTION_REASONS, pa.string()))
+    alone = set(opted_out) - _with_a_row(known, opted_out)
+    lone = pc.and_(pc.is_in(known["reason"], value_set=pa.array(LEFT_OUT)), _of(known, alone))
+    out = pc.and_(own, pc.or_(pc.and_(live, _of(known, opted_out)), lone))
     return pc.all(pc.equal(pc.and_(own, noted), out)).as_py() is not False
+
+
+def _with_a_row(known: pa.Table, opted_out: Mapping[str, str]) -> set[str]:
+    """Those of the pictures ``opted_out`` that a row still has, so that it can say so. Of the others a row that was left out
+    becomes one: nothing else would know that the picture is out, and history may hold it."""
+    live = pc.is_in(known["reason"], value_set=pa.array(SELECTION_REASONS, pa.string()))
+    return set(known.filter(pc.and_(live, _of(known, opted_out)))["image_id"].to_pylist())
+
+
+def _of(known: pa.Table, pictures: Iterable[str]) -> pa.ChunkedArray:
+    return pc.is_in(known["image_id"], value_set=pa.array(list(pictures), pa.string()))
 
 
 def _each_picture_once(known: pa.Table) -> bool:

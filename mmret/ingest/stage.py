@@ -30,7 +30,7 @@ from mmret.ingest.seal import seal
 from mmret.ingest.selection import NO_CAPTION
 from mmret.ingest.sources import open_reader, read_as_sealed
 from mmret.lake import Lake
-from mmret.lake.holding import note_requests
+from mmret.lake.holding import note_opted_out
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
@@ -63,7 +63,6 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
     >>> seal_corpus(lake, profile, fingerprint).rows
     """
     before = set(lake.shards())
-    out_before = opted_out_ids(lake)
     changed: set[str] = set()
     new: set[str] = set()
     rows = 0
@@ -76,8 +75,7 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
             new.add(shard)
             rows += table.num_rows
     write_remarks(lake, remarks, profile.corpus.sources, inputs)
-    if profile.corpus.opt_out and (out := opted_out_ids(lake)) and not out.equals(out_before):
-        note_requests(lake, out)  # while the tables still say which
+    note_opted_out(lake, opted_out_ids(lake))  # while the tables still say which requests were about them
     take_out_imported(lake, profile)
     changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
     return Sealing(rows, len(changed), changed_rows)

@@ -6,6 +6,7 @@ pair of it. Cost: the columns of ids of every file that is asked about.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ LISTINGS = ("corpus_manifest", "rejects", "remarks", "decisions")
 """Tables that say that a row was refused, or what people decided: they hold neither a picture nor what was made of it."""
 REQUESTS = "opted_out_requests.json"
 """In ``history/``: keys of the answers that are to go with pictures that opted out."""
+_NOTED_FOR = "opted_out_noted.txt"
+"""In ``history/``: digest of the ids of the pictures whose requests are noted."""
 _SIDES = ("query_id", "target_id")
 
 
@@ -68,6 +71,18 @@ def still_used(lake: PartitionFiles, pictures: pa.Array) -> list[tuple[str, str]
             paths = sorted(folder.glob("[!.]*.parquet"))
             found += [(folder.name, path.stem) for path in paths if speaks_of(path, pictures, pairs)]
     return found
+
+
+def note_opted_out(lake: PartitionFiles, pictures: pa.Array) -> None:
+    """:func:`note_requests` where the ``pictures`` that have opted out are others than those it was done for last: a run that was
+    stopped in between makes up for it. Call it after each sealing, with none too."""
+    path = history.folder(lake) / _NOTED_FOR
+    digest = hashlib.sha256("\n".join(sorted(pictures.to_pylist())).encode()).hexdigest() if len(pictures) else ""
+    if digest == (path.read_text() if path.is_file() else ""):
+        return
+    if digest:
+        note_requests(lake, pictures)
+    write_text(path, digest)
 
 
 def note_requests(lake: PartitionFiles, pictures: pa.Array) -> int:

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from mmret.devices import device_of
+from mmret.encode.location import LOAD_ERRORS, complete_weights
+from mmret.encode.quiet import silence
 from mmret.encode.revision import folder_revision
 from mmret.errors import UserError
 from mmret.paths import local_path
@@ -26,20 +28,29 @@ class Classifier:
 
     def __init__(self, name: str, settings: ScorerSettings):
         import torch
+        from huggingface_hub.errors import StrictDataclassError
+        from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         path = local_path(settings.model or "", f"scores.{name}.model")
         where: str | Path = path if path.exists() else str(settings.model)
+        options = {"revision": settings.revision, "trust_remote_code": False}
         try:
-            options = {"revision": settings.revision, "trust_remote_code": False}
-            self._processor = AutoImageProcessor.from_pretrained(where, **options)
-            found = AutoModelForImageClassification.from_pretrained(where, use_safetensors=True, **options)
-        except (OSError, ValueError, KeyError) as error:
+            with silence():
+                self._processor = AutoImageProcessor.from_pretrained(where, **options)
+                found, info = AutoModelForImageClassification.from_pretrained(
+                    where, use_safetensors=True, output_loading_info=True, **options
+                )
+        except (*LOAD_ERRORS, SafetensorError, StrictDataclassError) as error:
             said = next(iter(str(error).splitlines()), type(error).__name__)[:300]
             raise UserError(
                 f"scores.{name}.model: {where} cannot be read as an image classifier ({said}); it needs config.json, "
-                "preprocessor_config.json and model.safetensors"
+                "preprocessor_config.json and model.safetensors, each whole"
             ) from None
+        try:
+            complete_weights(str(where), info)
+        except UserError as error:
+            raise UserError(f"scores.{name}.model: {error}: a model that was not trained as a classifier has no head") from None
         labels = {str(label): int(at) for at, label in found.config.id2label.items()}
         by_name = {label.casefold(): at for label, at in labels.items()}
         if (settings.label or "").casefold() not in by_name:

@@ -24,13 +24,13 @@ class Head:
 
     def __init__(self, name: str, settings: ScorerSettings):
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors.torch import load_file  # NumPy has no bfloat16
 
         path = local_path(settings.model or "", f"scores.{name}.model")
         if not path.is_file():
             raise UserError(f"scores.{name}.model: no file {path}; a head is a .safetensors file of linear layers")
         try:
-            tensors = load_file(path)
+            tensors = {key: tensor.float().numpy() for key, tensor in load_file(path).items()}
         except (SafetensorError, ValueError) as error:
             raise UserError(
                 f"scores.{name}.model: {path} is no safetensors file ({error}); weights of other formats (.pt, .pth) can run code: "
@@ -39,7 +39,10 @@ class Head:
         weights = sorted((k for k, v in tensors.items() if v.ndim == 2), key=_order)
         if not weights:
             raise UserError(f"scores.{name}.model: {path} has no linear layer: found {', '.join(tensors) or 'nothing'}")
-        self.layers = [(tensors[k].astype(np.float32), tensors.get(_bias(k), np.zeros(1)).astype(np.float32)) for k in weights]
+        self.layers = [(tensors[k], tensors.get(_bias(k), np.zeros(len(tensors[k]), np.float32))) for k in weights]
+        for key, (weight, bias) in zip(weights, self.layers, strict=True):
+            if bias.shape != weight.shape[:1]:
+                raise UserError(f"scores.{name}.model: {_bias(key)} of {path} has shape {bias.shape}, and {key} {weight.shape}")
         for (one, _), (other, _) in zip(self.layers[:-1], self.layers[1:], strict=True):
             if one.shape[0] != other.shape[1]:
                 raise UserError(f"scores.{name}.model: the layers of {path} do not fit: {one.shape} before {other.shape}")

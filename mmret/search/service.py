@@ -255,9 +255,12 @@ class SearchService:
         self._observe("rank_seconds", time.perf_counter() - encoded)
 
     def _rerank_later(self, request: _Request, vector: np.ndarray) -> None:
-        if not self._stopping.is_set():
-            self._in_rerank.add(request)
+        self._in_rerank.add(request)
+        try:
             self._reranking.submit(self._rerank, request, vector)
+        except RuntimeError:  # stop() came in between
+            self._in_rerank.discard(request)
+            _fail(request, UserError("the server is stopping"))
 
     def _rerank(self, request: _Request, vector: np.ndarray) -> None:
         try:

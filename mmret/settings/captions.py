@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
+import regex
 from pydantic import Field, field_validator
 
 from mmret.settings.annotation import AnnotateSettings, EngineSettings
@@ -23,8 +23,8 @@ class PoorCaptions(Settings):
     def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
             try:
-                re.compile(pattern)
-            except re.error as error:
+                regex.compile(pattern, regex.I)  # with which they are looked for: it has signs that `re` lacks, such as \p{L}
+            except regex.error as error:
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         return patterns
 

@@ -76,6 +76,15 @@ def test_an_answer_that_cannot_be_used_is_asked_for_again_and_the_tokens_of_ever
     assert {last[row["request_key"]] for row in rows.to_pylist()} == set(PAIRS_OF["pair_id"].to_pylist())
 
 
+def test_answers_of_every_attempt_are_stored_with_the_pictures_they_are_about(tmp_path):
+    store = AnswerStore(tmp_path)
+    annotator = Scripted(lambda r: GOOD if r.attempt == 1 else "", attempts=2)
+    describe(PAIRS_OF, {}, annotator, annotator.settings, store)
+    about, unknown = store.keys_about(pa.array([IDS[2]]))
+    assert about == {annotator.key(r) for r in annotator.asked if IDS[2] in (r.query_id, r.target_id)} and len(about) == 4
+    assert not unknown
+
+
 def test_no_more_is_asked_than_the_settings_say_and_the_last_reason_is_kept():
     annotator = Scripted(lambda r: "", attempts=3)
     stats = Stats()

@@ -9,10 +9,11 @@ import multiprocessing
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mmret.annotate.protocol import Answer, request_key
-from mmret.annotate.store import AnswerStore
+from mmret.annotate.store import ANSWERS, AnswerStore
 from mmret.errors import UserError
 
 
@@ -89,3 +90,19 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
         pool.starmap(_write, [(tmp_path, s) for s in "abc"])
     wanted = {k: v for s in "abc" for k, v in _answers(60, s).items()}
     assert AnswerStore(tmp_path).look_up("describe", list(wanted)) == wanted
+
+
+def test_files_of_an_older_version_are_read_merged_and_said_to_be_about_unknown_pictures(tmp_path, monkeypatch):
+    store, stored = AnswerStore(tmp_path), _answers(8)
+    with monkeypatch.context() as older:
+        older.setattr("mmret.annotate.store.ANSWERS", pa.schema(list(ANSWERS)[:6]))
+        table = pa.table
+        older.setattr(pa, "table", lambda columns, schema: table({n: columns[n] for n in schema.names}, schema=schema))
+        for key in list(stored)[:7]:
+            store.append("judge", [key], [stored[key]])
+    assert store.look_up("judge", list(stored)[:7]) == dict(list(stored.items())[:7])
+    new = list(stored)[7]
+    store.append("judge", [new], [stored[new]], [("a" * 32, "b" * 32)])
+    assert len(list((tmp_path / "judge").glob("*.arrow"))) == 1 and store.look_up("judge", list(stored)) == stored
+    assert store.keys_about(pa.array(["b" * 32])) == ({new}, set(stored) - {new})
+    assert store.remove([new]) == 1 and set(store.look_up("judge", list(stored))) == set(stored) - {new}

@@ -10,9 +10,10 @@ import pytest
 from mmret.assemble.stage import make_tasks
 from mmret.assemble.tasks import task_rows
 from mmret.assemble.twins import COMMON, NEGATIVES
-from mmret.curation.split import split_of
+from mmret.curation.split import split_of, split_of_caption
 from mmret.hashing import content_id
 from mmret.lake import Lake
+from mmret.mine.images import normalise_caption
 from mmret.schemas import CORPUS_MANIFEST, IMAGES_INDEX, LEAKS, NEIGHBOURS, TASKS, TRIPLETS
 from mmret.settings import EvaluateSettings
 from mmret.tasks import MADE_TASKS, task_of
@@ -34,7 +35,8 @@ def neighbours(*rows: tuple[str, str, str, bool] | tuple[str, str, str, bool, fl
 
 def images(captions: dict[str, str] = CAPTIONS) -> pa.Table:
     licences = [None if i == "c" else "CC0" for i in captions]
-    return pa.table({"image_id": list(captions), "caption": list(captions.values()), "licence": pa.array(licences, pa.string())})
+    columns = {"image_id": list(captions), "caption": list(captions.values()), "licence": licences}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def made(found: pa.Table, triplets: pa.Table = TRIPLETS.empty_table(), own: str = "abcdefgh", **more) -> dict[str, list[dict]]:
@@ -54,6 +56,33 @@ NEAR = neighbours(
 )  # fmt: skip
 
 
+def expected_split(row: dict) -> str:
+    sides = [split_of(row[f"{side}_id"], SETTINGS) for side in ("query", "target")]
+    said = [split_of_caption(normalise_caption(row[f"{side}_caption"]), SETTINGS) for side in ("query", "target")]
+    return "test" if "test" in sides + said else "train"
+
+
+def test_a_picture_or_caption_that_is_held_out_is_on_neither_side_of_a_row_that_is_trained_on():
+    captions = {f"p{n}": f"thing {n // 2}" for n in range(60)} | {f"q{n}": f"other words for {n}" for n in range(60)}
+    alike = [(f"p{n}", f"p{n ^ 1}", signal, ABOVE) for n in range(60) for signal in ("caption", "dino_image")]
+    seen = [(f"p{n}", f"q{n}", signal, ABOVE) for n in range(60) for signal in ("clip_image", "dino_image")]
+    words = [(f"p{n}", f"q{n}", "caption", INSIDE) for n in range(60)]
+    rows, _ = task_rows(
+        neighbours(*alike, *seen, *words), TRIPLETS.empty_table(), images(captions), pa.array(list(captions)), SETTINGS
+    )
+    by_task: dict[str, list[dict]] = {}
+    for row in rows.to_pylist():
+        by_task.setdefault(row["task"], []).append(row)
+    assert set(by_task) == {"text_to_image", "image_to_text", "image_to_image", "text_to_text"}
+    for found in by_task.values():
+        assert [row["split"] for row in found] == [expected_split(row) for row in found]
+        assert {row["split"] for row in found} == {"train", "test"}
+        trained = {
+            normalise_caption(row[f"{side}_caption"]) for row in found if row["split"] == "train" for side in ("query", "target")
+        }
+        assert not any(split_of_caption(said, SETTINGS) == "test" for said in trained), "what evaluations ask back"
+
+
 def test_every_captioned_picture_asks_by_its_caption_and_is_asked_for_once_each_with_or_without_neighbours():
     rows = made(NEAR)
     for task in ("text_to_image", "image_to_text"):
@@ -62,7 +91,7 @@ def test_every_captioned_picture_asks_by_its_caption_and_is_asked_for_once_each_
             assert row["target_id"] == row["query_id"] and row["pair_id"] is None
             assert row["query_caption"] == row["target_caption"] == CAPTIONS[row["query_id"]]
             assert row["texts"] == ([row["query_caption"]] if task == "text_to_image" else [])
-            assert row["split"] == split_of(row["query_id"], SETTINGS)
+            assert row["split"] == expected_split(row)
             assert row["task_id"] == content_id(f"{task}:{row['query_id']}:{row['target_id']}".encode())
 
 
@@ -132,6 +161,13 @@ def test_a_triplet_s_candidates_carry_their_captions_and_what_says_the_same_as_t
     assert (row["pair_id"], row["texts"], row["signals"]) == ("p1", ["x", "y", "z"], ["caption"])
     assert (row["query_caption"], row["target_caption"]) == ("a red star", "a blue star")
     assert row["hard_negatives"] == ["a", "e"] and row["negative_captions"] == ["a red star", "a green ring"]
+
+
+def test_a_shard_without_pictures_or_captions_has_no_rows_and_is_no_mistake():
+    """As one is whose sources have been taken away."""
+    for own, captions in ((pa.array([], pa.string()), {}), (pa.array(["h"]), {"h": ""})):
+        rows, counts = task_rows(NEIGHBOURS.empty_table(), TRIPLETS.empty_table(), images(captions), own, SETTINGS)
+        assert rows.schema == TASKS and not rows.num_rows and counts == dict.fromkeys(MADE_TASKS, 0)
 
 
 def test_without_neighbours_there_are_still_captions_to_ask_by():

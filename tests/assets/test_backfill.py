@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from mmret.cli import app
 from mmret.cli.backfill import select_partitions, selectors
 from mmret.errors import UserError
+from mmret.lake.configuration import resolve
+from mmret.stages import names_of
 from tests.freshness.empty_tables import current_lake
 
 
@@ -61,13 +63,21 @@ def state(status: str, done: int, failed: int = 0) -> dict:
 def test_selected_is_what_is_missing_or_stale_or_named(lake):
     assert select_partitions(lake, [], []) == {}
     lake.path("triplets", "shard-00001").unlink()
-    assert select_partitions(lake, [], []) == {"triplets": ["shard-00001"]}
+    assert select_partitions(lake, [], []) == {"triplets": ["shard-00001"], "tasks": ["shard-00001"]}
     assert select_partitions(lake, ["pairs"], []) == {}
     assert select_partitions(lake, ["images"], ["shard-00000"]) == {"images": ["shard-00000"]}
     assert select_partitions(lake, ["checkpoints"], ["demo"]) == {"checkpoints": ["demo"]}
     for stages, partitions, said in ((["nosuch"], [], "no stage nosuch"), ([], ["nosuch"], "no partition nosuch")):
         with pytest.raises(UserError, match=said):
             select_partitions(lake, stages, partitions)
+
+
+def test_a_named_shard_is_asked_of_every_stage_that_has_to_do_with_it_and_of_no_other(lake):
+    asked = select_partitions(lake, [], ["shard-00000"])
+    assert set(names_of("shard")) - set(asked) == {"scores", "written_captions"}, "no scorer, and every picture has a caption"
+    scorer = {"kind": "measured", "measure": "brightness"}
+    lake.write_configuration(resolve(lake, overrides={"scores.light": scorer})[1])
+    assert select_partitions(lake, ["scores"], ["shard-00000"]) == {"scores": ["shard-00000"]}
 
 
 def test_selectors_name_rejects_with_images_and_no_partition_of_a_whole_table():
@@ -87,7 +97,7 @@ def test_it_is_launched_and_waited_for(lake, dagster, monkeypatch):
     done = call(lake, "--url", dagster.url, "--wait")
     assert done.exit_code == 0 and "1 of 2 partitions" in done.output
     (launched,) = [a for a in dagster.asked if "LaunchBackfillParams" in a["query"]]
-    assert [s["assetKey"]["path"] for s in launched["variables"]["params"]["partitionsByAssets"]] == [["triplets"]]
+    assert [s["assetKey"]["path"] for s in launched["variables"]["params"]["partitionsByAssets"]] == [["triplets"], ["tasks"]]
     dagster.answers["partitionBackfillOrError"] = [state("COMPLETED_FAILED", 1, 1)]
     done = call(lake, "--url", dagster.url, "--wait")
     assert done.exit_code == 1 and "1 failed" in done.output

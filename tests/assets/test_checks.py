@@ -11,6 +11,7 @@ from assets.checks import MODULES, mining
 from assets.checks.by_partition import Finding
 from assets.checks.sql import Check, restrict_to_current
 from assets.partitions import PARTITIONS
+from mmret.assemble.stage import make_tasks
 from mmret.freshness.fingerprints import inputs_of
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -18,6 +19,7 @@ from mmret.lake.inputs import record_inputs
 from mmret.mine import stage as mine_stage
 from mmret.retriever.train.log import LOG, read_log
 from mmret.schemas import SIGNALS, TABLES
+from mmret.score.stage import found_wanting, score_shard
 from mmret.settings import QualitySettings
 from mmret.stages import stage_of
 from mmret.warehouse import connect
@@ -122,6 +124,35 @@ def caption_written(lake: Lake, position: int, lacking: bool = False) -> None:
         settle(lake, table)
 
 
+def group(lake: Lake, pictures: int = 2, called: int = 0, members: tuple[int, ...] = (0, 1)) -> None:
+    """A group of near-duplicates of the pictures at ``members``, the last place being no image's; ``called`` after which."""
+    ids = [*lake.read("images", SHARD, ["image_id"])["image_id"].to_pylist()[:3], NOBODY]
+    filler = {"shard": SHARD, "first": True, "nearest_id": ids[0], "score": 1.0, "signals": ["clip_image"]}
+    rows = [{"image_id": ids[m], "group_id": ids[called], "pictures": pictures, **filler} for m in members]
+    rewrite(lake, "duplicates", lambda _: pa.Table.from_pylist(rows, TABLES["duplicates"]), "all")
+
+
+def without(task: str):
+    """The first row of ``task`` is lost."""
+
+    def change(rows: pa.Table) -> pa.Table:
+        at = rows["task"].to_pylist().index(task)
+        return pa.concat_tables([rows.slice(0, at), rows.slice(at + 1)])
+
+    return change
+
+
+def negative(picture=None, caption=None, captions: int = 1):
+    """The first row has one hard negative: another picture, or that of its own column ``picture``; the same for its caption."""
+
+    def change(rows: pa.Table) -> pa.Table:
+        pictures = [rows[picture][0].as_py() if picture else NOBODY]
+        texts = [rows[caption][0].as_py() if caption else "another"] * captions
+        return with_column("negative_captions", texts)(with_column("hard_negatives", pictures)(rows))
+
+    return change
+
+
 NOBODY = "0" * 32
 DAMAGE = {
     "images: rows_of_corpus_manifest_are_conserved": [
@@ -153,6 +184,18 @@ DAMAGE = {
         ("triplets", with_column("texts", ["one", "two", "one"])),
         ("triplets", same_as("target_id", lambda target: [target], hard_negatives="target_id")),
     ],
+    "duplicates: groups_are_of_two_or_more": [
+        lambda lake: group(lake, pictures=1, members=(0,)),
+        lambda lake: group(lake, pictures=3),
+        lambda lake: group(lake, called=2),
+        lambda lake: group(lake, members=(0, 3)),
+    ],
+    "tasks: no_hard_negative_is_right": [
+        ("tasks", negative(picture="target_id")),
+        ("tasks", negative(caption="target_caption")),
+        ("tasks", negative(captions=2)),
+    ],
+    "tasks: every_captioned_picture_is_asked_for": [("tasks", without(task)) for task in ("text_to_image", "image_to_text")],
     "instructions: every_pair_is_a_row": [
         ("instructions", less),
         lambda lake: (rewrite(lake, "descriptions", less), settle(lake, "instructions")),
@@ -181,14 +224,16 @@ QUALITY = {
 """What a shard's facts note, the limit, and in which direction it is passed."""
 MOST_PAIRS = "triplets: most_pairs_have_texts"
 
-WHOLE = {"rejects: sources_are_mostly_taken"}
+WHOLE = {"rejects: sources_are_mostly_taken", "duplicates: groups_are_of_two_or_more"}
 """Checks that are of a table as a whole."""
 WARNING = {"rejects: sources_are_mostly_taken", "checkpoints: loss_fell", *QUALITY, MOST_PAIRS}
 GOES_ON = WARNING | {
     "triplets: rows_of_pairs_are_conserved",
     "neighbours: neighbours_are_images",
     "pairs: no_orphan_ids",
+    "duplicates: groups_are_of_two_or_more",
     "instructions: every_pair_is_a_row",
+    "tasks: every_captioned_picture_is_asked_for",
     "checkpoints: loss_is_finite",
 }
 """Checks whose failure leaves the later stages to be computed all the same."""
@@ -221,6 +266,36 @@ def test_checks_that_can_tell_which_partition_fails_are_split_as_their_asset_is(
     assert {name for name, check in CHECKS.items() if check.partitions is None} == WHOLE
     for name, check in CHECKS.items():
         assert check.spec.partitions_def == (None if name in WHOLE else PARTITIONS[stage_of(check.asset).partitions]), name
+
+
+def test_damage_is_what_fails_and_not_its_frame(lake):
+    group(lake)
+    rewrite(lake, "tasks", negative())
+    assert failing(lake, "duplicates") == failing(lake, "tasks") == []
+
+
+def with_scores(lake: Lake, **threshold: float) -> None:
+    """Pictures have a score, with a threshold or without."""
+    change = {"scores.light": {"kind": "measured", "measure": "brightness", **threshold}}
+    lake.write_configuration(resolve(lake, overrides=change)[1])
+    for shard in lake.shards():
+        score_shard(lake, shard, resolve(lake)[0].scores, "x")
+
+
+def test_a_picture_that_a_score_keeps_out_is_missing_from_no_task(lake):
+    """Nor is any other picture let pass for it."""
+    with_scores(lake)
+    limit = lake.read("scores", SHARD)["value"].to_pylist()[0]
+    with_scores(lake, minimum=limit)
+    profile = resolve(lake)[0]
+    settle(lake, "scores", "pairs", "descriptions", "instructions", "triplets")
+    for shard in lake.shards():
+        make_tasks(lake, shard, profile.evaluate, "x", lambda shards: found_wanting(lake, shards, profile.scores))
+    settle(lake, "tasks")
+    assert sum(lake.facts("tasks", SHARD).notes["kept_out"].values()) > 10
+    assert failing(lake, "tasks") == []
+    rewrite(lake, "tasks", without("text_to_image"))
+    assert failing(lake, "tasks") == ["tasks: every_captioned_picture_is_asked_for"]
 
 
 def test_rows_in_two_shards_are_found_in_both_and_in_no_third(lake):

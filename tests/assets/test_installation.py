@@ -35,10 +35,11 @@ def test_the_links_of_an_asset_lead_to_its_function_and_to_the_one_that_computes
 def test_with_a_url_the_links_lead_to_the_repository():
     source = Source(url="https://git.example.org/group/name/", branch="v1", platform="gitlab")
     found = linked(pairs, source).metadata_by_key[dg.AssetKey("pairs")]["dagster/code_references"].code_references
-    (_, own), (_, computing) = references(GRAPH.get(dg.AssetKey("pairs")))
+    (_, own), (_, computing), (_, keeping_out) = references(GRAPH.get(dg.AssetKey("pairs")))
     assert [r.url for r in found] == [
         f"https://git.example.org/group/name/-/tree/v1/assets/mining.py#L{own}",
         f"https://git.example.org/group/name/-/tree/v1/mmret/mine/stage.py#L{computing}",
+        f"https://git.example.org/group/name/-/tree/v1/mmret/score/stage.py#L{keeping_out}",
     ]
     assert linked(pairs, Source()) is pairs
 
@@ -76,7 +77,7 @@ def test_a_limit_and_owners_of_one_s_own(tmp_path):
     [
         ("owners: [ann]", "owners.0: an owner is team:NAME or an e-mail address"),
         ("owners: ['team:']", "owners.0: an owner is team:NAME or an e-mail address"),
-        ("freshness: {pears: {fail: 1}}", "no asset is called pears; there are corpus_manifest, remarks, images"),
+        ("freshness: {pears: {fail: 1}}", "no asset is called pears; there are corpus_manifest, remarks, written_captions, images"),
         ("freshness: {pairs: {warn: 2, fail: 2}}", "freshness.pairs: warn must be fewer days than fail"),
         ("freshness: {pairs: {fail: 0}}", "freshness.pairs.fail: Input should be greater than 0"),
         ("source: {url: 'https://git.example.org/a'}", "source: set platform to github or gitlab"),

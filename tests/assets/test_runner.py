@@ -55,7 +55,7 @@ def test_a_stale_stage_is_launched_with_those_behind_it_in_its_run(lake):
         lake.path("descriptions", shard).unlink()
     runner = Fake(lake)
     runner.run()
-    texts = ("descriptions", "instructions", "triplets")
+    texts = ("descriptions", "instructions", "triplets", "tasks")
     assert runner.launched[1:] == [(texts, SECOND), (texts, THIRD)] and runner.verified == 1
     assert [(told[1], told[2], told[3]) for told in runner.told if told[0] == list(texts)] == [(SECOND, 0, 2), (THIRD, 1, 2)]
     assert runner.told[0] == (["corpus_manifest"], None, 0, 1) and runner.told[-1] == (["checks"], None, 0, 1)
@@ -85,7 +85,7 @@ def test_a_table_without_partitions_comes_before_what_reads_it(lake):
     lake.path("leaks", "all").unlink()
     runner = Fake(lake)
     runner.run()
-    whole_run = ("pairs", "descriptions", "instructions", "triplets")
+    whole_run = ("pairs", "descriptions", "instructions", "triplets", "tasks")
     assert runner.launched[1:] == [(("leaks",), None), *((whole_run, shard) for shard in SHARDS)]
 
 

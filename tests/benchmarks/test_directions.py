@@ -12,7 +12,7 @@ from mmret.benchmarks.directions import ENOUGH, Corpus, Direction, candidates, d
 from mmret.benchmarks.edits import ATTRIBUTES
 from mmret.benchmarks.figures import by_direction, lost, markdown, nest
 from mmret.benchmarks.triplets import Query
-from mmret.curation.split import split_of
+from mmret.curation.split import split_of_caption
 from mmret.hashing import draws, hash64
 from mmret.settings import EvaluateSettings
 
@@ -63,10 +63,10 @@ def by_id(ids):
     return {i: i for i in ids}
 
 
-def test_queries_are_held_out_pictures_only_and_no_more_than_asked_for():
+def test_queries_are_held_out_captions_and_their_pictures_only_and_no_more_than_asked_for():
     made = corpus()
     found, _ = asked(made)
-    held_out = {i for i in made.ids if split_of(i, SETTINGS) == "test"}
+    held_out = {i for i, said in zip(made.ids, made.said, strict=True) if split_of_caption(said, SETTINGS) == "test"}
     assert set(found["image_to_text"].images) == held_out and len(found["text_to_image"].texts) == len(held_out)
     assert set(found["image_to_image"].images) == held_out, "each scene has others"
     few, _ = asked(made, EvaluateSettings(held_out=0.5, max_queries=30))

@@ -314,3 +314,13 @@ def test_a_model_that_is_not_named_is_one_sentence(setting: dict[str, Any]):
 def test_a_pattern_that_is_none_is_one_sentence():
     with pytest.raises(UserError, match=r"is no regular expression"):
         load_profile("demo", {"captions.poor": {"patterns": ["("]}, "captions.engine": {"model": "m"}})
+
+
+def test_patterns_are_those_of_the_library_that_looks_for_them():
+    engine = {"captions.engine": {"model": "m"}}
+    found = load_profile("demo", {"captions.poor": {"patterns": [r"^\p{Lu}+$"]}, **engine}).captions.poor
+    assert is_poor("STOCK PHOTO ONE TWO", "a.jpg", found) is False and is_poor("ABCDEF", "a.jpg", found)
+    with pytest.raises(UserError, match=r"'\(\?<=a\)\(' is no regular expression"):
+        load_profile("demo", {"captions.poor": {"patterns": ["(?<=a)("]}, **engine})
+    with pytest.raises(UserError, match="is no regular expression"):
+        load_profile("demo", {"captions.poor": {"patterns": [r"\p{Nothing}"]}, **engine})

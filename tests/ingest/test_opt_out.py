@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from mmret.curation.opted_out import opted_out_ids
 from mmret.errors import UserError
+from mmret.hashing import content_id
 from mmret.ingest.opt_out.entries import Entry, OptOuts
 from mmret.ingest.opt_out.lists import read_opt_outs
 from mmret.ingest.stage import ingest_shard, seal_corpus
@@ -32,11 +34,11 @@ def folder(tmp_path):
     return folder
 
 
-def run(lake: Lake, *lists: str, **choice) -> dict[str, str | None]:
+def run(lake: Lake, *lists: str, forget_missing: bool = False, **choice) -> dict[str, str | None]:
     """What stages corpus_manifest and images do; the reason of each path, and for `opted_out` its entry."""
     settings, choices = resolve(lake, overrides={"corpus.opt_out": list(lists)}, **choice)
     lake.write_configuration(choices)
-    seal_corpus(lake, settings, "x")
+    seal_corpus(lake, settings, "x", forget_missing)
     for shard in lake.shards():
         ingest_shard(lake, shard, settings.ingest, "x")
     rows = lake.read("corpus_manifest").to_pylist()
@@ -184,3 +186,49 @@ def test_a_picture_without_a_caption_is_out_as_well_since_one_may_be_written_for
     assert run(lake, list_)["a.png"] == "out: a.png" and lake.facts("corpus_manifest", "shard-00000").written == written
     (tmp_path / "list.txt").write_text("")
     assert run(lake, list_) == {"a.png": "no_caption", "b.png": "no_caption", "c.png": None}
+
+
+@pytest.mark.parametrize("what", ["deleted", "replaced"])
+def test_a_picture_that_left_the_corpus_before_can_still_opt_out_and_the_file_in_its_place_need_not(tmp_path, folder, what):
+    lake = Lake(tmp_path / "lake")
+    run(lake, sources=[str(folder)], shard_size=4)
+    old = content_id(png(3))
+    if what == "deleted":
+        (folder / "a/3.png").unlink()
+        write(folder, {"captions.jsonl": "".join(s for s in (folder / "captions.jsonl").open() if "a/3.png" not in s)})
+    else:
+        write(folder, {"a/3.png": png(30)})
+    run(lake, forget_missing=True)
+    reasons = {r["image_id"]: r["reason"] for r in lake.read("corpus_manifest").to_pylist()}
+    assert reasons[old] == what
+    list_ = listed(tmp_path, "list.txt", old)
+    found = run(lake, list_, forget_missing=True)
+    assert opted_out_ids(lake).to_pylist() == [old]
+    assert (content_id(png(30)) in lake.read("images")["image_id"].to_pylist()) == (what == "replaced")
+    written = {s: lake.facts("corpus_manifest", s).written for s in lake.shards()}
+    assert run(lake, list_, forget_missing=True) == found
+    assert written == {s: lake.facts("corpus_manifest", s).written for s in lake.shards()}, "a second run writes nothing"
+
+
+def test_a_picture_that_opted_out_stays_out_when_its_file_is_replaced_twice(tmp_path, folder):
+    lake, old = Lake(tmp_path / "lake"), content_id(png(3))
+    list_ = listed(tmp_path, "list.txt", old)
+    run(lake, list_, sources=[str(folder)], shard_size=4)
+    for seed in (30, 31):
+        write(folder, {"a/3.png": png(seed, (24 + seed, 16))})
+        run(lake, list_)
+        rows = {r["image_id"]: r["reason"] for r in lake.read("corpus_manifest").to_pylist() if r["path"] == "a/3.png"}
+        assert rows[old] == "opted_out" and rows[content_id(png(seed, (24 + seed, 16)))] is None
+    assert sorted(map(str, rows.values())) == ["None", "opted_out", "replaced"]
+
+
+def test_a_picture_of_which_another_row_says_that_it_is_out_keeps_its_other_rows_as_they_are(tmp_path, folder):
+    lake = Lake(tmp_path / "lake")
+    run(lake, sources=[str(folder)], shard_size=4)
+    (folder / "a/0.png").unlink()
+    write(folder, {"captions.jsonl": "".join(s for s in (folder / "captions.jsonl").open() if "a/0.png" not in s)})
+    assert run(lake, forget_missing=True)["b/copy.png"] is None
+    found = run(lake, listed(tmp_path, "list.txt", ID[:32]))
+    assert (found["a/0.png"], found["b/copy.png"]) == ("deleted", f"out: {ID[:32]}")
+    (tmp_path / "list.txt").write_text("# withdrawn\n")
+    assert run(lake, str(tmp_path / "list.txt"))["b/copy.png"] is None

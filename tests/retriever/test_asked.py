@@ -124,6 +124,15 @@ def recipe(**changes):
     return small("mllm", **{"instruction": small("clip").instruction, "learning_rate": 5e-3, **changes})
 
 
+@pytest.mark.parametrize("size", [(600, 2), (2, 600), (100_000, 1), (1, 100_000), (21_000, 105)])
+def test_a_picture_too_narrow_for_the_processor_is_made_wider(folder, size):
+    retriever = mmret.Retriever.load(folder, "cpu")
+    made = retriever.pictures([Image.new("RGB", size)])[0]
+    assert max(made.size) <= 200 * min(made.size) and made.width * made.height <= retriever.asked.max_pixels
+    assert (made.width > made.height) == (size[0] > size[1])
+    assert retriever.encode([Image.new("RGB", size)], ["a"]).shape == (1, 32)
+
+
 def test_the_recipes_of_the_page_are_recipes():
     page = (CHECKOUT / "docs" / "training.md").read_text().partition("## Start from what is published")[2]
     (written,) = re.findall(r"^```yaml\n(recipes:.*?)^```$", page.partition("\n## ")[0], re.MULTILINE | re.DOTALL)

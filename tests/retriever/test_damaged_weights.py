@@ -1,5 +1,5 @@
 """Invariant: a checkpoint with one weight that is not a number gives no vector to anybody, and the message names the model and
-the picture."""
+the picture; one whose file is not whole is neither loaded nor trained from, whatever its kind."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+import mmret
 from mmret.errors import UserError
 from mmret.retriever.embed import EmbedOptions, embed
 from mmret.retriever.models.clip import ClipRetriever
+from mmret.retriever.models.clip_reranker import ClipReranker
 from mmret.retriever.models.usable import usable
+from mmret.retriever.train.kinds import EMBEDDERS
+from mmret.settings import RerankerSettings
 from mmret.unit_vectors import UnusableVectors, require_unit
+from tests.retriever.mllm_folders import qwen2_vl
+from tests.retriever.runs import small
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,42 @@ def test_a_damaged_checkpoint_embeds_no_folder(damaged: Path, pictures: dict[str
     with pytest.raises(UserError, match=f"{damaged} gave dress.png of {source} a vector that is not of finite numbers"):
         embed([str(source)], damaged, tmp_path / "out", EmbedOptions(device="cpu"))
     assert not (tmp_path / "out").exists()
+
+
+def cut_short(folder: Path, name: str = "model.safetensors") -> Path:
+    (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+    return folder
+
+
+def test_two_towers_and_a_cross_encoder_whose_file_is_cut_short_are_neither_loaded_nor_trained_from(clip_folder, tmp_path):
+    towers, cross = shutil.copytree(clip_folder, tmp_path / "towers"), tmp_path / "cross"
+    cross.mkdir()
+    ClipReranker.begin(clip_folder, RerankerSettings(grid=2, heads=2), seed=1).save(cross)
+    cut_short(towers), cut_short(cross)
+    for load in (
+        lambda: mmret.Retriever.load(towers),
+        lambda: mmret.Reranker.load(cross),
+        lambda: EMBEDDERS["clip"].load(small("clip"), towers),
+        lambda: EMBEDDERS["reranker"].load(small("reranker"), towers),
+        lambda: EMBEDDERS["reranker"].load(small("reranker"), cross),
+    ):
+        with pytest.raises(UserError, match="its weights are damaged .* fetch or train it again"):
+            load()
+
+
+def test_so_it_is_of_an_mllm_and_of_an_adapter(tmp_path):
+    pytest.importorskip("peft")
+    base = qwen2_vl(tmp_path / "qwen2_vl")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    EMBEDDERS["mllm"].load(small("mllm"), base).save(adapter)
+    cut_short(adapter, "adapter_model.safetensors")
+    for folder in (adapter, base):
+        with pytest.raises(UserError, match=f"{folder}: its weights are damaged"):
+            mmret.Retriever.load(folder, "cpu")
+        with pytest.raises(UserError, match=f"{folder}: its weights are damaged"):
+            EMBEDDERS["mllm"].load(small("mllm"), folder)
+        cut_short(base)
 
 
 @pytest.mark.parametrize(

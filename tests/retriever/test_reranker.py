@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import mmret
@@ -16,10 +17,12 @@ from mmret.errors import UserError
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.clip_reranker import ClipReranker
 from mmret.retriever.models.kinds import is_reranker
+from mmret.retriever.models.mllm import MllmRetriever
 from mmret.retriever.models.mllm_reranker import MllmReranker
 from mmret.retriever.models.rerank_prompts import rerank_prompt_of
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.pairs import Pairs, listwise_loss
+from mmret.retriever.train.reranker import RerankerUnderTraining
 from mmret.settings import RerankerSettings
 from tests.retriever.mllm_folders import FOLDERS, with_answers
 from tests.retriever.runs import small
@@ -40,6 +43,11 @@ def reranker(request, clip_reranker, tmp_path_factory):
     if request.param == "clip":
         return clip_reranker
     return MllmReranker.load(with_answers(FOLDERS[request.param](tmp_path_factory.mktemp(request.param))), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def own_shape(tmp_path_factory):
+    return MllmReranker.load(with_answers(FOLDERS["qwen3_vl"](tmp_path_factory.mktemp("own_shape"))), "cpu", "float32")
 
 
 def test_a_pair_scores_the_same_whatever_stands_beside_it(reranker, pictures):
@@ -63,6 +71,14 @@ def test_before_training_it_orders_as_its_retriever_does(clip_folder, pictures):
     np.testing.assert_allclose(
         fresh.score([(None, TEXTS[0])] * 8, shown), 20 * retriever.encode(shown) @ retriever.encode(texts=[TEXTS[0]])[0], atol=1e-4
     )
+
+
+def test_tokens_that_are_kept_hold_no_more_memory_than_they_count(clip_folder, pictures):
+    reranker, shown = ClipReranker.begin(clip_folder, RerankerSettings(grid=2, heads=2), seed=1), list(pictures.values())
+    first = reranker.score([(shown[0], TEXTS[0])] * 9, shown[1:10])
+    kept = list(reranker._kept.values())
+    assert len(kept) == 10 and all(row.untyped_storage().nbytes() == row.nbytes for row in kept)
+    np.testing.assert_array_equal(reranker.score([(shown[0], TEXTS[0])] * 9, shown[1:10]), first)
 
 
 def test_what_is_saved_scores_as_before_and_is_told_from_a_retriever(clip_reranker, pictures, tmp_path):
@@ -118,11 +134,43 @@ def test_a_tokeniser_without_the_answers_is_said(tmp_path):
         MllmReranker.load(FOLDERS["qwen3_vl"](tmp_path / "qwen3_vl"), "cpu", "float32")
 
 
+def test_an_mllm_without_an_output_head_is_refused_and_no_random_one_is_made(tmp_path):
+    folder = with_answers(FOLDERS["qwen2_vl"](tmp_path / "qwen2_vl"))
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("lm_head.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack lm_head\.weight, the output head .* Take the instruct model"):
+        mmret.Reranker.load(folder, "cpu")
+    with pytest.raises(UserError, match=r"lack lm_head\.weight"):
+        RerankerUnderTraining.load(small("reranker", lora={"rank": 4, "alpha": 8}), folder)
+    assert MllmRetriever.load(folder, "cpu").dim == 32  # which asks for no logits
+
+
+def test_an_output_head_that_is_the_embeddings_own_lacks_nothing(pictures, tmp_path):
+    folder, shown = with_answers(FOLDERS["qwen2_vl"](tmp_path / "qwen2_vl")), list(pictures.values())
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"]):
+        part["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("lm_head.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    first, again = (mmret.Reranker.load(folder, "cpu").score([(shown[0], TEXTS[0])], [shown[1]]) for _ in range(2))
+    assert first == again
+
+
 def test_pictures_keep_their_shape_where_the_prompt_has_an_area_and_are_squares_elsewhere(tmp_path):
     wide = np.zeros((64, 256, 3), np.uint8)
     own = MllmReranker.load(with_answers(FOLDERS["qwen3_vl"](tmp_path / "a")), "cpu", "float32").pictures([wide])[0]
     assert own.width > 2 * own.height and rerank_prompt_of("qwen3_vl").pixels[0] <= own.width * own.height
     assert MllmReranker.load(with_answers(FOLDERS["qwen2_vl"](tmp_path / "b")), "cpu").pictures([wide])[0].size == (512, 512)
+
+
+@pytest.mark.parametrize("shape", [(2, 600), (600, 2), (1, 100_000), (100_000, 1), (500, 95_000)])
+def test_a_picture_too_narrow_for_the_processor_is_made_wider(own_shape, shape):
+    made = own_shape.pictures([np.zeros((*shape, 3), np.uint8)])[0]
+    assert max(made.size) <= 200 * min(made.size) and made.width % 32 == made.height % 32 == 0
+    assert own_shape.score([(np.zeros((*shape, 3), np.uint8), TEXTS[0])], [np.zeros((9, 9, 3), np.uint8)]).shape == (1,)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,24 @@ def test_what_training_scores_is_what_inference_scores(clip_folder, triplets, pi
     np.testing.assert_allclose(trained, made.embedder.retriever.score(queries, files), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("trainable", TRAINABLE)
+def test_held_out_pairs_are_scored_by_the_weights_of_the_step(trainable, clip_folder, triplets, pictures, load, tmp_path):
+    recipe = small("reranker", trainable=trainable, learning_rate=1e-2)
+    made, shown = a_trainer(recipe, clip_folder, triplets, load, tmp_path / "work", double=False), list(pictures.values())
+    pairs = [(shown[0], "make it green")] * 6, shown[1:7]
+    before, batch = made.embedder.score(*pairs), made.data.batch(0)
+    made.backward(batch, made.embedder.read(batch))
+    with torch.no_grad():
+        for group, _ in made.embedder.parameter_groups():
+            for parameter in group:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    (tmp_path / "now").mkdir()
+    made.embedder.save(tmp_path / "now")
+    now = made.embedder.score(*pairs)
+    np.testing.assert_allclose(now, mmret.Reranker.load(tmp_path / "now", "cpu").score(*pairs), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(now, before, atol=1e-2)
+
+
 def test_a_run_that_died_continues_to_bit_equal_weights(clip_folder, triplets, load, tmp_path):
     recipe = small("reranker", matrix_learning_rate=1e-3, evaluate_every=3, chunk_size=5)
     facts = train(recipe, triplets, load, clip_folder, tmp_path / "whole")

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from mmret.errors import UserError
 from mmret.ingest.stage import ingest_shard, seal_corpus
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES, vectors
+from mmret.score.classifier import Classifier
 from mmret.score.head import Head
 from mmret.score.measures import measure_pixels
 from mmret.score.stage import found_wanting, score_shard
@@ -69,6 +71,43 @@ def test_a_head_gives_what_torch_gives_on_the_stored_vectors(lake, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"is no safetensors file.*\.pt"):
         Head("a", ScorerSettings(kind="head", model=str(tmp_path / "bad.safetensors")))
+
+
+def test_a_head_in_bfloat16_is_read_and_a_bias_of_another_width_is_refused(tmp_path):
+    path = tmp_path / "head.safetensors"
+    weight = torch.linspace(-1, 1, 16).reshape(1, 16)
+    save_torch({"weight": weight.bfloat16(), "bias": torch.tensor([0.5], dtype=torch.bfloat16)}, path)
+    want = VECTORS.astype(np.float32) @ weight.bfloat16().float().numpy()[0] + 0.5
+    assert np.allclose(Head("a", ScorerSettings(kind="head", model=str(path)))(VECTORS), want, atol=1e-6)
+    save_torch({"weight": weight, "bias": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match=r"bias of .* has shape \(3,\), and weight \(1, 16\)"):
+        Head("a", ScorerSettings(kind="head", model=str(path)))
+
+
+def test_a_classifier_without_its_trained_head_or_with_a_damaged_file_is_refused(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = ViTConfig(image_size=32, patch_size=16, id2label={0: "normal", 1: "nsfw"}, label2id={"normal": 0, "nsfw": 1}, **sizes)
+    folder = tmp_path / "detector"
+    scorer = ScorerSettings(kind="classifier", model=str(folder), label="nsfw")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    ViTModel(config).save_pretrained(folder)
+    with pytest.raises(UserError, match=r"scores\.unsafe\.model: .*lack 2 of the tensors .*classifier.*has no head"):
+        Classifier("unsafe", scorer)
+    ViTForImageClassification(config).save_pretrained(folder)
+    assert Classifier("unsafe", scorer).model.startswith("detector@")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be read as an image classifier"):
+        Classifier("unsafe", scorer)
+    weights.write_bytes(whole)
+    (folder / "config.json").write_text(
+        (folder / "config.json").read_text().replace('"intermediate_size": 16', '"intermediate_size": 8')
+    )
+    with pytest.raises(UserError, match=r"scores\.unsafe\.model"):
+        Classifier("unsafe", scorer)
 
 
 def test_a_classifier_s_folder_gives_the_probability_of_its_label(lake, tmp_path):

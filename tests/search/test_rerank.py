@@ -5,6 +5,8 @@ recall before and after, and what the retriever did not bring no reranker finds.
 import io
 import json
 import shutil
+import threading
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+import mmret.search.service as service_module
 from mmret.benchmarks.figures import nest
 from mmret.benchmarks.stage import evaluate_recipe
 from mmret.cli import app
@@ -137,6 +140,24 @@ def test_a_service_answers_as_the_function_does_and_other_queries_meanwhile(sear
         service.stop()
     with pytest.raises(UserError, match="'demo' is no reranker but a retriever"):
         SearchService(searcher, ["demo"], rerankers=["demo"])
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_query_that_reaches_the_reranker_as_the_service_stops_is_told_so(searcher, query, ended):
+    service, future = SearchService(searcher, ["demo"], rerankers=[NAME]), Future()
+    request = service_module._Request(query, Page(rerank=NAME), "demo", future, 0.0)
+    gate = threading.Event()
+    service._reranking.submit(gate.wait, 30)  # another is being reranked
+    service._stopping.set()
+    if ended:
+        service.stop()
+    service._rerank_later(request, np.zeros((1, 4), np.float32))
+    if not ended:
+        service.stop()
+    gate.set()
+    with pytest.raises(UserError, match="the server is stopping"):
+        future.result(5)
+    assert not ended or not service._in_rerank
 
 
 def test_nothing_takes_a_reranker_for_a_retriever(lake, profile, searcher, tmp_path):

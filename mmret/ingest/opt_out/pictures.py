@@ -22,7 +22,7 @@ from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.pictures.images import read_images
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row
-from mmret.ingest.selection import SELECTION_REASONS
+from mmret.ingest.selection import LEFT_OUT, SELECTION_REASONS
 from mmret.lake import Lake
 
 _COLUMNS = ["root", "path", "source", "extra", "image_id", "reason", "detail"]
@@ -86,9 +86,9 @@ class OptedOut:
 
 
 def _rows(lake: Lake) -> Iterator[dict[str, Any]]:
-    """Rows of pictures that are in the lake or would be, of every partition."""
+    """Rows of pictures that are in the lake, would be, or were, of every partition."""
     reason = pc.field("reason")
-    live = (reason.is_null() | reason.isin([r for r in SELECTION_REASONS if r])) & pc.field("image_id").is_valid()
+    live = (reason.is_null() | reason.isin([r for r in (*SELECTION_REASONS, *LEFT_OUT) if r])) & pc.field("image_id").is_valid()
     for partition in lake.partitions("corpus_manifest"):
         for batch in lake.read("corpus_manifest", partition, _COLUMNS, live).to_batches(_BATCH_ROWS):
             yield from batch.to_pylist()

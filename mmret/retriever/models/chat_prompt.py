@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmret.retriever.models.asked import Asked
+from mmret.retriever.models.pictures import shortened, widened
 
 
 class ChatPrompt:
@@ -37,12 +38,13 @@ class ChatPrompt:
         )
 
     def fit(self, picture: Image.Image) -> Image.Image:
-        """The picture in its own shape, made smaller where it has more than ``max_pixels``; the processor does the rest."""
-        pixels = picture.width * picture.height
-        if pixels <= self.asked.max_pixels:
-            return picture
-        scale = (self.asked.max_pixels / pixels) ** 0.5
-        return picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
+        """The picture in its own shape, made smaller where it has more than ``max_pixels``, and wider where it is too narrow for
+        any processor; that one does the rest."""
+        width, height = widened(*picture.size)
+        if width * height > self.asked.max_pixels:
+            scale = (self.asked.max_pixels / (width * height)) ** 0.5
+            width, height = shortened(max(1, int(width * scale)), max(1, int(height * scale)))
+        return picture if (width, height) == picture.size else picture.resize((width, height))
 
     @property
     def image_size(self) -> int:

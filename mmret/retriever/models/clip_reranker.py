@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
@@ -24,6 +25,7 @@ from mmret.hashing import content_id
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.cross_encoder import MODEL_TYPE, CrossEncoder, Read
 from mmret.retriever.models.pairs import Side, finite, pairs_of
+from mmret.retriever.models.stock_weights import damaged
 from mmret.settings import RerankerSettings
 
 KEPT_BYTES = 256 * 2**20
@@ -61,6 +63,8 @@ class ClipReranker:
                 processor = CLIPProcessor.from_pretrained(str(folder))
                 model = CrossEncoder(CLIPModel(CLIPConfig.from_dict(config["clip"])), settings)
             model.load_state_dict(load_file(folder / "model.safetensors"))
+        except SafetensorError as error:
+            raise damaged(folder, error) from None
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"cannot load a reranker from {folder}: {str(error)[:300]}; train it again") from None
         return cls(model.to(device_of(device), getattr(torch, dtype)), processor)
@@ -131,6 +135,10 @@ class ClipReranker:
             made = self.towers.processor.tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt").to(self.device)
         return made["input_ids"], made["attention_mask"]
 
+    def forget_pictures(self) -> None:
+        """Read every picture anew from here on: its tokens are those of the image tower's weights of before."""
+        self._kept.clear()
+
     def _image_hidden(self, pictures: Sequence[Any]) -> list[torch.Tensor]:
         """Tokens (1 + grid * grid, width of the tower) of each picture, read once, and not at all where they are kept."""
         keys = [content_id(bytes(p)) if isinstance(p, bytes | bytearray | memoryview) else str(id(p)) for p in pictures]
@@ -141,7 +149,7 @@ class ClipReranker:
             for key, row, picture in zip(new, self.model.image_hidden(pixels), new.values(), strict=True):
                 known[key] = row
                 if isinstance(picture, bytes):  # told again by its content; another object could have the same id
-                    self._kept[key] = row
+                    self._kept[key] = row.clone()  # a view would keep the whole batch in memory
         for key in known.keys() & self._kept.keys():
             self._kept.move_to_end(key)
         while self._kept and len(self._kept) * next(iter(self._kept.values())).nbytes > KEPT_BYTES:

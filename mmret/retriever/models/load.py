@@ -53,11 +53,4 @@ class Retriever:
             if kind in REFUSED:
                 raise UserError(f"{folder} is not loaded: {REFUSED[kind]}")
             raise UserError(f"{folder} holds a model of type '{kind}'; retrievers are of type {', '.join(KINDS)}")
-        from safetensors import SafetensorError
-
-        try:
-            return KINDS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))
-        except SafetensorError as error:
-            raise UserError(
-                f"cannot load a model from {folder}: its weights are damaged ({error}); fetch or train it again"
-            ) from None
+        return KINDS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))

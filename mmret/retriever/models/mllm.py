@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -31,7 +32,7 @@ from mmret.retriever.models.chat_prompt import ChatPrompt
 from mmret.retriever.models.kinds import adapter_base, asked_of
 from mmret.retriever.models.mllm_prompts import Prompt, prompt_of
 from mmret.retriever.models.pictures import Picture, require_list, to_rgb
-from mmret.retriever.models.stock_weights import load_stock, load_stock_processor
+from mmret.retriever.models.stock_weights import damaged, load_stock, load_stock_processor
 from mmret.retriever.models.usable import usable
 
 CLASS_TOKENS = {"clip_vision_model": 1}
@@ -228,5 +229,7 @@ def merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel
         raise UserError(f"{folder} is a LoRA adapter, which needs peft: pip install 'mmret[mllm]'") from None
     try:
         return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except SafetensorError as error:
+        raise damaged(folder, error) from None
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"the adapter in {folder} does not fit its base model: {error}") from None

@@ -23,7 +23,7 @@ from mmret.retriever.models.checkpoint import RECORD
 from mmret.retriever.models.kinds import adapter_base
 from mmret.retriever.models.mllm import MllmRetriever, load_processor, merge_adapter
 from mmret.retriever.models.pairs import Side, finite, pairs_of
-from mmret.retriever.models.pictures import to_rgb
+from mmret.retriever.models.pictures import shortened, to_rgb, widened
 from mmret.retriever.models.rerank_prompts import rerank_prompt_of
 from mmret.retriever.models.stock_weights import load_stock
 
@@ -50,7 +50,7 @@ class MllmReranker:
         :meth:`MllmRetriever.load`, and for a tokeniser that has no token for yes or no."""
         base = adapter_base(folder)
         how = dtype if dtype == "auto" else getattr(torch, dtype)
-        model = load_stock(AutoModelForImageTextToText, base or folder, how, "an MLLM")
+        model = load_stock(AutoModelForImageTextToText, base or folder, how, "an MLLM", unused=())
         if base:
             model = merge_adapter(model, folder)
         return cls(model.to(device_of(device)), load_processor(folder), trained_instruction(folder), score_tokens(folder))
@@ -117,10 +117,9 @@ class MllmReranker:
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
         steps = self.reader.processor.image_processor
-        height, width = smart_resize(
-            picture.height, picture.width, steps.patch_size * steps.merge_size, *map(int, self.prompt.pixels)
-        )
-        return picture.resize((width, height))
+        width, height = widened(*picture.size)
+        height, width = smart_resize(height, width, steps.patch_size * steps.merge_size, *map(int, self.prompt.pixels))
+        return picture.resize(shortened(width, height))
 
     def _cut(self, text: str | None, limit: int) -> str | None:
         if not text:

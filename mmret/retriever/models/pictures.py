@@ -19,6 +19,9 @@ from mmret.ingest.pictures.decode import Unreadable, open_rgb
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
+MOST_ASPECT = 200
+"""How many times as long as the other one side of a picture may be: Qwen's image processors take no narrower one."""
+
 
 def decode_images(images: Sequence[Picture]) -> list[Image.Image]:
     """:func:`to_rgb` of each, in threads."""
@@ -50,6 +53,16 @@ def flatten_transparency(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     ground = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
+
+
+def widened(width: int, height: int) -> tuple[int, int]:
+    """The size with the shorter side made longer where :data:`MOST_ASPECT` asks for it."""
+    return max(width, -(-height // MOST_ASPECT)), max(height, -(-width // MOST_ASPECT))
+
+
+def shortened(width: int, height: int) -> tuple[int, int]:
+    """The size with the longer side made shorter where :data:`MOST_ASPECT` asks for it; multiples stay multiples."""
+    return min(width, MOST_ASPECT * height), min(height, MOST_ASPECT * width)
 
 
 def require_list(values: Sequence[Any], name: str) -> Sequence[Any]:

@@ -44,11 +44,4 @@ class Reranker:
                 f"{folder} holds a model of type '{kind}', which is no reranker; those are of type {', '.join(RERANKERS)}. "
                 "A recipe of kind 'reranker' trains one from a CLIP folder or an MLLM"
             )
-        from safetensors import SafetensorError
-
-        try:
-            return RERANKERS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))
-        except SafetensorError as error:
-            raise UserError(
-                f"cannot load a reranker from {folder}: its weights are damaged ({error}); fetch or train it again"
-            ) from None
+        return RERANKERS[kind].load(folder, device, **({} if dtype is None else {"dtype": dtype}))

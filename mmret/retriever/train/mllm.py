@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
@@ -22,7 +23,7 @@ from mmret.retriever.models.asked import Asked
 from mmret.retriever.models.engine_files import write_engine_files
 from mmret.retriever.models.kinds import adapter_base, asked_of
 from mmret.retriever.models.mllm import MllmRetriever, load_processor
-from mmret.retriever.models.stock_weights import load_stock
+from mmret.retriever.models.stock_weights import damaged, load_stock
 from mmret.retriever.train.batch import NONE, Batch
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
@@ -184,6 +185,8 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> Any:
 def load_adapters(model: PreTrainedModel, adapter: Path | str) -> Any:
     try:
         return _peft().PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    except SafetensorError as error:
+        raise damaged(adapter, error) from None
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"the adapter in {adapter} does not fit its base model: {error}") from None
 

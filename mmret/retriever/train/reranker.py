@@ -165,6 +165,8 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
 
     def score_part(self, batch: Batch, pairs: Pairs, read: tuple[np.ndarray, torch.Tensor | None]) -> Part:
         numbers, kept = read
+        if self.image:  # which this step changes
+            self.retriever.forget_pictures()
         own_rows = np.unique(pairs.rows[self.own_pairs(pairs)])
         tokens = dict(zip(own_rows.tolist(), self.retriever.towers.tokens([batch.texts[row] for row in own_rows]), strict=True))
         device = self.model.clip.device
@@ -214,7 +216,8 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
                     "lora.target_modules says where they are"
                 )
         adapter = adapter_base(base)
-        model = load_stock(AutoModelForImageTextToText, adapter or base, getattr(torch, recipe.precision), "an MLLM")
+        precision = getattr(torch, recipe.precision)
+        model = load_stock(AutoModelForImageTextToText, adapter or base, precision, "an MLLM", unused=())
         torch.manual_seed(recipe.seed)  # of the adapters
         peft_model = load_adapters(model, base) if adapter else add_adapters(model, recipe.lora)
         peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
