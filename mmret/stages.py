@@ -177,8 +177,7 @@ def _recipe_settings(profile: Profile, name: str) -> Any:
 
 def _learns_from(recipe: Recipe) -> list[str]:
     """Recipes whose checkpoints decide what this one is trained on, besides its base."""
-    hits = recipe.retriever if recipe.kind == RERANKER and recipe.reranker.first_hits else None
-    return [name for name in (recipe.teacher, hits) if name]
+    return [name for name in (recipe.teacher, recipe.first_hits_of()) if name]
 
 
 def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
@@ -191,13 +190,14 @@ def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
 
 
 _evaluate = _section("evaluate", leave_out=("rerank_depth",))
+_evaluate_reranker = _section("evaluate", leave_out=("texts", "captioned_pictures"))  # of galleries that no reranker orders
 
 
 def _evaluation_settings(profile: Profile, name: str) -> Any:
     recipe = profile.recipes[name]
     if recipe.kind != RERANKER:
         return _evaluate(profile, name)
-    return _evaluate(profile, name) | {"rerank_depth": profile.evaluate.rerank_depth, "retriever": _measured_on(profile, name)}
+    return _evaluate_reranker(profile, name) | {"retriever": _measured_on(profile, name)}
 
 
 def _measured_on(profile: Profile, name: str) -> str | None:

@@ -210,6 +210,12 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
 
     @classmethod
     def begin(cls, recipe: Recipe, base: Path | str, group: Group) -> MllmRerankerUnderTraining:
+        for name in ("trainable", "matrix_learning_rate"):
+            if getattr(recipe, name) != Recipe.model_fields[name].default:
+                raise UserError(
+                    f"{name} is of a reranker over a clip, and {base} is an MLLM, of which adapters are trained: leave it out; "
+                    "lora.target_modules says where they are"
+                )
         adapter = adapter_base(base)
         precision = getattr(torch, recipe.precision)
         model = load_stock(AutoModelForImageTextToText, adapter or base, precision, "an MLLM", unused=())
