@@ -46,7 +46,7 @@ class _Request:
     future: Future[SearchResult]
     came: float
     prepared: tuple[Snapshot, Prepared] | None = None
-    has_place: bool = False
+    free_place: Callable[[], None] | None = None
 
 
 class SearchService:
@@ -201,9 +201,10 @@ class SearchService:
         return self._prepare(request, here)
 
     def _decode(self, request: _Request, here: Snapshot) -> None:
-        if not request.has_place and not self._pixels.take(request.query.image, request.future):
-            return  # the service ends, and fails it
-        request.has_place = True
+        if request.free_place is None:
+            request.free_place = self._pixels.take(request.query.image, request.future)
+            if request.free_place is None:
+                return  # the service ends, and fails it
         ready = self._prepare(request, here)
         self._decoding.discard(request)
         if ready:
@@ -255,6 +256,12 @@ class SearchService:
         self._observe("rank_seconds", time.perf_counter() - encoded)
 
     def _rerank_later(self, request: _Request, vector: np.ndarray) -> None:
+        """Have the reranker read what the encoded query finds, in its turn. It waits with its picture undecoded, so that others
+        are decoded meanwhile, however slow the reranker is."""
+        here, prepared = request.prepared
+        request.prepared = (here, prepared.undecoded())
+        if request.free_place is not None:
+            request.free_place()
         self._in_rerank.add(request)
         try:
             self._reranking.submit(self._rerank, request, vector)
@@ -268,7 +275,8 @@ class SearchService:
                 return
             started = time.perf_counter()
             here, prepared = request.prepared
-            found = here.answer([prepared], vector, request.page, self.searcher.rerankers.of(request.page.rerank))
+            rerank = self.searcher.rerankers.of(request.page.rerank)
+            found = here.answer([prepared.decoded()], vector, request.page, rerank)
             self._observe("rerank_seconds", time.perf_counter() - started)
             if not request.future.done() and request.future.set_running_or_notify_cancel():
                 request.future.set_result(found[0])

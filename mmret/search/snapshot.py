@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,24 @@ def _hold(retriever: Any) -> None:
 @dataclass
 class Prepared:
     """A query whose picture is decoded: ``own`` its position in the gallery, if it is there; ``vector`` (d,), where no model is
-    needed."""
+    needed; ``file``: what the picture was decoded from."""
 
     query: Query
     image: Any
     text: str
     own: int | None
     vector: np.ndarray | None
+    file: bytes | None = None
+
+    def undecoded(self) -> Prepared:
+        """The same without its pixels, for a query that waits."""
+        return replace(self, image=None)
+
+    def decoded(self) -> Prepared:
+        """The same with its pixels. Raises UserError where they cannot be read."""
+        from mmret.retriever.models.clip import to_rgb
+
+        return self if self.file is None or self.image is not None else replace(self, image=to_rgb(self.file))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +148,7 @@ class Snapshot:
             data = images_by_id(self.lake, [query.image_id]).get(query.image_id)
             if data is None:
                 raise UserError(f"the picture '{query.image_id}' is gone from the lake: search again")
-        from mmret.retriever.models.clip import to_rgb
-
-        return Prepared(query, to_rgb(data), text, own, None)
+        return Prepared(query, None, text, own, None, data).decoded()
 
     def encode(self, prepared: Sequence[Prepared]) -> np.ndarray:
         """Unit vectors (n, d) float32 of queries; those of one kind share a forward pass."""
