@@ -505,7 +505,7 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluations",
-        version="3",  # 3: every direction, not composed queries alone
+        version="4",  # 4: pictures without a caption are no captioned candidates; an MLLM is asked by a picture as search asks it
         partitions="recipe",
         group="training",
         run="train",
