@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import socket
 
-_WRAPPING = [ipaddress.ip_network(network) for network in ("64:ff9b::/96", "2002::/16", "2001::/32", "::ffff:0:0/96")]
+_WRAPPING = [ipaddress.ip_network(network) for network in ("64:ff9b::/96", "2002::/16", "2001::/32", "::ffff:0:0/96", "::/96")]
 """IPv6 addresses that stand for one of IPv4, which may be any."""
 
 
@@ -30,9 +30,13 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 async def address_of(host: str, inside: bool = False) -> str:
     """The address that ``host`` (a name or an address) has now, fit to connect to.
 
-    Raises NotPublic where one of its addresses is inside a network, unless ``inside`` allows that, and OSError where it has none.
+    Raises NotPublic where one of its addresses is inside a network, unless ``inside`` allows that, and OSError where it has none
+    or ``host`` can be no name (an empty part, or one of more than 63 signs).
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(f"{host[:100]} is no name of a host") from None
     addresses = [ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found]
     if not inside and not all(map(is_public, addresses)):
         raise NotPublic(host)

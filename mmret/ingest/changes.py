@@ -21,6 +21,7 @@ from mmret.ingest.rows import Row
 from mmret.ingest.sealed_rows import SealedRow, SealedRows, text_key
 from mmret.ingest.selection import CAPTION_REMOVED, DELETED, LEFT_OUT, NO_CAPTION, REPLACED, SELECTION_REASONS
 from mmret.ingest.spill import temporary_database
+from mmret.lake.configuration import URL_LIST
 from mmret.threads import in_order
 
 _OPEN, _DONE, _OTHER_PICTURE, _MISSING = range(4)
@@ -29,6 +30,8 @@ _CLOSED = ("damaged_tar", "unreadable", "unsafe_path", "not_a_file")
 """Reasons of listed rows below which others may lie unseen."""
 _GONE = ("missing_file", "unsafe_path", "not_a_file")
 """Reasons of listed rows whose picture is not there."""
+_LINES = "('bad_manifest_row', 'bad_address')"
+"""Reasons of lines that are called by their number."""
 _PAGE = 1000
 
 Hashed = tuple[str | None, int | None, Unreadable | None]
@@ -57,7 +60,7 @@ class _Sealed:
 
     @property
     def is_live(self) -> bool:
-        return self.reason in SELECTION_REASONS
+        return self.reason in SELECTION_REASONS and self.image_id is not None
 
     def takes(self, row: Row) -> bool:
         """Whether ``row``, of the same content, can be this one."""
@@ -127,6 +130,7 @@ class Changes:
         """Decide about the rows of a source; ``hash_file`` reads the file of a row. Call :meth:`compare` first."""
         self._match_unread(root, remarks)
         self._match_read(root, hash_file, remarks)
+        self._match_fetched(root, hash_file, remarks)
         self._match_renamed(root, hash_file, remarks)
         self._match_lines(root)
         self._settle(root, remarks, forget_missing)
@@ -209,11 +213,35 @@ class Changes:
 
     def _match_lines(self, root: str) -> None:
         """Lines of a manifest that are no rows: they are called by their number, which changes when lines are added above."""
-        for id_ in self._ids("SELECT id FROM listed WHERE root = ? AND state = 0 AND kind = 'bad_manifest_row'", root):
+        for id_ in self._ids(f"SELECT id FROM listed WHERE root = ? AND state = 0 AND kind IN {_LINES}", root):
             row = self._listed(id_).row
-            for found in self._sealed("root = ? AND state = 0 AND reason = 'bad_manifest_row' LIMIT 1", root):
+            of_lines = "(reason = 'bad_manifest_row' OR path LIKE '%:%')"  # an address that was asked for has the path of a file
+            for found in self._sealed(f"root = ? AND state = 0 AND reason = ? AND {of_lines} LIMIT 1", root, row.reason):
                 self._change(found.id, {"path": row.path, "detail": row.detail})
                 self._drop(id_, found)
+
+    def _match_fetched(self, root: str, hash_file: Callable[[Row], Hashed], remarks: Remarks) -> None:
+        """Addresses whose picture could not be fetched, or was not to be, and of which something else is known by now."""
+        if not root.startswith(URL_LIST):
+            return
+        unread = "root = ? AND path = ? AND state = 0 AND image_id IS NULL"
+        ids = self._ids(
+            "SELECT id FROM listed l WHERE root = ? AND state = 0 AND EXISTS (SELECT 1 FROM sealed s "
+            "WHERE s.root = l.root AND s.path = l.path AND s.state = 0 AND s.image_id IS NULL)",
+            root,
+        )
+        for id_, row, (image_id, size, failure) in self._hashed(ids, hash_file):
+            there = self._sealed(f"{unread} LIMIT 1", root, _plain(row.path))
+            if failure is not None or not there:
+                continue
+            new = {name: getattr(row, name) for name in ("mtime_ns", "caption", "licence", "source", "extra")} | {"size": size}
+            if row.reason in (None, NO_CAPTION):
+                new |= {"image_id": image_id, **_returned()}
+                remarks.add("returned", row.path)
+            else:
+                new |= {"reason": row.reason, "detail": row.detail and _plain(row.detail)}
+            self._change(there[0].id, new)
+            self._drop(id_, there[0])
 
     def _settle(self, root: str, remarks: Remarks, forget_missing: bool) -> None:
         """Sealed rows whose path has another picture, or which are gone."""

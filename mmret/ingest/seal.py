@@ -24,6 +24,7 @@ from mmret.curation.opted_out import OPTED_OUT
 from mmret.errors import UserError
 from mmret.ingest.changes import Changes, ListedRow, row_after
 from mmret.ingest.first_rows import check_first_rows
+from mmret.ingest.opt_out.entries import OptOuts
 from mmret.ingest.opt_out.lists import read_opt_outs
 from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.pictures.decode import Unreadable
@@ -33,6 +34,7 @@ from mmret.ingest.sealed_rows import COLUMNS, SealedRows, is_scene
 from mmret.ingest.selection import NO_CAPTION, NONE_GIVEN, reselect, rows_taken
 from mmret.ingest.sources import open_source
 from mmret.ingest.spill import SpillMap
+from mmret.ingest.web.url_list import Withheld
 from mmret.lake import Lake
 from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
@@ -68,7 +70,7 @@ def seal(
     remarks = {} if remarks is None else remarks
     listed_out = read_opt_outs(corpus.opt_out)
     with SealedRows(partial(_sealed_tables, lake)) as sealed, Changes() as changes:
-        sources = _open_sources(corpus, sealed)
+        sources = _open_sources(corpus, sealed, _withheld(lake, corpus, listed_out))
         seen_before = [source for source in sources if sealed.rows_of(source.root) and not is_scene(source.root)]
         for source in sources:
             if source not in seen_before and not is_scene(source.root):
@@ -110,12 +112,25 @@ def _places_left(lake: Lake, corpus: CorpusSettings) -> int | None:
     return max(0, corpus.images - rows_taken(lake.read("corpus_manifest", columns=["root", "reason"]), corpus))
 
 
-def _open_sources(corpus: CorpusSettings, sealed: SealedRows) -> list[Source]:
+def _withheld(lake: Lake, corpus: CorpusSettings, listed: OptOuts) -> Withheld:
+    """What is not fetched of tables of addresses. A picture that was sealed as opted out is not fetched to know it again."""
+    out: dict[tuple[str, str], tuple[int | None, int | None]] = {}
+    if listed and any(text.startswith(URL_LIST) for text in corpus.sources):
+        columns = ["root", "path", "size", "mtime_ns", "detail"]
+        rows = lake.read(
+            "corpus_manifest", columns=columns, filters=pc.field("image_id").is_valid() & (pc.field("reason") == OPTED_OUT)
+        )
+        rows = rows.filter(pc.starts_with(rows["root"], URL_LIST))
+        out = {(r["root"], r["path"]): (r["size"], r["mtime_ns"]) for r in rows.to_pylist() if r["detail"] in listed.entries}
+    return Withheld(listed, out, corpus.images)
+
+
+def _open_sources(corpus: CorpusSettings, sealed: SealedRows, withheld: Withheld) -> list[Source]:
     """The sources in the order given, each once. Raises UserError for one that cannot be read, saying what becomes of its rows."""
     sources: dict[str, Source] = {}
     for text in corpus.sources:
         try:
-            source = open_source(text, corpus.download)
+            source = open_source(text, corpus.download, withheld)
         except UserError as error:
             if rows := sealed.rows_of(text if text.startswith(("shapes:", URL_LIST)) else str(Path(text).expanduser().absolute())):
                 raise UserError(
@@ -187,6 +202,8 @@ def _new_rows(
                     continue
                 if sealed.was_imported(source.root, row.path, image_id):
                     continue
+                if row.reason == OPTED_OUT:
+                    opted_out.note(row.detail)
                 takes = row.reason in (None, NO_CAPTION) and image_id is not None
                 if takes and (entry := opted_out.entry_of(source.root, row, image_id, source)):
                     row = row.refuse(OPTED_OUT, entry)

@@ -170,7 +170,7 @@ def text_key(caption: str | None, licence: str | None, source: str | None, extra
 def _as_listed(row: SealedRow) -> str | None:
     """The reason with which a source lists a row that was sealed as it is now, or left out since."""
     reason = row["reason"]
-    if reason in SELECTION_REASONS or reason in LEFT_OUT:
+    if row["image_id"] is not None and (reason in SELECTION_REASONS or reason in LEFT_OUT):
         return None if row["caption"] is not None else NO_CAPTION
     return reason
 

@@ -93,7 +93,7 @@ def reselect(lake: Lake, corpus: CorpusSettings, opted_out: Mapping[str, str]) -
 
 def _as_opted(known: pa.Table, opted_out: Mapping[str, str]) -> bool:
     """Whether the rows with reason ``opted_out`` are those of the pictures that are."""
-    noted = pc.fill_null(pc.equal(known["reason"], OPTED_OUT), False)
+    noted = pc.and_(_is(known, OPTED_OUT), known["image_id"].is_valid())  # without an id: by its address, never fetched
     own = pc.invert(pc.starts_with(known["shard"], IMPORT_PREFIX))
     live = pc.is_in(known["reason"], value_set=pa.array(SELECTION_REASONS, pa.string()))
     alone = set(opted_out) - _with_a_row(known, opted_out)

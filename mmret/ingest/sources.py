@@ -26,7 +26,7 @@ from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
 from mmret.ingest.tables.manifest_files import is_table, recognise
 from mmret.ingest.tables.picture_table import PICTURE_TABLE_SUFFIXES, PictureTable
-from mmret.ingest.web.url_list import UrlList, pictures_folder
+from mmret.ingest.web.url_list import UrlList, Withheld, pictures_folder
 from mmret.lake.configuration import URL_LIST
 from mmret.settings import DownloadSettings
 
@@ -78,15 +78,16 @@ def open_sources(texts: Iterable[str]) -> list[Source]:
     return list({source.root: source for source in sources}.values())
 
 
-def open_source(text: str, download: DownloadSettings | None = None) -> Source:
-    """One source, checked as far as its first rows. ``download``: how the pictures of a list of addresses are fetched.
+def open_source(text: str, download: DownloadSettings | None = None, withheld: Withheld | None = None) -> Source:
+    """One source, checked as far as its first rows. ``download``: how the pictures of a list of addresses are fetched;
+    ``withheld``: those of them that are not.
 
     Raises UserError as :func:`open_sources` does. Nothing is fetched before its rows are asked for.
     """
     if text.startswith("shapes:"):
         return ShapesSource(text)
     if text.startswith(URL_LIST):
-        return UrlList(text, download or DownloadSettings())
+        return UrlList(text, download or DownloadSettings(), withheld)
     path = Path(text).expanduser().absolute()
     if not encodable(str(path)):
         raise UserError(f"{path!r} is not UTF-8 and cannot be recorded: rename it")

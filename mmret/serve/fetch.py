@@ -43,16 +43,17 @@ class Fetcher:
             raise Refusal(422, f"image_url: more than {REDIRECTS} redirects")
         except TimeoutError:
             raise Refusal(422, f"image_url: not fetched within {self._limits.fetch_seconds:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):  # the last from httpx, of an odd redirect
             raise Refusal(422, "image_url: the host did not answer with a file") from None
 
     def _allowed(self, address: str) -> httpx.URL:
         """``address`` read. Raises Refusal where it is none, or of a host or port that is not allowed."""
         try:
             url = httpx.URL(address)
+            named = bool(url.host)  # raises where a part of it is in no alphabet (xn--a)
         except (httpx.InvalidURL, ValueError, TypeError):
             raise Refusal(422, "image_url: this is no address") from None
-        if url.scheme not in _PORTS or not url.host or url.userinfo:
+        if url.scheme not in _PORTS or not named or url.userinfo:
             raise Refusal(422, "image_url: an address begins with https:// or http:// and a host, without a user's name")
         host = url.raw_host.decode("ascii").lower().rstrip(".")
         port = url.port or _PORTS[url.scheme]

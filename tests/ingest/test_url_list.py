@@ -24,6 +24,7 @@ from mmret.ingest.seal import seal
 from mmret.ingest.sources import open_reader, open_source
 from mmret.ingest.stage import ingest_shard
 from mmret.ingest.watch import signature
+from mmret.ingest.web.address_tables import column_of_addresses
 from mmret.ingest.web.download import opted_out
 from mmret.lake import Lake
 from mmret.lake.configuration import source_name
@@ -43,12 +44,13 @@ class Host(http.server.BaseHTTPRequestHandler):
 
     asked: Counter[str] = Counter()
     mended = False
+    status = 503
 
     def do_GET(self) -> None:
         Host.asked[self.path] += 1
         habit, _, rest = self.path[1:].partition("/")
         data = png(int(rest)) if rest.isdigit() else b""
-        if Host.mended and habit in ("busy", "slow", "cut"):
+        if Host.mended and habit in ("busy", "slow", "cut", "gateway"):
             habit = "good"
         with contextlib.suppress(OSError):
             getattr(self, habit)(data, rest)
@@ -68,7 +70,7 @@ class Host(http.server.BaseHTTPRequestHandler):
         self.send(b"gone", 404)
 
     def busy(self, data: bytes, _: str) -> None:
-        self.send(b"later", 503)
+        self.send(b"later", Host.status)
 
     def page(self, data: bytes, _: str) -> None:
         self.send(b"<!DOCTYPE html><p>buy this domain", Content_Type="image/jpeg")
@@ -110,6 +112,21 @@ class Host(http.server.BaseHTTPRequestHandler):
     def elsewhere(self, data: bytes, rest: str) -> None:
         self.send(b"", 302, Location="file:///etc/passwd")
 
+    def nowhere(self, data: bytes, rest: str) -> None:
+        self.send(b"", 302, Location=f"http://xn--a.com/{rest}")
+
+    def noport(self, data: bytes, rest: str) -> None:
+        self.send(b"", 302, Location=f"http://127.0.0.1:99999/{rest}")
+
+    def nolabel(self, data: bytes, rest: str) -> None:
+        self.send(b"", 302, Location=f"//{'a' * 64}.com/{rest}")
+
+    def noaddress(self, data: bytes, rest: str) -> None:
+        self.send(b"", 302, Location="http://[")
+
+    def gateway(self, data: bytes, _: str) -> None:
+        self.send(b"later", 522)
+
     def optout(self, data: bytes, _: str) -> None:
         self.send(data, X_Robots_Tag="noimageai")
 
@@ -119,7 +136,7 @@ class Host(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host() -> Iterator[str]:
-    Host.asked, Host.mended = Counter(), False
+    Host.asked, Host.mended, Host.status = Counter(), False, 503
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -133,9 +150,9 @@ def table(folder: Path, addresses: list[str]) -> str:
     return f"urls:{folder / 'list.parquet'}"
 
 
-def ingested(lake: Lake, source: str, download: DownloadSettings = FAST) -> tuple[dict[str, str], dict[str, str]]:
+def ingested(lake: Lake, source: str, download: DownloadSettings = FAST, **corpus_: Any) -> tuple[dict[str, str], dict[str, str]]:
     """What becomes of each address: the captions of images and the reasons of rejects, after what a run does."""
-    corpus = CorpusSettings(sources=(source,), download=download)
+    corpus = CorpusSettings(sources=(source,), download=download, **corpus_)
     for number, (shard, rows) in enumerate(seal(lake, corpus, IngestSettings())):
         lake.write("corpus_manifest", shard, rows, f"inputs {number}")
     for shard in lake.shards():
@@ -159,13 +176,20 @@ HABITS = {
     "slow": "slow",
     "circle": "http_310",
     "elsewhere": "bad_address",
-    "optout": "opted_out",
+    "nowhere": "bad_address",
+    "noport": "bad_address",
+    "nolabel": "bad_address",
+    "noaddress": "no_answer",
+    "gateway": "http_522",
+    "optout": "server_opted_out",
 }
 
 
 def test_every_address_is_an_image_or_a_reject_with_its_reason_and_is_asked_for_once(host: str, tmp_path: Path) -> None:
     addresses = {f"{host}/{habit}/{n}": reason for n, (habit, reason) in enumerate(HABITS.items())}
     addresses |= {"http://127.0.0.1:1/x": "no_answer", "ftp://127.0.0.1/x": "bad_address", "": "bad_address"}
+    lying = ("example..com", f"{'a' * 64}.com", "xn--a.com", "127.0.0.1:99999", "127.0.0.1:-1", ".", "a@127.0.0.1", "[::")
+    addresses |= {f"http://{host}/a.jpg": "bad_address" for host in lying}
     lake, source = Lake(tmp_path / "lake"), table(tmp_path, list(addresses))
     patient = FAST.model_copy(update={"again_after_hours": 1.0})
     images, rejects = ingested(lake, source, patient)
@@ -181,14 +205,114 @@ def test_every_address_is_an_image_or_a_reject_with_its_reason_and_is_asked_for_
 
 
 def test_a_later_run_fetches_what_failed_for_the_moment_and_not_what_is_there_or_gone(host: str, tmp_path: Path) -> None:
-    addresses = [f"{host}/{habit}/{n}" for n, habit in enumerate(["good", "missing", "busy", "slow", "cut", "page", "good"])]
+    addresses = [
+        f"{host}/{habit}/{n}" for n, habit in enumerate(["good", "missing", "busy", "slow", "cut", "page", "good", "gateway"])
+    ]
     lake, source = Lake(tmp_path / "lake"), table(tmp_path, addresses)
     assert len(ingested(lake, source)[0]) == 2
     asked, Host.mended = Counter(Host.asked), True
     images, _ = ingested(lake, source)
-    assert set(images) == {addresses[i] for i in (0, 2, 3, 4, 6)}
+    assert set(images) == {addresses[i] for i in (0, 2, 3, 4, 6, 7)}
     again = {path for path, n in (Host.asked - asked).items() if n}
-    assert again == {"/busy/2", "/slow/3", "/cut/4"}
+    assert again == {"/busy/2", "/slow/3", "/cut/4", "/gateway/7"}
+
+
+def test_an_address_that_cannot_be_written_down_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"url": "http://127.0.0.1:1/x", "caption": "a"}\n{"url": "http://h/\\ud800.jpg", "caption": "a"}\n'
+    )
+    _, rejects = ingested(Lake(tmp_path / "lake"), f"urls:{tmp_path / 'a.jsonl'}")
+    assert rejects == {"http://127.0.0.1:1/x": "no_answer", None: "bad_address"}
+
+
+def test_a_failure_that_changes_changes_its_row_and_a_picture_that_comes_takes_its_place(host: str, tmp_path: Path) -> None:
+    lake, source = Lake(tmp_path / "lake"), table(tmp_path, [f"{host}/good/0", f"{host}/busy/1"])
+    for Host.status, reason in ((503, "http_503"), (500, "http_500"), (404, "http_404")):
+        _, rejects = ingested(lake, source)
+        assert rejects == {f"{host}/busy/1": reason} and len(lake.read("corpus_manifest")) == 2
+    lake, Host.status = Lake(tmp_path / "other"), 503
+    (tmp_path / "list.parquet.pictures/failed.jsonl").unlink()
+    assert ingested(lake, source)[1] == {f"{host}/busy/1": "http_503"}
+    Host.mended = True
+    images, rejects = ingested(lake, source)
+    assert images[f"{host}/busy/1"] == "a picture number 1" and not rejects and len(lake.read("corpus_manifest")) == 2
+    assert not list(seal(lake, CorpusSettings(sources=(source,), download=FAST), IngestSettings())), "then nothing is new"
+
+
+def test_lines_that_are_no_addresses_are_the_same_rows_when_the_table_grows_above_them(host: str, tmp_path: Path) -> None:
+    lake, source = Lake(tmp_path / "lake"), table(tmp_path, [f"{host}/good/0", "nothing"])
+    ingested(lake, source)
+    table(tmp_path, [f"{host}/good/1", f"{host}/good/0", "nothing"])
+    ingested(lake, source)
+    assert sorted(lake.read("corpus_manifest")["reason"].to_pylist(), key=str) == [None, None, "bad_address"]
+
+
+def test_of_a_list_that_opts_out_addresses_or_hashes_nothing_is_fetched_until_the_entry_is_withdrawn(
+    host: str, tmp_path: Path
+) -> None:
+    addresses, out = [f"{host}/good/{n}" for n in range(4)], tmp_path / "out.txt"
+    rows = {"url": addresses, "caption": list("abcd"), "md5": [None, "0" * 31 + "A", None, None]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    lake, source = Lake(tmp_path / "lake"), f"urls:{tmp_path / 'a.parquet'}"
+    out.write_text(f"{addresses[0]}\nmd5:{'0' * 31}a\n")
+    remarks: dict[str, Any] = {}
+    for _ in range(2):
+        images, rejects = ingested(lake, source, opt_out=(str(out),))
+        assert rejects == {addresses[0]: "opted_out", addresses[1]: "opted_out"} and set(images) == set(addresses[2:])
+        corpus = CorpusSettings(sources=(source,), download=FAST, opt_out=(str(out),))
+        assert not list(seal(lake, corpus, IngestSettings(), remarks)), "a row that is listed as it is sealed is not new"
+        assert not list(remarks[str(out)]), "both entries mean a row"
+    assert Host.asked == {"/good/2": 1, "/good/3": 1}
+    out.write_text("# none\n")
+    images, rejects = ingested(lake, source, opt_out=(str(out),))
+    assert set(images) == set(addresses) and not rejects and len(lake.read("corpus_manifest")) == 4
+
+
+def test_a_picture_that_was_opted_out_by_its_content_is_not_fetched_again_when_its_file_is_gone(host: str, tmp_path: Path) -> None:
+    lake, source, out = Lake(tmp_path / "lake"), table(tmp_path, [f"{host}/good/0", f"{host}/good/1"]), tmp_path / "out.txt"
+    ingested(lake, source)
+    row = lake.read("corpus_manifest").to_pylist()[0]
+    out.write_text(f"image_id:{row['image_id']}\n")
+    assert ingested(lake, source, opt_out=(str(out),))[1] == {f"{host}/good/0": "opted_out"}
+    (tmp_path / "list.parquet.pictures" / row["path"]).unlink()
+    corpus = CorpusSettings(sources=(source,), download=FAST, opt_out=(str(out),))
+    assert not list(seal(lake, corpus, IngestSettings())) and Host.asked["/good/0"] == 1
+    out.write_text("# none\n")
+    assert len(ingested(lake, source, opt_out=(str(out),))[0]) == 2 and Host.asked["/good/0"] == 2
+
+
+def test_no_more_is_fetched_than_the_corpus_takes_whatever_failed_or_opted_out(host: str, tmp_path: Path) -> None:
+    habits = ["good", "optout", "missing", "good"] + ["good"] * 20
+    lake, source = Lake(tmp_path / "lake"), table(tmp_path, [f"{host}/{habit}/{n}" for n, habit in enumerate(habits)])
+    for _ in range(3):
+        images, rejects = ingested(lake, source, images=5)
+        assert len(images) == 3 and sorted(rejects.values()) == ["http_404", "server_opted_out"]
+    assert len(Host.asked) == 5
+    assert len(ingested(lake, source, images=7)[0]) == 5 and len(Host.asked) == 7, "more once it takes more"
+
+
+def test_what_failed_is_kept_once_an_address_and_read_as_it_is_meant_today(host: str, tmp_path: Path) -> None:
+    source, folder = (
+        table(tmp_path, [f"{host}/busy/0", f"{host}/missing/1", f"{host}/gateway/2"]),
+        tmp_path / "list.parquet.pictures",
+    )
+    for _ in range(4):
+        assert [row.reason for row in open_source(source, FAST).rows()] == ["http_503", "http_404", "http_522"]
+    log = folder / "failed.jsonl"
+    assert len(log.read_text().splitlines()) <= 3 + 2, "one a failure and those of the last attempt"
+    log.write_text(
+        json.dumps({"address": f"{host}/gateway/2", "reason": "http_522", "detail": "", "passes": False, "time": 0}) + "\n"
+    )
+    Host.mended = True
+    assert [row.reason for row in open_source(source, FAST).rows()] == [None, "http_404", None]
+
+
+def test_the_tables_own_source_is_kept_in_extra(host: str, tmp_path: Path) -> None:
+    rows = {"image_url": [f"{host}/good/1"], "source": ["a museum"], "url": ["http://127.0.0.1/page"], "caption": ["a"]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    (row,) = open_source(f"urls:{tmp_path / 'a.parquet'}", FAST).rows()
+    assert row.source == f"{host}/good/1" and row.caption == "a"
+    assert json.loads(row.extra or "") == {"source": "a museum", "url": "http://127.0.0.1/page"}
 
 
 def test_a_longer_table_fetches_what_is_new_and_a_broken_log_is_no_trouble(host: str, tmp_path: Path) -> None:
@@ -215,7 +339,7 @@ def test_nothing_inside_this_network_is_asked_unless_allowed_not_even_by_a_redir
 
 def test_opt_outs_are_honoured_unless_switched_off(host: str, tmp_path: Path) -> None:
     source = table(tmp_path, [f"{host}/optout/1"])
-    assert [row.reason for row in open_source(source, FAST).rows()] == ["opted_out"]
+    assert [row.reason for row in open_source(source, FAST).rows()] == ["server_opted_out"]
     assert [row.reason for row in open_source(source, FAST.model_copy(update={"opt_out": False})).rows()] == [None]
 
 
@@ -229,6 +353,11 @@ def test_opt_outs_are_honoured_unless_switched_off(host: str, tmp_path: Path) ->
         (["otherbot: noai"], False),
         (["nosnippet"], False),
         (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
+        (["noindex, max-image-preview:large"], True),
+        (["max-image-preview:large, noindex"], True),
+        (["max-image-preview:large"], False),
+        (["otherbot: noindex, max-image-preview:large"], False),
+        (["otherbot: nosnippet, max-snippet:3", "mmret: max-snippet:3, noai"], True),
         ([], False),
     ],
 )
@@ -254,6 +383,49 @@ def test_tables_of_every_kind_are_read(host: str, tmp_path: Path, name: str, tex
     assert [row.caption for row in rows] in ([None, None], ["a red ball", "a boat"], ["a red ball, big", "a boat"])
     reader = open_reader(f"urls:{tmp_path / name}")
     assert reader.open(rows[0].path)[0].read() == png(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "captions"),
+    [
+        ("a.tsv", "#sunset at sea\t{0}\n#dawn\tbroken/one\n# note\na boat\t{1}\n", ["#sunset at sea", None, "a boat"]),
+        ("a.tsv", "a ball\thtp:/broken.jpg\na cat\t{0}\na boat\t{1}\n", [None, "a cat", "a boat"]),
+        ("a.tsv", "a ball\t\na cat\t{0}\na boat\t{1}\n", [None, "a cat", "a boat"]),
+        ("a.csv", "# url, caption\n{0},a cat\n# http://127.0.0.1:1/x,a cow\n{1},a boat\n", ["a cat", "a boat"]),
+        ("a.csv", "Bild Adresse,Text\n{0},a cat\n{1},a boat\n", ["a cat", "a boat"]),
+        ("a.csv", "photo.link,alt\n{0},a cat\n{1},a boat\n", ["a cat", "a boat"]),
+    ],
+)
+def test_no_line_of_a_text_is_lost_as_a_comment_or_a_header(
+    host: str, tmp_path: Path, name: str, text: str, captions: list[str | None]
+) -> None:
+    (tmp_path / name).write_text(text.format(f"{host}/good/1", f"{host}/good/2"))
+    rows = list(open_source(f"urls:{tmp_path / name}", FAST).rows())
+    assert [row.caption for row in rows] == captions
+    assert [row.reason for row in rows] == [None if caption else "bad_address" for caption in captions]
+    assert {json.loads(row.extra or "{}").get("caption") for row in rows} == {None}
+
+
+@pytest.mark.parametrize(
+    ("columns", "chosen"),
+    [
+        ({"page_url": "http://e.org/wiki/A", "image_url": "http://e.org/A.jpg"}, "image_url"),
+        ({"page": "http://e.org/wiki/A", "thing": "http://e.org/A.JPG?w=1"}, "thing"),
+        ({"photo_url": "http://e.org/p/1", "photo.image_url": "http://e.org/i/1"}, "photo.image_url"),
+        ({"source": "http://e.org/p/1", "URL": "http://e.org/i/1"}, "URL"),
+        ({"url": "http://e.org/p/1", "Image URL": "http://e.org/i/1"}, "Image URL"),
+        ({"one": "http://e.org/p/1", "other": "http://e.org/i/1"}, None),
+    ],
+)
+def test_of_several_columns_of_addresses_that_of_the_pictures_is_taken(
+    tmp_path: Path, columns: dict[str, str], chosen: str | None
+) -> None:
+    pq.write_table(pa.table({name: [value] for name, value in columns.items()}), tmp_path / "a.parquet")
+    if chosen is None:
+        with pytest.raises(UserError, match="several columns of addresses, one, other, .*: call that one image_url"):
+            column_of_addresses(tmp_path / "a.parquet")
+    else:
+        assert column_of_addresses(tmp_path / "a.parquet") == chosen
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,14 @@ def test_a_redirect_leads_to_named_hosts_alone_and_not_round_and_round(host):
     for target in ("http://169.254.169.254/latest", "http://localhost/x", "https://example.org/x"):
         refused(403, "not fetched from this host", f"http://{host}/to?{target}", host)
     refused(422, "address", f"http://{host}/to?file:///etc/passwd", host)
+    refused(422, "did not answer", f"http://{host}/to?http://xn--a.com/", host)
+    refused(422, "no address", "http://xn--a.com/x.png", host)
+    refused(422, "did not answer", "http://example..com/x.png", "example..com")
     refused(422, "more than 3 redirects", f"http://{host}/to?/to?/to?/to?/to?/x", host)
 
 
-INSIDE = "127.0.0.1 10.0.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 ::1 fd00::1 ::ffff:10.0.0.1 64:ff9b::a00:1"
+INSIDE = """127.0.0.1 10.0.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 ::1 ::10.0.0.1 fd00::1 ::ffff:10.0.0.1
+64:ff9b::a00:1"""
 
 
 @pytest.mark.parametrize("address", INSIDE.split())

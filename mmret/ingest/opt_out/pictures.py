@@ -42,6 +42,8 @@ class OptedOut:
         self._entries: set[str] = set()
         if not listed:
             return
+        never_read = (pc.field("reason") == OPTED_OUT) & pc.field("image_id").is_null()
+        self._entries |= set(lake.read("corpus_manifest", columns=["detail"], filters=never_read)["detail"].to_pylist())
         here: set[str] = set()
         for row in _rows(lake):
             image_id = row["image_id"]
@@ -64,6 +66,11 @@ class OptedOut:
     def _take(self, image_id: str, entry: str) -> None:
         self.pictures.setdefault(image_id, entry)
         self._entries.add(entry)
+
+    def note(self, entry: str | None) -> None:
+        """Note an entry that means a row whose picture was never read."""
+        if entry is not None:
+            self._entries.add(entry)
 
     def entry_of(self, root: str, row: Row, image_id: str, source: Reader) -> str | None:
         """The entry that means a row that is about to be sealed, or None; its picture counts as out from then on."""

@@ -24,7 +24,10 @@ from mmret.settings import DownloadSettings
 REDIRECTS = 5
 OPT_OUT = frozenset(("noai", "noimageai", "noindex", "noimageindex"))
 """Directives of the header X-Robots-Tag with which a server keeps a picture out of data sets; those that img2dataset honours."""
-_BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
+_BUSY = frozenset((408, 425, 429))
+"""Statuses below 500 after which another time may succeed."""
+_VALUED = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
+"""Directives with a value behind a colon, as a program's name has its directives."""
 _PER_HOST = 8
 _WAIT = wait_exponential_jitter(0.3, 10, jitter=0.3)
 _PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml[^>]*>\s*<html)", re.IGNORECASE)
@@ -54,7 +57,8 @@ class Wanted(NamedTuple):
 
 def download(wanted: Sequence[Wanted], settings: DownloadSettings) -> dict[str, Refused]:
     """Fetch the files of ``wanted`` to their paths; those that are not fetched by address, with the reason: ``http_<status>``,
-    ``slow``, ``no_answer``, ``bad_address``, ``private_address``, ``opted_out``, ``too_many_bytes``, ``web_page``, ``empty_file``.
+    ``slow``, ``no_answer``, ``bad_address``, ``private_address``, ``server_opted_out``, ``too_many_bytes``, ``web_page``,
+    ``empty_file``.
     """
     return asyncio.run(_all(wanted, settings))
 
@@ -111,6 +115,8 @@ async def _try(address: str, settings: DownloadSettings, context: ssl.SSLContext
         raise Refused("http_310", f"more than {REDIRECTS} redirects")
     except (TimeoutError, httpx.TimeoutException):
         raise _Again("slow", f"not fetched within {settings.seconds:g} s") from None
+    except UnicodeError:  # httpx reads a redirect although it does not follow it
+        raise Refused("bad_address", f"{address[:200]} redirects to what is no address") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise _Again("no_answer", f"the host gave no whole file: {str(error)[:120] or type(error).__name__}") from None
 
@@ -118,9 +124,12 @@ async def _try(address: str, settings: DownloadSettings, context: ssl.SSLContext
 def _read_address(address: str) -> httpx.URL:
     try:
         url = httpx.URL(address)
+        named = bool(url.host) and bool(url.raw_host.decode("ascii").encode("idna"))  # both raise for what can be no name
+        if not 0 < (url.port or 80) < 65_536:
+            raise ValueError("port")
     except (httpx.InvalidURL, ValueError, TypeError):
         raise Refused("bad_address", f"{address[:200]} is no address") from None
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+    if url.scheme not in ("http", "https") or not named or url.userinfo:
         raise Refused("bad_address", f"{address[:200]} is no address with http:// or https://, a host and no user's name")
     return url
 
@@ -146,10 +155,10 @@ async def _get(url: httpx.URL, settings: DownloadSettings, context: ssl.SSLConte
             if answer.is_redirect:
                 return str(url.join(answer.headers.get("location", "")))
             if answer.status_code != 200:
-                again = _Again if answer.status_code in _BUSY else Refused
+                again = _Again if passes(answer.status_code) else Refused
                 raise again(f"http_{answer.status_code}", f"its server answered with status {answer.status_code}")
             if settings.opt_out and (said := opted_out(answer.headers.get_list("x-robots-tag"), settings.user_agent)):
-                raise Refused("opted_out", f"its server keeps it out of data sets (X-Robots-Tag: {said[:80]})")
+                raise Refused("server_opted_out", f"its server keeps it out of data sets (X-Robots-Tag: {said[:80]})")
             return await _body(answer, settings.max_bytes)
 
 
@@ -171,6 +180,11 @@ async def _body(answer: httpx.Response, most: int) -> bytes:
     return data
 
 
+def passes(status: int) -> bool:
+    """Whether another time may succeed after a server answered with ``status``."""
+    return status >= 500 or status in _BUSY
+
+
 def opted_out(tags: Sequence[str], user_agent: str) -> str:
     """The value of X-Robots-Tag that keeps a file out of data sets, "" where none does. A directive may address one program.
 
@@ -179,9 +193,10 @@ def opted_out(tags: Sequence[str], user_agent: str) -> str:
     """
     for tag in tags:
         name, colon, directives = tag.partition(":")
-        named = name.strip().lower() if colon else ""
-        if colon and named not in user_agent.lower():
+        name = name.strip().lower()
+        addressed = bool(colon) and "," not in name and name not in _VALUED
+        if addressed and name not in user_agent.lower():
             continue
-        if any(each.strip().lower() in OPT_OUT for each in (directives if colon else tag).split(",")):
+        if any(each.strip().lower() in OPT_OUT for each in (directives if addressed else tag).split(",")):
             return tag.strip()
     return ""

@@ -2,44 +2,52 @@
 
 Every line is a row: the file that was fetched, or a reason. Files are named by the hash of their address, so a run that was broken
 off goes on where it stopped and a longer table fetches what is new; what failed for good is not asked for again
-(``failed.jsonl``), what may succeed another time is, after ``again_after_hours``. Memory is a batch of lines; fetching costs what
-the network does.
+(:mod:`mmret.ingest.web.failures`), what may succeed another time is, after ``again_after_hours``. Memory is a batch of lines;
+fetching costs what the network does.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
-import time
-from collections import Counter
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mmret.curation.opted_out import OPTED_OUT
 from mmret.errors import UserError
 from mmret.ingest.addresses import is_address
 from mmret.ingest.folders.folder import Folder
+from mmret.ingest.opt_out.entries import OptOuts
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
-from mmret.ingest.rows import Row, text_columns
-from mmret.ingest.tables.columns import unique_names
-from mmret.ingest.tables.manifest_files import read_manifest
-from mmret.ingest.tables.records import Record
-from mmret.ingest.tables.text_files import encoding_of, plain_suffix, read_head
-from mmret.ingest.web.download import Refused, Wanted, download
+from mmret.ingest.rows import Row, encodable, text_columns, to_json
+from mmret.ingest.tables.columns import meaning, plain_name
+from mmret.ingest.web.address_tables import TABLE_SUFFIXES, address_in, address_records, column_of_addresses
+from mmret.ingest.web.download import Wanted, download
+from mmret.ingest.web.failures import Failures, file_of
 from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
 from mmret.settings import DownloadSettings
 
 _BATCH = 512
 """Lines whose pictures are fetched together; what a crash loses of what failed."""
-_SAMPLE = 200
-_FAILED = "failed.jsonl"
-_TEXT = (".csv", ".tsv", ".tab", ".txt")
-_TABLES = (".parquet", ".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """What a table names and is not fetched.
+
+    ``opt_outs``: the entries of ``corpus.opt_out``. ``sealed``: by root and path, size and time of the files that are sealed as
+    opted out: their pictures may be known by their content alone. ``lines``: nothing is fetched for lines after so many, for the
+    corpus takes no more rows; None: any number.
+    """
+
+    opt_outs: OptOuts = field(default_factory=OptOuts)
+    sealed: Mapping[tuple[str, str], tuple[int | None, int | None]] = field(default_factory=dict)
+    lines: int | None = None
 
 
 def pictures_folder(root: str) -> Path:
@@ -52,171 +60,109 @@ def pictures_folder(root: str) -> Path:
 
 
 class UrlList:
-    """The source; its rows are those of the table, in order. Listing them fetches what is not there yet."""
+    """The source; its rows are those of the table, in order. Listing them fetches what is not there yet and is not ``withheld``."""
 
-    def __init__(self, root: str, settings: DownloadSettings):
+    def __init__(self, root: str, settings: DownloadSettings, withheld: Withheld | None = None):
         """Raises UserError for a file that is not there or in which no column holds addresses."""
         self._path = Path(root.removeprefix(URL_LIST)).expanduser().absolute()
         self.root = f"{URL_LIST}{self._path}"
         self.remarks = Remarks()
         self._settings = settings
+        self._withheld = withheld or Withheld()
         self._folder = pictures_folder(self.root)
         if not self._path.is_file():
-            raise UserError(f"there is no file {self._path}: urls: stands before a table of addresses ({_kinds()})")
-        self._column = self._column_of_addresses()
+            kinds = ", ".join(TABLE_SUFFIXES)
+            raise UserError(f"there is no file {self._path}: urls: stands before a table of addresses ({kinds})")
+        self._column = column_of_addresses(self._path)
 
     def open(self, path: str) -> tuple[BinaryIO, int]:
         return Folder(self._folder).open(path)
 
     def rows(self) -> Iterator[Row]:
-        """All rows; those whose file is neither there nor known to fail are fetched first, ``_BATCH`` at a time."""
+        """All rows but those that are not fetched because the corpus takes no more; what is neither there nor known to fail is
+        fetched first, ``_BATCH`` lines at a time."""
         self.remarks.clear()
         try:
             self._folder.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"{self._folder}, where the pictures go, cannot be made: {error.strerror}") from None
-        failed, done = self._failed_before(), 0
-        records = _records(self._path)
-        while batch := list(islice(records, _BATCH)):
-            lines = [self._line(number, record) for number, record in batch]
-            self._fetch([row for row in lines if row.reason is None], failed)
-            for row in lines:
-                yield self._with_file(row, failed) if row.reason is None else row
-            done += len(lines)
-            advance("pictures fetched", done, None)
+        done = 0
+        records = address_records(self._path)
+        with Failures(self._folder, self._settings) as failures:
+            while batch := list(islice(records, _BATCH)):
+                lines = [self._line(number, record) for number, record in batch]
+                taken = len(lines) if self._withheld.lines is None else max(0, self._withheld.lines - done)
+                self._fetch([row for row, entry in lines[:taken] if row.reason is None and entry is None], failures)
+                for row, entry in lines:
+                    found = row if row.reason is not None else self._as_found(row, entry, failures)
+                    if found is not None:
+                        yield found
+                done += len(lines)
+                advance("pictures fetched", done, None)
 
-    def _line(self, number: int, record: Mapping[str, Any] | str) -> Row:
-        """The row of one line; its ``source`` is the address, its path that of the file to be."""
+    def _line(self, number: int, record: Mapping[str, Any] | str) -> tuple[Row, str | None]:
+        """The row of one line, and the entry of an opt-out list that means it. Its ``source`` is the address, its path that of the
+        file to be."""
         line = Row(f"{self._path.name}:{number}")
         if isinstance(record, str):
-            return line.refuse("bad_manifest_row", record)
-        address = _address_in(record.get(self._column))
-        if not is_address(address):
-            return line.refuse("bad_address", f"{self._column} is no address: {repr(record.get(self._column))[:100]}")
+            return line.refuse("bad_manifest_row", record), None
+        address = address_in(record.get(self._column))
+        if not is_address(address) or not encodable(address):
+            said = f"{self._column} is no address: {repr(record.get(self._column))[:100]}"
+            return line.refuse("bad_address", said), None
+        others = {name: value for name, value in record.items() if name != self._column}
         try:
-            texts = text_columns({name: value for name, value in record.items() if name != self._column})
+            texts = _with_own_source(text_columns(others), others)
         except Unreadable as why:
-            return line.refuse(why.reason, why.detail)
-        return Row(path=file_of(address), **{**texts, "source": address})
+            return line.refuse(why.reason, why.detail), None
+        row = Row(path=file_of(address), **{**texts, "source": address})
+        return row, self._opted_out(row, others)
 
-    def _fetch(self, rows: list[Row], failed: dict[str, Refused]) -> None:
-        """Fetch the files of ``rows`` that are not there; what is refused goes to ``failed``, by path, and onto disk."""
-        missing = {row.path: row.source or "" for row in rows if row.path not in failed and not (self._folder / row.path).is_file()}
-        if not missing:
-            return
-        refused = download([Wanted(address, self._folder / path) for path, address in missing.items()], self._settings)
-        lines = []
-        for path, address in missing.items():
-            if why := refused.get(address):
-                failed[path] = why
-                about = {"address": address, "reason": why.reason, "detail": why.detail, "passes": why.passes}
-                about |= {"limit": self._settings.max_bytes, "time": time.time()}
-                lines.append(json.dumps(about, ensure_ascii=True))
-        if lines:
-            with open(self._folder / _FAILED, "a", encoding="utf-8") as log:
-                log.writelines(f"{line}\n" for line in lines)
+    def _opted_out(self, row: Row, others: Mapping[str, Any]) -> str | None:
+        """The entry that means ``row`` by its address, its path or a hash that the table gives."""
+        listed = self._withheld.opt_outs
+        if not listed:
+            return None
+        for name, value in others.items():
+            kind, digest = plain_name(str(name)), value.strip().lower() if isinstance(value, str) else ""
+            if kind == "sha256" and re.fullmatch(r"[0-9a-f]{64}", digest) and (entry := listed.ids.get(digest[:32])):
+                return entry
+            if kind == "md5" and (entry := listed.md5.get(digest)):
+                return entry
+        return listed.match(self.root, row.path, row.source, row.extra, None)
 
-    def _failed_before(self) -> dict[str, Refused]:
-        """What earlier listings could not fetch and need not be asked for again yet, by path."""
-        found: dict[str, Refused] = {}
+    def _fetch(self, rows: list[Row], failures: Failures) -> None:
+        """Fetch the files of ``rows`` that are not there; what is refused goes to ``failures``."""
+        missing = {row.path: row.source or "" for row in rows if self._is_wanted(row.path, failures)}
+        if missing:
+            refused = download([Wanted(address, self._folder / path) for path, address in missing.items()], self._settings)
+            failures.add((address, refused[address]) for address in missing.values() if address in refused)
+
+    def _is_wanted(self, path: str, failures: Failures) -> bool:
+        withheld = (self.root, path) in self._withheld.sealed or failures.lasting(path) is not None
+        return not withheld and not (self._folder / path).is_file()
+
+    def _as_found(self, row: Row, entry: str | None, failures: Failures) -> Row | None:
+        """``row`` with what is known of its file; None where nothing is. A picture that opted out after it was sealed is listed as
+        it was, though its file is gone."""
         try:
-            lines = (self._folder / _FAILED).read_text(encoding="utf-8").splitlines()
+            found = (self._folder / row.path).stat()
+            return replace(row, size=found.st_size, mtime_ns=found.st_mtime_ns)
         except FileNotFoundError:
-            return found
-        for line in lines:
-            try:
-                about = json.loads(line)
-                path, why = file_of(about["address"]), Refused(about["reason"], about["detail"], about["passes"])
-                age = time.time() - float(about["time"])
-            except (ValueError, KeyError, TypeError):
-                continue  # cut by a crash
-            found.pop(path, None)
-            allowed = why.reason == "opted_out" and not self._settings.opt_out
-            allowed |= why.reason == "private_address" and self._settings.inside
-            allowed |= why.reason == "too_many_bytes" and self._settings.max_bytes > about.get("limit", 0)
-            if not allowed and not (why.passes and age > self._settings.again_after_hours * 3600):
-                found[path] = why
-        return found
-
-    def _with_file(self, row: Row, failed: Mapping[str, Refused]) -> Row:
-        if why := failed.get(row.path):
+            pass
+        if sealed := self._withheld.sealed.get((self.root, row.path)):
+            return replace(row, size=sealed[0], mtime_ns=sealed[1])
+        if entry is not None:
+            return row.refuse(OPTED_OUT, entry)
+        if why := failures.last(row.path):
             return row.refuse(why.reason, f"{row.source}: {why.detail}"[:500])
-        found = (self._folder / row.path).stat()
-        return replace(row, size=found.st_size, mtime_ns=found.st_mtime_ns)
-
-    def _column_of_addresses(self) -> str:
-        """The column whose first values are most often addresses of the web."""
-        counts: Counter[str] = Counter()
-        seen: tuple[str, ...] = ()
-        for _, record in islice(_records(self._path), _SAMPLE):
-            if isinstance(record, Mapping):
-                seen = seen or tuple(map(str, record))
-                counts.update(name for name, value in record.items() if is_address(_address_in(value)))
-        if not counts:
-            found = f"found {', '.join(seen[:20])}" if seen else "it has no row"
-            raise UserError(f"{self._path} has no column of addresses (http:// or https://): {found}")
-        return counts.most_common(1)[0][0]
+        return None
 
 
-def file_of(address: str) -> str:
-    """Path of the file of ``address`` below the folder of pictures."""
-    name = hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return f"{name[:2]}/{name}"
-
-
-def _address_in(value: Any) -> str:
-    """The address in a cell, or ""; of a list the first."""
-    if isinstance(value, list | tuple) and value:
-        value = value[0]
-    return value.strip() if isinstance(value, str) else ""
-
-
-def _records(path: Path) -> Iterator[Record]:
-    """Lines of the table with their numbers. Raises UserError for a file of another kind."""
-    suffix = plain_suffix(path)
-    if suffix in _TABLES:
-        return read_manifest(path)
-    if suffix in _TEXT:
-        return _text_records(path, suffix)
-    raise UserError(f"{path} is no table of addresses that can be read: those are {_kinds()}")
-
-
-def _kinds() -> str:
-    return ", ".join((*_TABLES, *_TEXT))
-
-
-def _text_records(path: Path, suffix: str) -> Iterator[Record]:
-    """Lines of separated text. Without a header, as CC3M and CC12M have none: an address, and the first other field as caption."""
-    with open(path, encoding=encoding_of(read_head(path)), errors="replace", newline="") as file:
-        csv.field_size_limit(2**24)
-        first = file.readline().lstrip("\ufeff")
-        separator = "\t" if "\t" in first or suffix != ".csv" else ","
-        file.seek(0)
-        names: list[str] | None = None
-        reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE)
-        try:
-            for fields in reader:
-                fields = [field.lstrip("\ufeff") for field in fields]
-                if not any(field.strip() for field in fields) or fields[0].startswith("#"):
-                    continue
-                if names is None:
-                    headed = not any(is_address(field) for field in fields)
-                    names = unique_names(fields) if headed else _bare_names(fields)
-                    if headed and len(fields) > 1:
-                        continue
-                if len(fields) > len(names):
-                    yield reader.line_num, f"{len(fields)} fields instead of {len(names)}"
-                else:
-                    yield reader.line_num, dict(zip(names, fields, strict=False))
-        except csv.Error as error:
-            yield reader.line_num, f"cannot be read on: {error}"
-
-
-def _bare_names(fields: list[str]) -> list[str]:
-    at = next(i for i, field in enumerate(fields) if is_address(field))
-    names = [f"column_{i + 1}" for i in range(len(fields))]
-    names[at] = "url"
-    others = [i for i in range(len(fields)) if i != at]
-    if others:
-        names[others[0]] = "caption"
-    return names
+def _with_own_source(texts: dict[str, str | None], columns: Mapping[str, Any]) -> dict[str, str | None]:
+    """``texts`` with the table's own source in extra: the row's is its address."""
+    if texts["source"] is None:
+        return texts
+    name = next(name for name in meaning(tuple(columns)).source if columns.get(name) is not None)
+    extra = json.loads(texts["extra"] or "{}")
+    return {**texts, "extra": to_json({name: columns[name], **extra})}
