@@ -36,7 +36,8 @@ from mmret.search.rerank import LoadedReranker
 from mmret.search.search import Searcher
 from mmret.search.service import SearchService
 from mmret.settings import Recipe, RerankerSettings
-from mmret.stages import STAGES, Reads
+from mmret.stage_declaration import Reads
+from mmret.stages import STAGES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAME = "reranker"
