@@ -4,8 +4,8 @@ All else is derived: the assets' dependencies, pools and code versions, the jobs
 the fingerprints that say when a partition is computed again (:mod:`mmret.freshness`), the words in which `mmret status` says why,
 and the first guess of how long a run takes. A test compares the graph in Dagster with it, and another what the stages really read.
 
-What a row may say is in :mod:`mmret.stage_declaration`. To add a stage: a row here, a function in ``<package>/stage.py``, an asset of
-a few lines in ``assets/``.
+What a row may say is in :mod:`mmret.stage_declaration`. To add a stage: a row here, a function in ``<package>/stage.py``, an asset
+of a few lines in ``assets/``.
 """
 
 from __future__ import annotations
