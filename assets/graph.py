@@ -13,7 +13,8 @@ from assets.display.installation import installation
 from assets.display.metadata import column_schema, tags
 from assets.display.source import code_references, linked
 from assets.partitions import PARTITIONS, every_shard
-from mmret.stages import STAGES, Reads, Stage, stage_of
+from mmret.stage_declaration import Reads, Stage
+from mmret.stages import STAGES, stage_of
 
 POOL_OF = {"cpu": "lake", "gpu": "gpu", "vlm": "vlm"}
 """Concurrency pool (:mod:`assets.automation.pools`) by what a stage needs."""

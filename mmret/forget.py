@@ -2,13 +2,17 @@
 
 The lake's current tables do without them already. This drops what keeps the past: versions of partitions that speak of them, though
 a checkpoint may have been trained on those; earlier versions of Lance tables; vectors by checkpoints, fingerprints, stored answers,
-training in progress, and the lake's own record of runs, which has contact sheets. What it says of a checkpoint is noted first, so
-that it may be interrupted and run again. Cost: the columns of ids of every version, and rewriting Lance files that held such rows.
-Readers of an earlier state of the lake, and a server that has not noticed the change, lose what they read.
+teachers' scores, training in progress, files that were fetched by their addresses, and the lake's own record of runs, which has
+contact sheets. What the source says of a picture (caption, address, other columns) stays in its row of the manifest, and remarks
+may quote it. What it says of a checkpoint is noted first, so that it may be interrupted and run again. Cost: the columns of ids of
+every version and of the stored answers, and rewriting Lance files that held such rows. Readers of an earlier state of the lake, and
+a server that has not noticed the change, lose what they read.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
@@ -25,11 +29,16 @@ from mmret.curation.opted_out import opted_out_ids
 from mmret.errors import UserError
 from mmret.ingest.pictures import image_table
 from mmret.ingest.selection import NO_CAPTION
+from mmret.ingest.web.url_list import pictures_folder
 from mmret.lake import Lake, history
+from mmret.lake.configuration import URL_LIST
 from mmret.lake.data_sets import data_set
 from mmret.lake.holding import LISTINGS, REQUESTS, note_requests, noted_requests, pairs_of, requests_in_use, speaks_of, still_used
 from mmret.retriever.opted_out_since import all_opted_out_since
 from mmret.schemas import WRITTEN_WHEN_NEEDED
+
+_FETCHED = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}")
+"""Names of files that a source of addresses makes."""
 
 
 @dataclass
@@ -43,6 +52,7 @@ class Forgotten:
     lance_files: int = 0
     vectors_by_checkpoints: int = 0
     fingerprints: int = 0
+    downloads: int = 0
     answers: int = 0
     answers_of_unknown_pictures: int = 0
     trainings_in_progress: int = 0
@@ -81,6 +91,7 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
     _drop_versions(lake, gone, done)
     _drop_from_lance(lake, gone, done)
     _drop_copies(lake, gone, done)
+    _drop_downloads(lake, gone, done)
     _drop_answers(lake, gone, done)
     return done
 
@@ -201,6 +212,18 @@ def _drop_copies(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
     if (home := lake.root / ".dagster").is_dir():
         shutil.rmtree(home)
         done.run_history += 1
+
+
+def _drop_downloads(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
+    """Delete what a source of addresses has fetched of the pictures: files that the user made are the user's."""
+    theirs = pc.field("image_id").isin(gone) & pc.starts_with(pc.field("root"), URL_LIST)
+    for row in lake.read("corpus_manifest", columns=["root", "path", "image_id"], filters=theirs).to_pylist():
+        path = pictures_folder(row["root"]) / row["path"]
+        if not _FETCHED.fullmatch(row["path"]) or path.is_symlink() or not path.is_file():
+            continue
+        if hashlib.sha256(path.read_bytes()).hexdigest()[:32] == row["image_id"]:  # else it is another picture by now
+            path.unlink()
+            done.downloads += 1
 
 
 def _lists(path: Path, gone: pa.Array) -> bool:

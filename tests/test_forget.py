@@ -17,6 +17,7 @@ from mmret.forget import forget_opted_out
 from mmret.hashing import content_id, pair_id
 from mmret.ingest.pictures.images import images_by_id
 from mmret.ingest.stage import ingest_shard, seal_corpus
+from mmret.ingest.web.url_list import file_of
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.lake.configuration import resolve
@@ -234,3 +235,22 @@ def test_a_teacher_s_scores_are_rid_of_it_in_place_and_the_others_stay(lake, pru
     assert not [f for f in files_with(lake, GONE.encode()) if "teacher_scores" in f]
     facts = lake.facts("teacher_scores", "judge-0")
     assert (facts.inputs, facts.notes["said"]) == ("m", "so"), "a teacher goes on from there"
+
+
+def test_files_that_were_fetched_by_address_are_deleted_and_no_other(tmp_path):
+    table, addresses = tmp_path / "table.csv", [f"https://example.org/{n}.png" for n in range(4)]
+    table.write_text("url,caption\n" + "".join(f"{address},picture {n}\n" for n, address in enumerate(addresses)))
+    paths = [tmp_path / "table.csv.pictures" / file_of(address) for address in addresses]
+    for n, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(n % 3))
+    captioned(tmp_path / "pictures", {"mine.png": png(1)})
+    lake = Lake(tmp_path / "lake")
+    (tmp_path / "list.txt").write_text(f"{IDS[0]}\n{IDS[1]}\n{IDS[2]}\n")
+    overrides = {"corpus.opt_out": [str(tmp_path / "list.txt")]}
+    settings, choices = resolve(lake, sources=[f"urls:{table}", str(tmp_path / "pictures")], overrides=overrides)
+    lake.write_configuration(choices)
+    run(lake, settings)
+    paths[2].write_bytes(png(5))  # another picture by now
+    assert forget_opted_out(lake).downloads == 3
+    assert [path.exists() for path in paths] == [False, False, True, False] and (tmp_path / "pictures" / "mine.png").exists()

@@ -11,7 +11,7 @@ import pyarrow as pa
 from assets.display.lineage import column_lineage
 from mmret.lake import Facts, Lake
 from mmret.schemas import SIGNALS, TABLES, column_comment
-from mmret.stages import Stage
+from mmret.stage_declaration import Stage
 
 HISTOGRAMS = {"pairs": [f"{signal}_score" for signal in SIGNALS]}
 _BINS, _BAR = 20, 24

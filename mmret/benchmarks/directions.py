@@ -7,9 +7,10 @@ or between alike ones was trained on that has such a caption on either side. Wha
 * text to image, image to text: a picture's own caption and back; pictures under the same caption are all right.
 * image to image: pictures under the same caption; on a ``shapes`` corpus scenes with the same attributes, however described.
 * text to text: on a ``shapes`` corpus captions that say the same in other words. Elsewhere nothing tells which captions do.
-* image + text to image + text: the held-out triplets, whose candidates carry their captions.
+* image + text to image + text: the held-out triplets, whose candidates carry their captions; a picture without one is none.
 
-A direction of alike by alike with fewer than ``ENOUGH`` queries is left out, and it is said why.
+A direction of alike by alike with fewer than ``ENOUGH`` queries is left out, and so is the last where captions are missing and so
+few triplets remain; it is said why.
 Cost: the text tower once over at most ``evaluate.texts`` captions, both towers over at most ``evaluate.captioned_pictures``; the
 pictures' own vectors are those that search keeps.
 """
@@ -109,14 +110,23 @@ def directions(corpus: Corpus, triplets: Sequence[Query], settings: EvaluateSett
     alike = _said_alike(corpus, held_out)
     needed = {corpus.said[row] for row in held_out}.union(*alike.values())
     texts = _texts(corpus, needed, settings)
+    ids, captioned = set(corpus.ids), {image_id for image_id, said in zip(corpus.ids, corpus.said, strict=True) if said}
+    known = [q for q in triplets if q.reference in ids and q.targets <= ids]
+    answerable = [q for q in known if q.targets <= captioned]
     made = [
         *_own_captions(corpus, held_out, texts),
         _alike_pictures(corpus, held_out),
         _alike_texts(corpus, alike, texts),
-        _captioned(corpus, triplets, settings),
+        _captioned(corpus, answerable, settings),
     ]
-    left_out = {}
+    left_out: dict[str, str] = {}
+    if len(answerable) < min(ENOUGH, len(known)):
+        left_out["image_text_to_image_text"] = (
+            f"{len(answerable)} of {len(known)} held-out triplets have a target with a caption; {ENOUGH} would be enough"
+        )
     for direction in made:
+        if direction.task.name in left_out:
+            continue
         name, queries = direction.task.name, len(direction.right)
         if queries < (ENOUGH if name in _WHY else 1):
             left_out[name] = (
@@ -187,10 +197,9 @@ def _alike_texts(corpus: Corpus, alike: Mapping[int, set[str]], texts: Mapping[s
 
 
 def _captioned(corpus: Corpus, triplets: Sequence[Query], settings: EvaluateSettings) -> Direction:
-    row_of = {image_id: row for row, image_id in enumerate(corpus.ids)}
-    known = [q for q in triplets if q.reference in row_of and q.targets <= row_of.keys()]
-    asked = known[: max(1, settings.captioned_pictures // 3)]
-    needed = {row_of[i] for q in asked for i in (q.reference, *q.targets)}
+    row_of = {image_id: row for row, (image_id, said) in enumerate(zip(corpus.ids, corpus.said, strict=True)) if said}
+    asked = triplets[: max(1, settings.captioned_pictures // 3)]
+    needed = {row_of[i] for q in asked for i in (q.reference, *q.targets) if i in row_of}
     rest = sorted(set(row_of.values()) - needed, key=lambda row: uniform("evaluate both", corpus.ids[row]))
     gallery = sorted(needed | set(rest[: max(0, settings.captioned_pictures - len(needed))]))
     place = {row: at for at, row in enumerate(gallery)}
@@ -199,7 +208,7 @@ def _captioned(corpus: Corpus, triplets: Sequence[Query], settings: EvaluateSett
         [q.reference for q in asked],
         [q.text for q in asked],
         [sorted(place[row_of[i]] for i in q.targets) for q in asked],
-        [[place[row_of[q.reference]]] for q in asked],
+        [[place[row_of[q.reference]]] if q.reference in row_of else [] for q in asked],
         [corpus.ids[row] for row in gallery],
         [corpus.captions[row] for row in gallery],
     )

@@ -181,8 +181,10 @@ def _evaluation_key(lake: Lake, folder: Path | str, asked: Sequence[Query] | Dir
     from mmret.retriever.models.kinds import embedding_digest
 
     queries = asked.key() if isinstance(asked, Direction) else [(q.reference, q.text, sorted(q.targets)) for q in asked]
+    # a CLIP's figures keep the key that they had before tasks were put to models in words
+    told = [task_options(folder, asked.task)] if isinstance(asked, Direction) and query_options(folder) else []
     images = [lake.facts("images", shard).of_columns(["image_id"]).digest for shard in lake.partitions("images")]
-    return fingerprint("evaluation", embedding_digest(folder), queries, images)
+    return fingerprint("evaluation", embedding_digest(folder), queries, images, *told)
 
 
 def _recorded(lake: Lake, recipe: str, benchmark: str, key: str) -> list[dict[str, Any]]:

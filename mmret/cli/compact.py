@@ -20,7 +20,7 @@ def compact(
         bool,
         typer.Option(
             "--forget-opted-out",
-            help="drop every trace of pictures that opted out, even where a checkpoint was trained on them",
+            help="drop all that is left of pictures that opted out but the rows that say so, even where a checkpoint knows them",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print what was done as JSON")] = False,
@@ -77,6 +77,9 @@ def _print_forgotten(lake: Lake, done: dict[str, Any]) -> None:
         return
     unknown = done["answers_of_unknown_pictures"]
     print(f"forgotten: {_counts({name: n for name, n in done.items() if name != 'answers_of_unknown_pictures'})}")
+    print(
+        "what stays are the rows that say so, with the path, caption and address that the source gives (corpus_manifest, rejects)"
+    )
     if unknown:
         print(
             f"{unknown:,} stored answers of an older version do not say which pictures they are about, and no row came from them; "

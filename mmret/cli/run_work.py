@@ -15,7 +15,8 @@ from mmret.annotate.kinds import TABLES, backend_of, engine_asked
 from mmret.freshness.survey import survey
 from mmret.lake import Lake
 from mmret.settings import Profile, Recipe, captioning
-from mmret.stages import STAGES, Unit
+from mmret.stage_declaration import Unit
+from mmret.stages import STAGES
 
 CHECKS = "checks"
 ASKED = "asked "

@@ -12,7 +12,8 @@ from __future__ import annotations
 from mmret.lake import IMPORT_PREFIX, Facts, Lake
 from mmret.lake.inputs import Inputs, linked_shards
 from mmret.settings import Profile
-from mmret.stages import STAGES, UNPARTITIONED, Reads
+from mmret.stage_declaration import Reads
+from mmret.stages import STAGES, UNPARTITIONED
 
 
 def upstream_of(

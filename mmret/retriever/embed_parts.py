@@ -126,6 +126,7 @@ class PartWork:
 
     def _load(self) -> Any:
         if self._retriever is None:
+            from mmret.retriever.models.kinds import picture_options
             from mmret.retriever.models.load import Retriever, query_options
 
             options = self.options
@@ -135,8 +136,10 @@ class PartWork:
                 raise UserError(
                     f"vectors of {self.checkpoint} have {there} dimensions: {options.dimensions} cannot be kept, give 1 to {there}"
                 )
-            if options.query and options.what != "image":
-                self._keywords = query_options(self.checkpoint, options.what == "composed")
+            if options.query:
+                by_image = options.what == "image"
+                told = picture_options(self.checkpoint) if by_image else query_options(self.checkpoint, options.what == "composed")
+                self._keywords = told
         return self._retriever
 
 

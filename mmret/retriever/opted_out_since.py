@@ -1,6 +1,6 @@
 """How many pictures that a checkpoint was trained on have opted out since: weights cannot forget them, so it has to be said.
 
-Cost: nothing while no picture of the lake has opted out; otherwise the triplets that the checkpoint was trained on are listed.
+Cost: nothing while no picture of the lake has opted out; otherwise the rows that the checkpoint was trained on are listed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from mmret.curation.opted_out import opted_out_ids
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
-from mmret.retriever.train.data_state import trained_on
+from mmret.retriever.train.data_state import checkpoint_task_rows, trained_on
 from mmret.settings import Recipe
 
 
 def opted_out_since(lake: Lake, name: str) -> int:
-    """Pictures in the rows that checkpoint ``name`` was trained on (queries, targets, hard negatives) that have opted out since.
+    """Pictures in the rows that checkpoint ``name`` was trained on (queries, targets and hard negatives of all its tasks) that have
+    opted out since, also where only a picture's caption was read.
 
     For naive pairs, which are not kept: pictures that it could draw from. Where the rows are gone: what was counted when they were
     dropped.
@@ -45,6 +46,9 @@ def _pictures(lake: Lake, name: str, state: str) -> pa.Array:
     recipe = Recipe.model_validate_json(lake.read("checkpoints", name)["settings"][0].as_py())
     if recipe.pair_source == "naive":
         return open_as_of(lake, state).read("images", columns=["image_id"])["image_id"].combine_chunks()
-    rows = trained_on(lake, name).rows(["pair_id", "query_id", "target_id", "hard_negatives"]).combine_chunks()
-    columns = (rows["query_id"], rows["target_id"], pc.list_flatten(rows["hard_negatives"]))
+    composed = trained_on(lake, name).rows(["pair_id", "query_id", "target_id", "hard_negatives"])
+    parts = (composed, checkpoint_task_rows(lake, name))
+    columns = [
+        column for rows in parts for column in (rows["query_id"], rows["target_id"], pc.list_flatten(rows["hard_negatives"]))
+    ]
     return pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,26 +24,29 @@ class PixelBudget:
         self._changed = threading.Condition()
         self._closed = False
 
-    def take(self, data: bytes | None, future: Future[Any]) -> bool:
-        """Wait until the picture in file ``data`` may be decoded; its place is free once ``future`` is done. False: closed."""
+    def take(self, data: bytes | None, future: Future[Any]) -> Callable[[], None] | None:
+        """Wait until the picture in file ``data`` may be decoded. Its place is free once ``future`` is done, or what is returned is
+        called, whichever comes first. None: closed."""
         wanted = min(_pixels(data), self.most)
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._free >= wanted)
             if self._closed:
-                return False
+                return None
             self._free -= wanted
-        future.add_done_callback(lambda _: self._give(wanted))
-        return True
+        taken = [wanted]
+
+        def free() -> None:
+            with self._changed:
+                self._free += taken.pop() if taken else 0
+                self._changed.notify_all()
+
+        future.add_done_callback(lambda _: free())
+        return free
 
     def close(self) -> None:
         """Let nobody wait any more."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
-
-    def _give(self, pixels: int) -> None:
-        with self._changed:
-            self._free += pixels
             self._changed.notify_all()
 
 

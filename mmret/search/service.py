@@ -3,7 +3,8 @@
 One thread takes what has come in since it last looked, encodes queries of a kind together and ranks all of them with one product,
 so the busier the server, the cheaper a query. Another looks every :attr:`SearchService.refresh_s` seconds whether pictures or
 weights have changed, opens the new state beside the old one and puts it in its place at once: each answer is of one state, which it
-names. Queries by a picture of the corpus are answered as soon as its vectors are read, those with a text once the model is loaded.
+names. Queries by a picture of the corpus are answered as soon as its vectors are read, those with a text, and all of a model that
+is told by what it is asked, once the model is loaded.
 Cost: :mod:`mmret.search.snapshot`'s, for a moment twice what the changed shards take.
 """
 
@@ -46,7 +47,7 @@ class _Request:
     future: Future[SearchResult]
     came: float
     prepared: tuple[Snapshot, Prepared] | None = None
-    has_place: bool = False
+    free_place: Callable[[], None] | None = None
 
 
 class SearchService:
@@ -182,7 +183,7 @@ class SearchService:
     def _prepared(self, request: _Request) -> bool:
         """Whether the request can be answered now; one that cannot yet comes again, one that never can fails."""
         here, error = self._snapshots.get(request.recipe), self._status[request.recipe]["error"]
-        if here is None or (not here.model.loaded and self._needs_model(request)):
+        if here is None or (not here.model.loaded and self._needs_model(request, here)):
             if error is None:
                 self._waiting.append(request)
             else:
@@ -190,7 +191,7 @@ class SearchService:
             return False
         if request.prepared is not None and request.prepared[0] is here:
             return True
-        if request.query.image is not None or (request.query.image_id is not None and request.query.text.strip()):
+        if request.query.image is not None or (request.query.image_id is not None and self._needs_model(request, here)):
             self._decoding.add(request)
             try:
                 self._decoders.submit(self._decode, request, here)  # comes again once its picture is decoded
@@ -201,9 +202,10 @@ class SearchService:
         return self._prepare(request, here)
 
     def _decode(self, request: _Request, here: Snapshot) -> None:
-        if not request.has_place and not self._pixels.take(request.query.image, request.future):
-            return  # the service ends, and fails it
-        request.has_place = True
+        if request.free_place is None:
+            request.free_place = self._pixels.take(request.query.image, request.future)
+            if request.free_place is None:
+                return  # the service ends, and fails it
         ready = self._prepare(request, here)
         self._decoding.discard(request)
         if ready:
@@ -219,8 +221,10 @@ class SearchService:
             return False
 
     @staticmethod
-    def _needs_model(request: _Request) -> bool:
-        return request.query.image is not None or bool(request.query.text.strip())
+    def _needs_model(request: _Request, here: Snapshot) -> bool:
+        query = request.query
+        by_id = query.image_id is not None and here.model.asks_by_pictures
+        return query.image is not None or bool(query.text.strip()) or by_id
 
     def _answer(self, requests: Sequence[_Request]) -> None:
         here = requests[0].prepared[0]
@@ -235,7 +239,7 @@ class SearchService:
                 _fail(requests[0], error)
             return
         encoded = time.perf_counter()
-        if any(self._needs_model(request) for request in requests):
+        if any(self._needs_model(request, here) for request in requests):
             self._observe("encode_seconds", encoded - started)
         for page in dict.fromkeys(request.page for request in requests):
             alike = [n for n, request in enumerate(requests) if request.page == page]
@@ -255,6 +259,12 @@ class SearchService:
         self._observe("rank_seconds", time.perf_counter() - encoded)
 
     def _rerank_later(self, request: _Request, vector: np.ndarray) -> None:
+        """Have the reranker read what the encoded query finds, in its turn. It waits with its picture undecoded, so that others
+        are decoded meanwhile, however slow the reranker is."""
+        here, prepared = request.prepared
+        request.prepared = (here, prepared.undecoded())
+        if request.free_place is not None:
+            request.free_place()
         self._in_rerank.add(request)
         try:
             self._reranking.submit(self._rerank, request, vector)
@@ -268,7 +278,8 @@ class SearchService:
                 return
             started = time.perf_counter()
             here, prepared = request.prepared
-            found = here.answer([prepared], vector, request.page, self.searcher.rerankers.of(request.page.rerank))
+            rerank = self.searcher.rerankers.of(request.page.rerank)
+            found = here.answer([prepared.decoded()], vector, request.page, rerank)
             self._observe("rerank_seconds", time.perf_counter() - started)
             if not request.future.done() and request.future.set_running_or_notify_cancel():
                 request.future.set_result(found[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,17 @@ class Model:
         self._retriever: Encoder | None = None
 
     @cached_property
-    def _options(self) -> dict[bool, dict[str, str]]:
-        from mmret.retriever.models.kinds import query_options
+    def _options(self) -> dict[tuple[bool, bool], dict[str, str]]:
+        """Keywords of ``encode`` of a query with a picture or not, with a text or not."""
+        from mmret.retriever.models.kinds import picture_options, query_options
 
-        return {composed: query_options(self.folder, composed) for composed in (False, True)}
+        by_text = {(with_image, True): query_options(self.folder, composed=with_image) for with_image in (False, True)}
+        return {**by_text, (True, False): picture_options(self.folder)}
+
+    @property
+    def asks_by_pictures(self) -> bool:
+        """Whether a picture that asks alone has another vector than the same picture as a candidate."""
+        return bool(self._options[True, False])
 
     @property
     def retriever(self) -> Encoder:
@@ -73,10 +80,9 @@ class Model:
         return self._retriever is not None
 
     def encode(self, images: list[Any] | None, texts: list[str] | None) -> np.ndarray:
-        """(n, dim) float32. Pictures alone are encoded as candidates are, without an instruction."""
+        """(n, dim) float32 of queries. Pictures alone bring an instruction only where the checkpoint was trained with one."""
         with self._lock:
-            options = {} if texts is None else self._options[images is not None]
-            return self.retriever.encode(images, texts, **options)
+            return self.retriever.encode(images, texts, **self._options[images is not None, texts is not None])
 
 
 def _hold(retriever: Any) -> None:
@@ -91,13 +97,24 @@ def _hold(retriever: Any) -> None:
 @dataclass
 class Prepared:
     """A query whose picture is decoded: ``own`` its position in the gallery, if it is there; ``vector`` (d,), where no model is
-    needed."""
+    needed; ``file``: what the picture was decoded from."""
 
     query: Query
     image: Any
     text: str
     own: int | None
     vector: np.ndarray | None
+    file: bytes | None = None
+
+    def undecoded(self) -> Prepared:
+        """The same without its pixels, for a query that waits."""
+        return replace(self, image=None)
+
+    def decoded(self) -> Prepared:
+        """The same with its pixels. Raises UserError where they cannot be read."""
+        from mmret.retriever.models.clip import to_rgb
+
+        return self if self.file is None or self.image is not None else replace(self, image=to_rgb(self.file))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +149,12 @@ class Snapshot:
         if data is None:
             if own is None:
                 raise UserError(f"no picture of the corpus has the id '{query.image_id[:64]}'")
-            if not text:
+            if not text and not self.model.asks_by_pictures:
                 return Prepared(query, None, "", own, self.gallery.vectors([own])[0])
             data = images_by_id(self.lake, [query.image_id]).get(query.image_id)
             if data is None:
                 raise UserError(f"the picture '{query.image_id}' is gone from the lake: search again")
-        from mmret.retriever.models.clip import to_rgb
-
-        return Prepared(query, to_rgb(data), text, own, None)
+        return Prepared(query, None, text, own, None, data).decoded()
 
     def encode(self, prepared: Sequence[Prepared]) -> np.ndarray:
         """Unit vectors (n, d) float32 of queries; those of one kind share a forward pass."""
@@ -219,11 +234,11 @@ class Snapshot:
         parts: list[tuple[Any, Any]] = []
         both = [p for p in prepared if p.text and p.image is not None]
         texts = dict(zip(map(id, both), self.model.encode(None, [p.text for p in both]), strict=True)) if both else {}
-        unknown = [p for p in both if p.own is None]
+        unknown = [p for p in both if p.own is None or self.model.asks_by_pictures]
         images = dict(zip(map(id, unknown), self.model.encode([p.image for p in unknown], None), strict=True)) if unknown else {}
         for p, vector in zip(prepared, vectors, strict=True):
             if id(p) in texts:
-                parts.append((images[id(p)] if p.own is None else self.gallery.vectors([p.own])[0], texts[id(p)]))
+                parts.append((images[id(p)] if id(p) in images else self.gallery.vectors([p.own])[0], texts[id(p)]))
             else:
                 parts.append((None, vector) if p.text else (vector, None))
         return parts

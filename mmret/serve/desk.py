@@ -44,6 +44,7 @@ class Desk:
         self._long = ThreadPoolExecutor(1, "mmret-long")
         self._long_places = threading.Semaphore(_LONG)
         self._waiting = 0
+        self._reranks = 0  # of those that wait
         self._fetched = 0  # bytes of pictures by address, which no body holds
 
     async def in_thread(self, function: Callable[..., Value], *arguments: Any) -> Value:
@@ -118,6 +119,10 @@ class Desk:
         recipe = self._recipe(request)
         depth = request.rerank_depth if request.rerank is not None else Page.rerank_depth
         page = Page(request.k, request.offset, request.where, request.explain, request.rerank, depth)
+        reranks = int(request.rerank is not None)
+        if reranks and self._reranks >= self.limits.reranks:
+            raise Refusal(503, "too many searches wait for a reranker; come again, or ask without one", 2)
+        self._reranks += reranks
         self._wait(1)
         try:
             await self._try_filter(recipe, request.where)
@@ -126,6 +131,7 @@ class Desk:
             raise self.refusal(error, query, recipe) from None
         finally:
             self._wait(-1)
+            self._reranks -= reranks
         return search_answer(result, recipe, request.offset, request.explain, self.limits.offset)
 
     async def query_of(self, request: SearchRequest) -> tuple[Query, str]:

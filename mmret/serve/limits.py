@@ -1,7 +1,8 @@
 """How much one request, one client and all of them together may ask for; everything that arrives is measured against it.
 
 Costs nothing. Every limit is a field of :class:`Limits`, its default is meant for two cores. Beside what the server holds, bodies
-take ``held_bytes`` at most, and decoded pictures 192 MB and their copies (:mod:`mmret.search.pixels`).
+take ``held_bytes`` at most, and decoded pictures 192 MB and their copies (:mod:`mmret.search.pixels`), with that of the one query
+that is being reranked beside them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Limits(BaseModel):
     k: int = Field(200, gt=0, description="results of one answer")
     offset: int = Field(10_000, ge=0, description="results before the first of an answer")
     rerank_depth: int = Field(100, gt=0, description="results that a reranker reads for one answer")
+    reranks: int = Field(
+        64, gt=0, description="queries that wait for a reranker, among those of waiting; more are told to come again"
+    )
     batch: int = Field(64, gt=0, description="queries of a batch")
     waiting: int = Field(256, gt=0, description="queries that wait for their answer; more are told to come again")
     seconds: float = Field(15, gt=0, description="time for a request, from its first byte to its answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -173,6 +174,8 @@ class Recipe(Settings):
             raise ValueError("trainable 'above' is of kind reranker: a clip has nothing above its towers")
         if self.kind == "reranker":
             self._fits_a_reranker()
+        else:
+            self._fits_a_retriever()
         if any(d < 1 for d in self.matryoshka) or sorted(set(self.matryoshka)) != list(self.matryoshka):
             raise ValueError(f"matryoshka has {list(self.matryoshka)}: give ascending numbers of dimensions, each once, from 1 on")
         if self.processes > 1 and not self.outside:
@@ -181,15 +184,32 @@ class Recipe(Settings):
             raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
         return self
 
+    def _fits_a_retriever(self) -> None:
+        if self.reranker != RerankerSettings():
+            raise ValueError(
+                f"the settings `reranker` are of kind reranker, and this recipe is of kind {self.kind}: leave them out"
+            )
+        if self.retriever is not None:
+            raise ValueError("`retriever` is of kind reranker, which orders its hits: leave it out of a retriever's recipe")
+        if self.teacher is not None and COMPOSED not in self.tasks:
+            raise ValueError("a teacher scores rows of task composed: add composed to tasks, or leave teacher out")
+        if self.teacher is None:
+            self._needs_default(("distillation", "teacher_temperature"), "says how a teacher is learnt from: name one in `teacher`")
+
+    def _needs_default(self, names: tuple[str, ...], reason: str) -> None:
+        for name in names:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} {reason}")
+
     def _fits_a_reranker(self) -> None:
-        fields = type(self).model_fields
-        for name in ("temperature", "hardness", "matryoshka"):
-            if getattr(self, name) != fields[name].default:
-                raise ValueError(f"{name} is of retrievers, which compare vectors; a reranker's scores are trained as they are")
+        vectors = "is of retrievers, which compare vectors; a reranker's scores are trained as they are"
+        self._needs_default(("temperature", "hardness", "matryoshka"), vectors)
+        self._needs_default(("compile",), "is of retrievers: a reranker is trained uncompiled; leave it out")
         if set(self.tasks) != {COMPOSED}:
             raise ValueError("a reranker is trained on task composed alone: leave tasks out")
         if self.teacher is not None:
             raise ValueError("a reranker has no teacher: retrievers learn from one")
+        self._needs_default(("distillation", "teacher_temperature"), "is of retrievers, which learn from a teacher")
         if self.reranker.first_hits and self.retriever is None:
             raise ValueError("reranker.first_hits are hits of a retriever: name its recipe in `retriever`")
         if self.trainable == "text+projection":
@@ -197,19 +217,27 @@ class Recipe(Settings):
         if self.negatives == "none" and not self.reranker.in_batch:
             raise ValueError("a reranker without negatives and with reranker.in_batch 0 has nothing to tell a target from")
 
+    def first_hits_of(self) -> str | None:
+        """The retriever whose first hits are the hard negatives of this reranker; None where they are the mined ones."""
+        return self.retriever if self.kind == "reranker" and self.reranker.first_hits else None
+
     def shares(self) -> dict[TaskName, float]:
         """The tasks in their order, with weights that add up to 1.
 
         >>> Recipe(tasks={"text_to_image": 1, "composed": 3}).shares()
         {'composed': 0.75, 'text_to_image': 0.25}
         """
-        total = math.fsum(self.tasks.values())
-        return {name: self.tasks[name] / total for name in TASK_NAMES if name in self.tasks}
+        # exact: a mixture has the same shares however its weights are written
+        weights = {name: Fraction(str(self.tasks[name])) for name in TASK_NAMES if name in self.tasks}
+        total = sum(weights.values())
+        return {name: float(weight / total) for name, weight in weights.items()}
 
     def decisive(self) -> dict[str, Any]:
-        """The fields that decide the weights, as plain values. Those that were added later are left out while they have the value
-        that recipes had before, so that older checkpoints stay current."""
-        values = self.model_dump(exclude=set(RECIPE_RUNTIME_FIELDS))
+        """The fields that decide the weights, as plain values, ``tasks`` as shares.
+
+        Those that were added later are left out while they have the value that recipes had before, so that older checkpoints stay
+        current."""
+        values = self.model_dump(exclude=set(RECIPE_RUNTIME_FIELDS)) | {"tasks": self.shares()}
         usual = type(self).model_construct().model_dump(include=set(_ADDED_LATER))
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -135,6 +136,25 @@ def test_pictures_with_their_captions_are_a_bounded_gallery_with_every_reference
     for reference, right, excluded in zip(both.images, both.right, both.excluded, strict=True):
         assert [both.gallery_images[row] for row in excluded] == [reference]
         assert {both.gallery_images[row][:3] for row in right} == {f"{int(reference[:3]) + 1:03}"} and len(right) == 2
+
+
+def test_pictures_without_a_caption_are_no_candidates_with_one_and_too_few_triplets_are_left_out_with_the_reason():
+    made = corpus()
+    bare = {row for row, image_id in enumerate(made.ids) if image_id.endswith(("-0", "-3"))}
+    captions = ["" if row in bare else caption for row, caption in enumerate(made.captions)]
+    made = dataclasses.replace(made, captions=captions, said=["" if row in bare else said for row, said in enumerate(made.said)])
+    triplets = [Query(f"{n:03}-0", "make it", frozenset([f"{n + 1:03}-{n % 4}"])) for n in range(50)]
+    found, _ = asked(made, triplets=triplets)
+    both = found["image_text_to_image_text"]
+    assert all(both.gallery_texts) and set(both.gallery_images) == {i for row, i in enumerate(made.ids) if row not in bare}
+    assert both.images == [q.reference for q in triplets if not min(q.targets).endswith(("-0", "-3"))]
+    assert [[both.gallery_images[row] for row in right] for right in both.right] == [
+        list(q.targets) for q in triplets if q.reference in both.images
+    ]
+    assert not any(both.excluded), "a reference without a caption is no candidate"
+    few, left_out = asked(made, triplets=triplets[:30])
+    assert "image_text_to_image_text" not in few
+    assert left_out["image_text_to_image_text"] == "15 of 30 held-out triplets have a target with a caption; 20 would be enough"
 
 
 def test_without_attributes_the_caption_says_what_is_the_same_and_a_direction_without_an_answer_is_left_out_with_its_reason():

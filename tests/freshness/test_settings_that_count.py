@@ -80,6 +80,21 @@ def test_of_an_index_that_is_used_its_settings_count_but_not_how_it_is_measured(
     assert counted(load_profile("demo", index | {"mine.index.checked": 9, "mine.index.recall_floor": 0.1})) == one
 
 
+@pytest.mark.parametrize(
+    ("recipe", "counts", "does_not"),
+    [("demo", ["texts", "captioned_pictures"], ["rerank_depth"]), ("reranker", ["rerank_depth"], ["texts", "captioned_pictures"])],
+)
+def test_an_evaluation_follows_the_galleries_that_its_kind_of_model_is_measured_on(recipe, counts, does_not):
+    def found(change: dict[str, Any]) -> Any:
+        return STAGES["evaluations"].fingerprint_settings(load_profile("demo", change), recipe)
+
+    for name in counts:
+        assert found({f"evaluate.{name}": 7}) != found({})
+    for name in does_not:
+        assert found({f"evaluate.{name}": 7}) == found({})
+    assert found({"evaluate.edits": 7}) != found({}) != found({"evaluate.max_queries": 7})
+
+
 def test_naive_pairs_follow_the_held_out_share_because_they_are_drawn_without_triplets():
     one, other = (counted(load_profile("demo", NAIVE | {"evaluate.held_out": share})) for share in (0.1, 0.2))
     assert one["checkpoints"] != other["checkpoints"]

@@ -4,8 +4,11 @@ of other weights makes others; a recipe without a teacher trains as before."""
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,11 +17,13 @@ from torch.nn.functional import normalize
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.retriever.models.clip_reranker import ClipReranker
+from mmret.retriever.models.kinds import reranker_digest
 from mmret.retriever.train import gradcache, trainer
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.distillation import Lesson, TeacherScores, distillation_loss
+from mmret.retriever.train.distillation import Lesson, TeacherScores, distillation_loss, score_key
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.teach import teach, teacher_scores
+from mmret.schemas import TEACHER_SCORES
 from mmret.settings import Recipe, RerankerSettings
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import a_trainer, small
@@ -46,7 +51,7 @@ def scores_of(triplets: pa.Table, model: str = "m") -> TeacherScores:
                 for text in row["texts"]
             ]
     unique = {(r["query_id"], r["text"], r["candidate_id"]): r for r in rows}
-    return TeacherScores(model, pa.Table.from_pylist(list(unique.values())))
+    return TeacherScores(model, [pa.Table.from_pylist(list(unique.values()))])
 
 
 def test_the_term_is_the_divergence_over_a_rows_own_candidates(triplets):
@@ -124,6 +129,57 @@ def test_scores_are_made_once_and_anew_for_other_weights(lake, triplets, load):
     other.save(folder)
     again, remade = teach(lake, "judge", triplets, load)
     assert again != model and remade == made and {r["model"] for r in lake.read("teacher_scores").to_pylist()} == {again}
+
+
+def peak_of(work) -> tuple[object, int]:
+    """What ``work`` gives, and the most bytes that Python and numpy held for it."""
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def many_scores(count: int, model: str, per_pair: int = 20) -> pa.Table:
+    """``per_pair`` candidates for each of ``count / per_pair`` questions, all of one partition."""
+    pairs = [f"0{n // per_pair:031x}" for n in range(count)]
+    candidates = [f"{n % per_pair:032x}" for n in range(count)]
+    columns = [["judge"] * count, pairs, pairs, ["make it green"] * count, candidates, np.arange(count, dtype=np.float32)]
+    return pa.table([*columns, [model] * count], schema=TEACHER_SCORES)
+
+
+def test_looking_scores_up_takes_a_few_bytes_a_score(lake):
+    count = 60_000
+    rows = many_scores(count, "m")
+    scores, peak = peak_of(lambda: TeacherScores("m", (rows.slice(n, 5_000) for n in range(0, count, 5_000))))
+    assert len(scores.keys) == count and peak < 100 * count
+    key = score_key(f"0{7:031x}", "make it green", f"{3:032x}")
+    assert scores.scores[np.searchsorted(scores.keys, np.uint64(key))] == 7 * 20 + 3
+
+
+def test_what_is_scored_already_is_told_with_a_few_bytes_a_score(lake):
+    count, model = 40_000, reranker_digest(lake.root / "checkpoints" / "judge")
+    rows = many_scores(count, model)
+    lake.write("teacher_scores", "judge-0", rows, model)
+    first = rows.take(np.arange(0, count, 20))
+    negatives = [f"{n:032x}" for n in range(1, 20)]
+    triplets = pa.table(
+        {
+            "pair_id": first["pair_id"],
+            "query_id": first["query_id"],
+            "target_id": first["candidate_id"],
+            "texts": [["make it green"]] * len(first),
+            "hard_negatives": pa.array([negatives] * len(first), pa.list_(pa.string())),
+            "split": ["train"] * len(first),
+        }
+    )
+    # the query itself is a candidate too, and those scores are missing
+    kept = lake.read("teacher_scores", "judge-0")
+    own = kept.filter(pc.equal(kept["candidate_id"], f"{0:032x}"))
+    own = own.set_column(4, "candidate_id", own["query_id"])
+    lake.write("teacher_scores", "judge-0", pa.concat_tables([kept, own]), model)
+    (same, made), peak = peak_of(lambda: teach(lake, "judge", triplets, lambda ids: {}))
+    assert (same, made) == (model, 0) and peak < 300 * count
 
 
 def test_a_stopped_teacher_goes_on_behind_the_partitions_it_has_written(lake, triplets, load):

@@ -58,7 +58,7 @@ def test_a_query_carries_the_instruction_the_checkpoint_was_trained_with(mllm_fo
 
 def test_a_query_of_any_task_is_told_what_training_told_it_and_search_asks_by_text_as_training_did(mllm_folder, tmp_path):
     for name, task in TASKS.items():
-        if name not in (COMPOSED, "text_to_image"):
+        if name not in (COMPOSED, "text_to_image", "image_to_image"):
             assert kinds.task_options(mllm_folder, task) == {"instruction": task.instruction}
     by_text = TASKS["text_to_image"]
     assert kinds.task_options(mllm_folder, TASKS[COMPOSED]) == query_options(mllm_folder)
@@ -66,10 +66,16 @@ def test_a_query_of_any_task_is_told_what_training_told_it_and_search_asks_by_te
         kinds.task_options(mllm_folder, by_text) == query_options(mllm_folder, composed=False) == {"instruction": TEXT_INSTRUCTION}
     )
     shutil.copytree(mllm_folder, tmp_path / "trained")
-    recipe = {"instruction": "Find it: ", "tasks": {"composed": 0.5, "text_to_image": 0.5}}
+    by_image = TASKS["image_to_image"]
+    assert kinds.task_options(mllm_folder, by_image) == kinds.picture_options(mllm_folder) == {}, (
+        "not trained with it: as a candidate"
+    )
+    recipe = {"instruction": "Find it: ", "tasks": {"composed": 0.5, "text_to_image": 0.25, "image_to_image": 0.25}}
     (tmp_path / "trained" / "recipe.json").write_text(json.dumps({"recipe": recipe}))
     assert query_options(tmp_path / "trained", composed=False) == {"instruction": by_text.instruction}
     assert kinds.task_options(tmp_path / "trained", by_text) == {"instruction": by_text.instruction}
+    told = {"instruction": by_image.instruction}
+    assert kinds.task_options(tmp_path / "trained", by_image) == kinds.picture_options(tmp_path / "trained") == told
 
 
 def test_an_mllm_is_evaluated_with_queries_that_bear_their_instruction(mllm_folder, pictures, load):

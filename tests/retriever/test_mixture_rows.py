@@ -11,11 +11,12 @@ from mmret.curation.decisions import DecisionLog
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.as_of import open_as_of
+from mmret.retriever.opted_out_since import opted_out_since
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.data_state import checkpoint_rows, checkpoint_task_rows, record_data_state
 from mmret.retriever.train.rows import MIXTURE_COLUMNS, training_rows
 from mmret.retriever.train.stage import TrainingJob, nothing_to_train_on, train_recipe
-from mmret.schemas import IMAGES_INDEX, NEIGHBOURS
+from mmret.schemas import CORPUS_MANIFEST, IMAGES_INDEX, NEIGHBOURS, TASKS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe, load_profile
 from mmret.stages import STAGES
 from mmret.tasks import MADE_TASKS
@@ -123,6 +124,22 @@ def test_what_a_mixture_was_trained_on_can_be_listed_again_after_the_lake_has_ch
     assert '"tasks": {"shard-00000"' in (lake.root / "checkpoints" / "r" / "data.state").read_text().replace("\n", "").replace(
         "  ", ""
     )
+
+
+@pytest.mark.parametrize("tasks", [ALL, {"image_to_image": 1.0}], ids=["mixture", "without composed"])
+def test_a_picture_of_any_task_s_rows_is_counted_when_it_opts_out(lake, tasks):
+    def trains(job: TrainingJob):
+        job.folder.mkdir(parents=True)
+        return {"step": 1, "loss": 0.5, "pairs": 6, "seconds": 1.5}
+
+    row = {"task_id": "f" * 32, "task": "image_to_image", "query_id": "asks", "target_id": "answers", "texts": [], "split": "train"}
+    row |= {"hard_negatives": ["near"], "negative_captions": [""], "signals": ["caption"], "licence": FREE}
+    lake.write("tasks", "shard-00001", pa.Table.from_pylist([row], TASKS), "x")
+    train_recipe(TrainingJob(lake, "r", MIXED.model_copy(update={"tasks": tasks}), *KEEP), "inputs", trains)
+    assert opted_out_since(lake, "r") == 0
+    out = {"image_id": ["asks", "answers", "near", "stranger"], "reason": ["opted_out"] * 4}
+    lake.write("corpus_manifest", "shard-00000", filled(CORPUS_MANIFEST, out), "x")
+    assert opted_out_since(lake, "r") == 3
 
 
 def test_a_recipe_of_composed_queries_alone_was_trained_on_no_other_rows(lake):

@@ -260,10 +260,12 @@ def test_a_checkpoint_is_trained_again_for_other_rows_another_base_or_other_weig
 
 @pytest.mark.parametrize("what, query, asked, told", [
     ("composed", True, [True], {"instruction": "x"}), ("text", True, [False], {"instruction": "x"}), ("text", False, [], {}),
+    ("image", True, [], {"instruction": "alike"}), ("image", False, [], {}),
 ])  # fmt: skip
 def test_rows_are_embedded_as_queries_where_asked_for_and_as_candidates_else(
     tmp_path, pictures, monkeypatch, what, query, asked, told
 ):
+    from mmret.retriever.models import kinds
     from mmret.retriever.models import load as models
 
     (tmp_path / "in").mkdir()
@@ -280,6 +282,7 @@ def test_rows_are_embedded_as_queries_where_asked_for_and_as_candidates_else(
 
     monkeypatch.setattr(models.Retriever, "load", staticmethod(lambda *_: Fake()))
     monkeypatch.setattr(models, "embedding_digest", str)
+    monkeypatch.setattr(kinds, "picture_options", lambda folder: {"instruction": "alike"})
     monkeypatch.setattr(models, "query_options", lambda folder, both: composed.append(both) or {"instruction": "x"})
     embed([str(tmp_path / "in" / "captions.jsonl")], "model", tmp_path / "out", EmbedOptions(what, query=query, device="cpu"))
-    assert calls == [(what == "text", ["no hat"], told)] and composed == asked
+    assert calls == [(what == "text", None if what == "image" else ["no hat"], told)] and composed == asked

@@ -9,6 +9,7 @@ import pytest
 
 from mmret.curation.decisions import DecisionLog
 from mmret.lake import Lake
+from mmret.lake.inputs import Inputs
 from mmret.settings import RECIPE_RUNTIME_FIELDS, LicenceSettings, Profile, Recipe, RerankerSettings, load_profile
 from mmret.stages import STAGES
 
@@ -63,6 +64,21 @@ def test_licences_and_the_state_trained_on_are_in_the_fingerprint_where_they_kee
     )]  # fmt: skip
     assert all(a != b for at, a in enumerate([plain, *found]) for b in found[at:])
     assert values(Recipe(as_of="demo")) != plain != values(Recipe(as_of="other")) != values(Recipe(as_of="demo"))
+
+
+@pytest.mark.parametrize("weights", [(6, 2, 2), (3, 1, 1), (0.3, 0.1, 0.1), (6e-7, 2e-7, 2e-7)])
+def test_a_mixture_of_the_same_shares_is_the_same_whatever_its_weights_add_up_to_and_in_whatever_order(weights):
+    names = ("composed", "text_to_image", "image_to_text")
+    written = Recipe(tasks=dict(zip(names, (0.6, 0.2, 0.2), strict=True)))
+    same = Recipe(tasks=dict(reversed([*zip(names, weights, strict=True)])))
+    one, other = (Inputs("checkpoints", "1", values(recipe), ()).fingerprint for recipe in (written, same))
+    assert one == other
+    assert same.shares() == written.shares() and values(Recipe(tasks=dict.fromkeys(names, 1))) != values(written)
+
+
+def test_a_mixture_whose_weights_add_up_to_one_is_as_it_was_written():
+    universal = load_profile("demo").recipes["universal"]
+    assert values(universal)["tasks"] == universal.tasks, "lakes of before shares were compared stay current"
 
 
 def test_the_held_out_share_decides_on_naive_pairs_and_on_no_others():

@@ -20,9 +20,10 @@ from mmret.errors import UserError
 from mmret.freshness import fingerprints
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.retriever.train import stage
 from mmret.retriever.train.rows import training_rows
 from mmret.retriever.train.stage import TrainingJob, base_folder, train_recipe
-from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
+from mmret.settings import EvaluateSettings, LicenceSettings, Recipe, RerankerSettings
 from tests.retriever.mllm_folders import qwen2_vl
 from tests.retriever.runs import small
 
@@ -49,6 +50,18 @@ def test_the_command_makes_the_checkpoint_that_a_run_then_records(lake, small_la
     with progress.reporting(trains):
         facts = train_recipe(TrainingJob.of(lake, resolve(lake)[0], "demo"), "x")
     assert facts.rows == 1 and facts.notes["loss"] == ours["facts"]["loss"]
+
+
+def test_first_hits_stand_in_for_the_mined_negatives_of_a_reranker_and_of_nothing_else(lake, monkeypatch):
+    """Whatever a recipe says that was recorded before settings without effect were refused: what is read is what is declared."""
+    monkeypatch.setattr(stage, "train", lambda recipe, rows, *_: rows)
+    plain = TrainingJob.of(lake, resolve(lake)[0], "demo")
+    hits = {"reranker": RerankerSettings(first_hits=5), "retriever": "demo"}
+    clip = replace(plain, recipe=plain.recipe.model_copy(update=hits))
+    assert stage.train_on_lake(clip).equals(stage.train_on_lake(plain))
+    judge = replace(plain, recipe=plain.recipe.model_copy(update={**hits, "kind": "reranker"}))
+    with pytest.raises(UserError, match="'demo' has no checkpoint"):
+        stage.train_on_lake(judge)
 
 
 def test_a_recipe_the_profile_lacks_is_refused(lake):

@@ -68,6 +68,9 @@ def test_the_gradient_in_chunks_is_that_of_all_pairs_at_once(trainable, clip_fol
     assert bool(vision) == (trainable not in ("text", "above")) and ("clip.vision_model.embeddings.class_embedding" in vision) == (
         trainable == "all"
     )
+    with_projection = trainable not in ("text", "above")
+    assert ("clip.visual_projection.weight" in names) == with_projection
+    assert ("clip.vision_model.post_layernorm.weight" in names) == with_projection
 
 
 def test_so_it_is_of_an_mllm(mllm, triplets, load, tmp_path):
@@ -157,6 +160,8 @@ def test_training_tells_targets_from_hard_negatives(clip_folder, triplets, pictu
     [
         ({"temperature": 0.1}, "temperature is of retrievers"),
         ({"hardness": 9}, "hardness is of retrievers"),
+        ({"compile": "eager"}, "compile is of retrievers"),
+        ({"distillation": 2}, "distillation is of retrievers"),
         ({"trainable": "text+projection"}, "reads tokens"),
         ({"negatives": "none", "reranker": {"in_batch": 0}}, "nothing to tell a target from"),
     ],
@@ -164,6 +169,28 @@ def test_training_tells_targets_from_hard_negatives(clip_folder, triplets, pictu
 def test_settings_that_a_reranker_has_no_use_for_are_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         Recipe.model_validate({"kind": "reranker", **changes})
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"reranker": {"first_hits": 40}}, "settings `reranker` are of kind reranker"),
+        ({"kind": "mllm", "reranker": {"grid": 3}}, "this recipe is of kind mllm"),
+        ({"retriever": "demo"}, "`retriever` is of kind reranker"),
+        ({"teacher": "judge", "tasks": {"text_to_image": 1}}, "add composed to tasks"),
+        ({"distillation": 2}, "distillation says how a teacher is learnt from"),
+        ({"teacher_temperature": 2}, "teacher_temperature says how a teacher is learnt from"),
+    ],
+)
+def test_settings_that_a_retriever_has_no_use_for_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        Recipe.model_validate(changes)
+
+
+@pytest.mark.parametrize("changes", [{"trainable": "text"}, {"matrix_learning_rate": 1e-3}], ids=lambda value: next(iter(value)))
+def test_what_is_trained_of_an_mllm_is_not_said_by_settings_of_a_clip(changes, mllm, triplets, load, tmp_path):
+    with pytest.raises(UserError, match=f"{next(iter(changes))} is of a reranker over a clip"):
+        a_trainer(small("reranker", **changes), mllm, triplets, load, tmp_path)
 
 
 def test_heads_that_do_not_divide_the_width_and_a_base_of_another_kind_are_said(clip_folder, triplets, load, tmp_path):

@@ -53,4 +53,13 @@ def test_what_is_no_picture_takes_a_place_too_and_nobody_waits_for_a_closed_budg
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(budget.take, None, Future())
         budget.close()
-        assert waiting.result(5) is False
+        assert waiting.result(5) is None
+
+
+def test_a_place_that_is_given_back_early_is_given_back_once():
+    budget, first = PixelBudget(10_000), Future()
+    free = budget.take(png(100), first)
+    free()
+    first.set_result(None)
+    free()
+    assert budget._free == 10_000

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -29,11 +30,14 @@ from mmret.lake.configuration import resolve
 from mmret.retriever.models.clip_reranker import ClipReranker
 from mmret.schemas import CHECKPOINTS
 from mmret.search.models import first_retriever, pick_recipe, pick_reranker, trained_recipes, trained_rerankers
+from mmret.search.pixels import PixelBudget
 from mmret.search.query import Page, Query
+from mmret.search.rerank import LoadedReranker
 from mmret.search.search import Searcher
 from mmret.search.service import SearchService
 from mmret.settings import Recipe, RerankerSettings
-from mmret.stages import STAGES, Reads
+from mmret.stage_declaration import Reads
+from mmret.stages import STAGES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAME = "reranker"
@@ -142,10 +146,33 @@ def test_a_service_answers_as_the_function_does_and_other_queries_meanwhile(sear
         SearchService(searcher, ["demo"], rerankers=["demo"])
 
 
+def test_pictures_are_searched_for_while_many_queries_wait_for_a_slow_reranker(searcher, query, monkeypatch):
+    gate, rerank = threading.Event(), LoadedReranker.__call__
+    monkeypatch.setattr(LoadedReranker, "__call__", lambda self, *asked: gate.wait(30) and rerank(self, *asked))
+    service = SearchService(searcher, ["demo"], refresh_s=0.05, rerankers=[NAME])
+    with Image.open(io.BytesIO(query.image)) as picture:
+        service._pixels = PixelBudget(3 * picture.width * picture.height)
+    service.start()
+    try:
+        slow = [service.submit(query, Page(k=3, explain=True, rerank=NAME, rerank_depth=4)) for _ in range(20)]
+        assert len(service.submit(query, Page(k=5)).result(20).hits) == 5
+        assert not any(future.done() for future in slow)
+        assert all(request.prepared[1].image is None for request in service._in_rerank), "only their files are kept"
+        gate.set()
+        expected = searcher.search("demo", query, 3, explain=True, rerank=NAME, rerank_depth=4)
+        assert all(ids(future.result(60)) == ids(expected) for future in slow)
+        assert slow[0].result().hits[0].keys() == expected.hits[0].keys()
+        assert service._pixels._free == service._pixels.most
+    finally:
+        gate.set()
+        service.stop()
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_query_that_reaches_the_reranker_as_the_service_stops_is_told_so(searcher, query, ended):
     service, future = SearchService(searcher, ["demo"], rerankers=[NAME]), Future()
-    request = service_module._Request(query, Page(rerank=NAME), "demo", future, 0.0)
+    prepared = service_module.Prepared(query, None, query.text, None, None)
+    request = service_module._Request(query, Page(rerank=NAME), "demo", future, 0.0, (None, prepared))
     gate = threading.Event()
     service._reranking.submit(gate.wait, 30)  # another is being reranked
     service._stopping.set()

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,15 @@ from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.progress import reporting
+from mmret.retriever.models.kinds import task_options
 from mmret.search.models import model_folder, pick_recipe, trained_recipes
 from mmret.search.names import ImageNames
 from mmret.search.options import SearchOptions
+from mmret.search.query import Page
 from mmret.search.search import COLUMNS, Query, Searcher, query_image
+from mmret.search.service import SearchService, _Request
+from mmret.search.snapshot import Model
+from mmret.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +46,38 @@ def searcher(lake) -> Searcher:
 @pytest.fixture(scope="module")
 def triplet(lake) -> dict:
     return lake.read("triplets").to_pylist()[0]
+
+
+@pytest.mark.parametrize("tasks, told", [
+    ({"composed": 1.0}, {}), ({"composed": 0.5, "image_to_image": 0.5}, {"instruction": TASKS["image_to_image"].instruction}),
+])  # fmt: skip
+def test_a_picture_alone_asks_an_mllm_as_it_was_trained_and_as_it_is_measured(searcher, triplet, tmp_path, tasks, told):
+    asks, plain = [], searcher.snapshot("demo")
+
+    class Recording:
+        def encode(self, images, texts, **options):
+            asks.append((images is not None, texts is not None, options))
+            return np.tile(plain.gallery.vectors([0]), (len(images or texts), 1))
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": {"kind": "mllm", "tasks": tasks}}))
+    model = Model(tmp_path, "digest")
+    model._retriever = Recording()
+    here = replace(plain, model=model)
+    by_id = here.prepare(Query(image_id=triplet["query_id"]))
+    here.encode([by_id, here.prepare(Query(image_of(searcher.lake, triplet)))])
+    assert asks == [(True, False, told)] and task_options(tmp_path, TASKS["image_to_image"]) == told
+    assert (by_id.vector is None) == bool(told), "what is stored is the picture as a candidate"
+    request = _Request(by_id.query, Page(), "demo", Future(), 0.0)
+    assert SearchService._needs_model(request, here) == bool(told)
+    asks.clear()
+    both = here.prepare(Query(image_id=triplet["query_id"], text="in red"))
+    here.answer([both], here.encode([both]), Page(k=1, explain=True))
+    assert [options for *kind, options in asks if kind == [True, False]] == [told] * bool(told)
+
+
+def image_of(lake, triplet) -> bytes:
+    return images_by_id(lake, [triplet["query_id"]])[triplet["query_id"]]
 
 
 @pytest.mark.parametrize("recipe", ["demo", "untrained"])

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 
@@ -214,6 +215,23 @@ def test_whoever_waits_too_long_or_is_one_too_many_is_told_to_come_again(lake, m
             full = client.post("/search/batch", json={"queries": [{"text": "a"}] * 3})
             assert full.status_code == 503 and "too many searches wait" in full.json()["error"]
             assert "mmret_waiting_queries 0.0" in client.get("/metrics").text
+
+
+def test_a_search_too_many_for_the_reranker_is_told_to_come_again_and_the_others_are_answered(lake, monkeypatch):
+    def later(query, page, recipe) -> Future:
+        future = Future()
+        threading.Timer(0.3, future.set_exception, [UserError("its turn came")]).start()
+        return future
+
+    with served(lake, limits=Limits(reranks=2)) as running:
+        running.service.rerankers = ["second"]
+        monkeypatch.setattr(running.service, "submit", later)
+        queries = [{"text": "a", "rerank": "second"}] * 3 + [{"text": "a"}]
+        with httpx.Client(base_url=running.address, trust_env=False) as client:
+            for _ in range(2):  # places are given back
+                answers = client.post("/search/batch", json={"queries": queries}).json()["answers"]
+                assert ["reranker" in answer["error"] for answer in answers] == [False, False, True, False]
+                assert [answer["status"] for answer in answers][2] == 503
 
 
 def test_a_fault_is_answered_with_an_id_that_the_log_has_and_nothing_else(lake, monkeypatch, caplog):

@@ -105,23 +105,40 @@ def query_options(folder: str | Path, composed: bool = True) -> dict[str, str]:
         return {}
     if asked := asked_of(folder):
         return {"instruction": asked.query if composed else asked.text_query}
-    record = Path(folder) / RECORD
-    trained = json.loads(record.read_text()).get("recipe", {}) if record.is_file() else {}
+    trained = _recipe_of(folder)
     if not composed:
         by_caption = TASKS["text_to_image"]
         return {"instruction": by_caption.instruction if by_caption.name in trained.get("tasks", ()) else TEXT_INSTRUCTION}
     return {"instruction": trained.get("instruction") or Recipe.model_fields["instruction"].default}
 
 
+def picture_options(folder: str | Path) -> dict[str, str]:
+    """Keywords of ``encode`` that make a query of a picture alone: an MLLM's instruction where the checkpoint in ``folder`` was
+    trained with image to image. Elsewhere none: such a query has the vector that the picture has as a candidate.
+    """
+    task = TASKS["image_to_image"]
+    if task.name not in _recipe_of(folder).get("tasks", ()) or model_type(folder) not in prompts():
+        return {}
+    return {"instruction": task.instruction}
+
+
+def _recipe_of(folder: str | Path) -> dict[str, Any]:
+    """Settings that the checkpoint in ``folder`` was trained with, empty for one that was not trained here."""
+    record = Path(folder) / RECORD
+    return json.loads(record.read_text()).get("recipe", {}) if record.is_file() else {}
+
+
 def task_options(folder: str | Path, task: Task) -> dict[str, str]:
-    """Keywords of ``encode`` that make a query of ``task``: those of :func:`query_options` where search asks the same, else an
-    MLLM's instruction for it.
+    """Keywords of ``encode`` that make a query of ``task``: those of :func:`query_options` and :func:`picture_options` where search
+    asks the same, else an MLLM's instruction for it.
 
     >>> task_options("lakes/demo/checkpoints/demo", TASKS["text_to_image"])
     {}
     """
     if task.name in (COMPOSED, "text_to_image"):
         return query_options(folder, composed=task.name == COMPOSED)
+    if task.name == "image_to_image":
+        return picture_options(folder)
     return {"instruction": task.instruction} if query_options(folder) else {}
 
 

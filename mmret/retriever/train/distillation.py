@@ -7,6 +7,7 @@ the loss takes anyway.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,21 @@ from mmret.hashing import hash64
 from mmret.retriever.train.data import Batch
 from mmret.retriever.train.loss import MASKED_LOGIT
 
+_ROWS = 16_384  # as Python objects at once
+
 
 def score_key(query_id: str, text: str, candidate_id: str) -> int:
     """What a teacher's score is looked up by."""
     return hash64(f"{query_id}\x1f{candidate_id}\x1f{text}")
+
+
+def hashed(table: pa.Table, columns: Sequence[str], key: Callable[..., int]) -> np.ndarray:
+    """``key`` of each row's values of ``columns``: (n,) uint64."""
+    found = np.empty(len(table), np.uint64)
+    for start in range(0, len(table), _ROWS):
+        rows = table.slice(start, _ROWS)
+        found[start : start + len(rows)] = [key(*row) for row in zip(*(rows[c].to_pylist() for c in columns), strict=True)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -34,14 +46,18 @@ class Lesson:
 
 
 class TeacherScores:
-    """Scores of a teacher whose weights are ``model`` (their digest). ``rows``: columns ``query_id, text, candidate_id, score``."""
+    """Scores of a teacher whose weights are ``model`` (their digest). ``tables``: columns ``query_id, text, candidate_id,
+    score``, one table in memory at a time."""
 
-    def __init__(self, model: str, rows: pa.Table):
+    def __init__(self, model: str, tables: Iterable[pa.Table]):
         self.model = model
-        columns = (rows[name].to_pylist() for name in ("query_id", "text", "candidate_id"))
-        keys = np.array([score_key(*key) for key in zip(*columns, strict=True)], np.uint64)
-        order = np.argsort(keys, kind="stable")
-        self.keys, self.scores = keys[order], rows["score"].to_numpy().astype(np.float32)[order]
+        keys, scores = [np.empty(0, np.uint64)], [np.empty(0, np.float32)]
+        for table in tables:
+            keys.append(hashed(table, ("query_id", "text", "candidate_id"), score_key))
+            scores.append(table["score"].to_numpy().astype(np.float32))
+        every = np.concatenate(keys)
+        order = np.argsort(every, kind="stable")
+        self.keys, self.scores = every[order], np.concatenate(scores)[order]
 
     def lesson(self, batch: Batch, images: pa.Array) -> Lesson:
         """The scores of each row's target and own hard negatives; ``images``: the ids that the batch's numbers stand for. A

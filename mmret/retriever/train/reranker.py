@@ -84,7 +84,7 @@ class RerankerUnderTraining:
 
 class ClipRerankerUnderTraining(RerankerUnderTraining):
     """``trainable``: ``above`` what is above the towers, ``text`` also the text tower, ``text+blocks`` also the last
-    ``image_blocks`` of the image tower, ``all`` everything."""
+    ``image_blocks`` of the image tower and its projection, ``all`` everything."""
 
     def __init__(self, recipe: Recipe, reranker: ClipReranker, group: Group = SINGLE_PROCESS):
         super().__init__(recipe, group)
@@ -94,8 +94,9 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
         trained = {"all": len(layers), "text+blocks": min(recipe.image_blocks, len(layers))}.get(recipe.trainable, 0)
         self.blocks = layers[len(layers) - trained :]
         self.below = layers[: len(layers) - trained]
-        whole = clip.vision_model.parameters() if recipe.trainable == "all" else ()
-        self.image = [*whole] or [p for block in self.blocks for p in block.parameters()]
+        ends = (clip.vision_model.post_layernorm, clip.visual_projection)  # of the cosine, where scores begin
+        parts = {"all": (clip.vision_model, clip.visual_projection), "text+blocks": (*self.blocks, *ends)}
+        self.image = [p for part in parts.get(recipe.trainable, ()) for p in part.parameters()]
         text = [*clip.text_model.parameters(), *clip.text_projection.parameters()]
         self.text = [] if recipe.trainable == "above" else text
         self.above = self.model.above_the_towers()
@@ -209,6 +210,12 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
 
     @classmethod
     def begin(cls, recipe: Recipe, base: Path | str, group: Group) -> MllmRerankerUnderTraining:
+        for name in ("trainable", "matrix_learning_rate"):
+            if getattr(recipe, name) != Recipe.model_fields[name].default:
+                raise UserError(
+                    f"{name} is of a reranker over a clip, and {base} is an MLLM, of which adapters are trained: leave it out; "
+                    "lora.target_modules says where they are"
+                )
         adapter = adapter_base(base)
         precision = getattr(torch, recipe.precision)
         model = load_stock(AutoModelForImageTextToText, adapter or base, precision, "an MLLM", unused=())

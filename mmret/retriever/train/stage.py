@@ -110,8 +110,8 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     def load_images(ids: Sequence[str]) -> dict[str, bytes]:
         return images_by_id(job.lake, ids)
 
-    if job.recipe.reranker.first_hits and job.recipe.retriever is not None:
-        folder, count = trained_folder(job.lake, job.recipe.retriever), job.recipe.reranker.first_hits
+    if (retriever := job.recipe.first_hits_of()) is not None:
+        folder, count = trained_folder(job.lake, retriever), job.recipe.reranker.first_hits
         rows = group.all_values(with_first_hits(rows, folder, count, load_images) if group.first else None)[0]
     teacher = None
     if job.recipe.teacher is not None:

@@ -2,7 +2,7 @@
 
 Sixteen partitions a teacher, by the first digit of ``pair_id``, each written once whole: a run that is stopped loses one of them at
 most, and rows that are there for the same weights are not scored again. Cost: the teacher's forward pass for every text of a
-triplet with its target and each of its hard negatives, some twenty pairs a triplet; memory, one partition's rows.
+triplet with its target and each of its hard negatives, some twenty pairs a triplet; memory, the columns of one partition's rows.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
+from mmret.hashing import hash64
 from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.retriever.models.kinds import is_reranker, reranker_digest
 from mmret.retriever.models.pairs import Side
-from mmret.retriever.train.distillation import TeacherScores
+from mmret.retriever.train.distillation import TeacherScores, hashed
 from mmret.retriever.train.tower import LoadImages
 from mmret.schemas import TEACHER_SCORES
 
-_TRIPLETS = 32  # whose pairs are scored together
+_TRIPLETS, _READ = 32, 1024  # whose pairs are scored, and looked up, together
+_COLUMNS = ["pair_id", "query_id", "target_id", "texts", "hard_negatives"]
+_KEY = ("pair_id", "query_id", "text", "candidate_id")
 _DIGITS = "0123456789abcdef"
 
 Taught = Callable[[int, int], None]
@@ -45,22 +49,23 @@ def teach(lake: Lake, teacher: str, triplets: pa.Table, load_images: LoadImages,
     digits = pc.utf8_slice_codeunits(rows["pair_id"], 0, 1)
     done = 0
     for digit in _DIGITS:
-        own = rows.filter(pc.equal(digits, digit)).to_pylist()
+        own = rows.filter(pc.equal(digits, digit)).select(_COLUMNS).combine_chunks()
         partition = f"{teacher}-{digit}"
-        have = _known(lake, partition, model)
-        missing = [row for row in own if any(key not in have for key in _keys(row))]
-        if missing:
+        tables = [_known(lake, partition, model)]
+        have = np.sort(hashed(tables[0], _KEY, _number))
+        missing = _missing(own, have)
+        if len(missing):
             if scorer is None:
                 from mmret.retriever.models.reranker import Reranker
 
                 scorer = Reranker.load(folder)
             for start in range(0, len(missing), _TRIPLETS):
-                block = missing[start : start + _TRIPLETS]
+                block = own.take(missing[start : start + _TRIPLETS]).to_pylist()
                 new = _scored(scorer, block, have, load_images)
-                have |= new
                 made += len(new)
+                tables.append(_table(teacher, model, new))
                 (report or _report)(done + start + len(block), len(rows))
-            _write(lake, partition, teacher, model, have)
+            lake.write("teacher_scores", partition, pa.concat_tables(tables), model)
         done += len(own)
     return model, made
 
@@ -70,7 +75,7 @@ def teacher_scores(lake: Lake, teacher: str, triplets: pa.Table, load_images: Lo
     model, _ = teach(lake, teacher, triplets, load_images)
     columns = ["query_id", "text", "candidate_id", "score"]
     same = (pc.field("teacher") == teacher) & (pc.field("model") == model)
-    return TeacherScores(model, lake.read("teacher_scores", columns=columns, filters=same))
+    return TeacherScores(model, (lake.read("teacher_scores", p, columns, same) for p in lake.partitions("teacher_scores")))
 
 
 def teacher_folder(lake: Lake, teacher: str) -> Path:
@@ -95,8 +100,33 @@ def _keys(row: dict[str, Any]) -> list[Key]:
     return [(row["pair_id"], row["query_id"], text, candidate) for text in row["texts"] or [] for candidate in candidates]
 
 
-def _scored(scorer: Any, block: list[dict[str, Any]], have: dict[Key, float], load_images: LoadImages) -> dict[Key, float]:
-    keys = [key for row in block for key in _keys(row) if key not in have]
+def _number(*key: str) -> int:
+    """64 bits that a score is known by: a set of tuples would take half a kilobyte a score."""
+    return hash64("\x1f".join(key))
+
+
+def _new(keys: list[Key], have: np.ndarray) -> np.ndarray:
+    """Which of ``keys`` are not among ``have`` (n,) uint64, ascending: (len(keys),) bool."""
+    wanted = np.array([_number(*key) for key in keys], np.uint64)
+    if not len(have):
+        return np.ones(len(wanted), bool)
+    return have[np.minimum(np.searchsorted(have, wanted), len(have) - 1)] != wanted
+
+
+def _missing(triplets: pa.Table, have: np.ndarray) -> np.ndarray:
+    """Positions of the rows that lack a score."""
+    found: list[int] = []
+    for start in range(0, len(triplets), _READ):
+        rows = [_keys(row) for row in triplets.slice(start, _READ).to_pylist()]
+        new = _new([key for keys in rows for key in keys], have)
+        ends = np.cumsum([len(keys) for keys in rows])
+        found += [start + n for n, part in enumerate(np.split(new, ends[:-1])) if part.any()]
+    return np.array(found, np.int64)
+
+
+def _scored(scorer: Any, block: list[dict[str, Any]], have: np.ndarray, load_images: LoadImages) -> dict[Key, float]:
+    asked = [key for row in block for key in _keys(row)]
+    keys = [key for key, new in zip(asked, _new(asked, have), strict=True) if new]
     files = load_images(sorted({i for _, query, _, candidate in keys for i in (query, candidate)}))
     if gone := [i for _, query, _, candidate in keys for i in (query, candidate) if i not in files]:
         raise UserError(f"the picture {gone[0]} of a triplet is not in the lake; run `mmret run` so that both agree again")
@@ -105,19 +135,16 @@ def _scored(scorer: Any, block: list[dict[str, Any]], have: dict[Key, float], lo
     return dict(zip(keys, scores.tolist(), strict=True))
 
 
-def _known(lake: Lake, partition: str, model: str) -> dict[Key, float]:
-    if lake.facts("teacher_scores", partition) is None:
-        return {}
-    rows = lake.read("teacher_scores", partition).to_pylist()
-    return {(r["pair_id"], r["query_id"], r["text"], r["candidate_id"]): r["score"] for r in rows if r["model"] == model}
+def _known(lake: Lake, partition: str, model: str) -> pa.Table:
+    partitions = [partition] if lake.facts("teacher_scores", partition) else []
+    return lake.read("teacher_scores", partitions, filters=pc.field("model") == model)
 
 
-def _write(lake: Lake, partition: str, teacher: str, model: str, scores: dict[Key, float]) -> None:
+def _table(teacher: str, model: str, scores: dict[Key, float]) -> pa.Table:
     pairs, queries, texts, candidates = (list(column) for column in zip(*scores, strict=True))
     count = len(scores)
     columns = [[teacher] * count, pairs, queries, texts, candidates, list(scores.values()), [model] * count]
-    table = pa.table(dict(zip(TEACHER_SCORES.names, columns, strict=True)))
-    lake.write("teacher_scores", partition, table, model)
+    return pa.table(dict(zip(TEACHER_SCORES.names, columns, strict=True)), TEACHER_SCORES)
 
 
 def _report(done: int, total: int) -> None:
