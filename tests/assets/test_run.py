@@ -15,6 +15,7 @@ from assets.dagster_internals.event_log import open_instance
 from mmret.freshness.survey import survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
+from mmret.settings import load_profile
 from tests.small_runs import TINY, command, first, run
 
 RESULT = {
@@ -102,7 +103,7 @@ def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage(m
     runner, launched = object.__new__(Runner), []
     runner.lake = SimpleNamespace(shards=lambda: ["shard-00000", "shard-00001", "shard-00002"])
     runner.instance = SimpleNamespace(add_dynamic_partitions=lambda *_: None, get_dynamic_partitions=lambda _: [])
-    runner.profile, runner.outcome, runner.on_stage = SimpleNamespace(train=[], recipes={}), Outcome(), lambda *_: None
+    runner.profile, runner.outcome, runner.on_stage = load_profile("demo", {"train": []}), Outcome(), lambda *_: None
     runner.launch = lambda tables, key, config=None: launched.append((tuple(tables), key))
 
     def stale(tables, key):
