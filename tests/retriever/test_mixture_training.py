@@ -192,13 +192,17 @@ def test_the_log_of_steps_of_one_task_each_has_the_loss_of_each_task(clip_folder
 
 def test_a_task_whose_loss_rises_is_told_from_one_whose_losses_are_higher(clip_folder, table, load, tmp_path):
     made = a_trainer(small("clip", tasks={"composed": 1, "text_to_text": 1}, log_every=1), clip_folder, table, load, tmp_path)
-    made.recent, made.step = [(0.1, 1.0)], 1
-    made.write_row(None)
-    made.recent, made.step = [(3.0, 1.0)], 2  # of the other task
-    made.write_row(None)
-    made.recent, made.step = [(1.4, 1.0)], next(n for n in range(3, 9) if made.data.task_of(n - 1) == made.data.task_of(0))
-    with pytest.raises(UserError, match=f"of {made.data.task_of(0)} has risen from 0.10 to 1.40"):
-        made.write_row(None)
+    first = made.data.task_of(0)
+
+    def log(loss: float, other: float, steps: range) -> None:
+        for step in steps:
+            made.recent, made.step = [(loss if made.data.task_of(step) == first else other, 1.0)], step + 1
+            made.write_row(None)
+
+    log(0.1, 3.0, range(30))
+    log(9.0, 3.0, range(30, 32))  # one step of a task says little by itself
+    with pytest.raises(UserError, match=f"of {first} has risen from 0.10 to "):
+        log(9.0, 3.0, range(32, 60))
 
 
 def test_a_task_that_was_left_out_is_said_with_the_facts(clip_folder, table, load, tmp_path):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +29,8 @@ from mmret.retriever.train.tower import LoadImages
 from mmret.settings import Recipe
 from mmret.tasks import COMPOSED
 
+SETTLED = 10
+"""Rows of the log over which a task's loss is averaged before it is said to have risen."""
 OnRow = Callable[[dict[str, Any]], None]
 """Called with each row of the log (columns of :data:`mmret.retriever.train.log.SCHEMA`) as it is written."""
 
@@ -189,12 +192,12 @@ class Trainer:
             events.write(row)
             if self.on_row:
                 self.on_row(row)
-        # tasks differ in their losses, and rows of the log in how many steps they have of each
+        # tasks differ in their losses, and a row of the log may have one step of a task, which says little by itself
         for column in [name for name in row if name.startswith("loss_")] or ["loss"]:
-            lowest = min(earlier[column] for earlier in self.log if column in earlier)
-            if row[column] > 2 * lowest + 1:
+            found = _settled([earlier[column] for earlier in self.log if column in earlier], 1 if column == "loss" else SETTLED)
+            if found and found[-1] > 2 * min(found) + 1:
                 of_task = column.replace("loss_", "of ") + " " if column != "loss" else ""
-                raise UserError(self.advice(f"{of_task}has risen from {lowest:.2f} to {row[column]:.2f}"))
+                raise UserError(self.advice(f"{of_task}has risen from {min(found):.2f} to {found[-1]:.2f}"))
 
     def seen(self, since: int = 0) -> int:
         """Rows that the steps from ``since`` to now have shown."""
@@ -295,3 +298,9 @@ def _optimizer(recipe: Recipe, embedder: Embedder) -> Optimizers:
         for group in parts[-1].param_groups:
             group["peak"] = group["lr"]
     return Optimizers(parts)
+
+
+def _settled(values: Sequence[float], rows: int) -> list[float]:
+    """The means of each ``rows`` values in a row; none while there are fewer."""
+    sums = [0.0, *accumulate(values)]
+    return [(sums[at] - sums[at - rows]) / rows for at in range(rows, len(sums))]
