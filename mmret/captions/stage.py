@@ -8,16 +8,16 @@ a read of each file, and 0.3 ms. Memory stays flat, whatever the size of the cor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmret.annotate.answers import Stats
 from mmret.annotate.parse import MODEL_PARSER_VERSION
+from mmret.annotate.partitions import answer_notes, earlier_rows, experience
 from mmret.annotate.protocol import Annotator
-from mmret.annotate.retry import retry_notes, unanswered
+from mmret.annotate.retry import retry_notes
 from mmret.annotate.rows import ParsedAnswer
 from mmret.annotate.store import AnswerStore
 from mmret.captions.asking import LoadCaptioner, ask_for_captions
@@ -46,13 +46,14 @@ def write_captions(lake: Lake, shard: str, profile: Profile, load: LoadCaptioner
     >>> write_captions(lake, "shard-00000", profile, load_captioner, fingerprint)
     """
     settings, stats = profile.captions, Stats()
-    earlier, notes = _answered_rows(lake, shard, inputs)
+    earlier, notes = earlier_rows(lake, TABLE, shard, inputs)
     done = set(earlier["position"].to_pylist())
     wanting = rows_to_caption(lake, shard, settings)
     missing = [row for row in wanting.missing if row["position"] not in done]
     poor = [row for row in wanting.poor if row["position"] not in done]
     rows: list[Row] = []
     to_ask: list[Row] = []
+    remarks: list[str] = []
     for row, found in _found_in([*missing, *poor], settings):
         if found is not None:
             rows.append(_row(shard, row, found.text, found.origin))
@@ -63,11 +64,13 @@ def write_captions(lake: Lake, shard: str, profile: Profile, load: LoadCaptioner
     if to_ask:
         asking = captioning_of(profile)
         captioner = load(asking)
-        captioner.experience = _experience(lake, captioner.model_for("caption"), earlier)
+        asked_before = earlier["request_key"].null_count < earlier.num_rows
+        captioner.experience = experience(lake, TABLE, captioner.model_for("caption"), asked_before)
         answers = ask_for_captions(to_ask, captioner, asking, AnswerStore(lake.root / "answers"), stats)
         rows += [_asked_row(shard, row, answer, captioner) for row, answer in zip(to_ask, answers, strict=True)]
+        remarks = captioner.remarks
     table = pa.concat_tables([earlier, pa.Table.from_pylist(rows, schema=WRITTEN_CAPTIONS)]).sort_by("position")
-    asked = _notes_of_asking(table, stats) if settings.asks_model else {}
+    asked = answer_notes(table.filter(table["request_key"].is_valid()), stats, remarks) if settings.asks_model else {}
     facts = lake.write(TABLE, shard, table, inputs, **asked, origins=_origins(table), **retry_notes(table, notes))
     return facts, len(rows)
 
@@ -122,42 +125,6 @@ def _asked_row(shard: str, row: Row, answered: ParsedAnswer, captioner: Annotato
         tokens_in=answered.answer.tokens_in,
         tokens_out=answered.answer.tokens_out,
     )
-
-
-def _answered_rows(lake: Lake, shard: str, inputs: str) -> tuple[pa.Table, Mapping[str, Any] | None]:
-    """Rows of the partition that is there which stay as they are, and its notes; notes are None unless this is a retry."""
-    facts = lake.facts(TABLE, shard)
-    if facts is None or facts.inputs != inputs:
-        return WRITTEN_CAPTIONS.empty_table(), None
-    rows = lake.read(TABLE, shard)
-    return rows.filter(pc.invert(unanswered(rows))), facts.notes
-
-
-def _experience(lake: Lake, model: str, earlier: pa.Table) -> Any:
-    """What the model has answered so far (:data:`mmret.annotate.protocol.Experience`)."""
-    if earlier["request_key"].null_count < earlier.num_rows:
-        return "here"
-    notes = (facts.notes for shard in lake.partitions(TABLE) if (facts := lake.facts(TABLE, shard)))
-    return "elsewhere" if any(note.get("model") == model and note.get("ok") for note in notes) else "none"
-
-
-def _notes_of_asking(rows: pa.Table, stats: Stats) -> dict[str, Any]:
-    """As those of annotation: what a model wrote, of this run what it took."""
-    asked = rows.filter(rows["request_key"].is_valid())
-    failed = asked.filter(pc.not_equal(asked["status"], "ok"))
-    return {
-        "model": asked["model"][0].as_py() if asked.num_rows else None,
-        "ok": asked.num_rows - failed.num_rows,
-        "reasons": {r["values"]: r["counts"] for r in pc.value_counts(failed["reason"]).to_pylist()},
-        "tokens_in": pc.sum(asked["tokens_in"]).as_py() or 0,
-        "tokens_out": pc.sum(asked["tokens_out"]).as_py() or 0,
-        "requests_sent": stats.sent,
-        "answers_reused": stats.stored,
-        "annotation_seconds": round(stats.seconds, 3),
-        "sent_per_second": round(stats.sent / stats.seconds, 2) if stats.seconds else 0.0,
-        "cost": round(stats.cost, 4),
-        **({"server_words": stats.words} if stats.words else {}),
-    }
 
 
 def _origins(rows: pa.Table) -> dict[str, list[Any]]:

@@ -1,4 +1,5 @@
-"""The part of `mmret run`'s summary on annotation: requests and cost, what has no answer yet, and how good the texts are."""
+"""The part of `mmret run`'s summary on what models write, captions too: requests and cost, what has no answer yet, and how good the
+texts are."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from rich.text import Text
 from mmret.cli.terminal import printable
 from mmret.lake import Lake
 
-ANNOTATION_TABLES = ("descriptions", "instructions")
+ANNOTATION_TABLES = ("written_captions", "descriptions", "instructions")
+"""What a model may write, and be paid for."""
 
 
 def summarise_annotation(facts: dict[str, list[Any]], lake: Lake, outcome: Any) -> dict[str, Any]:

@@ -11,15 +11,14 @@ import pytest
 from mmret.annotate import answers as answer_module
 from mmret.annotate.answers import Stats, get_answers
 from mmret.annotate.backends.base import ModelAnnotator
-from mmret.annotate.backends.captions import CaptionsAnnotator
-from mmret.annotate.backends.load import load_annotator
 from mmret.annotate.compose import compose
 from mmret.annotate.describe import describe
 from mmret.annotate.estimate import Estimate, estimate, requests_per_second
 from mmret.annotate.instruct import instruct
 from mmret.annotate.kinds import TABLES
+from mmret.annotate.partitions import answer_notes
 from mmret.annotate.protocol import Answer, Request, request_key
-from mmret.annotate.stage import _notes, seconds_left
+from mmret.annotate.stage import seconds_left
 from mmret.annotate.store import AnswerStore, _storable
 from mmret.hashing import pair_id
 from mmret.lake import Lake
@@ -211,7 +210,7 @@ def test_what_a_run_notes_adds_up():
     ]
     table = pa.Table.from_pylist(rows, DESCRIPTIONS)
     stats = Stats(requests=10, sent=4, stored=6, tokens_in=70, tokens_out=30, cost=0.123456, seconds=2.0)
-    assert _notes(table, stats, load_annotator(settings(), "descriptions")) == {
+    assert answer_notes(table, stats, []) == {
         "model": "m",
         "ok": 1,
         "reasons": {"refusal": 1},
@@ -226,7 +225,7 @@ def test_what_a_run_notes_adds_up():
         "sent_tokens_in": 70,
         "sent_tokens_out": 30,
     }
-    free = _notes(table.slice(0, 0), Stats(), CaptionsAnnotator())
+    free = answer_notes(table.slice(0, 0), Stats(), None)
     assert "cost" not in free and (free["model"], free["ok"], free["requests_per_second"]) == (None, 0, 0.0)
 
 

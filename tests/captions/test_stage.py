@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from mmret.captions.estimate import estimate_captions
 from mmret.captions.poor import is_poor
 from mmret.captions.stage import write_captions
 from mmret.captions.wanting import has_rows_to_caption
+from mmret.cli.run_summary_annotation import summarise_annotation
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import inputs_of, upstream_of
 from mmret.freshness.survey import survey
@@ -237,9 +239,20 @@ def test_a_request_without_an_answer_is_a_reject_with_its_reason_and_is_sent_aga
     assert sum(what == ("reject", "no_caption") for what in found.values()) == 1
     (failed,) = (row for row in run.written().values() if row["status"] == "failed")
     assert failed["reason"] == "http_503" and run.lake.facts("written_captions", "shard-00000").notes["unanswered"] == 1
+    told = summary_of(run.lake)
+    assert told["unanswered"] == 1 and told["written_captions"]["requests_sent"] == 5
+    assert told["written_captions"]["tokens_in"] == 4 * 7 and list(told["written_captions"]["server_words"]) == ["http_503"]
     down[0], before = False, behaving.got
     assert "reject" not in {caption for caption, _ in run().values()}
     assert behaving.got == before + 1 and run.worked == [5, 1], "only that one is sent again"
+
+
+def summary_of(lake: Lake) -> dict[str, Any]:
+    """What the summary of a run that worked on every shard says of the captions that were asked for."""
+    facts = {table: [] for table in ("descriptions", "instructions")}
+    facts["written_captions"] = [lake.facts("written_captions", shard) for shard in lake.partitions("written_captions")]
+    outcome = SimpleNamespace(partitions={"written_captions": lake.partitions("written_captions")})
+    return summarise_annotation(facts, lake, outcome)
 
 
 def test_a_server_that_answers_nothing_ends_the_run_and_names_its_setting(tmp_path: Path, folder: Path, server):

@@ -54,4 +54,5 @@ def test_thirty_numbered_pictures_end_with_triplets_where_a_model_writes_their_c
         summary = run(asked)
         assert summary["rows"]["triplets"] > 0 and not summary["checks_failed"]
         assert summary["written_captions"]["model:vlm"]["count"] == server.got == COUNT
+        assert summary["annotation"]["written_captions"]["requests_sent"] == COUNT
         assert run(command(tmp_path / "lake"))["up_to_date"] and server.got == COUNT, "nothing is paid for twice"
