@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.errors import UserError
 
 
 def train(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     recipe: Annotated[str, typer.Option(help="name of a recipe of the lake's profile")],
 ) -> None:
     """Train one recipe on the lake's triplets, without Dagster. Continues where a killed one stopped.

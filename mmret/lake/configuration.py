@@ -68,7 +68,7 @@ def resolve(
     name = profile or old.get("profile") or DEFAULT_PROFILE
     if old and name != old["profile"]:
         raise UserError(
-            f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
+            f"{lake.address} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
             f"or change 'profile' in {lake.configuration_path} yourself to have its stages computed again."
         )
     overrides = _with_whole_paths(overrides or {})
@@ -82,7 +82,7 @@ def resolve(
     if remove:
         all_sources = all_sources or list(load_profile(name, configuration["overrides"]).corpus.sources)
         if unknown := [s for s in map(source_name, remove) if s not in all_sources]:
-            raise UserError(f"{lake.root} has no source {', '.join(unknown)}; it has {', '.join(all_sources)}")
+            raise UserError(f"{lake.address} has no source {', '.join(unknown)}; it has {', '.join(all_sources)}")
         all_sources = [s for s in all_sources if s not in set(map(source_name, remove))]
         if not all_sources:
             raise UserError("a lake needs a source: name another with --images before the last one is removed")
