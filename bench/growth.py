@@ -4,8 +4,8 @@
     python bench/growth.py --shards 8 --images 200 --dim 64
 
 The vectors are made up: kinds of some 120 pictures, about 70 of them in each other's band, one in fifty with a near-duplicate. All
-is counted where it happens: bytes and calls by the kernel (/proc/self/io), whatever library reads; vectors where they leave the table.
-``opened`` is the number of reads that Lance asked its storage for, which on an object store are requests.
+is counted where it happens: bytes and calls by the kernel (/proc/self/io), whatever library reads; vectors where they leave the
+table. ``opened`` is the number of reads that Lance asked its storage for, which on an object store are requests.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def shard(at: int, images: int, dim: int, kinds: int) -> tuple[str, list[str], d
 
 
 def changed_lists(before: Lake, after: Lake) -> dict[str, float]:
-    """Shares of lists (query, signal, side of the band), queries, pairs and negatives of ``before`` that ``after`` has otherwise."""
+    """Shares of lists (query, signal, side of the band), queries, pairs, negatives of ``before`` that ``after`` has otherwise."""
     counts = {"lists": [0, 0], "queries": [0, 0], "pairs": [0, 0], "negatives": [0, 0]}
     for name in before.partitions("neighbours"):
         old, new = (_lists(lake, name) for lake in (before, after))

@@ -7,6 +7,7 @@ Cost of a shard: about 1 GB/s, and its vectors in memory; of rows: one pass over
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,13 @@ def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.nda
 class VectorRows:
     """Where the vectors of some images lie, so that they are read by row: ``ids`` (n,) text, each once, and the shard of each.
 
-    All are to be of one model. Finding the rows passes once over the ids of their shards. Raises UserError where a shard has no
-    vectors yet, or where some of the images have none.
+    ``facts``: what is recorded of the signal in each shard, if the caller has it. All are to be of one model. Finding the rows
+    passes once over the ids of their shards. Raises UserError where a shard has no vectors yet or some of the images have none.
 
     >>> VectorRows(lake, "clip_image", pa.array(["a1", "b2"]), pa.array(["shard-00000"] * 2)).take(np.array([1]))
     """
 
-    def __init__(self, lake: Lake, signal: str, ids: pa.Array, shards: pa.Array):
+    def __init__(self, lake: Lake, signal: str, ids: pa.Array, shards: pa.Array, facts: Mapping[str, Facts] | None = None):
         self.lake, self.signal, self.ids, self.shards = lake, signal, ids, shards
         self._rows = np.full(len(ids), -1, np.int64)
         self._data: Any = None
@@ -60,10 +61,11 @@ class VectorRows:
         named = sorted(pc.unique(shards).to_pylist())
         if not named:
             return
-        facts = {_facts(lake, signal, shard).notes["model"]: shard for shard in reversed(named)}
-        if len(facts) > 1:
-            raise UserError(f"{signal}: vectors of {', '.join(facts.values())} are of different models: encode them with one")
-        ((model, shard),) = facts.items()
+        known = facts or {}
+        models = {(known.get(s) or _facts(lake, signal, s)).notes["model"]: s for s in reversed(named)}
+        if len(models) > 1:
+            raise UserError(f"{signal}: vectors of {', '.join(models.values())} are of different models: encode them with one")
+        ((model, shard),) = models.items()
         self._data = data_set(vector_table(lake, shard, signal))
         self.width = self._data.schema.field("vector").type.list_size
         where = model_filter(model)
@@ -96,7 +98,7 @@ class VectorRows:
 def _facts(lake: Lake, signal: str, shard: str) -> Facts:
     facts = lake.facts(signal, shard)
     if facts is None:
-        raise UserError(f"{shard} has no vectors of {signal} yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{shard} has no vectors of {signal} yet: run `mmret run --lake {lake.address}` first")
     return facts
 
 
@@ -107,14 +109,15 @@ def _numbers(found: pa.Table, width: int) -> np.ndarray:
 def _gone(lake: Lake, signal: str, shard: str, gone: int, of: int, first: str) -> str:
     return (
         f"{gone} of {of} vectors of {signal}, {shard} are gone from the lake ({first}, ...): "
-        f"delete {lake.path(signal, shard)} and run again"
+        f"delete {lake.storage.shown(lake.key(signal, shard))} and run again"
     )
 
 
 def _no_units(lake: Lake, signal: str, shard: str, off: int, of: int, first: str, vector: np.ndarray) -> str:
     return (
         f"{off} of {of} vectors of {signal}, {shard} are no unit vectors ({first} has {kind_of(vector)}): delete "
-        f"{lake.root / 'lance' / table_name(lake, signal, len(vector))}.lance and {lake.root / signal}, then run again"
+        f"{lake.storage.shown(f'lance/{table_name(lake, signal, len(vector))}.lance')} and {lake.storage.shown(signal)}, "
+        "then run again"
     )
 
 

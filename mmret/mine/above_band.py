@@ -10,15 +10,14 @@ Cost: the edges above the band of the whole lake, some microseconds each; memory
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmret.atomic import replacing
-from mmret.lake import Lake
+from mmret.lake import Facts, Lake
 from mmret.lake.inputs import read_inputs
 from mmret.mine.lake_scores import KnownScores, LakeScores, NumberedImages, score_columns
 from mmret.schemas import SIGNALS
@@ -32,7 +31,7 @@ _COLUMNS = ["query_id", "signal", "target_id", "score"]
 def keep_above_band(lake: Lake, shard: str, candidates: pa.Table, digest: str) -> pa.Table:
     """Store the edges above the band of ``candidates``, whose digest is ``digest``, and return them."""
     edges = candidates.filter(candidates["above_band"]).select(_COLUMNS)
-    with replacing(lake.root / FOLDER / f"{shard}.parquet") as aside:
+    with lake.storage.replacing(_key(shard)) as aside:
         pq.write_table(edges.replace_schema_metadata({_DIGEST: digest.encode()}), aside, compression="zstd")
     return edges
 
@@ -41,23 +40,30 @@ def above_band(lake: Lake, shard: str, digest: str) -> pa.Table:
     """The edges above the band of the candidates of ``shard``, columns query_id, signal, target_id, score; read from the candidates
     where what is kept is not that of ``digest``."""
     try:
-        with pq.ParquetFile(lake.root / FOLDER / f"{shard}.parquet") as file:
+        with lake.storage.open(_key(shard)) as opened, pq.ParquetFile(opened) as file:
             if (file.schema_arrow.metadata or {}).get(_DIGEST) == digest.encode():
                 return file.read(_COLUMNS).replace_schema_metadata(None)
     except (FileNotFoundError, pa.ArrowInvalid):
         pass
+    except OSError as error:
+        if error.errno is not None or isinstance(error, ConnectionError):
+            raise  # the system's or the network's, not the file's
     return keep_above_band(lake, shard, lake.read("candidates", shard, filters=pc.field("above_band")), digest)
 
 
-def proven(lake: Lake, shard: str, shards: Sequence[str], k: int) -> dict[str, str]:
-    """Those of ``shards`` whose candidates are exact and prove to be computed like those of ``shard``, with lists of ``k``, from
-    the vectors of ``shards`` as they are now; with their digests."""
+def _key(shard: str) -> str:
+    return f"{FOLDER}/{shard}.parquet"
+
+
+def proven(lake: Lake, shard: str, vectors: Mapping[str, Mapping[str, Facts]], k: int) -> dict[str, str]:
+    """The shards whose candidates are exact and prove to be computed like those of ``shard``, with lists of ``k``, from the vectors
+    of which ``vectors`` is recorded, by signal and shard; with the candidates' digests."""
     own = lake.facts("candidates", shard)
     like = read_inputs(lake, own.inputs) if own else None
-    if like is None or like["settings"].get("k") != k:
+    if like is None or like["settings"].get("k") != k or not own.notes["bands"]:
         return {}
-    signals = own.notes["bands"]
-    vectors = {signal: {s: [f.digest, f.rows] for s in shards if (f := lake.facts(signal, s))} for signal in signals}
+    now = {signal: {s: [facts.digest, facts.rows] for s, facts in vectors[signal].items()} for signal in own.notes["bands"]}
+    shards = sorted(set.intersection(*(set(of_signal) for of_signal in now.values())))
     found = {}
     for other in shards:
         facts = lake.facts("candidates", other)
@@ -66,9 +72,8 @@ def proven(lake: Lake, shard: str, shards: Sequence[str], k: int) -> dict[str, s
         made = read_inputs(lake, facts.inputs)
         if made is None or any(made[part] != like[part] for part in ("version", "settings")):
             continue
-        compared = [s for s in shards if s <= other]
         read = made["upstream"]
-        if all(s in vectors[g] and read.get(g, {}).get(s) == vectors[g][s] for g in signals for s in compared):
+        if all(read.get(signal, {}).get(s) == now[signal][s] for signal in now for s in shards if s <= other):
             found[other] = facts.digest
     return found
 

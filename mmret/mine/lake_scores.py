@@ -11,6 +11,7 @@ Cost: half a microsecond a pair and signal, and the ids of the shards that lack 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ import torch
 
 from mmret.encode.vectors import VectorRows
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake import Facts, Lake
 from mmret.mine.operands import exact_scores_of_few
 from mmret.mine.ordering import arrange
 from mmret.mine.scores import SCORES
@@ -74,6 +75,14 @@ class KnownScores:
         return values
 
 
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Rows of ``PAIRS`` that were computed earlier, and by signal the shards whose vectors are still what they were then."""
+
+    pairs: pa.Table
+    unchanged: Mapping[str, set[str]]
+
+
 def score_columns(values: Mapping[str, np.ndarray]) -> pa.Table:
     """Columns ``SCORES`` from (n,) float32 by signal, null where NaN and for a signal that is missing."""
     rows = len(next(iter(values.values())))
@@ -90,24 +99,24 @@ def score_columns(values: Mapping[str, np.ndarray]) -> pa.Table:
 class LakeScores:
     """Function from a table (query_id, target_id) to its columns ``SCORES``, equal to :func:`mmret.mine.scores.pair_scores`.
 
-    ``lists``: rows of ``NEIGHBOURS``. ``before``: rows of ``PAIRS`` that were computed earlier, with ``unchanged``, by signal the
-    shards whose vectors are still what they were then. Raises UserError for an image that is in no shard or has no vector.
+    ``vectors``: by signal and shard what is recorded of them. ``lists``: rows of ``NEIGHBOURS``. Raises UserError for an image that
+    is in no shard or has no vector.
 
-    >>> LakeScores(lake, NumberedImages(images), lists)(pairs)["caption_score"]
+    >>> LakeScores(lake, check_one_model(lake, shards, SIGNALS), NumberedImages(images), lists)(pairs)["caption_score"]
     """
 
     def __init__(
         self,
         lake: Lake,
+        vectors: Mapping[str, Mapping[str, Facts]],
         images: NumberedImages,
         lists: pa.Table,
-        before: pa.Table | None = None,
-        unchanged: Mapping[str, set[str]] | None = None,
+        before: ScoredPairs | None = None,
     ):
-        self.lake, self.images = lake, images
+        self.lake, self.vectors, self.images = lake, vectors, images
         self._known = {signal: [known] for signal, known in self._of_lists(lists).items()}
-        if before is not None and unchanged:
-            for signal, known in self._of_pairs(before, unchanged).items():
+        if before is not None:
+            for signal, known in self._of_pairs(before.pairs, before.unchanged).items():
                 self._known[signal].append(known)
 
     def _of_lists(self, lists: pa.Table) -> dict[str, KnownScores]:
@@ -145,7 +154,8 @@ class LakeScores:
         """(n,) float32 of pairs of images by number, from their vectors."""
         values = np.empty(len(one), np.float32)
         named = np.unique(np.concatenate([one, other]))
-        rows = VectorRows(self.lake, signal, *(column.take(pa.array(named)) for column in (self.images.ids, self.images.shards)))
+        ids, shards = (column.take(pa.array(named)) for column in (self.images.ids, self.images.shards))
+        rows = VectorRows(self.lake, signal, ids, shards, self.vectors[signal])
         by = np.lexsort((other, one))
         for start in range(0, len(by), PAIRS_AT_ONCE):
             block = by[start : start + PAIRS_AT_ONCE]

@@ -22,7 +22,7 @@ from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
 from mmret.mine.duplicates import duplicate_groups
 from mmret.mine.lake_bands import Load, bands_of, mined_bands
-from mmret.mine.lake_scores import LakeScores, NumberedImages
+from mmret.mine.lake_scores import LakeScores, NumberedImages, ScoredPairs
 from mmret.mine.lake_vectors import check_one_model, select_images, shard_vectors
 from mmret.mine.merge import neighbours
 from mmret.mine.negatives import beyond_full_lists
@@ -184,12 +184,12 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str, want
     >>> mine_pairs(lake, "shard-00000", profile.mine, fingerprint).notes["linked_shards"]
     """
     linked = linked_shards(lake, "neighbours", shard)
-    check_one_model(lake, linked, SIGNALS)
+    vectors = check_one_model(lake, linked, SIGNALS)
     bands, lists = mined_bands(lake, shard), lake.read("neighbours", shard)
     images = read_images_of(lake, lists, ("caption", "shard"), linked)
     numbered = NumberedImages(images)
-    score = LakeScores(lake, numbered, lists, *_scored_before(lake, shard, inputs))
-    near = NearDuplicates(lake, numbered, proven(lake, shard, linked, settings.k), bands, settings.k, score)
+    score = LakeScores(lake, vectors, numbered, lists, _scored_before(lake, shard, inputs))
+    near = NearDuplicates(lake, numbered, proven(lake, shard, vectors, settings.k), bands, settings.k, score)
     retrieved = pa.concat_tables([lists, beyond_full_lists(lists, near, bands, settings.k)])
     leaked = lake.read("leaks", columns=["image_id"])["image_id"]
     found = _without(retrieved, leaked)
@@ -213,18 +213,17 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str, want
     return lake.write("pairs", shard, chosen, inputs, **notes)
 
 
-def _scored_before(lake: Lake, shard: str, inputs: str) -> tuple[pa.Table | None, dict[str, set[str]]]:
-    """The pairs that are there, and by signal the shards whose vectors are still what they were computed from, as their recorded
-    inputs prove."""
+def _scored_before(lake: Lake, shard: str, inputs: str) -> ScoredPairs | None:
+    """The pairs that are there, where their recorded inputs tell what vectors they were computed from."""
     facts = lake.facts("pairs", shard)
     before, now = (read_inputs(lake, facts.inputs) if facts else None), read_inputs(lake, inputs)
     if before is None or now is None or before["version"] != now["version"]:
-        return None, {}
+        return None
     held, wanted = (parts["upstream"] for parts in (before, now))
     unchanged = {
         signal: {s for s, content in wanted.get(signal, {}).items() if held.get(signal, {}).get(s) == content} for signal in SIGNALS
     }
-    return lake.read("pairs", shard, ["query_id", "target_id", *SCORES]), unchanged
+    return ScoredPairs(lake.read("pairs", shard, ["query_id", "target_id", *SCORES]), unchanged)
 
 
 def _without(neighbours: pa.Table, pictures: pa.ChunkedArray) -> pa.Table:
