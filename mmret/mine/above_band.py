@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import read_inputs
 from mmret.mine.lake_scores import KnownScores, LakeScores, NumberedImages, score_columns
+from mmret.mine.lake_vectors import at_once
 from mmret.schemas import SIGNALS
 
 FOLDER = "above_band"
@@ -64,18 +65,19 @@ def proven(lake: Lake, shard: str, vectors: Mapping[str, Mapping[str, Facts]], k
         return {}
     now = {signal: {s: [facts.digest, facts.rows] for s, facts in vectors[signal].items()} for signal in own.notes["bands"]}
     shards = sorted(set.intersection(*(set(of_signal) for of_signal in now.values())))
-    found = {}
-    for other in shards:
+
+    def digest(other: str) -> str | None:
         facts = lake.facts("candidates", other)
         if facts is None or "index" in facts.notes or facts.notes.get("bands") != own.notes["bands"]:
-            continue
+            return None
         made = read_inputs(lake, facts.inputs)
         if made is None or any(made[part] != like[part] for part in ("version", "settings")):
-            continue
+            return None
         read = made["upstream"]
-        if all(read.get(signal, {}).get(s) == now[signal][s] for signal in now for s in shards if s <= other):
-            found[other] = facts.digest
-    return found
+        compared = all(read.get(signal, {}).get(s) == now[signal][s] for signal in now for s in shards if s <= other)
+        return facts.digest if compared else None
+
+    return {s: found for s, found in zip(shards, at_once(lake, digest, shards), strict=True) if found is not None}
 
 
 class NearDuplicates:
@@ -92,25 +94,25 @@ class NearDuplicates:
         self.images, self.score, self.signals = images, score, tuple(bands)
         names, self._shards = np.unique(np.asarray(images.shards.to_pylist(), object), return_inverse=True)
         self._proven = np.array([name in files for name in names], bool)
-        edges: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {signal: [] for signal in bands}
-        full: dict[str, list[np.ndarray]] = {signal: [] for signal in bands}
         self._files = len(names)
-        for place, name in enumerate(names):
-            if name not in files:
-                continue
-            rows = above_band(lake, name, files[name])
-            signals = pc.index_in(rows["signal"], value_set=pa.array(SIGNALS)).to_numpy()
-            one, other = (images.numbers(rows[side]) for side in ("query_id", "target_id"))
-            keys, scores = images.keys(one, other), rows["score"].to_numpy()
-            for signal in bands:
-                of_signal = signals == SIGNALS.index(signal)
-                between = of_signal & (keys >= 0)
-                edges[signal].append((keys[between], scores[between]))
-                queries, counts = np.unique(one[of_signal & (one >= 0)], return_counts=True)
-                full[signal].append(queries[counts >= k] * self._files + place)
-        none = (np.zeros(0, np.int64), np.zeros(0, np.float32))
-        self._known = {s: KnownScores(*map(np.concatenate, zip(none, *parts, strict=True))) for s, parts in edges.items()}
-        self._full = {s: np.sort(np.concatenate([none[0], *parts])) for s, parts in full.items()}
+        asked = [(place, name) for place, name in enumerate(names) if name in files]
+        listed = at_once(lake, lambda file: self._listed(above_band(lake, file[1], files[file[1]]), file[0], k), asked)
+        none = np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        joined = {signal: [np.concatenate(c) for c in zip(none, *(of[signal] for of in listed), strict=True)] for signal in bands}
+        self._known = {signal: KnownScores(keys, scores) for signal, (keys, scores, _) in joined.items()}
+        self._full = {signal: np.sort(full) for signal, (*_, full) in joined.items()}
+
+    def _listed(self, rows: pa.Table, place: int, k: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What the file at ``place`` lists of the images, by signal: keys of pairs, their scores, and the lists that are full."""
+        signals = pc.index_in(rows["signal"], value_set=pa.array(SIGNALS)).to_numpy()
+        one, other = (self.images.numbers(rows[side]) for side in ("query_id", "target_id"))
+        keys, scores, found = self.images.keys(one, other), rows["score"].to_numpy(), {}
+        for signal in self.signals:
+            of_signal = signals == SIGNALS.index(signal)
+            between = of_signal & (keys >= 0)
+            queries, counts = np.unique(one[of_signal & (one >= 0)], return_counts=True)
+            found[signal] = keys[between], scores[between], queries[counts >= k] * self._files + place
+        return found
 
     def __call__(self, pairs: pa.Table) -> pa.Table:
         one, other = self.images.sides(pairs)
