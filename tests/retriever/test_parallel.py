@@ -55,6 +55,7 @@ WHOLE_RUNS = {
     "in_turn_fsdp": "model.safetensors",
 }
 """Cases whose whole run is compared, and the file of their weights."""
+CASES["mllm_fsdp"]["steps"] = 3
 TABLES = {"one_text": "same_text", **dict.fromkeys(("tasks", "tasks_mllm", "images_alone", "texts_alone", "in_turn"), "mixture")}
 
 

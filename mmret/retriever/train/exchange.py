@@ -274,7 +274,7 @@ def _places(counts: Sequence[int]) -> list[Place]:
 
 
 def _dropping(encode: Callable[[Any], torch.Tensor]) -> Callable[[tuple[Any, slice]], torch.Tensor]:
-    return lambda chunk: encode(chunk[0])[chunk[1]]
+    return lambda chunk: encode(chunk[0])[chunk[1]].clone()  # fully_shard's hooks want no view
 
 
 def _add_up(state, bucket):  # without annotations, which DDP looks at and which are strings here
