@@ -22,7 +22,7 @@ def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.nda
     """
     facts = lake.facts(signal, shard)
     if facts is None:
-        raise UserError(f"{shard} has no vectors of {signal} yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{shard} has no vectors of {signal} yet: run `mmret run --lake {lake.address}` first")
     ids = lake.read(signal, shard, ["image_id"])["image_id"].to_pylist()
     width, model = facts.notes["width"], facts.notes["model"]
     table = vector_table(lake, shard, signal)
@@ -31,15 +31,16 @@ def read_vectors(lake: Lake, shard: str, signal: str) -> tuple[list[str], np.nda
     if gone := [image_id for image_id in ids if image_id not in where]:
         raise UserError(
             f"{len(gone)} of {len(ids)} vectors of {signal}, {shard} are gone from the lake "
-            f"({gone[0]}, ...): delete {lake.path(signal, shard)} and run again"
+            f"({gone[0]}, ...): delete {lake.storage.shown(lake.key(signal, shard))} and run again"
         )
     values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     values = values[[where[image_id] for image_id in ids]]
     if len(off := np.flatnonzero(_unusable(values))):
         raise UserError(
             f"{len(off)} of {len(ids)} vectors of {signal}, {shard} are no unit vectors ({ids[off[0]]} has "
-            f"{kind_of(values[off[0]])}): delete {lake.root / 'lance' / table_name(lake, signal, width)}.lance and "
-            f"{lake.root / signal}, then run again"
+            f"{kind_of(values[off[0]])}): delete "
+            f"{lake.storage.shown(f'lance/{table_name(lake, signal, width)}.lance')} and {lake.storage.shown(signal)}, then run "
+            "again"
         )
     return ids, values
 

@@ -30,7 +30,7 @@ def check_one_model(lake: Lake, shards: Iterable[str], signals: Iterable[str]) -
             other, second = next((s, m) for s, m in others if m != first)
             raise UserError(
                 f"{signal}: {one} was encoded by {first}, {other} by {second}; the weights were changed in place: "
-                f"delete {lake.path(signal, one).parent} and run again, and every shard is encoded by today's"
+                f"delete {lake.storage.shown(signal)} and run again, and every shard is encoded by today's"
             )
 
 

@@ -39,7 +39,7 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
     ``load`` returns the encoder of a signal; it is called only if a band has to be proposed. Raises UserError for vectors of
     different models.
 
-    >>> load = lambda signal: load_encoder(profile.encoders[signal], signal, lake.root)
+    >>> load = lambda signal: load_encoder(profile.encoders[signal], signal, lake.storage)
     >>> mine_candidates(lake, "shard-00000", profile.mine, fingerprint, load).rows
     """
     earlier = [s for s in lake.shards() if s < shard]
