@@ -59,7 +59,7 @@ def _proposals(store: Lake, settings: Profile) -> dict[str, dict[str, float]]:
     from mmret.mine.lake_bands import propose_band
 
     return {
-        signal: propose_band(store, signal, lambda s: load_encoder(settings.encoders[s], s, store.root)).model_dump()
+        signal: propose_band(store, signal, lambda s: load_encoder(settings.encoders[s], s, store.storage)).model_dump()
         for signal in settings.mine.signals
         if store.facts(signal, store.shards()[0])
     }

@@ -14,6 +14,8 @@ from mmret.errors import UserError
 from mmret.lake.store import Configuration, Lake
 from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
+from mmret.storage import is_object_address
+from mmret.storage.addresses import object_address
 
 DEFAULT_PROFILE = "demo"
 URL_LIST = "urls:"
@@ -21,11 +23,14 @@ URL_LIST = "urls:"
 
 
 def source_name(source: str) -> str:
-    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, also behind ``urls:``."""
+    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, addresses of an object store as
+    addresses; the same behind ``urls:``."""
     if re.match(r"^shapes:", source):
         return source
     if source.startswith(URL_LIST):
         return f"{URL_LIST}{source_name(source.removeprefix(URL_LIST))}"
+    if is_object_address(source):
+        return str(object_address(source, "the source"))
     path = local_path(source, "the source")
     real = path.resolve()
     # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds
