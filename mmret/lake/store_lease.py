@@ -40,16 +40,21 @@ class StoreLease:
         ``dead``: id of a lease whose holder is known to be gone. Raises UserError saying who works on the lake where somebody
         does.
         """
+        unfinished = False
         while True:
             found, token = _read(self._storage)
+            if found.get("lease") == self._holder["lease"]:  # the answer to the write that took it was lost
+                break
             if found.get("state") == "held" and found.get("lease") != dead and not _is_dead(self._storage):
                 raise UserError(
                     f"another {holder_of(found)} is working on {self._storage.address}; wait for it or stop it. Had it been "
                     f"killed, its lease would be free {DEAD_AFTER_S // 60} minutes after its last beat ({found.get('renewed')})"
                 )
+            unfinished = found.get("state", "free") != "free"
             if self._storage.swap(_KEY, self._text("held"), token):
-                self._renewing.start()
-                return found.get("state", "free") != "free"
+                break
+        self._renewing.start()
+        return unfinished
 
     def check(self) -> None:
         """Renew the lease. Raises UserError where somebody else has taken it over meanwhile."""
