@@ -36,7 +36,7 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
     """
     parts = list(gallery_shards(lake, folder, batch_size))
     if not parts:
-        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} holds no images yet: run `mmret run --lake {lake.address}` first")
     return [image_id for part in parts for image_id in part.ids], np.concatenate([part.vectors() for part in parts])
 
 

@@ -47,7 +47,7 @@ def pick_recipe(lake: Lake, profile: Profile, recipe: str | None = None) -> str:
             f"--rerank {recipe}"
         )
     if recipe != UNTRAINED and recipe not in have:
-        raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.root}; there are {', '.join([*have, UNTRAINED])}")
+        raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.address}; there are {', '.join([*have, UNTRAINED])}")
     return recipe
 
 
@@ -59,8 +59,8 @@ def pick_reranker(lake: Lake, profile: Profile, recipe: str) -> str:
     if recipe in (*trained_recipes(lake, profile), UNTRAINED):
         raise UserError(f"recipe '{recipe}' is no reranker but a retriever: name it with --recipe")
     raise UserError(
-        f"no checkpoint of reranker '{recipe}' in {lake.root}; there are {', '.join(have) or 'none'}: name a recipe of kind "
-        f"'reranker' in `train`, as in `mmret run --lake {lake.root} --set 'train=[demo, reranker]'`"
+        f"no checkpoint of reranker '{recipe}' in {lake.address}; there are {', '.join(have) or 'none'}: name a recipe of kind "
+        f"'reranker' in `train`, as in `mmret run --lake {lake.address} --set 'train=[demo, reranker]'`"
     )
 
 
@@ -84,5 +84,5 @@ def model_folder(lake: Lake, profile: Profile, recipe: str) -> Path | str:
 
     folder = base_folder(lake, profile.recipes[first_retriever(profile)].base)
     if isinstance(folder, Path) and not folder.is_dir():
-        raise UserError(f"{lake.root} has no towers yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} has no towers yet: run `mmret run --lake {lake.address}` first")
     return folder

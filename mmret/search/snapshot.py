@@ -300,7 +300,7 @@ def open_snapshot(source: Source, recipe: str, before: Snapshot | None = None) -
         weights, shards = state_of(source.lake, source.profile, recipe)
         if weights == opened.state[0] and set(opened.state[1]) <= set(shards):  # what came meanwhile is for the next
             return opened
-    raise UserError(f"{source.lake.root} changed while it was read: search again")
+    raise UserError(f"{source.lake.address} changed while it was read: search again")
 
 
 def _open(source: Source, recipe: str, before: Snapshot | None) -> Snapshot:
@@ -314,7 +314,7 @@ def _open(source: Source, recipe: str, before: Snapshot | None) -> Snapshot:
     model = before.model if same else Model(folder, digest)
     shards = list(gallery_shards(lake, folder, known=before.gallery.digests if same else None, load=lambda: model.retriever))
     if not shards:
-        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} holds no images yet: run `mmret run --lake {lake.address}` first")
     gallery = Gallery(shards, options, before.gallery if same else None)
     rows = _rows(lake, shards)
     return Snapshot(lake, model, gallery, rows, ImageFilter(lambda: source.filter_rows(_filter_rows(lake, shards))), state)
@@ -337,6 +337,6 @@ def _of_shards(lake: Lake, shards: Sequence[StoredShard], columns: list[str] | N
     for shard in shards:
         rows = lake.read("images", shard.shard, columns)
         if rows["image_id"].to_pylist() != shard.ids:
-            raise UserError(f"{lake.root} changed while it was read: search again")
+            raise UserError(f"{lake.address} changed while it was read: search again")
         parts.append(rows)
     return pa.concat_tables(parts)

@@ -22,7 +22,7 @@ class Session:
 
     def __init__(self, lake: Lake, as_of: str | None = None):
         if not lake.partitions("corpus_manifest"):
-            raise UserError(f"{lake.root} holds no lake yet: make one with `mmret run --lake {lake.root}`")
+            raise UserError(f"{lake.address} holds no lake yet: make one with `mmret run --lake {lake.address}`")
         self.lake, self.as_of = lake, as_of
         self.opened = 0
         """How often the lake has been opened: changes when the tables may have."""
