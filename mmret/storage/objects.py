@@ -143,9 +143,13 @@ class ObjectStorage:
             return range_of(self._store, key, start, end, token, self.shown(key))
 
     def token(self, key: str) -> Token | None:
+        found = self.entry(key)
+        return found and found.token
+
+    def entry(self, key: str) -> Entry | None:
         with telling(self.address):
             try:
-                return self._store.head(key)["e_tag"]
+                return _entry(self._store.head(key))
             except FileNotFoundError:
                 return None
 
@@ -198,7 +202,7 @@ class ObjectStorage:
                 found = [each for part in self._store.list(prefix or None, chunk_size=1000) for each in part]
             else:
                 found = self._store.list_with_delimiter(prefix or None)["objects"]
-        entries = (Entry(e["path"], e["size"], int(e["last_modified"].timestamp() * 1e9), e["e_tag"]) for e in found)
+        entries = map(_entry, found)
         return sorted(e for e in entries if not any(part.startswith(".") for part in e.key[len(prefix) :].split("/")) and e.size)
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -270,6 +274,10 @@ class ObjectStorage:
 
     def shown(self, key: str) -> str:
         return f"{self.address}/{key}"
+
+
+def _entry(meta: Any) -> Entry:
+    return Entry(meta["path"], meta["size"], int(meta["last_modified"].timestamp() * 1e9), meta["e_tag"])
 
 
 def _drop_old(folder: Path, keep: Path) -> None:
