@@ -153,7 +153,7 @@ class Desk:
 
     def refusal(self, error: UserError, query: Query, recipe: str) -> Refusal:
         """What to answer where ``recipe`` cannot answer ``query`` because of ``error``."""
-        sentence = public_sentence(str(error), self.lake)
+        sentence = public_sentence(str(error), self.lake.address)
         here = self.service.snapshot(recipe)
         if here is None or self.service.stopping or self.lake.address in str(error):  # nothing that the client could mend
             log.warning("%s", error)
@@ -171,7 +171,7 @@ class Desk:
 
     def _public(self, now: dict[str, Any]) -> dict[str, Any]:
         error = now["error"]
-        return {**now, "error": public_sentence(error, self.lake) if error else None}
+        return {**now, "error": public_sentence(error, self.lake.address) if error else None}
 
 
 def ready_of_all(service: SearchService) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 A database that one process writes cannot be opened by another, so a catalogue is built aside and renamed into place after each run;
 a reader that has the old one open keeps seeing the whole state that it opened. Paths in it are absolute: it can be opened from
 anywhere, and is built again where the lake was moved. It is a few hundred KB, in the format of DuckDB 1.2, which later ones read.
+That of a lake in an object store lies in this machine's scratch folder and names addresses.
 Cost: about 0.8 ms per partition the first time a process looks at it.
 """
 
@@ -21,6 +22,7 @@ from mmret.hashing import fingerprint
 from mmret.lake import Lake, history
 from mmret.schemas import TABLES
 from mmret.warehouse.files import Files, current_files, files_at, sql_literal
+from mmret.warehouse.query import said_by_storage
 from mmret.warehouse.views import all_views
 
 FORMAT = "v1.2.0"
@@ -86,13 +88,18 @@ def _runs(lake: Lake) -> pa.Table:
 
 def _fill(connection: Any, lake: Lake, files: Files) -> None:
     """Tables ``partitions`` and ``runs``, and all views, in the current database of ``connection``."""
+    import duckdb
+
     for name, rows in (("partitions", _partitions(files)), ("runs", _runs(lake))):
         connection.register("arriving", rows)
         connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arriving")
         connection.unregister("arriving")
     connection.execute("BEGIN")  # a commit for each would take longer than all the rest
-    for statement in all_views(files):
-        connection.execute(statement)
+    try:
+        for statement in all_views(files):
+            connection.execute(statement)
+    except duckdb.Error as error:
+        raise said_by_storage(error) or error from None
     connection.execute("COMMIT")
 
 
@@ -136,10 +143,10 @@ def tokens(lake: Lake, tables: Iterable[str] = tuple(TABLES)) -> list[tuple[str,
     return [(table, partition, token) for table, partition, token in found if token is not None]
 
 
-def build_catalogue(lake: Lake) -> Path:
-    """Write the catalogue of the lake's current state and put it in place of the one before."""
-
-    place, mark = catalogue_path(lake), signature(lake)
+def build_catalogue(lake: Lake, mark: str | None = None) -> Path:
+    """Write the catalogue of the lake's current state and put it in place of the one before; ``mark``: its :func:`signature`, where
+    that was asked for already."""
+    place, mark = catalogue_path(lake), mark or signature(lake)
     with scratch_folder(place) as folder, reading(lake) as connection:
         aside = folder / place.name
         connection.execute(f"ATTACH {sql_literal(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
@@ -158,13 +165,15 @@ def can_hold(lake: Lake) -> bool:
     return not any(sign in str(lake.scratch) for sign in "?\\")
 
 
-def refresh_catalogue(lake: Lake) -> bool:
-    """Build the catalogue where it is missing or out of date; returns whether it was built. Costs a ``stat`` a partition."""
+def refresh_catalogue(lake: Lake, mark: str | None = None) -> bool:
+    """Build the catalogue where it is missing or out of date; returns whether it was built. Costs a :func:`signature`, or is given
+    it as ``mark``."""
     if not can_hold(lake):
         return False
-    if _signature_on_disk(catalogue_path(lake)) == signature(lake):
+    mark = mark or signature(lake)
+    if _signature_on_disk(catalogue_path(lake)) == mark:
         return False
-    build_catalogue(lake)
+    build_catalogue(lake, mark)
     return True
 
 
@@ -181,8 +190,9 @@ def _signature_on_disk(place: Path) -> str | None:
         return None
 
 
-def open_catalogue(lake: Lake) -> Any:
-    """A read-only connection to the lake's catalogue, built first where the lake has changed or was moved.
+def open_catalogue(lake: Lake, mark: str | None = None) -> Any:
+    """A read-only connection to the lake's catalogue, built first where the lake has changed or was moved. ``mark``: its
+    :func:`signature`, where that was asked for already.
 
     Where the lake cannot be written to, or its path is one that DuckDB cannot name, the same views in memory.
     """
@@ -191,7 +201,7 @@ def open_catalogue(lake: Lake) -> Any:
     if not can_hold(lake):
         return connect(lake)
     try:
-        refresh_catalogue(lake)
+        refresh_catalogue(lake, mark)
         return attach(catalogue_path(lake), reading(lake))
     except (OSError, duckdb.IOException):
         return connect(lake)

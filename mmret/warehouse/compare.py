@@ -21,7 +21,7 @@ from mmret.schemas import KEYS, TABLES
 from mmret.warehouse.catalogue import reading
 from mmret.warehouse.causes import Causes, causes_of
 from mmret.warehouse.files import PartitionFile, current_files, current_keys, files_at, sql_literal
-from mmret.warehouse.query import stoppable
+from mmret.warehouse.query import said_by_storage, stoppable
 from mmret.warehouse.views import table_rows
 
 NOW = "now"
@@ -74,6 +74,8 @@ def compare(lake: Lake, before: history.State, after: history.State, tables: Seq
 
     Raises UserError where a table is asked for that a state does not keep.
     """
+    import duckdb
+
     found, left_out = [], {}
     with tempfile.TemporaryDirectory(prefix="mmret-") as folder, reading(lake) as connection:
         connection.execute(f"SET temp_directory = {sql_literal(folder)}")
@@ -85,7 +87,10 @@ def compare(lake: Lake, before: history.State, after: history.State, tables: Seq
             if lacking:
                 left_out[table] = f"not kept with {lacking[0]}"
                 continue
-            found.append(stoppable(connection, partial(_compare_table, connection, lake, table, *sides, examples)))
+            try:
+                found.append(stoppable(connection, partial(_compare_table, connection, lake, table, *sides, examples)))
+            except duckdb.Error as error:
+                raise said_by_storage(error) or error from None
     return Comparison(found, left_out)
 
 

@@ -24,6 +24,7 @@ from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.warehouse import connect
 from mmret.warehouse.catalogue import tokens
 from mmret.warehouse.files import current_files, file_pattern, readable_root, sql_literal
+from mmret.warehouse.query import said_by_storage
 from mmret.warehouse.views import table_view
 
 SECONDS = 20.0
@@ -145,7 +146,7 @@ def run_query(tables: Tables, sql: str, limit: int) -> Answer:
     except duckdb.InterruptException:
         raise UserError(f"SQL: stopped after {SECONDS:g} s; ask for less, or use `mmret sql`") from None
     except duckdb.Error as error:
-        raise UserError(f"SQL: {error}") from None
+        raise said_by_storage(error) or UserError(f"SQL: {error}") from None
     finally:
         stop.cancel()
     return Answer([column[0] for column in found.description], rows[:limit], len(rows) > limit)
