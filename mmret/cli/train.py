@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from mmret.errors import UserError
 
 
 def train(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: Annotated[str, typer.Option(help="folder, or s3://bucket/prefix, of the lake")],
     recipe: Annotated[str, typer.Option(help="name of a recipe of the lake's profile")],
     on: Annotated[
         str | None,
@@ -56,7 +55,7 @@ def _train_on_ray(store: Any, profile: Any, recipe: str, on: str, workers: int |
     if workers is None:
         raise UserError(f"by how many processes? Add --workers N, or set recipes.{recipe}.workers")
     if address and address.startswith(("http://", "https://")):
-        command = ["train", "--lake", str(store.root.absolute()), "--recipe", recipe, "--on", "ray", "--workers", str(workers)]
+        command = ["train", "--lake", store.address, "--recipe", recipe, "--on", "ray", "--workers", str(workers)]
         return submit(command, address, lambda line: typer.echo(line, err=True))
 
     from mmret.retriever.train.log import log_line
@@ -76,7 +75,7 @@ def _train_on_ray(store: Any, profile: Any, recipe: str, on: str, workers: int |
 def _print_facts(job: Any, facts: dict[str, Any]) -> None:
     from mmret.tasks import COMPOSED
 
-    typer.echo(f"{job.folder}: {facts['step']} steps, loss {facts['loss']:.3f}, {facts['samples_per_second']:,} samples/s")
+    typer.echo(f"{job.place.shown}: {facts['step']} steps, loss {facts['loss']:.3f}, {facts['samples_per_second']:,} samples/s")
     if set(facts["tasks"]) - {COMPOSED}:
         seen = ", ".join(f"{task} {of['seen']:,} (of {of['rows']:,} rows)" for task, of in facts["tasks"].items())
         typer.echo(f"rows seen: {seen}")
