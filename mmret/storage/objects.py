@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mmret.atomic import replacing, scratch_folder
 from mmret.errors import UserError
 from mmret.storage.addresses import ObjectAddress
-from mmret.storage.object_file import ObjectFile
+from mmret.storage.object_file import ObjectFile, meta_and_tail, range_of
 from mmret.storage.object_folders import download_folder, drop_old, read_manifest, upload_folder
 from mmret.storage.options import allows_http, lance_options, store_options
 from mmret.storage.protocol import Entry, Token
@@ -132,6 +132,17 @@ class ObjectStorage:
         import pyarrow as pa
 
         return pa.PythonFile(ObjectFile(self._store, key, self.address), mode="r")
+
+    def read_tail(self, key: str) -> tuple[Entry, bytes]:
+        """What a listing tells of the object, and its last 68 KB, in one request. Raises FileNotFoundError."""
+        with telling(self.address):
+            meta, tail = meta_and_tail(self._store, key)
+        return Entry(key, meta["size"], int(meta["last_modified"].timestamp() * 1e9), meta["e_tag"]), tail
+
+    def read_range(self, key: str, start: int, end: int, token: Token) -> bytes:
+        """Bytes ``start`` to ``end`` of the content that ``token`` names. Raises ObjectChanged where it was replaced."""
+        with telling(self.address):
+            return range_of(self._store, key, start, end, token, self.shown(key))
 
     def token(self, key: str) -> Token | None:
         found = self.entry(key)
