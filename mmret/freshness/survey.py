@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
+
+import pyarrow.parquet as pq
 
 from mmret.freshness.differences import differences
 from mmret.freshness.fingerprints import inputs_of, upstream_of
@@ -23,6 +26,7 @@ from mmret.stages import RUNS, STAGES, UNPARTITIONED
 
 State = Literal["current", "follows", "stale", "missing"]
 
+_AT_ONCE = 16  # requests under way: footers are little to read and long to wait for
 RETRY_SECONDS = 3600
 """How long schedules and sensors wait before they send unanswered requests again; a person's `mmret run` sends them at once."""
 
@@ -55,12 +59,23 @@ class Work:
 
 
 class Snapshot(Lake):
-    """A lake whose facts are each read once and then remembered, so that one survey sees one state."""
+    """A lake whose facts are each read once and then remembered, so that one survey sees one state.
+
+    In an object store, where each is a request to wait for, those of a table's partitions are read together with the first.
+    """
 
     def __init__(self, lake: Lake):
         super().__init__(lake.storage)
         self.facts = cache(super().facts)  # type: ignore[method-assign]
         self.shards = cache(super().shards)  # type: ignore[method-assign]
+        if not self.storage.is_local:
+            self._footers = cache(self._footers)  # type: ignore[method-assign]
+            self.footer = lambda table, partition: self._footers(table).get(partition)  # type: ignore[method-assign]
+
+    def _footers(self, table: str) -> dict[str, pq.FileMetaData | None]:
+        partitions = self.partitions(table)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return dict(zip(partitions, pool.map(partial(super().footer, table), partitions), strict=True))
 
 
 def partitions_of(lake: Lake, profile: Profile, table: str) -> list[str]:

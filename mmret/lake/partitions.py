@@ -53,9 +53,25 @@ def read_facts(storage: Storage, key: str) -> Facts | None:
 
     Raises UserError where it is no whole Parquet file.
     """
+    return facts_of(storage, key, read_footer(storage, key))
+
+
+def facts_of(storage: Storage, key: str, footer: pq.FileMetaData | None) -> Facts | None:
+    """The facts in the ``footer`` of ``key``; None for None. Raises UserError where they are damaged."""
+    try:
+        return footer and facts_in(footer)
+    except ValueError as error:
+        raise UserError(damaged(storage, key, error)) from None
+
+
+def read_footer(storage: Storage, key: str) -> pq.FileMetaData | None:
+    """The Parquet metadata of a partition's file; None where it does not exist.
+
+    Raises UserError where it is no whole Parquet file.
+    """
     try:
         with storage.open(key) as file:
-            return facts_in(pq.read_metadata(file))
+            return pq.read_metadata(file)
     except FileNotFoundError:
         return None
     except UserError:
@@ -195,9 +211,13 @@ class PartitionFiles:
         """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
         return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORT_PREFIX)]
 
+    def footer(self, table: str, partition: str) -> pq.FileMetaData | None:
+        """The Parquet metadata of a partition's file, or None where it does not exist."""
+        return read_footer(self.storage, self.key(table, partition))
+
     def facts(self, table: str, partition: str) -> Facts | None:
         """What is recorded of a partition, or None where it does not exist."""
-        return read_facts(self.storage, self.key(table, partition))
+        return facts_of(self.storage, self.key(table, partition), self.footer(table, partition))
 
     def read(
         self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None, filters: Any = None
