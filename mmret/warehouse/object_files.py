@@ -260,7 +260,7 @@ class LakeFiles(AbstractFileSystem):
     def entry(self, path: str) -> Entry:
         """What is known of the object at address ``path``."""
         key = str(path).removeprefix(f"{self.storage.address}/")
-        if key == str(path):
+        if key == str(path) or ".." in key.split("/"):
             raise FileNotFoundError(2, "SQL reads the objects of this lake only", str(path))
         folder, _, rest = key.partition("/")
         if folder != history.HISTORY:  # may be replaced at any time
@@ -293,7 +293,7 @@ class LakeFiles(AbstractFileSystem):
         if not any(sign in plain for sign in "*?["):
             return [plain]
         prefix = plain[: min(plain.find(sign) for sign in "*?[" if sign in plain)].rpartition("/")[0]
-        if not f"{prefix}/".startswith(f"{self.storage.address}/"):
+        if not f"{prefix}/".startswith(f"{self.storage.address}/") or ".." in prefix.split("/"):
             return []
         found = self.storage.list(prefix.removeprefix(self.storage.address).strip("/"))
         return [shown for e in found if fnmatch.fnmatchcase(shown := self.storage.shown(e.key), plain)]
