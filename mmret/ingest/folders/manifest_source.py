@@ -72,10 +72,7 @@ class ManifestFolder(Folder):
 
     def _other_spelling(self, written: str, path: str, why: Unreadable) -> str | None:
         """The path of the file that is meant, where ``written`` is another spelling of it or an absolute path inside the folder."""
-        if is_address(written):  # one of an object below this very place names a file
-            below = self.files.relative(written)
-            return below if below is not None and self._exists(below) else None
-        if why.reason not in ("missing_file", "unsafe_path"):
+        if is_address(written) or why.reason not in ("missing_file", "unsafe_path"):
             return None
         for spelling in (written, *spellings(written)):
             if (found := self.files.relative(spelling)) is not None:
