@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 fail() {
-    echo "$(basename "${BASH_SOURCE[1]:-$0}"): $*" >&2
+    echo "deploy/slurm: $*" >&2
     exit 2
 }
 
@@ -49,7 +49,6 @@ head_address() {
 }
 
 check_environment() {
-    [[ -f $MMRET_CHECKOUT/deploy/slurm/common.sh ]] || fail "no checkout at $MMRET_CHECKOUT: call sbatch there, or set MMRET_CHECKOUT"
     [[ -x $MMRET_PYTHON ]] || fail "no $MMRET_PYTHON: run \`make setup\`, or let MMRET_PYTHON name the Python of the environment"
     [[ -n ${LAKE:-} ]] || fail "set LAKE: a folder that every node sees, or s3://bucket/prefix"
     [[ $LAKE == *://* || $LAKE == /* ]] || fail "LAKE has to be an absolute path or an address, not $LAKE"

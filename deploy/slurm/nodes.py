@@ -11,15 +11,15 @@ import time
 from typing import Any
 
 
-def alive() -> list[dict[str, Any]]:
-    """The nodes that are alive, as Ray describes them; none where the head does not answer."""
+def alive() -> tuple[list[Any], str]:
+    """The nodes that are alive, as Ray describes them, and why there are none where the head does not answer."""
     from ray.util.state import list_nodes
-    from ray.util.state.exception import RayStateApiException, ServerUnavailable
+    from ray.util.state.exception import RayStateApiException
 
     try:
-        return [dict(node) for node in list_nodes(filters=[("state", "=", "ALIVE")], timeout=20)]
-    except (RayStateApiException, ServerUnavailable, OSError, RuntimeError, ValueError):
-        return []
+        return list_nodes(filters=[("state", "=", "ALIVE")], timeout=20), ""
+    except (RayStateApiException, OSError, RuntimeError, ValueError) as error:
+        return [], str(error)
 
 
 def main() -> int:
@@ -29,13 +29,15 @@ def main() -> int:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     end = time.monotonic() + options.seconds
-    while len(found := alive()) < options.expect and time.monotonic() < end:
+    found, trouble = alive()
+    while len(found) < options.expect and time.monotonic() < end:
         time.sleep(2)
+        found, trouble = alive()
     for node in found:
-        has = node["resources_total"] or {}
-        print(f"Ray node {node['node_ip']}: {has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs")
+        has = node.resources_total or {}
+        print(f"Ray node {node.node_ip}: {has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs")
     if len(found) < options.expect:
-        print(f"{len(found)} of {options.expect} nodes joined within {options.seconds:g} s", file=sys.stderr)
+        print(f"{len(found)} of {options.expect} nodes are there after {options.seconds:g} s. {trouble}", file=sys.stderr)
     return 0 if len(found) >= options.expect else 3 if found else 1
 
 

@@ -15,24 +15,33 @@ _postgres_programs() {
     return 1
 }
 
-# start_postgres FOLDER ADDRESS: exports DAGSTER_PG_*, sets postgres_pid.
+# start_postgres ADDRESS: where nothing is set, starts one that listens there, and exports DAGSTER_PG_*. stop_postgres ends it.
 start_postgres() {
-    postgres_pid=""
+    postgres_pid="" postgres_folder=""
     [[ -n ${DAGSTER_PG_HOST:-} ]] && return
-    local folder=$1 address=$2 programs
+    local address=$1 programs as_user=()
     programs=$(_postgres_programs) || fail "no Postgres on $(hostname): load its module, set POSTGRES_BIN to the folder of initdb and" \
         "postgres, or set DAGSTER_PG_HOST, _PORT, _USER, _PASSWORD and _DB to a server's"
-    [[ $(id -u) -ne 0 ]] || fail "Postgres does not run as root: submit as another user, or set DAGSTER_PG_HOST"
-    mkdir -p "$folder"
+    postgres_folder=$(mktemp -d "/tmp/mmret-pg-$SLURM_JOB_ID-XXXX")
+    # Postgres refuses to run as root, which a job in a container may be
+    if [[ $(id -u) -eq 0 ]]; then
+        id postgres >/dev/null 2>&1 || fail "Postgres does not run as root, and there is no user postgres: set DAGSTER_PG_HOST"
+        chown postgres "$postgres_folder"
+        as_user=(setpriv --reuid=postgres "--regid=$(id -g postgres)" --clear-groups)
+    fi
     DAGSTER_PG_HOST=$address DAGSTER_PG_PORT=$(free_port) DAGSTER_PG_USER=mmret DAGSTER_PG_DB=postgres
     DAGSTER_PG_PASSWORD=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')
     export DAGSTER_PG_HOST DAGSTER_PG_PORT DAGSTER_PG_USER DAGSTER_PG_DB DAGSTER_PG_PASSWORD
-    "$programs/initdb" -D "$folder/data" -U mmret --auth=scram-sha-256 --pwfile=<(echo "$DAGSTER_PG_PASSWORD") --no-sync \
+    (umask 077 && echo "$DAGSTER_PG_PASSWORD" >"$postgres_folder/password")
+    [[ ${#as_user[@]} -eq 0 ]] || chown postgres "$postgres_folder/password"
+    # from a folder that its user may enter
+    (cd / && "${as_user[@]}" "$programs/initdb" -D "$postgres_folder/data" -U mmret --auth=scram-sha-256 \
+        --pwfile="$postgres_folder/password" --no-sync) \
         >"$MMRET_STATE/postgres.log" 2>&1 || fail "initdb failed, see $MMRET_STATE/postgres.log"
-    echo "host all mmret 0.0.0.0/0 scram-sha-256" >>"$folder/data/pg_hba.conf"
+    echo "host all mmret 0.0.0.0/0 scram-sha-256" >>"$postgres_folder/data/pg_hba.conf"
     # nothing on this disk outlives the job, so nothing has to be flushed to it
-    "$programs/postgres" -D "$folder/data" -k "$folder" -c "listen_addresses=$address" -p "$DAGSTER_PG_PORT" \
-        -c fsync=off -c max_connections=500 >>"$MMRET_STATE/postgres.log" 2>&1 &
+    (cd / && exec "${as_user[@]}" "$programs/postgres" -D "$postgres_folder/data" -k "$postgres_folder" -p "$DAGSTER_PG_PORT" \
+        -c "listen_addresses=$address" -c fsync=off -c max_connections=500) >>"$MMRET_STATE/postgres.log" 2>&1 &
     postgres_pid=$!
     for _ in $(seq 60); do
         (exec 3<>"/dev/tcp/$address/$DAGSTER_PG_PORT") 2>/dev/null && return
@@ -40,4 +49,12 @@ start_postgres() {
         sleep 0.5
     done
     fail "Postgres did not start, see $MMRET_STATE/postgres.log"
+}
+
+stop_postgres() {
+    if [[ -n ${postgres_pid:-} ]]; then
+        kill -INT "$postgres_pid" 2>/dev/null || true
+        wait "$postgres_pid" 2>/dev/null || true
+    fi
+    [[ -z ${postgres_folder:-} ]] || rm -rf "$postgres_folder"
 }

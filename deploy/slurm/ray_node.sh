@@ -15,6 +15,9 @@ scratch=$(mktemp -d "$base/mmret-$SLURM_JOB_ID-XXXX")
 export HF_HOME=${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}
 export XDG_CACHE_HOME=$scratch/cache TMPDIR=$scratch
 
+# a job of a step waits for a free node as long as it takes; nobody reads Ray's own metrics
+export RAY_JOB_START_TIMEOUT_SECONDS=${RAY_JOB_START_TIMEOUT_SECONDS:-86400} RAY_enable_metrics_collection=0
+
 leave() {
     trap - EXIT TERM INT
     if [[ -n ${ray:-} ]]; then

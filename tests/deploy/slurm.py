@@ -1,7 +1,7 @@
 """A Slurm of two nodes on this machine, each in a network namespace of its own: munge, one controller, two daemons. Needs root.
 
-Both nodes share this machine's files and processes, but neither its loopback nor its addresses; everything that is started ends with
-the block. Nothing of a Slurm that the machine may have is touched: socket, key, ports and folders are this one's.
+Both nodes share this machine's files and processes, but neither its loopback nor its addresses; all that is started ends with the
+block. Nothing of a Slurm that the machine may have is touched: socket, key, ports and folders are this one's.
 """
 
 import os
@@ -11,21 +11,23 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.cluster.namespaces import hosts, need_namespaces
 from tests.conftest import CHECKOUT
 
-NODES = {"dep1": "10.78.0.1", "dep2": "10.78.0.2"}
-PROGRAMS = ("ip", "munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
-# what a user's shell would have on a cluster; a job's own scripts have to find the rest
+NODES = {"dep-1": "10.78.0.1", "dep-2": "10.78.0.2"}
+FIRST = "dep-1"
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 CONFIGURATION = """
 ClusterName=mmret
 SlurmctldHost={host}({address})
@@ -55,22 +57,6 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 """
 
 
-@contextmanager
-def two_hosts(first: str, second: str) -> Iterator[None]:
-    """Two network namespaces with a cable between them, addresses as in NODES."""
-    with ExitStack() as undo:
-        for name in (first, second):
-            subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
-            undo.callback(subprocess.run, ["ip", "netns", "delete", name], capture_output=True)
-        ends = {name: f"v-{name}" for name in (first, second)}
-        line = f"ip link add {ends[first]} netns {first} type veth peer name {ends[second]} netns {second}"
-        subprocess.run(line.split(), check=True, capture_output=True)
-        for name, end in ends.items():
-            for rest in (f"addr add {NODES[name]}/24 dev {end}", f"link set {end} up", "link set lo up"):
-                subprocess.run(["ip", "-n", name, *rest.split()], check=True, capture_output=True)
-        yield
-
-
 @dataclass
 class Slurm:
     folder: Path
@@ -81,17 +67,17 @@ class Slurm:
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")}
         return kept | {"SLURM_CONF": str(self.folder / "slurm.conf"), "HOME": str(self.folder / "home"), "USER": self.user.pw_name}
 
-    def ask(self, *command: str, **variables: str) -> str:
+    def ask(self, *command: str, check: bool = True, **variables: str) -> str:
         """One of Slurm's own commands on the first node, as root."""
-        line = ["ip", "netns", "exec", "dep1", *command]
+        line = ["ip", "netns", "exec", FIRST, *command]
         done = subprocess.run(
             line, env=self.environment | variables, capture_output=True, text=True, timeout=60, cwd=self.folder / "home"
         )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def submit(self, script: str, *words: str, options: tuple[str, ...] = (), **variables: str) -> str:
-        """The id of a job of the plain user, submitted from a folder of theirs."""
+        """The id of a job, submitted from a folder of its user's."""
         variables = {"MMRET_CHECKOUT": str(CHECKOUT)} | variables
         line = ["sbatch", "--parsable", f"--uid={self.user.pw_uid}", f"--gid={self.user.pw_gid}", *options]
         return self.ask(*line, str(CHECKOUT / "deploy" / "slurm" / script), *words, **variables).strip()
@@ -111,6 +97,23 @@ class Slurm:
             time.sleep(2)
         return found
 
+    def wait_for_word(self, job: str, words: str, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while words not in self.log(job):
+            state = self.job(job)["JobState"]
+            assert time.monotonic() < end and state != "FAILED", f"{state}, and no '{words}' in\n{self.log(job)}"
+            time.sleep(2)
+
+    def until_nothing_runs(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while left := self.processes():
+            assert time.monotonic() < end, left
+            time.sleep(1)
+
+    def scratch(self, job: str) -> list[str]:
+        """What a job left on the disk of a node."""
+        return [str(path) for path in Path("/tmp").glob(f"mmret-*{job}-????") if re.search(rf"mmret-(pg-)?{job}-", path.name)]
+
     def finished(self, job: str, seconds: float) -> str:
         """The log of a job that has to succeed."""
         found = self.wait(job, ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"), seconds)
@@ -118,22 +121,26 @@ class Slurm:
         return self.log(job)
 
     def processes(self) -> list[psutil.Process]:
-        """Those of the plain user that belong to this cluster."""
+        """Those of the jobs."""
         found = []
-        for process in psutil.process_iter(["uids"]):
-            try:
-                mine = process.info["uids"].real == self.user.pw_uid
-                if mine and process.environ().get("SLURM_CONF", "").startswith(str(self.folder)):
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                of = process.environ()
+                if of.get("SLURM_JOB_ID") and of.get("SLURM_CONF", "").startswith(str(self.folder)):
                     found.append(process)
-            except (psutil.Error, AttributeError):
-                continue
         return found
 
 
-def _plain_user() -> pwd.struct_passwd:
-    """Postgres does not run as root, and no job should."""
-    names = {p.pw_name for p in pwd.getpwall()}
-    return pwd.getpwnam(next(n for n in ("postgres", "nobody") if n in names))
+def _user() -> pwd.struct_passwd:
+    """Another than root, as on a cluster, where one may run the environment's Python; else root."""
+    for user in pwd.getpwall():
+        if user.pw_name in ("postgres", "nobody"):
+            try:
+                subprocess.run([sys.executable, "-c", ""], user=user.pw_uid, cwd="/", check=True, capture_output=True)
+                return user
+            except (OSError, subprocess.CalledProcessError):
+                continue
+    return pwd.getpwuid(0)
 
 
 def _end(process: subprocess.Popen, seconds: float = 15) -> None:
@@ -146,12 +153,13 @@ def _end(process: subprocess.Popen, seconds: float = 15) -> None:
 
 
 @contextmanager
-def slurm(cpus: int = 2, reason: str = "") -> Iterator[Slurm]:
-    """Skips the test where a program is missing or the user is not root."""
+def slurm(cpus: int = 2) -> Iterator[Slurm]:
+    """Skips the test where a program is missing or no network namespaces can be made."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
-    if missing or os.getuid() != 0:
-        pytest.skip(f"needs root, and these are not installed: {missing} (Debian: slurmctld slurmd slurm-client munge iproute2)")
-    user = _plain_user()
+    need_namespaces()
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (Debian: slurmctld slurmd slurm-client munge)")
+    user = _user()
     folder = Path(tempfile.mkdtemp(prefix="mmret-slurm-"))
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -159,7 +167,7 @@ def slurm(cpus: int = 2, reason: str = "") -> Iterator[Slurm]:
         for name in ("state", "home"):
             (folder / name).mkdir()
         shutil.chown(folder / "home", user.pw_uid, user.pw_gid)
-        undo.enter_context(two_hosts(*NODES))
+        undo.enter_context(hosts("dep", len(NODES), "10.78.0"))
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o400)
         host = socket.gethostname().split(".")[0]
@@ -167,19 +175,16 @@ def slurm(cpus: int = 2, reason: str = "") -> Iterator[Slurm]:
             f"NodeName={name} NodeHostname={host} NodeAddr={address} Port={17018 + i} CPUs={cpus} RealMemory=4000 State=UNKNOWN"
             for i, (name, address) in enumerate(NODES.items())
         )
-        text = CONFIGURATION.format(host=host, address=NODES["dep1"], folder=folder, nodes=nodes)
+        text = CONFIGURATION.format(host=host, address=NODES[FIRST], folder=folder, nodes=nodes)
         (folder / "slurm.conf").write_text(text)
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         started = Slurm(folder, user)
-        munged = ["munged", "--foreground", "--force", "--syslog", "--key-file", "munge.key", "--socket", folder / "munge.socket"]
+        munged = ["munged", "--foreground", "--force", "--key-file", folder / "munge.key", "--socket", folder / "munge.socket"]
         munged += ["--pid-file", folder / "munge.pid", "--log-file", folder / "munge.log", "--seed-file", folder / "munge.seed"]
         daemons = [
-            ("munge", [m if m != "munge.key" else folder / "munge.key" for m in munged if m != "--syslog"]),
-            ("slurmctld", ["ip", "netns", "exec", "dep1", "slurmctld", "-D", "-c", "-f", folder / "slurm.conf"]),
-            *(
-                (name, ["ip", "netns", "exec", name, "slurmd", "-D", "-N", name, "-f", folder / "slurm.conf"])
-                for name in NODES
-            ),
+            ("munge", munged),
+            ("slurmctld", ["ip", "netns", "exec", FIRST, "slurmctld", "-D", "-c", "-f", folder / "slurm.conf"]),
+            *((name, ["ip", "netns", "exec", name, "slurmd", "-D", "-N", name, "-f", folder / "slurm.conf"]) for name in NODES),
         ]
         path = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
         for name, command in daemons:
@@ -217,7 +222,7 @@ def _until_idle(started: Slurm, seconds: float = 30) -> None:
 
 def _end_jobs(started: Slurm) -> None:
     subprocess.run(
-        ["ip", "netns", "exec", "dep1", "scancel", "--full", "--user", started.user.pw_name],
+        ["ip", "netns", "exec", FIRST, "scancel", "--full", "--user", started.user.pw_name],
         env=started.environment,
         capture_output=True,
     )

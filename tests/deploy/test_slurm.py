@@ -10,6 +10,7 @@ import pytest
 from tests.deploy.slurm import NODES, slurm
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+ASK = "$MMRET_PYTHON deploy/slurm/nodes.py --expect 2 --seconds 5"
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,41 @@ def cluster():
         yield started
 
 
-def test_ray_has_every_node_of_the_allocation_and_nothing_is_left_when_the_job_ends(cluster):
-    ask = "$MMRET_PYTHON deploy/slurm/nodes.py --expect 2 --seconds 5; env | grep -c RAY_AUTH_TOKEN"
-    job = cluster.submit("run.sbatch", LAKE=str(cluster.folder / "home" / "lake"), MMRET_COMMAND=ask)
-    said = cluster.finished(job, 300)
-    assert set(re.findall(r"Ray node ([\d.]+):", said)) == set(NODES.values()), said
-    assert not cluster.processes()
+def test_ray_has_every_node_and_a_job_that_was_stopped_before_its_time_limit_comes_back(cluster):
+    command = f'{ASK}; [[ ${{SLURM_RESTART_COUNT:-0}} -gt 0 ]] || {{ echo waiting; exec sleep 900; }}; echo "went on"'
+    job = cluster.submit("run.sbatch", LAKE=str(cluster.folder / "home" / "lake"), MMRET_COMMAND=command)
+    cluster.wait_for_word(job, "waiting", 300)
+    assert set(re.findall(r"Ray node ([\d.]+):", cluster.log(job))) == set(NODES.values())
+    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+    cluster.wait_for_word(job, "goes back into the queue", 120)
+    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+    said = cluster.finished(job, 400)
+    assert "went on" in said and cluster.job(job)["Restarts"] == "1"
+    assert set(re.findall(r"Ray node ([\d.]+):", said.split("start 1:")[1])) == set(NODES.values())
+    assert not cluster.processes() and not cluster.scratch(job)
+
+
+def test_a_cancelled_job_asks_the_run_to_end_and_does_not_come_back(cluster):
+    home = cluster.folder / "home"
+    command = f"trap 'echo ended > {home}/ended; exit 1' TERM; echo waiting; sleep 900 & wait"
+    job = cluster.submit("run.sbatch", options=("--nodes=1",), LAKE=str(home / "lake"), MMRET_COMMAND=command)
+    cluster.wait_for_word(job, "waiting", 300)
+    cluster.ask("scancel", job)
+    assert cluster.wait(job, ("CANCELLED", "PENDING", "COMPLETED", "FAILED"), 60)["JobState"] == "CANCELLED"
+    cluster.until_nothing_runs(60)
+    assert (home / "ended").read_text() == "ended\n" and not cluster.scratch(job)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "set LAKE: a folder that every node sees"),
+        ({"LAKE": "lakes/demo"}, "LAKE has to be an absolute path or an address, not lakes/demo"),
+        ({"LAKE": "/lake", "MMRET_PYTHON": "/nowhere/python"}, "no /nowhere/python: run `make setup`"),
+        ({"LAKE": "/lake", "MMRET_CHECKOUT": "/nowhere"}, "no checkout at /nowhere"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_starts(cluster, variables, words):
+    job = cluster.submit("run.sbatch", **variables)
+    assert cluster.wait(job, ("COMPLETED", "FAILED"), 60)["ExitCode"] == "2:0"
+    assert words in cluster.log(job)
