@@ -31,7 +31,7 @@ def train_outside(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict
     from mmret.retriever.train.loop import finished_run
 
     processes = job.recipe.processes
-    context.log.info(f"training {job.name} outside this process; TensorBoard meanwhile: {job.folder}.work/{EVENTS}")
+    context.log.info(f"training {job.name} outside this process; TensorBoard meanwhile: {job.place.work / EVENTS}")
     task = {**job.to_json(), "parent": os.getpid(), "threads": max(1, torch.get_num_threads() // processes)}
     with tempfile.TemporaryDirectory() as place:
         message = Path(place) / "error"
@@ -44,7 +44,7 @@ def train_outside(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict
                 raise
         if message.is_file():
             raise UserError(message.read_text())
-    return finished_run(job.folder)
+    return finished_run(job.place)
 
 
 def train_on_cluster(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict[str, Any]:

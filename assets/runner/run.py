@@ -112,6 +112,7 @@ class Runner:
         """One Dagster run; ``config`` by asset. Raises UserError with the cause where a step fails."""
         import dagster as dg
 
+        self.lease.check()
         started, tables = time.monotonic(), tuple(tables)
         keys = {dg.AssetKey(t) for t in assets_of(tables)}
         # checks look at the whole lake: they run once at the end, not with every shard

@@ -74,6 +74,7 @@ def run(
             from mmret.cli.estimate import estimate_cost, output_estimate
 
             return output_estimate(estimate_cost(store, settings), as_json)
+        lease.check()
         if any(outcome.rows_computed.values()):
             history.log_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
             compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=needs_merging(store))

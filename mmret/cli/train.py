@@ -76,7 +76,7 @@ def _train_on_ray(store: Any, profile: Any, recipe: str, on: str, workers: int |
 def _print_facts(job: Any, facts: dict[str, Any]) -> None:
     from mmret.tasks import COMPOSED
 
-    typer.echo(f"{job.folder}: {facts['step']} steps, loss {facts['loss']:.3f}, {facts['samples_per_second']:,} samples/s")
+    typer.echo(f"{job.place.shown}: {facts['step']} steps, loss {facts['loss']:.3f}, {facts['samples_per_second']:,} samples/s")
     if set(facts["tasks"]) - {COMPOSED}:
         seen = ", ".join(f"{task} {of['seen']:,} (of {of['rows']:,} rows)" for task, of in facts["tasks"].items())
         typer.echo(f"rows seen: {seen}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake.store import Configuration, Lake
 from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
 from mmret.storage import is_object_address
@@ -46,7 +46,7 @@ def note_refused(lake: Lake, sources: Sequence[str]) -> bool:
     refused = [s for s in map(source_name, sources) if s in configuration.get("sources", [])]
     if not refused or lake.shards():
         return False
-    lake.write_configuration({**configuration, "refused": refused})
+    lake.write_configuration(Configuration(configuration | {"refused": refused}, configuration.token))
     return True
 
 
@@ -58,7 +58,7 @@ def resolve(
     overrides: dict[str, Any] | None = None,
     remove: Sequence[str] = (),
     imports: Sequence[str] = (),
-) -> tuple[Profile, dict[str, Any]]:
+) -> tuple[Profile, Configuration]:
     """Combine the lake's configuration with what is asked for now; returns the settings and the new configuration.
 
     Nothing is written: :meth:`mmret.lake.store.Lake.write_configuration` makes the lake remember it. ``overrides`` are settings by
@@ -81,7 +81,8 @@ def resolve(
     refused = old.get("refused", []) if given and not lake.shards() else []
     all_sources = [s for s in old.get("sources", []) if s not in refused or s in given]
     all_sources += [s for s in given if s not in all_sources]
-    configuration = {"profile": name, "sources": all_sources, "overrides": _overridden(old.get("overrides", {}), overrides)}
+    overridden = _overridden(old.get("overrides", {}), overrides)
+    configuration = Configuration({"profile": name, "sources": all_sources, "overrides": overridden}, old.token)
     if shard_size is not None:
         configuration["overrides"]["corpus.shard_size"] = shard_size
     if remove:

@@ -79,7 +79,7 @@ class ClipEmbedder:
             self.rows = lambda numbers: self.retriever.raw_pixels(pictures(numbers)) if len(numbers) else None
             return
         path, total = work / "frozen.npy", len(pictures)
-        if self.group.first:
+        if self.group.writes_to(work):
             self.model.eval()
             frozen_features(
                 self.tower,

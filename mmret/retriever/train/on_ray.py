@@ -92,7 +92,7 @@ def train_on_ray(job: TrainingJob, on_row: OnRow | None = None, say: Say = lambd
     if address and address.startswith(("http://", "https://")):
         raise UserError(
             f"this machine is no node of the cluster at {address}, so it cannot train there: "
-            f"`mmret train --lake {job.lake.root} --recipe {job.name} --on ray:{address}`; `mmret run` then records it"
+            f"`mmret train --lake {job.lake.address} --recipe {job.name} --on ray:{address}`; `mmret run` then records it"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -143,7 +143,7 @@ def _fit(job: TrainingJob, letters: Any) -> None:
     from mmret.retriever.train.parallel import PATIENCE
 
     recipe = job.recipe
-    folder = job.lake.root / ".ray-train"  # Ray wants one; nothing of the run is in it
+    folder = job.lake.scratch / ".ray-train"  # Ray wants one; nothing of the run is in it
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     resources = {"CPU": recipe.worker_cpus, **({"GPU": 1} if gpus else {})}
     try:

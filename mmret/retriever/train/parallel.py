@@ -12,9 +12,11 @@ Started by torchrun, ``accelerate launch`` or Ray Train, whose environment varia
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,6 +110,30 @@ class Group:
         values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    @property
+    def first_of_machine(self) -> bool:
+        """Whether this process is the first on its machine."""
+        return self.size == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
+
+    def all_see(self, folder: Path) -> bool:
+        """Whether ``folder``, which every process names alike, is one and the same for all of them."""
+        if self.size == 1:
+            return True
+        name = self.all_values(f".seen-{uuid.uuid4().hex}")[0]
+        if self.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        self.wait()
+        seen = all(self.all_values((folder / name).exists()))
+        if self.first:
+            (folder / name).unlink(missing_ok=True)
+        return seen
+
+    def writes_to(self, folder: Path) -> bool:
+        """Whether this process is the one that writes what all read from ``folder``: the first, or the first of each machine where
+        they do not share it."""
+        return self.first if self.all_see(folder) else self.first_of_machine
 
     def wait(self) -> None:
         """Wait until every process has called this."""

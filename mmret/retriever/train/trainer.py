@@ -63,7 +63,7 @@ class Trainer:
     def run(self, pool: ThreadPoolExecutor) -> None:
         """Continue from the newest state and train to the last step; the next step's pictures are read in ``pool``
         meanwhile."""
-        state = self.states.latest()
+        state = self.newest_state()
         if state is not None:
             self.restore(state)
         events = Events(self.states.folder / EVENTS, self.step) if self.group.first else None
@@ -91,6 +91,12 @@ class Trainer:
         if events:
             events.close()
 
+    def newest_state(self) -> dict[str, Any] | None:
+        """That which the first process finds, in every process."""
+        state = self.states.latest() if self.group.first else None
+        step = self.group.all_values(state and state["step"])[0]
+        return state if state is not None or step is None else self.states.at(step)
+
     def is_due(self, every: int | None) -> bool:
         """Whether something done ``every`` so many steps, and at the last one, is due now."""
         return every is not None and (self.step % every == 0 or self.step == self.recipe.steps)
@@ -104,19 +110,13 @@ class Trainer:
             group["lr"] = group["peak"] * self.decay(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(batch, rows)
-        norm = self.clip_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm or math.inf)
+        norm = self.exchange.norm(norm)
         loss, norm = float(loss), float(norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(self.advice(f"is {loss} and the gradient's norm {norm}"))
         self.optimizer.step()
         return loss, norm
-
-    def clip_gradients(self) -> torch.Tensor:
-        """Clip the gradient to the recipe's norm; returns its norm before, over all processes."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = self.exchange.norm(torch.nn.utils.get_total_norm(gradients))
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.max_grad_norm or math.inf, norm)
-        return norm
 
     def backward(self, batch: Batch, rows: Any) -> torch.Tensor:
         """Accumulate the gradient of the batch's loss, that of all processes together; returns the loss."""
