@@ -17,6 +17,8 @@ export XDG_CACHE_HOME=$scratch/cache TMPDIR=$scratch
 
 # a job of a step waits for a free node as long as it takes; nobody reads Ray's own metrics
 export RAY_JOB_START_TIMEOUT_SECONDS=${RAY_JOB_START_TIMEOUT_SECONDS:-86400} RAY_enable_metrics_collection=0
+# asked to end, a node would wait half a minute for its steps, which nobody waits for any more
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
 leave() {
     trap - EXIT TERM INT

@@ -64,7 +64,11 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")}
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if k in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE")
+        }
         return kept | {"SLURM_CONF": str(self.folder / "slurm.conf"), "HOME": str(self.folder / "home"), "USER": self.user.pw_name}
 
     def ask(self, *command: str, check: bool = True, **variables: str) -> str:

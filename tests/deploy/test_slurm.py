@@ -8,8 +8,10 @@ import re
 import pytest
 
 from tests.deploy.slurm import NODES, slurm
+from tests.endurance.whole_runs import digests
+from tests.small_runs import command, first, run
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400)]
 ASK = "$MMRET_PYTHON deploy/slurm/nodes.py --expect 2 --seconds 5"
 
 
@@ -43,6 +45,18 @@ def test_a_cancelled_job_asks_the_run_to_end_and_does_not_come_back(cluster):
     assert cluster.wait(job, ("CANCELLED", "PENDING", "COMPLETED", "FAILED"), 60)["JobState"] == "CANCELLED"
     cluster.until_nothing_runs(60)
     assert (home / "ended").read_text() == "ended\n" and not cluster.scratch(job)
+
+
+def test_the_graph_on_two_nodes_makes_the_tables_of_a_run_on_one_machine_and_run_again_does_nothing(cluster, tmp_path):
+    lake = cluster.folder / "home" / "lake"
+    words = first(lake, "shapes:120?seed=3")
+    words = words[words.index("--images") :]
+    job = cluster.submit("run.sbatch", *words, "--shard-size", "60", LAKE=str(lake))
+    said = cluster.finished(job, 1500)
+    run(command(tmp_path / "plain", *words, "--shard-size", "60"), most=1500)
+    assert digests(lake) == digests(tmp_path / "plain"), said
+    again = cluster.finished(cluster.submit("run.sbatch", options=("--nodes=1",), LAKE=str(lake)), 600)
+    assert "Nothing to do" in again, again
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ env:
   - {name: RAY_API_SERVER_ADDRESS, value: {{ include "mmret.rayAddress" . | quote }}}
   # a step waits for a free node as long as it takes; Ray's own limit is a quarter of an hour
   - {name: RAY_JOB_START_TIMEOUT_SECONDS, value: "86400"}
+  # a node that is asked to end waits so long for its steps; its pod's time of grace is a little longer
+  - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "100"}
   - name: POD_IP
     valueFrom: {fieldRef: {fieldPath: status.podIP}}
   - {name: MMRET_LAKE, value: {{ .Values.lake.address | quote }}}
