@@ -1,5 +1,4 @@
-"""compose.object-store.yaml as processes on a host of its own: its server, the command that makes the bucket, the environment of the
-code server, with which a lake lies there. Some 15 s."""
+"""compose.object-store.yaml as processes on a host of its own: as the code server is told, a lake lies on its server. Some 15 s."""
 
 import shutil
 import sys
