@@ -5,7 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +25,12 @@ def _programs() -> tuple[str, str] | None:
 
 
 @contextmanager
-def running() -> Iterator[dict[str, str]]:
-    """The environment by which dagster.prod.yaml finds it; skips the test where no Postgres is installed."""
+def running(address: str = "127.0.0.1", inside: Callable[[Sequence[str]], list[str]] = list) -> Iterator[dict[str, str]]:
+    """The environment by which dagster.prod.yaml finds it; skips the test where no Postgres is installed.
+
+    ``address``: where it listens, open to whoever reaches it; ``inside``: makes of a command one that runs it elsewhere on this
+    machine, in a network namespace.
+    """
     programs = _programs()
     if programs is None:
         pytest.skip("no Postgres on this machine (initdb and postgres, on the PATH or below /usr/lib/postgresql)")
@@ -44,28 +48,21 @@ def running() -> Iterator[dict[str, str]]:
             timeout=120,
             cwd=folder,
         )
+        if address != "127.0.0.1":
+            with (folder / "data" / "pg_hba.conf").open("a") as access:
+                access.write("host all all 0.0.0.0/0 trust\n")
+        options = ["-D", str(folder / "data"), "-p", str(port), "-k", str(folder)]
+        options += ["-c", "fsync=off", "-c", f"listen_addresses={address}"]
+        as_user = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"] if user else []
         server = subprocess.Popen(
-            [
-                programs[1],
-                "-D",
-                str(folder / "data"),
-                "-p",
-                str(port),
-                "-k",
-                str(folder),
-                "-c",
-                "fsync=off",
-                "-c",
-                "listen_addresses=127.0.0.1",
-            ],
-            user=user,
+            inside([*as_user, programs[1], *options]),
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=(folder / "log").open("w"),
         )
         try:
             yield {
-                "DAGSTER_PG_HOST": "127.0.0.1",
+                "DAGSTER_PG_HOST": address,
                 "DAGSTER_PG_PORT": str(port),
                 "DAGSTER_PG_USER": "mmret",
                 "DAGSTER_PG_PASSWORD": "unused",

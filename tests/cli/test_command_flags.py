@@ -28,7 +28,7 @@ score        BENCHMARK --annotations --predictions --subset-predictions --partia
 benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --template --gallery
              --allow-missing/--no-allow-missing --paraphrases/--no-paraphrases --batch-size --json
 study        --lake --images --profile --seeds --set --picture --show --json
-train        --lake --recipe
+train        --lake --on --recipe --workers
 teach        --lake --recipe
 merge        --lake --recipe --adapter --out --dtype
 embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices

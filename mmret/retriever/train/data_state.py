@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mmret.atomic import write_text
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.retriever.train.data import chosen_rows, fitting_rows, lowest, pair_keys
 from mmret.retriever.train.rows import allowed_rows, allowed_task_rows, also_reads
+from mmret.retriever.train.state import Place
 from mmret.schemas import TASKS
 from mmret.settings import LicenceSettings, Recipe
 from mmret.tasks import COMPOSED, task_of
@@ -33,11 +32,12 @@ def record_data_state(lake: Lake, recipe: Recipe) -> str:
     return history.record_state(lake, history.State(then.name, then.storage, {t: then.files[t] for t in tables if t in then.files}))
 
 
-def write_data_state(lake: Lake, folder: Path, state: str) -> None:
-    """Put the state's id, and the partitions of triplets and of other tasks' rows that it names, into a checkpoint's folder."""
+def write_data_state(lake: Lake, name: str, state: str) -> None:
+    """Put the state's id, and the partitions of triplets and of other tasks' rows that it names, into the folder of checkpoint
+    ``name``."""
     files = history.read_state(lake, state)
     record = {"state": state, **{table: files.get(table, {}) for table in ("triplets", "tasks")}}
-    write_text(folder / history.STATE_FILE, json.dumps(record, indent=2) + "\n")
+    Place(lake.storage, f"checkpoints/{name}").add(history.STATE_FILE, json.dumps(record, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _training_of(lake: Lake, name: str) -> tuple[Lake, Recipe, LicenceSettings]:
     """The lake as it was when checkpoint ``name`` was trained, its recipe and the licences that held."""
     facts = lake.facts("checkpoints", name)
     if facts is None or not facts.rows:
-        raise UserError(f"no checkpoint of recipe '{name}' in {lake.root}")
+        raise UserError(f"no checkpoint of recipe '{name}' in {lake.address}")
     recipe = Recipe.model_validate_json(lake.read("checkpoints", name)["settings"][0].as_py())
     if recipe.pair_source != "mined":
         raise UserError(f"checkpoint {name} was trained on {recipe.pair_source} pairs, which are made anew, not kept")

@@ -9,14 +9,12 @@ each does its share of every step. Cost: the embedder's; see :mod:`.clip` and :m
 from __future__ import annotations
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mmret.atomic import replacing_folder
 from mmret.errors import UserError
 from mmret.hashing import digest_table, fingerprint
 from mmret.retriever.models.checkpoint import RECORD, weights_digest
@@ -25,9 +23,9 @@ from mmret.retriever.train.distillation import TeacherScores
 from mmret.retriever.train.kinds import EMBEDDERS, TRAINERS
 from mmret.retriever.train.log import write_log
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
-from mmret.retriever.train.state import States
+from mmret.retriever.train.state import Place, States
 from mmret.retriever.train.tower import LoadImages
-from mmret.retriever.train.trainer import OnRow, Trainer
+from mmret.retriever.train.trainer import OnRow, Trainer, check_dimensions
 from mmret.settings import Recipe
 from mmret.tasks import COMPOSED
 
@@ -37,13 +35,13 @@ def train(
     triplets: pa.Table,
     load_images: LoadImages,
     base: Path | str,
-    out: Path,
+    out: Path | Place,
     on_row: OnRow | None = None,
     group: Group = SINGLE_PROCESS,
     teacher: TeacherScores | None = None,
 ) -> dict[str, Any]:
     """Train ``base`` on ``triplets`` (schema TRIPLETS, or what :func:`mmret.retriever.train.rows.training_rows` gives for a mixture
-    of tasks) and put the checkpoint into folder ``out``; returns the facts of the run.
+    of tasks) and put the checkpoint into folder ``out``, or a :class:`Place` of a storage; returns the facts of the run.
 
     ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
     checkpoint that is there already its facts are returned. ``on_row`` is called with each row of the log as it is written.
@@ -56,8 +54,9 @@ def train(
     """
     taught = [teacher.model] if teacher is not None else []
     identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base), *taught)
-    done = finished_run(out, identity)
-    if all(group.all_values(done is not None)):
+    place = Place.of(out)
+    done = place.finished(identity) if group.first else None
+    if (done := group.all_values(done)[0]) is not None:
         return done
     data = TrainingSet(triplets, recipe)
     for task, size in zip(data.tasks, data.sizes, strict=True):
@@ -67,16 +66,23 @@ def train(
                 f"{group.size} processes cannot share a batch of {size}: "
                 f"there are {len(data.of[task])} {rows} to train on; lower the recipe's processes"
             )
-    work = out.with_name(f"{out.name}.work")
+    work = place.work
     if group.first:
-        States(work, identity)  # throws away what another run left there, before anybody looks
+        States(work, identity, place)  # throws away what another run left there, before anybody looks
     group.wait()
+    if place.storage.is_local and not group.all_see(work):
+        raise UserError(
+            f"not all processes see {place.shown}.work: a lake that several machines train on lies on a disk that they share, "
+            "or in an object store"
+        )
+    states = States(work, identity, place)
     embedder = EMBEDDERS[recipe.kind].load(recipe, base, group)
-    trainer = TRAINERS.get(recipe.kind, Trainer)(recipe, data, embedder, States(work, identity), group)
-    trainer.on_row, trainer.teacher = on_row, teacher
-    if recipe.evaluate_every and group.first:
-        trainer.held_out = trainer.held_out_of(triplets, recipe, load_images)
+    check_dimensions(recipe, embedder)
     embedder.open(data, load_images, work)
+    trainer = TRAINERS.get(recipe.kind, Trainer)(recipe, data, embedder, states, group)
+    trainer.on_row, trainer.teacher = on_row, teacher
+    if recipe.evaluate_every and (group.first or trainer.exchange.measured_by_all):
+        trainer.held_out = trainer.held_out_of(triplets, recipe, load_images)
     with ThreadPoolExecutor(1) as pool:
         trainer.run(pool)
     facts = group.all_values(trainer.facts())[0]
@@ -87,17 +93,16 @@ def train(
         record = {"identity": identity, "recipe": recipe.model_dump(), "facts": facts}
         (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
 
+    with trainer.exchange.saving():
+        if group.first:
+            with place.publish() as aside:
+                fill(aside)
     if group.first:
-        with replacing_folder(out) as aside:
-            fill(aside)
-        shutil.rmtree(work, ignore_errors=True)
+        states.clear()
     group.wait()
     return facts
 
 
-def finished_run(out: Path, identity: str | None = None) -> dict[str, Any] | None:
+def finished_run(out: Path | Place, identity: str | None = None) -> dict[str, Any] | None:
     """The facts of the checkpoint in ``out``, of the run ``identity`` where that is given; None where there is none."""
-    if not (out / RECORD).is_file():
-        return None
-    record = json.loads((out / RECORD).read_text())
-    return record["facts"] if identity in (None, record["identity"]) else None
+    return Place.of(out).finished(identity)

@@ -6,15 +6,17 @@ global negatives*). The features' gradients are added up over the processes, and
 The sum is the gradient a single process would have computed from the whole batch. Cost per step: all features twice
 and all trained parameters once over the network, whatever the number of chunks.
 
-Started by torchrun or ``accelerate launch``, whose environment variables :meth:`Group.join` reads.
+Started by torchrun, ``accelerate launch`` or Ray Train, whose environment variables :meth:`Group.join` reads.
 """
 
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ class Group:
     @classmethod
     @contextmanager
     def join(cls) -> Iterator[Group]:
-        """The group that torchrun's or accelerate's environment describes; this process alone where there is none."""
+        """The group that the environment of torchrun, accelerate or Ray Train describes; this process alone where there is none."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             yield SINGLE_PROCESS
@@ -43,6 +45,9 @@ class Group:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        if dist.is_initialized():  # by Ray Train, which also ends it
+            yield cls(dist.get_rank(), dist.get_world_size())
+            return
         dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
         try:
             yield cls(dist.get_rank(), dist.get_world_size())
@@ -105,6 +110,30 @@ class Group:
         values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    @property
+    def first_of_machine(self) -> bool:
+        """Whether this process is the first on its machine."""
+        return self.size == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
+
+    def all_see(self, folder: Path) -> bool:
+        """Whether ``folder``, which every process names alike, is one and the same for all of them."""
+        if self.size == 1:
+            return True
+        name = self.all_values(f".seen-{uuid.uuid4().hex}")[0]
+        if self.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        self.wait()
+        seen = all(self.all_values((folder / name).exists()))
+        if self.first:
+            (folder / name).unlink(missing_ok=True)
+        return seen
+
+    def writes_to(self, folder: Path) -> bool:
+        """Whether this process is the one that writes what all read from ``folder``: the first, or the first of each machine where
+        they do not share it."""
+        return self.first if self.all_see(folder) else self.first_of_machine
 
     def wait(self) -> None:
         """Wait until every process has called this."""

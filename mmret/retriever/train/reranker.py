@@ -129,7 +129,7 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
             self.rows = lambda numbers: towers.raw_pixels(pictures(numbers))
             return
         path, total = work / "frozen.npy", len(pictures)
-        if self.group.first:
+        if self.group.writes_to(work):
             self.model.eval()
             frozen_features(
                 self,

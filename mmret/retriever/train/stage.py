@@ -23,6 +23,7 @@ from mmret.retriever.train.first_hits import with_first_hits
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.rows import training_rows
+from mmret.retriever.train.state import Place
 from mmret.retriever.train.teach import teach, teacher_scores
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
@@ -49,9 +50,18 @@ class TrainingJob:
         return cls(lake, name, profile.recipes[name], profile.licences, profile.evaluate)
 
     @property
-    def folder(self) -> Path:
+    def place(self) -> Place:
         """Where its checkpoint lies."""
-        return checkpoint_folder(self.lake, self.name)
+        return Place(self.lake.storage, f"checkpoints/{self.name}")
+
+    @property
+    def folder(self) -> Path:
+        """Its checkpoint on this machine; see :attr:`Place.folder`."""
+        return self.place.folder
+
+    def with_recipe(self, recipe: Recipe) -> TrainingJob:
+        """The same job by another recipe."""
+        return replace(self, recipe=recipe)
 
     def rows(self) -> pa.Table:
         """What it trains on, of the lake as it was where the recipe says so; see :func:`training_rows`."""
@@ -60,7 +70,7 @@ class TrainingJob:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which :meth:`from_json` makes the same job in another process."""
         settings = {part: getattr(self, part).model_dump(mode="json") for part in ("recipe", "licences", "evaluate")}
-        return {"lake": str(self.lake.root), "name": self.name, **settings}
+        return {"lake": self.lake.address, "name": self.name, **settings}
 
     @classmethod
     def from_json(cls, job: Mapping[str, Any]) -> TrainingJob:
@@ -79,14 +89,16 @@ TrainOn = Callable[[TrainingJob], dict[str, Any]]
 
 
 def base_folder(lake: Lake, base: str) -> Path | str:
-    """Where the weights a recipe starts from lie: inside the lake for ``towers/<name>`` and ``checkpoints/<recipe>``,
-    else as given. Raises UserError for an address."""
-    return lake.root / base if base.startswith(("towers/", "checkpoints/")) else str(local_path(base, "recipes.*.base"))
+    """Where the weights a recipe starts from lie on this machine: inside the lake for ``towers/<name>`` and
+    ``checkpoints/<recipe>``, else as given. Raises UserError for an address."""
+    if base.startswith(("towers/", "checkpoints/")):
+        return Place(lake.storage, base).folder
+    return str(local_path(base, "recipes.*.base"))
 
 
 def checkpoint_folder(lake: Lake, name: str) -> Path:
-    """Where the checkpoint of a recipe lies."""
-    return lake.root / "checkpoints" / name
+    """The checkpoint of a recipe on this machine; see :attr:`Place.folder`."""
+    return Place(lake.storage, f"checkpoints/{name}").folder
 
 
 def trained_folder(lake: Lake, name: str) -> Path:
@@ -94,7 +106,8 @@ def trained_folder(lake: Lake, name: str) -> Path:
     folder = checkpoint_folder(lake, name)
     if not folder.is_dir():
         raise UserError(
-            f"recipe '{name}' has no checkpoint in {lake.root}: train it first, `mmret train --lake {lake.root} --recipe {name}`"
+            f"recipe '{name}' has no checkpoint in {lake.address}: train it first, "
+            f"`mmret train --lake {lake.address} --recipe {name}`"
         )
     return folder
 
@@ -119,7 +132,7 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
             teach(job.lake, job.recipe.teacher, rows, load_images)
         group.wait()
         teacher = teacher_scores(job.lake, job.recipe.teacher, rows, load_images)
-    return train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.folder, on_row, group, teacher)
+    return train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher)
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:
@@ -151,10 +164,10 @@ def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lak
         return lake.write("checkpoints", name, CHECKPOINTS.empty_table(), inputs, reason=reason)
     with history.protect_state(lake, state):
         run = train_on(job)
-    write_data_state(lake, job.folder, state)
+    write_data_state(lake, name, state)
     row = {
         "recipe": name,
-        "folder": str(job.folder.relative_to(lake.root)),
+        "folder": job.place.key,
         "settings": job.recipe.model_dump_json(),
         **{k: run[k] for k in ("step", "loss", "pairs", "seconds")},
     }

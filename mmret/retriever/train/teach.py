@@ -22,6 +22,7 @@ from mmret.progress import advance
 from mmret.retriever.models.kinds import is_reranker, reranker_digest
 from mmret.retriever.models.pairs import Side
 from mmret.retriever.train.distillation import TeacherScores, hashed
+from mmret.retriever.train.state import Place
 from mmret.retriever.train.tower import LoadImages
 from mmret.schemas import TEACHER_SCORES
 
@@ -80,11 +81,11 @@ def teacher_scores(lake: Lake, teacher: str, triplets: pa.Table, load_images: Lo
 
 def teacher_folder(lake: Lake, teacher: str) -> Path:
     """Where the checkpoint of recipe ``teacher`` lies. Raises UserError where there is none, or it is no reranker."""
-    folder = lake.root / "checkpoints" / teacher
+    folder = Place(lake.storage, f"checkpoints/{teacher}").folder
     if not folder.is_dir():
         raise UserError(
-            f"the teacher '{teacher}' has no checkpoint in {lake.root}: train it first, "
-            f"`mmret train --lake {lake.root} --recipe {teacher}`"
+            f"the teacher '{teacher}' has no checkpoint in {lake.address}: train it first, "
+            f"`mmret train --lake {lake.address} --recipe {teacher}`"
         )
     if not is_reranker(folder):
         raise UserError(f"the teacher '{teacher}' is no reranker: a recipe of kind 'reranker' makes one")
