@@ -90,6 +90,13 @@ class Recorded:
     def seconds(self) -> float:
         return max(s[3] for s in self.steps) - min(s[2] for s in self.steps)
 
+    @property
+    def overhead(self) -> float:
+        """Seconds between two steps of a run on one slot; of one on more, what a launch is said to take."""
+        if self.nodes * (self.cpus + self.gpus) > 1:
+            return LAUNCH.beside
+        return (self.seconds - sum(ended - began for *_, began, ended in self.steps)) / len(self.steps)
+
     def settings(self) -> Profile:
         return load_profile(self.profile, dict(self.overrides))
 
@@ -116,17 +123,26 @@ class Outcome:
         return stage, self.by_stage[stage] / sum(self.by_stage.values())
 
 
-def rates_of(recorded: Recorded) -> dict[str, float]:
-    """By stage how many times what the stage table says its steps took."""
+@dataclass(frozen=True)
+class Rate:
+    """How many times what the stage table says a step takes, and the seconds that the first one takes more, for its libraries."""
+
+    factor: float = 1.0
+    first: float = 0.0
+
+
+def rates_of(recorded: Recorded) -> dict[str, Rate]:
+    """By stage, from all of its steps but the first, if there are others."""
     profile, work = recorded.settings(), recorded.work()
-    took: dict[str, float] = defaultdict(float)
-    said: dict[str, float] = defaultdict(float)
-    for at, (stage, partition, began, ended) in enumerate(recorded.steps):
-        part = work.part(profile, stage, partition)
-        first = part.first if all(s[0] != stage for s in recorded.steps[:at]) else 0.0
-        took[stage] += ended - began
-        said[stage] += part.seconds + first
-    return {stage: took[stage] / said[stage] for stage in took if said[stage]}
+    steps: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for stage, partition, began, ended in recorded.steps:
+        steps[stage].append((ended - began, work.part(profile, stage, partition).seconds))
+    found = {}
+    for stage, times in steps.items():
+        took, said = (sum(column) for column in zip(*(times[1:] or times), strict=True))
+        factor = took / said if said else 1.0
+        found[stage] = Rate(factor, max(0.0, times[0][0] - factor * times[0][1]))
+    return found
 
 
 def bytes_of(part: Part, images: Mapping[str, int], so_far: float, lake: float) -> tuple[float, float]:
@@ -136,8 +152,9 @@ def bytes_of(part: Part, images: Mapping[str, int], so_far: float, lake: float) 
     return read, WRITTEN.get(part.stage, 0.0) * units["image"]
 
 
-def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str, float], seed: int = 0) -> Outcome:
-    """Play ``work`` through on ``cluster``; ``rates`` as :func:`rates_of` returns them, 1 for a stage that they do not have."""
+def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str, Rate], seed: int = 0) -> Outcome:
+    """Play ``work`` through on ``cluster``; ``rates`` as :func:`rates_of` returns them; of a stage that they
+    do not have, as the table says. On several nodes each step is a process of its own."""
     outcome, clock, players = Outcome(), 0.0, _Nodes(cluster, seed)
     lake, so_far, seen = float(sum(work.images.values())), {}, 0
     for shard, images in work.images.items():
@@ -150,9 +167,10 @@ def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str,
             for partition in work.to_do.get(stage, {}):
                 part = work.part(profile, stage, partition)
                 read, written = bytes_of(part, work.images, so_far.get(partition, lake), lake)
-                first = 0.0 if stage in begun and cluster.nodes == 1 else part.first
+                rate = rates.get(stage, Rate(1.0, part.first))
+                first = 0.0 if stage in begun and cluster.nodes == 1 else rate.first
                 begun.add(stage)
-                seconds = (part.seconds + first) * rates.get(stage, 1.0) + (read + written) / alone
+                seconds = part.seconds * rate.factor + first + (read + written) / alone
                 chains.setdefault(partition, []).append((stage, seconds))
                 outcome.bytes_read += read
         clock = players.play(list(chains.values()), clock, outcome)
@@ -239,13 +257,20 @@ def record(lake: Annotated[Path, typer.Option()], out: Path, nodes: int = 1, cpu
 
 @app.command()
 def predict(
-    recorded: Path, rates: Annotated[Path, typer.Option(help="a recorded run, another one")], overhead: float = 0.3
+    recorded: Path,
+    rates: Annotated[Path, typer.Option(help="a recorded run, another one")],
+    overhead: Annotated[float | None, typer.Option(help="seconds a step beside its work; without it those of RATES")] = None,
 ) -> None:
     """What the model makes of a recorded run by the rates of another, and by how much it is off."""
-    run = Recorded.read(recorded)
-    cluster = Cluster(run.nodes, run.cpus, run.gpus, node_speed=float("inf"), store_speed=float("inf"), overhead=overhead)
-    predicted = simulate(run.work(), run.settings(), cluster, rates_of(Recorded.read(rates))).seconds
-    print(json.dumps({"recorded_s": run.seconds, "predicted_s": round(predicted, 1), "off": round(predicted / run.seconds - 1, 3)}))
+    run, other = Recorded.read(recorded), Recorded.read(rates)
+    beside = other.overhead if overhead is None else overhead
+    cluster = Cluster(run.nodes, run.cpus, run.gpus, node_speed=float("inf"), store_speed=float("inf"), overhead=beside)
+    predicted = simulate(run.work(), run.settings(), cluster, rates_of(other))
+    said = predicted.seconds
+    print(json.dumps({"recorded_s": round(run.seconds, 1), "predicted_s": round(said, 1), "off": round(said / run.seconds - 1, 3)}))
+    for stage, seconds in predicted.by_stage.items():
+        took = sum(ended - began for name, _, began, ended in run.steps if name == stage)
+        print(json.dumps({"stage": stage, "recorded_s": round(took, 2), "predicted_s": round(seconds, 2)}))
 
 
 @app.command()
@@ -261,7 +286,7 @@ def tables(
     profile = load_profile("demo")
     known = rates_of(Recorded.read(rates)) if rates else {}
     for stage, _, factor in (given.partition("=") for given in faster or []):
-        known[stage] = known.get(stage, 1.0) / float(factor)
+        known[stage] = Rate(known.get(stage, Rate()).factor / float(factor), known.get(stage, Rate()).first)
     print("| images | shards | nodes | hours | price | TB read | wall | its share of the time |\n|---|---|---|---|---|---|---|---|")
     for images, shard in ((10**6, 50_000), (20 * 10**6, 100_000), (10**9, 10**6)):
         work = made_up(profile, images, shard)
