@@ -17,6 +17,7 @@ from mmret.lake import Facts, Lake
 from mmret.lake.inputs import record_inputs
 from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED
+from mmret.system_errors import may_pass
 from resources.lake import LakeResource, ProfileResource
 
 TRANSIENT = StoppableRetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -38,7 +39,9 @@ number of rows worked on where that is not all of them."""
 
 def is_transient(error: Exception) -> bool:
     """Whether the same step may succeed later, as when a server restarts or a GPU is full; not so for mistakes of the user."""
-    return not isinstance(error, UserError) and not _TRANSIENT_ERRORS.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    if isinstance(error, UserError):
+        return False
+    return may_pass(error) or not _TRANSIENT_ERRORS.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:

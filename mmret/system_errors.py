@@ -1,4 +1,4 @@
-"""What the operating system refused (a full disk, a read-only mount, too many open files), as one sentence a person can act on.
+"""What the operating system or an object store refused (a full disk, wrong credentials), as one sentence a person can act on.
 
 Each library wraps such a refusal in an error of its own, so the errors behind an error are looked at, and where there is no
 error number its words. Costs nothing until something fails. What is recognised here is no fault of the code; all else is, and
@@ -11,6 +11,9 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+
+from mmret.storage import StorageUnreachable
+from mmret.storage.refusals import explain_store, is_unreachable
 
 _AGAIN = "; then give the same command again, it goes on from what is finished"
 _REMEDIES = {
@@ -71,6 +74,8 @@ def explain(error: BaseException) -> str | None:
     ['lake/pairs/x.parquet', ' the disk is full']
     """
     for each in _chain(error):
+        if isinstance(each, StorageUnreachable):
+            return str(each)
         if isinstance(each, OSError) and each.errno in _REMEDIES:
             named = [os.fsdecode(name) for name in (each.filename2, each.filename) if isinstance(name, str | bytes | os.PathLike)]
             number = errno.ENOTDIR if each.errno == errno.EEXIST and named and os.path.isfile(named[0]) else each.errno
@@ -85,10 +90,17 @@ def explain(error: BaseException) -> str | None:
 
 def explain_text(message: str) -> str | None:
     """The same of the words of an error that came from another process or language; the words stay in brackets."""
+    if told := explain_store(message):
+        return told
     for words, told in _WORDS:
         if re.search(words, message):
             return _told(told, message)
     return None
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether behind ``error`` stands an object store that does not answer, which it may do again by itself."""
+    return any(isinstance(each, StorageUnreachable) or is_unreachable(str(each)) for each in _chain(error))
 
 
 def _told(told: str, message: str) -> str:

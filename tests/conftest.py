@@ -70,3 +70,13 @@ def no_dead_dagster_instance(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if gone else storage
 
     monkeypatch.setattr(DefsStateStorage, "get", living)
+
+
+@pytest.fixture
+def object_lake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """An empty lake in an object store in this process's memory (:mod:`tests.storage.stores`); its address opens it again."""
+    from mmret.lake import Lake
+    from tests.storage.stores import in_memory
+
+    in_memory(monkeypatch, tmp_path)
+    return Lake("s3://tests/lakes/small")

@@ -11,8 +11,7 @@ the other tables have all. Which shards the rows are of that must not exist is a
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -25,9 +24,12 @@ from mmret.stages import FINGERPRINTED_TABLES, stage_of
 from resources.lake import LakeResource, ProfileResource
 from resources.warehouse import Warehouse
 
+if TYPE_CHECKING:
+    from mmret.warehouse.files import PartitionFile
+
 _MAX_VIOLATIONS = 20
 
-Files = Mapping[str, Path]
+Files = Mapping[str, "PartitionFile"]
 """The file of each partition that is looked at."""
 Rows = Sequence[Sequence[Any]]
 Violations = Callable[[Lake, Any, Profile], Rows]
@@ -117,8 +119,8 @@ def sql_check(
             return {name for (name,) in connection.execute(shards).fetchall()}
         found = set()
         try:
-            for partition, path in files.items():
-                connection.execute(table_view(asset, [path]))
+            for partition, file in files.items():
+                connection.execute(table_view(asset, [file]))
                 if connection.execute(f'SELECT 1 FROM "{asset}" WHERE {where} LIMIT 1').fetchone():
                     found.add(partition)
         finally:
@@ -133,15 +135,15 @@ def restrict_to_current(connection: Any, lake: Lake, profile: Profile, asset: st
 
     Returns the files of these partitions; of a table without fingerprints all.
     """
-    from mmret.warehouse.catalogue import current_files, readable
+    from mmret.warehouse.files import current_files
     from mmret.warehouse.views import table_view
 
-    files = readable(lake, current_files(lake))[asset]
+    files = current_files(lake, (asset,))[asset]
     if asset not in FINGERPRINTED_TABLES:
         return files
     stage = stage_of(asset).name
     current = {s.partition for s in survey(lake, profile) if s.table == stage and s.state == "current"}
-    files = {partition: path for partition, path in files.items() if partition in current}
+    files = {partition: file for partition, file in files.items() if partition in current}
     connection.execute(table_view(asset, list(files.values())))
     return files
 

@@ -15,9 +15,11 @@ from mmret.annotate.protocol import Annotator, LoadImages, Request
 from mmret.annotate.row_progress import RowProgress
 from mmret.annotate.rows import ParsedAnswer, Step, parsed_answers
 from mmret.annotate.store import AnswerStore
+from mmret.ingest.object_store.lost import ending_when_lost
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.sources import open_reader, read_as_sealed
 from mmret.settings import CaptioningSettings
+from mmret.storage import StorageUnreachable
 
 BATCH = 1024
 """Pictures that are asked about together."""
@@ -61,7 +63,10 @@ def _pictures_of(rows: Sequence[dict[str, Any]]) -> LoadImages:
             row = by_id[image_id]
             reader = readers.get(row["root"]) or readers.setdefault(row["root"], open_reader(row["root"]))
             try:
-                pictures[image_id] = read_as_sealed(reader, row)
+                with ending_when_lost():
+                    pictures[image_id] = read_as_sealed(reader, row)
+            except StorageUnreachable:
+                raise
             except (Unreadable, OSError):
                 continue
         return pictures

@@ -25,6 +25,8 @@ from mmret.captions.captioner import captioning_of
 from mmret.captions.poor import is_poor
 from mmret.captions.wanting import TABLE, rows_to_caption
 from mmret.ingest.found_captions import SAYS_NOTHING, Found, found_caption
+from mmret.ingest.object_store.lost import ending_when_lost
+from mmret.ingest.object_store.read_ahead import reads_at_once
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.pictures.images import BATCH_BYTES
 from mmret.ingest.sources import open_reader, read_as_sealed
@@ -90,9 +92,11 @@ def _found_in(rows: Sequence[Row], settings: CaptionSettings) -> Any:
         named = found.origin.endswith("_name") or (settings.poor is not None and is_poor(found.text, row["path"], settings.poor))
         return None if named else found
 
-    for at, (row, found) in enumerate(in_order(find, rows, size=lambda row: row["size"] or 0, limit=BATCH_BYTES)):
-        yield row, found
-        advance(TABLE, at + 1, len(rows))
+    found_in_order = in_order(find, rows, reads_at_once(*readers), size=lambda row: row["size"] or 0, limit=BATCH_BYTES)
+    with ending_when_lost():
+        for at, (row, found) in enumerate(found_in_order):
+            yield row, found
+            advance(TABLE, at + 1, len(rows))
 
 
 def _row(shard: str, row: Row, text: str | None, origin: str | None, reason: str | None = None, **of_model: Any) -> Row:

@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.paths import local_path
+from mmret.storage import is_object_address
 
 
 class Release(StrEnum):
@@ -20,9 +23,9 @@ class Release(StrEnum):
 
 def import_(
     what: Annotated[Release, typer.Argument(help="megapairs: JSON lines q_img, q_text, t_img, hns")],
-    lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
+    lake: Annotated[str, lake_option("; made where it does not exist")],
     annotations: Annotated[list[Path], typer.Option(help="a .jsonl file of the release; again for more")],
-    images: Annotated[Path, typer.Option(help="folder that the paths in the annotations start from")],
+    images: Annotated[str, typer.Option(help="folder or s3://bucket/prefix that the paths in the annotations start from")],
     profile: Annotated[str | None, typer.Option(help="of a new lake: demo, local, paper or a YAML file")] = None,
     name: Annotated[str, typer.Option(help="recorded as source and model of every row")] = "MegaPairs release",
     licence: Annotated[str | None, typer.Option(help="of the pictures; none: unknown")] = None,
@@ -33,13 +36,14 @@ def import_(
     from mmret.cli.run_progress import RunProgress
     from mmret.ingest.released.megapairs import Release as Files
     from mmret.ingest.released.megapairs import import_release
-    from mmret.lake.configuration import resolve
+    from mmret.lake.configuration import resolve, source_name
     from mmret.progress import reporting
 
-    if not images.is_dir():
+    pictures = source_name(images) if is_object_address(images) else local_path(images, "--images").absolute()
+    if isinstance(pictures, Path) and not pictures.is_dir():
         raise UserError(f"--images {images}: no such folder")
     store = Lake(lake)
-    releases = [Files(path.expanduser().absolute(), images.expanduser().absolute(), name, licence) for path in annotations]
+    releases = [Files(path.expanduser().absolute(), pictures, name, licence) for path in annotations]
     settings, choices = resolve(store, profile, imports=[str(release.annotations) for release in releases])
     if settings.towers is not None and not store.shards():
         raise UserError(
@@ -52,5 +56,5 @@ def import_(
     if as_json:
         print_json(counts)
         return
-    print(f"{store.root}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items() if n))
+    print(f"{store.address}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items() if n))
     print(f"train on them: mmret run --lake {shlex.quote(str(lake))}")

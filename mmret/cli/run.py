@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.configuration import note_refused, resolve
@@ -15,7 +15,7 @@ from mmret.settings import Profile, parse_override
 
 
 def run(
-    lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
+    lake: Annotated[str, lake_option("; made where it does not exist")],
     images: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,7 +47,7 @@ def run(
     from mmret.cli.run_progress import RunProgress
 
     progress = RunProgress(store, settings)
-    progress.print(f"lake {store.root} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
+    progress.print(f"lake {store.address} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
     progress.print("loading …")
 
     started = time.time_ns()
@@ -74,6 +74,7 @@ def run(
             from mmret.cli.estimate import estimate_cost, output_estimate
 
             return output_estimate(estimate_cost(store, settings), as_json)
+        lease.check()
         if any(outcome.rows_computed.values()):
             history.log_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
             compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=needs_merging(store))

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.errors import UserError
 
 
 def train(
-    lake: Annotated[str, typer.Option(help="folder, or s3://bucket/prefix, of the lake")],
+    lake: LakeOption,
     recipe: Annotated[str, typer.Option(help="name of a recipe of the lake's profile")],
     on: Annotated[
         str | None,

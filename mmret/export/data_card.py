@@ -59,7 +59,7 @@ def write_data_card(lake: Lake, profile: Profile, out: Path, export: ExportFacts
     >>> write_data_card(lake, resolve(lake)[0], Path("card.html"))
     """
     if not lake.partitions("triplets"):
-        raise UserError(f"{lake.root} has no triplets yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} has no triplets yet: run `mmret run --lake {lake.address}` first")
     return write_card(out, lambda folder: data_card(lake, profile, folder, export))
 
 
@@ -83,7 +83,7 @@ def write_card(out: Path, make: Callable[[str], Card]) -> Path:
 def data_card(lake: Lake, profile: Profile, folder: str, export: ExportFacts | None = None) -> Card:
     """The card, its pictures named ``<folder>/...``; with ``export`` it opens with Hugging Face's metadata."""
     facts = gather_facts(lake, profile)
-    title = f"Composed-retrieval triplets: {lake.root.name}"
+    title = f"Composed-retrieval triplets: {lake.name}"
     pictures = {f"{folder}/histograms.png": histograms(facts)}
     sections = [
         f"# {plain(title)}",

@@ -41,13 +41,20 @@ _CLIP = """The files are those of a stock model of `transformers` (`CLIPModel`, 
 `sentence-transformers`: a composed query is the normalised sum of the picture's and the text's features."""
 
 
-def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None = None) -> Path:
-    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder; UserError without one."""
+def write_model_card(lake: Lake, profile: Profile, recipe: str, out: Path | None = None) -> Path | str:
+    """Write the card of ``recipe``'s checkpoint to ``out``, by default ``README.md`` in its folder; returns where it is.
+
+    In an object store it lies beside the files of the checkpoint, which are not written again. Raises UserError without one.
+    """
     rows = lake.read("checkpoints", recipe).to_pylist() if recipe in lake.partitions("checkpoints") else []
     if not rows:
-        raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.root}: train it with `mmret run`")
+        raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.address}: train it with `mmret run`")
     facts = gather_facts(lake, profile)
-    return write_card(out or lake.root / rows[0]["folder"] / "README.md", lambda _: model_card(facts, rows[0]))
+    if out is not None:
+        return write_card(out, lambda _: model_card(facts, rows[0]))
+    key = f"{rows[0]['folder']}/README.md"
+    lake.storage.write(key, model_card(facts, rows[0]).text.encode())
+    return Path(lake.storage.shown(key)) if lake.storage.is_local else lake.storage.shown(key)
 
 
 def with_model_card(lake: Lake, profile: Profile, recipe: str, evaluated: Facts) -> Facts:

@@ -92,7 +92,7 @@ def plan(lake: Lake, settings: ExportSettings, format_: str) -> Plan:
     """Count what there is to export. Raises UserError where there is nothing; ``identity`` changes when any row would."""
     shards = lake.partitions("triplets")
     if not shards:
-        raise UserError(f"{lake.root} has no triplets yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} has no triplets yet: run `mmret run --lake {lake.address}` first")
     digests = [(t, p, lake.facts(t, p).digest) for t in ("triplets", "images") for p in lake.partitions(t)]
     export_plan = Plan(
         settings, fingerprint(format_, settings.model_dump(), digests, decisions_fingerprint(lake, settings.decisions))

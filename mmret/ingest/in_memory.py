@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmret.hashing import content_id
+from mmret.ingest.object_store.lost import ending_when_lost
 from mmret.ingest.pictures.decode import Unreadable, inspect
 from mmret.ingest.rows import Source
 from mmret.ingest.seal import screened
@@ -34,6 +35,11 @@ def read_source(text: str, settings: IngestSettings = IngestSettings()) -> tuple
     >>> images.num_rows, rejects.num_rows
     (100, 0)
     """
+    with ending_when_lost():
+        return _read_source(text, settings)
+
+
+def _read_source(text: str, settings: IngestSettings) -> tuple[pa.Table, pa.Table]:
     source = open_source(text)
     images: dict[str, dict[str, Any]] = {}
     rejects = []

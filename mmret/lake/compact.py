@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from mmret.lake import history
-from mmret.lake.data_sets import data_set
+from mmret.lake.data_sets import data_set, suppress_conflicts
 from mmret.lake.partitions import read_facts
 from mmret.lake.store import Lake
 from mmret.settings import HistorySettings
@@ -147,9 +147,10 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
     size = sum(entry.size for entry in lake.storage.list(f"lance/{name}.lance/data"))
     if rows and len(fragments) > 1:
         target = max(1024, int(FRAGMENT_BYTES * rows / max(1, size)))
-        made = dataset.optimize.compact_files(target_rows_per_fragment=min(target, 2**20))
-        report.lance_files_merged += made.files_removed
-        report.lance_files_made += made.files_added
+        with suppress_conflicts():
+            made = dataset.optimize.compact_files(target_rows_per_fragment=min(target, 2**20))
+            report.lance_files_merged += made.files_removed
+            report.lance_files_made += made.files_added
     # versions that someone tagged are theirs; unverified files may be another process's append
     cleaned = data_set(table).cleanup_old_versions(
         older_than=timedelta(days=settings.bulky_days), error_if_tagged_old_versions=False

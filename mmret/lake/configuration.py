@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmret.errors import UserError
-from mmret.lake.store import Lake
+from mmret.lake.store import Configuration, Lake
 from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
+from mmret.storage import is_object_address
+from mmret.storage.addresses import object_address
 
 DEFAULT_PROFILE = "demo"
 URL_LIST = "urls:"
@@ -21,11 +23,14 @@ URL_LIST = "urls:"
 
 
 def source_name(source: str) -> str:
-    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, also behind ``urls:``."""
+    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, addresses of an object store as
+    addresses; the same behind ``urls:``."""
     if re.match(r"^shapes:", source):
         return source
     if source.startswith(URL_LIST):
         return f"{URL_LIST}{source_name(source.removeprefix(URL_LIST))}"
+    if is_object_address(source):
+        return str(object_address(source, "the source"))
     path = local_path(source, "the source")
     real = path.resolve()
     # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds
@@ -41,7 +46,7 @@ def note_refused(lake: Lake, sources: Sequence[str]) -> bool:
     refused = [s for s in map(source_name, sources) if s in configuration.get("sources", [])]
     if not refused or lake.shards():
         return False
-    lake.write_configuration({**configuration, "refused": refused})
+    lake.write_configuration(Configuration(configuration | {"refused": refused}, configuration.token))
     return True
 
 
@@ -53,7 +58,7 @@ def resolve(
     overrides: dict[str, Any] | None = None,
     remove: Sequence[str] = (),
     imports: Sequence[str] = (),
-) -> tuple[Profile, dict[str, Any]]:
+) -> tuple[Profile, Configuration]:
     """Combine the lake's configuration with what is asked for now; returns the settings and the new configuration.
 
     Nothing is written: :meth:`mmret.lake.store.Lake.write_configuration` makes the lake remember it. ``overrides`` are settings by
@@ -68,7 +73,7 @@ def resolve(
     name = profile or old.get("profile") or DEFAULT_PROFILE
     if old and name != old["profile"]:
         raise UserError(
-            f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
+            f"{lake.address} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
             f"or change 'profile' in {lake.configuration_path} yourself to have its stages computed again."
         )
     overrides = _with_whole_paths(overrides or {})
@@ -76,13 +81,14 @@ def resolve(
     refused = old.get("refused", []) if given and not lake.shards() else []
     all_sources = [s for s in old.get("sources", []) if s not in refused or s in given]
     all_sources += [s for s in given if s not in all_sources]
-    configuration = {"profile": name, "sources": all_sources, "overrides": _overridden(old.get("overrides", {}), overrides)}
+    overridden = _overridden(old.get("overrides", {}), overrides)
+    configuration = Configuration({"profile": name, "sources": all_sources, "overrides": overridden}, old.token)
     if shard_size is not None:
         configuration["overrides"]["corpus.shard_size"] = shard_size
     if remove:
         all_sources = all_sources or list(load_profile(name, configuration["overrides"]).corpus.sources)
         if unknown := [s for s in map(source_name, remove) if s not in all_sources]:
-            raise UserError(f"{lake.root} has no source {', '.join(unknown)}; it has {', '.join(all_sources)}")
+            raise UserError(f"{lake.address} has no source {', '.join(unknown)}; it has {', '.join(all_sources)}")
         all_sources = [s for s in all_sources if s not in set(map(source_name, remove))]
         if not all_sources:
             raise UserError("a lake needs a source: name another with --images before the last one is removed")

@@ -66,7 +66,8 @@ class State:
         return read_files(self.storage, table, self.files.get(table, {}).values(), columns, filters)
 
 
-def _key(table: str, partition: str, written: int, digest: str) -> str:
+def version_key(table: str, partition: str, written: int, digest: str) -> str:
+    """The key of the version of a partition that was written at ``written`` (ns) with that digest of its content."""
     return f"{HISTORY}/{table}/{partition}/{written:020d}-{digest or '0' * 16}.parquet"
 
 
@@ -81,7 +82,7 @@ def version_for(lake: PartitionFiles, table: str, partition: str, facts: Facts) 
     if lake.storage.is_local:  # in an object store every file was given its version when it was written
         with suppress(UserError):  # a damaged file is replaced, not kept
             current_version(lake, table, partition)
-    return _key(table, partition, facts.written, facts.digest)
+    return version_key(table, partition, facts.written, facts.digest)
 
 
 def versions(lake: PartitionFiles, table: str, partition: str) -> list[Version]:
@@ -106,7 +107,7 @@ def current_version(lake: PartitionFiles, table: str, partition: str, copy: bool
     facts = lake.facts(table, partition)
     if facts is None:
         return None
-    name = _key(table, partition, facts.written, facts.digest)
+    name = version_key(table, partition, facts.written, facts.digest)
     if not lake.storage.exists(name):
         lake.storage.copy(current, name)
     return name
@@ -124,7 +125,7 @@ def _linked_version(lake: PartitionFiles, table: str, partition: str, current: s
         lake.storage.copy(current, aside) if copy else lake.storage.link(current, aside)
         facts = read_facts(lake.storage, aside)
         # files of before versions were kept have no time of their own
-        name = _key(table, partition, facts.written or lake.storage.path(aside).stat().st_mtime_ns, facts.digest)
+        name = version_key(table, partition, facts.written or lake.storage.path(aside).stat().st_mtime_ns, facts.digest)
         lake.storage.copy(aside, name)
     except OSError:
         if copy:
@@ -278,6 +279,11 @@ def runs(lake: PartitionFiles) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
+
+
+def runs_token(lake: PartitionFiles) -> str | None:
+    """Another text whenever a run has been logged; None before the first."""
+    return lake.storage.token(_RUNS)
 
 
 def iso_time(when: int) -> str:

@@ -1,8 +1,9 @@
 """The lease of a lake: one command at a time works on the whole of it, and whoever comes second is told who does and since when.
 
-The lease is the kernel's lock (``flock``) on the open file ``<lake>/.run.lock``. The kernel drops it when its holder ends in
-whatever way, so nothing is told from process ids, which another container or machine does not share. The file's text says who holds
-it; text without a lock is what a killed or failed command left behind. Costs a few system calls.
+The lease is the kernel's lock (``flock``) on the open file ``.run.lock`` in the lake's folder on this machine. The kernel drops it
+when its holder ends in whatever way, so nothing is told from process ids, which another container or machine does not share. The
+file's text says who holds it; text without a lock is what a killed or failed command left behind. A lake in an object store has an
+object besides, which other machines see (:mod:`mmret.lake.store_lease`). Costs a few system calls.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TextIO
 from mmret.errors import UserError
 from mmret.lake.data_sets import data_set
 from mmret.lake.store import Lake
+from mmret.lake.store_lease import StoreLease, holder_of, is_held
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,32 @@ class Lease:
     id: str
     unfinished: bool
     _lock: TextIO
+    _in_store: StoreLease | None = None
+
+    def check(self) -> None:
+        """Before more is launched: raises UserError where another machine has taken the lease over, since this one was not heard of
+        for some minutes. Costs nothing for a lake in a local folder, whose lease cannot be taken over."""
+        if self._in_store is not None:
+            self._in_store.check()
 
     def recover(self) -> int:
         """After a killed run: remove temporary files, and Lance files that no version refers to. Returns how many files went.
 
         Lance cannot tell a file that a killed writer left from one that a writer is about to commit, so this is for the holder of
-        the lease alone; RuntimeError once it is over. Old Lance versions stay, so readers are safe.
+        the lease alone; RuntimeError once it is over. Old Lance versions stay, so readers are safe. In an object store writers on
+        other machines may be alive without the lease: there Lance drops what is older than a week.
         """
         if self._lock.closed:
             raise RuntimeError("the lease is over: somebody else may be writing")
-        removed = self.lake.sweep()
+        removed, alone = self.lake.sweep(), self.lake.storage.is_local
         for name in self.lake.lance_names():
             if not self.lake.has_lance(name):  # killed while the table was being created
-                self.lake.drop_lance(name)
-                removed += 1
+                if alone:
+                    self.lake.drop_lance(name)
+                    removed += 1
                 continue
             dataset = data_set(self.lake.lance(name))
-            stats = dataset.cleanup_old_versions(older_than=timedelta(days=36500), delete_unverified=True)
+            stats = dataset.cleanup_old_versions(older_than=timedelta(days=36500), delete_unverified=alone)
             removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
         return removed
 
@@ -68,27 +79,39 @@ def exclusive(lake: Lake, command: str = "mmret run") -> Iterator[Lease]:
     ...     if lease.unfinished:
     ...         lease.recover()
     """
-    lake.root.mkdir(parents=True, exist_ok=True)
+    lake.scratch.mkdir(parents=True, exist_ok=True)
     with open(_path(lake), "a+", encoding="utf-8") as lock:
         _lock(lock, lake)
         lock.seek(0)
-        lease = Lease(lake, uuid.uuid4().hex, lock.read() != "", lock)
-        lock.truncate(0)
+        before = lock.read()
         holder = {
-            "lease": lease.id,
+            "lease": uuid.uuid4().hex,
             "command": command,
             "host": socket.gethostname(),
             "process": os.getpid(),  # for people; no code asks for it
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        lock.write(json.dumps(holder))
-        lock.flush()
-        yield lease
-        lock.truncate(0)  # not after an error: what it left undone is the next holder's to recover
+        in_store = None if lake.storage.is_local else StoreLease(lake.storage, holder)
+        unfinished = before != ""
+        if in_store is not None:
+            unfinished = in_store.take(dead=_dead_here(before))
+        ended_well = False
+        try:
+            lock.truncate(0)
+            lock.write(json.dumps(holder))
+            lock.flush()
+            yield Lease(lake, holder["lease"], unfinished, lock, in_store)
+            lock.truncate(0)  # not after an error: what it left undone is the next holder's to recover
+            ended_well = True
+        finally:
+            if in_store is not None:
+                in_store.give_back(ended_well)
 
 
 def is_leased(lake: Lake) -> bool:
     """Whether somebody holds the lease now; sensors and schedules leave the lake alone then. Asking blocks nobody."""
+    if not lake.storage.is_local:
+        return is_held(lake.storage)
     try:
         with open(_path(lake), encoding="utf-8") as lock:
             if not lock.read():
@@ -102,7 +125,7 @@ def is_leased(lake: Lake) -> bool:
 
 
 def _path(lake: Lake) -> Path:
-    return lake.root / ".run.lock"
+    return lake.scratch / ".run.lock"
 
 
 def _lock(lock: TextIO, lake: Lake) -> None:
@@ -114,20 +137,30 @@ def _lock(lock: TextIO, lake: Lake) -> None:
         except BlockingIOError:
             pass
         except OSError as error:
-            raise UserError(f"the file system of {lake.root} has no locks ({error}), so two runs could not be kept apart") from None
+            raise UserError(
+                f"the file system of {lake.scratch} has no locks ({error}), so two runs could not be kept apart"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what :func:`is_leased` holds lets this through, a lease does not
         except BlockingIOError:
             lock.seek(0)
-            raise UserError(f"another {_holder(lock.read())} is working on {lake.root}; wait for it or stop it") from None
+            raise UserError(f"another {_holder(lock.read())} is working on {lake.address}; wait for it or stop it") from None
         fcntl.flock(lock, fcntl.LOCK_UN)
         time.sleep(random.uniform(0, 0.002))  # two that start at once must not meet for ever
 
 
 def _holder(text: str) -> str:
-    """Who holds the lease, read from the lock file's text; older versions wrote a process id only."""
+    """Who holds the lease, read from the lock file's text."""
+    try:
+        return holder_of(json.loads(text))
+    except ValueError:
+        return holder_of({})
+
+
+def _dead_here(text: str) -> str | None:
+    """The id of the lease that ``text``, left without a lock, speaks of: its holder was a process of this machine and is gone."""
     try:
         holder = json.loads(text)
-        return f"`{holder['command']}` (host {holder['host']}, process {holder['process']}, since {holder['since']})"
+        return str(holder["lease"]) if holder["host"] == socket.gethostname() else None
     except (ValueError, TypeError, KeyError):
-        return "`mmret run`"
+        return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmret.hashing import digest_table
 from mmret.lake.history import version_for
 from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles, facts_in
 from mmret.schemas import ADDED_LATER, READ_BY_COLUMN, TABLES
+from mmret.storage import Token
 
 _CONFIGURATION = {"profile": str, "sources": list, "overrides": dict, "removed": list, "imports": list, "refused": list}
 """What ``lake.yaml`` has, and of what type."""
@@ -62,6 +64,14 @@ def _same_column(old: pa.Table, new: pa.Table, name: str) -> bool:
     if name not in old.column_names:  # a column that came with a later version holds nothing of before
         return new[name].null_count == new.num_rows
     return old[name].equals(new[name])
+
+
+class Configuration(dict[str, Any]):
+    """What ``lake.yaml`` has, and the token of the content that it was computed from (None: there was no such file)."""
+
+    def __init__(self, values: Mapping[str, Any], token: Token | None = None):
+        super().__init__(values)
+        self.token = token
 
 
 class Lake(PartitionFiles):
@@ -191,15 +201,15 @@ class Lake(PartitionFiles):
         """Where ``lake.yaml`` lies, which a person may edit: a path or an address."""
         return self.storage.shown(_CONFIGURATION_KEY)
 
-    def read_configuration(self) -> dict[str, Any]:
+    def read_configuration(self) -> Configuration:
         """Profile, overrides and sources that this lake remembers (:mod:`mmret.lake.configuration`); empty for a new lake.
 
         Raises UserError where the file is damaged, edited to something else, or of a newer version.
         """
         path = self.configuration_path
-        text, _ = self.storage.read_with_token(_CONFIGURATION_KEY)
+        text, token = self.storage.read_with_token(_CONFIGURATION_KEY)
         if text is None:
-            return {}
+            return Configuration({})
         try:
             found = yaml.safe_load(text.decode("utf-8")) or {}
         except (yaml.YAMLError, UnicodeError) as error:
@@ -211,11 +221,25 @@ class Lake(PartitionFiles):
                 f"{path} has entries that this version does not know ({', '.join(unknown)}): correct them if they were typed, "
                 "or use the newer mmret that wrote them"
             )
-        return found
+        return Configuration(found, token)
 
     def write_configuration(self, configuration: dict[str, Any]) -> None:
-        """Make the lake remember ``configuration``, as :func:`mmret.lake.configuration.resolve` returns it."""
-        self.storage.write(_CONFIGURATION_KEY, yaml.safe_dump(configuration, sort_keys=False).encode())
+        """Make the lake remember ``configuration``, as :func:`mmret.lake.configuration.resolve` returns it.
+
+        Raises UserError where ``lake.yaml`` was changed since it was read, by another command or by hand: what was written then
+        would be lost.
+        """
+        data = yaml.safe_dump(dict(configuration), sort_keys=False).encode()
+        before, token = self.storage.read_with_token(_CONFIGURATION_KEY)
+        if data == before:
+            return
+        if isinstance(configuration, Configuration):
+            token = configuration.token
+        if not self.storage.swap(_CONFIGURATION_KEY, data, token) and self.storage.read(_CONFIGURATION_KEY) != data:
+            raise UserError(
+                f"{self.configuration_path} was changed by somebody else meanwhile, so nothing was written to it: give the same "
+                "command again"
+            )
 
     def sweep(self) -> int:
         """Remove temporary files and folders that nobody is writing; returns how many. Safe beside other runs."""

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
+from mmret.ingest.object_store.lost import ending_when_lost
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.rows import Source, text_columns
 from mmret.ingest.sources import open_manifest, open_source
@@ -76,14 +77,16 @@ def numbered_records(
 
 
 def _source_records(source: Source) -> Iterator[Record]:
-    for row in source.rows():
-        yield Record(source.root, row.path, row.caption, partial(_read_file, source, row.path), row.reason)
+    with ending_when_lost():
+        for row in source.rows():
+            yield Record(source.root, row.path, row.caption, partial(_read_file, source, row.path), row.reason)
 
 
 def _read_file(source: Source, path: str) -> bytes:
-    stream, _ = source.open(path)
-    with stream:
-        return stream.read()
+    with ending_when_lost():
+        stream, size = source.open(path)
+        with stream:
+            return stream.read(size)
 
 
 def _text_records(path: Path) -> Iterator[Record]:

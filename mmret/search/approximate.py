@@ -1,7 +1,8 @@
 """LanceDB's index over a gallery too large to compare every query with: it names candidates, which are scored by their full
 vectors.
 
-It lies beside the stored vectors, at ``<lake>/gallery/<digest>/index``. A shard that is new, changed or gone since it was built is
+It lies beside the stored vectors, at ``<lake>/gallery/<digest>/index``; of a lake in an object store in this machine's scratch
+folder, each machine makes its own. A shard that is new, changed or gone since it was built is
 added, replaced or deleted there; the index itself is trained again once the corpus has doubled twice, and rows that it does not
 hold yet are compared one by one meanwhile (:func:`mmret.mine.approximate.build_index`, which mining uses too). What it misses is
 measured each time and kept with it, never assumed. Cost: training, and a
@@ -58,7 +59,7 @@ def open_index(shards: Sequence[StoredShard], settings: IndexSettings = SETTINGS
     """The index over ``shards`` of one gallery, brought up to date first."""
     import lancedb
 
-    folder = shards[0].path.parent / "index"
+    folder = (shards[0].folder or shards[0].path.parent) / "index"
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "record.json"
     wanted = {shard.shard: shard.digest for shard in shards}

@@ -1,16 +1,19 @@
 """The vectors of a lake's pictures by one checkpoint, stored in the lake so that not every search has to embed all pictures.
 
 They lie at ``<lake>/gallery/<digest of the checkpoint>/<shard>.parquet``, for search and evaluation, trained and untrained
-models alike. Cost: the image tower once per picture and checkpoint, a shard at a time, so that a crash loses at most one
-shard; then 4 bytes a dimension on disk and in memory.
+models, and all machines alike; of a lake in an object store each machine keeps a copy of those that it searches. Cost: the image
+tower once per picture and checkpoint, a shard at a time, so that a crash loses at most one shard; then 4 bytes a dimension on disk
+and in memory.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +28,11 @@ from mmret.retriever.models.usable import DAMAGED
 from mmret.search.encoder import Encoder
 from mmret.unit_vectors import UnusableVectors
 
+GALLERIES = "gallery"
+"""The folder in the lake, and in its scratch folder."""
+_AT_ONCE = 8
+_T, _R = TypeVar("_T"), TypeVar("_R")
+
 
 def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list[str], np.ndarray]:
     """Ids and unit vectors (n, dim) float32 of every image of the lake, embedded by the checkpoint in ``folder``.
@@ -36,19 +44,20 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
     """
     parts = list(gallery_shards(lake, folder, batch_size))
     if not parts:
-        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} holds no images yet: run `mmret run --lake {lake.address}` first")
     return [image_id for part in parts for image_id in part.ids], np.concatenate([part.vectors() for part in parts])
 
 
 @dataclass(frozen=True)
 class StoredShard:
-    """One shard's pictures, in the order of table ``images``, and the file of their vectors; ``digest``: of the rows of
-    ``images``."""
+    """One shard's pictures, in the order of table ``images``, and the file of their vectors on this machine; ``digest``: of the
+    rows of ``images``; ``folder``: of this machine, for what is made of all shards' vectors."""
 
     shard: str
     digest: str
     ids: list[str]
     path: Path
+    folder: Path | None = None
 
     def vectors(self) -> np.ndarray:
         """(n, dim) float32, in memory."""
@@ -84,27 +93,43 @@ def gallery_shards(
     """
     from mmret.retriever.models.kinds import embedding_digest
 
-    cache = lake.root / "gallery" / embedding_digest(folder)
-    facts = {shard: lake.facts("images", shard) for shard in lake.partitions("images")}
-    total, done = sum(f.rows for f in facts.values()), 0
+    name = embedding_digest(folder)
+    shards = lake.partitions("images")
+    facts = each_of(lake, lambda shard: lake.facts("images", shard), shards)
+    ids_of = each_of(lake, lambda shard: lake.read("images", shard, ["image_id"])["image_id"].to_pylist(), shards)
+    total, done = sum(f.rows for f in facts), 0
     model: Encoder | None = None
-    for shard, fact in facts.items():
-        ids = lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
+    for shard, fact, ids in zip(shards, facts, ids_of, strict=True):
         if not ids:  # a shard of rejects, or imported triplets of pictures that others brought
             continue
-        path = cache / f"{shard}.parquet"
-        if (known or {}).get(shard) != fact.digest and _stored_ids(path) != ids:
+        key = f"{GALLERIES}/{name}/{shard}.parquet"
+        path = None if (known or {}).get(shard) == fact.digest else _stored(lake, key, ids)
+        if (known or {}).get(shard) != fact.digest and path is None:
             if model is None:
                 model = _loaded(folder) if load is None else load()
             rows = _embed_shard(lake, shard, ids, (model, str(folder)), batch_size, (done, total))
-            with replacing(path) as aside:
+            with lake.storage.replacing(key) as aside:
                 pq.write_table(rows, aside)
         done += len(ids)
-        yield StoredShard(shard, fact.digest, ids, path)
+        yield StoredShard(shard, fact.digest, ids, path or lake.storage.local(key), lake.scratch / GALLERIES / name)
 
 
-def _stored_ids(path: Path) -> list[str] | None:
-    return pq.read_table(path, columns=["image_id"], partitioning=None)["image_id"].to_pylist() if path.is_file() else None
+def each_of(lake: Lake, read: Callable[[_T], _R], shards: Sequence[_T]) -> list[_R]:
+    """``read(shard)`` of each of ``shards``, in their order; of a lake in an object store several at once."""
+    if lake.storage.is_local:
+        return [read(shard) for shard in shards]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(read, shards))
+
+
+def _stored(lake: Lake, key: str, ids: list[str]) -> Path | None:
+    """The file on this machine of stored vectors, if they are those of the pictures ``ids``."""
+    try:
+        path = lake.storage.local(key)
+        stored = pq.read_table(path, columns=["image_id"], partitioning=None)["image_id"].to_pylist()
+    except FileNotFoundError:
+        return None
+    return path if stored == ids else None
 
 
 def _embed_shard(
@@ -148,7 +173,8 @@ def drop_other_galleries(lake: Lake, folders: Iterable[str | Path]) -> int:
     from mmret.retriever.models.kinds import embedding_digest
 
     keep = {embedding_digest(folder) for folder in folders}
-    stale = [p for p in (lake.root / "gallery").glob("*") if p.is_dir() and p.name not in keep]
-    for path in stale:
-        shutil.rmtree(path)
+    stale = [name for name in lake.storage.folders(GALLERIES) if name not in keep]
+    for name in stale:
+        lake.storage.delete_below(f"{GALLERIES}/{name}")
+        shutil.rmtree(lake.scratch / GALLERIES / name, ignore_errors=True)
     return len(stale)

@@ -47,7 +47,7 @@ def pick_recipe(lake: Lake, profile: Profile, recipe: str | None = None) -> str:
             f"--rerank {recipe}"
         )
     if recipe != UNTRAINED and recipe not in have:
-        raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.root}; there are {', '.join([*have, UNTRAINED])}")
+        raise UserError(f"no checkpoint of recipe '{recipe}' in {lake.address}; there are {', '.join([*have, UNTRAINED])}")
     return recipe
 
 
@@ -59,8 +59,8 @@ def pick_reranker(lake: Lake, profile: Profile, recipe: str) -> str:
     if recipe in (*trained_recipes(lake, profile), UNTRAINED):
         raise UserError(f"recipe '{recipe}' is no reranker but a retriever: name it with --recipe")
     raise UserError(
-        f"no checkpoint of reranker '{recipe}' in {lake.root}; there are {', '.join(have) or 'none'}: name a recipe of kind "
-        f"'reranker' in `train`, as in `mmret run --lake {lake.root} --set 'train=[demo, reranker]'`"
+        f"no checkpoint of reranker '{recipe}' in {lake.address}; there are {', '.join(have) or 'none'}: name a recipe of kind "
+        f"'reranker' in `train`, as in `mmret run --lake {lake.address} --set 'train=[demo, reranker]'`"
     )
 
 
@@ -73,16 +73,31 @@ def first_retriever(profile: Profile) -> str:
     raise UserError("the profile has no recipe of a retriever, which every search begins with: add one of kind clip or mllm")
 
 
+def checkpoint_folder(lake: Lake, recipe: str) -> Path:
+    """The folder on this machine of the weights of ``recipe``; of a lake in an object store another one with every content. Raises
+    UserError where it is gone."""
+    place = lake.read("checkpoints", recipe)["folder"][0].as_py()
+    try:
+        return lake.storage.local_folder(place)
+    except FileNotFoundError:
+        if lake.storage.is_local:
+            return lake.root / place
+        raise UserError(
+            f"the checkpoint of recipe '{recipe}' is not at {lake.storage.shown(place)} any more: train it again, "
+            f"`mmret train --lake {lake.address} --recipe {recipe}`"
+        ) from None
+
+
 def model_folder(lake: Lake, profile: Profile, recipe: str) -> Path | str:
     """Folder (or hub name) of the weights of ``recipe``, a name that :func:`pick_recipe` returned.
 
     ``untrained`` is the model that the lake's first recipe starts from. Raises UserError where it is not there yet.
     """
     if recipe != UNTRAINED:
-        return lake.root / lake.read("checkpoints", recipe)["folder"][0].as_py()
+        return checkpoint_folder(lake, recipe)
     from mmret.retriever.train.stage import base_folder  # imports the models, which takes seconds
 
     folder = base_folder(lake, profile.recipes[first_retriever(profile)].base)
     if isinstance(folder, Path) and not folder.is_dir():
-        raise UserError(f"{lake.root} has no towers yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} has no towers yet: run `mmret run --lake {lake.address}` first")
     return folder

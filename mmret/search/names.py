@@ -22,7 +22,7 @@ class ImageNames:
     def __init__(self, lake: Lake):
         rows = lake.read("corpus_manifest", columns=["root", "path", "image_id"]).to_pylist()
         if not rows:
-            raise UserError(f"{lake.root} holds no lake yet: make one with `mmret run --lake {lake.root}`")
+            raise UserError(f"{lake.address} holds no lake yet: make one with `mmret run --lake {lake.address}`")
         self._ids = set(lake.read("images", columns=["image_id"])["image_id"].to_pylist())
         self._by_path: dict[str, set[str]] = {}
         self._rejected: set[str] = set()

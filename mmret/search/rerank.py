@@ -36,7 +36,8 @@ class Rerankers:
 
         with self._lock:
             folder = Path(model_folder(self.lake, self.profile, pick_reranker(self.lake, self.profile, recipe)))
-            state = tuple((p.name, s.st_ino, s.st_size, s.st_mtime_ns) for p in sorted(folder.iterdir()) if (s := p.stat()))
+            files = tuple((p.name, s.st_ino, s.st_size, s.st_mtime_ns) for p in sorted(folder.iterdir()) if (s := p.stat()))
+            state = (str(folder), files)  # of a lake in an object store another folder with every content
             had = self._loaded.get(recipe)
             if had is None or had[0] != state:
                 self._loaded[recipe] = (state, LoadedReranker(self.lake, Reranker.load(folder)))

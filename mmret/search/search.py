@@ -17,6 +17,7 @@ import pyarrow as pa
 from mmret.errors import UserError
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
+from mmret.lake.changes import Changes
 from mmret.search.models import UNTRAINED, pick_recipe, trained_recipes
 from mmret.search.names import ImageNames
 from mmret.search.options import SearchOptions
@@ -48,6 +49,7 @@ class Searcher:
         self.lake, self.profile, self.options, self._filter_rows = lake, profile, options, filter_rows
         self._lock = threading.RLock()
         self._snapshots: dict[str, Snapshot] = {}
+        self._changes: dict[str, Changes] = {}
         self.rerankers = Rerankers(lake, profile)
 
     def recipes(self) -> list[str]:
@@ -100,6 +102,10 @@ class Searcher:
         UserError for an unknown recipe."""
         from mmret.search.snapshot import state_of
 
+        with self._lock:
+            had = self._snapshots.get(recipe)
+            if not self._changes.setdefault(recipe, Changes(self.lake)).maybe() and had is not None:
+                return had
         pick_recipe(self.lake, self.profile, recipe)
         with self._lock:
             had = self._snapshots.get(recipe)

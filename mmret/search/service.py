@@ -2,9 +2,9 @@
 
 One thread takes what has come in since it last looked, encodes queries of a kind together and ranks all of them with one product,
 so the busier the server, the cheaper a query. Another looks every :attr:`SearchService.refresh_s` seconds whether pictures or
-weights have changed, opens the new state beside the old one and puts it in its place at once: each answer is of one state, which it
-names. Queries by a picture of the corpus are answered as soon as its vectors are read, those with a text, and all of a model that
-is told by what it is asked, once the model is loaded.
+weights have changed (in an object store as :mod:`mmret.lake.changes` does), opens the new state beside the old one and puts it in
+its place at once: each answer is of one state, which it names. Queries by a picture of the corpus are answered as soon as its
+vectors are read, those with a text, and all of a model that is told by what it is asked, once the model is loaded.
 Cost: :mod:`mmret.search.snapshot`'s, for a moment twice what the changed shards take.
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mmret.errors import UserError
+from mmret.lake.changes import Changes
 from mmret.memory import give_back
 from mmret.progress import reporting
 from mmret.search.models import pick_recipe, pick_reranker
@@ -71,6 +72,7 @@ class SearchService:
         self.rerankers = [pick_reranker(searcher.lake, searcher.profile, recipe) for recipe in rerankers]
         self.recipes = [pick_recipe(searcher.lake, searcher.profile, recipe) for recipe in recipes]
         self._observe = observe
+        self._changes = Changes(searcher.lake)
         self._snapshots: dict[str, Snapshot] = {}
         self._failed: dict[str, tuple[Any, float]] = {}
         self._status: dict[str, dict[str, str | None]] = {recipe: {"loading": "vectors", "error": None} for recipe in self.recipes}
@@ -292,12 +294,22 @@ class SearchService:
 
     def _follow(self) -> None:
         while True:
+            look = self._may_have_changed()
             for recipe in self.recipes:
-                self._refresh(recipe)
+                here = self._snapshots.get(recipe)
+                if look or here is None or not here.model.loaded or recipe in self._failed:
+                    self._refresh(recipe)
             for recipe in self.rerankers:  # loaded before anybody asks, and anew when its checkpoint changes
                 self._refresh_reranker(recipe)
             if self._stopping.wait(self.refresh_s):
                 return
+
+    def _may_have_changed(self) -> bool:
+        try:
+            return self._changes.maybe()
+        except OSError as error:  # the object store does not answer: the states that there are do
+            _log.warning("%s", error)
+            return False
 
     def _refresh(self, recipe: str) -> None:
         searcher, status = self.searcher, self._status[recipe]

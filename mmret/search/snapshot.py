@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mmret.hashing import content_id
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
 from mmret.ranking import best_first, target_ranks
-from mmret.search.corpus_vectors import StoredShard, gallery_shards
+from mmret.search.corpus_vectors import StoredShard, each_of, gallery_shards
 from mmret.search.encoder import Encoder
 from mmret.search.filters import ImageFilter
 from mmret.search.gallery import Gallery
@@ -128,12 +128,14 @@ class Snapshot:
     rows: pa.Table
     filter: ImageFilter
     state: State
+    weights_now: Callable[[], State]
+    """The part of :func:`state_of` that is of the weights, asked for anew."""
 
     def weights_are_current(self) -> bool:
         """Whether the checkpoint's files are still those that this snapshot was opened with."""
         try:
-            return _weights_state(self.model.folder) == self.state[0]
-        except OSError:
+            return self.weights_now() == self.state[0]
+        except (FileNotFoundError, UserError):
             return False
 
     def prepare(self, query: Query) -> Prepared:
@@ -266,12 +268,14 @@ def _matching(pictures: int, allowed: np.ndarray | None, own: int | None) -> int
 
 
 def state_of(lake: Lake, profile: Profile, recipe: str) -> State:
-    """Changes whenever the pictures of the lake or the weights of ``recipe`` do. Costs a ``stat`` a shard and file."""
-    images = [lake.path("images", shard) for shard in lake.partitions("images")]
-    return (_weights_state(model_folder(lake, profile, recipe)), _stats(images))
+    """Changes whenever the pictures of the lake or the weights of ``recipe`` do. Costs a ``stat`` a shard and file, in an object
+    store a listing and a look at the checkpoint's record."""
+    images = tuple(sorted((e.key, e.token) for e in lake.storage.list("images", below=False) if e.key.endswith(".parquet")))
+    return (_weights_state(lake, profile, recipe), images)
 
 
-def _weights_state(folder: Path | str) -> State:
+def _weights_state(lake: Lake, profile: Profile, recipe: str) -> State:
+    folder = model_folder(lake, profile, recipe)
     return (str(folder), _stats(sorted(folder.iterdir())) if isinstance(folder, Path) else ())
 
 
@@ -300,7 +304,7 @@ def open_snapshot(source: Source, recipe: str, before: Snapshot | None = None) -
         weights, shards = state_of(source.lake, source.profile, recipe)
         if weights == opened.state[0] and set(opened.state[1]) <= set(shards):  # what came meanwhile is for the next
             return opened
-    raise UserError(f"{source.lake.root} changed while it was read: search again")
+    raise UserError(f"{source.lake.address} changed while it was read: search again")
 
 
 def _open(source: Source, recipe: str, before: Snapshot | None) -> Snapshot:
@@ -314,10 +318,11 @@ def _open(source: Source, recipe: str, before: Snapshot | None) -> Snapshot:
     model = before.model if same else Model(folder, digest)
     shards = list(gallery_shards(lake, folder, known=before.gallery.digests if same else None, load=lambda: model.retriever))
     if not shards:
-        raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} holds no images yet: run `mmret run --lake {lake.address}` first")
     gallery = Gallery(shards, options, before.gallery if same else None)
     rows = _rows(lake, shards)
-    return Snapshot(lake, model, gallery, rows, ImageFilter(lambda: source.filter_rows(_filter_rows(lake, shards))), state)
+    filter_ = ImageFilter(lambda: source.filter_rows(_filter_rows(lake, shards)))
+    return Snapshot(lake, model, gallery, rows, filter_, state, partial(_weights_state, lake, source.profile, recipe))
 
 
 def _rows(lake: Lake, shards: Sequence[StoredShard]) -> pa.Table:
@@ -333,10 +338,7 @@ def _filter_rows(lake: Lake, shards: Sequence[StoredShard]) -> pa.Table:
 
 def _of_shards(lake: Lake, shards: Sequence[StoredShard], columns: list[str] | None) -> pa.Table:
     """Rows of ``images`` in the gallery's order. Raises UserError where the lake has changed meanwhile."""
-    parts = []
-    for shard in shards:
-        rows = lake.read("images", shard.shard, columns)
-        if rows["image_id"].to_pylist() != shard.ids:
-            raise UserError(f"{lake.root} changed while it was read: search again")
-        parts.append(rows)
+    parts = each_of(lake, lambda shard: lake.read("images", shard.shard, columns), shards)
+    if any(rows["image_id"].to_pylist() != shard.ids for rows, shard in zip(parts, shards, strict=True)):
+        raise UserError(f"{lake.address} changed while it was read: search again")
     return pa.concat_tables(parts)

@@ -153,9 +153,9 @@ class Desk:
 
     def refusal(self, error: UserError, query: Query, recipe: str) -> Refusal:
         """What to answer where ``recipe`` cannot answer ``query`` because of ``error``."""
-        sentence = public_sentence(str(error), self.lake.root)
+        sentence = public_sentence(str(error), self.lake.address)
         here = self.service.snapshot(recipe)
-        if here is None or self.service.stopping or str(self.lake.root) in str(error):  # nothing that the client could mend
+        if here is None or self.service.stopping or self.lake.address in str(error):  # nothing that the client could mend
             log.warning("%s", error)
             return Refusal(503, sentence, 30)
         gone = query.image_id is not None and here.gallery.ids.position(query.image_id) is None
@@ -171,7 +171,7 @@ class Desk:
 
     def _public(self, now: dict[str, Any]) -> dict[str, Any]:
         error = now["error"]
-        return {**now, "error": public_sentence(error, self.lake.root) if error else None}
+        return {**now, "error": public_sentence(error, self.lake.address) if error else None}
 
 
 def ready_of_all(service: SearchService) -> dict[str, Any]:

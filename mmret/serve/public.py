@@ -13,11 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmret.storage.addresses import SCHEMES
+
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _ABSOLUTE = re.compile(r"^(/|~|\\|[A-Za-z]:[\\/])")
 _IN_SENTENCE = re.compile(
     r"""(?<![\w/.:~])(?:file:/{1,3}|~/|/|[A-Za-z]:\\)(?:[^\s/\\'"`,;()\[\]{}<>|]+[/\\])+[^\s/\\'"`,;()\[\]{}<>|]*"""
 )
+_OBJECT = re.compile(rf"""\b(?:{"|".join(SCHEMES)})://[^\s'"`,;()\[\]{{}}<>|]+""")
 _MAYBE_PATH = re.compile(r'"(?:/|~|\\\\|[A-Za-z][A-Za-z0-9+.-]*:[/\\])')
 """A text in JSON that :func:`public_path` may shorten."""
 HIDDEN = "(a path of this server)"
@@ -69,7 +72,8 @@ def _public(value: Any) -> Any:
 
 
 def public_sentence(text: str, lake: Path | str) -> str:
-    """``text`` (an error's message) without the path of the ``lake`` and without any other absolute path.
+    """``text`` (an error's message) without the path or address of the ``lake`` and without any other absolute path or address of
+    an object store.
 
     >>> public_sentence("no checkpoint in /srv/lakes/a, see /etc/passwd", "/srv/lakes/a")
     'no checkpoint in the lake, see (a path of this server)'
@@ -77,4 +81,4 @@ def public_sentence(text: str, lake: Path | str) -> str:
     roots = {str(lake), str(Path(lake).resolve())} if "://" not in str(lake) else {str(lake)}
     for root in sorted(roots - {".", "/"}, key=len, reverse=True):
         text = re.sub(re.escape(root) + r"(?![\w-])", "the lake", text)
-    return _IN_SENTENCE.sub(HIDDEN, text)
+    return _IN_SENTENCE.sub(HIDDEN, _OBJECT.sub(HIDDEN, text))

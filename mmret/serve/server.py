@@ -63,7 +63,7 @@ def serve(lake: Lake, profile: Profile, options: ServeOptions) -> None:
     """Serve ``lake``, whose settings are ``profile``, until a signal. Raises UserError as :class:`SearchServer` does."""
     server = SearchServer(lake, profile, options)
     print(
-        f"search of {lake.root} with {', '.join(server.service.recipes)}: {server.address}  (routes: {server.address}/docs)",
+        f"search of {lake.address} with {', '.join(server.service.recipes)}: {server.address}  (routes: {server.address}/docs)",
         flush=True,
     )
     try:
@@ -88,7 +88,7 @@ class SearchServer(uvicorn.Server):
     def __init__(self, lake: Lake, profile: Profile, options: ServeOptions):
         require_token(options.host, options.access.token)
         if not lake.partitions("images"):
-            raise UserError(f"{lake.root} holds no images yet: run `mmret run --lake {lake.root}` first")
+            raise UserError(f"{lake.address} holds no images yet: run `mmret run --lake {lake.address}` first")
         recipes = [pick_recipe(lake, profile, recipe) for recipe in dict.fromkeys(options.recipes or (None,))]
         self._listener, self.address = listen(options.host, options.port)
         from mmret.search.service import SearchService  # and torch with it: whoever asks by now waits

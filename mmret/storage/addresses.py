@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from mmret.errors import UserError
+from mmret.paths import is_address, local_path
 
 SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
 """The schemes that are understood, by the one that they are read as."""
@@ -35,6 +36,26 @@ def is_object_address(text: object) -> bool:
     return found is not None and found["scheme"].lower() in SCHEMES
 
 
+def storage_address(text: object, what: str = "") -> str:
+    """``text`` as a storage is opened by it: ``s3://bucket/prefix``, else a path of this machine with ``~`` expanded.
+
+    ``what`` (an option's name) begins the message. Raises UserError for an address of another kind and as
+    :func:`mmret.paths.local_path` does.
+
+    >>> storage_address("s3a://bucket/lakes/demo/"), storage_address("./lakes/demo")
+    ('s3://bucket/lakes/demo', 'lakes/demo')
+    """
+    said = str(text)
+    if is_object_address(said):
+        return str(object_address(said, what or "the address"))
+    if is_address(said) and not said.lower().startswith("file:/"):
+        raise UserError(
+            f"{what or 'the address'} {_as_typed(said)} is an address at which no lake can lie: give a folder, or "
+            "s3://bucket/prefix (gs://, az://); a folder that is really called so is written ./NAME"
+        )
+    return str(local_path(said, what))
+
+
 def object_address(text: object, what: str = "the address") -> ObjectAddress:
     """The parts of an address of an object store. Raises UserError for what is none, or has no bucket or an impossible one."""
     found = _ADDRESS.match(str(text))
@@ -52,3 +73,8 @@ def object_address(text: object, what: str = "the address") -> ObjectAddress:
     if any(part in (".", "..") or part.startswith(".") for part in parts):
         raise UserError(f"{what} {str(text)!r}: no part of it may begin with a dot")
     return ObjectAddress(SCHEMES[found["scheme"].lower()], bucket, "/".join(parts))
+
+
+def _as_typed(text: str) -> str:
+    """With the slash that ``Path`` takes away."""
+    return repr(re.sub(r"^(\w[\w+.-]+:)/(?!/)", r"\1//", text))

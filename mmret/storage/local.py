@@ -85,6 +85,13 @@ class LocalStorage:
         except FileNotFoundError:
             return None
 
+    def entry(self, key: str) -> Entry | None:
+        try:
+            stat = os.stat(self.path(key))
+        except FileNotFoundError:
+            return None
+        return Entry(key, stat.st_size, stat.st_mtime_ns, _token(stat))
+
     def is_same(self, key: str, other: str) -> bool | None:
         try:
             return os.path.samefile(self.path(key), self.path(other))

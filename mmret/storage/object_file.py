@@ -1,6 +1,6 @@
 """An object of an object store as a file for random access. It reads the ranges that are asked for, all of one content.
 
-Opening reads the last 64 KB, where Parquet keeps what it is asked for first: one request instead of three.
+Opening reads the last 68 KB, where Parquet keeps what it is asked for first: one request instead of three.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from mmret.storage.protocol import ObjectChanged
 from mmret.storage.refusals import telling
 
-_TAIL = 64 * 2**10
+_TAIL = 68 * 2**10  # DuckDB looks for a footer in the last 64 KB, from a multiple of 4 KB on
 
 
 class ObjectFile(io.RawIOBase):
@@ -21,7 +21,7 @@ class ObjectFile(io.RawIOBase):
         super().__init__()
         self._store, self._key, self._address, self._at = store, key, address, 0
         with telling(address):
-            meta, self._tail = _meta_and_tail(store, key)
+            meta, self._tail = meta_and_tail(store, key)
         self._size, self._token = meta["size"], meta["e_tag"]
 
     def readable(self) -> bool:
@@ -52,16 +52,22 @@ class ObjectFile(io.RawIOBase):
         return len(data)
 
     def _fetch(self, start: int, end: int) -> bytes:
-        from obstore.exceptions import PreconditionError
-
         with telling(self._address):
-            try:
-                return bytes(self._store.get(self._key, options={"range": (start, end), "if_match": self._token}).bytes())
-            except PreconditionError:
-                raise ObjectChanged(f"{self._address}/{self._key} was replaced while it was read: read it again") from None
+            return range_of(self._store, self._key, start, end, self._token, f"{self._address}/{self._key}")
 
 
-def _meta_and_tail(store: Any, key: str) -> tuple[dict[str, Any], bytes]:
+def range_of(store: Any, key: str, start: int, end: int, token: str, shown: str) -> bytes:
+    """Bytes ``start`` to ``end`` of the content that ``token`` names. Raises ObjectChanged where it was replaced."""
+    from obstore.exceptions import PreconditionError
+
+    try:
+        return bytes(store.get(key, options={"range": (start, end), "if_match": token}).bytes())
+    except PreconditionError:
+        raise ObjectChanged(f"{shown} was replaced while it was read: read it again") from None
+
+
+def meta_and_tail(store: Any, key: str) -> tuple[dict[str, Any], bytes]:
+    """What the store tells of an object, and its last 68 KB."""
     from obstore.exceptions import NotSupportedError
 
     try:

@@ -1,13 +1,16 @@
 """Folders in an object store: their files lie under a digest, and one object, written last, says which files make the folder.
 
 ``checkpoints/demo/folder.json`` lists the files below ``checkpoints/demo/<digest>/``. So a reader has the folder of before or the
-new one. The files of the folder before stay until the next one, for whoever is reading them. Costs a request a file.
+new one. The files of earlier folders stay for a day, for whoever is reading them or still writing one. Costs a request a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from mmret.atomic import scratch_folder
 from mmret.storage.protocol import Storage
 
 MANIFEST = "folder.json"
+KEPT_FOR_S = 24 * 3600
+"""How long what was replaced may still be read, here or in the store."""
 
 
 def upload_folder(storage: Storage, store: Any, prefix: str, folder: Path) -> None:
@@ -55,13 +60,25 @@ def download_folder(store: Any, prefix: str, manifest: dict[str, Any], cache: Pa
         except OSError:  # another process was first
             if not target.is_dir():
                 raise
+    drop_old(cache / name, keep=target.parent)
     return target
 
 
+def drop_old(folder: Path, keep: Path) -> None:
+    """Remove local copies of earlier contents that nobody can still be reading."""
+    for other in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if other != keep and not other.name.startswith(".") and time.time() - other.stat().st_mtime > KEPT_FOR_S:
+                shutil.rmtree(other, ignore_errors=True)
+
+
 def _remove_replaced(storage: Storage, prefix: str, keep: set[str]) -> None:
-    """Remove the files of earlier folders ``prefix``, but of those with a digest in ``keep``."""
-    gone = [name for name in storage.folders(prefix) if name not in keep]
-    storage.delete(entry.key for name in gone for entry in storage.list(f"{prefix}/{name}"))
+    """Remove the files of earlier folders ``prefix``, but of a digest in ``keep``, and of one that may still be written."""
+    now = storage.entry(f"{prefix}/{MANIFEST}")
+    for name in storage.folders(prefix):
+        files = storage.list(f"{prefix}/{name}") if name not in keep else []
+        if files and now is not None and now.modified_ns - max(file.modified_ns for file in files) > KEPT_FOR_S * 10**9:
+            storage.delete(file.key for file in files)
 
 
 def _digest(path: Path) -> str:

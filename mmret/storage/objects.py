@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from mmret.atomic import replacing, scratch_folder
 from mmret.errors import UserError
 from mmret.storage.addresses import ObjectAddress
-from mmret.storage.object_file import ObjectFile
-from mmret.storage.object_folders import download_folder, read_manifest, upload_folder
+from mmret.storage.object_file import ObjectFile, meta_and_tail, range_of
+from mmret.storage.object_folders import download_folder, drop_old, read_manifest, upload_folder
 from mmret.storage.options import allows_http, lance_options, store_options
 from mmret.storage.protocol import Entry, Token
 from mmret.storage.refusals import telling
@@ -33,8 +33,6 @@ BEAT_S = 60
 """A mark is renewed so often."""
 DEAD_AFTER_S = 10 * BEAT_S
 """A mark that was not renewed for so long is a dead writer's. Clocks of machines may differ by some minutes."""
-CACHED_FOR_S = 24 * 3600
-"""How long a local copy of an object that has been replaced may still be read."""
 
 
 class ObjectStorage:
@@ -43,6 +41,7 @@ class ObjectStorage:
     is_local = False
 
     def __init__(self, place: ObjectAddress):
+        """Nothing is asked for yet: a store that cannot be reached is told by the first verb."""
         from platformdirs import user_cache_path
 
         self.place, self.address = place, str(place)
@@ -120,9 +119,12 @@ class ObjectStorage:
                 return False
 
     def update(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        tried = None
         while True:
             before, token = self.read_with_token(key)
-            data = change(before)
+            if before is not None and before == tried:  # the answer to a write that succeeded was lost
+                return before
+            tried = data = change(before)
             if data == before or self.swap(key, data, token):
                 return data
 
@@ -131,10 +133,25 @@ class ObjectStorage:
 
         return pa.PythonFile(ObjectFile(self._store, key, self.address), mode="r")
 
+    def read_tail(self, key: str) -> tuple[Entry, bytes]:
+        """What a listing tells of the object, and its last 68 KB, in one request. Raises FileNotFoundError."""
+        with telling(self.address):
+            meta, tail = meta_and_tail(self._store, key)
+        return Entry(key, meta["size"], int(meta["last_modified"].timestamp() * 1e9), meta["e_tag"]), tail
+
+    def read_range(self, key: str, start: int, end: int, token: Token) -> bytes:
+        """Bytes ``start`` to ``end`` of the content that ``token`` names. Raises ObjectChanged where it was replaced."""
+        with telling(self.address):
+            return range_of(self._store, key, start, end, token, self.shown(key))
+
     def token(self, key: str) -> Token | None:
+        found = self.entry(key)
+        return found and found.token
+
+    def entry(self, key: str) -> Entry | None:
         with telling(self.address):
             try:
-                return self._store.head(key)["e_tag"]
+                return _entry(self._store.head(key))
             except FileNotFoundError:
                 return None
 
@@ -147,8 +164,13 @@ class ObjectStorage:
 
     def delete(self, keys: Iterable[str]) -> None:
         if keys := list(keys):
-            with telling(self.address), suppress(FileNotFoundError):
-                self._store.delete(keys)
+            with telling(self.address):
+                try:
+                    self._store.delete(keys)
+                except FileNotFoundError:  # stores that mind, mind at the first
+                    for key in keys:
+                        with suppress(FileNotFoundError):
+                            self._store.delete(key)
 
     def copy(self, source: str, target: str) -> None:
         with telling(self.address):
@@ -165,18 +187,23 @@ class ObjectStorage:
                 self.copy(version, key)
 
     def local(self, key: str) -> Path:
-        token = self.token(key)
-        if token is None:
-            raise FileNotFoundError(2, "no such object", self.shown(key))
+        from obstore.exceptions import PreconditionError
+
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         folder, file = self.scratch / "objects" / name, key.rpartition("/")[2]
-        path = folder / hashlib.sha256(token.encode()).hexdigest()[:16] / file
-        if not path.exists():
-            with replacing(path) as aside, telling(self.address), aside.open("wb") as out:
-                for part in self._store.get(key, options={"if_match": token}).stream(min_chunk_size=8 * 2**20):
-                    out.write(part)
-            _drop_old(folder, keep=path.parent)
-        return path
+        while True:
+            token = self.token(key)
+            if token is None:
+                raise FileNotFoundError(2, "no such object", self.shown(key))
+            path = folder / hashlib.sha256(token.encode()).hexdigest()[:16] / file
+            if path.exists():
+                return path
+            with suppress(PreconditionError, FileNotFoundError):  # replaced or removed since: look again
+                with replacing(path) as aside, telling(self.address), aside.open("wb") as out:
+                    for part in self._store.get(key, options={"if_match": token}).stream(min_chunk_size=8 * 2**20):
+                        out.write(part)
+                drop_old(folder, keep=path.parent)
+                return path
 
     # -- folders ------------------------------------------------------------------------------------------------------
 
@@ -187,7 +214,7 @@ class ObjectStorage:
                 found = [each for part in self._store.list(prefix or None, chunk_size=1000) for each in part]
             else:
                 found = self._store.list_with_delimiter(prefix or None)["objects"]
-        entries = (Entry(e["path"], e["size"], int(e["last_modified"].timestamp() * 1e9), e["e_tag"]) for e in found)
+        entries = map(_entry, found)
         return sorted(e for e in entries if not any(part.startswith(".") for part in e.key[len(prefix) :].split("/")) and e.size)
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -261,11 +288,5 @@ class ObjectStorage:
         return f"{self.address}/{key}"
 
 
-def _drop_old(folder: Path, keep: Path) -> None:
-    """Remove local copies of an object's earlier contents that nobody can still be reading."""
-    import shutil
-
-    for other in folder.iterdir():
-        with suppress(FileNotFoundError):
-            if other != keep and not other.name.startswith(".") and time.time() - other.stat().st_mtime > CACHED_FOR_S:
-                shutil.rmtree(other, ignore_errors=True)
+def _entry(meta: Any) -> Entry:
+    return Entry(meta["path"], meta["size"], int(meta["last_modified"].timestamp() * 1e9), meta["e_tag"])

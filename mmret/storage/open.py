@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmret.storage.addresses import is_object_address, object_address
+from mmret.storage.addresses import is_object_address, object_address, storage_address
 from mmret.storage.local import LocalStorage
 from mmret.storage.protocol import Storage
 
@@ -18,7 +18,7 @@ def open_storage(address: str | Path) -> Storage:
     True
     """
     if not is_object_address(address):
-        return LocalStorage(address)
+        return LocalStorage(storage_address(address, "the lake's address"))
     from mmret.storage.objects import ObjectStorage
 
     return ObjectStorage(object_address(address, "the lake's address"))

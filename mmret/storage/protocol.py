@@ -74,6 +74,9 @@ class Storage(Protocol):
     def token(self, key: str) -> Token | None:
         """The token of the content that is there now; None where there is none."""
 
+    def entry(self, key: str) -> Entry | None:
+        """Size, time and token of the object, as a listing tells them; None where there is none."""
+
     def is_same(self, key: str, other: str) -> bool | None:
         """Whether both keys are names of one file; None where the storage has no such thing as two names of one object."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from mmret.errors import UserError
 
-_AGAIN = "then give the same command again, it goes on from what is finished"
+_MEND = "see that the server is up and the endpoint right; then give the same command again, it goes on from what is finished"
 
 
 class StorageUnreachable(ConnectionError):
@@ -23,6 +23,10 @@ _UNREACHABLE = (
     r"connection reset|5\d\d (Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time)|SlowDown|status code: 5\d\d|"
     r"client error \(Connect\)|error decoding response body|request or response body error"
 )
+_OF_A_STORE = (
+    r"Generic (S3|GCS|MicrosoftAzure|HTTP)|store: \"(S3|GCS|MicrosoftAzure)\"|Error performing \w+ https?://|The operation lacked"
+)
+_SAID = rf"(?P<said>\S+ cannot be reached \(.*\): {re.escape(_MEND)})"
 _TOLD: list[tuple[str, str]] = [
     (r"NoSuchBucket|ContainerNotFound|The specified bucket (does not exist|is not valid)|InvalidBucketName",
      "there is no such bucket: make it, or correct the address"),
@@ -45,13 +49,29 @@ def refusal(message: str) -> str | None:
 
 def is_unreachable(message: str) -> bool:
     """Whether these words of an error say that an object store does not answer."""
-    return re.search(_UNREACHABLE, message) is not None and re.search(r"Generic|S3|GCS|Azure|object store", message) is not None
+    return re.search(_OF_A_STORE, message) is not None and re.search(_UNREACHABLE, message) is not None
+
+
+def explain_store(message: str) -> str | None:
+    """The sentence for the words of an error that an engine passed on from an object store, or that came from another process; None
+    for any other.
+
+    >>> explain_store("LanceError(IO): Generic S3 error: ... 403 Forbidden ...").split(":")[0]
+    'the store refuses the credentials'
+    """
+    if told := re.search(_SAID, message):
+        return told["said"]
+    if not re.search(_OF_A_STORE, message):
+        return None
+    if told := refusal(message):
+        return told
+    return f"the object store cannot be reached: {_MEND}" if is_unreachable(message) else None
 
 
 def unreachable(address: str, message: str) -> StorageUnreachable:
     """The error for a store that does not answer, with the beginning of its own words."""
     said = " ".join(message.split("Debug source")[0].split())[:200]
-    return StorageUnreachable(f"{address} cannot be reached ({said}): see that the server is up and the endpoint right; {_AGAIN}")
+    return StorageUnreachable(f"{address} cannot be reached ({said}): {_MEND}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 A database that one process writes cannot be opened by another, so a catalogue is built aside and renamed into place after each run;
 a reader that has the old one open keeps seeing the whole state that it opened. Paths in it are absolute: it can be opened from
 anywhere, and is built again where the lake was moved. It is a few hundred KB, in the format of DuckDB 1.2, which later ones read.
+That of a lake in an object store lies in this machine's scratch folder and names addresses.
 Cost: about 0.8 ms per partition the first time a process looks at it.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import pyarrow as pa
 from mmret.atomic import scratch_folder
 from mmret.hashing import fingerprint
 from mmret.lake import Lake, history
-from mmret.paths import plain_link
 from mmret.schemas import TABLES
-from mmret.warehouse.views import Files, all_views, read_footer, sql_literal
+from mmret.warehouse.files import Files, current_files, files_at, sql_literal
+from mmret.warehouse.query import said_by_storage
+from mmret.warehouse.views import all_views
 
 FORMAT = "v1.2.0"
 """Oldest DuckDB that can open the file."""
@@ -50,40 +52,14 @@ RUNS = pa.schema(
 
 
 def catalogue_path(lake: Lake) -> Path:
-    return lake.root / "catalogue.duckdb"
-
-
-def current_keys(lake: Lake) -> dict[str, dict[str, str]]:
-    """The key of every partition's file: its name in ``history/``, which nothing replaces, where the file system has hard links."""
-    return {t: {p: history.current_version(lake, t, p) or lake.key(t, p) for p in lake.partitions(t)} for t in TABLES}
-
-
-def current_files(lake: Lake) -> Files:
-    """The file of every partition as it is now."""
-    return local_files(lake, current_keys(lake))
-
-
-def local_files(lake: Lake, keys: Mapping[str, Mapping[str, str]]) -> Files:
-    """The files of this machine that hold what is at ``keys``, by table and partition."""
-    return {t: {p: lake.storage.local(key) for p, key in parts.items()} for t, parts in keys.items()}
-
-
-def readable_root(lake: Lake) -> Path:
-    """The lake's folder as DuckDB can name it: itself, or a link where it has a backslash, which DuckDB takes for ``/``."""
-    return plain_link(lake.root) if "\\" in str(lake.root) else lake.root
-
-
-def readable(lake: Lake, files: Files) -> Files:
-    """``files`` below :func:`readable_root`."""
-    root = readable_root(lake)
-    return {t: {p: root / path.relative_to(lake.root) for p, path in parts.items()} for t, parts in files.items()}
+    """Where the catalogue lies: in the lake's folder; of a lake in an object store in the scratch folder of this machine."""
+    return lake.scratch / "catalogue.duckdb"
 
 
 def _partitions(files: Files) -> pa.Table:
     rows = []
     for table, parts in files.items():
-        for partition, path in parts.items():
-            found = read_footer(path)
+        for partition, found in parts.items():
             facts = found.facts
             rows.append(
                 {
@@ -94,7 +70,7 @@ def _partitions(files: Files) -> pa.Table:
                     "digest": facts.digest,
                     "inputs": facts.inputs,
                     "notes": json.dumps(facts.notes),
-                    "written": (facts.written or found.mtime_ns) // 1000,
+                    "written": (facts.written or found.modified_ns) // 1000,
                 }
             )
     return pa.Table.from_pylist(rows, PARTITIONS)
@@ -112,13 +88,18 @@ def _runs(lake: Lake) -> pa.Table:
 
 def _fill(connection: Any, lake: Lake, files: Files) -> None:
     """Tables ``partitions`` and ``runs``, and all views, in the current database of ``connection``."""
+    import duckdb
+
     for name, rows in (("partitions", _partitions(files)), ("runs", _runs(lake))):
         connection.register("arriving", rows)
         connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arriving")
         connection.unregister("arriving")
     connection.execute("BEGIN")  # a commit for each would take longer than all the rest
-    for statement in all_views(files):
-        connection.execute(statement)
+    try:
+        for statement in all_views(files):
+            connection.execute(statement)
+    except duckdb.Error as error:
+        raise said_by_storage(error) or error from None
     connection.execute("COMMIT")
 
 
@@ -129,37 +110,49 @@ def connect(lake: Lake, state: history.State | None = None) -> Any:
 
     >>> connect(Lake("lakes/demo")).execute("SELECT count(*) FROM triplets").fetchone()
     """
+    connection = reading(lake)
+    _fill(connection, lake, current_files(lake) if state is None else files_at(lake, state.files))
+    return connection
+
+
+def reading(lake: Lake) -> Any:
+    """A connection that can read the files of the lake."""
     import duckdb
 
     connection = duckdb.connect()
-    _fill(connection, lake, readable(lake, current_files(lake) if state is None else local_files(lake, state.files)))
+    if not lake.storage.is_local:
+        from mmret.warehouse.object_files import LakeFiles
+
+        connection.register_filesystem(LakeFiles(lake.storage))
     return connection
 
 
 def signature(lake: Lake) -> str:
-    """Changes with every write to the lake, with its place and with the code that makes the views; one ``stat`` a partition."""
-    seen = []
-    for table in TABLES:
-        for partition in lake.partitions(table):
-            try:
-                stat = lake.path(table, partition).stat()
-            except FileNotFoundError:
-                continue
-            seen.append((table, partition, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return fingerprint(_MADE_BY, str(lake.root), seen, len(history.runs(lake)))
+    """Changes with every write to the lake, with its place and with the code that makes the views; one ``stat`` a partition, or in
+    an object store a listing of each table."""
+    return fingerprint(_MADE_BY, lake.address, tokens(lake), history.runs_token(lake))
 
 
-def build_catalogue(lake: Lake) -> Path:
-    """Write the catalogue of the lake's current state and put it in place of the one before."""
-    import duckdb
+def tokens(lake: Lake, tables: Iterable[str] = tuple(TABLES)) -> list[tuple[str, str, str]]:
+    """Table, partition and token of every partition of ``tables``."""
+    if not lake.storage.is_local:
+        from mmret.warehouse.object_files import current_entries
 
-    place, mark = catalogue_path(lake), signature(lake)
-    with scratch_folder(place) as folder, duckdb.connect() as connection:
+        return [(t, p, e.token) for t, parts in current_entries(lake, tables).items() for p, e in parts.items()]
+    found = ((t, p, lake.token(t, p)) for t in tables for p in lake.partitions(t))
+    return [(table, partition, token) for table, partition, token in found if token is not None]
+
+
+def build_catalogue(lake: Lake, mark: str | None = None) -> Path:
+    """Write the catalogue of the lake's current state and put it in place of the one before; ``mark``: its :func:`signature`, where
+    that was asked for already."""
+    place, mark = catalogue_path(lake), mark or signature(lake)
+    with scratch_folder(place) as folder, reading(lake) as connection:
         aside = folder / place.name
         connection.execute(f"ATTACH {sql_literal(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
         connection.execute("USE catalogue")
         _fill(connection, lake, current_files(lake))
-        connection.execute("CREATE TABLE made AS SELECT ? AS signature, ? AS lake", [mark, str(lake.root)])
+        connection.execute("CREATE TABLE made AS SELECT ? AS signature, ? AS lake", [mark, lake.address])
         connection.execute("USE memory")
         connection.execute("DETACH catalogue")
         os.replace(aside, place)
@@ -169,16 +162,18 @@ def build_catalogue(lake: Lake) -> Path:
 def can_hold(lake: Lake) -> bool:
     """Whether a catalogue can lie in the lake: DuckDB cannot write or open a database below a folder with ``?`` or a backslash in
     its name. Views over such a lake are made in memory, as :func:`connect` does."""
-    return not any(sign in str(lake.root) for sign in "?\\")
+    return not any(sign in str(lake.scratch) for sign in "?\\")
 
 
-def refresh_catalogue(lake: Lake) -> bool:
-    """Build the catalogue where it is missing or out of date; returns whether it was built. Costs a ``stat`` a partition."""
+def refresh_catalogue(lake: Lake, mark: str | None = None) -> bool:
+    """Build the catalogue where it is missing or out of date; returns whether it was built. Costs a :func:`signature`, or is given
+    it as ``mark``."""
     if not can_hold(lake):
         return False
-    if _signature_on_disk(catalogue_path(lake)) == signature(lake):
+    mark = mark or signature(lake)
+    if _signature_on_disk(catalogue_path(lake)) == mark:
         return False
-    build_catalogue(lake)
+    build_catalogue(lake, mark)
     return True
 
 
@@ -195,8 +190,9 @@ def _signature_on_disk(place: Path) -> str | None:
         return None
 
 
-def open_catalogue(lake: Lake) -> Any:
-    """A read-only connection to the lake's catalogue, built first where the lake has changed or was moved.
+def open_catalogue(lake: Lake, mark: str | None = None) -> Any:
+    """A read-only connection to the lake's catalogue, built first where the lake has changed or was moved. ``mark``: its
+    :func:`signature`, where that was asked for already.
 
     Where the lake cannot be written to, or its path is one that DuckDB cannot name, the same views in memory.
     """
@@ -205,18 +201,20 @@ def open_catalogue(lake: Lake) -> Any:
     if not can_hold(lake):
         return connect(lake)
     try:
-        refresh_catalogue(lake)
-        return attach(catalogue_path(lake))
+        refresh_catalogue(lake, mark)
+        return attach(catalogue_path(lake), reading(lake))
     except (OSError, duckdb.IOException):
         return connect(lake)
 
 
-def attach(place: Path) -> Any:
-    """A connection to a catalogue that shares nothing. ``duckdb.connect(path)`` would return what this process has open under that
-    name, which may be the catalogue before this one."""
+def attach(place: Path, connection: Any = None) -> Any:
+    """A connection to a catalogue that shares nothing; ``connection``: one in memory, which is given it.
+
+    ``duckdb.connect(path)`` would return what this process has open under that name, which may be the catalogue before this one.
+    """
     import duckdb
 
-    connection = duckdb.connect()
+    connection = connection or duckdb.connect()
     connection.execute(f"ATTACH {sql_literal(place)} AS lake (READ_ONLY)")
     connection.execute("USE lake")
     return connection

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mmret.freshness.differences import NOT_RECORDED, compare_inputs
 from mmret.lake import Lake
 from mmret.lake.inputs import read_inputs
 from mmret.stages import FINGERPRINTED_TABLES
-from mmret.warehouse.views import read_footer
+from mmret.warehouse.files import PartitionFile
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,9 @@ class Causes:
     upstream: Mapping[str, int] = field(default_factory=dict)
 
 
-def causes_of(lake: Lake, table: str, before: Mapping[str, Path], after: Mapping[str, Path], partitions: Sequence[str]) -> Causes:
+def causes_of(
+    lake: Lake, table: str, before: Mapping[str, PartitionFile], after: Mapping[str, PartitionFile], partitions: Sequence[str]
+) -> Causes:
     """Why ``partitions`` of ``table`` differ between the files ``before`` and ``after``."""
     own: Counter[str] = Counter()
     upstream: Counter[str] = Counter()
@@ -34,7 +35,7 @@ def causes_of(lake: Lake, table: str, before: Mapping[str, Path], after: Mapping
         if partition not in before or partition not in after:
             own["new partition" if partition in after else "partition gone"] += 1
             continue
-        old, new = (read_footer(files[partition]).facts for files in (before, after))
+        old, new = (files[partition].facts for files in (before, after))
         if table not in FINGERPRINTED_TABLES:
             continue
         if old.inputs == new.inputs:

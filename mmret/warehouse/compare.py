@@ -13,16 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.schemas import KEYS, TABLES
-from mmret.warehouse.catalogue import current_files, current_keys, local_files, readable
+from mmret.warehouse.catalogue import reading
 from mmret.warehouse.causes import Causes, causes_of
-from mmret.warehouse.query import stoppable
-from mmret.warehouse.views import read_footer, sql_literal, table_rows
+from mmret.warehouse.files import PartitionFile, current_files, current_keys, files_at, sql_literal
+from mmret.warehouse.query import said_by_storage, stoppable
+from mmret.warehouse.views import table_rows
 
 NOW = "now"
 _ROWS_AT_ONCE = 500_000
@@ -77,7 +77,7 @@ def compare(lake: Lake, before: history.State, after: history.State, tables: Seq
     import duckdb
 
     found, left_out = [], {}
-    with tempfile.TemporaryDirectory(prefix="mmret-") as folder, duckdb.connect() as connection:
+    with tempfile.TemporaryDirectory(prefix="mmret-") as folder, reading(lake) as connection:
         connection.execute(f"SET temp_directory = {sql_literal(folder)}")
         for table in tables or TABLES:
             sides = [_side(lake, state, table) for state in (before, after)]
@@ -87,7 +87,10 @@ def compare(lake: Lake, before: history.State, after: history.State, tables: Seq
             if lacking:
                 left_out[table] = f"not kept with {lacking[0]}"
                 continue
-            found.append(stoppable(connection, partial(_compare_table, connection, lake, table, *sides, examples)))
+            try:
+                found.append(stoppable(connection, partial(_compare_table, connection, lake, table, *sides, examples)))
+            except duckdb.Error as error:
+                raise said_by_storage(error) or error from None
     return Comparison(found, left_out)
 
 
@@ -96,7 +99,7 @@ class _Side:
     """One state of a table: its files, and which of their rows count."""
 
     table: str
-    files: Mapping[str, Path]
+    files: Mapping[str, PartitionFile]
     where: str = "true"
 
     def rows(self, partitions: Sequence[str]) -> str:
@@ -120,9 +123,9 @@ def _side(lake: Lake, state: history.State, table: str) -> _Side | None:
     """None where the state does not keep the table. Of rows that are only ever added a time has those decided until then."""
     if table not in history.APPEND_ONLY_TABLES or state.when is None:
         files = state.files.get(table)
-        return None if files is None else _Side(table, readable(lake, local_files(lake, {table: files}))[table])
+        return None if files is None else _Side(table, files_at(lake, {table: files})[table])
     until = datetime.fromtimestamp(state.when / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return _Side(table, readable(lake, {table: current_files(lake)[table]})[table], f"decided_at <= '{until}'")
+    return _Side(table, current_files(lake, (table,))[table], f"decided_at <= '{until}'")
 
 
 def _keys(table: str) -> tuple[str, ...]:
@@ -138,7 +141,7 @@ def _compare_table(connection: Any, lake: Lake, table: str, before: _Side, after
     differing = []
     for partition in sorted({*before.files, *after.files}):
         if before.where == after.where and _same_content(before.files.get(partition), after.files.get(partition)):
-            change.same += read_footer(after.files[partition]).facts.rows
+            change.same += after.files[partition].facts.rows
         else:
             differing.append(partition)
     counted: Counter[str] = Counter()
@@ -156,11 +159,10 @@ def _compare_table(connection: Any, lake: Lake, table: str, before: _Side, after
     return change
 
 
-def _same_content(before: Path | None, after: Path | None) -> bool:
+def _same_content(before: PartitionFile | None, after: PartitionFile | None) -> bool:
     if before is None or after is None:
         return False
-    digests = [read_footer(path).facts.digest for path in (before, after)]
-    return before == after or bool(digests[0]) and digests[0] == digests[1]
+    return before.place == after.place or bool(before.facts.digest) and before.facts.digest == after.facts.digest
 
 
 def _batches(partitions: Sequence[str], *sides: _Side) -> Iterator[list[str]]:
@@ -169,7 +171,7 @@ def _batches(partitions: Sequence[str], *sides: _Side) -> Iterator[list[str]]:
     rows = 0
     for partition in partitions:
         group.append(partition)
-        rows += max(read_footer(side.files[partition]).facts.rows for side in sides if partition in side.files)
+        rows += max(side.files[partition].facts.rows for side in sides if partition in side.files)
         if rows >= _ROWS_AT_ONCE:
             yield group
             group, rows = [], 0

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from mmret.atomic import replacing
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.storage import is_object_address
 from mmret.warehouse.query import ask_arrow
 
 _ROWS = 131_072
@@ -45,5 +46,7 @@ def check_place(lake: Lake, path: Path) -> None:
     """Raise UserError where ``path`` is a folder, or lies in the lake, whose own files must not be written over."""
     if path.is_dir():
         raise UserError(f"--parquet {path} is a folder: name a file")
-    if path.resolve().is_relative_to(lake.root.resolve()):
+    if is_object_address(path):
+        raise UserError(f"--parquet {path}: name a file of this machine")
+    if path.resolve().is_relative_to(lake.scratch.resolve()):
         raise UserError(f"--parquet {path} lies in the lake, whose files are its own: name a place outside")

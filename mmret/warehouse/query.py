@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from mmret.errors import UserError
+from mmret.storage import StorageUnreachable
 
 _T = TypeVar("_T")
 BATCH = 1000
@@ -91,11 +92,22 @@ def _said() -> Iterator[None]:
     except duckdb.OutOfMemoryException as error:
         raise UserError(f"SQL: out of memory ({error}): select fewer rows or columns, or sum them up in the query") from None
     except duckdb.Error as error:
-        raise UserError(f"SQL: {error}") from None
+        raise said_by_storage(error) or UserError(f"SQL: {error}") from None
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None or isinstance(error, StorageUnreachable):
             raise
         raise UserError(f"SQL: {str(error).split('. Detail:')[0]}") from None  # what Arrow makes of an error in a later batch
+
+
+def said_by_storage(error: Exception) -> Exception | None:
+    """What reading the lake's object store met, where that is what ``error`` of DuckDB tells as the text of a traceback; else
+    None."""
+    text = str(error)
+    if not text.startswith("Traceback (most recent call last)"):
+        return None
+    kind, _, sentence = next((line for line in text.splitlines()[1:] if line[:1].strip()), "").partition(": ")
+    sentence = re.sub(r"^\[Errno \d+\] ", "", sentence)
+    return StorageUnreachable(sentence) if kind.endswith("StorageUnreachable") else UserError(f"SQL: {sentence or kind}")
 
 
 def stoppable(connection: Any, work: Callable[[], _T]) -> _T:

@@ -1,6 +1,7 @@
 """A lake open for one query after another: each sees the state of its moment, and what a run writes meanwhile the next one sees.
 
-Looking whether the lake has changed costs a ``stat`` a partition; opening it again, building its catalogue.
+Looking whether the lake has changed costs a ``stat`` a partition, in an object store a listing a table; opening it again, building
+its catalogue.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Session:
 
     def __init__(self, lake: Lake, as_of: str | None = None):
         if not lake.partitions("corpus_manifest"):
-            raise UserError(f"{lake.root} holds no lake yet: make one with `mmret run --lake {lake.root}`")
+            raise UserError(f"{lake.address} holds no lake yet: make one with `mmret run --lake {lake.address}`")
         self.lake, self.as_of = lake, as_of
         self.opened = 0
         """How often the lake has been opened: changes when the tables may have."""
@@ -37,7 +38,7 @@ class Session:
         elif self._connection is None or look:
             seen = signature(self.lake)
             if seen != self._seen or self._connection is None:
-                self._take(open_catalogue(self.lake))
+                self._take(open_catalogue(self.lake, seen))
                 self._seen = seen
         return self._connection
 

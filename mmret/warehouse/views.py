@@ -7,23 +7,14 @@ view with its columns.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mmret.lake.partitions import Facts, read_facts
 from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX, column_comment
-from mmret.storage import open_storage
+from mmret.warehouse.files import Files, PartitionFile, listed, sql_literal
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
-
-Files = Mapping[str, Mapping[str, Path]]
-"""The file of each partition of each table."""
 
 
 def _sql_type(type_: pa.DataType) -> str:
@@ -32,66 +23,28 @@ def _sql_type(type_: pa.DataType) -> str:
     return _SQL_TYPES[str(type_)]
 
 
-def sql_literal(text: object) -> str:
-    """``text`` as a string literal of SQL."""
-    return "'" + str(text).replace("'", "''") + "'"
-
-
-def file_pattern(path: object) -> str:
-    """``path`` as DuckDB's ``read_parquet`` and ``allowed_directories`` need it: a pattern that fits this one path only.
-
-    A backslash beside signs of a pattern cannot be written at all (:func:`mmret.warehouse.catalogue.readable_root`).
-    """
-    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
-
-
-@dataclass(frozen=True)
-class Footer:
-    """What the views and the table ``partitions`` need to know of a partition's file."""
-
-    facts: Facts
-    columns: tuple[str, ...]
-    size: int
-    mtime_ns: int
-
-
-def read_footer(path: Path) -> Footer:
-    """The footer of a partition's file; read once per process, since a version never changes."""
-    stat = path.stat()
-    return _footer(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=100_000)
-def _footer(path: Path, inode: int, mtime_ns: int, size: int) -> Footer:
-    return Footer(read_facts(open_storage(path.parent), path.name), tuple(pq.read_schema(path).names), size, mtime_ns)
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(sql_literal(file_pattern(path)) for path in paths)
-
-
-def _by_columns(files: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
+def _by_columns(files: Sequence[PartitionFile]) -> dict[tuple[str, ...], list[PartitionFile]]:
     """Files by the columns they have: one written before a column was added to the schema lacks it."""
-    found: dict[tuple[str, ...], list[Path]] = {}
-    for path in files:
-        found.setdefault(read_footer(path).columns, []).append(path)
+    found: dict[tuple[str, ...], list[PartitionFile]] = {}
+    for file in files:
+        found.setdefault(file.columns, []).append(file)
     return found
 
 
-def table_rows(table: str, files: Sequence[Path]) -> str:
+def table_rows(table: str, files: Sequence[PartitionFile]) -> str:
     """A SELECT of the rows of ``table`` in ``files``; a column that a file does not have is null in its rows."""
 
     def columns(names: Sequence[str]) -> str:
         return ", ".join(f'"{f.name}"' if f.name in names else f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in TABLES[table])
 
     parts = [
-        f"SELECT {columns(names)} FROM read_parquet([{_listed(paths)}], hive_partitioning = false)"
-        for names, paths in _by_columns(files).items()
+        f"SELECT {columns(names)} FROM read_parquet([{listed(alike)}], hive_partitioning = false)"
+        for names, alike in _by_columns(files).items()
     ] or [f"SELECT {columns(())} WHERE false"]
     return " UNION ALL ".join(parts)
 
 
-def table_view(table: str, files: Sequence[Path]) -> str:
+def table_view(table: str, files: Sequence[PartitionFile]) -> str:
     """``CREATE VIEW`` of ``table`` over ``files``."""
     return f'CREATE OR REPLACE VIEW "{table}" AS {table_rows(table, files)}'
 

@@ -63,11 +63,11 @@ def add_pages(site: Site) -> None:
     """Register ``/`` and ``/search`` with NiceGUI."""
     from nicegui import ui
 
-    @ui.page("/", title=f"Triplets of {site.lake.root.name}")
+    @ui.page("/", title=f"Triplets of {site.lake.name}")
     def browse(pair: str = "") -> None:
         BrowsePage(site, pair).build()
 
-    @ui.page("/search", title=f"Search {site.lake.root.name}")
+    @ui.page("/search", title=f"Search {site.lake.name}")
     def search() -> None:
         SearchPage(site, Question.read(ui.context.client.request.query_params)).build()
 
@@ -85,7 +85,7 @@ def serve(
 
     application = build(open_site(lake, profile, reviewer), ("127.0.0.1", "localhost", "[::1]", host))
     listener, address = listen(host, port)
-    print(f"triplets of {lake.root}: {address}  (Ctrl-C stops it)", flush=True)
+    print(f"triplets of {lake.address}: {address}  (Ctrl-C stops it)", flush=True)
     if browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
     uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listener])

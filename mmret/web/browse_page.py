@@ -39,7 +39,7 @@ class BrowsePage:
         """Build the frame; rows follow as soon as the browser is connected, then filters and counts."""
         from nicegui import ui
 
-        head(self.site.lake.root.name, "triplets", "Browse")
+        head(self.site.lake.name, "triplets", "Browse")
         ui.keyboard(self.key, ignore=["input", "textarea", "select"])
         with ui.left_drawer(value=True, bordered=True).props("width=290").classes("gap-2 bg-white"):
             self.panel_slot = ui.column().classes("w-full gap-2")
@@ -126,7 +126,7 @@ class BrowsePage:
             if failed:
                 empty("This could not be shown", failed)
             elif not self.rows and self.filters.empty():
-                empty("This lake has no triplets yet", f"mmret run --lake {self.site.lake.root}")
+                empty("This lake has no triplets yet", f"mmret run --lake {self.site.lake.address}")
             elif not self.rows:
                 empty("No triplet fits", "Widen a filter, or show everything")
         self._show_where()

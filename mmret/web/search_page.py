@@ -40,7 +40,7 @@ class SearchPage:
         from nicegui import ui
 
         self.site.searches.prepare()
-        head(self.site.lake.root.name, "search", "Search")
+        head(self.site.lake.name, "search", "Search")
         ui.add_css(given_pictures.STYLE)
         with ui.row().classes("w-full items-start gap-4"):
             self.query_picture = ui.column().classes("gap-1")

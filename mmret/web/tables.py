@@ -3,7 +3,7 @@
 Free SQL comes from a person at a browser, so the connection is locked: it reads no file outside the lake, loads no extension,
 changes no setting, and runs one SELECT at a time, which is stopped after ``SECONDS``. The connection sees one state of the lake
 and is opened again once the lake has changed. Cost: opening reads one footer per partition; a check for changes is one ``stat``
-per partition, every two seconds at most.
+per partition, every two seconds at most, or what :mod:`mmret.lake.changes` asks of an object store.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ import pyarrow as pa
 from mmret.curation.decisions import latest_decisions
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.lake.changes import Changes
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.warehouse import connect
-from mmret.warehouse.catalogue import current_files, readable, readable_root
-from mmret.warehouse.views import file_pattern, sql_literal, table_view
+from mmret.warehouse.catalogue import tokens
+from mmret.warehouse.files import current_files, file_pattern, readable_root, sql_literal
+from mmret.warehouse.query import said_by_storage
+from mmret.warehouse.views import table_view
 
 SECONDS = 20.0
 """Longest a free query may run."""
@@ -38,11 +41,12 @@ class Tables:
     def __init__(self, lake: Lake):
         self.lake = lake
         self._lock = threading.RLock()
+        self._changes = Changes(lake)
         self._connection: Any = None
-        self._seen: tuple[Any, ...] = ()
+        self._seen: list[tuple[str, str, str]] = []
         self._looked = 0.0
         self._decisions: pa.Table | None = None
-        self._decisions_seen: tuple[Any, ...] = ()
+        self._decisions_seen: list[tuple[str, str, str]] = []
 
     def rows(self, sql: str, values: Mapping[str, Any] | Sequence[Any] = (), **relations: pa.Table) -> list[dict[str, Any]]:
         """Rows of a query that the page itself makes; ``relations``: tables that it can name in addition to the lake's views."""
@@ -57,37 +61,30 @@ class Tables:
         """A cursor over the lake's current state, for one thread."""
         with self._lock:
             if time.monotonic() - self._looked > _CHECK_SECONDS or self._connection is None:
-                seen = self._signature(t for t in TABLES if t not in WRITTEN_BY_PEOPLE)
-                if seen != self._seen or self._connection is None:
-                    self._connection, self._seen = self._open(), seen
+                if self._changes.maybe() or self._connection is None:
+                    seen = tokens(self.lake, [t for t in TABLES if t not in WRITTEN_BY_PEOPLE])
+                    if seen != self._seen or self._connection is None:
+                        self._connection, self._seen = self._open(), seen
                 self._looked = time.monotonic()
             return self._connection.cursor()
 
     def decisions(self) -> pa.Table:
         """The latest decision on every pair, as of now."""
         with self._lock:
-            seen = self._signature(WRITTEN_BY_PEOPLE)
+            seen = tokens(self.lake, WRITTEN_BY_PEOPLE)
             if self._decisions is None or seen != self._decisions_seen:
                 self._decisions, self._decisions_seen = latest_decisions(self.lake).select(["pair_id", "decision", "note"]), seen
             return self._decisions
 
-    def _signature(self, tables: Any) -> tuple[Any, ...]:
-        seen = []
-        for table in tables:
-            for partition in self.lake.partitions(table):
-                stat = self.lake.path(table, partition).stat()
-                seen.append((table, partition, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-        return tuple(seen)
-
     def _open(self) -> Any:
         if not self.lake.shards():
-            raise UserError(f"{self.lake.root} holds no lake yet: make one with `mmret run --lake {self.lake.root}`")
+            raise UserError(f"{self.lake.address} holds no lake yet: make one with `mmret run --lake {self.lake.address}`")
         connection = connect(self.lake)
-        files = readable(self.lake, current_files(self.lake))
+        files = current_files(self.lake, BY_SHARD)
         for table in BY_SHARD:
             parts = []
-            for shard, path in files[table].items():
-                connection.execute(table_view(table, [path]).replace(f'VIEW "{table}"', f'VIEW "{table} of {shard}"', 1))
+            for shard, file in files[table].items():
+                connection.execute(table_view(table, [file]).replace(f'VIEW "{table}"', f'VIEW "{table} of {shard}"', 1))
                 parts.append(f'SELECT {sql_literal(shard)} AS shard, * FROM "{table} of {shard}"')
             whole = " UNION ALL ".join(parts) or f"SELECT NULL::VARCHAR AS shard, * FROM {table} WHERE false"
             connection.execute(f"CREATE VIEW {table}_by_shard AS {whole}")
@@ -149,7 +146,7 @@ def run_query(tables: Tables, sql: str, limit: int) -> Answer:
     except duckdb.InterruptException:
         raise UserError(f"SQL: stopped after {SECONDS:g} s; ask for less, or use `mmret sql`") from None
     except duckdb.Error as error:
-        raise UserError(f"SQL: {error}") from None
+        raise said_by_storage(error) or UserError(f"SQL: {error}") from None
     finally:
         stop.cancel()
     return Answer([column[0] for column in found.description], rows[:limit], len(rows) > limit)

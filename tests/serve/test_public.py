@@ -77,6 +77,12 @@ def test_a_sentence_loses_paths_and_keeps_the_rest(said, heard):
     assert public_sentence(said, "/srv/lakes/a") == heard
 
 
+def test_a_sentence_loses_the_address_of_the_lake_and_of_other_objects():
+    said = "s3://bucket/lakes/a/images/x.parquet is damaged; see s3://bucket/lakes/ab, gs://other/key, https://example.org/a/b"
+    heard = f"the lake/images/x.parquet is damaged; see {HIDDEN}, {HIDDEN}, https://example.org/a/b"
+    assert public_sentence(said, "s3://bucket/lakes/a") == heard
+
+
 def test_a_lake_whose_manifest_has_paths_of_the_server_does_not_tell_them(small_lake, tmp_path):
     lake = Lake(Path(shutil.copytree(small_lake[0], tmp_path / "lake")))
     secret = "/srv/secret/folder"

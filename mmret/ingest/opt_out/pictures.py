@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmret.atomic import replacing
 from mmret.curation.opted_out import OPTED_OUT
 from mmret.ingest.opt_out.entries import OptOuts
 from mmret.ingest.pictures.decode import Unreadable
@@ -103,8 +102,8 @@ def _rows(lake: Lake) -> Iterator[dict[str, Any]]:
 
 def picture_sums(lake: Lake, partition: str) -> pa.Table:
     """``image_id, md5`` of the stored pictures of a partition; only those that are not known yet are read."""
-    path = sums_path(lake, partition)
-    known = pq.read_table(path, partitioning=None) if path.is_file() else _SUMS.empty_table()
+    key = f"fingerprints/md5/{partition}.parquet"
+    known = _known_sums(lake, key)
     wanted = lake.read("images", partition, ["image_id"])["image_id"]
     missing = wanted.filter(pc.invert(pc.is_in(wanted, value_set=known["image_id"].combine_chunks())))
     if not len(missing):
@@ -116,14 +115,17 @@ def picture_sums(lake: Lake, partition: str) -> pa.Table:
     ]
     known = known.filter(pc.is_in(known["image_id"], value_set=wanted.combine_chunks()))
     sums = pa.concat_tables([known, pa.Table.from_pylist(made, _SUMS)])
-    with replacing(path) as aside:
+    with lake.storage.replacing(key) as aside:
         pq.write_table(sums, aside, compression="zstd")
     return sums
 
 
-def sums_path(lake: Lake, partition: str) -> Any:
-    """Where the MD5 sums of a partition's pictures are kept."""
-    return lake.root / "fingerprints" / "md5" / f"{partition}.parquet"
+def _known_sums(lake: Lake, key: str) -> pa.Table:
+    try:
+        with lake.storage.open(key) as file:
+            return pq.read_table(file, partitioning=None)
+    except FileNotFoundError:
+        return _SUMS.empty_table()
 
 
 def _md5(source: Reader, row: Row) -> str | None:

@@ -24,6 +24,8 @@ from mmret.curation.opted_out import OPTED_OUT
 from mmret.curation.split import split_of
 from mmret.errors import UserError
 from mmret.hashing import fingerprint, pair_id
+from mmret.ingest.object_store.lost import ending_when_lost
+from mmret.ingest.object_store.read_ahead import reads_at_once
 from mmret.ingest.opt_out.entries import OptOuts
 from mmret.ingest.opt_out.lists import read_opt_outs
 from mmret.ingest.opt_out.pictures import OptedOut
@@ -45,10 +47,10 @@ _SAMPLE_ROWS = 1000
 
 @dataclass(frozen=True)
 class Release:
-    """One annotation file with the folder its paths are relative to."""
+    """One annotation file with the folder its paths are relative to, which may be an address of an object store."""
 
     annotations: Path
-    images: Path
+    images: Path | str
     name: str = "MegaPairs release"
     licence: str | None = None
     lines: int = 50_000
@@ -69,13 +71,14 @@ def import_release(lake: Lake, releases: Sequence[Release], profile: Profile) ->
     """
     totals: Counter[str] = Counter()
     opted_out = OptedOut(lake, read_opt_outs(profile.corpus.opt_out))
-    for release in releases:
-        _look(release)
-        with LakeContents() as known:
-            own = [p for p in lake.partitions("corpus_manifest") if not p.startswith(release.prefix)]
-            for partition in own:
-                known.add_partition(lake, partition, str(release.images))
-            totals.update(_Import(lake, release, profile, known, opted_out).run())
+    with ending_when_lost():
+        for release in releases:
+            _look(release)
+            with LakeContents() as known:
+                own = [p for p in lake.partitions("corpus_manifest") if not p.startswith(release.prefix)]
+                for partition in own:
+                    known.add_partition(lake, partition, str(release.images))
+                totals.update(_Import(lake, release, profile, known, opted_out).run())
     return dict(totals)
 
 
@@ -192,7 +195,7 @@ class _Import:
         fresh = (Row(path) for path in named if not self.contents.has_path(self.root, path))
         rows: list[dict[str, Any]] = []
         first: dict[str, str] = {}
-        for row, (image_id, size, failure) in in_order(partial(hash_file, self.reader), fresh):
+        for row, (image_id, size, failure) in in_order(partial(hash_file, self.reader), fresh, reads_at_once(self.root)):
             reason, detail = (failure.reason, failure.detail) if failure else (None, None)
             if image_id is not None and (entry := self.opted_out.entry_of(self.root, row, image_id, self.reader)):
                 reason, detail = OPTED_OUT, entry
