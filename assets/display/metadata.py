@@ -92,7 +92,7 @@ def describe(lake: Lake, table: str, partition: str, facts: Facts, computed: int
         "rows_computed": computed,
         "dagster/column_schema": column_schema(table, words=False),  # the UI has the words from the asset's definition
         "preview": dg.MetadataValue.md(preview(lake.head(table, partition, _PREVIEW_ROWS))),
-        "path": dg.MetadataValue.path(str(lake.path(table, partition))),
+        "path": dg.MetadataValue.path(lake.storage.shown(lake.key(table, partition))),
         "digest": facts.digest,
         **notes,
     }

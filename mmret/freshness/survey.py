@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Literal
-
-import pyarrow.parquet as pq
 
 from mmret.freshness.differences import differences
 from mmret.freshness.fingerprints import inputs_of, upstream_of
@@ -26,7 +23,6 @@ from mmret.stages import RUNS, STAGES, UNPARTITIONED
 
 State = Literal["current", "follows", "stale", "missing"]
 
-_AT_ONCE = 16  # requests under way: footers are little to read and long to wait for
 RETRY_SECONDS = 3600
 """How long schedules and sensors wait before they send unanswered requests again; a person's `mmret run` sends them at once."""
 
@@ -69,13 +65,8 @@ class Snapshot(Lake):
         self.facts = cache(super().facts)  # type: ignore[method-assign]
         self.shards = cache(super().shards)  # type: ignore[method-assign]
         if not self.storage.is_local:
-            self._footers = cache(self._footers)  # type: ignore[method-assign]
-            self.footer = lambda table, partition: self._footers(table).get(partition)  # type: ignore[method-assign]
-
-    def _footers(self, table: str) -> dict[str, pq.FileMetaData | None]:
-        partitions = self.partitions(table)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return dict(zip(partitions, pool.map(partial(super().footer, table), partitions), strict=True))
+            self.footers = cache(super().footers)  # type: ignore[method-assign]
+            self.footer = lambda table, partition: self.footers(table).get(partition)  # type: ignore[method-assign]
 
 
 def partitions_of(lake: Lake, profile: Profile, table: str) -> list[str]:
