@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -93,6 +92,9 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
     _drop_copies(lake, gone, done)
     _drop_downloads(lake, gone, done)
     _drop_answers(lake, gone, done)
+    if not lake.storage.is_local:  # copies of objects, which this machine makes again where it needs them
+        for path in lake.scratch.glob("[!.]*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return done
 
 
@@ -198,19 +200,17 @@ def _drop_from_lance(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
 
 
 def _drop_copies(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
-    for path in [*(lake.root / "gallery").glob("*/[!.]*.parquet")]:
-        if _lists(path, gone):
-            path.with_suffix(".npy").unlink(missing_ok=True)
-            path.unlink()
-            done.vectors_by_checkpoints += 1
-    for path in [*(lake.root / "fingerprints").glob("*.parquet"), *(lake.root / "fingerprints" / "md5").glob("*.parquet")]:
-        if _lists(path, gone):
-            path.unlink()
-            done.fingerprints += 1
-    for folder in (lake.root / "checkpoints").glob("*.work"):
-        shutil.rmtree(folder)
-        done.trainings_in_progress += 1
-    if (home := lake.root / ".dagster").is_dir():
+    for key in _tables_that_list(lake, "gallery", gone):
+        lake.storage.delete([f"{key.removesuffix('.parquet')}.npy", key])
+        done.vectors_by_checkpoints += 1
+    for key in _tables_that_list(lake, "fingerprints", gone):
+        lake.storage.delete([key])
+        done.fingerprints += 1
+    for name in lake.storage.folders("checkpoints"):
+        if name.endswith(".work"):
+            lake.storage.delete_below(f"checkpoints/{name}")
+            done.trainings_in_progress += 1
+    if (home := lake.scratch / ".dagster").is_dir():
         shutil.rmtree(home)
         done.run_history += 1
 
@@ -227,8 +227,16 @@ def _drop_downloads(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
             done.downloads += 1
 
 
-def _lists(path: Path, gone: pa.Array) -> bool:
-    rows = pq.read_table(path, columns=[c for c in ("image_id", "name") if c in pq.read_schema(path).names], partitioning=None)
+def _tables_that_list(lake: Lake, folder: str, gone: pa.Array) -> list[str]:
+    """Keys of the Parquet files in ``folder``, but of benchmarks, that name one of the pictures."""
+    keys = (entry.key for entry in lake.storage.list(folder) if "/benchmarks/" not in entry.key)
+    return [key for key in keys if key.endswith(".parquet") and _lists(lake, key, gone)]
+
+
+def _lists(lake: Lake, key: str, gone: pa.Array) -> bool:
+    with lake.storage.open(key) as file:
+        parquet = pq.ParquetFile(file)
+        rows = parquet.read([c for c in ("image_id", "name") if c in parquet.schema_arrow.names])
     return any(pc.any(pc.is_in(column, value_set=gone)).as_py() for column in rows.columns)
 
 

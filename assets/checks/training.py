@@ -16,7 +16,10 @@ def _losses(lake: Lake) -> Iterator[tuple[str, list[float]]]:
     from mmret.retriever.train.log import LOG, read_log
 
     for row in lake.read("checkpoints", columns=["recipe", "folder"]).to_pylist():
-        folder = lake.root / row["folder"]
+        try:
+            folder = lake.storage.local_folder(row["folder"])
+        except FileNotFoundError:
+            continue
         if (folder / LOG).is_file():
             yield row["recipe"], read_log(folder)["loss"].to_pylist()
 
