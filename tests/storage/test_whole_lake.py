@@ -24,12 +24,14 @@ pytestmark = pytest.mark.cluster
 def server(tmp_path_factory):
     pytest.importorskip("obstore")
     server = Seaweed(tmp_path_factory.mktemp("weed"))
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.env.items():
-            patch.setenv(name, value)
-        yield server
-    server.kill()
+    try:
+        server.start()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in server.env.items():
+                patch.setenv(name, value)
+            yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")
