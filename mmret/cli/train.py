@@ -59,13 +59,13 @@ def _train_on_ray(store: Any, profile: Any, recipe: str, on: str, workers: int |
         command = ["train", "--lake", store.address, "--recipe", recipe, "--on", "ray", "--workers", str(workers)]
         return submit(command, address, lambda line: typer.echo(line, err=True))
 
+    from mmret.lake.configuration import resolve
     from mmret.retriever.train.log import log_line
     from mmret.retriever.train.on_ray import train_on_ray
     from mmret.retriever.train.stage import TrainingJob
-    from mmret.settings import Recipe
 
-    job = TrainingJob.of(store, profile, recipe)
-    job = job.with_recipe(Recipe.model_validate({**job.recipe.model_dump(), "workers": workers, "processes": 1}))
+    chosen = {f"recipes.{recipe}.workers": workers, f"recipes.{recipe}.processes": 1}
+    job = TrainingJob.of(store, resolve(store, overrides=chosen)[0], recipe)
 
     def say(line: str) -> None:
         typer.echo(line, err=True)

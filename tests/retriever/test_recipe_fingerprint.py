@@ -26,6 +26,7 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 RUNTIME = {
     "checkpoint_every": 3, "log_every": 3, "evaluate_every": 3, "held_out_queries": 3, "outside": True,
+    "parallel": "ddp", "workers": 2, "worker_cpus": 2,
 }  # fmt: skip
 
 

@@ -202,6 +202,10 @@ def test_bfloat16_keeps_trained_weights_in_float32_and_points_the_same_way(kind,
         ("lora", {"rank": 0}, "greater than"),
         ("lora", {"rang": 8}, "not permitted"),
         ("trainable", "none", "text"),
+        ("parallel", "zero", "fsdp"),
+        ("parallel", "fsdp", "matrix_learning_rate needs whole matrices"),  # which demo trains by Muon
+        ("workers", 512, "share a batch"),
+        ("workers", 0, "greater than"),
         ("matryoshka", [16, 8], "ascending"),
         ("matryoshka", [8, 8], "each once"),
         ("matryoshka", [0, 8], "from 1 on"),
@@ -217,6 +221,14 @@ def test_settings_that_contradict_each_other_are_refused():
         load_profile("demo", {"recipes.demo.kind": "mllm"})  # demo says trainable: text+blocks
     with pytest.raises(UserError, match="share a batch"):
         load_profile("demo", {"recipes.demo.outside": True, "recipes.demo.processes": 512})
+    with pytest.raises(UserError, match="workers are of a Ray cluster"):
+        load_profile("demo", {"recipes.demo.outside": True, "recipes.demo.processes": 2, "recipes.demo.workers": 2})
+    for more, said in (
+        ({"compile": "eager"}, "compile and parallel 'fsdp'"),
+        ({"kind": "reranker", "temperature": 0.02}, "of retrievers"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_profile("demo", {"recipes.new": {"parallel": "fsdp", **more}})
 
 
 @pytest.mark.parametrize("kind, dim", [("clip", 16), ("mllm", 32)])

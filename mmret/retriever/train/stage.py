@@ -59,10 +59,6 @@ class TrainingJob:
         """Its checkpoint on this machine; see :attr:`Place.folder`."""
         return self.place.folder
 
-    def with_recipe(self, recipe: Recipe) -> TrainingJob:
-        """The same job by another recipe."""
-        return replace(self, recipe=recipe)
-
     def rows(self) -> pa.Table:
         """What it trains on, of the lake as it was where the recipe says so; see :func:`training_rows`."""
         return training_rows(open_as_of(self.lake, self.recipe.as_of), self.recipe, self.licences, self.evaluate)
