@@ -81,6 +81,8 @@ class Bench:
         return Path(shutil.copytree(self.lake, self.folder / name))
 
     def one_process(self, recipe: str) -> Path:
+        if RECIPES[recipe].startswith(CLIP):  # one process exchanges nothing, so these are one recipe
+            recipe = "sum"
         if recipe not in self.alone:
             lake = self.copy(f"{recipe}-alone")
             line = [sys.executable, "-m", "mmret", "train", "--lake", str(lake), "--recipe", recipe]
