@@ -78,7 +78,8 @@ def submit(command: list[str], address: str, say: Say) -> None:
     try:
         asyncio.run(follow())
     except KeyboardInterrupt:
-        client.stop_job(job)
+        with suppress(Exception):  # the cluster may be what went away
+            client.stop_job(job)
         raise
     if (status := client.get_job_status(job)) != JobStatus.SUCCEEDED:
         raise UserError(f"the Ray job {job} ended as {status}; its lines above say why, as does {address}/#/jobs/{job}")
