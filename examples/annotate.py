@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     annotators = load_annotators(settings)
     for annotator in annotators.values():
         annotator.load_images = lambda ids: {image_id: files[image_id] for image_id in ids if image_id in files}
-    store = AnswerStore(options.work / "answers")
+    store = AnswerStore(options.work)
 
     # the vision model's step, then the language model's
     descriptions = describe(pairs, captions, annotators["descriptions"], settings, store)

@@ -233,7 +233,7 @@ def _lists(path: Path, gone: pa.Array) -> bool:
 
 
 def _drop_answers(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
-    store = AnswerStore(lake.root / "answers")
+    store = AnswerStore(lake.storage)
     noted = set(noted_requests(lake))
     about, unknown = store.keys_about(gone)
     doomed = noted | about

@@ -78,7 +78,7 @@ def lake(tmp_path) -> Lake:
     state = record_data_state(lake, recipe)
     row = {"recipe": "demo", "folder": "checkpoints/demo", "settings": recipe.model_dump_json()}
     lake.write("checkpoints", "demo", rows(CHECKPOINTS, [row]), "x", state=state, licences=settings.licences.model_dump())
-    store = AnswerStore(lake.root / "answers")
+    store = AnswerStore(lake.storage)
     keys = [key(pair_id(IDS[q], IDS[t])) for q, t, _ in PAIRS_OF]
     store.append("describe", keys, [Answer(text=f"answer {n}") for n in range(4)])
     for name, column in (("gallery/digest/shard-00000", "image_id"), ("fingerprints/shard-00000", "name")):
@@ -145,12 +145,12 @@ def test_answers_about_it_are_dropped_and_those_that_a_row_came_from_stay(lake):
             lake.root / version.key
         ).unlink()  # as compaction does after some days: which answers they were is noted when the picture opts out
     assert forget_opted_out(lake).answers == 1
-    assert set(AnswerStore(lake.root / "answers").look_up("describe", keys)) == set(keys[1:])
+    assert set(AnswerStore(lake.storage).look_up("describe", keys)) == set(keys[1:])
 
 
 def test_answers_of_earlier_attempts_and_of_judges_are_dropped_too_and_what_cannot_be_told_is_counted(lake):
     downstream(lake)
-    store, keys = AnswerStore(lake.root / "answers"), [key(name) for name in ("attempt", "judged", "other", "old")]
+    store, keys = AnswerStore(lake.storage), [key(name) for name in ("attempt", "judged", "other", "old")]
     store.append("describe", keys[:1], [Answer("an attempt")], [(GONE, IDS[0])])
     store.append("judge", keys[1:3], [Answer("8 8"), Answer("9 9")], [(IDS[0], GONE), (IDS[2], IDS[3])])
     store.append("judge", keys[3:], [Answer("7 7")])

@@ -102,7 +102,7 @@ def test_forgetting_leaves_no_byte_of_them_in_any_file_and_says_which_checkpoint
     assert rows == before["rows"]
     assert _opted_out_since(lake) == {"opted_out_since": {"demo": 2}}
     assert files_with(lake, next(iter(pictures.values()))), "the bytes are there until they are forgotten"
-    assert AnswerStore(lake.root / "answers").look_up("describe", before["keys"])
+    assert AnswerStore(lake.storage).look_up("describe", before["keys"])
     done = subprocess.run(
         [sys.executable, "-m", "mmret", "compact", "--lake", str(lake.root), "--forget-opted-out", "--json"],
         capture_output=True,
@@ -115,7 +115,7 @@ def test_forgetting_leaves_no_byte_of_them_in_any_file_and_says_which_checkpoint
         assert not files_with(lake, data) and not files_with(lake, data[len(data) // 2 :][:64])
         listing = ("corpus_manifest/", "rejects/", "history/corpus_manifest/", "history/rejects/", "list.txt")
         assert [f for f in files_with(lake, image_id.encode()) if not f.startswith(listing)] == []
-    store = AnswerStore(lake.root / "answers")
+    store = AnswerStore(lake.storage)
     used = {r["request_key"] for r in lake.read("descriptions").to_pylist()}
     assert not store.look_up("describe", [k for k in before["keys"] if k not in used])
     assert len(store.look_up("describe", sorted(used))) == len(used)

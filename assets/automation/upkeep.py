@@ -22,6 +22,7 @@ def other_runs_in_progress(context: dg.OpExecutionContext) -> bool:
 
 @dg.op(pool="lake", description="Merge small files and drop versions that no reader, checkpoint or --as-of needs any more.")
 def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: ProfileResource) -> None:
+    from mmret.annotate.merging import merge_answers
     from mmret.lake.compact import compact as compact_store
     from mmret.warehouse import refresh_catalogue
 
@@ -39,7 +40,8 @@ def compact_lake(context: dg.OpExecutionContext, lake: LakeResource, profile: Pr
         if waits_for:
             context.log.info(f"the Lance tables wait for the next time: {waits_for}")
         done = compact_store(store, profile.of(store).history, time.time_ns(), refresh_catalogue, lance=waits_for is None)
-    context.add_output_metadata(done.counts())
+        answers = merge_answers(store.storage, time.time_ns())
+    context.add_output_metadata(done.counts() | answers)
 
 
 @dg.job(description="Merge small files, drop old versions, make the SQL catalogue anew.")

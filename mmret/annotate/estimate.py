@@ -76,13 +76,13 @@ def estimate_lake(lake: Lake, settings: AnnotateSettings) -> list[Estimate]:
     total = sum(facts.rows for shard in shards if (facts := lake.facts("pairs", shard)))
     if not total:
         raise UserError(
-            f"{lake.root} has no pairs yet, and what they cost to annotate depends on them: run "
-            f"`mmret run --lake {lake.root} --dry-run` first, which mines and sends nothing"
+            f"{lake.address} has no pairs yet, and what they cost to annotate depends on them: run "
+            f"`mmret run --lake {lake.address} --dry-run` first, which mines and sends nothing"
         )
     share = min(1.0, PAIRS / total)
     columns = ["pair_id", "query_id", "target_id"]
     pairs = pa.concat_tables([_sample(lake.read("pairs", shard, columns=columns), share) for shard in shards])
-    store = AnswerStore(lake.root / "answers")
+    store = AnswerStore(lake.storage)
     estimates = estimate(pairs, captions_of(lake, pairs), load_annotators(settings), settings, store)
     return [each.scale(total / pairs.num_rows) for each in estimates] if pairs.num_rows else estimates
 

@@ -65,6 +65,9 @@ class Annotator(Protocol):
 
     experience: Experience
     """Set by the stage. While the model has answered nothing, a failure is taken for the server's own, later for the request's."""
+    skip: Callable[[int], bool] | None
+    """Set while ``answers`` is at work: tells of an index whether somebody else has its answer by now. Such a request need not be
+    sent, nor yielded; a back-end that answers at once ignores it. May be called from any thread."""
     remarks: list[str]
     """What the back-end found out about its servers, one sentence each, once."""
 
@@ -85,7 +88,7 @@ class Annotator(Protocol):
         ...
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Yield (index in ``requests``, answer), each exactly once, in any order, as answers come.
+        """Yield (index in ``requests``, answer), each exactly once but those to ``skip``, in any order, as answers come.
 
         Raises UserError only where no request can succeed (unknown model, missing package); trouble with one request is
         an Answer with ``error``.

@@ -70,7 +70,7 @@ def _without(pairs: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def _answer_store(lake: Lake) -> AnswerStore:
-    return AnswerStore(lake.root / "answers")
+    return AnswerStore(lake.storage)
 
 
 def _write(

@@ -33,7 +33,7 @@ def estimate_captions(lake: Lake, profile: Profile) -> Estimate | None:
             ids += [each for each in wanted if share >= 1 or uniform("estimate captions", each) < share]
     settings = captioning_of(profile)
     pictures = pa.table({name: pa.array(ids, pa.string()) for name in ("pair_id", "query_id", "target_id")})
-    found = estimate_requests("caption", pictures, load_captioner(settings), settings, AnswerStore(lake.root / "answers"))
+    found = estimate_requests("caption", pictures, load_captioner(settings), settings, AnswerStore(lake.storage))
     return found.scale(total / len(ids)) if ids else found
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmret.ingest.selection import NO_CAPTION
 from mmret.lake import Lake
 from mmret.settings import CaptionSettings, Profile
+from mmret.storage import StorageUnreachable
 
 TABLE = "written_captions"
 MANIFEST_COLUMNS = ["position", "root", "path", "image_id", "size", "caption", "reason"]
@@ -52,14 +54,17 @@ def has_rows_to_caption(lake: Lake, profile: Profile, shard: str) -> bool:
         return True
     settings = profile.captions
     if settings.poor is not None:
-        return lake.path("corpus_manifest", shard).exists()
+        return lake.exists("corpus_manifest", shard)
     return settings.missing != "reject" and _has_row_without_caption(lake, shard)
 
 
 def _has_row_without_caption(lake: Lake, shard: str) -> bool:
     try:
-        metadata = pq.read_metadata(lake.path("corpus_manifest", shard))
-    except (OSError, ValueError):  # none, or damaged: whoever reads it says so
+        with lake.open_file("corpus_manifest", shard) as file:
+            metadata = pq.read_metadata(file)
+    except StorageUnreachable:
+        raise
+    except (OSError, pa.ArrowException):  # none, or damaged: whoever reads it says so
         return False
     column = metadata.schema.names.index("reason")
     groups = [metadata.row_group(n).column(column).statistics for n in range(metadata.num_row_groups)]

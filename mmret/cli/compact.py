@@ -29,6 +29,7 @@ def compact(
 
     How long they are kept: settings history.days and history.bulky_days. Readers may be at work, a `mmret run` may not.
     """
+    from mmret.annotate.merging import merge_answers
     from mmret.cli.graph import exclusive
     from mmret.lake.compact import compact as compact_lake
     from mmret.lake.compact import summary
@@ -41,6 +42,7 @@ def compact(
     with exclusive(store, command="mmret compact"):
         forgotten = _forget(store) if forget_opted_out else None
         done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns(), refresh_catalogue))
+        done |= {name: n for name, n in merge_answers(store.storage, time.time_ns()).items() if n}
     if as_json:
         print_json(done | ({"forgotten": forgotten} if forgotten else {}))
         return

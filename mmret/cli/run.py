@@ -51,6 +51,7 @@ def run(
     progress.print("loading …")
 
     started = time.time_ns()
+    from mmret.annotate.merging import merge_answers
     from mmret.cli.graph import exclusive, materialize
     from mmret.cli.run_summary import print_summary, summarise_run
     from mmret.cli.terminal import console, print_json
@@ -78,6 +79,7 @@ def run(
         if any(outcome.rows_computed.values()):
             history.log_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
             compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=needs_merging(store))
+            merge_answers(store.storage, time.time_ns())
         refresh_catalogue(store)
     summary = summarise_run(store, settings, outcome)
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then

@@ -18,6 +18,7 @@ from mmret.cli.run_summary_changes import WORDS, print_changes
 from mmret.cli.run_summary_directions import composed_only, print_directions
 from mmret.cli.run_summary_expectations import print_expectations
 from mmret.cli.terminal import printable
+from mmret.freshness.survey import Snapshot
 from mmret.lake import Facts, Lake
 from mmret.progress_reports import format_seconds
 from mmret.schemas import TABLES
@@ -31,6 +32,7 @@ REMARKS_SHOWN = 10
 
 def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, Any]:
     """The state of the lake and what this run did (``outcome``), as plain JSON values: what `mmret run --json` prints."""
+    lake = Snapshot(lake)
     facts = {t: [f for p in lake.partitions(t) if (f := lake.facts(t, p))] for t in TABLES}
     rejects = lake.read("rejects", columns=["reason"])["reason"].value_counts().to_pylist()
     pair_reasons = _sum_counts(f.notes.get("reasons", {}) for f in facts["pairs"])

@@ -55,12 +55,18 @@ class Work:
 
 
 class Snapshot(Lake):
-    """A lake whose facts are each read once and then remembered, so that one survey sees one state."""
+    """A lake whose facts are each read once and then remembered, so that one survey sees one state.
+
+    In an object store, where each is a request to wait for, those of a table's partitions are read together with the first.
+    """
 
     def __init__(self, lake: Lake):
         super().__init__(lake.storage)
         self.facts = cache(super().facts)  # type: ignore[method-assign]
         self.shards = cache(super().shards)  # type: ignore[method-assign]
+        if not self.storage.is_local:
+            self.footers = cache(super().footers)  # type: ignore[method-assign]
+            self.footer = lambda table, partition: self.footers(table).get(partition)  # type: ignore[method-assign]
 
 
 def partitions_of(lake: Lake, profile: Profile, table: str) -> list[str]:

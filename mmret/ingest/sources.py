@@ -28,7 +28,8 @@ from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
 from mmret.ingest.shapes import caption, parse_source, scene, scene_of_path, scene_path
 from mmret.ingest.tables.manifest_files import is_table, recognise
 from mmret.ingest.tables.picture_table import PICTURE_TABLE_SUFFIXES, PictureTable
-from mmret.ingest.web.url_list import UrlList, Withheld, pictures_folder
+from mmret.ingest.web.fetched import fetched_folder
+from mmret.ingest.web.url_list import UrlList, Withheld
 from mmret.lake.configuration import URL_LIST
 from mmret.settings import DownloadSettings
 from mmret.storage import is_object_address
@@ -91,7 +92,8 @@ def open_source(text: str, download: DownloadSettings | None = None, withheld: W
     if text.startswith("shapes:"):
         return ShapesSource(text)
     if text.startswith(URL_LIST):
-        return UrlList(text, download or DownloadSettings(), withheld)
+        with ending_when_lost():
+            return UrlList(text, download or DownloadSettings(), withheld)
     if is_object_address(text):
         return _open_remote(text)
     path = Path(text).expanduser().absolute()
@@ -123,7 +125,7 @@ def open_reader(root: str) -> Reader:
     if root.startswith("shapes:"):
         return ShapesSource(root)
     if root.startswith(URL_LIST):
-        return Folder(pictures_folder(root))
+        return fetched_folder(root).reader
     path: Path | ObjectPath = Path(root)
     if is_object_address(root):
         with ending_when_lost():

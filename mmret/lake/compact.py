@@ -91,11 +91,16 @@ def _needed_digests(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[s
 
 
 def _partitions_with_versions(lake: Lake) -> Iterator[tuple[str, str]]:
-    """(table, partition) of all that has a folder in ``history/``."""
+    """(table, partition) of all that may have something to drop in ``history/``."""
     for table in lake.storage.folders(history.HISTORY):
-        if f"{history.HISTORY}/{table}" != history.STATES:
-            for partition in lake.storage.folders(f"{history.HISTORY}/{table}"):
-                yield table, partition
+        if f"{history.HISTORY}/{table}" == history.STATES:
+            continue
+        if lake.storage.is_local:
+            partitions = lake.storage.folders(f"{history.HISTORY}/{table}")
+        else:  # in an object store the only version is that of the current file, and looking at each costs requests
+            partitions = [name for name, versions in history.versions_of(lake, table).items() if len(versions) > 1]
+        for partition in partitions:
+            yield table, partition
 
 
 def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Report) -> None:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmret.errors import UserError
-from mmret.lake.partitions import Facts, PartitionFiles, read_facts, read_files
+from mmret.lake.partitions import Facts, PartitionFiles, facts_of, read_facts, read_files
 from mmret.schemas import TABLES
-from mmret.storage import Storage
+from mmret.storage import Entry, Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,13 +87,25 @@ def version_for(lake: PartitionFiles, table: str, partition: str, facts: Facts) 
 
 def versions(lake: PartitionFiles, table: str, partition: str) -> list[Version]:
     """The versions of a partition that are still there, oldest first; the last is the current one wherever hard links work."""
-    found = []
-    for entry in lake.storage.list(f"{HISTORY}/{table}/{partition}", below=False):
-        name = entry.key.rpartition("/")[2]
-        if name.endswith(".parquet"):
-            written, _, digest = name.removesuffix(".parquet").partition("-")
-            found.append(Version(int(written), digest, entry.key))
+    return [_version(entry.key) for entry in lake.storage.list(f"{HISTORY}/{table}/{partition}", below=False) if _is_file(entry)]
+
+
+def versions_of(lake: PartitionFiles, table: str) -> dict[str, list[Version]]:
+    """The same of every partition of ``table`` that has any, by one listing."""
+    found: dict[str, list[Version]] = {}
+    for entry in lake.storage.list(f"{HISTORY}/{table}"):
+        if _is_file(entry):
+            found.setdefault(entry.key.split("/")[-2], []).append(_version(entry.key))
     return found
+
+
+def _is_file(entry: Entry) -> bool:
+    return entry.key.endswith(".parquet")
+
+
+def _version(key: str) -> Version:
+    written, _, digest = key.rpartition("/")[2].removesuffix(".parquet").partition("-")
+    return Version(int(written), digest, key)
 
 
 def current_version(lake: PartitionFiles, table: str, partition: str, copy: bool = False) -> str | None:
@@ -138,8 +150,22 @@ def _linked_version(lake: PartitionFiles, table: str, partition: str, current: s
 
 def current_state(lake: PartitionFiles, tables: tuple[str, ...] = LINEAGE_TABLES, name: str = "now") -> State:
     """The lake's state now: the files of ``tables`` under names that do not change, whatever is written meanwhile."""
-    files = {t: {p: key for p in lake.partitions(t) if (key := current_version(lake, t, p, copy=True))} for t in tables}
-    return State(name, lake.storage, files)
+    return State(name, lake.storage, {table: _current_versions(lake, table) for table in tables})
+
+
+def _current_versions(lake: PartitionFiles, table: str) -> dict[str, str]:
+    """By partition, the version of its current file, which is made where there is none."""
+    if lake.storage.is_local:
+        return {p: key for p in lake.partitions(table) if (key := current_version(lake, table, p, copy=True))}
+    there = {version.key for each in versions_of(lake, table).values() for version in each}
+    found = {}
+    for partition, footer in lake.footers(table).items():
+        facts = facts_of(lake.storage, lake.key(table, partition), footer)
+        key = version_key(table, partition, facts.written, facts.digest)
+        # replaced or removed since, or without a version: asked for by itself
+        if key in there or (key := current_version(lake, table, partition, copy=True)):
+            found[partition] = key
+    return found
 
 
 def record_state(lake: PartitionFiles, state: State) -> str:
@@ -254,9 +280,12 @@ def state_at(lake: PartitionFiles, when: int, name: str) -> State:
     tables = [t for t in TABLES if t not in APPEND_ONLY_TABLES and (t not in BULKY_TABLES or when >= gone["bulky"])]
     files: dict[str, dict[str, str]] = {t: {} for t in tables}
     for table in tables:
+        if lake.storage.is_local:  # in an object store every file was given its version when it was written
+            for partition in lake.partitions(table):
+                current_version(lake, table, partition, copy=table in LINEAGE_TABLES)
+        known = versions_of(lake, table)
         for partition in lake.partitions(table):
-            current_version(lake, table, partition, copy=table in LINEAGE_TABLES)
-            if then := [v for v in versions(lake, table, partition) if v.written <= when]:
+            if then := [v for v in known.get(partition, ()) if v.written <= when]:
                 files[table][partition] = then[-1].key
     if not any(files.values()):
         raise UserError(f"--as-of {name}: {lake.address} had no tables at {iso_time(when)}")

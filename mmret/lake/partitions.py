@@ -7,10 +7,12 @@ A partition file carries three facts in its Parquet metadata: ``inputs``, the fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +24,11 @@ from mmret.storage.protocol import ObjectChanged
 
 METADATA_KEY = b"mmret"
 """Key in a file's Parquet metadata whose value is the facts, as JSON."""
+_AT_ONCE = 16
+"""So many objects are read at once."""
 _READ_AGAIN = 3
 """So often a file is read anew that was replaced while it was read."""
+Read = TypeVar("Read")
 IMPORT_PREFIX = "import-"
 """How the names of imported partitions begin (:mod:`mmret.ingest.released.megapairs`)."""
 
@@ -53,9 +58,25 @@ def read_facts(storage: Storage, key: str) -> Facts | None:
 
     Raises UserError where it is no whole Parquet file.
     """
+    return facts_of(storage, key, read_footer(storage, key))
+
+
+def facts_of(storage: Storage, key: str, footer: pq.FileMetaData | None) -> Facts | None:
+    """The facts in the ``footer`` of ``key``; None for None. Raises UserError where they are damaged."""
+    try:
+        return footer and facts_in(footer)
+    except ValueError as error:
+        raise UserError(damaged(storage, key, error)) from None
+
+
+def read_footer(storage: Storage, key: str) -> pq.FileMetaData | None:
+    """The Parquet metadata of a partition's file; None where it does not exist.
+
+    Raises UserError where it is no whole Parquet file.
+    """
     try:
         with storage.open(key) as file:
-            return facts_in(pq.read_metadata(file))
+            return pq.read_metadata(file)
     except FileNotFoundError:
         return None
     except UserError:
@@ -83,8 +104,18 @@ def read_files(
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
     later = frozenset(ADDED_LATER.get(table, ())) & frozenset(columns or ())
-    parts = [_filled(_read(storage, key, schema.names, columns, filters, later), schema) for key in keys]
+    read = partial(_read, storage, known=schema.names, columns=columns, filters=filters, later=later)
+    parts = [_filled(rows, schema) for rows in _each(storage, read, keys)]
     return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def _each(storage: Storage, read: Callable[[str], Read], keys: Iterable[str]) -> Iterable[Read]:
+    """``read(key)`` of every key, in their order; several at once where each is a request to wait for."""
+    keys = list(keys)
+    if storage.is_local or len(keys) < 2:
+        return map(read, keys)
+    with ThreadPoolExecutor(min(_AT_ONCE, len(keys))) as pool:
+        return list(pool.map(read, keys))
 
 
 def _read(storage: Storage, key: str, known: list[str], columns: list[str] | None, filters: Any, later: frozenset[str]) -> pa.Table:
@@ -195,9 +226,19 @@ class PartitionFiles:
         """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
         return [p for p in self.partitions("corpus_manifest") if not p.startswith(IMPORT_PREFIX)]
 
+    def footer(self, table: str, partition: str) -> pq.FileMetaData | None:
+        """The Parquet metadata of a partition's file, or None where it does not exist."""
+        return read_footer(self.storage, self.key(table, partition))
+
+    def footers(self, table: str) -> dict[str, pq.FileMetaData]:
+        """The Parquet metadata of all partitions of a table, in order; of an object store many are read at once."""
+        partitions = self.partitions(table)
+        found = _each(self.storage, partial(read_footer, self.storage), (self.key(table, p) for p in partitions))
+        return {partition: footer for partition, footer in zip(partitions, found, strict=True) if footer is not None}
+
     def facts(self, table: str, partition: str) -> Facts | None:
         """What is recorded of a partition, or None where it does not exist."""
-        return read_facts(self.storage, self.key(table, partition))
+        return facts_of(self.storage, self.key(table, partition), self.footer(table, partition))
 
     def read(
         self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None, filters: Any = None

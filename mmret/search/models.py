@@ -73,7 +73,7 @@ def first_retriever(profile: Profile) -> str:
     raise UserError("the profile has no recipe of a retriever, which every search begins with: add one of kind clip or mllm")
 
 
-def checkpoint_folder(lake: Lake, recipe: str) -> Path:
+def _checkpoint_folder(lake: Lake, recipe: str) -> Path:
     """The folder on this machine of the weights of ``recipe``; of a lake in an object store another one with every content. Raises
     UserError where it is gone."""
     place = lake.read("checkpoints", recipe)["folder"][0].as_py()
@@ -94,7 +94,7 @@ def model_folder(lake: Lake, profile: Profile, recipe: str) -> Path | str:
     ``untrained`` is the model that the lake's first recipe starts from. Raises UserError where it is not there yet.
     """
     if recipe != UNTRAINED:
-        return checkpoint_folder(lake, recipe)
+        return _checkpoint_folder(lake, recipe)
     from mmret.retriever.train.stage import base_folder  # imports the models, which takes seconds
 
     folder = base_folder(lake, profile.recipes[first_retriever(profile)].base)

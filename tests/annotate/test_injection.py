@@ -96,7 +96,7 @@ def test_a_model_that_writes_orders_and_paths_writes_rows_and_nothing_else(tmp_p
 
     with RudeServer(behave) as server:
         settings = _settings(server.url, concurrency=1)
-        annotator, store = _annotator(settings), AnswerStore(tmp_path / "answers")
+        annotator, store = _annotator(settings), AnswerStore(tmp_path)
         described = describe(_pairs(len(EVIL)), {}, annotator, settings, store)
         texts = instruct(described, _pairs(len(EVIL)), {}, annotator, settings, store)
     assert {r["status"] for r in described.to_pylist()} == {"ok"}

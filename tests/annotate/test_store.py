@@ -7,13 +7,16 @@ import errno
 import fcntl
 import multiprocessing
 import random
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from mmret.annotate.merging import READABLE_S, merge_answers
 from mmret.annotate.protocol import Answer, request_key
-from mmret.annotate.store import ANSWERS, AnswerStore
+from mmret.annotate.segments import ANSWERS
+from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 
 
@@ -36,11 +39,11 @@ def test_merging_keeps_every_answer_and_few_files(tmp_path: Path) -> None:
     store, stored = AnswerStore(tmp_path), _answers(130)
     for key, answer in stored.items():
         store.append("describe", [key], [answer])
-    assert len(list((tmp_path / "describe").glob("*.arrow"))) < 30
+    assert len(list((tmp_path / "answers/describe").glob("*.arrow"))) < 30
     assert store.count("describe") == 130 and store.look_up("describe", list(stored)) == stored
 
 
-def test_a_file_system_without_locks_stores_and_merges_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_files_are_merged_by_maintenance_alone_and_can_be_read_for_an_hour(tmp_path, monkeypatch) -> None:
     def refuse(handle: int, operation: int) -> None:
         raise OSError(errno.EBADF, "no locks here")  # what NFS says of a lock on a folder
 
@@ -48,7 +51,23 @@ def test_a_file_system_without_locks_stores_and_merges_all_the_same(tmp_path: Pa
     store, stored = AnswerStore(tmp_path), _answers(40)
     for key, answer in stored.items():
         store.append("describe", [key], [answer])
-    assert len(list((tmp_path / "describe").glob("*.arrow"))) < 20 and store.look_up("describe", list(stored)) == stored
+    files = set((tmp_path / "answers/describe").glob("*.arrow"))
+    assert len(files) == 40 and store.look_up("describe", list(stored)) == stored
+    now = time.time_ns()
+    done = merge_answers(store.storage, now)
+    assert done == {"answer_files_merged": 40, "answer_files_made": 1, "answer_files_dropped": 0}
+    assert files < set((tmp_path / "answers/describe").glob("*.arrow")), "another machine may be reading them"
+    assert not any(merge_answers(store.storage, now).values()), "they wait"
+    assert merge_answers(store.storage, now + READABLE_S * 10**9 + 10**11)["answer_files_dropped"] == 40
+    assert len(list((tmp_path / "answers/describe").glob("*.arrow"))) == 1 and store.look_up("describe", list(stored)) == stored
+
+
+def test_with_locks_maintenance_leaves_the_answers_of_a_folder_alone(tmp_path: Path) -> None:
+    store, stored = AnswerStore(tmp_path), _answers(7)
+    for key, answer in stored.items():
+        store.append("describe", [key], [answer])
+    assert not any(merge_answers(store.storage, time.time_ns() + 10**15).values())
+    assert len(list((tmp_path / "answers/describe").glob("*.arrow"))) == 7
 
 
 def test_keys_with_zero_bytes_are_told_apart(tmp_path: Path) -> None:
@@ -72,9 +91,9 @@ def test_a_lone_surrogate_does_not_stop_a_run(tmp_path: Path) -> None:
 def test_a_half_written_file_is_not_seen_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     store, stored = AnswerStore(tmp_path), _answers(5)
     store.append("describe", list(stored), list(stored.values()))
-    (tmp_path / "describe" / ".000000009-ab.arrow.0123456789ab.tmp").write_bytes(b"half")
+    (tmp_path / "answers/describe" / ".000000009-ab.arrow.0123456789ab.tmp").write_bytes(b"half")
     assert store.look_up("describe", list(stored)) == stored
-    (tmp_path / "describe" / "000000009-ab.arrow").write_bytes(b"ARROW1 nonsense")
+    (tmp_path / "answers/describe" / "000000009-ab.arrow").write_bytes(b"ARROW1 nonsense")
     with pytest.raises(UserError, match="000000009-ab.arrow is damaged"):
         store.look_up("describe", list(stored))
 
@@ -103,6 +122,6 @@ def test_files_of_an_older_version_are_read_merged_and_said_to_be_about_unknown_
     assert store.look_up("judge", list(stored)[:7]) == dict(list(stored.items())[:7])
     new = list(stored)[7]
     store.append("judge", [new], [stored[new]], [("a" * 32, "b" * 32)])
-    assert len(list((tmp_path / "judge").glob("*.arrow"))) == 1 and store.look_up("judge", list(stored)) == stored
+    assert len(list((tmp_path / "answers/judge").glob("*.arrow"))) == 1 and store.look_up("judge", list(stored)) == stored
     assert store.keys_about(pa.array(["b" * 32])) == ({new}, set(stored) - {new})
     assert store.remove([new]) == 1 and set(store.look_up("judge", list(stored))) == set(stored) - {new}

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import CHECKOUT
+from tests.deploy.commands import flags_named, parse
 from tests.deploy.files import (
     COMPOSE_FILES,
     DEPLOY,
@@ -117,20 +117,6 @@ def test_ports_are_open_to_this_host_alone(file):
     assert not {"postgres", "code", "daemon"} & {name for name, s in services.items() if "ports" in s}
 
 
-def parse(command: list[str]) -> click.Context:
-    """The command's own parser on its arguments, down to the last sub-command; raises click.UsageError on what it does not take."""
-    (script,) = (s for s in entry_points(group="console_scripts") if s.name == command[0])
-    tool = script.load()
-    if not isinstance(tool, click.Command):  # a function around the group
-        tool = __import__(script.module, fromlist=["cli"]).__dict__.get("cli") or tool()
-    context = tool.make_context(command[0], command[1:])
-    while isinstance(context.command, click.Group):
-        rest = [*getattr(context, "_protected_args", []), *context.args]
-        name, tool, rest = context.command.resolve_command(context, rest)
-        context = tool.make_context(name, rest, parent=context)
-    return context
-
-
 COMMANDS = [
     pytest.param(command, id=f"{name}: {' '.join(command)[:60]}")
     for name in BUILT
@@ -157,6 +143,21 @@ def test_a_command_with_a_flag_that_does_not_exist_is_noticed():
         parse(["dagster", "api", "grpc", "--hots", "0.0.0.0"])
     with pytest.raises(click.UsageError, match="No such command"):
         parse(["dagster-daemon", "walk"])
+
+
+WRITTEN = [path for path in DEPLOY.rglob("*") if path.suffix in {".sbatch", ".sh", ".yaml", ".md", ".txt", ".example"}]
+WRITTEN += [CHECKOUT / "docs" / "slurm.md", CHECKOUT / "docs" / "kubernetes.md"]
+
+
+def test_every_command_of_ours_that_deploy_names_has_the_flags_that_it_is_given():
+    named = {}
+    for path in WRITTEN:
+        for command, flags in flags_named(path.read_text()):
+            named.setdefault(command, set()).update((flag, path.name) for flag in flags)
+    assert {"run", "train", "status", "backfill", "gallery"} <= named.keys()
+    for command, flags in named.items():
+        known = {option for parameter in parse(["mmret", command], resilient=True).command.params for option in parameter.opts}
+        assert not [(command, *flag) for flag in flags if flag[0] not in known]
 
 
 def test_dagster_itself_takes_the_home_that_the_images_have(tmp_path, monkeypatch):

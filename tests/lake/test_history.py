@@ -10,7 +10,8 @@ import pytest
 
 from mmret.errors import UserError
 from mmret.lake import Lake, history
-from mmret.schemas import CHECKPOINTS, TRIPLETS
+from mmret.lake.partitions import read_facts
+from mmret.schemas import CHECKPOINTS, TABLES, TRIPLETS
 
 
 def rows(*ids: str) -> pa.Table:
@@ -129,3 +130,24 @@ def test_a_state_pinned_while_partitions_are_rewritten_is_whole(tmp_path):
         stop.set()
         writer.join()
     assert len(seen) > 1, "the writer was not at work, so the test would show nothing"
+
+
+def test_a_lake_in_an_object_store_has_the_same_states_as_one_in_a_folder(object_lake, tmp_path):
+    found = []
+    for lake in (object_lake, Lake(tmp_path / "local")):
+        times = []
+        for n, names in enumerate((["a"], ["a", "b"], ["b"])):
+            for name in names:
+                lake.write("triplets", name, TABLES["triplets"].empty_table(), f"{n}", n=n)
+            lake.write("leaks", "all", TABLES["leaks"].empty_table(), f"{n}")
+            times.append(time.time_ns())
+        states = [history.state_at(lake, when, "then") for when in times]
+        now = history.current_state(lake)
+        assert {t: dict(parts) for t, parts in now.files.items()} == {t: dict(states[-1].files.get(t, {})) for t in now.files}
+        assert history.state_by_id(lake, history.record_state(lake, now), "it").files == now.files
+        per_partition = {p: history.versions(lake, "triplets", p) for p in ("a", "b")}
+        assert history.versions_of(lake, "triplets") == per_partition
+        notes = [{p: read_facts(lake.storage, key).notes for p, key in s.files["triplets"].items()} for s in states]
+        found.append((notes, {p: len(v) for p, v in per_partition.items()}))
+    assert found[0] == found[1]
+    assert found[0][0] == [{"a": {"n": 0}}, {"a": {"n": 1}, "b": {"n": 1}}, {"a": {"n": 1}, "b": {"n": 2}}]

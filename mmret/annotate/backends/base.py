@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from mmret.annotate import prompts
@@ -30,6 +30,7 @@ class ModelAnnotator(ABC):
         self.settings = settings
         self.load_images: LoadImages | None = None
         self.experience: Experience = "none"
+        self.skip: Callable[[int], bool] | None = None
         self.remarks: list[str] = []
 
     def model_for(self, kind: Kind) -> str:

@@ -137,6 +137,9 @@ class OpenAIAnnotator(ModelAnnotator):
                     i, question, pictures = await waiting.get()
                     if stop.no_more.is_set():
                         balancer.close()
+                    if self.skip is not None and self.skip(i):
+                        waiting.task_done()
+                        continue
                     answer = await self._one(client, balancer, engine, question, pictures)
                     delivering += 1  # nothing is awaited since the try ended
                     await asyncio.to_thread(results.put, (i, answer)) if results.full() else results.put((i, answer))

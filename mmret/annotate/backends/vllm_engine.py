@@ -30,9 +30,12 @@ class VLLMAnnotator(ModelAnnotator):
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         for start in range(0, len(requests), CHUNK):
-            yield from self._chunk(requests[start : start + CHUNK], start)
+            some = range(start, min(start + CHUNK, len(requests)))
+            wanted = [i for i in some if self.skip is None or not self.skip(i)]
+            if wanted:
+                yield from self._chunk([requests[i] for i in wanted], wanted)
 
-    def _chunk(self, requests: Sequence[Request], start: int) -> Iterator[tuple[int, Answer]]:
+    def _chunk(self, requests: Sequence[Request], numbers: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         engine = engine_of(requests[0].kind, self.settings)
         model = self._engine(engine)
         questions = [compose(r, self.settings) for r in requests]
@@ -42,9 +45,9 @@ class VLLMAnnotator(ModelAnnotator):
             try:
                 chats.append(messages(question, data_uris(question, pictures, engine)))
             except PermanentError as error:
-                yield start + i, Answer(error=error.code)
+                yield numbers[i], Answer(error=error.code)
                 continue
-            places.append(start + i)
+            places.append(numbers[i])
             sampling.append(_sampling(question, engine))
         yield from zip(places, _generate(model, chats, sampling), strict=True)
 

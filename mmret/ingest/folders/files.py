@@ -50,7 +50,7 @@ class Files(Protocol):
         """A path of :meth:`path` as text again."""
 
     def relative(self, path: str) -> str | None:
-        """An absolute path, or an address, of a file as a path below the folder; None where it lies outside, or is neither."""
+        """An absolute path of a file as a path below the folder; None where it lies outside, or is none."""
 
     def directories(self, note: Note) -> Iterator[Directory]:
         """Every directory below the folder."""

@@ -21,7 +21,6 @@ from mmret.ingest.object_store.read_ahead import requests
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Note
 from mmret.ingest.rows import encodable
-from mmret.storage.addresses import is_object_address, object_address
 
 _TEXTS_AHEAD = 64
 
@@ -83,13 +82,7 @@ class ObjectFiles:
         return path.key or "."
 
     def relative(self, path: str) -> str | None:
-        if not is_object_address(path):
-            return None
-        scheme, rest = path.split(":", 1)
-        address, here = f"{scheme.lower()}://{rest.lstrip('/')}", self.root
-        scheme = str(object_address(f"{scheme}://bucket")).split(":")[0]
-        address = f"{scheme}:{address.split(':', 1)[1]}"
-        return address[len(here) + 1 :] if address.startswith(f"{here}/") else None
+        return None
 
     def directories(self, note: Note) -> Iterator[Directory]:
         for folder, inner, names in walked(self._place):

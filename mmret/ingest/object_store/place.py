@@ -42,7 +42,7 @@ class ObjectPlace:
         self._reader = ObjectReader(address)
         self._lock = threading.Lock()
         self._listing = None
-        self._looked_up = lru_cache(maxsize=4096)(self._look_up)
+        self._looked_up = lru_cache(maxsize=4096)(self.look_up)
 
     def list(self) -> None:
         """Take the snapshot, if there is none yet."""
@@ -121,7 +121,8 @@ class ObjectPlace:
         digest = hashlib.sha256(f"{key}\n{found.token}\n{found.st_size}".encode()).hexdigest()[:24]
         return self._reader.scratch / "sources" / f"{digest}.{kind}"
 
-    def _look_up(self, key: str) -> Found | None:
+    def look_up(self, key: str) -> Found | None:
+        """What the store says of an object now, whatever the snapshot has."""
         with losing():
             entry = self._reader.entry(key)
         return entry and _found(entry)

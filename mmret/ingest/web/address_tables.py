@@ -7,6 +7,7 @@ lines; reading is a line at a time.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from mmret.errors import UserError
 from mmret.ingest.addresses import is_address
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.rows import IMAGE_SUFFIXES
 from mmret.ingest.tables.caption_values import is_missing
 from mmret.ingest.tables.columns import meaning, plain_name, unique_names
@@ -42,7 +44,7 @@ def address_in(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def address_records(path: Path) -> Iterator[Record]:
+def address_records(path: Path | ObjectPath) -> Iterator[Record]:
     """Lines of the table with their numbers. Raises UserError for a file of another kind."""
     suffix = plain_suffix(path)
     if suffix in _TEXT:
@@ -52,7 +54,7 @@ def address_records(path: Path) -> Iterator[Record]:
     raise UserError(f"{path} is no table of addresses that can be read: those are {', '.join(TABLE_SUFFIXES)}")
 
 
-def column_of_addresses(path: Path) -> str:
+def column_of_addresses(path: Path | ObjectPath) -> str:
     """The column that holds the addresses of pictures, by its name and its first values.
 
     Raises UserError where there is none, or several of which none is plainly that.
@@ -99,7 +101,7 @@ def _letters(column: str) -> str:
     return re.sub(r"[_.]", "", plain_name(column))
 
 
-def _text_records(path: Path, suffix: str) -> Iterator[Record]:
+def _text_records(path: Path | ObjectPath, suffix: str) -> Iterator[Record]:
     """Lines of separated text. Without a header, as CC3M and CC12M have none: an address, and the first other field as caption."""
     lines = _lines(path, suffix)
     head = list(islice(lines, _SAMPLE))
@@ -122,9 +124,9 @@ def _text_records(path: Path, suffix: str) -> Iterator[Record]:
             yield number, dict(zip(names, fields, strict=False))
 
 
-def _lines(path: Path, suffix: str) -> Iterator[tuple[int, list[str] | str]]:
+def _lines(path: Path | ObjectPath, suffix: str) -> Iterator[tuple[int, list[str] | str]]:
     """The fields of lines that are not empty, with the lines' numbers; a text that says so where the file cannot be read on."""
-    with open(path, encoding=encoding_of(read_head(path)), errors="replace", newline="") as file:
+    with io.TextIOWrapper(path.open("rb"), encoding_of(read_head(path)), "replace", newline="") as file:
         csv.field_size_limit(2**24)
         first = file.readline().lstrip("\ufeff")
         separator = "\t" if "\t" in first or suffix != ".csv" else ","

@@ -10,16 +10,13 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mmret.atomic import replacing
 from mmret.ingest.spill import temporary_database
 from mmret.ingest.web.download import Refused, passes
+from mmret.ingest.web.fetched import FetchedFolder
 from mmret.settings import DownloadSettings
-
-_LOG = "failed.jsonl"
 
 
 def file_of(address: str) -> str:
@@ -35,12 +32,11 @@ class Failures:
     ...     failures.add([("http://example.org/a.jpg", Refused("http_404", "gone"))])
     """
 
-    def __init__(self, folder: Path, settings: DownloadSettings):
-        self._path, self._settings = folder / _LOG, settings
+    def __init__(self, folder: FetchedFolder, settings: DownloadSettings):
+        self._folder, self._settings = folder, settings
         self._database = temporary_database()
         self._database.execute("CREATE TABLE failed (at INTEGER PRIMARY KEY, path TEXT UNIQUE, about TEXT, again INTEGER)")
-        if self._path.is_file():
-            self._read()
+        self._read()
 
     def lasting(self, path: str) -> Refused | None:
         """Why the file was not fetched, if it need not be asked for again yet."""
@@ -59,25 +55,21 @@ class Failures:
             lines.append(json.dumps(about, ensure_ascii=True) + "\n")
             self._put(file_of(address), lines[-1], again=False)
         if lines:
-            with open(self._path, "a", encoding="utf-8") as log:
-                log.writelines(lines)
+            self._folder.append_log(lines)
 
     def _read(self) -> None:
         count = 0
-        with open(self._path, encoding="utf-8", errors="replace") as log:
-            for line in log:
-                count += 1
-                try:
-                    about = json.loads(line)
-                    self._put(file_of(about["address"]), line, self._is_due(about, _refused(about)))
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue  # cut by a crash
+        for line in self._folder.read_log():
+            count += 1
+            try:
+                about = json.loads(line)
+                self._put(file_of(about["address"]), line, self._is_due(about, _refused(about)))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # cut by a crash
         kept = self._database.execute("SELECT count(*) FROM failed").fetchone()[0]
         if count > kept:
-            with replacing(self._path) as aside, open(aside, "w", encoding="utf-8") as log:
-                log.writelines(
-                    line.rstrip("\n") + "\n" for (line,) in self._database.execute("SELECT about FROM failed ORDER BY at")
-                )
+            about = self._database.execute("SELECT about FROM failed ORDER BY at")
+            self._folder.replace_log(line.rstrip("\n") + "\n" for (line,) in about)
 
     def _is_due(self, about: dict[str, Any], why: Refused) -> bool:
         settings, age = self._settings, time.time() - float(about["time"])

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from mmret.curation.opted_out import OPTED_OUT
 from mmret.errors import UserError
 from mmret.ingest.addresses import is_address
-from mmret.ingest.folders.folder import Folder
+from mmret.ingest.object_store.path import object_path
 from mmret.ingest.opt_out.entries import OptOuts
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
@@ -28,9 +28,12 @@ from mmret.ingest.tables.columns import meaning, plain_name
 from mmret.ingest.web.address_tables import TABLE_SUFFIXES, address_in, address_records, column_of_addresses
 from mmret.ingest.web.download import Wanted, download
 from mmret.ingest.web.failures import Failures, file_of
+from mmret.ingest.web.fetched import fetched_folder
+from mmret.ingest.web.object_addresses import fetch_objects
 from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
 from mmret.settings import DownloadSettings
+from mmret.storage import is_object_address
 
 _BATCH = 512
 """Lines whose pictures are fetched together; what a crash loses of what failed."""
@@ -50,42 +53,37 @@ class Withheld:
     lines: int | None = None
 
 
-def pictures_folder(root: str) -> Path:
-    """Where the pictures of the source ``root`` (``urls:FILE``) lie.
-
-    >>> str(pictures_folder("urls:/data/laion.parquet"))
-    '/data/laion.parquet.pictures'
-    """
-    return Path(f"{root.removeprefix(URL_LIST)}.pictures")
-
-
 class UrlList:
     """The source; its rows are those of the table, in order. Listing them fetches what is not there yet and is not ``withheld``."""
 
     def __init__(self, root: str, settings: DownloadSettings, withheld: Withheld | None = None):
         """Raises UserError for a file that is not there or in which no column holds addresses."""
-        self._path = Path(root.removeprefix(URL_LIST)).expanduser().absolute()
+        name = root.removeprefix(URL_LIST)
+        self._path = object_path(name) if is_object_address(name) else Path(name).expanduser().absolute()
         self.root = f"{URL_LIST}{self._path}"
         self.remarks = Remarks()
         self._settings = settings
         self._withheld = withheld or Withheld()
-        self._folder = pictures_folder(self.root)
+        self._folder = fetched_folder(self.root)
         if not self._path.is_file():
             kinds = ", ".join(TABLE_SUFFIXES)
             raise UserError(f"there is no file {self._path}: urls: stands before a table of addresses ({kinds})")
         self._column = column_of_addresses(self._path)
 
     def open(self, path: str) -> tuple[BinaryIO, int]:
-        return Folder(self._folder).open(path)
+        return self._folder.reader.open(path)
 
     def rows(self) -> Iterator[Row]:
         """All rows but those that are not fetched because the corpus takes no more; what is neither there nor known to fail is
         fetched first, ``_BATCH`` lines at a time."""
         self.remarks.clear()
+        self._folder.make()
         try:
-            self._folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self._folder}, where the pictures go, cannot be made: {error.strerror}") from None
+            yield from self._rows()
+        finally:
+            self._folder.close()
+
+    def _rows(self) -> Iterator[Row]:
         done = 0
         records = address_records(self._path)
         with Failures(self._folder, self._settings) as failures:
@@ -135,21 +133,22 @@ class UrlList:
         """Fetch the files of ``rows`` that are not there; what is refused goes to ``failures``."""
         missing = {row.path: row.source or "" for row in rows if self._is_wanted(row.path, failures)}
         if missing:
-            refused = download([Wanted(address, self._folder / path) for path, address in missing.items()], self._settings)
+            wanted = [Wanted(address, self._folder.place_for(path)) for path, address in missing.items()]
+            objects = [each for each in wanted if is_object_address(each.address)]
+            others = [each for each in wanted if not is_object_address(each.address)]
+            refused = (fetch_objects(objects, self._settings) if objects else {}) | download(others, self._settings)
+            self._folder.publish()
             failures.add((address, refused[address]) for address in missing.values() if address in refused)
 
     def _is_wanted(self, path: str, failures: Failures) -> bool:
         withheld = (self.root, path) in self._withheld.sealed or failures.lasting(path) is not None
-        return not withheld and not (self._folder / path).is_file()
+        return not withheld and self._folder.find(path) is None
 
     def _as_found(self, row: Row, entry: str | None, failures: Failures) -> Row | None:
         """``row`` with what is known of its file; None where nothing is. A picture that opted out after it was sealed is listed as
         it was, though its file is gone."""
-        try:
-            found = (self._folder / row.path).stat()
-            return replace(row, size=found.st_size, mtime_ns=found.st_mtime_ns)
-        except FileNotFoundError:
-            pass
+        if found := self._folder.find(row.path):
+            return replace(row, size=found.size, mtime_ns=found.time_ns)
         if sealed := self._withheld.sealed.get((self.root, row.path)):
             return replace(row, size=sealed[0], mtime_ns=sealed[1])
         if entry is not None:

@@ -9,7 +9,7 @@ dictionary of some 40 MB (``parts_of_speech``), which is loaded with the first r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
@@ -25,6 +25,7 @@ class CaptionsAnnotator:
     uses_model = False
     load_images: LoadImages | None = None
     experience: Experience = "none"
+    skip: Callable[[int], bool] | None = None
     remarks: list[str] = []  # noqa: RUF012 - there are none
 
     def model_for(self, kind: Kind) -> str:
