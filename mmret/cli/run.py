@@ -20,7 +20,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="folder, manifest file or WebDataset tar; again for more; added to "
-            "what the lake already has. Also shapes:<n>?seed=<s>, and "
+            "what the lake already has; each may lie below s3://, gs:// or az://. Also shapes:<n>?seed=<s>, and "
             "urls:TABLE, whose addresses are fetched"
         ),
     ] = None,

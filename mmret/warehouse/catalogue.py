@@ -21,7 +21,7 @@ from mmret.atomic import scratch_folder
 from mmret.hashing import fingerprint
 from mmret.lake import Lake, history
 from mmret.schemas import TABLES
-from mmret.warehouse.files import Files, current_files, files_at, sql_literal
+from mmret.warehouse.files import Files, current_files, entries, files_at, sql_literal
 from mmret.warehouse.query import said_by_storage
 from mmret.warehouse.views import all_views
 
@@ -135,12 +135,7 @@ def signature(lake: Lake) -> str:
 
 def tokens(lake: Lake, tables: Iterable[str] = tuple(TABLES)) -> list[tuple[str, str, str]]:
     """Table, partition and token of every partition of ``tables``."""
-    if not lake.storage.is_local:
-        from mmret.warehouse.object_files import current_entries
-
-        return [(t, p, e.token) for t, parts in current_entries(lake, tables).items() for p, e in parts.items()]
-    found = ((t, p, lake.token(t, p)) for t in tables for p in lake.partitions(t))
-    return [(table, partition, token) for table, partition, token in found if token is not None]
+    return [(t, p, e.token) for t, parts in entries(lake, tables).items() for p, e in parts.items()]
 
 
 def build_catalogue(lake: Lake, mark: str | None = None) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +19,13 @@ from mmret.lake import Lake, history
 from mmret.lake.partitions import Facts, read_facts
 from mmret.paths import plain_link
 from mmret.schemas import TABLES
-from mmret.storage import open_storage
+from mmret.storage import Entry, open_storage
 
 Keys = Mapping[str, Mapping[str, str]]
 """The key of each partition of each table."""
+
+AT_ONCE = 32
+"""Requests to an object store under way at the same time: a footer is little to read and long to wait for."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,20 @@ def file_pattern(path: object) -> str:
 def listed(files: Sequence[PartitionFile]) -> str:
     """The places of ``files`` as elements of a list of SQL."""
     return ", ".join(sql_literal(file_pattern(file.place)) for file in files)
+
+
+def entries(lake: Lake, tables: Iterable[str]) -> dict[str, dict[str, Entry]]:
+    """What listings tell of every partition of ``tables``; of an object store a request a table and 1,000 partitions."""
+    tables = list(tables)
+
+    def listed(table: str) -> dict[str, Entry]:
+        found = lake.storage.list(table, below=False)
+        return {e.key.rpartition("/")[2].removesuffix(".parquet"): e for e in found if e.key.endswith(".parquet")}
+
+    if lake.storage.is_local:
+        return {table: listed(table) for table in tables}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(tables, pool.map(listed, tables), strict=True))
 
 
 def current_keys(lake: Lake, tables: Iterable[str] = tuple(TABLES)) -> dict[str, dict[str, str]]:

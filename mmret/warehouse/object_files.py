@@ -34,10 +34,8 @@ from mmret.lake import Lake, history
 from mmret.lake.partitions import Facts, damaged, facts_in
 from mmret.storage import Entry
 from mmret.storage.objects import ObjectStorage
-from mmret.warehouse.files import Keys, PartitionFile
+from mmret.warehouse.files import AT_ONCE, Keys, PartitionFile, entries
 
-AT_ONCE = 32
-"""Requests under way at the same time: a footer is little to read and long to wait for."""
 KEPT_FOR_S = 7 * 24 * 3600
 """How long ranges stay that nobody reads."""
 _ALIGNED = 4096  # DuckDB reads in such steps; the footer that is kept begins where it looks for it
@@ -127,28 +125,17 @@ def _parsed(storage: ObjectStorage, entry: Entry, tail: bytes) -> tuple[list[str
         raise UserError(damaged(storage, entry.key, error)) from None
 
 
-def current_entries(lake: Lake, tables: Iterable[str]) -> dict[str, dict[str, Entry]]:
-    """What listings tell of every partition of ``tables``: one request a table and 1,000 partitions."""
-    tables = list(tables)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = dict(zip(tables, pool.map(lambda table: lake.storage.list(table, below=False), tables), strict=True))
-    return {
-        t: {e.key.rpartition("/")[2].removesuffix(".parquet"): e for e in entries if e.key.endswith(".parquet")}
-        for t, entries in found.items()
-    }
-
-
 def current_versions(lake: Lake, tables: Iterable[str]) -> dict[str, dict[str, str]]:
     """The key in ``history/`` of every partition's present content."""
-    entries = current_entries(lake, tables)
-    footers = {table: _Footers(lake.storage, table) for table, parts in entries.items() if parts}
-    found: dict[str, dict[str, str]] = {table: {} for table in entries}
+    now = entries(lake, tables)
+    footers = {table: _Footers(lake.storage, table) for table, parts in now.items() if parts}
+    found: dict[str, dict[str, str]] = {table: {} for table in now}
 
     def look(table: str, partition: str, entry: Entry) -> tuple[str, str, str]:
         footer = footers[table].known(entry.key, entry.token) or footers[table].read_current(table, partition, entry.key)
         return table, partition, footer.version
 
-    for table, partition, version in _all_at_once(look, ((t, p, e) for t, parts in entries.items() for p, e in parts.items())):
+    for table, partition, version in _all_at_once(look, ((t, p, e) for t, parts in now.items() for p, e in parts.items())):
         found[table][partition] = version
     for each in footers.values():
         each.write()
@@ -260,7 +247,7 @@ class LakeFiles(AbstractFileSystem):
     def entry(self, path: str) -> Entry:
         """What is known of the object at address ``path``."""
         key = str(path).removeprefix(f"{self.storage.address}/")
-        if key == str(path):
+        if key == str(path) or ".." in key.split("/"):
             raise FileNotFoundError(2, "SQL reads the objects of this lake only", str(path))
         folder, _, rest = key.partition("/")
         if folder != history.HISTORY:  # may be replaced at any time
@@ -293,7 +280,7 @@ class LakeFiles(AbstractFileSystem):
         if not any(sign in plain for sign in "*?["):
             return [plain]
         prefix = plain[: min(plain.find(sign) for sign in "*?[" if sign in plain)].rpartition("/")[0]
-        if not f"{prefix}/".startswith(f"{self.storage.address}/"):
+        if not f"{prefix}/".startswith(f"{self.storage.address}/") or ".." in prefix.split("/"):
             return []
         found = self.storage.list(prefix.removeprefix(self.storage.address).strip("/"))
         return [shown for e in found if fnmatch.fnmatchcase(shown := self.storage.shown(e.key), plain)]

@@ -38,6 +38,7 @@ export-onnx  --lake --recipe --checkpoint --out --format --json
 card         --lake --out --recipe
 compact      --lake --forget-opted-out --json
 import       WHAT --lake --annotations --images --profile --name --licence --json
+register     COMMAND --lake --port --host
 gallery      --lake --port --host --reviewer --no-browser
 """
 

@@ -4,6 +4,7 @@ what is installed; and its Ray nodes as processes, by the chart's own commands a
 import json
 import re
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -166,6 +167,8 @@ class TestRendered:
                     line = line[1:] if line[0] == "exec" else line
                     if line[:2] == ["python", "-c"]:
                         compile(line[2], name, "exec")
+                    elif line[:2] == ["python", "-m"]:
+                        assert find_spec(line[2])
                     elif line[0] == "python":
                         assert (DEPLOY.parent / line[1]).is_file()
                     else:

@@ -26,6 +26,7 @@ from mmret.ingest.seal import hash_file, seal
 from mmret.ingest.sources import open_reader, open_source
 from mmret.ingest.stage import ingest_shard
 from mmret.ingest.watch import signature
+from mmret.ingest.web.fetched import fetched_folder
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve, source_name
 from mmret.settings import CorpusSettings, DownloadSettings, IngestSettings
@@ -327,6 +328,10 @@ def test_a_table_of_addresses_of_objects_is_fetched_beside_it_once(buckets, tmp_
         again = list(open_source(root, DownloadSettings(tries=1)).rows())
         assert again == rows and not buckets.asked["put"] and buckets.asked["get"] <= 6, "nothing is fetched twice"
     assert len({json.dumps(rows) for rows in found.values()}) == 1
+    for root, rows in found.items():
+        path, image_id = rows[1][0], rows[1][-1]
+        assert not fetched_folder(root).remove(path, rows[2][-1]) and fetched_folder(root).remove(path, image_id)
+        assert not fetched_folder(root).remove(path, image_id), "it is gone"
     assert not list((tmp_path / "scratch").rglob("fetched/*/*"))
 
 
