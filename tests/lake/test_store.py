@@ -68,8 +68,8 @@ def test_a_damaged_partition_and_another_vector_width_say_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["a folder", "an object store"])
-def test_settings_that_somebody_changed_meanwhile_are_not_written_over(where, object_lake, tmp_path):
-    lake = Lake(tmp_path / "lake") if where == "a folder" else object_lake
+def test_settings_that_somebody_changed_meanwhile_are_not_written_over(where, request, tmp_path):
+    lake = Lake(tmp_path / "lake") if where == "a folder" else request.getfixturevalue("object_lake")
     lake.write_configuration(resolve(lake, sources=["shapes:9"])[1])
     one, other = resolve(lake, overrides={"mine.k": 20})[1], resolve(lake, overrides={"mine.k": 30})[1]
     lake.write_configuration(one)
