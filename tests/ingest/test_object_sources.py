@@ -206,7 +206,7 @@ def test_texts_beside_pictures_are_each_fetched_once(buckets):
     assert sum(n for key, n in buckets.read.items() if key.endswith(".txt")) == sum(len(f"picture {n}") for n in range(150))
 
 
-def test_a_tar_is_read_once_for_its_index_and_then_by_member(buckets):
+def test_a_tar_is_read_once_for_its_index_and_then_by_member(buckets, tmp_path):
     members = {f"{n:02}.{kind}": data for n in range(20) for kind, data in (("png", png(n, (200, 200))), ("txt", f"picture {n}"))}
     path = tar(buckets.folder("s3://bkt/p") / "t.tar", members)
     rows = list(open_source("s3://bkt/p/t.tar").rows())
@@ -217,7 +217,10 @@ def test_a_tar_is_read_once_for_its_index_and_then_by_member(buckets):
     assert reader.open("07.png")[0].read() == png(7, (200, 200))
     assert buckets.read["t.tar"] == len(png(7, (200, 200))), "the index of this content is kept"
     tar(path, {"a.png": png(99), "a.txt": "another"})
+    (kept,) = (tmp_path / "scratch").rglob("*.tar-index")
+    os.utime(kept, (0, 0))
     assert [row.caption for row in open_source("s3://bkt/p/t.tar").rows()] == ["another"]
+    assert not kept.exists() and len(list((tmp_path / "scratch").rglob("*.tar-index"))) == 1
 
 
 def test_large_members_of_a_tar_are_passed_over(buckets):
