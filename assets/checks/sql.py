@@ -135,7 +135,7 @@ def restrict_to_current(connection: Any, lake: Lake, profile: Profile, asset: st
 
     Returns the files of these partitions; of a table without fingerprints all.
     """
-    from mmret.warehouse.files import current_files
+    from mmret.warehouse.current import current_files
     from mmret.warehouse.views import table_view
 
     files = current_files(lake, (asset,))[asset]

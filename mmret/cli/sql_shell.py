@@ -15,9 +15,9 @@ from mmret.errors import UserError
 from mmret.interrupts import Terminated
 from mmret.schemas import TABLES
 from mmret.system_errors import explain
+from mmret.warehouse.files import sql_literal
 from mmret.warehouse.query import Rows, ask, says_something, split_statements
 from mmret.warehouse.session import Session
-from mmret.warehouse.views import sql_literal
 
 HELP = """\
 A statement ends with a semicolon and may have several lines; Tab completes names and keywords.

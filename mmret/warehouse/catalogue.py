@@ -21,7 +21,8 @@ from mmret.atomic import scratch_folder
 from mmret.hashing import fingerprint
 from mmret.lake import Lake, history
 from mmret.schemas import TABLES
-from mmret.warehouse.files import Files, current_files, entries, files_at, sql_literal
+from mmret.warehouse.current import current_files, files_at
+from mmret.warehouse.files import Files, entries, sql_literal
 from mmret.warehouse.query import said_by_storage
 from mmret.warehouse.views import all_views
 

@@ -20,7 +20,8 @@ from mmret.lake import Lake, history
 from mmret.schemas import KEYS, TABLES
 from mmret.warehouse.catalogue import reading
 from mmret.warehouse.causes import Causes, causes_of
-from mmret.warehouse.files import PartitionFile, current_files, current_keys, files_at, sql_literal
+from mmret.warehouse.current import current_files, current_keys, files_at
+from mmret.warehouse.files import PartitionFile, sql_literal
 from mmret.warehouse.query import said_by_storage, stoppable
 from mmret.warehouse.views import table_rows
 

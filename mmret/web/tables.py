@@ -23,7 +23,8 @@ from mmret.lake.changes import Changes
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.warehouse import connect
 from mmret.warehouse.catalogue import tokens
-from mmret.warehouse.files import current_files, file_pattern, readable_root, sql_literal
+from mmret.warehouse.current import current_files, readable_root
+from mmret.warehouse.files import file_pattern, sql_literal
 from mmret.warehouse.query import said_by_storage
 from mmret.warehouse.views import table_view
 
