@@ -1,6 +1,6 @@
 """Steps as Ray jobs, by dagster-ray: where each runs is Ray's to say, from the cores, GPUs and memory of its stage and shard.
 
-A step costs one to two seconds of Ray and the start of a process. What its process needs of the environment (credentials, where
+A step costs one to two seconds of Ray and a fork (:mod:`assets.cluster.step`). What its process needs of the environment (credentials, where
 Postgres is) is that of the node, as `ray start` found it: a job's own would be shown to whoever sees the cluster's dashboard.
 """
 
@@ -51,7 +51,8 @@ def connect(address: str | None) -> JobSubmissionClient:
 
 
 class _Asking:
-    """A client whose jobs ask for ``asked``, whatever the op's tags say: they know nothing of shards, nor of what nodes have."""
+    """A client whose jobs ask for ``asked``, whatever the op's tags say: they know nothing of shards, nor of what nodes have.
+    What they run is a child of the node's starter."""
 
     def __init__(self, client: JobSubmissionClient):
         self._client, self.asked = client, Asked(1.0, 0.0, 0)
@@ -62,7 +63,8 @@ class _Asking:
     def submit_job(self, **job: Any) -> str:
         asks = {"cpus": self.asked.cores, "gpus": self.asked.gpus or None}
         demand = {f"entrypoint_num_{name}": value for name, value in asks.items()} | {"entrypoint_memory": self.asked.memory}
-        return self._client.submit_job(**job | demand)
+        entrypoint = f"python -m assets.cluster.step {job['entrypoint']}"
+        return self._client.submit_job(**job | demand | {"entrypoint": entrypoint})
 
 
 class ShardSteps(RayStepHandler):
