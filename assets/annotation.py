@@ -81,7 +81,7 @@ def triplets(
             settings.evaluate,
             inputs,
             lambda rows: measure_shard(
-                store, shard, rows, settings, lambda: encoders.get(settings.encoders[reads], reads, store.root)
+                store, shard, rows, settings, lambda: encoders.get(settings.encoders[reads], reads, store.storage)
             ),
         )
 

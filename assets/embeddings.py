@@ -34,7 +34,7 @@ def _vectors(signal: str, description: str, kinds: set[str]) -> dg.AssetsDefinit
 
         def compute(store: Lake, settings: Profile, shard: str, inputs: str) -> tuple[Facts, int]:
             spec = settings.encoders[signal]
-            counts = encode_shard(store, shard, signal, spec, inputs, encoders.get(spec, signal, store.root))
+            counts = encode_shard(store, shard, signal, spec, inputs, encoders.get(spec, signal, store.storage))
             return store.facts(signal, shard), counts["computed"]
 
         return materialize(context, lake, profile, signal, compute)

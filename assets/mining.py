@@ -25,7 +25,7 @@ def candidates(
         profile,
         "candidates",
         lambda store, settings, shard, inputs: mine_candidates(
-            store, shard, settings.mine, inputs, lambda signal: encoders.get(settings.encoders[signal], signal, store.root)
+            store, shard, settings.mine, inputs, lambda signal: encoders.get(settings.encoders[signal], signal, store.storage)
         ),
     )
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import dagster as dg
 
-from assets.external_training.launch import train_outside
+from assets.external_training.launch import train_on_cluster, train_outside
 from assets.graph import stage_asset
 from assets.materialize import materialize
 from mmret.lake import Facts, Lake
@@ -22,7 +22,8 @@ def checkpoints(context: dg.AssetExecutionContext, lake: LakeResource, profile: 
     def compute(store: Lake, settings: Profile, name: str, inputs: str) -> Facts:
         job = TrainingJob.of(store, settings, name)
         inside = partial(train_on_lake, on_row=lambda row: context.log.info(log_line(row)))
-        return train_recipe(job, inputs, partial(train_outside, context) if job.recipe.outside else inside)
+        elsewhere = partial(train_outside, context) if job.recipe.outside else inside
+        return train_recipe(job, inputs, partial(train_on_cluster, context) if job.recipe.workers else elsewhere)
 
     made = materialize(context, lake, profile, "checkpoints", compute)
     for name in context.partition_keys:

@@ -45,13 +45,14 @@ NEGATIVES = 4  # explicit, the query image counted
 SIDE, TEMPERATURE, RATE = 48, 0.05, 1e-4
 
 
-def towers(folder: Path) -> Path:
+def towers(folder: Path, width: int = 96, layers: int = 3) -> Path:
     """The demo's towers with random weights: 3 layers of width 96, 48 px in patches of 8, 64 dimensions."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer().train_new_from_iterator([caption(scene(0, i)) for i in range(2000)], vocab_size=1000)
-    size = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4, "projection_dim": 64}
+    size = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": 4}
+    size["projection_dim"] = 64
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
     model = CLIPModel(
         CLIPConfig(

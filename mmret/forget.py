@@ -78,12 +78,12 @@ def forget_opted_out(lake: Lake, unused: Collection[tuple[str, str]] = ()) -> Fo
     if not len(gone):
         return done
     for table, partition in unused:
-        lake.path(table, partition).unlink(missing_ok=True)
+        lake.remove(table, partition)
     _drop_scores(lake, gone)
     if used := still_used(lake, gone):
         raise UserError(
             f"{len(gone):,} pictures have opted out, and {len(used)} partitions still use some of them "
-            f"({', '.join('/'.join(each) for each in used[:3])}): run `mmret run --lake {lake.root}` first"
+            f"({', '.join('/'.join(each) for each in used[:3])}): run `mmret run --lake {lake.address}` first"
         )
     _refuse_tagged(lake)
     done.checkpoints = all_opted_out_since(lake)
@@ -114,13 +114,14 @@ def _drop_scores(lake: Lake, gone: pa.Array) -> None:
 
 def _drop_versions(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
     pairs = pairs_of(lake, gone)
-    doomed = [where for where in _versions(lake) if _holds(where[0], where[2].path, gone, pairs)]
+    doomed = [where for where in _versions(lake) if _holds(lake, where[0], where[2].key, gone, pairs)]
     digests = {(table, partition, version.digest) for table, partition, version, _ in doomed}
-    digests -= {(t, p, v.digest) for t, p, v, _ in _versions(lake) if v.path not in {d[2].path for d in doomed}}
+    digests -= {(t, p, v.digest) for t, p, v, _ in _versions(lake) if v.key not in {d[2].key for d in doomed}}
+    names = (entry.key.rpartition("/")[2] for entry in lake.storage.list(history.STATES, below=False))
     states = {
-        path.stem
-        for path in (history.folder(lake) / history.STATES).glob("*.json")
-        for table, parts in history.read_state(lake, path.stem).items()
+        state
+        for state in (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        for table, parts in history.read_state(lake, state).items()
         if any((table, partition, digest) in digests for partition, digest in parts.items())
     }
     by_state = {
@@ -132,30 +133,30 @@ def _drop_versions(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
     done.unlisted = sorted(by_state)
     for table, _, version, replaced in doomed:
         history.note_dropped(lake, table, replaced)
-        version.path.unlink()
+        lake.storage.delete([version.key])
         done.versions += 1
 
 
 def _versions(lake: Lake) -> Iterator[tuple[str, str, history.Version, int]]:
     """Table, partition, version and the time of its replacement, of every version that is not the current one."""
-    for folder in sorted(history.folder(lake).glob("*/*")):
-        if not folder.is_dir() or folder.parent.name in (history.STATES, "rejects", "remarks", "decisions"):
+    for table in lake.storage.folders(history.HISTORY):
+        if f"{history.HISTORY}/{table}" == history.STATES or table in ("rejects", "remarks", "decisions"):
             continue
-        table, partition = folder.parent.name, folder.name
-        current = lake.path(table, partition)
-        inode = current.stat().st_ino if current.is_file() else None
-        versions = history.versions(lake, table, partition)
-        for at, version in enumerate(versions):
-            if version.path.stat().st_ino != inode:
-                yield table, partition, version, versions[at + 1].written if at + 1 < len(versions) else version.written
+        for partition in lake.storage.folders(f"{history.HISTORY}/{table}"):
+            current = history.current_version(lake, table, partition)
+            versions = history.versions(lake, table, partition)
+            for at, version in enumerate(versions):
+                if version.key != current:
+                    yield table, partition, version, versions[at + 1].written if at + 1 < len(versions) else version.written
 
 
-def _holds(table: str, path: Path, gone: pa.Array, pairs: pa.Array) -> bool:
+def _holds(lake: Lake, table: str, key: str, gone: pa.Array, pairs: pa.Array) -> bool:
     if table not in LISTINGS:
-        return speaks_of(path, gone, pairs)
+        return speaks_of(lake, key, gone, pairs)
     # of the manifest: the picture was an image then, or could be one
     live = pc.field("reason").is_null() | pc.field("reason").isin([NO_CAPTION])
-    rows = pq.read_table(path, columns=["image_id"], filters=live, partitioning=None)
+    with lake.storage.open(key) as file:
+        rows = pq.read_table(file, columns=["image_id"], filters=live, partitioning=None)
     return pc.any(pc.is_in(rows["image_id"], value_set=gone)).as_py() or False
 
 
@@ -163,7 +164,7 @@ def _holds(table: str, path: Path, gone: pa.Array, pairs: pa.Array) -> bool:
 
 
 def _lance_tables(lake: Lake) -> list[Any]:
-    return [lake.lance(p.stem) for p in sorted((lake.root / "lance").glob("*.lance")) if lake.has_lance(p.stem)]
+    return [lake.lance(name) for name in lake.lance_names() if lake.has_lance(name)]
 
 
 def _refuse_tagged(lake: Lake) -> None:
@@ -239,4 +240,4 @@ def _drop_answers(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
     done.answers = store.remove(doomed - requests_in_use(lake, doomed))
     unknown -= doomed
     done.answers_of_unknown_pictures = len(unknown - requests_in_use(lake, unknown)) if unknown else 0
-    (history.folder(lake) / REQUESTS).unlink(missing_ok=True)
+    lake.storage.delete([REQUESTS])

@@ -340,6 +340,8 @@ TABLE: tuple[Stage, ...] = (
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "shard")),
             *(Reads(signal, "linked", "neighbours") for signal in SIGNALS),
         ),
+        # scores that it had before; what other shards' candidates have above the band, where their recorded inputs prove it exact
+        lookups=("pairs", "candidates"),
         conditional_reads=_reads_of_pairs,
         cost=Cost(0.0001, "image"),
     ),

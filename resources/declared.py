@@ -67,5 +67,10 @@ class Declarations(dg.ConfigurableResource):
 
 
 def is_for(lake: Lake, folder: str | None) -> bool:
-    """Whether a declaration that names the lake in ``folder``, or none, holds for ``lake``."""
-    return folder is None or Lake(folder).root.resolve() == lake.root.resolve()
+    """Whether a declaration that names the lake ``folder``, a path or an address, or none, holds for ``lake``."""
+    if folder is None:
+        return True
+    named = Lake(folder)
+    if named.storage.is_local and lake.storage.is_local:
+        return named.root.resolve() == lake.root.resolve()
+    return named.address == lake.address

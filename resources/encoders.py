@@ -1,12 +1,12 @@
 """Similarity models, loaded when a step first needs one, shared by the steps of an in-process run, freed at its end."""
 
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from mmret.settings import EncoderSettings
+from mmret.storage import Storage
 from resources.models import free, model
 
 
@@ -15,12 +15,12 @@ class Encoders(dg.ConfigurableResource):
 
     _loaded: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    def get(self, settings: EncoderSettings, signal: str, lake_root: Path) -> Any:
+    def get(self, settings: EncoderSettings, signal: str, lake: Storage) -> Any:
         """The encoder of ``signal``; raises UserError where its weights cannot be found."""
         from mmret.encode.protocol import load_encoder
 
         return model(
-            self._loaded, f"{signal}:{lake_root}:{settings.model_dump_json()}", lambda: load_encoder(settings, signal, lake_root)
+            self._loaded, f"{signal}:{lake.address}:{settings.model_dump_json()}", lambda: load_encoder(settings, signal, lake)
         )
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:

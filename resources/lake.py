@@ -1,7 +1,8 @@
 """The lake and its settings as Dagster resources.
 
-``MMRET_LAKE`` names the lake of this code location (default: ``lakes/demo`` of this checkout). The settings are those the lake
-was last run with (``lake.yaml``); a launchpad may override any of them for one run, by the same dotted names as ``--set``.
+``MMRET_LAKE`` names the lake of this code location, a folder or an address (default: ``lakes/demo`` of this checkout). The
+settings are those the lake was last run with (``lake.yaml``); a launchpad may override any of them for one run, by the same
+dotted names as ``--set``.
 """
 
 import os
@@ -26,7 +27,7 @@ def lake_folder() -> str:
 class LakeResource(dg.ConfigurableResource):
     """Opens the lake; holds no connection, so it is safe in every step and thread."""
 
-    folder: str | None = Field(None, description="folder of the lake; without it: MMRET_LAKE when the run begins")
+    folder: str | None = Field(None, description="folder or address of the lake; without it: MMRET_LAKE when the run begins")
 
     def open(self) -> Lake:
         return Lake(self.folder or lake_folder())

@@ -130,8 +130,8 @@ def test_no_byte_of_the_picture_and_no_id_but_that_of_its_refusal_is_left_in_any
 
 
 def test_a_run_that_was_stopped_after_sealing_notes_the_requests_when_it_is_run_again(lake, tmp_path):
-    (history.folder(lake) / REQUESTS).unlink()
-    (history.folder(lake) / "opted_out_noted.txt").unlink()
+    (lake.root / REQUESTS).unlink()
+    (lake.root / "history" / "opted_out_noted.txt").unlink()
     settings = resolve(lake, overrides={"corpus.opt_out": [str(tmp_path / "list.txt")]})[0]
     seal_corpus(lake, settings, "x")
     assert noted_requests(lake) == [key(pair_id(IDS[0], GONE))]
@@ -141,7 +141,9 @@ def test_answers_about_it_are_dropped_and_those_that_a_row_came_from_stay(lake):
     downstream(lake)
     keys = [key(pair_id(IDS[q], IDS[t])) for q, t, _ in PAIRS_OF]
     for version in history.versions(lake, "descriptions", "shard-00000")[:-1]:
-        version.path.unlink()  # as compaction does after some days: which answers they were is noted when the picture opts out
+        (
+            lake.root / version.key
+        ).unlink()  # as compaction does after some days: which answers they were is noted when the picture opts out
     assert forget_opted_out(lake).answers == 1
     assert set(AnswerStore(lake.root / "answers").look_up("describe", keys)) == set(keys[1:])
 
@@ -158,13 +160,13 @@ def test_answers_of_earlier_attempts_and_of_judges_are_dropped_too_and_what_cann
 
 
 def test_requests_are_noted_by_the_next_run_where_one_was_stopped_before_and_anew_when_a_picture_opts_out_again(lake):
-    file = history.folder(lake) / REQUESTS
+    file = lake.root / REQUESTS
     noted = noted_requests(lake)
     assert noted == [key(pair_id(IDS[0], GONE))]
     for stopped in (True, False):
         file.unlink()
         if stopped:
-            (history.folder(lake) / "opted_out_noted.txt").unlink()
+            (lake.root / "history" / "opted_out_noted.txt").unlink()
         note_opted_out(lake, opted_out_ids(lake))
         assert noted_requests(lake) == (noted if stopped else [])
     note_opted_out(lake, pa.array([], pa.string()))  # withdrawn
@@ -226,7 +228,7 @@ def test_a_teacher_s_scores_are_rid_of_it_in_place_and_the_others_stay(lake, pru
     downstream(lake)
     if pruned:
         for version in [v for table in ("pairs", "triplets") for v in history.versions(lake, table, "shard-00000")[:-1]]:
-            version.path.unlink()
+            (lake.root / version.key).unlink()
     forget_opted_out(lake)
     left = lake.read("teacher_scores").to_pylist()
     assert {(r["pair_id"], r["candidate_id"]) for r in left} == {

@@ -96,7 +96,7 @@ def test_forgetting_leaves_no_byte_of_them_in_any_file_and_says_which_checkpoint
     lake = Lake(shutil.copytree(source.root, tmp_path / "lake"))
     state = json.loads(next((lake.root / "history/states").glob("*.json")).read_text())
     assert state
-    old = next(v.path for v in history.versions(lake, "checkpoints", "demo"))
+    old = next(lake.root / v.key for v in history.versions(lake, "checkpoints", "demo"))
     shutil.copy(old, lake.path("checkpoints", "demo"))  # as if it had not been trained anew
     rows = checkpoint_rows(lake, "demo").to_pylist()
     assert rows == before["rows"]

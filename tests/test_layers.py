@@ -17,7 +17,7 @@ DOOR = "mmret.cli.graph"
 """The one module of the library through which commands start the lineage graph."""
 
 ORDER = """
-    errors paths system_errors interrupts schemas tasks hashing atomic pace progress progress_reports
+    errors paths atomic storage system_errors interrupts schemas tasks hashing pace progress progress_reports
     memory threads devices optimizer unit_vectors quantise ranking public_addresses settings
     lake curation
     ingest encode mine towers leaks score

@@ -119,7 +119,7 @@ def alarms(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Sensor
     failures = _failures(context, state["after"], settings)
     gather(state["held"], failures)
     groups = due(state["held"], state["quiet"], now, 60 * settings.window_minutes)
-    where = str(store.root)
+    where = store.address
     if len(groups) > MOST_MESSAGES:
         messages = [compose_many(groups, where, settings.ui)]
     else:

@@ -74,7 +74,7 @@ class EnoughNewPairs(dg.AutomationCondition):
         return "enough_new_pairs"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        lake = Snapshot(lake_folder())
+        lake = Snapshot(Lake(lake_folder()))
         settled = [
             s.partition
             for s in _survey_of_tick(lake_folder(), context.evaluation_time)
@@ -95,7 +95,7 @@ class NewCheckpoint(dg.AutomationCondition):
         return "new_checkpoint"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        lake = Snapshot(lake_folder())
+        lake = Snapshot(Lake(lake_folder()))
         statuses = _survey_of_tick(lake_folder(), context.evaluation_time)
         return _result(
             context, {s.partition for s in statuses if s.table == "evaluations" and _evaluation_is_behind(lake, s.partition)}

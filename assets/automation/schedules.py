@@ -63,7 +63,7 @@ def backfill_missing_and_stale(context: dg.ScheduleEvaluationContext, lake: Lake
     """Launch what is missing or stale up to triplets and tasks, and nothing else; the tag `mmret/because` of each run says why."""
     store = lake.open()
     if is_leased(store):
-        return dg.SkipReason(f"`mmret run` is working on {store.root}")
+        return dg.SkipReason(f"`mmret run` is working on {store.address}")
     shards = context.instance.get_dynamic_partitions(corpus_shards.name)
     work = [w for w in due(survey(store, resolve(store)[0])) if w.partition in shards or w.partition == UNPARTITIONED]
     running = in_progress(context.instance, {t for w in work for t in w.tables if w.partition != UNPARTITIONED}, shards)

@@ -39,7 +39,7 @@ def new_pictures(
     """
     store = lake.open()
     if is_leased(store):
-        return dg.SkipReason(f"`mmret run` is working on {store.root}")
+        return dg.SkipReason(f"`mmret run` is working on {store.address}")
     settings = resolve(store)[0]
     own = declared.sources_of(store).values()
     return look([s for s in settings.corpus.sources if s not in own], context.cursor, settings.automation.settle_seconds)
@@ -54,7 +54,7 @@ def stale_partitions(context: dg.SensorEvaluationContext, lake: LakeResource) ->
     """Show in the UI which partitions are stale and why, once per partition and reason."""
     store = lake.open()
     if is_leased(store) or not store.shards():
-        return dg.SkipReason(f"`mmret run` is working on {store.root}" if store.shards() else "no shard is sealed yet")
+        return dg.SkipReason(f"`mmret run` is working on {store.address}" if store.shards() else "no shard is sealed yet")
     stale = {(s.table, s.partition): "; ".join(s.reasons) for s in survey(store, resolve(store)[0]) if s.state == "stale"}
     said = set(json.loads(context.cursor or "[]"))
     marks = {key: fingerprint(*key, why) for key, why in stale.items()}

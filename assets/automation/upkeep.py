@@ -58,7 +58,7 @@ def fresh_catalogue(lake: LakeResource) -> dg.SkipReason:
 
     store = lake.open()
     if not store.partitions("corpus_manifest"):
-        return dg.SkipReason(f"{store.root} holds no lake yet")
+        return dg.SkipReason(f"{store.address} holds no lake yet")
     if is_leased(store):
         return dg.SkipReason("`mmret run` makes it anew at its end")
     return dg.SkipReason("made anew" if refresh_catalogue(store) else "it is of the lake as it is")

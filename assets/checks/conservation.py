@@ -19,7 +19,7 @@ def _conserved(asset: str, upstream: str, rule: str, expected: Expected, *, bloc
     """``expected`` gives, from the facts of the shard's tables, the rows that ``upstream`` must have."""
 
     def violations(lake: Lake) -> Iterator[tuple[str, int, int]]:
-        store = Snapshot(lake.root)
+        store = Snapshot(lake)
         for shard in store.partitions(asset):
             facts = {t: store.facts(t, shard) for t in (asset, upstream, *([also] if also else []))}
             if any(f is None for f in facts.values()) or not _made_from(store, facts[asset], upstream, shard):

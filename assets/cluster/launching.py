@@ -41,7 +41,7 @@ def cluster_instance(lake: Lake) -> dg.DagsterInstance:
                 "a cluster keeps its history in Postgres, which every node reaches: set DAGSTER_PG_HOST, _PORT, _USER, _PASSWORD "
                 "and _DB here and on the nodes, or DAGSTER_HOME to a folder whose dagster.yaml is dagster_home/dagster.ray.yaml"
             )
-        home = lake.root / ".dagster-cluster"
+        home = lake.scratch / ".dagster-cluster"
         home.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).parents[2] / "dagster_home" / _HOME, home / "dagster.yaml")
         os.environ["DAGSTER_HOME"] = str(home)
@@ -62,9 +62,7 @@ def cluster_instance(lake: Lake) -> dg.DagsterInstance:
 def _execute(run_id: str, home: str, answer: Connection) -> None:
     """In a process of its own: execute a recorded run to its end and send what came of it. Dagster sets up the logging of a process
     for each run, so that two at once in threads block each other for ever."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # of a terminal; whoever launched this hears it too, and Dagster while a run goes on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever launched this hears it too, and tells
     warnings.simplefilter("ignore")
     logging.getLogger("dagster").setLevel(logging.ERROR)
     with open_instance(home) as instance:

@@ -1,4 +1,4 @@
-"""What a node runs for a step: a child of a process that has imported the graph and its libraries already, else a process of its own.
+"""What a node runs for a step: a child of a process that has imported the graph and its libraries, else a process of its own.
 
 A step that starts from nothing spends four to six seconds of a core on imports. The first step on a node leaves a *starter* behind
 that imports them once and then only forks: each step has a process and memory of its own as before, and the starter ends when

@@ -1,7 +1,8 @@
 """Steps as Ray jobs, by dagster-ray: where each runs is Ray's to say, from the cores, GPUs and memory of its stage and shard.
 
-A step costs one to two seconds of Ray and a fork (:mod:`assets.cluster.step`). What its process needs of the environment (credentials, where
-Postgres is) is that of the node, as `ray start` found it: a job's own would be shown to whoever sees the cluster's dashboard.
+A step costs one to two seconds of Ray and a fork (:mod:`assets.cluster.step`). What its process needs of the environment
+(credentials, where Postgres is) is that of the node, as `ray start` found it: a job's own would be shown to whoever sees the
+cluster's dashboard.
 """
 
 import logging

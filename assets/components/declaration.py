@@ -12,10 +12,14 @@ from pydantic import BaseModel, Field
 
 from mmret.lake.configuration import URL_LIST
 from mmret.paths import local_path
+from mmret.storage import is_object_address
 from resources.lake import LakeResource
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-LAKE = Field(None, description="folder of the lake that this is for; without it: whichever lake this code location serves")
+LAKE = Field(
+    None,
+    description="folder or address of the lake that this is for; without it: whichever lake this code location serves",
+)
 SCHEDULE = Field(None, examples=["0 2 * * *"], description="cron line")
 
 
@@ -40,6 +44,11 @@ def in_project(path: str, project_root: Path) -> str:
         return path
     kind = URL_LIST if path.startswith(URL_LIST) else ""
     return kind + str(project_root / local_path(path.removeprefix(kind), "path:"))
+
+
+def lake_in_project(lake: str | None, project_root: Path) -> str | None:
+    """The lake that a defs.yaml names, a relative folder from the folder with pyproject.toml; an address as it is."""
+    return lake if not lake or is_object_address(lake) else in_project(lake, project_root)
 
 
 def cron(name: str, job: str, schedule: str, description: str, ask: Any) -> dg.ScheduleDefinition:

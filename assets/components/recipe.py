@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.components.declaration import LAKE, NAME, SCHEDULE, Declaration, cron, in_project
+from assets.components.declaration import LAKE, NAME, SCHEDULE, Declaration, cron, lake_in_project
 from assets.partitions import recipes
 from mmret.freshness.fingerprints import current_facts
 from mmret.lake import Lake
@@ -43,7 +43,7 @@ class Recipe(Declaration, RecipeSettings):
     def declared(self, project_root: Any) -> DeclaredRecipe:
         """What `corpus_manifest` is given of it."""
         settings = self.model_dump(mode="json", include=self.model_fields_set & set(RecipeSettings.model_fields))
-        lake = self.lake and in_project(self.lake, project_root)
+        lake = lake_in_project(self.lake, project_root)
         return DeclaredRecipe(name=self.name, settings=settings, train=self.train, lake=lake)
 
 
@@ -51,9 +51,9 @@ def run_if_due(context: dg.ScheduleEvaluationContext, store: Lake, declared: Dec
     """A run of the recipe's partition, where it is known and not current."""
     name = declared.name
     if not is_for(store, declared.lake):
-        return dg.SkipReason(f"it is declared for {declared.lake}, and this code location serves {store.root}")
+        return dg.SkipReason(f"it is declared for {declared.lake}, and this code location serves {store.address}")
     if is_leased(store):
-        return dg.SkipReason(f"`mmret run` is working on {store.root}")
+        return dg.SkipReason(f"`mmret run` is working on {store.address}")
     profile = resolve(store)[0]
     if name not in profile.recipes or name not in context.instance.get_dynamic_partitions(recipes.name):
         return dg.SkipReason(f"the lake does not know recipe {name} yet: materialise corpus_manifest (job seal_corpus)")

@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
 from assets.automation.watching import look
-from assets.components.declaration import LAKE, NAME, SCHEDULE, Declaration, cron, in_project
+from assets.components.declaration import LAKE, NAME, SCHEDULE, Declaration, cron, in_project, lake_in_project
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve, source_name
 from mmret.lake.lease import is_leased
@@ -47,7 +47,7 @@ class Source(Declaration, BaseModel):
 
     def declared(self, project_root: Any) -> DeclaredSource:
         """What `corpus_manifest` is given of it, with absolute paths."""
-        lake = self.lake and in_project(self.lake, project_root)
+        lake = lake_in_project(self.lake, project_root)
         return DeclaredSource(name=self.name, path=in_project(self.path, project_root), lake=lake)
 
     def spec(self, declared: DeclaredSource) -> dg.AssetSpec:
@@ -68,8 +68,8 @@ def key_of(name: str) -> dg.AssetKey:
 
 def _not_now(store: Lake, declared: DeclaredSource) -> dg.SkipReason | None:
     if not is_for(store, declared.lake):
-        return dg.SkipReason(f"it is declared for {declared.lake}, and this code location serves {store.root}")
-    return dg.SkipReason(f"`mmret run` is working on {store.root}") if is_leased(store) else None
+        return dg.SkipReason(f"it is declared for {declared.lake}, and this code location serves {store.address}")
+    return dg.SkipReason(f"`mmret run` is working on {store.address}") if is_leased(store) else None
 
 
 def _watch(declared: DeclaredSource) -> dg.SensorDefinition:

@@ -1,4 +1,4 @@
-"""Training in a process of its own, or several under torchrun, so that GPU memory is free when it ends.
+"""Training in a process of its own, or several under torchrun, so that GPU memory is free when it ends; or on a Ray cluster.
 
 Costs the start of that process (some 8 s, nearly all of it imports). Its log appears in the run's while it trains.
 """
@@ -45,6 +45,17 @@ def train_outside(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict
         if message.is_file():
             raise UserError(message.read_text())
     return finished_run(job.folder)
+
+
+def train_on_cluster(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict[str, Any]:
+    """Train ``job`` by ``job.recipe.workers`` workers of the Ray cluster at RAY_ADDRESS, or that this machine is a node of.
+
+    Raises UserError with the message of a mistake that the training reports.
+    """
+    from mmret.retriever.train.log import log_line
+    from mmret.retriever.train.on_ray import address_of, train_on_ray
+
+    return train_on_ray(job, lambda row: context.log.info(log_line(row)), context.log.info, address_of("ray"))
 
 
 def command(processes: int, job: str) -> list[str]:

@@ -44,14 +44,15 @@ class Outcome:
 
 
 def dagster_instance(lake: Lake) -> Any:
-    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``<lake>/.dagster``.
+    """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``.dagster`` in the lake's folder on
+    this machine.
 
     Dagster opens its databases by an address, so a home with a question mark in its path is reached through a link.
     """
     from assets.dagster_internals.event_log import open_instance
 
     if not os.environ.get("DAGSTER_HOME"):
-        home = lake.root / ".dagster"
+        home = lake.scratch / ".dagster"
         home.mkdir(parents=True, exist_ok=True)
         if not (home / "dagster.yaml").exists():
             shutil.copy(Path(__file__).parents[2] / "dagster_home" / "dagster.yaml", home / "dagster.yaml")
@@ -66,7 +67,7 @@ class Runner:
 
     def __init__(self, lease: Lease, profile: Profile, on_stage: OnStage):
         lake = lease.lake
-        os.environ["MMRET_LAKE"] = str(lake.root)
+        os.environ["MMRET_LAKE"] = lake.address
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
         logging.getLogger("dagster").setLevel(logging.ERROR)
         from assets.definitions import defs
@@ -109,7 +110,7 @@ class Runner:
         home = Path(self.instance.root_directory).resolve()
         its_lake = run.tags.get("mmret/lake")
         # a lake that was moved takes its own home along
-        ours = its_lake == str(self.lake.root) or (its_lake and home == (self.lake.root / ".dagster").resolve())
+        ours = its_lake == self.lake.address or (its_lake and home == (self.lake.scratch / ".dagster").resolve())
         return bool(ours) and run.tags.get("mmret/lease") != self.lease.id and run.parent_run_id is None
 
     def launch(self, tables: Sequence[str], partition: str | None, config: dict[str, Any] | None = None) -> None:
@@ -154,7 +155,7 @@ class Runner:
 
     def _tags(self) -> dict[str, str]:
         return {
-            "mmret/lake": str(self.lake.root),
+            "mmret/lake": self.lake.address,
             "mmret/lease": self.lease.id,
             "mmret/pid": str(os.getpid()),  # for people; no code asks for it
         }

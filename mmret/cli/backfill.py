@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.errors import UserError
 from mmret.freshness.survey import partitions_of, survey
 from mmret.lake import Lake
@@ -120,16 +120,16 @@ def _check_lake(url: str, lake: Lake, selection: Selection) -> None:
     for table, partitions in wanted.items():
         node = post(url, PARTITIONS, key={"path": [table]})["assetNodeOrError"]
         if "partitionKeys" not in node:
-            raise UserError(f"the Dagster at {url} does not serve this project: start it with `make ui LAKE={lake.root}`")
+            raise UserError(f"the Dagster at {url} does not serve this project: start it with `make ui LAKE={lake.address}`")
         if absent := [p for p in partitions if p not in node["partitionKeys"]]:
             raise UserError(
-                f"the Dagster at {url} does not know {absent[0]} of {lake.root}: is it serving another lake? If not, its sensor "
+                f"the Dagster at {url} does not know {absent[0]} of {lake.address}: is it serving another lake? If not, its sensor "
                 "known_partitions registers shards and recipes within a minute, and materialising corpus_manifest there at once"
             )
 
 
 def backfill(
-    lake: Annotated[Path, typer.Option(help="folder of the lake that the UI serves")],
+    lake: Annotated[str, lake_option(" that the UI serves")],
     stage: Annotated[
         list[str] | None, typer.Option(help="only this stage; again for more. Default: all up to triplets and tasks")
     ] = None,
@@ -145,7 +145,7 @@ def backfill(
     store = Lake(lake)
     if not store.shards():
         raise UserError(
-            f"{store.root} has no shards yet: seal its corpus first, with `mmret run --lake {lake}` or by "
+            f"{store.address} has no shards yet: seal its corpus first, with `mmret run --lake {lake}` or by "
             "materializing corpus_manifest in the UI"
         )
     selection = select_partitions(store, stage or [], partition or [])

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmret.atomic import replacing
+from mmret.cli.lake_option import LakeOption
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -17,7 +18,7 @@ from mmret.settings import Profile
 
 
 def bands(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     plot: Annotated[Path | None, typer.Option(help="write the histograms and the overlap of the signals as a PNG")] = None,
     propose: Annotated[
         bool, typer.Option(help="also propose a band for each signal from the oldest shard; loads the encoders")
@@ -31,7 +32,7 @@ def bands(
 
     store = Lake(lake)
     if not store.shards():
-        raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
+        raise UserError(f"{store.address} holds no lake yet: make one with `mmret run --lake {lake}`")
     settings, _ = resolve(store)
     found = lake_report(store, settings.mine) if store.partitions("neighbours") or not propose else None
     changes = lake_coverage(store) if found else None
@@ -58,7 +59,7 @@ def _proposals(store: Lake, settings: Profile) -> dict[str, dict[str, float]]:
     from mmret.mine.lake_bands import propose_band
 
     return {
-        signal: propose_band(store, signal, lambda s: load_encoder(settings.encoders[s], s, store.root)).model_dump()
+        signal: propose_band(store, signal, lambda s: load_encoder(settings.encoders[s], s, store.storage)).model_dump()
         for signal in settings.mine.signals
         if store.facts(signal, store.shards()[0])
     }

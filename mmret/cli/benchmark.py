@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.cli.score import Benchmark, Gallery
 
 
@@ -15,7 +16,7 @@ def benchmark(
     images: Annotated[Path, typer.Option(help="its pictures, in the official layout")],
     annotations: Annotated[Path, typer.Option(help="its annotations: a file, or a folder in the official layout")],
     checkpoint: Annotated[Path, typer.Option(help="a checkpoint of ours, a BGE-VL folder, or any CLIP folder")],
-    lake: Annotated[Path | None, typer.Option(help="keep embeddings and rows of `evaluations` here")] = None,
+    lake: Annotated[str | None, lake_option(" that keeps embeddings and rows of `evaluations`")] = None,
     out: Annotated[Path | None, typer.Option(help="write predictions, submission files, tables and a picture here")] = None,
     recipe: Annotated[str | None, typer.Option(help="name of the model in tables; default: the checkpoint's folder")] = None,
     template: Annotated[str | None, typer.Option(help="how queries are worded; default: the pinned one")] = None,

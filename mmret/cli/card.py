@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.errors import UserError
 from mmret.lake import Lake
 
 
 def card(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     out: Annotated[Path | None, typer.Option(help="file to write, .md or .html; default of a model: its README.md")] = None,
     recipe: Annotated[str | None, typer.Option(help="the model card of this recipe's checkpoint instead")] = None,
 ) -> None:

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from mmret import interrupts
+from mmret.cli.lake_option import LakeText, read_lake
 from mmret.errors import UserError
 from mmret.paths import local_path
 from mmret.system_errors import explain
@@ -50,12 +51,15 @@ class Command(TyperCommand):
 
 
 def _read(value: Any, option: str) -> Any:
-    """A path, or each of a list of paths, as :func:`mmret.paths.local_path` reads it; any other value as it is.
+    """A path, or each of a list of paths, as :func:`mmret.paths.local_path` reads it, a lake by
+    :func:`mmret.cli.lake_option.read_lake`; any other value as it is.
 
     Raises UserError for an address and for an option's text that is not UTF-8.
     """
     if isinstance(value, list | tuple):
         return type(value)(_read(each, option) for each in value)
+    if isinstance(value, LakeText):
+        return read_lake(value)
     if isinstance(value, str) and option.startswith("-") and not _is_utf8(value):
         raise UserError(f"{option} is not UTF-8: {value!r}")
     return local_path(value, option) if isinstance(value, Path) else value

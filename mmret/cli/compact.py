@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import IMPORT_PREFIX, Lake
 
 
 def compact(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     forget_opted_out: Annotated[
         bool,
         typer.Option(
@@ -37,14 +37,14 @@ def compact(
 
     store = Lake(lake)
     if not store.partitions("corpus_manifest"):
-        raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
+        raise UserError(f"{store.address} holds no lake yet: make one with `mmret run --lake {lake}`")
     with exclusive(store, command="mmret compact"):
         forgotten = _forget(store) if forget_opted_out else None
         done = summary(compact_lake(store, resolve(store)[0].history, time.time_ns(), refresh_catalogue))
     if as_json:
         print_json(done | ({"forgotten": forgotten} if forgotten else {}))
         return
-    print(f"{store.root}: " + (_counts(done) or "nothing to do"))
+    print(f"{store.address}: " + (_counts(done) or "nothing to do"))
     if forgotten:
         _print_forgotten(store, forgotten)
 
@@ -83,7 +83,7 @@ def _print_forgotten(lake: Lake, done: dict[str, Any]) -> None:
     if unknown:
         print(
             f"{unknown:,} stored answers of an older version do not say which pictures they are about, and no row came from them; "
-            f"they stay. To be rid of them delete the folder {lake.root / 'answers'}: what is needed again is asked again"
+            f"they stay. To be rid of them delete the folder {lake.storage.shown('answers')}: what is needed again is asked again"
         )
     for name, n in done["checkpoints"].items():
         print(f"{name} was trained on {n:,} pictures that opted out since; its weights still know them: train it anew or drop it")

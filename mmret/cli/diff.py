@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.cli.terminal import one_line, print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -20,7 +20,7 @@ _CHARACTERS = 160  # of a value in an example
 
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="a state: a recipe's checkpoint, a run, a time, or `now`")],
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     after: Annotated[str, typer.Argument(metavar="B", help="the state to compare it with")] = "now",
     table: Annotated[str | None, typer.Option(help="compare this table alone")] = None,
     rows: Annotated[int, typer.Option(min=0, help="examples shown of each kind of difference")] = 1,
@@ -32,13 +32,13 @@ def diff(
 
     store = Lake(lake)
     if not store.partitions("corpus_manifest"):
-        raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
+        raise UserError(f"{store.address} holds no lake yet: make one with `mmret run --lake {lake}`")
     if table is not None and table not in TABLES:
         raise UserError(f"--table {table}: there are {', '.join(TABLES)}")
     found = compare(store, state_of(store, before), state_of(store, after), (table,) if table else (), rows)
     if as_json:
         tables = {change.table: _as_json(change) for change in found.tables}
-        print_json({"lake": str(store.root), "before": before, "after": after, "tables": tables, "left_out": found.left_out})
+        print_json({"lake": store.address, "before": before, "after": after, "tables": tables, "left_out": found.left_out})
         return
     _print(found, before, after)
 

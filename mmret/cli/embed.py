@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmret.cli.export_onnx import pick_checkpoint
+from mmret.cli.lake_option import lake_option
 from mmret.errors import UserError
 from mmret.paths import local_path
 
@@ -38,7 +39,7 @@ def embed(
         typer.Argument(help="folders, manifests, WebDataset tars, or Parquet files that hold pictures or texts; shapes:<n>"),
     ],
     out: Annotated[Path, typer.Option(help="folder (parquet) or data set (lance) to write; must not exist yet")],
-    lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint embeds")] = None,
+    lake: Annotated[str | None, lake_option(" whose checkpoint embeds")] = None,
     recipe: Annotated[str | None, typer.Option(help="of the lake, or 'untrained'; default: its first")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name of any kind")] = None,
     what: Annotated[What, typer.Option(help="of each row: its image, its text, or both as one query")] = What.image,

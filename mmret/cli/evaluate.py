@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.cli.terminal import print_json
 from mmret.lake import Lake
 from mmret.tasks import TASKS
 
 
 def evaluate(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     triplets: Annotated[
         Path,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -28,7 +29,7 @@ class Pictures(StrEnum):
 
 
 def export(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
     format_: Annotated[
         Format,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -21,7 +22,7 @@ class Format(StrEnum):
 
 def export_onnx(
     out: Annotated[Path, typer.Option(help="folder to write; must not exist yet")],
-    lake: Annotated[Path | None, typer.Option(help="folder of the lake whose checkpoint is exported")] = None,
+    lake: Annotated[str | None, lake_option(" whose checkpoint is exported")] = None,
     recipe: Annotated[str | None, typer.Option(help="of the lake; default: its first")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="instead: a checkpoint folder or hub name")] = None,
     format_: Annotated[Format, typer.Option("--format", help="each needs the extra of its name")] = Format.onnx,
@@ -42,7 +43,7 @@ def export_onnx(
         )
 
 
-def pick_checkpoint(lake: Path | None, recipe: str | None, checkpoint: str | None) -> str | Path:
+def pick_checkpoint(lake: str | None, recipe: str | None, checkpoint: str | None) -> str | Path:
     """The checkpoint that --checkpoint, or --lake and --recipe, name. Raises UserError for neither or both."""
     if (lake is None) == (checkpoint is None):
         raise UserError("give --lake (with --recipe), or --checkpoint, a folder or hub name")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.errors import UserError
 from mmret.lake import Lake
 
 
 def gallery(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8420,
     host: Annotated[str, typer.Option(help="address to listen on; anything but 127.0.0.1 lets others in")] = "127.0.0.1",
     reviewer: Annotated[str | None, typer.Option(help="name noted with decisions; default: the user's")] = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -20,7 +21,7 @@ class Release(StrEnum):
 
 def import_(
     what: Annotated[Release, typer.Argument(help="megapairs: JSON lines q_img, q_text, t_img, hns")],
-    lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
+    lake: Annotated[str, lake_option("; made where it does not exist")],
     annotations: Annotated[list[Path], typer.Option(help="a .jsonl file of the release; again for more")],
     images: Annotated[Path, typer.Option(help="folder that the paths in the annotations start from")],
     profile: Annotated[str | None, typer.Option(help="of a new lake: demo, local, paper or a YAML file")] = None,
@@ -52,5 +53,5 @@ def import_(
     if as_json:
         print_json(counts)
         return
-    print(f"{store.root}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items() if n))
+    print(f"{store.address}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items() if n))
     print(f"train on them: mmret run --lake {shlex.quote(str(lake))}")

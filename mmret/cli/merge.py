@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import lake_option
+
 
 def merge(
     out: Annotated[Path, typer.Option(help="folder to write the whole model to")],
-    lake: Annotated[Path | None, typer.Option(help="folder of the lake, with --recipe")] = None,
+    lake: Annotated[str | None, lake_option(", with --recipe")] = None,
     recipe: Annotated[str | None, typer.Option(help="name of a trained recipe of kind mllm")] = None,
     adapter: Annotated[Path | None, typer.Option(help="or the folder of a LoRA adapter")] = None,
     dtype: Annotated[str, typer.Option(help="of the weights written; auto: the base model's own")] = "auto",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -15,7 +16,7 @@ from mmret.settings import parse_override
 
 
 def quality(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     shard: Annotated[list[str] | None, typer.Option(help="only this shard; again for more")] = None,
     anew: Annotated[bool, typer.Option(help="measure now, also where a run has noted its measurement")] = False,
     pictures: Annotated[Path | None, typer.Option(help="folder for a picture per shard")] = None,
@@ -33,7 +34,7 @@ def quality(
     if unknown := set(shard or ()) - set(ready):
         raise UserError(f"no triplets of {', '.join(sorted(unknown))}; there are {', '.join(ready) or 'none'}")
     if not ready:
-        raise UserError(f"{store.root} has no triplets yet: run `mmret run --lake {lake}` first")
+        raise UserError(f"{store.address} has no triplets yet: run `mmret run --lake {lake}` first")
     overrides = dict(parse_override(text) for text in set_ or [])
     profile, _ = resolve(store, overrides=overrides)
     found: dict[str, dict[str, Any]] = {}

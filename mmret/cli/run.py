@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.configuration import note_refused, resolve
@@ -15,7 +15,7 @@ from mmret.settings import Profile, parse_override
 
 
 def run(
-    lake: Annotated[Path, typer.Option(help="folder of the lake; made where it does not exist")],
+    lake: Annotated[str, lake_option("; made where it does not exist")],
     images: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,7 +51,7 @@ def run(
     from mmret.cli.graph import exclusive, materialize, progress_of
 
     progress = progress_of(store, settings, on)
-    progress.print(f"lake {store.root} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
+    progress.print(f"lake {store.address} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
     progress.print("loading …")
 
     started = time.time_ns()

@@ -32,7 +32,7 @@ _PACE_FILE = "pace.json"
 def read_paces(lake: Lake) -> dict[str, float]:
     """What earlier runs of the lake took, times the stage table; empty where that is not known, or the file is not to be read."""
     try:
-        found = json.loads((lake.root / _PACE_FILE).read_text())
+        found = json.loads((lake.scratch / _PACE_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return {str(k): float(v) for k, v in found.items() if isinstance(v, int | float)} if isinstance(found, dict) else {}
@@ -41,7 +41,7 @@ def read_paces(lake: Lake) -> dict[str, float]:
 def write_paces(lake: Lake, paces: Mapping[str, float]) -> None:
     """Keep ``paces`` for later runs. A disk that takes no more does not fail a run that has ended well."""
     with suppress(OSError):
-        write_text(lake.root / _PACE_FILE, json.dumps(dict(sorted(paces.items())), indent=1))
+        write_text(lake.scratch / _PACE_FILE, json.dumps(dict(sorted(paces.items())), indent=1))
 
 
 class _Count(MofNCompleteColumn):

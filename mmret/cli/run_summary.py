@@ -36,7 +36,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
     pair_reasons = _sum_counts(f.notes.get("reasons", {}) for f in facts["pairs"])
     texts = [*facts["descriptions"], *facts["instructions"]]
     return {
-        "lake": str(lake.root),
+        "lake": lake.address,
         "profile": profile.name,
         "up_to_date": not any(outcome.rows_computed.values()),
         "shards": len(lake.shards()),

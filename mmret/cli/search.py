@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.errors import UserError
 from mmret.lake import Lake
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     recipe: Annotated[str | None, typer.Option(help="checkpoint to use, or 'untrained'; default: the lake's first")] = None,
     image: Annotated[Path | None, typer.Option(help="query image: a file, or a path of the corpus manifest")] = None,
     text: Annotated[str | None, typer.Option(help="query text, or with --image the change wanted")] = None,

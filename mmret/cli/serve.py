@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.errors import UserError
 from mmret.lake import Lake
 
@@ -15,7 +16,7 @@ _NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "python_multipart", "pro
 
 
 def serve(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     recipe: Annotated[
         list[str] | None, typer.Option(help="recipe whose checkpoint answers, default: the first that is trained; repeatable")
     ] = None,

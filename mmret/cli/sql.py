@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.errors import UserError
 from mmret.lake import Lake
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def sql(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     query: Annotated[
         str | None,
         typer.Argument(

@@ -107,8 +107,8 @@ class Shell:
         from mmret.cli.sql_prompt import history_file, make_prompt
 
         self.session.connection()  # what is wrong with the lake is said before the first prompt
-        place = self.session.lake.root.name + (f" as of {self.session.as_of}" if self.session.as_of else "")
-        print(f"The tables of {one_line(self.session.lake.root)}, read only. .help for help, Ctrl-D to leave.")
+        place = self.session.lake.name + (f" as of {self.session.as_of}" if self.session.as_of else "")
+        print(f"The tables of {one_line(self.session.lake.address)}, read only. .help for help, Ctrl-D to leave.")
         ask_for_text = make_prompt(f"{one_line(place)}> ", self.session, history_file())
         while not self.ended:
             if (text := _read(ask_for_text)) is None:

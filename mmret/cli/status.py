@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
 from mmret.cli.terminal import print_json
 from mmret.errors import UserError
 from mmret.freshness.survey import Status, survey
@@ -28,19 +28,19 @@ def count_by_stage(statuses: list[Status]) -> dict[str, dict[str, Any]]:
 
 
 def status(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     as_json: Annotated[bool, typer.Option("--json", help="print it as one JSON object, every partition included")] = False,
 ) -> None:
     """Say per stage how many partitions are current, stale or missing, and why. Computes nothing."""
     store = Lake(lake)
     if not store.shards():
-        raise UserError(f"{store.root} holds no lake yet: make one with `mmret run --lake {lake}`")
+        raise UserError(f"{store.address} holds no lake yet: make one with `mmret run --lake {lake}`")
     statuses = survey(store, resolve(store)[0])
     stages = count_by_stage(statuses)
     opted_out = _opted_out_since(store)
     if as_json:
         rows = [{"table": s.table, "partition": s.partition, "state": s.state, "why": s.reasons} for s in statuses]
-        print_json({"lake": str(store.root), "stages": stages, "partitions": rows} | opted_out)
+        print_json({"lake": store.address, "stages": stages, "partitions": rows} | opted_out)
         return
     from rich import box
     from rich.table import Table

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmret.cli.lake_option import lake_option
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -17,7 +18,7 @@ PROFILE = "studies"
 
 
 def study(
-    lake: Annotated[Path, typer.Option(help="folder of the lake; made, of rendered scenes, where it does not exist")],
+    lake: Annotated[str, lake_option("; made, of rendered scenes, where it does not exist")],
     images: Annotated[list[str] | None, typer.Option(help="as of mmret run: other images for a new lake")] = None,
     profile: Annotated[str | None, typer.Option(help="profile of a new lake; it must have a section 'studies'")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="runs of each variant; kept with the lake")] = None,
@@ -36,7 +37,7 @@ def study(
     )
     if settings.studies is None:
         raise UserError(
-            f"profile '{settings.name}' of {store.root} has no section 'studies': use another --lake, which gets the "
+            f"profile '{settings.name}' of {store.address} has no section 'studies': use another --lake, which gets the "
             f"profile '{PROFILE}', or add one to a profile of your own"
         )
     if not only_show:
@@ -48,8 +49,8 @@ def study(
 
     found = results(store, settings.studies)
     if not any(v["seeds"] for s in found["studies"] for v in s["variants"]):
-        raise UserError(f"{store.root} has no figures of the studies yet: leave out --show")
-    out = picture or store.root / "studies.png"
+        raise UserError(f"{store.address} has no figures of the studies yet: leave out --show")
+    out = picture or store.scratch / "studies.png"
     draw_studies(found, out)
     if as_json:
         print_json(found | {"picture": str(out)})
@@ -66,7 +67,7 @@ def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
     names = [name for _, name in sorted({(seed, name) for _, _, seed, name in runs(settings.studies)})]
     settings = settings.model_copy(update={"train": tuple(dict.fromkeys(names))})
     progress = RunProgress(store, settings)
-    progress.print(f"lake {store.root} · profile {settings.name} · {len(settings.train)} recipes")
+    progress.print(f"lake {store.address} · profile {settings.name} · {len(settings.train)} recipes")
     with exclusive(store, choices, "mmret study") as lease:
         materialize(lease, settings, progress)
 

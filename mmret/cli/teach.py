@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mmret.cli.lake_option import LakeOption
+
 
 def teach(
-    lake: Annotated[Path, typer.Option(help="folder of the lake")],
+    lake: LakeOption,
     recipe: Annotated[str, typer.Option(help="recipe of a reranker that has a checkpoint")],
 ) -> None:
     """Write table `teacher_scores`: what the reranker says of every training triplet's target and hard negatives.

@@ -27,7 +27,7 @@ def opted_out_ids(lake: PartitionFiles, partition: str | None = None) -> pa.Arra
 
 def opted_out_today(lake: PartitionFiles) -> pa.Array:
     """:func:`opted_out_ids` of the lake as it is, whatever state of it ``lake`` is."""
-    return opted_out_ids(Lake(lake.root))
+    return opted_out_ids(Lake(lake.storage))
 
 
 def without_opted_out(triplets: pa.Table, lake: Lake) -> pa.Table:

@@ -42,11 +42,11 @@ def _encoded_before(lake: Lake, shard: str, model: str) -> dict[str, str]:
     if not digest:
         return {}
     now = lake.facts("images", shard)
-    files = [lake.path("images", shard)] if now is not None and now.of_columns(_COLUMNS).digest == digest else []
-    files += [version.path for version in history.versions(lake, "images", shard) if version.digest == digest]
-    for file in files:
+    keys = [lake.key("images", shard)] if now is not None and now.of_columns(_COLUMNS).digest == digest else []
+    keys += [version.key for version in history.versions(lake, "images", shard) if version.digest == digest]
+    for key in keys:
         try:
-            return caption_ids(read_files("images", [file], _COLUMNS))
+            return caption_ids(read_files(lake.storage, "images", [key], _COLUMNS))
         except FileNotFoundError:  # dropped meanwhile
             continue
     return {}

@@ -13,6 +13,7 @@ from mmret.encode.revision import folder_revision
 from mmret.errors import UserError
 from mmret.paths import local_path
 from mmret.settings import EncoderSettings
+from mmret.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Location:
         return f"{self.name}@{folder_revision(self.path) if self.path and self.revision is None else self.revision}"
 
 
-def locate(settings: EncoderSettings, lake_root: Path) -> Location:
+def locate(settings: EncoderSettings, lake: Storage | str | Path) -> Location:
     """Find ``settings.model``. Raises UserError for towers the lake has not trained yet and for a path that does not exist."""
-    inside = lake_root / settings.model
     if settings.model.startswith("towers/"):
-        if inside.is_dir():
-            return Location(settings.model, inside, None)
+        storage = open_storage(lake) if isinstance(lake, str | Path) else lake
+        if storage.has_folder(settings.model):
+            return Location(settings.model, storage.local_folder(settings.model), None)
         raise UserError(
-            f"the lake {lake_root} has no {settings.model} yet: `mmret run --lake {lake_root}` trains it "
+            f"the lake {storage.address} has no {settings.model} yet: `mmret run --lake {storage.address}` trains it "
             "(profile demo), or name another model in encoders.*.model"
         )
     path = local_path(settings.model, "encoders.*.model")

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmret.encode.location import locate
 from mmret.settings import EncoderSettings
+from mmret.storage import Storage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,12 +68,12 @@ KINDS = {
 """Where the implementation of ``EncoderSettings.kind`` lies; imported when it is first asked for."""
 
 
-def load_encoder(settings: EncoderSettings, signal: str, lake_root: Path) -> Encoder:
-    """Load the model of ``settings`` for ``signal``: from inside the lake (``towers/<name>``), a local folder, or the hub.
+def load_encoder(settings: EncoderSettings, signal: str, lake: Storage | str | Path) -> Encoder:
+    """Load the model of ``settings`` for ``signal``: from inside ``lake`` (``towers/<name>``), a local folder, or the hub.
 
     Raises UserError where the model cannot be found, or where the signal needs a text tower and the model has none.
 
-    >>> load_encoder(profile.encoders["caption"], "caption", lake.root).encode_texts(["a red circle"]).shape
+    >>> load_encoder(profile.encoders["caption"], "caption", lake.storage).encode_texts(["a red circle"]).shape
     """
     module, _, name = KINDS[settings.kind].partition(":")
-    return getattr(import_module(module), name).load(settings, signal, locate(settings, lake_root))
+    return getattr(import_module(module), name).load(settings, signal, locate(settings, lake))

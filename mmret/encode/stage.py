@@ -39,7 +39,7 @@ def encode_shard(
 
     >>> encode_shard(lake, "shard-00000", "caption", profile.encoders["caption"], fingerprint)["computed"]
     """
-    encoder = encoder or load_encoder(settings, signal, lake.root)
+    encoder = encoder or load_encoder(settings, signal, lake.storage)
     images = lake.read("images", shard, ["image_id", "path", *(["caption"] if signal == "caption" else [])])
     ids = images["image_id"].to_pylist()
     schema = vectors(encoder.width, TABLES[signal])

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 from mmret.freshness.differences import differences
@@ -58,8 +57,8 @@ class Work:
 class Snapshot(Lake):
     """A lake whose facts are each read once and then remembered, so that one survey sees one state."""
 
-    def __init__(self, root: str | Path):
-        super().__init__(root)
+    def __init__(self, lake: Lake):
+        super().__init__(lake.storage)
         self.facts = cache(super().facts)  # type: ignore[method-assign]
         self.shards = cache(super().shards)  # type: ignore[method-assign]
 
@@ -81,7 +80,7 @@ def survey(lake: Lake, profile: Profile) -> list[Status]:
 
     >>> [(s.table, s.partition, s.reasons) for s in survey(lake, profile) if s.state == "stale"]
     """
-    lake = Snapshot(lake.root)
+    lake = Snapshot(lake)
     unfinished: set[tuple[str, str]] = set()
     found = []
     for run in RUNS:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from mmret.curation.opted_out import OPTED_OUT
+from mmret.ingest.object_store.read_ahead import reads_at_once
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row
@@ -185,7 +186,7 @@ class Changes:
             "WHERE s.root = l.root AND s.path = l.path AND s.state = 0 AND s.image_id IS NOT NULL)",
             root,
         )
-        for id_, row, (image_id, _, failure) in self._hashed(changed, hash_file):
+        for id_, row, (image_id, _, failure) in self._hashed(root, changed, hash_file):
             there = self._sealed("root = ? AND path = ? AND state = 0", root, _plain(row.path))
             same = next((s for s in there if s.image_id == image_id and s.takes(row)), None)
             live = _live(there)
@@ -204,7 +205,7 @@ class Changes:
             "WHERE s.root = l.root AND s.size = l.size AND s.state != 1 AND s.image_id IS NOT NULL)",
             root,
         )
-        for id_, row, (image_id, _, failure) in self._hashed(moved, hash_file):
+        for id_, row, (image_id, _, failure) in self._hashed(root, moved, hash_file):
             if failure is None:
                 there = self._sealed("root = ? AND size = ? AND image_id = ? AND state != 1", root, row.size, image_id)
                 there = sorted(there, key=lambda s: (s.reason is not None, s.id))
@@ -230,7 +231,7 @@ class Changes:
             "WHERE s.root = l.root AND s.path = l.path AND s.state = 0 AND s.image_id IS NULL)",
             root,
         )
-        for id_, row, (image_id, size, failure) in self._hashed(ids, hash_file):
+        for id_, row, (image_id, size, failure) in self._hashed(root, ids, hash_file):
             there = self._sealed(f"{unread} LIMIT 1", root, _plain(row.path))
             if failure is not None or not there:
                 continue
@@ -308,11 +309,12 @@ class Changes:
 
     # -- the database ------------------------------------------------------------------------------------------------------
 
-    def _hashed(self, ids: Iterable[int], hash_file: Callable[[Row], Hashed]) -> Iterator[tuple[int, Row, Hashed]]:
+    def _hashed(self, root: str, ids: Iterable[int], hash_file: Callable[[Row], Hashed]) -> Iterator[tuple[int, Row, Hashed]]:
         def read(of: tuple[int, ListedRow]) -> Hashed:
             return of[1].hashed or hash_file(of[1].row)
 
-        for (id_, listed), hashed in in_order(read, ((id_, self._listed(id_)) for id_ in ids)):
+        waiting = ((id_, self._listed(id_)) for id_ in ids)
+        for (id_, listed), hashed in in_order(read, waiting, reads_at_once(root)):
             if listed.hashed is None:
                 failure = None if hashed[2] is None else pickle.dumps(hashed[2])
                 self._run("UPDATE listed SET image_id = ?, failure = ? WHERE id = ?", hashed[0], failure, id_)

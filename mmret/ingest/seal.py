@@ -24,6 +24,8 @@ from mmret.curation.opted_out import OPTED_OUT
 from mmret.errors import UserError
 from mmret.ingest.changes import Changes, ListedRow, row_after
 from mmret.ingest.first_rows import check_first_rows
+from mmret.ingest.object_store.lost import ending_when_lost
+from mmret.ingest.object_store.read_ahead import reads_at_once
 from mmret.ingest.opt_out.entries import OptOuts
 from mmret.ingest.opt_out.lists import read_opt_outs
 from mmret.ingest.opt_out.pictures import OptedOut
@@ -40,6 +42,7 @@ from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.settings import CaptionSettings, CorpusSettings, IngestSettings
+from mmret.storage import is_object_address
 from mmret.threads import in_order
 
 _CHUNK = 2**20
@@ -67,7 +70,18 @@ def seal(
     >>> for shard, rows in seal(lake, profile.corpus, profile.ingest):
     ...     lake.write("corpus_manifest", shard, rows, inputs)
     """
-    remarks = {} if remarks is None else remarks
+    with ending_when_lost():
+        yield from _seal(lake, corpus, ingest, {} if remarks is None else remarks, forget_missing, captions)
+
+
+def _seal(
+    lake: Lake,
+    corpus: CorpusSettings,
+    ingest: IngestSettings,
+    remarks: dict[str, Remarks],
+    forget_missing: bool,
+    captions: CaptionSettings | None,
+) -> Iterator[tuple[str, pa.Table]]:
     listed_out = read_opt_outs(corpus.opt_out)
     with SealedRows(partial(_sealed_tables, lake)) as sealed, Changes() as changes:
         sources = _open_sources(corpus, sealed, _withheld(lake, corpus, listed_out))
@@ -132,7 +146,8 @@ def _open_sources(corpus: CorpusSettings, sealed: SealedRows, withheld: Withheld
         try:
             source = open_source(text, corpus.download, withheld)
         except UserError as error:
-            if rows := sealed.rows_of(text if text.startswith(("shapes:", URL_LIST)) else str(Path(text).expanduser().absolute())):
+            as_given = text.startswith(("shapes:", URL_LIST)) or is_object_address(text)
+            if rows := sealed.rows_of(text if as_given else str(Path(text).expanduser().absolute())):
                 raise UserError(
                     f"{error}. The {rows:,} rows sealed from it stay in the lake as they are: bring the source back (is its "
                     f"disk mounted?) and run again, or take them out with --remove {text}"
@@ -195,7 +210,7 @@ def _new_rows(
             if (listed := waiting.get(source.root)) is None:
                 remarks[source.root] = source.remarks
                 listed = _listed_first(source, sealed, ingest)
-            for (row, _), (image_id, size, failure) in in_order(partial(_identify, source), listed):
+            for (row, _), (image_id, size, failure) in in_order(partial(_identify, source), listed, reads_at_once(source.root)):
                 if failure is not None:
                     row = row.refuse("unreadable", str(failure))
                 if row.reason == "unreadable" and sealed.was_unreadable(source.root, row.path):

@@ -1,8 +1,8 @@
 """Opens the sources of captioned pictures that ``corpus.sources`` names, and checks them before anything is read.
 
 A source is a folder with a manifest, a manifest file, a folder with side-car captions or tars, a WebDataset tar, or
-``shapes:<n>?seed=<s>``, or a table of addresses. Listing reads names, sizes, times and captions, never a picture; that of
-addresses fetches them.
+``shapes:<n>?seed=<s>``, or a table of addresses; files may lie in an object store (``s3://bucket/prefix``). Listing reads names,
+sizes, times and captions, never a picture; that of addresses fetches them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from mmret.ingest.folders.folder import Folder
 from mmret.ingest.folders.folder_source import FolderSource
 from mmret.ingest.folders.manifest_source import ManifestSource
 from mmret.ingest.folders.webdataset import TarSource
+from mmret.ingest.object_store.lost import ending_when_lost
+from mmret.ingest.object_store.path import ObjectPath, object_path
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Reader, Row, Source, encodable, to_json
@@ -29,11 +31,13 @@ from mmret.ingest.tables.picture_table import PICTURE_TABLE_SUFFIXES, PictureTab
 from mmret.ingest.web.url_list import UrlList, Withheld, pictures_folder
 from mmret.lake.configuration import URL_LIST
 from mmret.settings import DownloadSettings
+from mmret.storage import is_object_address
 
 ACCEPTED = (
     "a folder of pictures with a manifest (captions.jsonl, metadata.csv, ...: a column image and a column "
     "caption) or with a .txt caption beside each picture, a manifest file (JSON lines, CSV or Parquet), "
-    "a WebDataset .tar or a folder of them, urls:<table of addresses>, or shapes:<n>?seed=<s>"
+    "a WebDataset .tar or a folder of them, all of them also below s3://, gs:// or az://, urls:<table of addresses>, or "
+    "shapes:<n>?seed=<s>"
 )
 _SAMPLE_ROWS = 1000  # rows of a manifest that must all be missing before the source itself is called wrong
 
@@ -61,7 +65,7 @@ class ShapesSource:
 class _TableReader:
     """Reads the rows of a table that holds pictures, and the files of one that names files too and was sealed by these."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | ObjectPath):
         self._table = PictureTable(path)
         self._folder = Folder(path.parent)
 
@@ -88,6 +92,8 @@ def open_source(text: str, download: DownloadSettings | None = None, withheld: W
         return ShapesSource(text)
     if text.startswith(URL_LIST):
         return UrlList(text, download or DownloadSettings(), withheld)
+    if is_object_address(text):
+        return _open_remote(text)
     path = Path(text).expanduser().absolute()
     if not encodable(str(path)):
         raise UserError(f"{path!r} is not UTF-8 and cannot be recorded: rename it")
@@ -102,19 +108,34 @@ def open_source(text: str, download: DownloadSettings | None = None, withheld: W
     return source
 
 
+def _open_remote(text: str) -> Source:
+    with ending_when_lost():
+        path = object_path(text)
+        if not path.key and not path.is_dir_with_objects():
+            raise UserError(f"there is nothing at {path}: expected {ACCEPTED}")
+        source = _file(path) if path.key else FolderSource(path)
+        _refuse_empty(source, list(islice(source.rows(), _SAMPLE_ROWS)))
+    return source
+
+
 def open_reader(root: str) -> Reader:
     """A reader of the pictures of sealed rows with this ``root``; nothing is listed or checked."""
     if root.startswith("shapes:"):
         return ShapesSource(root)
     if root.startswith(URL_LIST):
         return Folder(pictures_folder(root))
-    path = Path(root)
+    path: Path | ObjectPath = Path(root)
+    if is_object_address(root):
+        with ending_when_lost():
+            path = object_path(root)
+        if not path.key:
+            return Folder(path)
     if path.suffix.lower() == ".tar" and path.is_file():
         return TarSource(path)
     if path.suffix.lower() in PICTURE_TABLE_SUFFIXES and path.is_file():
         with suppress(UserError):  # a manifest
             return _TableReader(path)
-    return Folder(path if path.is_dir() else path.parent)
+    return Folder(path.parent if isinstance(path, ObjectPath) or not path.is_dir() else path)
 
 
 def read_as_sealed(reader: Reader, row: dict[str, Any]) -> bytes:
@@ -127,7 +148,7 @@ def read_as_sealed(reader: Reader, row: dict[str, Any]) -> bytes:
     return data
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path | ObjectPath) -> Source:
     if path.suffix.lower() == ".tar":
         return TarSource(path)
     if is_table(path.name):
@@ -138,7 +159,7 @@ def _file(path: Path) -> Source:
     raise UserError(f"{path} cannot be read: {hint}expected {ACCEPTED}")
 
 
-def open_manifest(path: Path) -> ManifestSource | PictureTable:
+def open_manifest(path: Path | ObjectPath) -> ManifestSource | PictureTable:
     """A table of pictures, or one that holds them, as a source. Raises UserError with the reason why it is neither."""
     manifest = recognise(path)
     if isinstance(manifest, str):
@@ -152,7 +173,7 @@ def _refuse_empty(source: Source, first: list[Row]) -> None:
     path = source.root
     if not first:
         raise UserError(f"{path} holds no picture{_also_seen(source)}: expected {ACCEPTED}")
-    if first[0].reason == "damaged_tar" and len(first) == 1 and Path(path).is_file():
+    if first[0].reason == "damaged_tar" and len(first) == 1 and isinstance(source, TarSource):
         raise UserError(f"{path} is not an uncompressed tar: {first[0].detail}")
     if all(row.reason == "missing_file" for row in first):
         raise UserError(

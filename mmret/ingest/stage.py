@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 from mmret.curation.opted_out import opted_out_ids
 from mmret.ingest.changes import CHANGES
 from mmret.ingest.found_captions import SAYS_NOTHING
+from mmret.ingest.object_store.lost import ending_when_lost
+from mmret.ingest.object_store.read_ahead import reads_at_once
 from mmret.ingest.opt_out.imported import filter_imported, imported_partitions, mark_imported
 from mmret.ingest.opt_out.lists import read_opt_outs
 from mmret.ingest.opt_out.pictures import OptedOut
@@ -111,7 +113,8 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
             images[image_id] = found
 
     missing = [row for image_id, row in wanted.items() if image_id not in images]
-    refused = _store(table, missing, row_ids, settings, images)
+    with ending_when_lost():
+        refused = _store(table, missing, row_ids, settings, images)
     if gone := [image_id for image_id in refused if image_id in row_ids]:
         image_table.remove(table, gone)
     image_table.index(table)
@@ -133,7 +136,7 @@ def ingest_shard(lake: Lake, shard: str, settings: IngestSettings, inputs: str) 
 
 def _written_captions(lake: Lake, shard: str) -> dict[tuple[int, str], Row]:
     """What was found or written for pictures of a shard whose caption is missing or poor, by position and image id."""
-    if not lake.path("written_captions", shard).exists():
+    if not lake.exists("written_captions", shard):
         return {}
     rows = lake.read("written_captions", shard, ["position", "image_id", "text", "origin", "source_caption", "reason"]).to_pylist()
     return {(row["position"], row["image_id"]): row for row in rows}
@@ -183,7 +186,9 @@ def _store(
     refused: dict[str, tuple[str, str]] = {}
     batch: list[Row] = []
     held, before, total = 0, len(images), len(images) + len(rows)
-    for at, (row, outcome) in enumerate(in_order(load, rows, size=lambda row: row["size"], limit=BATCH_BYTES)):
+    for at, (row, outcome) in enumerate(
+        in_order(load, rows, reads_at_once(*readers), size=lambda row: row["size"], limit=BATCH_BYTES)
+    ):
         if isinstance(outcome, Unreadable):
             refused[row["image_id"]] = (outcome.reason, outcome.detail)
         else:

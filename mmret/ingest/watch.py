@@ -10,7 +10,9 @@ import os
 from collections.abc import Iterable
 
 from mmret.hashing import fingerprint
+from mmret.ingest.object_store.place import signature_of
 from mmret.lake.configuration import URL_LIST
+from mmret.storage import is_object_address
 
 
 def signature(root: str) -> str | None:
@@ -21,6 +23,8 @@ def signature(root: str) -> str | None:
     as they are when a source is listed.
     """
     root = root.removeprefix(URL_LIST)
+    if is_object_address(root):
+        return signature_of(root)
     try:
         found = os.stat(root)
     except OSError:

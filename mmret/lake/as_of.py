@@ -6,7 +6,6 @@ Costs what reading the lake costs.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,23 +20,23 @@ class LakeAsOf(Lake):
     """Reads like a lake and is never written to. ``state`` names the file of each partition."""
 
     def __init__(self, lake: Lake, state: history.State):
-        super().__init__(lake.root)
+        super().__init__(lake.storage)
         self.state = state
 
-    def _files(self, table: str) -> dict[str, Path]:
+    def _files(self, table: str) -> dict[str, str]:
         if table not in self.state.files:
             raise UserError(f"--as-of {self.state.name}: {table} is not kept with this state; {', '.join(self.state.files)} are")
         return dict(self.state.files[table])
 
-    def path(self, table: str, partition: str) -> Path:
-        """The version of a partition in this state; a file that does not exist where it had none."""
-        return self._files(table).get(partition, self.root / "history" / table / partition / "none.parquet")
+    def key(self, table: str, partition: str) -> str:
+        """The version of a partition in this state; one that does not exist where it had none."""
+        return self._files(table).get(partition, f"{history.HISTORY}/{table}/{partition}/none.parquet")
 
     def partitions(self, table: str) -> list[str]:
         return sorted(self._files(table))
 
     def write(self, table: str, partition: str, rows: pa.Table, inputs: str, **notes: Any) -> Facts:
-        raise UserError(f"{self.root} as of {self.state.name} is read only")
+        raise UserError(f"{self.address} as of {self.state.name} is read only")
 
 
 def open_as_of(lake: Lake, as_of: str | None) -> Lake:

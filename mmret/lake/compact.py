@@ -9,14 +9,13 @@ Answers are merged as they are written and never dropped: they were paid for.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 from mmret.lake import history
-from mmret.lake.data_sets import data_folder, data_set
+from mmret.lake.data_sets import data_set
 from mmret.lake.partitions import read_facts
 from mmret.lake.store import Lake
 from mmret.settings import HistorySettings
@@ -58,9 +57,9 @@ def compact(
         refresh_catalogue(lake)
     _drop_versions(lake, settings, now, report)
     if lance:
-        for path in sorted((lake.root / "lance").glob("*.lance")):
-            if lake.has_lance(path.stem):
-                _compact_table(lake, path.stem, settings, report)
+        for name in lake.lance_names():
+            if lake.has_lance(name):
+                _compact_table(lake, name, settings, report)
     return report
 
 
@@ -71,10 +70,11 @@ def _states_in_use(lake: Lake) -> set[str]:
     """Ids of the states that a checkpoint, a version of one that is still there, or a training at work refers to."""
     found = history.protected_states(lake)
     for recipe in lake.partitions("checkpoints"):
-        paths = [lake.path("checkpoints", recipe), *(v.path for v in history.versions(lake, "checkpoints", recipe))]
-        found |= {facts.notes["state"] for p in paths if (facts := read_facts(p)) and "state" in facts.notes}
-    for path in (lake.root / "checkpoints").glob(f"*/{history.STATE_FILE}"):
-        found.add(json.loads(path.read_text())["state"])
+        keys = [lake.key("checkpoints", recipe), *(v.key for v in history.versions(lake, "checkpoints", recipe))]
+        found |= {facts.notes["state"] for k in keys if (facts := read_facts(lake.storage, k)) and "state" in facts.notes}
+    for entry in lake.storage.list("checkpoints"):
+        if entry.key.endswith(f"/{history.STATE_FILE}"):
+            found.add(json.loads(lake.storage.read(entry.key))["state"])
     return found
 
 
@@ -82,7 +82,7 @@ def _needed_digests(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[s
     """Digests that ``states`` need, by table and partition."""
     found: dict[tuple[str, str], set[str]] = {}
     for state in states:
-        if not history.state_path(lake, state).is_file():
+        if not lake.storage.exists(history.state_key(state)):
             continue
         for table, parts in history.read_state(lake, state).items():
             for partition, digest in parts.items():
@@ -92,11 +92,10 @@ def _needed_digests(lake: Lake, states: set[str]) -> dict[tuple[str, str], set[s
 
 def _partitions_with_versions(lake: Lake) -> Iterator[tuple[str, str]]:
     """(table, partition) of all that has a folder in ``history/``."""
-    for table in sorted(history.folder(lake).glob("*")):
-        if table.is_dir() and table.name != history.STATES:
-            for partition in sorted(table.iterdir()):
-                if partition.is_dir():
-                    yield table.name, partition.name
+    for table in lake.storage.folders(history.HISTORY):
+        if f"{history.HISTORY}/{table}" != history.STATES:
+            for partition in lake.storage.folders(f"{history.HISTORY}/{table}"):
+                yield table, partition
 
 
 def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Report) -> None:
@@ -109,15 +108,15 @@ def _drop_versions(lake: Lake, settings: HistorySettings, now: int, report: Repo
         bulky = table in history.BULKY_TABLES
         before = now - int((settings.bulky_days if bulky else settings.days) * _DAY_NS)
         for version, replaced in _droppable(lake, table, partition, before, (protected or {}).get((table, partition), set())):
-            stat = version.path.stat()
-            report.bytes_freed += stat.st_size if stat.st_nlink == 1 else 0
+            report.bytes_freed += lake.storage.freed_by(version.key)
             history.note_dropped(lake, table, replaced)
-            version.path.unlink()
+            lake.storage.delete([version.key])
             report.versions_dropped += 1
     in_use = _states_in_use(lake)
-    for path in (history.folder(lake) / history.STATES).glob("*.json"):
-        if path.stem not in in_use and path.stat().st_mtime_ns < now - int(settings.days * _DAY_NS):
-            path.unlink()
+    for entry in lake.storage.list(history.STATES, below=False):
+        state, _, kind = entry.key.rpartition("/")[2].partition(".")
+        if kind == "json" and state not in in_use and entry.modified_ns < now - int(settings.days * _DAY_NS):
+            lake.storage.delete([entry.key])
             report.states_dropped += 1
 
 
@@ -125,17 +124,14 @@ def _droppable(lake: Lake, table: str, partition: str, before: int, protected: s
     """Versions to drop, each with the time (ns) of its replacement: replaced earlier than ``before``, and of no digest in
     ``protected``; where several versions have a protected digest, the newest stays and the others may go.
     """
-    try:
-        current = lake.path(table, partition).stat().st_ino
-    except FileNotFoundError:
-        current = None
+    current = history.current_version(lake, table, partition)
     versions, needed, found = history.versions(lake, table, partition), set(protected), []
     for at in range(len(versions) - 1, -1, -1):
         version = versions[at]
         replaced = versions[at + 1].written if at + 1 < len(versions) else version.written
         if version.digest in needed:
             needed.discard(version.digest)
-        elif version.path.stat().st_ino != current and replaced < before:
+        elif version.key != current and replaced < before:
             found.append((version, replaced))
     return found
 
@@ -148,7 +144,7 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
     dataset = data_set(table)
     fragments = dataset.get_fragments()
     rows = sum(f.physical_rows for f in fragments)
-    size = sum(entry.stat().st_size for entry in os.scandir(data_folder(table)))
+    size = sum(entry.size for entry in lake.storage.list(f"lance/{name}.lance/data"))
     if rows and len(fragments) > 1:
         target = max(1024, int(FRAGMENT_BYTES * rows / max(1, size)))
         made = dataset.optimize.compact_files(target_rows_per_fragment=min(target, 2**20))
@@ -165,8 +161,8 @@ def _compact_table(lake: Lake, name: str, settings: HistorySettings, report: Rep
 
 def needs_merging(lake: Lake) -> bool:
     """Whether some Lance table has so many files that merging them is worth its time."""
-    tables = (p.stem for p in (lake.root / "lance").glob("*.lance"))
-    return any(len(data_set(lake.lance(t)).get_fragments()) > MANY_FRAGMENTS for t in tables if lake.has_lance(t))
+    tables = (name for name in lake.lance_names() if lake.has_lance(name))
+    return any(len(data_set(lake.lance(name)).get_fragments()) > MANY_FRAGMENTS for name in tables)
 
 
 def summary(report: Report) -> dict[str, Any]:

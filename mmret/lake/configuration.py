@@ -14,6 +14,8 @@ from mmret.errors import UserError
 from mmret.lake.store import Lake
 from mmret.paths import is_address, local_path
 from mmret.settings import Profile, load_profile
+from mmret.storage import is_object_address
+from mmret.storage.addresses import object_address
 
 DEFAULT_PROFILE = "demo"
 URL_LIST = "urls:"
@@ -21,11 +23,14 @@ URL_LIST = "urls:"
 
 
 def source_name(source: str) -> str:
-    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, also behind ``urls:``."""
+    """A source as it is recorded: built-in corpora as given, files and folders as absolute paths, addresses of an object store as
+    addresses; the same behind ``urls:``."""
     if re.match(r"^shapes:", source):
         return source
     if source.startswith(URL_LIST):
         return f"{URL_LIST}{source_name(source.removeprefix(URL_LIST))}"
+    if is_object_address(source):
+        return str(object_address(source, "the source"))
     path = local_path(source, "the source")
     real = path.resolve()
     # a file of the Hugging Face cache is a link to a blob, whose name does not tell what it holds
@@ -68,7 +73,7 @@ def resolve(
     name = profile or old.get("profile") or DEFAULT_PROFILE
     if old and name != old["profile"]:
         raise UserError(
-            f"{lake.root} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
+            f"{lake.address} was made with profile '{old['profile']}', not '{name}'. Use another --lake, "
             f"or change 'profile' in {lake.configuration_path} yourself to have its stages computed again."
         )
     overrides = _with_whole_paths(overrides or {})
@@ -82,7 +87,7 @@ def resolve(
     if remove:
         all_sources = all_sources or list(load_profile(name, configuration["overrides"]).corpus.sources)
         if unknown := [s for s in map(source_name, remove) if s not in all_sources]:
-            raise UserError(f"{lake.root} has no source {', '.join(unknown)}; it has {', '.join(all_sources)}")
+            raise UserError(f"{lake.address} has no source {', '.join(unknown)}; it has {', '.join(all_sources)}")
         all_sources = [s for s in all_sources if s not in set(map(source_name, remove))]
         if not all_sources:
             raise UserError("a lake needs a source: name another with --images before the last one is removed")

@@ -1,7 +1,8 @@
 """Earlier states of a lake: each partition file keeps a second name in ``history/``, so what is replaced can still be read.
 
 ``<lake>/history/<table>/<partition>/<written>-<digest>.parquet`` is a hard link of the partition's file: no copy, and no space
-until the file is replaced. So the lake as it was at a time is a list of files, and so is what a checkpoint was trained on: its
+until the file is replaced; in an object store it is a copy, made there.
+So the lake as it was at a time is a list of files, and so is what a checkpoint was trained on: its
 *state*, kept under ``history/states/`` by its own digest. :mod:`mmret.lake.compact` drops versions that nothing refers to.
 Cost: two system calls a write; a state of 10,000 partitions is listed in about 0.2 s.
 """
@@ -11,20 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmret.atomic import is_locked, lock_file, temporary, write_text
 from mmret.errors import UserError
 from mmret.lake.partitions import Facts, PartitionFiles, read_facts, read_files
 from mmret.schemas import TABLES
+from mmret.storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +35,10 @@ APPEND_ONLY_TABLES = ("decisions",)
 """Tables whose rows have a time and are only ever added: a version is made where a checkpoint needs it, not at each write."""
 LINEAGE_TABLES = tuple(t for t in TABLES if t not in (*BULKY_TABLES, "checkpoints", "evaluations", "teacher_scores"))
 """Tables whose versions stay as long as a checkpoint that was trained on them: the lineage of its triplets."""
-STATES = "states"
+HISTORY = "history"
+"""The folder of versions and states."""
+STATES = f"{HISTORY}/states"
+_CLEANED, _FORGOTTEN, _RUNS = f"{HISTORY}/cleaned", f"{HISTORY}/forgotten.json", f"{HISTORY}/runs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Version:
 
     written: int
     digest: str
-    path: Path
+    key: str
 
 
 @dataclass(frozen=True)
@@ -52,164 +55,161 @@ class State:
     """The files of a lake's tables at some time; ``name`` is how a person named that state."""
 
     name: str
-    files: Mapping[str, Mapping[str, Path]]
+    storage: Storage
+    files: Mapping[str, Mapping[str, str]]
+    """Keys by table and partition."""
     when: int | None = None
     """Time (ns since 1970), where the state is that of a time."""
 
     def read(self, table: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
         """Rows of ``table`` in this state, in partition order."""
-        return read_files(table, self.files.get(table, {}).values(), columns, filters)
+        return read_files(self.storage, table, self.files.get(table, {}).values(), columns, filters)
 
 
-def folder(lake: PartitionFiles) -> Path:
-    """Where versions and states lie."""
-    return lake.root / "history"
+def _key(table: str, partition: str, written: int, digest: str) -> str:
+    return f"{HISTORY}/{table}/{partition}/{written:020d}-{digest or '0' * 16}.parquet"
 
 
-def _name(lake: PartitionFiles, table: str, partition: str, facts: Facts, path: Path) -> Path:
-    written = facts.written or path.stat().st_mtime_ns  # files of before versions were kept have no time of their own
-    return folder(lake) / table / partition / f"{written:020d}-{facts.digest or '0' * 16}.parquet"
+def version_for(lake: PartitionFiles, table: str, partition: str, facts: Facts) -> str | None:
+    """The key of the version that a partition's new file with ``facts`` is to be; None for tables without.
 
-
-@contextmanager
-def new_version(lake: PartitionFiles, table: str, partition: str, facts: Facts) -> Iterator[Callable[[Path], None]]:
-    """A context manager around the replacement of a partition's file, so that both the old and the new file become versions.
-
-    It gives a function to call with the new file before that is moved into place. The function links the file into ``history/``; it
-    gets its final name there once the block ends without an error. Where the file system has no hard links no version is made, and
-    :func:`current_state` copies what a checkpoint needs.
+    Call it before the file is written: what is there now becomes a version too. Where the file system has no hard links no version
+    is made, and :func:`current_state` copies what a checkpoint needs.
     """
     if table in APPEND_ONLY_TABLES:
-        yield lambda aside: None
-        return
-    with suppress(UserError):  # a damaged file is replaced, not kept
-        current_version(lake, table, partition)
-    name = folder(lake) / table / partition / f"{facts.written:020d}-{facts.digest}.parquet"
-    waiting = temporary(name)
-
-    def link(aside: Path) -> None:
-        waiting.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            os.link(aside, waiting)
-
-    try:
-        yield link
-        with suppress(FileNotFoundError):
-            os.replace(waiting, name)
-    finally:
-        waiting.unlink(missing_ok=True)
+        return None
+    if lake.storage.is_local:  # in an object store every file was given its version when it was written
+        with suppress(UserError):  # a damaged file is replaced, not kept
+            current_version(lake, table, partition)
+    return _key(table, partition, facts.written, facts.digest)
 
 
 def versions(lake: PartitionFiles, table: str, partition: str) -> list[Version]:
     """The versions of a partition that are still there, oldest first; the last is the current one wherever hard links work."""
     found = []
-    try:
-        names = os.listdir(folder(lake) / table / partition)
-    except FileNotFoundError:
-        return []
-    for name in sorted(n for n in names if n.endswith(".parquet") and not n.startswith(".")):
-        written, _, digest = name.removesuffix(".parquet").partition("-")
-        found.append(Version(int(written), digest, folder(lake) / table / partition / name))
+    for entry in lake.storage.list(f"{HISTORY}/{table}/{partition}", below=False):
+        name = entry.key.rpartition("/")[2]
+        if name.endswith(".parquet"):
+            written, _, digest = name.removesuffix(".parquet").partition("-")
+            found.append(Version(int(written), digest, entry.key))
     return found
 
 
-def current_version(lake: PartitionFiles, table: str, partition: str, copy: bool = False) -> Path | None:
-    """Path in ``history/`` of the partition's current file, linked there where it is not yet; None where that is not possible.
+def current_version(lake: PartitionFiles, table: str, partition: str, copy: bool = False) -> str | None:
+    """Key in ``history/`` of the partition's current file, which is given it where it has none; None where that is not possible.
 
-    ``copy``: copy it instead, on a file system without hard links.
+    ``copy``: copy it if need be, on a file system without hard links.
     """
-    current = lake.path(table, partition)
-    try:
-        inode = current.stat().st_ino
-    except FileNotFoundError:
+    current = lake.key(table, partition)
+    if lake.storage.is_local:
+        return _linked_version(lake, table, partition, current, copy)
+    facts = lake.facts(table, partition)
+    if facts is None:
+        return None
+    name = _key(table, partition, facts.written, facts.digest)
+    if not lake.storage.exists(name):
+        lake.storage.copy(current, name)
+    return name
+
+
+def _linked_version(lake: PartitionFiles, table: str, partition: str, current: str, copy: bool) -> str | None:
+    """The same in a local folder, where a version is told by the file itself."""
+    if not lake.storage.exists(current):
         return None
     for version in reversed(versions(lake, table, partition)):
-        try:
-            if version.path.stat().st_ino == inode:
-                return version.path
-        except FileNotFoundError:
-            continue
-    aside = temporary(folder(lake) / table / partition / "version")
+        if lake.storage.is_same(version.key, current):
+            return version.key
+    aside = f"{HISTORY}/{table}/{partition}/.version.{uuid.uuid4().hex[:12]}.tmp"
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.link(current, aside)
+        lake.storage.copy(current, aside) if copy else lake.storage.link(current, aside)
+        facts = read_facts(lake.storage, aside)
+        # files of before versions were kept have no time of their own
+        name = _key(table, partition, facts.written or lake.storage.path(aside).stat().st_mtime_ns, facts.digest)
+        lake.storage.copy(aside, name)
     except OSError:
-        if not copy:
-            return None
-        shutil.copy2(current, aside)  # the file is replaced as a whole, never changed, so the copy is of one version
-    name = _name(lake, table, partition, read_facts(aside), aside)
-    os.replace(aside, name)
-    aside.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
+        if copy:
+            raise
+        return None
+    finally:
+        lake.storage.delete([aside])
     return name
 
 
 def current_state(lake: PartitionFiles, tables: tuple[str, ...] = LINEAGE_TABLES, name: str = "now") -> State:
     """The lake's state now: the files of ``tables`` under names that do not change, whatever is written meanwhile."""
-    files = {t: {p: path for p in lake.partitions(t) if (path := current_version(lake, t, p, copy=True))} for t in tables}
-    return State(name, files)
+    files = {t: {p: key for p in lake.partitions(t) if (key := current_version(lake, t, p, copy=True))} for t in tables}
+    return State(name, lake.storage, files)
 
 
 def record_state(lake: PartitionFiles, state: State) -> str:
     """Write what ``state`` consists of to ``history/states/``; returns its id, the digest of what it lists."""
-    listed = {t: {p: path.stem.partition("-")[2] for p, path in parts.items()} for t, parts in state.files.items()}
+    listed = {t: {p: _digest(key) for p, key in parts.items()} for t, parts in state.files.items()}
     text = json.dumps(listed, sort_keys=True, indent=0)
     state_id = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = state_path(lake, state_id)
-    if not path.is_file():
-        write_text(path, text)
+    if not lake.storage.exists(state_key(state_id)):
+        lake.storage.write(state_key(state_id), text.encode())
     return state_id
+
+
+def _digest(key: str) -> str:
+    return key.rpartition("/")[2].removesuffix(".parquet").partition("-")[2]
 
 
 def read_state(lake: PartitionFiles, state_id: str) -> dict[str, dict[str, str]]:
     """Digests by table and partition of a recorded state. Raises UserError where it is not there."""
-    path = state_path(lake, state_id)
-    if not path.is_file():
-        raise UserError(f"{lake.root} has no recorded state {state_id}: the checkpoint is of another lake, or history/ was deleted")
-    return json.loads(path.read_text())
+    data, _ = lake.storage.read_with_token(state_key(state_id))
+    if data is None:
+        raise UserError(
+            f"{lake.address} has no recorded state {state_id}: the checkpoint is of another lake, or history/ was deleted"
+        )
+    return json.loads(data)
 
 
 def state_by_id(lake: PartitionFiles, state_id: str, name: str) -> State:
     """The files of a recorded state. Raises UserError naming the first that is gone."""
-    files: dict[str, dict[str, Path]] = {t: {} for t in LINEAGE_TABLES}
+    files: dict[str, dict[str, str]] = {t: {} for t in LINEAGE_TABLES}
     for table, parts in read_state(lake, state_id).items():
         for partition, digest in parts.items():
-            have = [v.path for v in versions(lake, table, partition) if v.digest == digest]
+            have = [v.key for v in versions(lake, table, partition) if v.digest == digest]
             if not have and state_id in forgotten_states(lake):
                 raise UserError(
                     f"{name}: its rows can no longer be listed: {forgotten_states(lake)[state_id]:,} pictures in them have opted "
                     "out, and what held them was dropped with `mmret compact --forget-opted-out`"
                 )
             if not have:
-                raise UserError(f"{name}: {table} of {partition} with digest {digest} is not in {folder(lake)} any more")
+                raise UserError(
+                    f"{name}: {table} of {partition} with digest {digest} is not in {lake.storage.shown(HISTORY)} any more"
+                )
             files.setdefault(table, {})[partition] = have[-1]
-    return State(name, files)
+    return State(name, lake.storage, files)
 
 
-def state_path(lake: PartitionFiles, state_id: str) -> Path:
-    """The file that lists a recorded state."""
-    return folder(lake) / STATES / f"{state_id}.json"
+def state_key(state_id: str) -> str:
+    """The key of the object that lists a recorded state."""
+    return f"{STATES}/{state_id}.json"
 
 
 @contextmanager
 def protect_state(lake: PartitionFiles, state_id: str) -> Iterator[None]:
     """Inside the block the state is not dropped: for work on it while no checkpoint refers to it yet."""
-    with lock_file(folder(lake) / STATES / f"{state_id}.{uuid.uuid4().hex[:12]}.held"):
+    with lake.storage.mark(f"{STATES}/{state_id}.{uuid.uuid4().hex[:12]}.held"):
         yield
 
 
 def protected_states(lake: PartitionFiles) -> set[str]:
     """Ids of the states that somebody protects (:func:`protect_state`); marks that a killed process left are removed."""
-    found = set()
-    for mark in (folder(lake) / STATES).glob("*.held"):
-        if is_locked(mark):
-            found.add(mark.name.partition(".")[0])
-    return found
+    marks = (entry.key for entry in lake.storage.list(STATES, below=False) if entry.key.endswith(".held"))
+    return {mark.rpartition("/")[2].partition(".")[0] for mark in marks if lake.storage.is_marked(mark)}
+
+
+def _read_json(lake: PartitionFiles, key: str) -> dict[str, Any]:
+    data, _ = lake.storage.read_with_token(key)
+    return json.loads(data) if data else {}
 
 
 def dropped_until(lake: PartitionFiles) -> dict[str, int]:
     """Time (ns) before which replaced versions have been dropped: ``bulky`` of bulky tables, ``kept`` of the others; 0: none."""
-    path = folder(lake) / "cleaned"
-    return {"kept": 0, "bulky": 0} | (json.loads(path.read_text()) if path.is_file() else {})
+    return {"kept": 0, "bulky": 0} | _read_json(lake, _CLEANED)
 
 
 def note_dropped(lake: PartitionFiles, table: str, replaced: int) -> None:
@@ -217,22 +217,26 @@ def note_dropped(lake: PartitionFiles, table: str, replaced: int) -> None:
     no gap unsaid."""
     if table in APPEND_ONLY_TABLES:  # of which a state at a time does not speak
         return
-    kind, watermark = "bulky" if table in BULKY_TABLES else "kept", dropped_until(lake)
-    if replaced > watermark[kind]:
-        write_text(folder(lake) / "cleaned", json.dumps(watermark | {kind: replaced}))
+    kind = "bulky" if table in BULKY_TABLES else "kept"
+    if replaced > dropped_until(lake)[kind]:
+        lake.storage.update(_CLEANED, lambda data: _later(data, kind, replaced))
+
+
+def _later(data: bytes | None, kind: str, replaced: int) -> bytes:
+    watermark = {"kept": 0, "bulky": 0} | (json.loads(data) if data else {})
+    return json.dumps(watermark | {kind: max(replaced, watermark[kind])}).encode()
 
 
 def note_forgotten(lake: PartitionFiles, states: Mapping[str, int]) -> None:
     """Note that rows of ``states`` are about to be dropped because pictures in them have opted out, and how many pictures."""
     known = forgotten_states(lake)
     if new := {state: n for state, n in states.items() if n > known.get(state, -1)}:
-        write_text(folder(lake) / "forgotten.json", json.dumps(known | new, indent=2) + "\n")
+        lake.storage.write(_FORGOTTEN, (json.dumps(known | new, indent=2) + "\n").encode())
 
 
 def forgotten_states(lake: PartitionFiles) -> dict[str, int]:
     """By the id of a state whose rows were dropped because pictures in them have opted out: how many pictures."""
-    path = folder(lake) / "forgotten.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return _read_json(lake, _FORGOTTEN)
 
 
 def state_at(lake: PartitionFiles, when: int, name: str) -> State:
@@ -247,29 +251,28 @@ def state_at(lake: PartitionFiles, when: int, name: str) -> State:
             'trained on is kept, `mmret sql "SELECT * FROM checkpoints"` lists them'
         )
     tables = [t for t in TABLES if t not in APPEND_ONLY_TABLES and (t not in BULKY_TABLES or when >= gone["bulky"])]
-    files: dict[str, dict[str, Path]] = {t: {} for t in tables}
+    files: dict[str, dict[str, str]] = {t: {} for t in tables}
     for table in tables:
         for partition in lake.partitions(table):
             current_version(lake, table, partition, copy=table in LINEAGE_TABLES)
             if then := [v for v in versions(lake, table, partition) if v.written <= when]:
-                files[table][partition] = then[-1].path
+                files[table][partition] = then[-1].key
     if not any(files.values()):
-        raise UserError(f"--as-of {name}: {lake.root} had no tables at {iso_time(when)}")
-    return State(name, files, when)
+        raise UserError(f"--as-of {name}: {lake.address} had no tables at {iso_time(when)}")
+    return State(name, lake.storage, files, when)
 
 
 def log_run(lake: PartitionFiles, name: str, started: int, computed: Mapping[str, int]) -> None:
     """Add a finished run to ``history/runs.jsonl``, so that the state it left can be asked for by its name."""
     line = json.dumps({"run": name, "started": started, "ended": time.time_ns(), "computed": dict(computed)})
-    folder(lake).mkdir(parents=True, exist_ok=True)
-    with open(folder(lake) / "runs.jsonl", "a", encoding="utf-8") as log:
-        log.write(line + "\n")
+    lake.storage.update(_RUNS, lambda log: (log or b"") + line.encode() + b"\n")
 
 
 def runs(lake: PartitionFiles) -> list[dict[str, Any]]:
     """Finished runs, oldest first: run, started and ended (ns), rows computed per table. A line cut by a crash is passed over."""
-    path, found = folder(lake) / "runs.jsonl", []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    log, _ = lake.storage.read_with_token(_RUNS)
+    found = []
+    for line in (log or b"").decode().splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:
@@ -296,7 +299,7 @@ def as_of(lake: PartitionFiles, text: str) -> State:
         return state_by_id(lake, _state_of_folder(found), text)
     if run := [r for r in runs(lake) if r["run"] == text]:
         return state_at(lake, run[-1]["ended"], text)
-    if text.isalnum() and len(text) < 200 and state_path(lake, text).is_file():
+    if text.isalnum() and len(text) < 200 and lake.storage.exists(state_key(text)):
         return state_by_id(lake, text, text)
     try:
         when = int(datetime.fromisoformat(text).timestamp() * 1e9)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mmret.atomic import write_text
 from mmret.hashing import fingerprint
 from mmret.lake.store import Facts, Lake
 
@@ -40,10 +38,9 @@ class Inputs:
 
 def record_inputs(lake: Lake, inputs: Inputs) -> None:
     """Keep the parts behind a fingerprint."""
-    path = _path(lake, inputs.fingerprint)
-    if path.exists():
-        return
-    write_text(path, json.dumps(recorded(inputs), separators=(",", ":")))
+    key = _key(inputs.fingerprint)
+    if not lake.storage.exists(key):
+        lake.storage.write(key, json.dumps(recorded(inputs), separators=(",", ":")).encode())
 
 
 def recorded(inputs: Inputs) -> dict[str, Any]:
@@ -59,7 +56,7 @@ def read_inputs(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
     """The parts behind ``fingerprint``: table, version, settings, upstream ``{table: {partition: [digest, rows]}}`` and, unless
     they are of an older version, decisions; None where they were not kept."""
     try:
-        return json.loads(_path(lake, fingerprint).read_text())
+        return json.loads(lake.storage.read(_key(fingerprint)))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -74,5 +71,5 @@ def linked_shards(lake: Lake, table: str, partition: str) -> list[str]:
     return [shard for shard in shards if shard in named]
 
 
-def _path(lake: Lake, fingerprint: str) -> Path:
-    return lake.root / "inputs" / f"{fingerprint}.json"
+def _key(fingerprint: str) -> str:
+    return f"inputs/{fingerprint}.json"

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import random
-import shutil
 import socket
 import time
 import uuid
@@ -48,12 +47,12 @@ class Lease:
         if self._lock.closed:
             raise RuntimeError("the lease is over: somebody else may be writing")
         removed = self.lake.sweep()
-        for path in sorted((self.lake.root / "lance").glob("*.lance")):
-            if not self.lake.has_lance(path.stem):  # killed while the table was being created
-                shutil.rmtree(path)
+        for name in self.lake.lance_names():
+            if not self.lake.has_lance(name):  # killed while the table was being created
+                self.lake.drop_lance(name)
                 removed += 1
                 continue
-            dataset = data_set(self.lake.lance(path.stem))
+            dataset = data_set(self.lake.lance(name))
             stats = dataset.cleanup_old_versions(older_than=timedelta(days=36500), delete_unverified=True)
             removed += stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
         return removed

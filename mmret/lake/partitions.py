@@ -16,11 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmret.errors import UserError
-from mmret.paths import root_path
 from mmret.schemas import ADDED_LATER, TABLES, WRITTEN_BY_PEOPLE
+from mmret.storage import Storage, open_storage
+from mmret.storage.protocol import ObjectChanged
 
 METADATA_KEY = b"mmret"
 """Key in a file's Parquet metadata whose value is the facts, as JSON."""
+_READ_AGAIN = 3
+"""So often a file is read anew that was replaced while it was read."""
 IMPORT_PREFIX = "import-"
 """How the names of imported partitions begin (:mod:`mmret.ingest.released.megapairs`)."""
 
@@ -45,25 +48,24 @@ class Facts:
         return replace(self, digest=max((self.since.get(c, now) for c in columns), key=lambda version: version[1])[0])
 
 
-def read_facts(path: Path) -> Facts | None:
+def read_facts(storage: Storage, key: str) -> Facts | None:
     """What is recorded in a partition's file, the current one or an earlier version; None where it does not exist.
 
     Raises UserError where it is no whole Parquet file.
     """
     try:
-        meta = pq.read_metadata(path)
+        with storage.open(key) as file:
+            return facts_in(pq.read_metadata(file))
     except FileNotFoundError:
         return None
-    except pa.ArrowInvalid as error:
-        raise UserError(damaged(path, error)) from None
+    except UserError:
+        raise
+    except ValueError as error:  # ArrowInvalid is one too
+        raise UserError(damaged(storage, key, error)) from None
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None or isinstance(error, ConnectionError):
             raise
-        raise UserError(damaged(path, error)) from None
-    try:
-        return facts_in(meta)
-    except ValueError as error:
-        raise UserError(damaged(path, error)) from None
+        raise UserError(damaged(storage, key, error)) from None
 
 
 def facts_in(meta: pq.FileMetaData) -> Facts:
@@ -73,42 +75,54 @@ def facts_in(meta: pq.FileMetaData) -> Facts:
     return Facts(meta.num_rows, *found)
 
 
-def read_files(table: str, files: Iterable[Path], columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+def read_files(
+    storage: Storage, table: str, keys: Iterable[str], columns: list[str] | None = None, filters: Any = None
+) -> pa.Table:
     """Rows of partition files of ``table``, in the order given; an empty table where there are none."""
     schema = TABLES[table]
     if columns is not None:
         schema = pa.schema([schema.field(c) for c in columns])
     later = frozenset(ADDED_LATER.get(table, ())) & frozenset(columns or ())
-    parts = [_filled(_read(path, schema.names, columns, filters, later), schema) for path in files]
+    parts = [_filled(_read(storage, key, schema.names, columns, filters, later), schema) for key in keys]
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
-def _read(path: Path, known: list[str], columns: list[str] | None, filters: Any, later: frozenset[str]) -> pa.Table:
+def _read(storage: Storage, key: str, known: list[str], columns: list[str] | None, filters: Any, later: frozenset[str]) -> pa.Table:
     """``later``: those of ``columns`` that a file of an older lake may lack."""
-    try:
-        if later:
-            have = pq.read_schema(path).names
-            columns = [name for name in columns if name in have or name not in later]
-        rows = pq.read_table(path, columns=columns, filters=filters, partitioning=None).replace_schema_metadata(None)
-    except pa.ArrowInvalid as error:
-        raise UserError(damaged(path, error)) from None
-    except OSError as error:
-        if error.errno is not None:
-            raise  # the system's, not the file's
-        raise UserError(damaged(path, error)) from None
+    for attempt in range(_READ_AGAIN + 1):
+        try:
+            with storage.open(key) as file:
+                wanted = columns
+                if later:
+                    have = pq.read_schema(file).names
+                    wanted = [name for name in columns if name in have or name not in later]
+                    file.seek(0)
+                rows = pq.read_table(file, columns=wanted, filters=filters, partitioning=None).replace_schema_metadata(None)
+            break
+        except ObjectChanged:  # replaced by another machine
+            if attempt == _READ_AGAIN:
+                raise
+        except pa.ArrowInvalid as error:
+            raise UserError(damaged(storage, key, error)) from None
+        except OSError as error:
+            if error.errno is not None or isinstance(error, ConnectionError):
+                raise  # the system's, not the file's
+            raise UserError(damaged(storage, key, error)) from None
     if unknown := [name for name in rows.schema.names if name not in known]:
         raise UserError(
-            f"{path} has columns that this version does not know ({', '.join(unknown)}): use the newer mmret that wrote it"
+            f"{storage.shown(key)} has columns that this version does not know ({', '.join(unknown)}): use the newer mmret that "
+            "wrote it"
         )
     return rows
 
 
-def damaged(path: Path, error: Exception) -> str:
+def damaged(storage: Storage, key: str, error: Exception) -> str:
     """What to tell a user of a partition's file that cannot be read."""
     said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-    if path.parent.name in WRITTEN_BY_PEOPLE:
-        return f"{path} is damaged ({said}): put back a copy of it; it holds what people decided and cannot be computed again"
-    return f"{path} is damaged ({said}); delete it and run again"
+    where = f"{storage.shown(key)} is damaged ({said})"
+    if key.partition("/")[0] in WRITTEN_BY_PEOPLE:
+        return f"{where}: put back a copy of it; it holds what people decided and cannot be computed again"
+    return f"{where}; delete it and run again"
 
 
 def _filled(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -120,18 +134,62 @@ def _filled(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 class PartitionFiles:
-    """Reads the Parquet partitions under one folder. Only this class knows how files are named."""
+    """Reads the Parquet partitions of one lake. Only this class knows how files are named."""
 
-    def __init__(self, root: str | Path):
-        self.root = root_path(root)
+    def __init__(self, address: str | Path | Storage):
+        self.storage: Storage = open_storage(address) if isinstance(address, str | Path) else address
+        self.address = self.storage.address
+        """As a person writes it: an absolute path, or ``s3://bucket/prefix``."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the address, for titles."""
+        return self.address.rstrip("/").rpartition("/")[2]
+
+    @property
+    def scratch(self) -> Path:
+        """A folder of this machine for caches and Dagster's own files: the lake's own folder where it is a local one."""
+        return self.storage.scratch
+
+    @property
+    def root(self) -> Path:
+        """The folder of a local lake. Raises UserError for one in an object store."""
+        if not self.storage.is_local:
+            raise UserError(f"{self.address}: this works with a lake in a local folder only")
+        return self.storage.root
+
+    def key(self, table: str, partition: str) -> str:
+        """The key of a partition's file, whether it exists or not."""
+        return f"{table}/{partition}.parquet"
 
     def path(self, table: str, partition: str) -> Path:
-        """The file of a partition, whether it exists or not."""
-        return self.root / table / f"{partition}.parquet"
+        """The file of a partition of a local lake, whether it exists or not. Raises UserError as :attr:`root` does."""
+        return self.root / self.key(table, partition)
+
+    def exists(self, table: str, partition: str) -> bool:
+        """Whether the partition exists."""
+        return self.storage.exists(self.key(table, partition))
+
+    def token(self, table: str, partition: str) -> str | None:
+        """Another text whenever the partition's file was replaced; None where it does not exist."""
+        return self.storage.token(self.key(table, partition))
+
+    def open_file(self, table: str, partition: str) -> pa.NativeFile:
+        """The partition's Parquet file for random access. Raises FileNotFoundError where it does not exist."""
+        return self.storage.open(self.key(table, partition))
+
+    def local_file(self, table: str, partition: str) -> Path:
+        """A file of this machine with the partition's content, for engines that want a path; not to be written to."""
+        return self.storage.local(self.key(table, partition))
+
+    def remove(self, table: str, partition: str) -> None:
+        """Remove a partition; its versions stay."""
+        self.storage.delete([self.key(table, partition)])
 
     def partitions(self, table: str) -> list[str]:
         """Partitions of ``table`` that exist, in order."""
-        return sorted(p.stem for p in (self.root / table).glob("*.parquet") if not p.name.startswith("."))
+        names = (entry.key.rpartition("/")[2] for entry in self.storage.list(table, below=False))
+        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
 
     def shards(self) -> list[str]:
         """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""
@@ -139,7 +197,7 @@ class PartitionFiles:
 
     def facts(self, table: str, partition: str) -> Facts | None:
         """What is recorded of a partition, or None where it does not exist."""
-        return read_facts(self.path(table, partition))
+        return read_facts(self.storage, self.key(table, partition))
 
     def read(
         self, table: str, partitions: str | Iterable[str] | None = None, columns: list[str] | None = None, filters: Any = None
@@ -149,11 +207,11 @@ class PartitionFiles:
             partitions = self.partitions(table)
         elif isinstance(partitions, str):
             partitions = [partitions]
-        return read_files(table, (self.path(table, p) for p in partitions), columns, filters)
+        return read_files(self.storage, table, (self.key(table, p) for p in partitions), columns, filters)
 
     def head(self, table: str, partition: str, rows: int) -> pa.Table:
         """The first ``rows`` rows of a partition, reading no more than it has to."""
-        with pq.ParquetFile(self.path(table, partition)) as file:
+        with self.open_file(table, partition) as source, pq.ParquetFile(source) as file:
             batches = file.iter_batches(batch_size=rows)
             first = next(batches, None)
             return pa.Table.from_batches([first] if first is not None else [], file.schema_arrow.remove_metadata())

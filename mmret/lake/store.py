@@ -11,22 +11,21 @@ from __future__ import annotations
 import json
 import time
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from mmret.atomic import remove_abandoned, replacing, write_text
 from mmret.errors import UserError
 from mmret.hashing import digest_table
-from mmret.lake.history import new_version
+from mmret.lake.history import version_for
 from mmret.lake.partitions import METADATA_KEY, Facts, PartitionFiles, facts_in
 from mmret.schemas import ADDED_LATER, READ_BY_COLUMN, TABLES
 
 _CONFIGURATION = {"profile": str, "sources": list, "overrides": dict, "removed": list, "imports": list, "refused": list}
 """What ``lake.yaml`` has, and of what type."""
+_CONFIGURATION_KEY = "lake.yaml"
 _MEND_CONFIGURATION = "mend it by hand, or move it away and name --profile, --images and --set again as they were"
 _UNIQUE = ("pair_id", "request_key")
 ROW_GROUP = 131_072
@@ -73,7 +72,7 @@ class Lake(PartitionFiles):
     """
 
     def __repr__(self) -> str:
-        return f"Lake({str(self.root)!r})"
+        return f"Lake({self.address!r})"
 
     # -- Parquet partitions -------------------------------------------------------------------------------------------
 
@@ -89,8 +88,8 @@ class Lake(PartitionFiles):
         record = {"inputs": facts.inputs, "digest": facts.digest, "notes": facts.notes, "written": facts.written}
         if facts.since:
             record["since"] = facts.since
-        path = self.path(table, partition)
-        with new_version(self, table, partition, facts) as link, replacing(path) as aside:
+        version = version_for(self, table, partition, facts)
+        with self.storage.replacing(self.key(table, partition), version) as aside:
             pq.write_table(
                 rows.replace_schema_metadata({METADATA_KEY: json.dumps(record).encode()}),
                 aside,
@@ -98,7 +97,6 @@ class Lake(PartitionFiles):
                 row_group_size=ROW_GROUP,
                 **_encoding(rows),
             )
-            link(aside)
         return facts
 
     def _since(self, table: str, partition: str, rows: pa.Table, digest: str) -> dict[str, list[Any]]:
@@ -106,9 +104,12 @@ class Lake(PartitionFiles):
         if table not in READ_BY_COLUMN:
             return {}
         try:
-            with pq.ParquetFile(self.path(table, partition)) as file:  # one file, whoever replaces it meanwhile
+            # one file, whoever replaces it meanwhile
+            with self.open_file(table, partition) as source, pq.ParquetFile(source) as file:
                 before = facts_in(file.metadata)
                 old = file.read() if before.digest != digest else None
+        except UserError:
+            raise
         except (FileNotFoundError, ValueError):  # new, or damaged and about to be replaced
             return {}
         if old is None:
@@ -122,11 +123,20 @@ class Lake(PartitionFiles):
     def _lance(self) -> Any:
         import lancedb
 
-        return lancedb.connect(self.root / "lance")
+        place, options = self.storage.lance_place()
+        return lancedb.connect(place, storage_options=options)
 
     def has_lance(self, name: str) -> bool:
         """Whether Lance table ``name`` exists; a folder in which nothing was ever committed is none."""
-        return any((self.root / "lance" / f"{name}.lance" / "_versions").glob("*.manifest"))
+        return any(e.key.endswith(".manifest") for e in self.storage.list(f"lance/{name}.lance/_versions", below=False))
+
+    def lance_names(self) -> list[str]:
+        """Names of the folders of Lance tables; :meth:`has_lance` says which are whole."""
+        return [name.removesuffix(".lance") for name in self.storage.folders("lance") if name.endswith(".lance")]
+
+    def drop_lance(self, name: str) -> None:
+        """Remove a Lance table with all its versions."""
+        self.storage.delete_below(f"lance/{name}.lance")
 
     def lance(self, name: str, schema: pa.Schema | None = None) -> Any:
         """Open LanceDB table ``name``; with ``schema``, create it where it is missing, and add nullable columns that it lacks.
@@ -135,10 +145,11 @@ class Lake(PartitionFiles):
         columns, or one of another type (vectors of another width or precision).
         """
         if schema is not None and not self.has_lance(name):
-            self.root.mkdir(parents=True, exist_ok=True)
+            if self.storage.is_local:
+                self.root.mkdir(parents=True, exist_ok=True)
             return self._lance.create_table(name, schema=schema, exist_ok=True)
         if not self.has_lance(name):
-            raise UserError(f"the lake {self.root} has no table '{name}' yet: run `mmret run --lake {self.root}` first")
+            raise UserError(f"the lake {self.address} has no table '{name}' yet: run `mmret run --lake {self.address}` first")
         table = self._lance.open_table(name)
         return table if schema is None else self._fitted(table, name, schema)
 
@@ -149,11 +160,13 @@ class Lake(PartitionFiles):
         added = {c for table_name, columns in ADDED_LATER.items() if f"{name}_".startswith(f"{table_name}_") for c in columns}
         new = all(field.name in added for field in missing)
         if set(found.names) - set(schema.names) or not new:
-            raise UserError(f"table '{name}' of {self.root} has columns {found.names}, expected {schema.names}; {self._anew(name)}")
+            raise UserError(
+                f"table '{name}' of {self.address} has columns {found.names}, expected {schema.names}; {self._anew(name)}"
+            )
         for field in schema:
             if field.name in found.names and found.field(field.name).type != field.type:
                 raise UserError(
-                    f"table '{name}' of {self.root} has column {field.name} as {found.field(field.name).type}, expected "
+                    f"table '{name}' of {self.address} has column {field.name} as {found.field(field.name).type}, expected "
                     f"{field.type}: another encoder or version made it; {self._anew(name)}"
                 )
         if missing:
@@ -167,16 +180,16 @@ class Lake(PartitionFiles):
 
     def _anew(self, name: str) -> str:
         return (
-            f"to have it computed anew, delete {self.root / 'lance' / name}.lance and {self.root / name}, then run "
-            f"`mmret run --lake {self.root}`"
+            f"to have it computed anew, delete {self.storage.shown(f'lance/{name}.lance')} and {self.storage.shown(name)}, then "
+            f"run `mmret run --lake {self.address}`"
         )
 
     # -- configuration ------------------------------------------------------------------------------------------------
 
     @property
-    def configuration_path(self) -> Path:
-        """Path of ``lake.yaml``, which a person may edit."""
-        return self.root / "lake.yaml"
+    def configuration_path(self) -> str:
+        """Where ``lake.yaml`` lies, which a person may edit: a path or an address."""
+        return self.storage.shown(_CONFIGURATION_KEY)
 
     def read_configuration(self) -> dict[str, Any]:
         """Profile, overrides and sources that this lake remembers (:mod:`mmret.lake.configuration`); empty for a new lake.
@@ -184,10 +197,11 @@ class Lake(PartitionFiles):
         Raises UserError where the file is damaged, edited to something else, or of a newer version.
         """
         path = self.configuration_path
-        if not path.is_file():
+        text, _ = self.storage.read_with_token(_CONFIGURATION_KEY)
+        if text is None:
             return {}
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            found = yaml.safe_load(text.decode("utf-8")) or {}
         except (yaml.YAMLError, UnicodeError) as error:
             raise UserError(f"{path} is damaged or was edited to what is no YAML: {error}\n{_MEND_CONFIGURATION}") from None
         if not isinstance(found, dict) or any(not isinstance(found.get(k, kind()), kind) for k, kind in _CONFIGURATION.items()):
@@ -201,8 +215,8 @@ class Lake(PartitionFiles):
 
     def write_configuration(self, configuration: dict[str, Any]) -> None:
         """Make the lake remember ``configuration``, as :func:`mmret.lake.configuration.resolve` returns it."""
-        write_text(self.configuration_path, yaml.safe_dump(configuration, sort_keys=False))
+        self.storage.write(_CONFIGURATION_KEY, yaml.safe_dump(configuration, sort_keys=False).encode())
 
     def sweep(self) -> int:
         """Remove temporary files and folders that nobody is writing; returns how many. Safe beside other runs."""
-        return remove_abandoned(self.root.rglob(".*.tmp"))
+        return self.storage.sweep()

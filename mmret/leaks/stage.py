@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmret.atomic import replacing
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
@@ -25,6 +24,7 @@ from mmret.lake import Facts, Lake
 from mmret.leaks.find import FINGERPRINTS, LeakLimits, fingerprints, folder_fingerprints, leaks
 from mmret.schemas import LEAKS
 from mmret.settings import EncoderSettings, Profile
+from mmret.storage import Storage
 from mmret.unit_vectors import require_unit
 
 ALGORITHM = "dhash128-1"
@@ -43,7 +43,7 @@ def lake_leaks(
     sides = {name: benchmark_fingerprints(lake, name, folder) for name, folder in benchmarks.items()}
     if encoder is not None:
         corpus = _with_stored_vectors(lake, corpus)
-        model = load_encoder(encoder, "clip_image", lake.root)
+        model = load_encoder(encoder, "clip_image", lake.storage)
         sides = {name: _with_vectors(table, Path(benchmarks[name]), model) for name, table in sides.items()}
     return leaks(corpus, sides, limits)
 
@@ -94,7 +94,7 @@ def corpus_fingerprints(lake: Lake) -> pa.Table:
     parts = [FINGERPRINTS.empty_table()]
     for shard in lake.partitions("images"):
         ids = lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
-        parts.append(_cached(lake.root / "fingerprints" / f"{shard}.parquet", fingerprint(ALGORITHM, ids),
+        parts.append(_cached(lake.storage, f"fingerprints/{shard}.parquet", fingerprint(ALGORITHM, ids),
                            lambda shard=shard: fingerprints(_pictures(lake, shard))))  # fmt: skip
     return pa.concat_tables(parts)
 
@@ -106,7 +106,7 @@ def benchmark_fingerprints(lake: Lake, name: str, folder: str | Path) -> pa.Tabl
                      for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())  # fmt: skip
     if not listing:
         raise UserError(f"leak check: no pictures of {name} under {root}")
-    return _cached(lake.root / "fingerprints" / "benchmarks" / f"{name}.parquet",
+    return _cached(lake.storage, f"fingerprints/benchmarks/{name}.parquet",
                  fingerprint(ALGORITHM, str(root.absolute()), listing), lambda: folder_fingerprints(root))  # fmt: skip
 
 
@@ -115,13 +115,14 @@ def _pictures(lake: Lake, shard: str) -> Iterator[tuple[str, bytes]]:
         yield from zip(batch.column("image_id").to_pylist(), batch.column("data").to_pylist(), strict=True)
 
 
-def _cached(path: Path, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
-    """The table at ``path`` if it was made from the same inputs, else a new one from ``make``, written there in one step."""
-    if path.is_file():
-        table = pq.read_table(path, partitioning=None)
+def _cached(storage: Storage, key: str, made_from: str, make: Callable[[], pa.Table]) -> pa.Table:
+    """The table at ``key`` if it was made from the same inputs, else a new one from ``make``, written there in one step."""
+    if storage.exists(key):
+        with storage.open(key) as file:
+            table = pq.read_table(file, partitioning=None)
         if (table.schema.metadata or {}).get(_KEY) == made_from.encode():
             return table.replace_schema_metadata(None)
     table = make()
-    with replacing(path) as aside:
+    with storage.replacing(key) as aside:
         pq.write_table(table.replace_schema_metadata({_KEY: made_from}), aside, compression="zstd")
     return table

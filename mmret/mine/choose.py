@@ -56,13 +56,15 @@ def choose(
     score: Score,
     settings: MineSettings,
     bands: Mapping[str, BandSettings] | None = None,
+    near: Score | None = None,
 ) -> tuple[pa.Table, dict[str, int]]:
     """Pairs of the queries in ``neighbours`` (schema ``NEIGHBOURS``, any row order), schema ``PAIRS``, and counts.
 
     captions: caption of each image, or a table (image_id, caption[, shard]); with ``shard`` pairs stay the same when the corpus
     grows. score: function from a table (query_id, target_id) to its three score columns, row by row; called once, and again
     only where a pair draws many near-duplicates of its target. bands: those that ``neighbours`` were mined with, so that scores
-    can tell near-duplicates; without them only the lists above the band can.
+    can tell near-duplicates; without them only the lists above the band can. near: a cheaper ``score`` for that alone
+    (:func:`mmret.mine.negatives.hard_negatives`).
 
     The counts are, for each of ``REASONS``, the number of distinct (query, target) that were retrieved and have it; their sum
     ``retrieved``; and ``queries_without_candidates``: queries with neighbours none of which can be a target.
@@ -74,7 +76,7 @@ def choose(
         return PAIRS.empty_table(), {**dict.fromkeys(REASONS, 0), "retrieved": 0, "queries_without_candidates": 0}
     images = Images(neighbours, captions)
     slices = [_choose_slice(part, images, settings) for part in _slices(neighbours, images)]
-    table = _table(slices, images, hard_negatives([s.pairs for s in slices], images, score, bands or {}, settings))
+    table = _table(slices, images, hard_negatives([s.pairs for s in slices], images, score, bands or {}, settings, near))
     reason_codes = np.bincount(np.concatenate([s.reason_codes for s in slices]), minlength=len(REASONS)).tolist()
     queries = sum(s.number for s in slices)
     return table, {

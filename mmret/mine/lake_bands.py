@@ -52,7 +52,7 @@ def mined_bands(lake: Lake, shard: str) -> dict[str, BandSettings]:
     """The bands that the candidates of ``shard`` were mined with, by signal. Raises UserError where there are none yet."""
     facts = lake.facts("candidates", shard)
     if facts is None:
-        raise UserError(f"{shard} has no candidates yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{shard} has no candidates yet: run `mmret run --lake {lake.address}` first")
     return {signal: BandSettings(low=low, high=high) for signal, (low, high) in facts.notes["bands"].items()}
 
 
@@ -113,7 +113,7 @@ def lake_report(lake: Lake, settings: MineSettings, shards: list[str] | None = N
     shards = mined if shards is None else shards
     noted = next((f.notes["bands"] for s in lake.shards() if (f := lake.facts("candidates", s)) and f.notes.get("bands")), None)
     if not mined or noted is None:
-        raise UserError(f"{lake.root} has no neighbours yet: run `mmret run --lake {lake.root}` first")
+        raise UserError(f"{lake.address} has no neighbours yet: run `mmret run --lake {lake.address}` first")
     bands = {signal: BandSettings(low=low, high=high) for signal, (low, high) in noted.items()}
     images = sum(lake.facts("images", shard).rows for shard in shards)
     return report((lake.read("neighbours", shard) for shard in shards), bands, images, settings.k)

@@ -4,7 +4,8 @@ Why it needs vectors: the neighbour lists say what is near a query, not how near
 two may lie in different shards, so their cosine is computed here, exactly, but only for the candidates that are drawn.
 
 Cost: for each pair twice as many cosines as it gets negatives, in one pass over the shards' vectors; another pass only where
-more than half of the candidates drawn for some pair were near-duplicates of its target.
+more than half of the candidates drawn for some pair were near-duplicates of its target. On a lake nearly none: there the lists of
+candidates say which images are near-duplicates (:mod:`mmret.mine.above_band`).
 """
 
 from __future__ import annotations
@@ -56,21 +57,29 @@ class Negatives:
 
 
 def hard_negatives(
-    parts: Sequence[ChosenPairs], images: Images, score: Score, bands: Mapping[str, BandSettings], settings: MineSettings
+    parts: Sequence[ChosenPairs],
+    images: Images,
+    score: Score,
+    bands: Mapping[str, BandSettings],
+    settings: MineSettings,
+    near: Score | None = None,
 ) -> Negatives:
     """Up to ``settings.hard_negatives`` for every pair of ``parts``, drawn by the hash of (seed, query, target, candidate).
 
-    The result does not depend on how many candidates a round draws. Raises ValueError if ``score`` does not return one row for
-    each row.
+    ``near``: scores for telling near-duplicates, which need be exact only where they reach the upper end of a band; None: those of
+    ``score``, asked for together with those of the pairs. The result does not depend on that, nor on how many candidates a round
+    draws. Raises ValueError if ``score`` does not return one row for each row.
     """
     queries, targets = (np.concatenate([getattr(part, name) for part in parts]) for name in ("queries", "targets"))
     limit, pairs = settings.hard_negatives, len(queries)
     result, counts = np.full((pairs, limit), -1, np.int64), np.zeros(pairs, np.int64)
     pending, drawn, scores = np.ones(pairs, bool), SPARE * limit, None
+    if near is not None:
+        drawn, scores = limit, _scores(images, queries, targets, score)
     while scores is None or pending.any():
         pair, candidate = _drawn(parts, pending, drawn, images, settings.seed) if limit else (np.zeros(0, np.int64),) * 2
         asked = [(targets[pair], candidate)] if scores is not None else [(queries, targets), (targets[pair], candidate)]
-        answer = _scores(images, *(np.concatenate(side) for side in zip(*asked, strict=True)), score)
+        answer = _scores(images, *(np.concatenate(side) for side in zip(*asked, strict=True)), near or score)
         if scores is None:
             scores, answer = answer.slice(0, pairs), answer.slice(pairs)
         more = np.bincount(pair, minlength=pairs) == drawn  # whose pool may hold more candidates than were drawn

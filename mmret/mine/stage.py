@@ -16,16 +16,18 @@ from mmret import progress
 from mmret.ingest.pictures.pair_images import image_ids, read_images_of
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import LINKED, linked_shards, read_inputs
+from mmret.mine.above_band import NearDuplicates, keep_above_band, proven
 from mmret.mine.approximate import index_candidates, uses_index
 from mmret.mine.candidates import ShardVectors, candidates
 from mmret.mine.choose import choose
 from mmret.mine.duplicates import duplicate_groups
 from mmret.mine.lake_bands import Load, bands_of, mined_bands
+from mmret.mine.lake_scores import LakeScores, NumberedImages, ScoredPairs
 from mmret.mine.lake_vectors import check_one_model, select_images, shard_vectors
 from mmret.mine.merge import neighbours
 from mmret.mine.negatives import beyond_full_lists
 from mmret.mine.recall import exact_lists, in_band_recall, sample
-from mmret.mine.scores import pair_scores
+from mmret.mine.scores import SCORES
 from mmret.schemas import SIGNALS
 from mmret.settings import DuplicateSettings, MineSettings
 
@@ -39,7 +41,7 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
     ``load`` returns the encoder of a signal; it is called only if a band has to be proposed. Raises UserError for vectors of
     different models.
 
-    >>> load = lambda signal: load_encoder(profile.encoders[signal], signal, lake.root)
+    >>> load = lambda signal: load_encoder(profile.encoders[signal], signal, lake.storage)
     >>> mine_candidates(lake, "shard-00000", profile.mine, fingerprint, load).rows
     """
     earlier = [s for s in lake.shards() if s < shard]
@@ -66,7 +68,9 @@ def mine_candidates(lake: Lake, shard: str, settings: MineSettings, inputs: str,
         notes |= {"index": settings.index.kind, "recall": in_band_recall(found, exact, settings.signals)}
     else:
         edges = candidates(own, stream(), settings, bands)
-    return lake.write("candidates", shard, edges, inputs, **notes)
+    facts = lake.write("candidates", shard, edges, inputs, **notes)
+    keep_above_band(lake, shard, edges, facts.digest)
+    return facts
 
 
 def lake_recall(lake: Lake, settings: MineSettings) -> dict[str, float] | None:
@@ -122,7 +126,8 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
     """Write ``neighbours`` of ``shard``: the merge of its own candidates and those of all later shards.
 
     If the partition that is there is the merge of some of these files as they still are, only the other files are read: one new
-    file where the corpus grew by a shard. The note ``linked_shards`` lists the shards that the rows may point to.
+    file where the corpus grew by a shard. The note ``linked_shards`` lists the shards that the rows may point to, of those by which
+    the corpus grew only such as have an image in a list.
 
     >>> mine_neighbours(lake, "shard-00000", profile.mine, fingerprint).rows
     """
@@ -131,17 +136,22 @@ def mine_neighbours(lake: Lake, shard: str, settings: MineSettings, inputs: str)
     linked = {s for s in lake.shards() if s <= shard}
     if done:
         linked |= set(lake.facts("neighbours", shard).notes.get(LINKED, files[:done]))
+    offered: dict[str, pa.Array] = {}
 
     def parts() -> Iterator[pa.Table]:
         if done:
             yield lake.read("neighbours", shard)
         for file in files[done:]:
             rows = lake.read("candidates", file, filters=pc.field("query_shard") == shard)
-            if rows.num_rows:
+            if done and file != shard:  # all of these targets lie in the new shard
+                offered[file] = pc.unique(rows["target_id"])
+            elif rows.num_rows:
                 linked.add(file)
             yield rows
 
     merged = neighbours(parts(), settings.k)
+    listed = pc.unique(merged["target_id"])
+    linked |= {file for file, targets in offered.items() if pc.any(pc.is_in(targets, value_set=listed)).as_py()}
     in_band = pc.sum(pc.invert(merged["above_band"])).as_py() or 0
     notes = {"in_band": in_band, "above_band": merged.num_rows - in_band, LINKED: sorted(linked)}
     return lake.write("neighbours", shard, merged, inputs, **notes)
@@ -164,22 +174,23 @@ def _files_merged_before(lake: Lake, shard: str, inputs: str, files: list[str]) 
 def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str, wanting: Wanting | None = None) -> Facts:
     """Choose targets and hard negatives for the images of ``shard``.
 
-    Reads the shard's neighbours, the bands in the notes of its candidates, the leaks, and, from the shards that the neighbours
-    point to, captions and the vectors of all signals. Vectors are read once for the scores, and again where a list above the band
-    is full or a pair draws many near-duplicates of its target. Memory: the neighbours, one shard's vectors, and the vectors of
-    the images in chosen pairs and in the candidates for their negatives. The note ``linked_shards`` lists the shards of the pairs'
-    images. ``wanting``: pictures that a score keeps out. Raises UserError for vectors of different models.
+    Reads the shard's neighbours, the bands in the notes of its candidates, the leaks, and captions from the shards that the
+    neighbours point to. Vectors are read by row, of images in pairs whose score neither a list nor the partition of before has
+    (:mod:`mmret.mine.lake_scores`), and to tell near-duplicates only where the candidates' lists cannot
+    (:mod:`mmret.mine.above_band`). Memory: the neighbours, the edges above the band between their images, and the vectors of a
+    block of pairs. The note ``linked_shards`` lists the shards of the pairs' images. ``wanting``: pictures that a score keeps out.
+    Raises UserError for vectors of different models.
 
     >>> mine_pairs(lake, "shard-00000", profile.mine, fingerprint).notes["linked_shards"]
     """
     linked = linked_shards(lake, "neighbours", shard)
-    check_one_model(lake, linked, SIGNALS)
-
-    def score(pairs: pa.Table) -> pa.Table:
-        return pair_scores(pairs, (shard_vectors(lake, s) for s in linked))
-
+    vectors = check_one_model(lake, linked, SIGNALS)
     bands, lists = mined_bands(lake, shard), lake.read("neighbours", shard)
-    retrieved = pa.concat_tables([lists, beyond_full_lists(lists, score, bands, settings.k)])
+    images = read_images_of(lake, lists, ("caption", "shard"), linked)
+    numbered = NumberedImages(images)
+    score = LakeScores(lake, vectors, numbered, lists, _scored_before(lake, shard, inputs))
+    near = NearDuplicates(lake, numbered, proven(lake, shard, vectors, settings.k), bands, settings.k, score)
+    retrieved = pa.concat_tables([lists, beyond_full_lists(lists, near, bands, settings.k)])
     leaked = lake.read("leaks", columns=["image_id"])["image_id"]
     found = _without(retrieved, leaked)
     kept_out = {"benchmark_picture": retrieved.num_rows - found.num_rows}
@@ -190,8 +201,7 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str, want
     for reason, pictures in (wanting(linked) if wanting else {}).items():
         before, found = found.num_rows, _without(found, pictures)
         kept_out[reason] = before - found.num_rows
-    images = read_images_of(lake, found, ("caption", "shard"), linked)
-    chosen, reasons = choose(found, images, score, settings, bands)
+    chosen, reasons = choose(found, images, score, settings, bands, near)
     reasons |= {reason: rows for reason, rows in kept_out.items() if rows}
     paired = images.filter(pc.is_in(images["image_id"], value_set=image_ids(chosen)))
     notes = {
@@ -201,6 +211,19 @@ def mine_pairs(lake: Lake, shard: str, settings: MineSettings, inputs: str, want
         LINKED: sorted(pc.unique(paired["shard"]).to_pylist()),
     }
     return lake.write("pairs", shard, chosen, inputs, **notes)
+
+
+def _scored_before(lake: Lake, shard: str, inputs: str) -> ScoredPairs | None:
+    """The pairs that are there, where their recorded inputs tell what vectors they were computed from."""
+    facts = lake.facts("pairs", shard)
+    before, now = (read_inputs(lake, facts.inputs) if facts else None), read_inputs(lake, inputs)
+    if before is None or now is None or before["version"] != now["version"]:
+        return None
+    held, wanted = (parts["upstream"] for parts in (before, now))
+    unchanged = {
+        signal: {s for s, content in wanted.get(signal, {}).items() if held.get(signal, {}).get(s) == content} for signal in SIGNALS
+    }
+    return ScoredPairs(lake.read("pairs", shard, ["query_id", "target_id", *SCORES]), unchanged)
 
 
 def _without(neighbours: pa.Table, pictures: pa.ChunkedArray) -> pa.Table:

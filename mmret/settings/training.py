@@ -41,7 +41,19 @@ class RerankerSettings(Settings):
 
 
 RECIPE_RUNTIME_FIELDS = frozenset(
-    {"as_of", "checkpoint_every", "log_every", "evaluate_every", "held_out_queries", "processes", "outside", "retriever"}
+    {
+        "as_of",
+        "checkpoint_every",
+        "log_every",
+        "evaluate_every",
+        "held_out_queries",
+        "processes",
+        "outside",
+        "retriever",
+        "parallel",
+        "workers",
+        "worker_cpus",
+    }
 )
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
 
@@ -138,6 +150,14 @@ class Recipe(Settings):
     evaluate_every: int | None = Field(None, ge=1, description="steps between measurements on a held-out slice; None: none")
     held_out_queries: int = Field(200, ge=1, description="of that slice, at most; its images are the gallery")
     processes: int = Field(1, ge=1, description="one per GPU, started by torchrun; batch_size is that of all together")
+    parallel: Literal["sum", "ddp", "fsdp"] = Field(
+        "sum",
+        description="how several processes make one gradient: our own sum, torch's DDP, or FSDP2, which divides the model too",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="processes on a Ray cluster, one per GPU where it has some; None: none, this machine trains"
+    )
+    worker_cpus: int = Field(1, ge=1, description="CPUs, and threads, of each of those")
     outside: bool = Field(False, description="train in a process of its own, whose memory is free when it ends")
     seed: int = 0
 
@@ -178,6 +198,18 @@ class Recipe(Settings):
             self._fits_a_retriever()
         if any(d < 1 for d in self.matryoshka) or sorted(set(self.matryoshka)) != list(self.matryoshka):
             raise ValueError(f"matryoshka has {list(self.matryoshka)}: give ascending numbers of dimensions, each once, from 1 on")
+        if self.parallel == "fsdp" and self.kind == "reranker":
+            raise ValueError("parallel 'fsdp' is of retrievers: set it to ddp or sum for a reranker")
+        if self.parallel == "fsdp" and self.matrix_learning_rate is not None:
+            raise ValueError("matrix_learning_rate needs whole matrices, which parallel 'fsdp' divides: set parallel to ddp or sum")
+        if self.parallel == "fsdp" and self.compile:
+            raise ValueError("compile and parallel 'fsdp' do not go together: leave compile out, or set parallel to ddp or sum")
+        if self.workers and self.processes > 1:
+            raise ValueError(
+                f"workers are of a Ray cluster, processes of this machine: leave one out (processes is {self.processes})"
+            )
+        if self.workers and self.workers > self.batch_size:
+            raise ValueError(f"{self.workers} workers cannot share a batch of {self.batch_size}")
         if self.processes > 1 and not self.outside:
             raise ValueError(f"{self.processes} processes need outside: true")
         if self.processes > self.batch_size:

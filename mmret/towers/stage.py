@@ -12,6 +12,7 @@ from mmret.lake import Facts, Lake
 from mmret.schemas import TOWERS
 from mmret.settings import Profile
 from mmret.towers.corpus import sample_images
+from mmret.towers.lake_folder import lake_towers
 from mmret.towers.train import train
 
 
@@ -25,5 +26,6 @@ def train_towers(lake: Lake, profile: Profile, inputs: str) -> Facts:
     """
     if profile.towers is None:
         return lake.write("towers", "all", TOWERS.empty_table(), inputs)
-    record = train(sample_images(lake, profile.towers.max_images), profile.towers, lake.root / "towers", inputs)
+    with lake_towers(lake.storage) as folder:
+        record = train(sample_images(lake, profile.towers.max_images), profile.towers, folder, inputs)
     return lake.write("towers", "all", pa.Table.from_pylist(record.pop("rows"), TOWERS), inputs, **record)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,19 @@ def catalogue_path(lake: Lake) -> Path:
     return lake.root / "catalogue.duckdb"
 
 
+def current_keys(lake: Lake) -> dict[str, dict[str, str]]:
+    """The key of every partition's file: its name in ``history/``, which nothing replaces, where the file system has hard links."""
+    return {t: {p: history.current_version(lake, t, p) or lake.key(t, p) for p in lake.partitions(t)} for t in TABLES}
+
+
 def current_files(lake: Lake) -> Files:
-    """The file of every partition, by its name in ``history/``, which nothing replaces, where the file system has hard links."""
-    return {t: {p: history.current_version(lake, t, p) or lake.path(t, p) for p in lake.partitions(t)} for t in TABLES}
+    """The file of every partition as it is now."""
+    return local_files(lake, current_keys(lake))
+
+
+def local_files(lake: Lake, keys: Mapping[str, Mapping[str, str]]) -> Files:
+    """The files of this machine that hold what is at ``keys``, by table and partition."""
+    return {t: {p: lake.storage.local(key) for p, key in parts.items()} for t, parts in keys.items()}
 
 
 def readable_root(lake: Lake) -> Path:
@@ -121,7 +132,7 @@ def connect(lake: Lake, state: history.State | None = None) -> Any:
     import duckdb
 
     connection = duckdb.connect()
-    _fill(connection, lake, readable(lake, current_files(lake) if state is None else state.files))
+    _fill(connection, lake, readable(lake, current_files(lake) if state is None else local_files(lake, state.files)))
     return connection
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.schemas import KEYS, TABLES
-from mmret.warehouse.catalogue import current_files, readable
+from mmret.warehouse.catalogue import current_files, current_keys, local_files, readable
 from mmret.warehouse.causes import Causes, causes_of
 from mmret.warehouse.query import stoppable
 from mmret.warehouse.views import read_footer, sql_literal, table_rows
@@ -60,7 +60,7 @@ class Comparison:
 def state_of(lake: Lake, name: str) -> history.State:
     """The state of ``now``, or what :func:`mmret.lake.history.as_of` takes. Raises UserError saying what there is."""
     if name == NOW:
-        return history.State(NOW, current_files(lake))
+        return history.State(NOW, lake.storage, current_keys(lake))
     try:
         return history.as_of(lake, name)
     except UserError as error:
@@ -120,7 +120,7 @@ def _side(lake: Lake, state: history.State, table: str) -> _Side | None:
     """None where the state does not keep the table. Of rows that are only ever added a time has those decided until then."""
     if table not in history.APPEND_ONLY_TABLES or state.when is None:
         files = state.files.get(table)
-        return None if files is None else _Side(table, readable(lake, {table: files})[table])
+        return None if files is None else _Side(table, readable(lake, local_files(lake, {table: files}))[table])
     until = datetime.fromtimestamp(state.when / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return _Side(table, readable(lake, {table: current_files(lake)[table]})[table], f"decided_at <= '{until}'")
 

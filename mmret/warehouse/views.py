@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mmret.lake.partitions import Facts, read_facts
 from mmret.schemas import SIGNALS, TABLES, VECTORS_INDEX, column_comment
+from mmret.storage import open_storage
 
 _SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN"}
 
@@ -62,7 +63,7 @@ def read_footer(path: Path) -> Footer:
 
 @lru_cache(maxsize=100_000)
 def _footer(path: Path, inode: int, mtime_ns: int, size: int) -> Footer:
-    return Footer(read_facts(path), tuple(pq.read_schema(path).names), size, mtime_ns)
+    return Footer(read_facts(open_storage(path.parent), path.name), tuple(pq.read_schema(path).names), size, mtime_ns)
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -82,9 +82,9 @@ def test_the_documented_files_give_a_lake_their_pictures_and_their_recipe(docume
         assert (settings.recipes["night"].steps, settings.recipes["night"].negatives) == (200, "query")
         assert "night" in settings.train and ("checkpoints", "night") in {(s.table, s.partition) for s in survey(lake, settings)}
         assert set(instance.get_dynamic_partitions("recipes")) == set(settings.recipes) >= {"night", "demo"}
-        written = lake.configuration_path.read_bytes()
+        written = (lake.root / "lake.yaml").read_bytes()
         seal(location, instance)
-        assert lake.configuration_path.read_bytes() == written, "declared again, nothing changes"
+        assert (lake.root / "lake.yaml").read_bytes() == written, "declared again, nothing changes"
     graph = location.resolve_asset_graph()
     assert dg.AssetKey(["sources", "holiday"]) in graph.get(dg.AssetKey("corpus_manifest")).parent_keys
     repository = location.get_repository_def()

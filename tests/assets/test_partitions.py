@@ -64,7 +64,7 @@ def test_the_sensor_says_what_is_declared_and_waits_to_be_sealed_and_leaves_a_wo
         assert tick(lake, instance, declared).skip_message == (
             "declared, and not yet in the lake: recipe night. Materialise corpus_manifest (job seal_corpus)"
         )
-        lake.configuration_path.write_text("profile: nosuch\nsources: []\noverrides: {}\n")
+        (lake.root / "lake.yaml").write_text("profile: nosuch\nsources: []\noverrides: {}\n")
         assert "no profile 'nosuch'" in tick(lake, instance).skip_message
 
 

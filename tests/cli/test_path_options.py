@@ -7,6 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from mmret.cli import app
+from mmret.cli.lake_option import LakeText, read_lake
 from mmret.errors import UserError
 
 COMMANDS = typer.main.get_command(app).commands
@@ -47,12 +48,28 @@ def call(arguments: list[str]):
     return done
 
 
-@pytest.mark.parametrize(("name", "option"), TAKE_PATHS)
+@pytest.mark.parametrize(("name", "option"), [each for each in TAKE_PATHS if each[1] != "--lake"])
 def test_an_address_is_refused_by_every_option_and_nothing_is_made(name, option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="address"):
         call(line(name, option, "s3://bucket/x"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name, option in TAKE_PATHS if option == "--lake"])
+def test_every_command_takes_an_object_store_as_a_lake_and_refuses_other_addresses(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for elsewhere in ("ftp://host/lake", "https://host/lake", r"C:\lake", "s3://"):
+        with pytest.raises(UserError, match=r"--lake .*(at which no lake can lie|names no bucket)"):
+            call(line(name, "--lake", elsewhere))
+    option = next(p for p in COMMANDS[name].params if p.name == "lake")
+    assert "s3://bucket/prefix" in option.help
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_of_a_lake_is_read_in_one_way():
+    assert read_lake(LakeText("s3a://bucket/lakes//demo/")) == "s3://bucket/lakes/demo"
+    assert read_lake(LakeText("lakes/demo/")) == "lakes/demo"
 
 
 def test_an_empty_path_is_not_this_folder(tmp_path, monkeypatch):

@@ -80,9 +80,9 @@ def test_a_state_in_use_is_held_and_that_of_a_dead_process_is_not(tmp_path):
         assert ids(history.as_of(lake, state)) == ["a"]
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (history.folder(lake) / "states" / f"{state}.{dead.pid}-0.held").touch()
+    ((lake.root / "history") / "states" / f"{state}.{dead.pid}-0.held").touch()
     compact(lake, SETTINGS, far, refresh_catalogue)
-    assert kept(lake) == 1 and not list((history.folder(lake) / "states").iterdir())
+    assert kept(lake) == 1 and not list((lake.root / "history" / "states").iterdir())
 
 
 def test_decisions_are_kept_for_a_checkpoint_alone_and_do_not_end_time_travel(tmp_path):

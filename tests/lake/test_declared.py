@@ -31,8 +31,8 @@ def test_a_declared_recipe_is_remembered_once_and_the_others_stay(lake):
     assert declare(lake, {"night": NIGHT}, ("night",)) == {"recipes.night": NIGHT, "train": [*before.train, "night"]}
     after = resolve(lake)[0]
     assert after.recipes["night"].steps == 20 and after.recipes["demo"] == before.recipes["demo"]
-    written = lake.configuration_path.read_text()
-    assert declare(lake, {"night": NIGHT}, ("night",)) == {} and lake.configuration_path.read_text() == written
+    written = (lake.root / "lake.yaml").read_text()
+    assert declare(lake, {"night": NIGHT}, ("night",)) == {} and (lake.root / "lake.yaml").read_text() == written
 
 
 def test_a_recipe_that_is_no_longer_declared_for_training_is_not_trained_by_itself(lake):
@@ -45,7 +45,7 @@ def test_the_declaration_wins_over_what_was_set_of_its_parts_before(lake):
     declare(lake, {"night": NIGHT})
     remember(lake, {"recipes.night.steps": 99})
     assert resolve(lake)[0].recipes["night"].steps == 99
-    assert yaml.safe_load(lake.configuration_path.read_text())["overrides"]["recipes.night"] == NIGHT
+    assert yaml.safe_load((lake.root / "lake.yaml").read_text())["overrides"]["recipes.night"] == NIGHT
     declare(lake, {"night": NIGHT})
     assert resolve(lake)[0].recipes["night"].steps == 20
 

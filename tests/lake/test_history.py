@@ -44,8 +44,11 @@ def test_a_version_costs_no_space_until_it_is_replaced(tmp_path):
     lake = Lake(tmp_path)
     write(lake, "shard-00000", "a")
     kept = history.versions(lake, "triplets", "shard-00000")
-    assert [v.path.stat().st_ino for v in kept] == [lake.path("triplets", "shard-00000").stat().st_ino]
-    assert history.current_version(lake, "triplets", "shard-00000") == kept[0].path and len(os.listdir(kept[0].path.parent)) == 1
+    assert [(lake.root / v.key).stat().st_ino for v in kept] == [lake.path("triplets", "shard-00000").stat().st_ino]
+    assert (
+        history.current_version(lake, "triplets", "shard-00000") == kept[0].key
+        and len(os.listdir((lake.root / kept[0].key).parent)) == 1
+    )
 
 
 def test_the_state_of_a_checkpoint_outlives_what_is_written_later(tmp_path):
@@ -61,7 +64,7 @@ def test_the_state_of_a_checkpoint_outlives_what_is_written_later(tmp_path):
     (tmp_path / "out" / history.STATE_FILE).write_text(f'{{"state": "{state}"}}')
     assert ids(history.as_of(lake, str(tmp_path / "out"))) == ["a", "b"]
     for version in history.versions(lake, "triplets", "shard-00000")[:1]:
-        version.path.unlink()
+        (lake.root / version.key).unlink()
     with pytest.raises(UserError, match="triplets of shard-00000"):
         history.as_of(lake, "demo")
 
@@ -71,7 +74,7 @@ def test_a_run_is_asked_for_by_its_name_and_what_is_not_known_says_what_is(tmp_p
     write(lake, "shard-00000", "a")
     history.log_run(lake, "run-1", 0, {"triplets": 1})
     write(lake, "shard-00000", "b")
-    with open(history.folder(lake) / "runs.jsonl", "a") as log:
+    with open((lake.root / "history") / "runs.jsonl", "a") as log:
         log.write('{"run": "run-2", "sta')
     assert ids(history.as_of(lake, "run-1")) == ["a"]
     with pytest.raises(UserError, match="there are run-1"):
@@ -82,10 +85,10 @@ def test_partitions_of_before_versions_were_kept_are_pinned_too_and_a_damaged_on
     lake = Lake(tmp_path)
     write(lake, "shard-00000", "a")
     for version in history.versions(lake, "triplets", "shard-00000"):
-        version.path.unlink()
+        (lake.root / version.key).unlink()
     assert ids(history.current_state(lake)) == ["a"]
     for version in history.versions(lake, "triplets", "shard-00000"):
-        version.path.unlink()
+        (lake.root / version.key).unlink()
     os.truncate(lake.path("triplets", "shard-00000"), 20)
     write(lake, "shard-00000", "b")
     assert ids(history.current_state(lake)) == ["b"]

@@ -49,7 +49,7 @@ def older(tmp_path: Path) -> tuple[Lake, Path]:
     lake = Lake(tmp_path / "lake")
     grow(lake, source)
     lake.lance("images").drop_columns(["remark"])
-    for path in (lake.path("images", "shard-00000"), *(v.path for v in history.versions(lake, "images", "shard-00000"))):
+    for path in (lake.path("images", "shard-00000"), *(lake.root / v.key for v in history.versions(lake, "images", "shard-00000"))):
         table = pq.read_table(path)
         path.unlink()
         pq.write_table(table.drop_columns(["remark"]), path)

@@ -70,7 +70,9 @@ def test_facts_are_those_of_the_write_and_of_a_strange_file_what_can_be_known(la
     assert facts == Facts(1, "inputs", facts.digest, facts.notes, written=0), "two that differ in time alone are equal"
     strange = lake.root / "strange.parquet"
     pq.write_table(rows(1.0, 2.0), strange)
-    assert read_facts(strange) == Facts(2, "", "", {}, 0) and read_facts(lake.root / "none.parquet") is None
+    assert (
+        read_facts(lake.storage, "strange.parquet") == Facts(2, "", "", {}, 0) and read_facts(lake.storage, "none.parquet") is None
+    )
     assert lake.facts("evaluations", "none") is None
 
 
@@ -122,6 +124,6 @@ def test_a_lake_remembers_its_configuration_and_a_new_one_none(tmp_path):
     assert lake.read_configuration() == {}
     lake.write_configuration({"profile": "demo", "overrides": {"b": 1, "a": 2}})
     assert lake.read_configuration() == {"profile": "demo", "overrides": {"b": 1, "a": 2}}
-    assert lake.configuration_path.read_text().index("b: 1") < lake.configuration_path.read_text().index("a: 2")
-    lake.configuration_path.write_text("")
+    assert (lake.root / "lake.yaml").read_text().index("b: 1") < (lake.root / "lake.yaml").read_text().index("a: 2")
+    (lake.root / "lake.yaml").write_text("")
     assert lake.read_configuration() == {} and repr(lake) == f"Lake({str(lake.root)!r})"

@@ -45,7 +45,7 @@ def test_a_version_counts_from_the_very_moment_it_was_written(lake):
 def test_dropped_versions_end_time_travel_from_the_moment_they_were_replaced(lake):
     write(lake, "a")
     second = write(lake, "b")
-    (history.folder(lake) / "cleaned").write_text(json.dumps({"kept": second, "bulky": 0}))
+    (lake.root / "history" / "cleaned").write_text(json.dumps({"kept": second, "bulky": 0}))
     assert ids(history.state_at(lake, second, "t")) == ["b"]
     with pytest.raises(UserError, match="versions replaced before .* have been dropped"):
         history.state_at(lake, second - 1, "t")
@@ -57,7 +57,7 @@ def test_bulky_tables_are_left_out_of_a_state_before_their_versions_were_dropped
     lake.write("neighbours", SHARD, NEIGHBOURS.empty_table(), "x")
     now = time.time_ns()
     assert {"neighbours", "candidates", "triplets"} <= history.state_at(lake, now, "t").files.keys()
-    (history.folder(lake) / "cleaned").write_text(json.dumps({"bulky": now}))
+    (lake.root / "history" / "cleaned").write_text(json.dumps({"bulky": now}))
     assert "neighbours" in history.state_at(lake, now, "t").files
     assert "neighbours" not in history.state_at(lake, when, "t").files and ids(history.state_at(lake, when, "t")) == ["a"]
     assert "decisions" not in history.state_at(lake, now, "t").files, "their rows have times of their own"
@@ -91,7 +91,7 @@ def test_what_is_gone_is_named(lake):
     with pytest.raises(UserError, match="no recorded state 123: the checkpoint is of another lake"):
         history.read_state(lake, "123")
     write(lake, "b")
-    history.versions(lake, "triplets", SHARD)[0].path.unlink()
+    lake.storage.delete([history.versions(lake, "triplets", SHARD)[0].key])
     with pytest.raises(UserError, match=f"demo: triplets of {SHARD} with digest .* is not in .*history any more"):
         history.state_by_id(lake, state, "demo")
 
@@ -117,7 +117,7 @@ def test_a_name_means_a_checkpoint_before_a_run_and_of_runs_the_last(lake):
 def test_a_line_cut_by_a_crash_hides_no_other_run(lake):
     for n in range(3):
         history.log_run(lake, f"run-{n}", n, {})
-    log = history.folder(lake) / "runs.jsonl"
+    log = (lake.root / "history") / "runs.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join([lines[0], lines[1][:20], lines[2], ""]))
     assert [r["run"] for r in history.runs(lake)] == ["run-0", "run-2"]
@@ -138,7 +138,7 @@ def test_the_state_in_use_is_told_by_its_locks(lake):
     assert history.protected_states(lake) == set()
     with history.protect_state(lake, state), history.protect_state(lake, state):
         assert history.protected_states(lake) == {state}
-    mark = history.state_path(lake, state).with_name(f"{state}.of-a-killed-process.held")
+    mark = (lake.root / history.state_key(state)).with_name(f"{state}.of-a-killed-process.held")
     mark.touch()
     assert history.protected_states(lake) == set() and not mark.exists()
 
@@ -168,18 +168,18 @@ def test_of_versions_with_a_protected_content_the_newest_stays(lake):
         write(lake, content)
     versions = history.versions(lake, "triplets", SHARD)
     protected = {versions[0].digest}
-    dropped = {v.path for v, _ in _droppable(lake, "triplets", SHARD, time.time_ns(), protected)}
-    assert dropped == {versions[0].path, versions[1].path}
+    dropped = {v.key for v, _ in _droppable(lake, "triplets", SHARD, time.time_ns(), protected)}
+    assert dropped == {versions[0].key, versions[1].key}
 
 
 def test_bytes_are_freed_only_of_files_that_have_no_other_name(lake):
     write(lake, "a")
-    first = history.versions(lake, "triplets", SHARD)[0].path
+    first = lake.root / history.versions(lake, "triplets", SHARD)[0].key
     write(lake, "b")
     os.link(first, lake.root / "mine.parquet")
     far = time.time_ns() + 100 * DAY
     assert compact(lake, HistorySettings(), far, lambda _: None).bytes_freed == 0 and not first.exists()
-    third = history.versions(lake, "triplets", SHARD)[-1].path
+    third = lake.root / history.versions(lake, "triplets", SHARD)[-1].key
     size = third.stat().st_size
     write(lake, "c")
     assert compact(lake, HistorySettings(), far, lambda _: None).bytes_freed == size
@@ -188,7 +188,7 @@ def test_bytes_are_freed_only_of_files_that_have_no_other_name(lake):
 def test_a_state_that_no_checkpoint_names_goes_after_the_days_of_the_settings(lake):
     write(lake, "a")
     state = history.record_state(lake, history.current_state(lake))
-    now = history.state_path(lake, state).stat().st_mtime_ns
+    now = (lake.root / history.state_key(state)).stat().st_mtime_ns
     settings = HistorySettings(days=7)
     assert compact(lake, settings, now + 7 * DAY - 10**9, lambda _: None).states_dropped == 0
     folder = lake.root / "checkpoints" / "demo"
@@ -222,7 +222,7 @@ def test_the_version_of_a_file_is_linked_once(lake, monkeypatch):
     write(lake, "a")
     write(lake, "b")
     monkeypatch.setattr(os, "link", lambda *_: pytest.fail("it has a name in history already"))
-    assert history.current_version(lake, "triplets", SHARD) == history.versions(lake, "triplets", SHARD)[-1].path
+    assert history.current_version(lake, "triplets", SHARD) == history.versions(lake, "triplets", SHARD)[-1].key
     assert history.current_version(lake, "triplets", "none") is None
 
 
@@ -234,8 +234,8 @@ def test_without_hard_links_a_look_copies_nothing_unless_it_is_told_to(lake, mon
     write(lake, "a")
     assert history.current_version(lake, "triplets", SHARD) is None and not history.versions(lake, "triplets", SHARD)
     copied = history.current_version(lake, "triplets", SHARD, copy=True)
-    assert copied == history.versions(lake, "triplets", SHARD)[0].path
-    assert copied.read_bytes() == lake.path("triplets", SHARD).read_bytes()
+    assert copied == history.versions(lake, "triplets", SHARD)[0].key
+    assert (lake.root / copied).read_bytes() == lake.path("triplets", SHARD).read_bytes()
 
 
 def test_decisions_that_no_checkpoint_needs_go_without_ending_time_travel(lake):

@@ -13,11 +13,7 @@ from mmret.mine.stage import mine_candidates, mine_duplicates, mine_neighbours, 
 from mmret.schemas import SIGNALS
 from mmret.settings import DuplicateSettings, MineSettings
 from tests.mine.corpora import BANDS, clustered, image_ids
-from tests.mine.lakes import add_shard
-
-
-def no_encoder(signal: str):
-    raise AssertionError(f"the encoder of {signal} was loaded")
+from tests.mine.lakes import add_shard, no_encoder
 
 
 def mined(root, parts: list[tuple[list[str], dict[str, np.ndarray]]], settings: MineSettings) -> Lake:

@@ -43,16 +43,14 @@ def main(folder: Path, group: Group) -> None:
         embedder = EMBEDDERS[recipe.kind].load(recipe, case["base"], group)
         embedder.model.double()
         data = TrainingSet(triplets, recipe)
-        trainer = Trainer(recipe, data, embedder, States(folder / "work" / f"{name}-{group.rank}", "x"), group)
         (folder / "frozen" / name).mkdir(parents=True, exist_ok=True)
         embedder.open(data, load, folder / "frozen" / name)
+        trainer = Trainer(recipe, data, embedder, States(folder / "work" / f"{name}-{group.rank}", "x"), group)
         embedder.model.train()
         batch = data.batch(0)
         loss = trainer.backward(batch, embedder.read(batch))
-        torch.save(
-            {"loss": loss, "gradients": {n: p.grad for n, p in embedder.model.named_parameters() if p.grad is not None}},
-            folder / f"{name}-{group.rank}.pt",
-        )
+        gradients = {n: p.grad for n, p in embedder.model.named_parameters() if p.grad is not None}
+        torch.save({"loss": loss, "gradients": trainer.exchange.whole(gradients)}, folder / f"{name}-{group.rank}.pt")
         if case["whole_run"]:
             train(recipe, triplets, load, case["base"], folder / name, group=group)
             try:

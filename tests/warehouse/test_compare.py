@@ -168,7 +168,7 @@ def test_the_command_says_that_nothing_differs_or_what_does(lake):
 
 def test_a_state_that_is_gone_or_never_was_is_one_sentence(lake, tmp_path):
     pairs(lake, ONE, {"p1": 0.5})
-    (history.folder(lake) / "cleaned").write_text(json.dumps({"kept": time.time_ns()}))
+    (lake.root / "history" / "cleaned").write_text(json.dumps({"kept": time.time_ns()}))
     with pytest.raises(UserError, match="^run-1: versions replaced before .* have been dropped"):
         diff(lake, "run-1")
     with pytest.raises(UserError, match="^'nosuch': neither a checkpoint nor a run"):

@@ -37,7 +37,7 @@ def measure_shard(
     """
     signal = reading_signal(profile)
     try:
-        encoder = load() if load else load_encoder(profile.encoders[signal], signal, lake.root)
+        encoder = load() if load else load_encoder(profile.encoders[signal], signal, lake.storage)
     except UserError:
         encoder = None
     language = profile.annotate.language if profile.annotate.instructor != "captions" else "English"

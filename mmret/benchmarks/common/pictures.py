@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mmret.atomic import replacing
 from mmret.errors import UserError
 from mmret.hashing import content_id, fingerprint
 from mmret.ingest.pictures.decode import FORMATS, Unreadable, open_rgb
@@ -99,11 +98,12 @@ class Embedder:
     def __init__(self, encoder: Encoder, model: str, lake: Lake | None = None, batch_size: int = 64):
         self.encoder, self.model, self.batch_size = encoder, model, batch_size
         self.takes_instruction = "instruction" in inspect.signature(encoder.encode).parameters
-        self.folder = lake.root / "benchmark_vectors" / model if lake else None
+        self.storage, self.folder = lake.storage if lake else None, f"benchmark_vectors/{model}"
         self._vectors: dict[str, np.ndarray] = {}
         self._seen: dict[tuple[str, int, int, str], str] = {}
-        for path in sorted(self.folder.glob("*.parquet")) if self.folder else ():
-            self._remember(pq.read_table(path, partitioning=None))
+        for entry in self.storage.list(self.folder, below=False) if self.storage else ():
+            with self.storage.open(entry.key) as file:
+                self._remember(pq.read_table(file, partitioning=None))
 
     def picture_vectors(self, shots: Sequence[Shot], task: str = "images") -> Vectors:
         """Vectors of ``shots``; every distinct picture that the store does not have is embedded and kept.
@@ -186,8 +186,8 @@ class Embedder:
         columns = list(zip(*names, strict=True))
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
         table = pa.table([*map(pa.array, columns), vectors], names=["picture", "path", "size", "mtime_ns", "box", "vector"])
-        if self.folder:
-            with replacing(self.folder / f"{fingerprint(columns[0])}.parquet") as aside:
+        if self.storage:
+            with self.storage.replacing(f"{self.folder}/{fingerprint(columns[0])}.parquet") as aside:
                 pq.write_table(table, aside)
         self._remember(table)
 

@@ -20,8 +20,9 @@ from mmret.ingest.folders.captions import text_name
 from mmret.ingest.folders.folder_tables import Table, TarTable, tables_of
 from mmret.ingest.folders.manifest_source import ManifestFolder, has_caption, prefixed
 from mmret.ingest.folders.side_cars import SideCars
-from mmret.ingest.folders.walk import Directory, directories
+from mmret.ingest.folders.walk import Directory
 from mmret.ingest.folders.webdataset import TarSource
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Note
 from mmret.ingest.rows import IMAGE_SUFFIXES, Row, encodable, to_json
@@ -38,7 +39,7 @@ NO_PICTURE = "text_without_picture"
 class FolderSource(ManifestFolder):
     """Every picture below a folder."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path | ObjectPath):
         super().__init__(root)
         self._tables: dict[str, Table] | None = None
         self._beside = lru_cache(maxsize=8)(self._list_side_cars)
@@ -66,8 +67,8 @@ class FolderSource(ManifestFolder):
 
     def _find_tables(self) -> dict[str, Table]:
         """The tables below the folder, looked at once: both the check of a source and its listing need them."""
-        walked = directories(self._real, lambda path: self._real_inside(path) is not None, lambda *_: None)
-        return {table.path: table for d in walked for table in tables_of(d, Path(self.root), self._exists)}
+        walked = self.files.directories(lambda *_: None)
+        return {table.path: table for d in walked for table in tables_of(d, self.files.path(""), self._exists)}
 
     def _named_before(self, named: SpillDict, number: int, row: Row, listed: str | None) -> bool:
         """Whether an earlier manifest has a caption for this file; if not, the walk will know that this one names it."""
@@ -102,17 +103,14 @@ class FolderSource(ManifestFolder):
         )
 
     def _list_side_cars(self, directory: str) -> SideCars:
-        try:
-            return SideCars(os.listdir(os.path.join(self._real, directory)))
-        except OSError:
-            return SideCars(())
+        return SideCars(self.files.names(directory))
 
     def _rest(self, named: SpillDict, tables: dict[str, Table]) -> Iterator[Row]:
         """What no manifest names: pictures with their side-cars, members of tars and of tables of pictures."""
         described = {table.tar: table for table in tables.values() if table.tar}
         unknown: Counter[str] = Counter()
         example = None
-        for directory in directories(self._real, lambda path: self._real_inside(path) is not None, self.remarks.add):
+        for directory in self.files.directories(self.remarks.add):
             texts = SideCars(directory.names)
             for name in directory.names:
                 path, lower = directory.base + name, name.lower()
@@ -172,12 +170,12 @@ class FolderSource(ManifestFolder):
                 self.remarks.add("tar_caption_overruled", row.path, "the manifest's caption is used")
 
     def _described(self, tar: TarSource, table: Table, note: Note) -> Iterator[Row]:
-        with TarTable(Path(self.root) / table.path, table.path) as columns:
+        with TarTable(self.files.path(table.path), table.path) as columns:
             yield from tar.list(note, columns.of)
             columns.tell_unused(self.remarks.add)
 
     def _rows_of_picture_table(self, path: str) -> Iterator[Row]:
-        table = PictureTable(Path(self.locate(path)[0]))
+        table = PictureTable(self.files.at(self.locate(path)[0]))
         for row in table.rows():
             yield _storable(replace(row, path=f"{path}/{row.path}"))
 

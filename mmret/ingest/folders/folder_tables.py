@@ -16,6 +16,7 @@ from mmret.errors import UserError
 from mmret.ingest.folders.captions import text_name
 from mmret.ingest.folders.side_cars import SideCars
 from mmret.ingest.folders.walk import Directory
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.remarks import Note
 from mmret.ingest.spill import SpillDict
 from mmret.ingest.tables.manifest_files import NAMES, Manifest, is_table, read_manifest, recognise
@@ -36,7 +37,7 @@ class Table:
     why_not: str | None = None
 
 
-def tables_of(directory: Directory, root: Path, is_inside: Callable[[str], bool]) -> Iterator[Table]:
+def tables_of(directory: Directory, root: Path | ObjectPath, is_inside: Callable[[str], bool]) -> Iterator[Table]:
     """Every table of one directory, those that are called like a manifest first.
 
     A link that leads out of ``root`` is not followed, unless it lies in ``root`` itself, where a person has put it.
@@ -61,7 +62,7 @@ def tables_of(directory: Directory, root: Path, is_inside: Callable[[str], bool]
             yield Table(path, manifest=found)
         elif tar and _key_column(_first_record(root / path)):
             yield Table(path, tar=directory.base + tar)
-        elif os.path.isdir(root / directory.base / name.partition(".")[0]) and _key_column(_first_record(root / path)):
+        elif (root / directory.base / name.partition(".")[0]).is_dir() and _key_column(_first_record(root / path)):
             yield Table(path, why_not="is the list of downloads that img2dataset keeps beside the folder, whose own files are read")
         else:
             yield Table(path, why_not=found)
@@ -76,14 +77,14 @@ def _preference(name: str) -> tuple[int, int, str]:
     return (NAMES.index(stem) if stem in NAMES else len(NAMES), order if stem in NAMES else 0, name)
 
 
-def _recognised(path: Path, root: Path) -> Manifest | str:
+def _recognised(path: Path | ObjectPath, root: Path | ObjectPath) -> Manifest | str:
     try:
         return recognise(path, within=root) if path.is_file() else "is no file"
     except UserError as error:
         return str(error).removeprefix(str(path)).strip(": ")
 
 
-def _first_record(path: Path) -> dict[str, Any]:
+def _first_record(path: Path | ObjectPath) -> dict[str, Any]:
     try:
         return next((record for _, record in read_manifest(path) if isinstance(record, dict)), {})
     except (UserError, OSError):
@@ -97,7 +98,7 @@ def _key_column(record: dict[str, Any]) -> str | None:
 class TarTable:
     """What a table beside a tar says of its members, by key; spills to disk. A context manager."""
 
-    def __init__(self, path: Path, shown: str):
+    def __init__(self, path: Path | ObjectPath, shown: str):
         self._shown = shown
         self._rows = SpillDict()
         self._without_key = 0

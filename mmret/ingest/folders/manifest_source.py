@@ -16,6 +16,7 @@ from mmret.ingest.folders.captions import LONGEST, TextFile, TextName, columns_o
 from mmret.ingest.folders.folder import Folder
 from mmret.ingest.folders.names import FolderNames, spellings
 from mmret.ingest.folders.tar_index import is_outside
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Note, Remarks
 from mmret.ingest.rows import Row, clean_text, row_of_columns, text_columns
@@ -25,16 +26,15 @@ from mmret.ingest.tables.manifest_files import Manifest
 class ManifestFolder(Folder):
     """A folder whose pictures are named by manifests."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path | ObjectPath):
         super().__init__(root)
         self.remarks = Remarks()
-        self._folder = str(root)
-        self._names = FolderNames(self._real)
+        self._names = FolderNames(self.files)
 
     def rows_of(self, manifest: Manifest) -> Iterator[tuple[Row, str | None]]:
         """Each line of ``manifest`` as a row, with the path under which the walk of the folder meets its file (None: no file)."""
-        shown = os.path.relpath(manifest.path, self._folder)
-        base = os.path.relpath(manifest.folder, self._folder)
+        shown = self.files.below(manifest.path)
+        base = self.files.below(manifest.folder)
         base = "" if base == "." else base
         beside = os.path.dirname(shown)
 
@@ -75,7 +75,7 @@ class ManifestFolder(Folder):
         if is_address(written) or why.reason not in ("missing_file", "unsafe_path"):
             return None
         for spelling in (written, *spellings(written)):
-            if (found := self.relative(spelling)) is not None:
+            if (found := self.files.relative(spelling)) is not None:
                 return found if self._exists(found) else self._names.find(found, self._exists)
         return self._names.find(path, self._exists) if why.reason == "missing_file" else None
 
@@ -101,8 +101,7 @@ class ManifestFolder(Folder):
 
         def read(path: str) -> bytes:
             try:
-                with open(self.locate(path)[0], "rb") as file:
-                    return file.read(LONGEST + 1)
+                return self.files.read(path, LONGEST + 1)
             except OSError as error:
                 raise Unreadable("bad_caption", f"{path}: {error.strerror}") from None
 

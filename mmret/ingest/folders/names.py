@@ -16,6 +16,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 from urllib.parse import unquote
 
+from mmret.ingest.folders.files import Files
+
 Exists = Callable[[str], bool]
 """Whether a relative path is a file that may be read."""
 
@@ -42,8 +44,8 @@ def spellings(path: str) -> Iterator[str]:
 class FolderNames:
     """The names below one folder, for looking up what a manifest means. Listings are kept, so it is for one listing of a source."""
 
-    def __init__(self, root: str):
-        self._root = root
+    def __init__(self, files: Files):
+        self._files = files
         self._folded = lru_cache(maxsize=8)(self._list)
         self._elsewhere: dict[str, str] | None = None
         self._searches = 0
@@ -98,11 +100,7 @@ class FolderNames:
     def _list(self, folder: str) -> dict[str, tuple[str, ...]]:
         """Names in a folder by their folded form."""
         found: dict[str, tuple[str, ...]] = {}
-        try:
-            names = sorted(os.listdir(os.path.join(self._root, folder)))
-        except (OSError, ValueError):
-            return found
-        for name in names:
+        for name in self._files.names(folder):
             for key in {fold(name), fold(unquote(name))} if "%" in name else (fold(name),):
                 found[key] = (*found.get(key, ()), name)
         return found
@@ -112,10 +110,8 @@ class FolderNames:
         if self._elsewhere is None:
             self._elsewhere = {}
             looked = 0
-            for directory, inner, names in os.walk(self._root):
-                inner[:] = sorted(name for name in inner if not name.startswith("."))
-                base = "" if directory == self._root else os.path.relpath(directory, self._root)
-                for name in sorted(names):
+            for base, names in self._files.walk():
+                for name in names:
                     self._elsewhere.setdefault(fold(name), posixpath.join(base, name))
                 looked += len(names)
                 if looked > _WALKED:

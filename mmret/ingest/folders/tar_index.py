@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import posixpath
+import sqlite3
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
-from mmret.ingest.folders.captions import text_name
+from mmret.atomic import replacing
+from mmret.ingest.folders.captions import LONGEST, text_name
+from mmret.ingest.object_store.path import ObjectPath, kept_beside
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import IMAGE_SUFFIXES, encodable
 from mmret.ingest.spill import temporary_database
@@ -37,29 +41,54 @@ class Member:
     size: int
     reason: str | None = None
     detail: str | None = None
+    text: bytes | None = None
+    """What a text holds, where the tar is far away: reading it again would read all that lies between too."""
 
 
 class TarIndex:
     """The members of one tar. Not for several threads at once."""
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: Path | ObjectPath):
+        self.path = str(path)
         self.remarks = Remarks()
+        self._name = path.name
         self._damaged = False
+        self._keeps_texts = isinstance(path, ObjectPath)
+        kept = kept_beside(path, "tar-index")
+        if kept is not None and kept.is_file():
+            self._open_kept(kept)
+            return
         self._database = temporary_database()
         self._database.execute(
             "CREATE TABLE members (at INTEGER PRIMARY KEY, kind TEXT, name BLOB, plain BLOB, key BLOB, owner BLOB, "
-            "offset INTEGER, size INTEGER, reason TEXT, detail BLOB)"
+            "offset INTEGER, size INTEGER, reason TEXT, detail BLOB, text BLOB)"
         )  # detail of a link is its target
         self._database.execute("CREATE INDEX by_name ON members (plain)")
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 self._scan(file)
         except OSError as error:
             self._refuse_rest(f"members from here on cannot be read: {error.strerror or error}")
+            kept = None
         self._database.execute("CREATE INDEX by_key ON members (key)")
         self._database.execute("CREATE INDEX by_owner ON members (owner)")
         self._follow_links()
+        if kept is not None:
+            self._keep(kept)
+
+    def _open_kept(self, kept: Path) -> None:
+        self._database = sqlite3.connect(kept, isolation_level=None, check_same_thread=False)
+        for remark in self._database.execute("SELECT remark, path, detail, count FROM remarks").fetchall():
+            self.remarks.add(*remark)
+
+    def _keep(self, kept: Path) -> None:
+        self._database.execute("CREATE TABLE remarks (remark TEXT, path TEXT, detail TEXT, count INTEGER)")
+        found = [(r.remark, r.path, r.detail, r.count) for r in self.remarks]
+        self._database.executemany("INSERT INTO remarks VALUES (?, ?, ?, ?)", found)
+        self._database.execute("COMMIT")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as aside:
+            self._database.execute("VACUUM INTO ?", (str(aside),))
 
     def pictures(self) -> Iterator[Member]:
         """Every picture, and every place that cannot be read, in the order of the tar."""
@@ -121,16 +150,16 @@ class TarIndex:
         self._database.close()
 
     def _rows(self, where: str, *values: object) -> list[tuple[int, Member]]:
-        found = self._database.execute(f"SELECT at, name, offset, size, reason, detail FROM members WHERE {where}", values)
+        found = self._database.execute(f"SELECT at, name, offset, size, reason, detail, text FROM members WHERE {where}", values)
         return [
-            (at, Member(_text(name), offset, size, reason, detail and _text(detail)))
-            for at, name, offset, size, reason, detail in found
+            (at, Member(_text(name), offset, size, reason, detail and _text(detail), text))
+            for at, name, offset, size, reason, detail, text in found
         ]
 
     # -- the pass over the headers --------------------------------------------------------------------------------------
 
     def _scan(self, file: BinaryIO) -> None:
-        length = os.fstat(file.fileno()).st_size
+        length = file.seek(0, os.SEEK_END)
         at = 0
         while True:
             at, error = self._members_from(file, at, length)
@@ -172,7 +201,7 @@ class TarIndex:
             while member is not None:
                 if member.size < 0 or tar.offset <= at:
                     return at, "a member that ends before it begins"
-                self._take(member, length)
+                self._take(member, length, file)
                 if tar.offset > length:
                     return length, "unexpected end of data"
                 at = tar.offset
@@ -182,7 +211,7 @@ class TarIndex:
             return at, str(error)
         return tar.offset, None
 
-    def _take(self, member: tarfile.TarInfo, length: int) -> None:
+    def _take(self, member: tarfile.TarInfo, length: int, file: BinaryIO) -> None:
         name = member.name
         suffix = posixpath.splitext(name)[1].lower()
         if member.isdir():
@@ -215,7 +244,11 @@ class TarIndex:
             self.remarks.add("unread_text", name, detail)
             return
         kind = "refused" if reason else "link" if link is not None else "text" if is_text else "picture"
-        self._insert(kind, name, member.offset_data, member.size, reason, detail)
+        text = None
+        if kind == "text" and self._keeps_texts and member.size <= LONGEST:
+            file.seek(member.offset_data)
+            text = file.read(member.size)
+        self._insert(kind, name, member.offset_data, member.size, reason, detail, text)
 
     @staticmethod
     def _target(member: tarfile.TarInfo) -> str | None:
@@ -258,14 +291,16 @@ class TarIndex:
     def _refuse_rest(self, detail: str) -> None:
         """One row says that the tar is damaged; where it is so in several places, the others are remarks."""
         if not self._damaged:
-            self._insert("refused", os.path.basename(self.path), 0, 0, "damaged_tar", detail)
+            self._insert("refused", self._name, 0, 0, "damaged_tar", detail)
         self._damaged = True
 
-    def _insert(self, kind: str, name: str, offset: int, size: int, reason: str | None, detail: str | None) -> None:
+    def _insert(
+        self, kind: str, name: str, offset: int, size: int, reason: str | None, detail: str | None, text: bytes | None = None
+    ) -> None:
         plain = posixpath.normpath(name)
         about = text_name(plain)
         self._database.execute(
-            "INSERT INTO members (kind, name, plain, key, owner, offset, size, reason, detail) VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO members (kind, name, plain, key, owner, offset, size, reason, detail, text) VALUES (?,?,?,?,?,?,?,?,?,?)",
             (
                 kind,
                 _bytes(name),
@@ -276,6 +311,7 @@ class TarIndex:
                 size,
                 reason,
                 None if detail is None else _bytes(detail),
+                text,
             ),
         )
 

@@ -7,7 +7,7 @@ pictures. Cost: one look at each name; memory the names of one directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from mmret.ingest.remarks import Note
@@ -31,25 +31,32 @@ def directories(root: str, is_inside: Callable[[str], bool], note: Note) -> Iter
     closed: list[OSError] = []
     for directory, inner, names in os.walk(root, onerror=closed.append):
         base = "" if directory == root else os.path.relpath(directory, root) + "/"
-        visible = []
-        for name in sorted(names):
-            if name.startswith(".") or name.lower() in _OF_SYSTEMS:
-                note("hidden", base + name, "hidden files and those of systems are not read")
-            else:
-                visible.append(name)
-        kept = []
-        for name in sorted(inner):
-            if name.startswith(".") or name.lower() in _FOLDERS_OF_SYSTEMS:
-                note("hidden", base + name, "hidden folders are not looked into")
-            elif _is_lake(os.path.join(directory, name)):
-                note("lake_among_pictures", base + name, "a lake is no source of pictures")
-            else:
-                kept.append(name)
-        inner[:] = kept
-        links = (name for name in kept if os.path.islink(os.path.join(directory, name)))
+        visible, inner[:] = told_apart(base, names, inner, lambda path: _is_lake(os.path.join(root, path)), note)
+        links = (name for name in inner if os.path.islink(os.path.join(directory, name)))
         yield Directory(base, visible, [base + name for name in links if not is_inside(os.path.join(directory, name))])
     for error in closed:
         yield Directory("", [], [os.path.relpath(str(error.filename), root)])
+
+
+def told_apart(
+    base: str, names: Iterable[str], folders: Iterable[str], is_lake: Callable[[str], bool], note: Note
+) -> tuple[list[str], list[str]]:
+    """The files of a directory that are read, and the folders in it that are entered, in order; of the others goes a ``note``."""
+    visible = []
+    for name in sorted(names):
+        if name.startswith(".") or name.lower() in _OF_SYSTEMS:
+            note("hidden", base + name, "hidden files and those of systems are not read")
+        else:
+            visible.append(name)
+    entered = []
+    for name in sorted(folders):
+        if name.startswith(".") or name.lower() in _FOLDERS_OF_SYSTEMS:
+            note("hidden", base + name, "hidden folders are not looked into")
+        elif is_lake(base + name):
+            note("lake_among_pictures", base + name, "a lake is no source of pictures")
+        else:
+            entered.append(name)
+    return visible, entered
 
 
 def _is_lake(folder: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from mmret.ingest.folders.captions import LONGEST, TextFile, TextName, columns_of_texts, text_name
 from mmret.ingest.folders.tar_index import Member, TarIndex, key_of
+from mmret.ingest.object_store.path import ObjectPath, open_part
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Note, Remarks
 from mmret.ingest.rows import Row, text_columns
@@ -28,8 +29,8 @@ Described = Callable[[str], Mapping[str, Any] | None]
 class TarSource:
     """One uncompressed tar. Row paths are member names; size is the member's, the time is the tar's. Thread-safe."""
 
-    def __init__(self, path: Path):
-        self.root = str(path)
+    def __init__(self, path: Path | ObjectPath):
+        self.root, self._path = str(path), path
         self.remarks = Remarks()
         self._lock = threading.Lock()
         self._indexed: TarIndex | None = None
@@ -41,9 +42,9 @@ class TarSource:
     def list(self, note: Note, described: Described = lambda key: None) -> Iterator[Row]:
         """The rows of the tar. A caption of ``described`` is used where the tar itself has none."""
         index = self._index()
-        mtime_ns = os.stat(self.root).st_mtime_ns
+        mtime_ns = self.time_ns()
         listed = 0
-        with open(self.root, "rb") as file:
+        with self._path.open("rb") as file:
             for listed, picture in enumerate(index.pictures(), 1):  # noqa: B007
                 if picture.reason:
                     yield Row(picture.name).refuse(picture.reason, picture.detail or "")
@@ -68,9 +69,7 @@ class TarSource:
             found = index.find(path)
         if found is None:
             raise Unreadable("missing_file", f"{os.path.basename(self.root)} has no such member")
-        file = open(self.root, "rb")  # noqa: SIM115  closed by the caller
-        file.seek(found.offset)
-        return file, found.size
+        return open_part(self._path, found.offset, found.size), found.size
 
     def size_of(self, path: str) -> int | None:
         """Size of the picture called ``path``, or None where the tar has none."""
@@ -78,6 +77,10 @@ class TarSource:
         with self._lock:
             found = index.find(path)
         return found and found.size
+
+    def time_ns(self) -> int:
+        """Time of the tar's last change."""
+        return self._path.stat().st_mtime_ns
 
     def _text_columns(self, file: BinaryIO, picture: str, described: Described, note: Note) -> dict[str, str | None]:
         plain = posixpath.normpath(picture)
@@ -101,7 +104,7 @@ class TarSource:
 
     def _index_made(self) -> TarIndex:
         if self._indexed is None:
-            self._indexed = TarIndex(self.root)
+            self._indexed = TarIndex(self._path)
         return self._indexed
 
 
@@ -116,5 +119,7 @@ def _about(name: str, picture: str) -> TextName:
 
 
 def _read(file: BinaryIO, member: Member) -> bytes:
+    if member.text is not None:
+        return member.text
     file.seek(member.offset)
     return file.read(min(member.size, LONGEST + 1))

@@ -13,13 +13,14 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.spill import temporary_database
 from mmret.ingest.tables.json_stream import JsonStream
 from mmret.ingest.tables.records import SAMPLE, Record
 from mmret.ingest.tables.text_files import UNREADABLE, open_text
 
 
-def coco_captions(path: Path, encoding: str) -> Iterator[Record]:
+def coco_captions(path: Path | ObjectPath, encoding: str) -> Iterator[Record]:
     """A record an image, in the file's order: its name as ``image``, its captions in the order of their list as ``caption``, the
     name of its licence as ``license``, its address as ``url``, and what else the file says of it."""
     database = temporary_database()
@@ -40,7 +41,7 @@ def coco_captions(path: Path, encoding: str) -> Iterator[Record]:
         database.close()
 
 
-def first_names(path: Path, encoding: str) -> list[str]:
+def first_names(path: Path | ObjectPath, encoding: str) -> list[str]:
     """The names of the file's first images, read no further than that."""
     try:
         with open_text(path, encoding) as file:

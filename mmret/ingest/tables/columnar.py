@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmret.ingest.object_store.path import ObjectPath, for_arrow
 from mmret.ingest.tables.columns import unique_names
 from mmret.ingest.tables.records import Record
 
@@ -40,11 +41,11 @@ class Columnar:
     Not thread-safe.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | ObjectPath):
         self.path = path
         try:
             if _is_parquet(path):
-                self._parquet: pq.ParquetFile | None = pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
+                self._parquet: pq.ParquetFile | None = pq.ParquetFile(for_arrow(path), pre_buffer=False, buffer_size=_READ_BYTES)
                 self.schema: pa.Schema = self._parquet.schema_arrow
             else:
                 self._parquet = None
@@ -108,16 +109,15 @@ class Columnar:
             yield first, Damaged(1, f"the file cannot be read from here on: {_first_line(error)}")
 
     def _arrow(self) -> Any:
-        file = pa.OSFile(str(self.path))
-        with file:
+        with self.path.open("rb") as file:
             start = file.read(6)
         if start[:4] == b"FEA1":
             raise ValueError("a Feather file of version 1: write it again with version 2")
-        opened = pa.OSFile(str(self.path))
+        opened = pa.OSFile(str(self.path)) if isinstance(self.path, Path) else for_arrow(self.path)
         return pa.ipc.open_file(opened) if start == b"ARROW1" else pa.ipc.open_stream(opened)
 
 
-def _is_parquet(path: Path) -> bool:
+def _is_parquet(path: Path | ObjectPath) -> bool:
     """By its name; a file called otherwise (a blob of the Hugging Face cache) by its first bytes."""
     suffix = path.suffix.lower()
     if suffix in (*PARQUET_SUFFIXES, *ARROW_SUFFIXES) or not path.is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmret.ingest.addresses import is_address
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.tables.coco import coco_captions, first_names
 from mmret.ingest.tables.columns import ON_THE_WEB, meaning, why_none
 from mmret.ingest.tables.json_stream import JsonStream
@@ -43,7 +44,7 @@ class JsonTable:
     names: Callable[[], list[str]] | None = None
 
 
-def recognise_json(path: Path) -> JsonTable | str:
+def recognise_json(path: Path | ObjectPath) -> JsonTable | str:
     """The table in a file, or one sentence that says why it is no table of pictures."""
     head = read_head(path)
     encoding = json_encoding(head)
@@ -64,7 +65,7 @@ def json_encoding(head: bytes) -> str:
     return encoding if encoding in CERTAIN or encoding.startswith("utf-16") else "utf-8"
 
 
-def _table(how: str, read: Callable[[], Iterator[Record]], path: Path, lines: bool = False) -> JsonTable | str:
+def _table(how: str, read: Callable[[], Iterator[Record]], path: Path | ObjectPath, lines: bool = False) -> JsonTable | str:
     sample = list(islice(read(), 1))
     objects = list(islice((record for record in islice(read(), _LOOKED_AT) if isinstance(record[1], dict)), SAMPLE))
     renamed, sentence = image_column(objects)
@@ -92,7 +93,7 @@ def _is_line(text: str, lines: bool, ended: bool) -> bool:
     return bool(rest.strip()) or (ended and (lines or (not why_none(value) and not _is_column(value))))
 
 
-def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
+def json_lines(path: Path | ObjectPath, encoding: str = "utf-8") -> Iterator[Record]:
     """Every line that is not empty."""
     number = 0
     try:
@@ -141,13 +142,13 @@ def _byte_lines(file: Any) -> Iterator[tuple[int, bytes | None]]:
             yield number, line
 
 
-def _recoded(path: Path, encoding: str) -> Iterator[tuple[int, bytes | None]]:
+def _recoded(path: Path | ObjectPath, encoding: str) -> Iterator[tuple[int, bytes | None]]:
     with open_text(path, encoding) as file:
         for number, line in numbered_lines(file):
             yield number, line and line.lstrip("\ufeff").encode("utf-8", "replace")
 
 
-def _array(path: Path, encoding: str, inside: str | None = None) -> Iterator[Record]:
+def _array(path: Path | ObjectPath, encoding: str, inside: str | None = None) -> Iterator[Record]:
     """The elements of an array, counted; with ``inside``, of that member of the top object, or of each that is a table."""
     number = 0
     try:
@@ -178,7 +179,7 @@ def _elements(stream: JsonStream, inside: str | None) -> Iterator[Any]:
                 yield element
 
 
-def _values(path: Path, encoding: str) -> Iterator[Record]:
+def _values(path: Path | ObjectPath, encoding: str) -> Iterator[Record]:
     """Objects one behind the other, each over any number of lines."""
     number = 0
     try:
@@ -202,7 +203,7 @@ def _broken(error: Exception) -> str:
     return f"the file cannot be read from here on: {getattr(error, 'msg', error)}"
 
 
-def _recognise_object(path: Path, encoding: str) -> JsonTable | str:
+def _recognise_object(path: Path | ObjectPath, encoding: str) -> JsonTable | str:
     """One object that holds everything: COCO, Karpathy's splits, a list under a name, or captions by file name."""
     outline: dict[str, Any] = {}
     lists: dict[str, dict[str, Any]] = {}  # the first element of each list of objects
@@ -267,7 +268,7 @@ def _is_column(record: dict[str, Any]) -> bool:
     return (isinstance(value, list) and len(value) != 1) or (isinstance(value, dict) and not value.keys() & {"path", "bytes"})
 
 
-def _mentions(path: Path, words: bytes) -> bool:
+def _mentions(path: Path | ObjectPath, words: bytes) -> bool:
     """Whether ``words`` stand anywhere in the file: about 1 GB/s."""
     with open_bytes(path) as file:
         before = b""
@@ -278,7 +279,7 @@ def _mentions(path: Path, words: bytes) -> bool:
     return False
 
 
-def _karpathy(path: Path, encoding: str) -> Iterator[Record]:
+def _karpathy(path: Path | ObjectPath, encoding: str) -> Iterator[Record]:
     for number, record in _array(path, encoding, "images"):
         if isinstance(record, dict) and isinstance(record.get("filename"), str):
             folder = record.pop("filepath", None)
@@ -289,7 +290,7 @@ def _karpathy(path: Path, encoding: str) -> Iterator[Record]:
         yield number, record
 
 
-def _by_name(path: Path, encoding: str) -> Iterator[Record]:
+def _by_name(path: Path | ObjectPath, encoding: str) -> Iterator[Record]:
     number = 0
     try:
         with open_text(path, encoding) as file:

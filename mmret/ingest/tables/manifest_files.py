@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from mmret.errors import UserError
+from mmret.ingest.object_store.path import ObjectPath, folders_in
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.rows import row_of_columns
 from mmret.ingest.tables.columnar import ARROW_SUFFIXES, PARQUET_SUFFIXES, Columnar
@@ -51,8 +52,8 @@ class Manifest:
     source of its own (``PictureTable(path)``), as a tar is; its rows name no files.
     """
 
-    path: Path
-    folder: Path
+    path: Path | ObjectPath
+    folder: Path | ObjectPath
     how: str
     read: Callable[[Note], Iterator[Record]]
     embedded: bool = False
@@ -69,7 +70,7 @@ def is_table(name: str) -> bool:
     return plain_suffix(Path(name)) in TABLE_SUFFIXES
 
 
-def recognise(path: Path, within: Path | None = None) -> Manifest | str:
+def recognise(path: Path | ObjectPath, within: Path | ObjectPath | None = None) -> Manifest | str:
     """The manifest in ``path``, or one sentence (without the path) that says why it is none.
 
     Looks at the head of the file only. Where its own folder has none of its first pictures, they are sought in the folders beside
@@ -86,7 +87,7 @@ def recognise(path: Path, within: Path | None = None) -> Manifest | str:
     return replace(found, folder=_folder_of_pictures(found, within or path.parent.parent))
 
 
-def read_manifest(path: Path) -> Iterator[Record]:
+def read_manifest(path: Path | ObjectPath) -> Iterator[Record]:
     """Records of a table, one at a time, whether or not it names pictures. Raises UserError where it cannot be read."""
     suffix = plain_suffix(path)
     found = _recognise(path) if suffix in TABLE_SUFFIXES else None
@@ -109,14 +110,14 @@ def read_manifest(path: Path) -> Iterator[Record]:
     )
 
 
-def _recognise(path: Path) -> Manifest | str:
+def _recognise(path: Path | ObjectPath) -> Manifest | str:
     try:
         return _recognise_readable(path)
     except UNREADABLE as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def _recognise_readable(path: Path) -> Manifest | str:
+def _recognise_readable(path: Path | ObjectPath) -> Manifest | str:
     suffix = plain_suffix(path)
     if suffix in _BOOKS:
         return "is a spreadsheet: save it as CSV (UTF-8), with a column image and a column caption"
@@ -137,7 +138,7 @@ def _recognise_readable(path: Path) -> Manifest | str:
     return f"is not read as a table by its suffix; those are {', '.join(TABLE_SUFFIXES)}"
 
 
-def _recognise_columnar(path: Path) -> Manifest | str:
+def _recognise_columnar(path: Path | ObjectPath) -> Manifest | str:
     try:
         table = Columnar(path)
     except ValueError as error:
@@ -160,7 +161,7 @@ def _recognise_columnar(path: Path) -> Manifest | str:
     return sentence or Manifest(path, path.parent, "columns", lambda note: rename(Columnar(path).records(), renamed))
 
 
-def _with_files(path: Path, table: Columnar, pictures: str) -> Manifest | None:
+def _with_files(path: Path | ObjectPath, table: Columnar, pictures: str) -> Manifest | None:
     """The manifest of paths that a table is although it holds pictures: its files are there, and what it holds are thumbnails."""
     others = tuple(name for name in table.schema.names if name != pictures)
     if why_none(others):
@@ -176,7 +177,7 @@ def _with_files(path: Path, table: Columnar, pictures: str) -> Manifest | None:
     return manifest if any(_is_file(folder, name.strip().replace("\\", "/")) for name in _first_names(manifest)) else None
 
 
-def _folder_of_pictures(manifest: Manifest, within: Path) -> Path:
+def _folder_of_pictures(manifest: Manifest, within: Path | ObjectPath) -> Path | ObjectPath:
     """The folder from which the first paths of a manifest lead to files: its own if any does, else the one where most do."""
     own = manifest.path.parent
     names = manifest.names() if manifest.names else _first_names(manifest)
@@ -198,23 +199,23 @@ def _first_names(manifest: Manifest) -> list[str]:
     return names
 
 
-def _places(own: Path, within: Path) -> Iterator[Path]:
+def _places(own: Path | ObjectPath, within: Path | ObjectPath) -> Iterator[Path | ObjectPath]:
     """Folders below ``own`` and beside it, nearest first, each with its own ``images``; none that lies outside ``within``."""
     parents = [own] + ([own.parent] if own.parent == within or within in own.parent.parents else [])
     for parent in parents:
         if parent != own:
             yield parent
         try:
-            inner = sorted(e.path for e in os.scandir(parent) if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+            inner = folders_in(parent)
         except OSError:
             continue
-        for folder in map(Path, inner[:_PLACES]):
+        for folder in inner[:_PLACES]:
             if folder != own:
                 yield folder
                 yield folder / "images"
 
 
-def _is_file(folder: Path, name: str) -> bool:
+def _is_file(folder: Path | ObjectPath, name: str) -> bool:
     try:
         return not os.path.isabs(name) and ".." not in Path(name).parts and (folder / name).is_file()
     except (OSError, ValueError):

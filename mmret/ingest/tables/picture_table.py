@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.pictures.decode import Unreadable
 from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row, text_columns
@@ -82,8 +83,8 @@ class PictureTable:
     Raises UserError where it cannot be opened or holds no pictures.
     """
 
-    def __init__(self, path: Path):
-        self.root = str(path)
+    def __init__(self, path: Path | ObjectPath):
+        self.root, self._path = str(path), path
         self.remarks = Remarks()
         self._lock = threading.Lock()
         try:
@@ -98,8 +99,8 @@ class PictureTable:
         self._next: Iterator[tuple[int, pa.RecordBatch | Damaged]] = iter(())
 
     def rows(self) -> Iterator[Row]:
-        mtime_ns = os.stat(self.root).st_mtime_ns
-        table = Columnar(Path(self.root))
+        mtime_ns = self._path.stat().st_mtime_ns
+        table = Columnar(self._path)
         try:
             for first, batch in table.batches():
                 if isinstance(batch, Damaged):

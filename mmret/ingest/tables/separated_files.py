@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.tables.columns import unique_names
 from mmret.ingest.tables.dialects import Dialect, quoted, recognise_dialect, split, unnumbered
 from mmret.ingest.tables.records import Note, Record, is_picture_name, together
@@ -32,7 +33,7 @@ _MOST_LINES = 10_000  # of one quoted text
 _RECORDS_SWALLOWED = 3  # lines that might be records, where names of pictures have no suffix to tell and commas are common in texts
 
 
-def recognise_separated(path: Path) -> tuple[Dialect, str] | str:
+def recognise_separated(path: Path | ObjectPath) -> tuple[Dialect, str] | str:
     """Dialect and encoding of a file, or one sentence that says why it is no table of pictures."""
     head = read_head(path)
     encoding = encoding_of(head)
@@ -44,7 +45,7 @@ def recognise_separated(path: Path) -> tuple[Dialect, str] | str:
     return dialect if isinstance(dialect, str) else (dialect, encoding)
 
 
-def headed(path: Path) -> tuple[Dialect, str]:
+def headed(path: Path | ObjectPath) -> tuple[Dialect, str]:
     """Dialect and encoding of a file whose header names no picture: a table of texts, separated as its suffix says."""
     head = read_head(path)
     encoding = encoding_of(head)
@@ -54,7 +55,7 @@ def headed(path: Path) -> tuple[Dialect, str]:
     return Dialect(separator, tuple(unique_names(split(first, separator))), image=-1, own_names=True), encoding
 
 
-def read_separated(path: Path, dialect: Dialect, encoding: str, note: Note) -> Iterator[Record]:
+def read_separated(path: Path | ObjectPath, dialect: Dialect, encoding: str, note: Note) -> Iterator[Record]:
     """Every record of the file: the number of its first line, and its columns or what is wrong with it."""
     if encoding not in CERTAIN:
         note("guessed_encoding", path.name, f"read as {encoding}; save it as UTF-8 to be certain")

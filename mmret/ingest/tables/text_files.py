@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from mmret.ingest.object_store.path import ObjectPath
 from mmret.ingest.tables.encodings import MARKS, utf16_without_mark
 
 LONGEST_LINE = 16 * 2**20
@@ -32,17 +33,19 @@ _SIGNS = frozenset("€‚„…‘’“”•–—™\u00a0£§©«®°±²³
 """Signs of windows-1252 above ASCII that stand beside words, not in them."""
 
 
-def plain_suffix(path: Path) -> str:
+def plain_suffix(path: Path | ObjectPath) -> str:
     """Suffix in lower case, that before ``.gz`` where there is one: ``captions.CSV.gz`` is ``.csv``."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path | ObjectPath) -> BinaryIO:
     """The file as bytes, unpacked if its name ends in ``.gz``. Reading may raise what is in ``UNREADABLE``."""
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    if not path.name.lower().endswith(".gz"):
+        return path.open("rb")
+    return gzip.open(path if isinstance(path, Path) else path.open("rb"), "rb")  # type: ignore[return-value]
 
 
-def read_head(path: Path, size: int = HEAD_BYTES) -> bytes:
+def read_head(path: Path | ObjectPath, size: int = HEAD_BYTES) -> bytes:
     """The first bytes of a file, fewer where it breaks off. Raises what is in ``UNREADABLE`` where not one can be read."""
     head = b""
     with open_bytes(path) as file:
@@ -73,7 +76,7 @@ def encoding_of(head: bytes) -> str:
     return _guess(head) or "utf-8"
 
 
-def open_text(path: Path, encoding: str) -> io.TextIOWrapper:
+def open_text(path: Path | ObjectPath, encoding: str) -> io.TextIOWrapper:
     """Lines with their ends; a byte that is no text is kept as a lone surrogate (see :func:`mend_line`)."""
     errors = "replace" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
     return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig" if encoding == "utf-8" else encoding, errors=errors, newline="")

@@ -37,6 +37,8 @@ class ClipRetriever(TwoTowerRetriever):
     kind = "clip"
     model_class = CLIPModel
     processor_class = CLIPProcessor
+    alike = 32
+    """Texts of like length that go through the tower together, at least."""
 
     @property
     def dim(self) -> int:
@@ -53,7 +55,7 @@ class ClipRetriever(TwoTowerRetriever):
         """Un-normalised projections (n, dim) of :meth:`tokens`. Texts of like length go through the tower together, so
         little of it is padding."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        groups = [order[start:end] for start, end in _like_lengths([len(ids[i]) for i in order])]
+        groups = [order[start:end] for start, end in _like_lengths([len(ids[i]) for i in order], self.alike)]
         parts = []
         for group in groups:
             with silence():
@@ -65,7 +67,7 @@ class ClipRetriever(TwoTowerRetriever):
         return torch.cat(parts).index_select(0, place.to(self.device))
 
 
-def _like_lengths(lengths: Sequence[int], fewest: int = 32) -> list[tuple[int, int]]:
+def _like_lengths(lengths: Sequence[int], fewest: int = ClipRetriever.alike) -> list[tuple[int, int]]:
     """Cut ascending ``lengths`` into runs of at least ``fewest``: a new one begins where a length is 1.3 times its
     run's first."""
     cuts = [0]

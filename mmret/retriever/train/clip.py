@@ -7,6 +7,7 @@ every step. Pictures of a step wait as bytes of their pixels, a quarter of float
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -40,10 +41,8 @@ class ClipEmbedder:
     def __init__(self, recipe: Recipe, retriever: TwoTowerRetriever, group: Group = SINGLE_PROCESS):
         self.recipe, self.retriever, self.group, self.model = recipe, retriever, group, retriever.model
         self.tower = self.tower_class(self.model, recipe)
-        self.text = self.text_parameters()
-        self.image = self.tower.parameters()
         self.model.requires_grad_(False)
-        for parameter in [*self.text, *self.image]:
+        for parameter in [*self.text_parameters(), *self.tower.parameters()]:
             parameter.requires_grad_(True)
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -62,11 +61,16 @@ class ClipEmbedder:
         return [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
-        return [(self.text, self.recipe.text_learning_rate or self.recipe.learning_rate), (self.image, self.recipe.learning_rate)]
+        text_rate = self.recipe.text_learning_rate or self.recipe.learning_rate
+        return [(self.text_parameters(), text_rate), (self.tower.parameters(), self.recipe.learning_rate)]
 
     def hidden_matrices(self) -> list[torch.nn.Parameter]:
         blocks = [*self.model.text_model.encoder.layers, *self.model.vision_model.encoder.layers]
         return [matrix for matrix in hidden_matrices(blocks) if matrix.requires_grad]
+
+    def divide(self) -> list[torch.nn.Module]:
+        self.retriever.alike = sys.maxsize  # one pass of the text tower a chunk, in every process
+        return self.tower.blocks[-1:] if self.recipe.trainable == "text+blocks" else []
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""
@@ -100,9 +104,19 @@ class ClipEmbedder:
         own = self.retriever.tokens(texts[self.group.share(len(texts))])
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=self.model.dtype)
         parts = [
-            Part(self.image_features, [] if read is None or not len(read) else read.split(image_chunk), len(distinct), empty),
             Part(
-                self.retriever.token_features, [own[i : i + text_chunk] for i in range(0, len(own), text_chunk)], len(texts), empty
+                self.image_features,
+                [] if read is None or not len(read) else read.split(image_chunk),
+                len(distinct),
+                empty,
+                fill=lambda chunk, shows: self.rows(np.zeros(1, np.int64)),
+            ),
+            Part(
+                self.retriever.token_features,
+                [own[i : i + text_chunk] for i in range(0, len(own), text_chunk)],
+                len(texts),
+                empty,
+                fill=lambda chunk, shows: self.retriever.tokens(["a"]),
             ),
         ]
 

@@ -30,7 +30,7 @@ def record_data_state(lake: Lake, recipe: Recipe) -> str:
     if recipe.as_of is None:
         return history.record_state(lake, history.current_state(lake, tables))
     then = history.as_of(lake, recipe.as_of)
-    return history.record_state(lake, history.State(then.name, {t: then.files[t] for t in tables if t in then.files}))
+    return history.record_state(lake, history.State(then.name, then.storage, {t: then.files[t] for t in tables if t in then.files}))
 
 
 def write_data_state(lake: Lake, folder: Path, state: str) -> None:

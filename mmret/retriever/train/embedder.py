@@ -46,6 +46,10 @@ class Embedder(Protocol):
     def hidden_matrices(self) -> list[torch.nn.Parameter]:
         """Those of them that Muon may train: weights of linear layers inside transformer blocks; none of adapters."""
 
+    def divide(self) -> list[torch.nn.Module]:
+        """Called once where the model is about to be divided among the processes (``parallel: fsdp``): from then on every chunk
+        is one pass through the same blocks in all of them. Gives the blocks of which the embedder calls the inside."""
+
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Prepare what :meth:`read` reads from; ``work`` is a folder of this run alone."""
 

@@ -12,71 +12,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 
 from mmret.devices import free_memory
-from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
+from mmret.retriever.train.exchange import Exchange
+from mmret.retriever.train.part import Part
 
 SHARE_OF_FREE_MEMORY = 1 / 3
 """That a chunk's activations may take: the rest is for gradients, features and the next step's pictures."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Features to compute: ``encode(chunk)`` gives (rows of the chunk, dim); the features are those of all chunks in
-    order. With several processes ``chunks`` are this one's share of ``total`` rows, and ``empty`` (0, dim) stands for
-    the features of a process that has none."""
-
-    encode: Callable[[Any], torch.Tensor]
-    chunks: Sequence[Any]
-    total: int = 0
-    empty: torch.Tensor | None = None
-
-
-def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor], group: Group = SINGLE_PROCESS) -> torch.Tensor:
+def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor], exchange: Exchange | None = None) -> torch.Tensor:
     """Accumulate the gradient of ``loss_of(features of part 0, features of part 1, ...)``; returns the detached loss,
     a scalar.
 
-    With several processes ``loss_of`` is this process's addend, as is what is returned, and so is the gradient: the
-    parameters' have yet to be added up (:meth:`Group.sum_gradients`).
+    With several processes ``loss_of`` is this process's addend, as is what is returned; the parameters' gradients are complete
+    after :meth:`mmret.retriever.train.exchange.Exchange.sum_gradients`. ``exchange`` None: one process.
     """
-    at_once = all(len(part.chunks) <= 1 for part in parts)
-    states, made = [], []
-    with torch.set_grad_enabled(at_once):
-        for part in parts:
-            rows = []
-            for chunk in part.chunks:
-                states.append(rng_state())
-                rows.append(part.encode(chunk))
-            made.append(torch.cat(rows) if rows else part.empty)
+    exchange = exchange or Exchange()
+    group, parts = exchange.group, exchange.even(parts)
+    calls = [[partial(part.encode, chunk) for chunk in part.chunks] for part in parts]
+    counts = [len(own) for own in calls]
+    at_once = all(count <= 1 for count in counts)
+    states: list[list[Any]] = []
+    if at_once:
+        passed = iter(exchange.forward([call for own in calls for call in own]))
+        rows = [[next(passed) for _ in own] for own in calls]
+    else:
+        rows = []
+        with torch.no_grad():
+            for own in calls:
+                states.append([])
+                rows.append([])
+                for call in own:
+                    states[-1].append(rng_state())
+                    rows[-1] += exchange.forward([call])
+    made = [torch.cat(of) if of else part.empty for part, of in zip(parts, rows, strict=True)]
     if at_once and group.size == 1:
         loss = loss_of(*made)
         loss.backward()
         return loss.detach()
     after = rng_state()
-    features = [group.gather_rows(rows.detach(), part.total).requires_grad_() for part, rows in zip(parts, made, strict=True)]
+    features = [group.gather_rows(of.detach(), part.total).requires_grad_() for part, of in zip(parts, made, strict=True)]
     loss = loss_of(*features)
     gradients = [
-        torch.zeros_like(rows) if gradient is None else gradient
-        for rows, gradient in zip(features, torch.autograd.grad(loss, features, allow_unused=True), strict=True)
+        torch.zeros_like(of) if gradient is None else gradient
+        for of, gradient in zip(features, torch.autograd.grad(loss, features, allow_unused=True), strict=True)
     ]
     group.sum(gradients)
-    replay = iter(states)
-    for part, rows, gradient in zip(parts, made, gradients, strict=True):
-        own = gradient[group.share(len(gradient))] if group.size > 1 else gradient
-        start = 0
-        for chunk in part.chunks:
-            if not at_once:
-                set_rng_state(next(replay))
-                rows = part.encode(chunk)
-            if rows.requires_grad:
-                rows.backward(own[start : start + len(rows)])
-            start += len(rows)
+    own_gradients = [
+        (gradient[group.share(len(gradient))] if group.size > 1 else gradient).split([len(chunk) for chunk in of])
+        for gradient, of in zip(gradients, rows, strict=True)
+    ]
+    if at_once:
+        exchange.backward([row for of in rows for row in of], [gradient for of in own_gradients for gradient in of])
+    else:
+        rounds = exchange.rounds(counts)
+        for number, places in enumerate(rounds, 1):
+            again = [_replaying(states[part][chunk], calls[part][chunk]) for part, chunk in places]
+            with exchange.more_to_come() if number < len(rounds) else nullcontext():
+                exchange.backward(exchange.forward(again), [own_gradients[part][chunk] for part, chunk in places])
     set_rng_state(after)
     return loss.detach()
+
+
+def _replaying(state: list[torch.Tensor], call: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    def again() -> torch.Tensor:
+        set_rng_state(state)
+        return call()
+
+    return again
 
 
 def rng_state() -> list[torch.Tensor]:

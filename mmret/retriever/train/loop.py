@@ -27,7 +27,7 @@ from mmret.retriever.train.log import write_log
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import LoadImages
-from mmret.retriever.train.trainer import OnRow, Trainer
+from mmret.retriever.train.trainer import OnRow, Trainer, check_dimensions
 from mmret.settings import Recipe
 from mmret.tasks import COMPOSED
 
@@ -72,11 +72,12 @@ def train(
         States(work, identity)  # throws away what another run left there, before anybody looks
     group.wait()
     embedder = EMBEDDERS[recipe.kind].load(recipe, base, group)
+    check_dimensions(recipe, embedder)
+    embedder.open(data, load_images, work)
     trainer = TRAINERS.get(recipe.kind, Trainer)(recipe, data, embedder, States(work, identity), group)
     trainer.on_row, trainer.teacher = on_row, teacher
-    if recipe.evaluate_every and group.first:
+    if recipe.evaluate_every and (group.first or trainer.exchange.measured_by_all):
         trainer.held_out = trainer.held_out_of(triplets, recipe, load_images)
-    embedder.open(data, load_images, work)
     with ThreadPoolExecutor(1) as pool:
         trainer.run(pool)
     facts = group.all_values(trainer.facts())[0]
@@ -87,9 +88,11 @@ def train(
         record = {"identity": identity, "recipe": recipe.model_dump(), "facts": facts}
         (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
 
+    with trainer.exchange.saving():
+        if group.first:
+            with replacing_folder(out) as aside:
+                fill(aside)
     if group.first:
-        with replacing_folder(out) as aside:
-            fill(aside)
         shutil.rmtree(work, ignore_errors=True)
     group.wait()
     return facts

@@ -63,13 +63,18 @@ class MllmEmbedder:
         torch.manual_seed(recipe.seed)  # of the adapters
         peft_model = load_adapters(model, base) if adapter else add_adapters(model, recipe.lora)
         peft_model.peft_config["default"].base_model_name_or_path = adapter or str(base)
-        retriever = MllmRetriever(model.to(group.device), load_processor(base), asked=asked_of(base))
+        # what is divided is brought to the device block by block: it need not fit there whole
+        device = "cpu" if recipe.parallel == "fsdp" and group.size > 1 else group.device
+        retriever = MllmRetriever(model.to(device), load_processor(base), asked=asked_of(base))
         return cls(recipe, retriever, peft_model, group)
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         return [([p for p in self.model.parameters() if p.requires_grad], self.recipe.learning_rate)]
 
     def hidden_matrices(self) -> list[torch.nn.Parameter]:
+        return []
+
+    def divide(self) -> list[torch.nn.Module]:
         return []
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
@@ -98,7 +103,7 @@ class MllmEmbedder:
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=dtype)
         parts = [
-            Part(self.features, _chunks(rows, size), total, empty)
+            Part(self.features, _chunks(rows, size), total, empty, _shows, self.filled)
             for rows, size, total in zip((query_rows, candidate_rows), self.chunks, (len(queries), len(candidates)), strict=True)
         ]
 
@@ -107,6 +112,13 @@ class MllmEmbedder:
             return query_rows.index_select(0, query), candidate_rows.index_select(0, candidate)
 
         return parts, gather
+
+    def filled(self, chunk: Chunk | None, shows: bool) -> Chunk:
+        """``chunk`` with a row more, with a picture where ``shows``; see :class:`mmret.retriever.train.part.Part`."""
+        prompts, pictures = chunk or ([], [])
+        blank = [np.zeros((self.retriever.prompt.image_size,) * 2 + (3,), np.uint8)]
+        shown = self.retriever.pictures(blank)[0] if shows else None
+        return [*prompts, self.retriever.prompt.fill("a", shows, None)], [*pictures, shown]
 
     def prompts(self, rows: Sequence[Row]) -> list[tuple[str, Any]]:
         """Each row's prompt, its text cut where there is no room for more, and its picture."""
@@ -149,7 +161,7 @@ class MllmEmbedder:
         tokens = self.retriever.overhead(True, self.composed_instruction) + 64  # a text of usual length
         layer = (tokens, text.hidden_size, text.num_attention_heads)
         layers = [layer] * (1 if self.recipe.gradient_checkpointing else text.num_hidden_layers)
-        rows = fitting_chunk(self.model.device, self.model.dtype.itemsize, layers)
+        rows = fitting_chunk(torch.device(self.group.device), self.model.dtype.itemsize, layers)
         return rows, rows
 
 
@@ -158,6 +170,10 @@ def query_instruction(recipe: Recipe, asked: Asked | None) -> str:
     paper's."""
     by_default = recipe.instruction == Recipe.model_fields["instruction"].default
     return asked.query if asked and by_default else recipe.instruction
+
+
+def _shows(chunk: Chunk) -> bool:
+    return any(picture is not None for picture in chunk[1])
 
 
 def _chunks(rows: list[tuple[str, Any]], size: int) -> list[Chunk]:

@@ -6,7 +6,7 @@ global negatives*). The features' gradients are added up over the processes, and
 The sum is the gradient a single process would have computed from the whole batch. Cost per step: all features twice
 and all trained parameters once over the network, whatever the number of chunks.
 
-Started by torchrun or ``accelerate launch``, whose environment variables :meth:`Group.join` reads.
+Started by torchrun, ``accelerate launch`` or Ray Train, whose environment variables :meth:`Group.join` reads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Group:
     @classmethod
     @contextmanager
     def join(cls) -> Iterator[Group]:
-        """The group that torchrun's or accelerate's environment describes; this process alone where there is none."""
+        """The group that the environment of torchrun, accelerate or Ray Train describes; this process alone where there is none."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             yield SINGLE_PROCESS
@@ -43,6 +43,9 @@ class Group:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        if dist.is_initialized():  # by Ray Train, which also ends it
+            yield cls(dist.get_rank(), dist.get_world_size())
+            return
         dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
         try:
             yield cls(dist.get_rank(), dist.get_world_size())

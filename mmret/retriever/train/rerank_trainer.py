@@ -52,9 +52,9 @@ class RerankTrainer(Trainer):
         def loss_of(scores: torch.Tensor) -> torch.Tensor:
             return listwise_loss(scores.squeeze(-1), own) * (len(own) / len(batch.queries))
 
-        loss = cached_backward([part], loss_of, self.group)
+        loss = cached_backward([part], loss_of, self.exchange)
         self.group.sum([loss])
-        self.group.sum_gradients(self.parameters)
+        self.exchange.sum_gradients(self.parameters)
         return loss
 
     def facts(self) -> dict[str, Any]:

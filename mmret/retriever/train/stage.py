@@ -53,6 +53,10 @@ class TrainingJob:
         """Where its checkpoint lies."""
         return checkpoint_folder(self.lake, self.name)
 
+    def with_recipe(self, recipe: Recipe) -> TrainingJob:
+        """The same job by another recipe."""
+        return replace(self, recipe=recipe)
+
     def rows(self) -> pa.Table:
         """What it trains on, of the lake as it was where the recipe says so; see :func:`training_rows`."""
         return training_rows(open_as_of(self.lake, self.recipe.as_of), self.recipe, self.licences, self.evaluate)

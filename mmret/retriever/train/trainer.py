@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -19,6 +20,7 @@ from mmret.progress import advance
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.distillation import Lesson, TeacherScores, distillation_loss
 from mmret.retriever.train.embedder import Embedder
+from mmret.retriever.train.exchange import exchange_of, restore_optimizer
 from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_state
 from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.log import EVENTS, Events, peak_memory
@@ -44,11 +46,10 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, data: TrainingSet, embedder: Embedder, states: States, group: Group = SINGLE_PROCESS):
         self.recipe, self.data, self.embedder, self.states, self.group = recipe, data, embedder, states, group
-        if recipe.matryoshka and recipe.matryoshka[-1] >= (dim := embedder.retriever.dim):
-            raise UserError(
-                f"the recipe's matryoshka has {recipe.matryoshka[-1]}, but vectors of {recipe.base} have {dim} dimensions: give "
-                f"numbers below {dim}; whole vectors are trained anyway"
-            )
+        check_dimensions(recipe, embedder)
+        self.exchange = exchange_of(recipe.parallel, group, embedder)
+        if group.size > 1:  # which a resumed run would otherwise find anew
+            embedder.chunks = tuple(map(min, zip(*group.all_values(embedder.chunks), strict=True)))
         self.held_out: HeldOut | None = None
         self.on_row: OnRow | None = None
         self.teacher: TeacherScores | None = None
@@ -103,12 +104,19 @@ class Trainer:
             group["lr"] = group["peak"] * self.decay(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(batch, rows)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm or math.inf)
+        norm = self.clip_gradients()
         loss, norm = float(loss), float(norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(self.advice(f"is {loss} and the gradient's norm {norm}"))
         self.optimizer.step()
         return loss, norm
+
+    def clip_gradients(self) -> torch.Tensor:
+        """Clip the gradient to the recipe's norm; returns its norm before, over all processes."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = self.exchange.norm(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.max_grad_norm or math.inf, norm)
+        return norm
 
     def backward(self, batch: Batch, rows: Any) -> torch.Tensor:
         """Accumulate the gradient of the batch's loss, that of all processes together; returns the loss."""
@@ -143,9 +151,9 @@ class Trainer:
                 loss = loss + recipe.distillation * distillation_loss(queries[own], candidates, lesson, *temperatures)
             return loss * (len(positives) / count)
 
-        loss = cached_backward(parts, loss_of, self.group)
+        loss = cached_backward(parts, loss_of, self.exchange)
         self.group.sum([loss])
-        self.group.sum_gradients(self.parameters)
+        self.exchange.sum_gradients(self.parameters)
         return loss
 
     @staticmethod
@@ -185,7 +193,7 @@ class Trainer:
             **self.losses_by_task(losses),
         }
         if self.held_out is not None and self.is_due(self.recipe.evaluate_every):
-            row |= self.held_out.measure(self.embedder)
+            row |= self.exchange.inference(partial(self.held_out.measure, self.embedder))
         self.log.append(row)
         self.recent = []
         if events:
@@ -223,16 +231,17 @@ class Trainer:
     def save_state(self) -> None:
         """Write the state a killed run continues from. All processes take part, the first one writes."""
         rng, truncated = self.group.all_values(rng_state()), sum(self.group.all_values(self.embedder.retriever.truncated))
+        state = self.state()
         if self.group.first:
-            self.states.save(self.step, self.state() | {"rng": rng, "truncated": truncated})
+            self.states.save(self.step, state | {"rng": rng, "truncated": truncated})
 
     def state(self) -> dict[str, Any]:
-        """All the next step depends on that is not a function of its number."""
+        """All the next step depends on that is not a function of its number; the first process's is whole."""
         trained = {name: p.detach() for name, p in self.embedder.model.named_parameters() if p.requires_grad}
         return {
             "step": self.step,
-            "trained": trained,
-            "optimizer": self.optimizer.state_dict(),
+            "trained": self.exchange.whole(trained),
+            "optimizer": self.exchange.whole(self.optimizer.state_dict()),
             "chunks": list(self.embedder.chunks),
             "log": self.log,
             "recent": [list(r) for r in self.recent],
@@ -244,8 +253,8 @@ class Trainer:
         parameters = dict(self.embedder.model.named_parameters())
         with torch.no_grad():
             for name, value in state["trained"].items():
-                parameters[name].copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+                parameters[name].copy_(self.exchange.divided(value, parameters[name]))
+        restore_optimizer(self.optimizer, state["optimizer"], self.exchange)
         if len(state["rng"]) == self.group.size:
             set_rng_state(state["rng"][self.group.rank])
         self.step, self.seconds, self.embedder.chunks = state["step"], state["seconds"], tuple(state["chunks"])
@@ -280,6 +289,15 @@ class Trainer:
             "truncated_texts": truncated,
             "notes": notes,
         }
+
+
+def check_dimensions(recipe: Recipe, embedder: Embedder) -> None:
+    """Raises UserError where the recipe's matryoshka has dimensions that the model's vectors have not."""
+    if recipe.matryoshka and recipe.matryoshka[-1] >= (dim := embedder.retriever.dim):
+        raise UserError(
+            f"the recipe's matryoshka has {recipe.matryoshka[-1]}, but vectors of {recipe.base} have {dim} dimensions: give "
+            f"numbers below {dim}; whole vectors are trained anyway"
+        )
 
 
 def _optimizer(recipe: Recipe, embedder: Embedder) -> Optimizers:
