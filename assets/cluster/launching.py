@@ -17,6 +17,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.automation.pools import set_pools
 from assets.cluster.nodes import Nodes
 from assets.cluster.steps import connect
 from assets.dagster_internals.event_log import open_instance
@@ -56,6 +57,7 @@ def cluster_instance(lake: Lake) -> dg.DagsterInstance:
             f"{home}/dagster.yaml keeps the history in SQLite, which other machines do not reach: make it a copy of "
             "dagster_home/dagster.ray.yaml"
         )
+    set_pools(instance)
     return instance
 
 

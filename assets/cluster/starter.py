@@ -9,6 +9,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import traceback
 from contextlib import suppress
@@ -58,7 +59,7 @@ def _begin(listening: socket.socket, waiting: selectors.BaseSelector) -> Child |
         length, files, _, _ = socket.recv_fds(asker, LENGTH.size, 2)
         text = asker.recv(LENGTH.unpack(length)[0], socket.MSG_WAITALL)
         wanted = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, struct.error):  # somebody else, or gone before a word was said
         asker.close()
         return None
     pid = os.fork()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from mmret.progress import Counts
 from mmret.progress_reports import Report
 
 TAG = "mmret/live"
@@ -41,6 +42,11 @@ def publish(instance: dg.DagsterInstance, lake: str, table: str, partition: str,
         instance.run_storage.set_cursor_values({_key(lake, table, partition): said})
     except Exception as error:
         logging.getLogger(__name__).debug("progress was not published: %s", error)
+
+
+def finish(instance: dg.DagsterInstance, lake: str, table: str, partition: str) -> None:
+    """Say that ``table`` of ``partition`` is made."""
+    publish(instance, lake, table, partition, Report(table, 1, 1, 0.0, None, None, "", Counts()))
 
 
 def forget(instance: dg.DagsterInstance, lake: str, tables: Iterable[str], partition: str) -> None:

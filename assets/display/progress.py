@@ -40,6 +40,8 @@ def telling(context: dg.AssetExecutionContext, table: str, partition: str) -> It
     with also_reporting(Loop(tell, clock=lambda: clock())):
         advance(table, 0, None)  # so that the time left of a run knows when each stage began
         yield
+    if lake:
+        live.finish(context.instance, lake, table, partition)
 
 
 def shown(report: Report) -> dict[str, Any]:

@@ -68,13 +68,17 @@ class ClusterProgress(RunProgress):
             key = stage, partition or UNPARTITIONED
             self._shares[key] = done, total, note
             if self.console.is_terminal:
+                if total and done >= total:
+                    if (bar := self._bars.pop(key, None)) is not None:
+                        self._progress.remove_task(bar)
+                    return
                 if key not in self._bars:
                     self._bars[key] = self._progress.add_task(f"{stage} {partition or ''}".strip(), total=total, note="")
                 self._progress.update(self._bars[key], completed=done, total=total, note=note)
                 self._move_whole()
-            elif time.monotonic() - self._last_line > _EVERY:
+            elif time.monotonic() - self._last_line > _EVERY and (running := self._running()):
                 self._last_line = time.monotonic()
-                self.print(f"[{format_seconds(self._last_line - self.started)}] {self._running()}{self._left()}")
+                self.print(f"[{format_seconds(self._last_line - self.started)}] {running}{self._left()}")
 
     def ended(self, stages: Sequence[str], partition: str | None) -> None:
         """A launch is over."""
@@ -107,6 +111,7 @@ class ClusterProgress(RunProgress):
         said = [
             f"{stage}{'' if partition == UNPARTITIONED else f' {partition}'}" + (f" {100 * done // total} %" if total else "")
             for (stage, partition), (done, total, _) in self._shares.items()
+            if not total or done < total
         ]
         return ", ".join(said[:_SHOWN]) + (f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else "")
 
