@@ -1,9 +1,9 @@
 """Concurrency pools: how many steps of a kind may run at once, over all runs. Assets name them; the instance stores the limits.
 
 ``dagster.yaml`` can only hold a default for all pools, so the limits are set when the UI starts (``make ui`` runs this module);
-one that somebody set already, with ``dagster instance concurrency set gpu 2`` or in the UI, is left alone. Where the home's default
-is larger than a limit here it is taken: on a cluster Ray decides by cores, GPUs and memory, and limits are for what it does not know.
-They are set before the first run, since two runs that meet a pool for the first time fail on Postgres.
+one that somebody set already, with ``dagster instance concurrency set gpu 2`` or in the UI, is left alone. Where the home's
+default is larger than a limit here it is taken: on a cluster Ray decides by cores, GPUs and memory, and limits are for what it does
+not know. They are set before the first run, since two runs that meet a pool for the first time at once fail on Postgres.
 """
 
 import dagster as dg

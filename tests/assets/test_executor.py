@@ -1,4 +1,4 @@
-"""The executor is the run's choice: its configuration, then MMRET_EXECUTOR when it starts, then a deployment's file, else one process."""
+"""The executor is the run's choice: its configuration, MMRET_EXECUTOR when it starts, a deployment's file, else one process."""
 
 import os
 
