@@ -81,7 +81,8 @@ def test_values_for_other_charts_say_that_they_were_not_rendered():
 def test_the_home_of_the_pods_is_in_the_images_and_steps_go_to_ray_by_it():
     (home,) = set(re.findall(r"DAGSTER_HOME, value: ([\w/-]+)", "\n".join(TEMPLATES.values())))
     assert copied()[f"{home}/dagster.yaml"] == "dagster_home/dagster.ray.yaml"
-    assert f"mountPath: {home}/executor.yaml" in TEMPLATES["code.yaml"] and f"mountPath: {home}/storage" in TEMPLATES["dagster.yaml"]
+    assert f"mountPath: {home}/executor.yaml" in TEMPLATES["code.yaml"]
+    assert f"mountPath: {home}/storage" in TEMPLATES["dagster.yaml"]
     rendered = TEMPLATES["configuration.yaml"].split("executor.yaml: |")[1].replace("{{", "").replace("}}", "")
     known = yaml.safe_load((DEPLOY.parent / "dagster_home" / "executor.ray.yaml").read_text())
     assert yaml.safe_load(rendered.replace('include "mmret.rayAddress" .', "http://head:8265")).keys() == known.keys()
