@@ -11,7 +11,7 @@ from mmret.cli import app
 from tests.conftest import CHECKOUT
 
 WORDS = """
-run          --lake --images --remove --forget-missing --profile --shard-size --set --dry-run --json
+run          --lake --images --remove --forget-missing --profile --shard-size --set --dry-run --json --on
 status       --lake --json
 backfill     --lake --stage --partition --url --wait --dry-run
 estimate     --lake --set --rate --json
