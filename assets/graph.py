@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.automation.conditions import CONDITIONS
+from assets.dagster_internals.retries import LOST_NODE
 from assets.display.installation import installation
 from assets.display.metadata import column_schema, tags
 from assets.display.source import code_references, linked
@@ -38,9 +39,15 @@ def _mapping(stage: Stage, read: Reads) -> dg.PartitionMapping | None:
 
 
 def _placement(stage: Stage) -> dict[str, Any]:
-    """How the stage's steps run: partitions, pool, and shards of a backfill per run."""
+    """How the stage's steps run: partitions, pool, what they take on a cluster, and shards of a backfill per run."""
     pool = None if stage.trigger == "first" else POOL_OF[stage.needs]  # listing the sources waits for nobody
-    placement: dict[str, Any] = {"partitions_def": PARTITIONS[stage.partitions], "pool": pool}
+    ray = {"num_cpus": stage.resources.cores} | ({"num_gpus": stage.resources.gpus} if stage.resources.gpus else {})
+    placement: dict[str, Any] = {
+        "partitions_def": PARTITIONS[stage.partitions],
+        "pool": pool,
+        "retry_policy": LOST_NODE,
+        "op_tags": {"dagster-ray/config": ray},  # what nodes have and a shard's size come to it: assets.cluster.demand
+    }
     return placement | ({"backfill_policy": SHARDS_PER_RUN} if stage.partitions == "shard" else {})
 
 
@@ -69,7 +76,7 @@ def stage_asset(name: str, kinds: set[str], **more: Any) -> Callable[[Callable[.
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         facts = _facts_of(name, kinds, function)
-        made = dg.asset(name=name, deps=dependencies(stage), **facts, **_placement(stage), **more)(function)
+        made = dg.asset(name=name, deps=dependencies(stage), **facts, **(_placement(stage) | more))(function)
         return linked(made, installation().source)
 
     return decorate

@@ -1,6 +1,7 @@
 """The annotation stages without a model: what our own side costs per request, and whether its memory stays flat.
 
     python bench/annotate.py                    20,000 pairs in one shard: requests/s, first and second run
+    python bench/annotate.py --lake s3://bucket/prefix    the same in an object store
     python bench/annotate.py --memory           peak memory at 10,000 and at 200,000 pairs, in shards of 10,000
     python bench/annotate.py --servers          throughput of two healthy servers, alone and beside a third that is dead or hangs
 
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,7 +48,7 @@ def caption(i: int) -> str:
     return f"A {a} {b} {c} {d}{e}."
 
 
-def build(root: Path, pairs: int, shard: int = SHARD) -> Lake:
+def build(root: Path | str, pairs: int, shard: int = SHARD) -> Lake:
     """A lake that holds what the stages read: ``pairs`` pairs over as many images, in shards."""
     lake = Lake(root)
     for at, start in enumerate(range(0, pairs, shard)):
@@ -123,16 +125,19 @@ def gate() -> dict[str, float | list[float]]:
     }
 
 
-def run(root: Path, turn: str) -> dict:
+def run(root: Path | str, turn: str) -> dict:
     done = subprocess.run([sys.executable, __file__, "--measure", str(root), turn], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def throughput(pairs: int) -> None:
+def throughput(pairs: int, address: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        build(Path(folder), pairs, pairs)
+        place = f"{address}/{uuid.uuid4().hex[:8]}" if address else folder
+        lake = build(place, pairs, pairs)
         for turn in ("first run", "second run"):
-            print(turn, run(Path(folder), turn))
+            print(turn, run(place, turn))
+        if address:
+            lake.storage.delete_below("")
 
 
 def memory() -> None:
@@ -165,6 +170,7 @@ def servers(requests: int = 2000, rounds: int = 3) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--lake", help="address in an object store below which the lake is made; default: a local folder")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--servers", action="store_true")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
@@ -176,4 +182,4 @@ if __name__ == "__main__":
     elif given.servers:
         servers()
     else:
-        throughput(given.pairs)
+        throughput(given.pairs, given.lake)

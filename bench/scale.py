@@ -154,7 +154,8 @@ def bytes_of(part: Part, images: Mapping[str, int], so_far: float, lake: float) 
 
 def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str, Rate], seed: int = 0) -> Outcome:
     """Play ``work`` through on ``cluster``; ``rates`` as :func:`rates_of` returns them; of a stage that they
-    do not have, as the table says. On several nodes each step is a process of its own."""
+    do not have, as the table says. On several nodes each step is a process of its own. ``seconds`` is infinite where a step takes
+    longer than a node usually lasts: make shards smaller."""
     outcome, clock, players = Outcome(), 0.0, _Nodes(cluster, seed)
     lake, so_far, seen = float(sum(work.images.values())), {}, 0
     for shard, images in work.images.items():
@@ -162,6 +163,8 @@ def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str,
     begun: set[str] = set()
     alone = min(cluster.node_speed / max(1, cluster.cpus + cluster.gpus), cluster.store_speed / cluster.nodes)
     for run in RUNS:
+        if clock == float("inf"):
+            break
         chains: dict[str, list[tuple[str, float]]] = {}
         for stage in run:
             for partition in work.to_do.get(stage, {}):
@@ -173,7 +176,12 @@ def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str,
                 seconds = part.seconds * rate.factor + first + (read + written) / alone
                 chains.setdefault(partition, []).append((stage, seconds))
                 outcome.bytes_read += read
-        clock = players.play(list(chains.values()), clock, outcome)
+        if cluster.failures and any(s * cluster.failures > 3600 for chain in chains.values() for _, s in chain):
+            for stage, seconds in (step for chain in chains.values() for step in chain):
+                outcome.by_stage[stage] += seconds
+            clock = float("inf")
+        else:
+            clock = players.play(list(chains.values()), clock, outcome)
     outcome.seconds = clock
     return outcome
 

@@ -11,7 +11,6 @@ a server that has not noticed the change, lose what they read.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Collection, Iterator
@@ -26,9 +25,10 @@ import pyarrow.parquet as pq
 from mmret.annotate.store import AnswerStore
 from mmret.curation.opted_out import opted_out_ids
 from mmret.errors import UserError
+from mmret.ingest.object_store.lost import ending_when_lost
 from mmret.ingest.pictures import image_table
 from mmret.ingest.selection import NO_CAPTION
-from mmret.ingest.web.url_list import pictures_folder
+from mmret.ingest.web.fetched import fetched_folder
 from mmret.lake import Lake, history
 from mmret.lake.configuration import URL_LIST
 from mmret.lake.data_sets import data_set
@@ -219,12 +219,9 @@ def _drop_downloads(lake: Lake, gone: pa.Array, done: Forgotten) -> None:
     """Delete what a source of addresses has fetched of the pictures: files that the user made are the user's."""
     theirs = pc.field("image_id").isin(gone) & pc.starts_with(pc.field("root"), URL_LIST)
     for row in lake.read("corpus_manifest", columns=["root", "path", "image_id"], filters=theirs).to_pylist():
-        path = pictures_folder(row["root"]) / row["path"]
-        if not _FETCHED.fullmatch(row["path"]) or path.is_symlink() or not path.is_file():
-            continue
-        if hashlib.sha256(path.read_bytes()).hexdigest()[:32] == row["image_id"]:  # else it is another picture by now
-            path.unlink()
-            done.downloads += 1
+        if _FETCHED.fullmatch(row["path"]):
+            with ending_when_lost():
+                done.downloads += fetched_folder(row["root"]).remove(row["path"], row["image_id"])
 
 
 def _tables_that_list(lake: Lake, folder: str, gone: pa.Array) -> list[str]:

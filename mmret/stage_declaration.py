@@ -58,6 +58,29 @@ class Cost(NamedTuple):
     first: float = 0.0
 
 
+class Memory(NamedTuple):
+    """What a step has in memory at most: ``fixed`` GiB for libraries, model and batches, and bytes per ``image`` of the partition
+    and per image ``of_lake``. Nothing else grows with the corpus. Measured with profile ``demo``; a model of billions of parameters
+    takes more, which a deployment says for itself (docs/cluster.md)."""
+
+    fixed: float
+    image: int = 0
+    of_lake: int = 0
+
+    def bytes(self, images: int, images_of_lake: int) -> int:
+        """Of a partition of ``images`` in a lake of ``images_of_lake``."""
+        return int(self.fixed * 2**30) + self.image * images + self.of_lake * images_of_lake
+
+
+class Resources(NamedTuple):
+    """What a step asks a cluster for, one partition a step. ``gpus`` are asked for where the cluster has any, and ``cores`` up to
+    those of its largest node: a step runs with fewer, and longer."""
+
+    memory: Memory
+    cores: float = 1.0
+    gpus: float = 0.0
+
+
 def _nothing(*_: Any) -> tuple[Reads, ...]:
     return ()
 
@@ -93,6 +116,8 @@ class Stage:
     """Function of (lake, profile, partition): fingerprint of the review decisions that the stage follows, or None."""
     needs_retry: Callable[[Profile, Facts], bool] = lambda profile, facts: False
     """Whether a partition is to be computed again although its inputs are the same, because some of its requests got no answer."""
+    resources: Resources
+    """What one of its steps takes; on one machine nobody asks."""
     cost: Cost | None = None
     applies: Callable[[Lake, Profile, str], bool] = lambda lake, profile, partition: True
     """Function of (lake, profile, partition): whether the stage has anything to do with the partition. If not, it is current

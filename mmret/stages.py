@@ -28,7 +28,7 @@ from mmret.schemas import CORPUS_MANIFEST, SIGNALS
 from mmret.search.models import RERANKER
 from mmret.settings import AnnotateSettings, Profile, Recipe
 from mmret.settings.recipe_links import base_recipe, measured_on
-from mmret.stage_declaration import Cost, Partitioning, Reads, Stage
+from mmret.stage_declaration import Cost, Memory, Partitioning, Reads, Resources, Stage
 from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
@@ -138,6 +138,7 @@ def _vectors(signal: str, seconds: float) -> Stage:
         group="embeddings",
         run="encode",
         needs="gpu",
+        resources=Resources(Memory(1.5, image=4_000), cores=2, gpus=1),
         settings=f"encoders.{signal}",
         fingerprint_settings=lambda profile, _: _encoder_settings(profile, signal),
         reads=(Reads("images", columns=("image_id", *(["caption"] if signal == "caption" else []))), Reads("towers", "all")),
@@ -196,6 +197,7 @@ TABLE: tuple[Stage, ...] = (
         group="corpus",
         run="list",
         needs="cpu",
+        resources=Resources(Memory(1.0, of_lake=2_000), cores=2),
         settings="corpus",
         fingerprint_settings=_section("corpus"),
         trigger="first",
@@ -207,6 +209,7 @@ TABLE: tuple[Stage, ...] = (
         group="corpus",
         run="ingest",
         needs="vlm",
+        resources=Resources(Memory(1.0, image=8_000)),
         settings="captions",
         fingerprint_settings=lambda profile, _: caption_settings(profile),
         reads=(Reads("corpus_manifest", columns=("position", "root", "path", "image_id", "size", "caption", "reason")),),
@@ -223,6 +226,7 @@ TABLE: tuple[Stage, ...] = (
         group="corpus",
         run="ingest",
         needs="cpu",
+        resources=Resources(Memory(1.5, image=4_000), cores=2),
         settings="ingest",
         fingerprint_settings=_section("ingest"),
         reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS), Reads("written_captions", if_any=True)),
@@ -236,6 +240,7 @@ TABLE: tuple[Stage, ...] = (
         group="embeddings",
         run="towers",
         needs="gpu",
+        resources=Resources(Memory(2.0, of_lake=500), cores=2, gpus=1),
         settings="towers",
         fingerprint_settings=lambda profile, _: profile.towers.model_dump() if profile.towers else None,
         reads=(Reads("images", "all", pinned=True),),  # or else a new shard would turn every vector stale
@@ -252,6 +257,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="encode",
         needs="gpu",
+        resources=Resources(Memory(1.5, image=20_000), cores=2, gpus=1),
         settings="mine",
         fingerprint_settings=_search_settings,
         reads=(*(Reads(signal, "up_to") for signal in SIGNALS), Reads("towers", "all")),
@@ -265,6 +271,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="duplicates",
         needs="cpu",
+        resources=Resources(Memory(1.0, of_lake=2_000), cores=2),
         settings="duplicates",
         fingerprint_settings=_section("duplicates"),
         reads=(Reads("candidates", "all"), Reads("images", "all", columns=("image_id",))),
@@ -277,6 +284,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="scores",
         needs="gpu",
+        resources=Resources(Memory(1.5, image=2_000), cores=2, gpus=1),
         settings="scores",
         fingerprint_settings=_scorer_settings,
         reads=(Reads("images", columns=("image_id", "width", "height")),),
@@ -294,6 +302,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="leaks",
         needs="cpu",
+        resources=Resources(Memory(1.0, of_lake=500), cores=2),
         settings="leaks",
         fingerprint_settings=_section("leaks"),
         reads=(Reads("images", "all", columns=("image_id",)), Reads("clip_image", "all")),
@@ -307,6 +316,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="synthesise",
         needs="cpu",
+        resources=Resources(Memory(1.0, image=20_000), cores=2),
         settings="mine.k",
         fingerprint_settings=_section("mine.k"),
         reads=(Reads("candidates", "from"),),
@@ -320,6 +330,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="synthesise",
         needs="cpu",
+        resources=Resources(Memory(1.0, image=40_000), cores=2),
         settings="mine",
         fingerprint_settings=_pair_settings,
         reads=(
@@ -341,6 +352,7 @@ TABLE: tuple[Stage, ...] = (
         group="annotation",
         run="synthesise",
         needs="vlm",
+        resources=Resources(Memory(1.0, image=20_000)),
         settings="annotate",
         fingerprint_settings=_annotation_settings("descriptions"),
         reads=(Reads("pairs"), _images_of_pairs("caption")),
@@ -355,6 +367,7 @@ TABLE: tuple[Stage, ...] = (
         group="annotation",
         run="synthesise",
         needs="vlm",
+        resources=Resources(Memory(1.0, image=20_000)),
         settings="annotate",
         fingerprint_settings=_annotation_settings("instructions"),
         reads=(Reads("descriptions"), Reads("pairs"), _images_of_pairs("caption")),
@@ -369,6 +382,7 @@ TABLE: tuple[Stage, ...] = (
         group="annotation",
         run="synthesise",
         needs="cpu",
+        resources=Resources(Memory(1.5, image=40_000)),
         settings="evaluate.held_out",
         fingerprint_settings=_section("evaluate.held_out"),
         reads=(
@@ -387,6 +401,7 @@ TABLE: tuple[Stage, ...] = (
         group="annotation",
         run="synthesise",
         needs="cpu",
+        resources=Resources(Memory(1.0, image=40_000)),
         settings="evaluate.held_out",
         fingerprint_settings=_task_settings,
         reads=(
@@ -405,6 +420,7 @@ TABLE: tuple[Stage, ...] = (
         group="training",
         run="train",
         needs="gpu",
+        resources=Resources(Memory(2.0, of_lake=5_000), cores=2, gpus=1),
         settings="recipes",
         fingerprint_settings=_recipe_settings,
         reads=(Reads("triplets", "all", columns=_columns_trained_on), Reads("towers", "all")),
@@ -422,6 +438,7 @@ TABLE: tuple[Stage, ...] = (
         group="training",
         run="train",
         needs="gpu",
+        resources=Resources(Memory(1.5, of_lake=6_000), cores=2, gpus=1),
         settings="evaluate",
         fingerprint_settings=_evaluation_settings,
         reads=(

@@ -10,6 +10,7 @@ from assets.components.declaration import LAKE, NAME, SCHEDULE, Declaration, cro
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve, source_name
 from mmret.lake.lease import is_leased
+from mmret.storage import is_object_address
 from resources.declared import DeclaredSource, is_for
 from resources.lake import LakeResource
 
@@ -30,7 +31,8 @@ class Source(Declaration, BaseModel):
     path: str = Field(
         min_length=1,
         examples=["/data/pictures", "shapes:500?seed=3"],
-        description="folder, manifest file or WebDataset tar; a relative one from the folder with pyproject.toml",
+        description="folder, manifest file or WebDataset tar, here or in an object store (s3://bucket/prefix); a relative one from "
+        "the folder with pyproject.toml",
     )
     watch: bool = Field(False, description="seal by itself what is new, once the source has changed and is quiet again")
     schedule: str | None = SCHEDULE
@@ -48,7 +50,8 @@ class Source(Declaration, BaseModel):
     def declared(self, project_root: Any) -> DeclaredSource:
         """What `corpus_manifest` is given of it, with absolute paths."""
         lake = lake_in_project(self.lake, project_root)
-        return DeclaredSource(name=self.name, path=in_project(self.path, project_root), lake=lake)
+        path = self.path if is_object_address(self.path) else in_project(self.path, project_root)
+        return DeclaredSource(name=self.name, path=path, lake=lake)
 
     def spec(self, declared: DeclaredSource) -> dg.AssetSpec:
         """The source in the graph: something outside that the manifest is made from."""

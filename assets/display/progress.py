@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.display import live
 from mmret.progress import advance, also_reporting
 from mmret.progress_reports import Loop, Report, Schedule
 from mmret.stages import UNPARTITIONED
@@ -34,9 +35,13 @@ def telling(context: dg.AssetExecutionContext, table: str, partition: str) -> It
         context.log_event(dg.AssetObservation(table, partition=of, metadata=shown(report), description=report.line()))
 
     tell = [(Schedule(FIRST_LINE, LINE_EVERY), log), (Schedule(FIRST_OBSERVATION, OBSERVATION_EVERY), observe)]
+    if lake := context.run.tags.get(live.TAG):
+        tell.append((live.Steadily(), lambda report: live.publish(context.instance, lake, table, partition, report)))
     with also_reporting(Loop(tell, clock=lambda: clock())):
         advance(table, 0, None)  # so that the time left of a run knows when each stage began
         yield
+    if lake:
+        live.finish(context.instance, lake, table, partition)
 
 
 def shown(report: Report) -> dict[str, Any]:

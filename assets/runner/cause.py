@@ -27,6 +27,19 @@ def causes_of(events: Iterable[Any]) -> list[Cause]:
     return [_cause(event) for event in events if event.is_step_failure]
 
 
+def failure_of(events: Iterable[Any]) -> str:
+    """Why a run did not succeed, for a person: the first step that failed, or what kept the run from having any."""
+    events = list(events)
+    if causes := causes_of(events):
+        return str(causes[0])
+    for event in events:
+        if (data := getattr(event, "event_specific_data", None)) and (error := getattr(data, "error", None)):
+            while error.cause is not None:
+                error = error.cause
+            return f"the run failed: {error.message.strip().removeprefix('mmret.errors.UserError: ')}"
+    return "the run failed before its first step; look at it with `make ui`"
+
+
 def _cause(event: Any) -> Cause:
     data = event.step_failure_data
     error, refused = data.error, None

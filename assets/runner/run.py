@@ -1,8 +1,9 @@
-"""`mmret run`: materialise what is missing or stale, stage after stage, in this process, recorded in the lake's Dagster instance.
+"""`mmret run`: materialise what is missing or stale, stage after stage, in this process or on a cluster, recorded in Dagster.
 
 What has to run is read from the lake itself (:mod:`mmret.freshness.fingerprints`), so a wiped Dagster history, a moved lake or a
 kill at any moment changes nothing. One Dagster run per shard and group of stages (0.5 s each): finished shards stay finished in
-the UI and carry their own data version.
+the UI and carry their own data version. In this process they follow one another; on a cluster several are in flight
+(:mod:`assets.runner.cluster_run`), while sources are listed and checks made here.
 """
 
 import logging
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from assets.runner.cause import causes_of
+from assets.runner.launched import Launched
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import is_current
 from mmret.ingest.enough import check_enough
@@ -72,13 +73,16 @@ class Runner:
         from assets.definitions import defs
 
         self.lease, self.lake, self.profile, self.on_stage, self.outcome = lease, lake, profile, on_stage, Outcome()
-        self.instance = dagster_instance(lake)
+        self.instance = self._open_instance()
         self.job = defs.resolve_implicit_global_asset_job_def()
         self.checks = defs.resolve_job_def("verify")
         self._jobs: dict[tuple[str, ...], Any] = {}
-        self._fail_abandoned_runs()
+        self.abandoned = self._fail_abandoned_runs()
 
-    def _fail_abandoned_runs(self) -> None:
+    def _open_instance(self) -> Any:
+        return dagster_instance(self.lake)
+
+    def _fail_abandoned_runs(self) -> list[str]:
         """Mark runs as failed that a killed process left unfinished, and free the places in pools that such runs still hold.
 
         Only the holder of the lease launches such runs, so nobody works on those of an earlier lease. A place stays taken until
@@ -88,9 +92,9 @@ class Runner:
 
         status, storage = dg.DagsterRunStatus, self.instance.event_log_storage
         unfinished = [status.NOT_STARTED, status.STARTING, status.STARTED, status.CANCELING]
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished)):
-            if self._is_abandoned(run):
-                self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
+        abandoned = [run for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished)) if self._is_abandoned(run)]
+        for run in abandoned:
+            self.instance.report_run_failed(run, "the process was killed; `mmret run` has taken its work up again")
         holders = set()
         pools = sorted(storage.get_concurrency_keys()) if storage.supports_global_concurrency_limits else []
         for pool in storage.get_concurrency_infos(pools).values():
@@ -99,6 +103,7 @@ class Runner:
             run = self.instance.get_run_by_id(run_id)
             if run is not None and self._is_abandoned(run):
                 storage.free_concurrency_slots_for_run(run_id)
+        return [run.run_id for run in abandoned]
 
     def _is_abandoned(self, run: Any) -> bool:
         """Launched under an earlier lease of this lake. A run that the UI executes again has a parent, and a process of its own."""
@@ -110,44 +115,50 @@ class Runner:
 
     def launch(self, tables: Sequence[str], partition: str | None, config: dict[str, Any] | None = None) -> None:
         """One Dagster run; ``config`` by asset. Raises UserError with the cause where a step fails."""
-        import dagster as dg
-
         self.lease.check()
         started, tables = time.monotonic(), tuple(tables)
-        keys = {dg.AssetKey(t) for t in assets_of(tables)}
+        done = self._execute(tables, partition, config)
+        self.take_note(tables, partition, done, time.monotonic() - started)
+
+    def _execute(self, tables: tuple[str, ...], partition: str | None, config: dict[str, Any] | None) -> Launched:
+        """A run in this process."""
+        import dagster as dg
+
         # checks look at the whole lake: they run once at the end, not with every shard
         if tables not in self._jobs:
+            keys = {dg.AssetKey(t) for t in assets_of(tables)}
             self._jobs[tables] = self.job.get_subset(asset_selection=keys, asset_check_selection=set())
         with heard():
-            result = self._jobs[tables].execute_in_process(partition_key=partition, **self._how(config))
-        spent = time.monotonic() - started
-        took = {e.step_key: e.step_success_data.duration_ms / 1000 for e in result.all_events if e.is_step_success}
+            return Launched.of(self._jobs[tables].execute_in_process(partition_key=partition, **self._how(config)))
+
+    def take_note(self, tables: Sequence[str], partition: str | None, done: Launched, spent: float) -> None:
+        """Add what a launch did to the outcome; ``spent``: seconds in all. Raises UserError where a step failed."""
         for table in tables:
-            seconds = took.get(table, spent if len(tables) == 1 else 0.0)
+            seconds = done.seconds.get(table, spent if len(tables) == 1 else 0.0)
             self.outcome.seconds[table] = self.outcome.seconds.get(table, 0.0) + seconds
-        for event in result.get_asset_materialization_events():
-            table = event.asset_key.path[-1]
-            computed = event.materialization.metadata["rows_computed"].value
+        for table, computed in done.computed.items():
             self.outcome.rows_computed[table] = self.outcome.rows_computed.get(table, 0) + computed
             if computed:
                 self.outcome.partitions.setdefault(table, []).append(partition or UNPARTITIONED)
-        if not result.success:
-            causes = causes_of(result.all_events)
-            raise UserError(str(causes[0]) if causes else "the run failed before its first step; look at it with `make ui`")
+        if done.failure:
+            raise UserError(done.failure)
 
     def _how(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
         return {
             "instance": self.instance,
             "raise_on_error": False,
-            "tags": {
-                "mmret/lake": self.lake.address,
-                "mmret/lease": self.lease.id,
-                "mmret/pid": str(os.getpid()),  # for people; no code asks for it
-            },
+            "tags": self._tags(),
             "run_config": {
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 "ops": {name: {"config": of} for name, of in (config or {}).items()},
             },
+        }
+
+    def _tags(self) -> dict[str, str]:
+        return {
+            "mmret/lake": self.lake.address,
+            "mmret/lease": self.lease.id,
+            "mmret/pid": str(os.getpid()),  # for people; no code asks for it
         }
 
     def verify(self) -> None:
@@ -196,21 +207,25 @@ class Runner:
             last = next(i for i, group in enumerate(groups) if until in group)
             groups = [*groups[:last], groups[last][: groups[last].index(until) + 1]]
         for group in groups:
-            keys = self._partitions(group[0])
-            first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
-            if first and "images" not in group:
-                check_enough(self.lake)
-            done = 0
-            with shared_models():
-                for key in keys if first else ():
-                    # candidates read all earlier shards: one of these that changes, as when a source is removed, comes first
-                    tables = first.get(key) or (self.stale(group, key or UNPARTITIONED) if done else [])
-                    if tables:
-                        self.on_stage(tables, key, done, max(len(first), done + 1))
-                        self.launch(tables, key)
-                        done += 1
+            self._bring_up_to_date(group)
         if until is None and any(self.outcome.rows_computed.values()):
             self.on_stage(["checks"], None, 0, 1)
             self.verify()
         self.outcome.total = time.monotonic() - started
         return self.outcome
+
+    def _bring_up_to_date(self, group: Sequence[str]) -> None:
+        """Launch what is stale of a group of stages, one partition after the other."""
+        keys = self._partitions(group[0])
+        first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
+        if first and "images" not in group:
+            check_enough(self.lake)
+        done = 0
+        with shared_models():
+            for key in keys if first else ():
+                # candidates read all earlier shards: one of these that changes, as when a source is removed, comes first
+                tables = first.get(key) or (self.stale(group, key or UNPARTITIONED) if done else [])
+                if tables:
+                    self.on_stage(tables, key, done, max(len(first), done + 1))
+                    self.launch(tables, key)
+                    done += 1

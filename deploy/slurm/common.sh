@@ -12,7 +12,9 @@ fail() {
 # logs, and the home of Dagster: a folder that every node sees
 : "${MMRET_STATE:=$SLURM_SUBMIT_DIR/mmret-$SLURM_JOB_ID}"
 export MMRET_CHECKOUT MMRET_PYTHON MMRET_STATE
-export PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
+# steps are started by name, as `python` and `dagster`, on whichever node
+PATH=$(dirname "$MMRET_PYTHON"):$PATH
+export PATH PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
 
 # Node names of the allocation, one a line; the batch script itself runs on the first.
 nodes() { scontrol show hostnames "$SLURM_JOB_NODELIST"; }

@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from mmret.storage import Storage
+
 Experience = Literal["none", "elsewhere", "here"]
 """What a model has answered so far: nothing, requests of other partitions of the table, or rows of this one, which is a retry."""
 Kind = Literal["describe", "instruct", "both", "judge", "caption"]
@@ -63,6 +65,8 @@ class Annotator(Protocol):
     load_images: LoadImages | None
     """Set by the stage, which knows where the pictures are; a back-end that does not look at them ignores it."""
 
+    storage: Storage | None
+    """The lake's, set by the stage: servers may have made themselves known there."""
     experience: Experience
     """Set by the stage. While the model has answered nothing, a failure is taken for the server's own, later for the request's."""
     skip: Callable[[int], bool] | None

@@ -38,7 +38,7 @@ def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     model = annotator.model_for(request_kind("descriptions", settings, annotator))
     annotator.experience = experience(lake, "descriptions", model, bool(earlier.rows.num_rows))
     pairs = _without(lake.read("pairs", shard), earlier.rows)
-    annotator.load_images = partial(images_by_id, lake)
+    annotator.load_images, annotator.storage = partial(images_by_id, lake), lake.storage
     rows = describe(pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
     return _write(lake, "descriptions", shard, inputs, earlier, rows, stats, annotator), pairs.num_rows
 
@@ -53,7 +53,7 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     annotator.experience = experience(lake, "instructions", model, bool(earlier.rows.num_rows))
     pairs = _without(lake.read("pairs", shard), earlier.rows)
     descriptions = _without(lake.read("descriptions", shard), earlier.rows)
-    annotator.load_images = partial(images_by_id, lake)  # a judge looks at them
+    annotator.load_images, annotator.storage = partial(images_by_id, lake), lake.storage  # a judge looks at them
     rows = instruct(descriptions, pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
     return _write(lake, "instructions", shard, inputs, earlier, rows, stats, annotator), pairs.num_rows
 

@@ -68,6 +68,7 @@ def write_captions(lake: Lake, shard: str, profile: Profile, load: LoadCaptioner
         captioner = load(asking)
         asked_before = earlier["request_key"].null_count < earlier.num_rows
         captioner.experience = experience(lake, TABLE, captioner.model_for("caption"), asked_before)
+        captioner.storage = lake.storage
         answers = ask_for_captions(to_ask, captioner, asking, AnswerStore(lake.storage), stats)
         rows += [_asked_row(shard, row, answer, captioner) for row, answer in zip(to_ask, answers, strict=True)]
         remarks = captioner.remarks

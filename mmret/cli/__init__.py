@@ -20,6 +20,7 @@ from mmret.cli.gallery import gallery
 from mmret.cli.import_ import import_
 from mmret.cli.merge import merge
 from mmret.cli.quality import quality
+from mmret.cli.register import register
 from mmret.cli.run import run
 from mmret.cli.score import score
 from mmret.cli.search import search
@@ -60,6 +61,7 @@ for subcommand in (
     card,
     compact,
     import_,
+    register,
     gallery,
 ):
     app.command(subcommand.__name__.rstrip("_").replace("_", "-"), cls=Command)(subcommand)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from mmret.cli.cluster_progress import ClusterProgress
 from mmret.cli.run_progress import RunProgress
+from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
 from mmret.lake.lease import exclusive as lease_of
@@ -46,8 +49,36 @@ def materialize(
     sources. Returns what was computed, per stage. Raises UserError with the
     cause where a stage fails.
     """
-    from assets.runner.run import Runner
-
     progress.until = until
     with progress, reporting(progress.advance):
+        if isinstance(progress, ClusterProgress):
+            return _cluster_runner(lease, profile, progress).run(until, forget_missing)
+        from assets.runner.run import Runner
+
         return Runner(lease, profile, progress.stage).run(until, forget_missing)
+
+
+def progress_of(lake: Lake, profile: Profile, on: str | None) -> RunProgress:
+    """The display of a run in this process, or ``on`` a cluster: ``ray``, whose address is RAY_ADDRESS, or ``ray:ADDRESS``.
+
+    Raises UserError for another word, and where the libraries are not installed.
+    """
+    if on is None:
+        return RunProgress(lake, profile)
+    name, _, address = on.partition(":")
+    if name != "ray":
+        raise UserError(f"--on {on}: `ray`, or `ray:` and the address of the cluster's head, as in ray:http://head:8265")
+    for module in ("ray", "dagster_ray", "dagster_postgres"):
+        if find_spec(module) is None:
+            raise UserError(f"--on ray needs the extra `cluster` ({module} is not installed): uv pip install -e '.[cluster]'")
+    progress = ClusterProgress(lake, profile)
+    progress.address = address or None
+    return progress
+
+
+def _cluster_runner(lease: Lease, profile: Profile, progress: ClusterProgress) -> Any:
+    from assets.runner.cluster_run import ClusterRunner
+
+    runner = ClusterRunner(lease, profile, progress.stage, progress, progress.address)
+    progress.print(f"cluster {runner.ray.address} · up to {runner.ray.at_once} launches at once")
+    return runner

@@ -20,7 +20,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="folder, manifest file or WebDataset tar; again for more; added to "
-            "what the lake already has. Also shapes:<n>?seed=<s>, and "
+            "what the lake already has; each may lie below s3://, gs:// or az://. Also shapes:<n>?seed=<s>, and "
             "urls:TABLE, whose addresses are fetched"
         ),
     ] = None,
@@ -36,6 +36,10 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="mine, then say what annotation would cost; send nothing")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a JSON summary last, on stdout")] = False,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="ray[:ADDRESS]", help="compute on a Ray cluster: at RAY_ADDRESS, or ray:http://head:8265"),
+    ] = None,
 ) -> None:
     """Register new shards and materialise what is missing or stale. Run again, it does nothing."""
     store = Lake(lake)
@@ -44,15 +48,14 @@ def run(
     _try_sources(store, choices["sources"])
     _try_opt_outs(settings)
 
-    from mmret.cli.run_progress import RunProgress
+    from mmret.cli.graph import exclusive, materialize, progress_of
 
-    progress = RunProgress(store, settings)
+    progress = progress_of(store, settings, on)
     progress.print(f"lake {store.address} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
     progress.print("loading …")
 
     started = time.time_ns()
     from mmret.annotate.merging import merge_answers
-    from mmret.cli.graph import exclusive, materialize
     from mmret.cli.run_summary import print_summary, summarise_run
     from mmret.cli.terminal import console, print_json
     from mmret.lake.compact import compact, needs_merging

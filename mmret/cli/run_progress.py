@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mmret.atomic import write_text
 from mmret.cli.run_work import Work
-from mmret.cli.time_left import Estimate
+from mmret.cli.time_left import Estimate, TimeLeft
 from mmret.lake import Lake
 from mmret.progress import Counts
 from mmret.progress_reports import format_seconds
@@ -138,13 +138,16 @@ class RunProgress:
         now = time.monotonic()
         if self._whole is None or now - self._said[0] < _FRESH:
             return
-        left, elapsed = self.estimate.left(), now - self.started
+        left, elapsed = self._time_left(), now - self.started
         self._said = now, self._left().removeprefix(" · ")
         share = elapsed / (elapsed + left.seconds) if left else 0.0
         self._progress.update(self._whole, completed=min(0.99, share), note=self._said[1])
 
+    def _time_left(self) -> TimeLeft | None:
+        return self.estimate.left()
+
     def _left(self) -> str:
-        left = self.estimate.left()
+        left = self._time_left()
         if left is None:
             return ""
         beside = f", and {', '.join(left.unknown)}, whose pace is not known yet" if left.unknown else ""

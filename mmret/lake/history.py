@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mmret.errors import UserError
 from mmret.lake.partitions import Facts, PartitionFiles, facts_of, read_facts, read_files
 from mmret.schemas import TABLES
-from mmret.storage import Entry, Storage
+from mmret.storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,20 +87,17 @@ def version_for(lake: PartitionFiles, table: str, partition: str, facts: Facts) 
 
 def versions(lake: PartitionFiles, table: str, partition: str) -> list[Version]:
     """The versions of a partition that are still there, oldest first; the last is the current one wherever hard links work."""
-    return [_version(entry.key) for entry in lake.storage.list(f"{HISTORY}/{table}/{partition}", below=False) if _is_file(entry)]
+    folder = f"{HISTORY}/{table}/{partition}"
+    return [_version(f"{folder}/{name}") for name in lake.storage.names(folder) if name.endswith(".parquet")]
 
 
 def versions_of(lake: PartitionFiles, table: str) -> dict[str, list[Version]]:
     """The same of every partition of ``table`` that has any, by one listing."""
     found: dict[str, list[Version]] = {}
     for entry in lake.storage.list(f"{HISTORY}/{table}"):
-        if _is_file(entry):
+        if entry.key.endswith(".parquet"):
             found.setdefault(entry.key.split("/")[-2], []).append(_version(entry.key))
     return found
-
-
-def _is_file(entry: Entry) -> bool:
-    return entry.key.endswith(".parquet")
 
 
 def _version(key: str) -> Version:

@@ -219,8 +219,7 @@ class PartitionFiles:
 
     def partitions(self, table: str) -> list[str]:
         """Partitions of ``table`` that exist, in order."""
-        names = (entry.key.rpartition("/")[2] for entry in self.storage.list(table, below=False))
-        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+        return sorted(name.removesuffix(".parquet") for name in self.storage.names(table) if name.endswith(".parquet"))
 
     def shards(self) -> list[str]:
         """All sealed shards, oldest first; what was imported is not computed shard by shard and not among them."""

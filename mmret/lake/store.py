@@ -138,7 +138,7 @@ class Lake(PartitionFiles):
 
     def has_lance(self, name: str) -> bool:
         """Whether Lance table ``name`` exists; a folder in which nothing was ever committed is none."""
-        return any(e.key.endswith(".manifest") for e in self.storage.list(f"lance/{name}.lance/_versions", below=False))
+        return any(file.endswith(".manifest") for file in self.storage.names(f"lance/{name}.lance/_versions"))
 
     def lance_names(self) -> list[str]:
         """Names of the folders of Lance tables; :meth:`has_lance` says which are whole."""

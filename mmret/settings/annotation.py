@@ -14,7 +14,9 @@ class EngineSettings(Settings):
 
     model: str = Field(description="name the server knows, or hub name or folder for the in-process engine")
     revision: str | None = Field(None, description="recorded with every row; the in-process engine loads it")
-    urls: tuple[str, ...] = Field(("http://localhost:8000/v1",), description="of one or more servers of the same model")
+    urls: tuple[str, ...] = Field(
+        ("http://localhost:8000/v1",), description="of servers of the same model, or where they are found"
+    )
     api_key_variable: str = Field("OPENAI_API_KEY", description="environment variable that holds the key, if any")
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.9, gt=0, le=1)

@@ -175,6 +175,13 @@ class LocalStorage:
                     found.append(Entry(key, stat.st_size, stat.st_mtime_ns, _token(stat)))
         return sorted(found)
 
+    def names(self, prefix: str = "") -> list[str]:
+        try:
+            with os.scandir(self.path(prefix)) as entries:
+                return sorted(entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def folders(self, prefix: str = "") -> list[str]:
         try:
             entries = list(os.scandir(self.path(prefix)))

@@ -217,6 +217,9 @@ class ObjectStorage:
         entries = map(_entry, found)
         return sorted(e for e in entries if not any(part.startswith(".") for part in e.key[len(prefix) :].split("/")) and e.size)
 
+    def names(self, prefix: str = "") -> list[str]:
+        return [entry.key.rpartition("/")[2] for entry in self.list(prefix, below=False)]
+
     def folders(self, prefix: str = "") -> list[str]:
         with telling(self.address):
             found = self._store.list_with_delimiter(prefix.strip("/") or None)["common_prefixes"]

@@ -68,6 +68,9 @@ class Storage(Protocol):
     def list(self, prefix: str = "", below: bool = True) -> list[Entry]:
         """The objects in folder ``prefix``, in order of their keys; ``below``: at any depth. Hidden names are left out."""
 
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of the objects directly in folder ``prefix``, in order, but hidden ones: what costs least to ask."""
+
     def folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly in ``prefix``, in order, but hidden ones."""
 

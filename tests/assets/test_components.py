@@ -144,7 +144,8 @@ def test_a_source_elsewhere_is_refused_and_a_relative_one_is_of_the_project(tmp_
     assert (declared.path, declared.lake) == (str(tmp_path / "data/pictures"), str(tmp_path / "lakes/mine"))
     assert Source(path="shapes:9?seed=1", name="s").declared(tmp_path).path == "shapes:9?seed=1"
     with pytest.raises(UserError, match="only paths of this machine"):
-        Source(path="s3://bucket/pictures", **given).declared(tmp_path)
+        Source(path="https://host/pictures", **given).declared(tmp_path)
+    assert Source(path="s3://bucket/pictures", **given).declared(tmp_path).path == "s3://bucket/pictures"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ import dagster as dg
 import pytest
 
 from assets.automation.pools import POOLS
+from assets.dagster_internals.retries import LOST_NODE
 from assets.definitions import defs
 from assets.display.lineage import LINEAGE
 from assets.display.metadata import histogram
+from assets.materialize import TRANSIENT
 from assets.partitions import corpus_shards, recipes
 from mmret.schemas import TABLES
 from mmret.stages import RUNS, STAGES, names_of
@@ -26,7 +28,9 @@ def test_a_stage_has_the_lake_s_code_version_a_condition_and_a_known_pool(table)
 
 def test_steps_that_use_a_model_or_a_server_are_tried_again():
     again = {"clip_image", "dino_image", "caption", "towers", "scores", "written_captions", "descriptions", "instructions"}
-    assert {name for name in STAGES if GRAPH.assets_def_for_key(dg.AssetKey(name)).op.retry_policy} == again
+    policies = {name: GRAPH.assets_def_for_key(dg.AssetKey(name)).op.retry_policy for name in STAGES}
+    assert {name for name, policy in policies.items() if policy == TRANSIENT} == again
+    assert {name for name, policy in policies.items() if policy == LOST_NODE} == set(STAGES) - again, "only where a node is lost"
     for table in again:
         assert GRAPH.assets_def_for_key(dg.AssetKey(table)).op.retry_policy.max_retries == 2, table
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 
 from assets.automation.pools import POOLS
+from mmret.errors import UserError
 from tests.assets.postgres import running
 from tests.assets.server import UI, free_port, until
 from tests.conftest import CHECKOUT
@@ -43,6 +44,16 @@ def look(home, env) -> str:
     return done.stdout.strip()
 
 
+def _answers(env: dict[str, str]) -> bool:
+    import psycopg2
+
+    try:
+        psycopg2.connect(host=env["DAGSTER_PG_HOST"], port=env["DAGSTER_PG_PORT"], user="mmret", dbname="postgres").close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
 def test_embedded_home(tmp_path):
     shutil.copy(CHECKOUT / "dagster_home" / "dagster.yaml", tmp_path / "dagster.yaml")
     assert look(tmp_path, {}).startswith("SqliteRunStorage 4 True True")
@@ -53,19 +64,41 @@ def test_production_home_on_postgres(tmp_path):
     pytest.importorskip("dagster_postgres", reason="the extra `postgres` is not installed")
     shutil.copy(CHECKOUT / "dagster_home" / "dagster.prod.yaml", tmp_path / "dagster.yaml")
     with running() as env:
-
-        def answers() -> bool:
-            import psycopg2
-
-            try:
-                psycopg2.connect(host=env["DAGSTER_PG_HOST"], port=env["DAGSTER_PG_PORT"], user="mmret", dbname="postgres").close()
-            except psycopg2.OperationalError:
-                return False
-            return True
-
-        until("Postgres answers", answers, 60)
+        until("Postgres answers", lambda: _answers(env), 60)
         found = look(tmp_path, env)
         assert found.startswith("PostgresRunStorage 16 True True") and "90" in found
+
+
+def test_on_a_cluster_pools_leave_it_to_ray_and_are_there_before_two_runs_meet_them(tmp_path, monkeypatch):
+    pytest.importorskip("dagster_ray", reason="the extra `cluster` is not installed")
+    from assets.cluster.launching import cluster_instance
+    from mmret.lake import Lake
+
+    with running() as env:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("DAGSTER_HOME", raising=False)
+        until("Postgres answers", lambda: _answers(env), 60)
+        with cluster_instance(Lake(tmp_path / "lake")) as instance:
+            limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+            assert limits.keys() == POOLS.keys() and min(limits.values()) == 256
+            assert type(instance.run_storage).__name__ == "PostgresRunStorage"
+        assert os.environ["DAGSTER_HOME"] == str(tmp_path / "lake" / ".dagster-cluster")
+
+
+def test_a_history_that_other_machines_do_not_reach_is_refused_for_a_cluster(tmp_path, monkeypatch):
+    pytest.importorskip("dagster_ray", reason="the extra `cluster` is not installed")
+    from assets.cluster.launching import cluster_instance
+    from mmret.lake import Lake
+
+    monkeypatch.delenv("DAGSTER_PG_HOST", raising=False)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    with pytest.raises(UserError, match="a cluster keeps its history in Postgres.*DAGSTER_PG_HOST"):
+        cluster_instance(Lake(tmp_path / "lake"))
+    shutil.copy(CHECKOUT / "dagster_home" / "dagster.yaml", tmp_path / "dagster.yaml")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="in SQLite, which other machines do not reach"):
+        cluster_instance(Lake(tmp_path / "lake"))
 
 
 @pytest.mark.slow

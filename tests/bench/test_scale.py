@@ -65,6 +65,12 @@ def test_a_step_of_a_node_that_fails_is_done_again():
     assert failing == simulate(todo, PROFILE, Cluster(4, failures=2.0, **FREE), rates), "by the seed alone"
 
 
+def test_a_step_that_outlives_its_node_never_ends():
+    assert simulate(
+        work(("descriptions",), 2), PROFILE, Cluster(failures=2.0, **FREE), {"descriptions": Rate(1e5)}
+    ).seconds == float("inf")
+
+
 def test_candidates_read_every_earlier_shard_and_pairs_no_more_vectors_than_they_have_pairs():
     def read(stage: str, count: int) -> float:
         return simulate(work((stage,), count), PROFILE, Cluster(**FREE), {}).bytes_read / count

@@ -11,7 +11,7 @@ from mmret.cli import app
 from tests.conftest import CHECKOUT
 
 WORDS = """
-run          --lake --images --remove --forget-missing --profile --shard-size --set --dry-run --json
+run          --lake --images --remove --forget-missing --profile --shard-size --set --dry-run --json --on
 status       --lake --json
 backfill     --lake --stage --partition --url --wait --dry-run
 estimate     --lake --set --rate --json
@@ -38,6 +38,7 @@ export-onnx  --lake --recipe --checkpoint --out --format --json
 card         --lake --out --recipe
 compact      --lake --forget-opted-out --json
 import       WHAT --lake --annotations --images --profile --name --licence --json
+register     COMMAND --lake --port --host
 gallery      --lake --port --host --reviewer --no-browser
 """
 

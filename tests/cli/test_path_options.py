@@ -34,6 +34,10 @@ TAKE_PATHS = [
 ]  # fmt: skip
 
 
+REMOTE_PICTURES = ("run", "import", "study", "embed")
+"""Commands whose pictures may lie in an object store."""
+
+
 def line(name: str, option: str, value: str) -> list[str]:
     required = {max(p.opts, key=len) for p in COMMANDS[name].params if p.required and p.param_type_name == "option"}
     rest = [part for other in required - {option} for part in (other, NEEDED[other])]
@@ -51,8 +55,9 @@ def call(arguments: list[str]):
 @pytest.mark.parametrize(("name", "option"), [each for each in TAKE_PATHS if each[1] != "--lake"])
 def test_an_address_is_refused_by_every_option_and_nothing_is_made(name, option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    may_be_remote = option == "--images" and name in REMOTE_PICTURES
     with pytest.raises(UserError, match="address"):
-        call(line(name, option, "s3://bucket/x"))
+        call(line(name, option, "https://host/x" if may_be_remote else "s3://bucket/x"))
     assert not list(tmp_path.iterdir())
 
 

@@ -160,7 +160,14 @@ class Cluster:
             process.kill()
 
     def alive(self) -> list[str]:
-        """Addresses of the nodes that the head holds for alive."""
+        """Addresses of the nodes that the head holds for alive; none while it does not answer."""
+        import httpx
+
+        with suppress(httpx.HTTPError):
+            return self._alive()
+        return []
+
+    def _alive(self) -> list[str]:
         return sorted(n["node_ip"] for n in self._nodes() if n["state"] == "ALIVE")
 
     def jobs(self) -> list[dict[str, Any]]:

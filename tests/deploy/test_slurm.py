@@ -4,7 +4,12 @@
 """
 
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.deploy.slurm import NODES, slurm
@@ -12,6 +17,13 @@ from tests.endurance.whole_runs import digests
 from tests.small_runs import command, first, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400)]
+
+
+def losses_of(lake: Path) -> list[float]:
+    log = pq.read_table(lake / "checkpoints" / "demo" / "training_log.parquet")
+    return log["loss"].drop_null().to_pylist()
+
+
 ASK = "$MMRET_PYTHON deploy/slurm/nodes.py --expect 2 --seconds 5"
 
 
@@ -57,6 +69,23 @@ def test_the_graph_on_two_nodes_makes_the_tables_of_a_run_on_one_machine_and_run
     assert digests(lake) == digests(tmp_path / "plain"), said
     again = cluster.finished(cluster.submit("run.sbatch", options=("--nodes=1",), LAKE=str(lake)), 600)
     assert "Nothing to do" in again, again
+
+
+def test_one_process_on_each_node_trains_what_one_process_trains_and_goes_on_after_a_stop(cluster, tmp_path):
+    lake, plain = cluster.folder / "home" / "trained", tmp_path / "plain"
+    more = ("train=[]", "recipes.demo.steps=120", "recipes.demo.checkpoint_every=10", "recipes.demo.log_every=5")
+    run([*first(lake, "shapes:120?seed=3"), *(word for text in more for word in ("--set", text))], most=1500)
+    shutil.copytree(lake, plain)
+    job = cluster.submit("train.sbatch", LAKE=str(lake), RECIPE="demo", OMP_NUM_THREADS="1")
+    cluster.wait_for_word(job, "step 20:", 600)
+    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+    cluster.wait_for_word(job, "goes back into the queue", 180)
+    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+    said = cluster.finished(job, 1200)
+    assert cluster.job(job)["Restarts"] == "1" and not cluster.processes(), said
+    subprocess.run([sys.executable, "-m", "mmret", "train", "--lake", plain, "--recipe", "demo"], check=True, timeout=1200)
+    losses = [losses_of(path) for path in (lake, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3), said
 
 
 @pytest.mark.parametrize(

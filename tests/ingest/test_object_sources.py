@@ -26,6 +26,7 @@ from mmret.ingest.seal import hash_file, seal
 from mmret.ingest.sources import open_reader, open_source
 from mmret.ingest.stage import ingest_shard
 from mmret.ingest.watch import signature
+from mmret.ingest.web.fetched import fetched_folder
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve, source_name
 from mmret.settings import CorpusSettings, DownloadSettings, IngestSettings
@@ -205,7 +206,7 @@ def test_texts_beside_pictures_are_each_fetched_once(buckets):
     assert sum(n for key, n in buckets.read.items() if key.endswith(".txt")) == sum(len(f"picture {n}") for n in range(150))
 
 
-def test_a_tar_is_read_once_for_its_index_and_then_by_member(buckets):
+def test_a_tar_is_read_once_for_its_index_and_then_by_member(buckets, tmp_path):
     members = {f"{n:02}.{kind}": data for n in range(20) for kind, data in (("png", png(n, (200, 200))), ("txt", f"picture {n}"))}
     path = tar(buckets.folder("s3://bkt/p") / "t.tar", members)
     rows = list(open_source("s3://bkt/p/t.tar").rows())
@@ -216,7 +217,10 @@ def test_a_tar_is_read_once_for_its_index_and_then_by_member(buckets):
     assert reader.open("07.png")[0].read() == png(7, (200, 200))
     assert buckets.read["t.tar"] == len(png(7, (200, 200))), "the index of this content is kept"
     tar(path, {"a.png": png(99), "a.txt": "another"})
+    (kept,) = (tmp_path / "scratch").rglob("*.tar-index")
+    os.utime(kept, (0, 0))
     assert [row.caption for row in open_source("s3://bkt/p/t.tar").rows()] == ["another"]
+    assert not kept.exists() and len(list((tmp_path / "scratch").rglob("*.tar-index"))) == 1
 
 
 def test_large_members_of_a_tar_are_passed_over(buckets):
@@ -327,6 +331,10 @@ def test_a_table_of_addresses_of_objects_is_fetched_beside_it_once(buckets, tmp_
         again = list(open_source(root, DownloadSettings(tries=1)).rows())
         assert again == rows and not buckets.asked["put"] and buckets.asked["get"] <= 6, "nothing is fetched twice"
     assert len({json.dumps(rows) for rows in found.values()}) == 1
+    for root, rows in found.items():
+        path, image_id = rows[1][0], rows[1][-1]
+        assert not fetched_folder(root).remove(path, rows[2][-1]) and fetched_folder(root).remove(path, image_id)
+        assert not fetched_folder(root).remove(path, image_id), "it is gone"
     assert not list((tmp_path / "scratch").rglob("fetched/*/*"))
 
 

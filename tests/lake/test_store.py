@@ -7,9 +7,11 @@ import pytest
 
 from mmret.atomic import replacing, temporary
 from mmret.errors import UserError
+from mmret.freshness.survey import Snapshot
 from mmret.hashing import digest_table
 from mmret.lake import Lake
-from mmret.schemas import EVALUATIONS
+from mmret.lake.configuration import note_refused, resolve
+from mmret.schemas import EVALUATIONS, TRIPLETS
 
 
 def rows(*values: float) -> pa.Table:
@@ -63,3 +65,38 @@ def test_a_damaged_partition_and_another_vector_width_say_what_to_do(tmp_path):
     lake.lance("t", pa.schema([("x", pa.int64())]))
     with pytest.raises(UserError, match="columns"):
         lake.lance("t", pa.schema([("y", pa.int64())]))
+
+
+@pytest.mark.parametrize("where", ["a folder", "an object store"])
+def test_settings_that_somebody_changed_meanwhile_are_not_written_over(where, request, tmp_path):
+    lake = Lake(tmp_path / "lake") if where == "a folder" else request.getfixturevalue("object_lake")
+    lake.write_configuration(resolve(lake, sources=["shapes:9"])[1])
+    one, other = resolve(lake, overrides={"mine.k": 20})[1], resolve(lake, overrides={"mine.k": 30})[1]
+    lake.write_configuration(one)
+    with pytest.raises(UserError, match="lake.yaml was changed by somebody else meanwhile"):
+        lake.write_configuration(other)
+    assert lake.read_configuration()["overrides"] == {"mine.k": 20}
+    lake.write_configuration(one)  # what is there already is no change
+    assert note_refused(lake, ["shapes:9"]) and lake.read_configuration()["refused"] == ["shapes:9"]
+
+
+def test_a_lake_in_an_object_store_has_the_partitions_of_one_in_a_folder(object_lake, tmp_path):
+    local, rows = (
+        Lake(tmp_path / "local"),
+        pa.Table.from_pylist([{"pair_id": str(n), "split": "train"} for n in range(50)], TRIPLETS),
+    )
+    for lake in (local, object_lake):
+        for name in ("shard-00000", "shard-00001"):
+            lake.write("triplets", name, rows, "x", note=1)
+        assert lake.partitions("triplets") == ["shard-00000", "shard-00001"] and lake.exists("triplets", "shard-00001")
+        assert lake.head("triplets", "shard-00000", 3)["pair_id"].to_pylist() == ["0", "1", "2"]
+        assert lake.local_file("triplets", "shard-00000").is_file()
+    assert object_lake.read("triplets").equals(local.read("triplets"))
+    facts = [
+        (lake.facts("triplets", "shard-00000"), Snapshot(lake).facts("triplets", "shard-00001")) for lake in (local, object_lake)
+    ]
+    assert facts[0] == facts[1] and Snapshot(object_lake).facts("triplets", "shard-00002") is None
+    object_lake.remove("triplets", "shard-00001")
+    assert object_lake.partitions("triplets") == ["shard-00000"] and object_lake.facts("triplets", "shard-00001") is None
+    with pytest.raises(UserError, match="in a local folder only"):
+        object_lake.path("triplets", "shard-00000")

@@ -56,6 +56,8 @@ WHOLE_RUNS = {
 }
 """Cases whose whole run is compared, and the file of their weights."""
 CASES["mllm_fsdp"]["steps"] = 3
+GOES_ON_BY = {"in_turn_fsdp": "sum", "in_turn_ddp": "fsdp"}
+"""The other way by which a killed run is finished."""
 TABLES = {"one_text": "same_text", **dict.fromkeys(("tasks", "tasks_mllm", "images_alone", "texts_alone", "in_turn"), "mixture")}
 
 
@@ -91,6 +93,7 @@ def shared(clip_folder, pictures, triplets, tmp_path_factory):
             "base": str(bases[recipe.kind]),
             "triplets": table_of(name),
             "whole_run": name in WHOLE_RUNS,
+            "goes_on_by": GOES_ON_BY.get(name, recipe.parallel),
         }
     (folder / "cases.json").write_text(json.dumps(cases))
     port, running = a_port(), []
@@ -142,7 +145,10 @@ def test_two_processes_have_the_gradient_of_one(shared, load, tmp_path, case):
 def test_two_processes_that_were_killed_end_in_bit_equal_weights_near_those_of_one(shared, load, tmp_path, case, file):
     folder, (recipe, triplets, base) = shared[0], shared[1][case]
     whole, broken = load_file(folder / case / file), load_file(folder / f"{case}-broken" / file)
-    assert whole.keys() == broken.keys() and all(torch.equal(whole[n], broken[n]) for n in whole)
+    assert whole.keys() == broken.keys()
+    for name in whole:
+        assert torch.equal(whole[name], broken[name]) or case in GOES_ON_BY, name
+        assert (whole[name] - broken[name]).abs().mean() < 1e-5, name
     facts = train(recipe, triplets, load, base, tmp_path / "alone")
     alone = load_file(tmp_path / "alone" / file)
     for name in alone:  # Adam's first steps move by the sign of a gradient, however small: so not by rtol

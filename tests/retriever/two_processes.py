@@ -58,6 +58,7 @@ def main(folder: Path, group: Group) -> None:
                     train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group)
             except Killed:
                 group.wait()
+            recipe = recipe.model_copy(update={"parallel": case["goes_on_by"]})
             train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group)
 
 

@@ -47,10 +47,11 @@ class Seaweed:
         named = (("master", _MASTER), ("volume", _VOLUME), ("filer", _FILER), ("s3", _S3))
         at = [f"-{name}.port={self.ports[n]}" for name, n in named]
         where = [f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.folder / 's3.json'}"]
+        alone = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
         sizes = ["-master.volumeSizeLimitMB=256", "-volume.max=20"]
         with open(self.folder / "weed.log", "ab") as log:
             self.process = subprocess.Popen(
-                [self.program, "server", *where, "-filer", "-s3", *at, *sizes], stdout=log, stderr=log, cwd=self.folder
+                [self.program, "server", *where, "-filer", "-s3", *at, *alone, *sizes], stdout=log, stderr=log, cwd=self.folder
             )
         until("the S3 server has its bucket", self._has_bucket, 90, every=1)
 
@@ -62,7 +63,11 @@ class Seaweed:
     def _has_bucket(self) -> bool:
         shell = [self.program, "shell", f"-master=127.0.0.1:{self.ports[_MASTER]}", f"-filer=127.0.0.1:{self.ports[_FILER]}"]
         asked = f"s3.bucket.create -name {BUCKET}\ns3.bucket.list\n"
-        done = subprocess.run(shell, input=asked, capture_output=True, text=True, timeout=60, cwd=self.folder)
+        assert self.process.poll() is None, (self.folder / "weed.log").read_text()[-2000:]
+        try:
+            done = subprocess.run(shell, input=asked, capture_output=True, text=True, timeout=20, cwd=self.folder)
+        except subprocess.TimeoutExpired:
+            return False
         return any(line.strip().startswith(BUCKET) for line in done.stdout.splitlines())
 
 

@@ -24,12 +24,14 @@ pytestmark = pytest.mark.cluster
 def server(tmp_path_factory):
     pytest.importorskip("obstore")
     server = Seaweed(tmp_path_factory.mktemp("weed"))
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.env.items():
-            patch.setenv(name, value)
-        yield server
-    server.kill()
+    try:
+        server.start()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in server.env.items():
+                patch.setenv(name, value)
+            yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +112,14 @@ def test_kills_of_the_run_and_of_the_server_at_any_moment_leave_equal_tables(ser
 
 def test_two_runs_at_once_do_no_damage_and_the_second_says_who_works(server, local):
     address = f"s3://{BUCKET}/lakes/twice"
-    one = subprocess.Popen(first(address), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    one = subprocess.Popen(first(address), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     other = dict(os.environ, MMRET_SCRATCH=f"{os.environ['MMRET_SCRATCH']}-of-another-machine")
     try:
         until("the first works", lambda: is_leased(Lake(address)), 120)
         two = subprocess.run(first(address), capture_output=True, text=True, env=other, timeout=900)
         assert two.returncode == 2 and "another `mmret run` (host " in two.stderr and "since 20" in two.stderr, two.stderr[-2000:]
-        assert one.wait(900) == 0
+        said = one.communicate(timeout=900)[1]
+        assert one.returncode == 0, said[-3000:]
     finally:
         one.kill()
     assert digests(Lake(address)) == digests(local)

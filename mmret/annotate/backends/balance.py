@@ -6,14 +6,14 @@ alone is paused as long as it asks, and gets fewer tries at a time until it has 
 time out in a row, for it answers fewer at a time than it is sent (llama.cpp: as many as it has slots). One that refuses every
 request (wrong key, unknown path) is not asked again, nor is one that has answered nothing and said the same error to the first
 tries; until its first answer a server gets a few tries at a time only. If none has answered for ``patience`` seconds, waiting
-ends, sooner where none could be connected to. Costs microseconds a try.
+ends, sooner where none could be connected to. Servers may join and leave meanwhile. Costs microseconds a try.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -51,6 +51,7 @@ class Server:
     alike: int = 0  # troubles like the last, in a row
     timeouts: int = 0  # since it last answered, or was given fewer tries for them
     refusal: str = ""  # why it is never asked again
+    left: bool = False  # it is no longer among the servers
 
 
 class Unreachable(Exception):
@@ -73,12 +74,25 @@ class Balancer:
     @property
     def capacity(self) -> int:
         """Tries at a time, on all servers together."""
-        return self.slots * len(self.servers)
+        return self.slots * sum(not s.left for s in self.servers)
 
     @property
     def in_flight(self) -> int:
         """Tries that are under way."""
         return sum(s.in_flight for s in self.servers)
+
+    def update(self, urls: Iterable[str]) -> None:
+        """The servers are those at ``urls`` from now on: new ones are asked, and those that left get no further try."""
+        wanted = dict.fromkeys(url.rstrip("/") for url in urls)
+        for server in self.servers:
+            server.left = server.url not in wanted
+        joined = set(wanted) - {s.url for s in self.servers}
+        self.servers = [s for s in self.servers if not s.left or s.in_flight]
+        self.servers += [Server(url, self.slots) for url in wanted if url in joined]
+        if joined or not wanted:
+            self._last_success = time.monotonic()  # a new one is waited for, and none at all is not these servers' silence
+        if joined:
+            self._wake()
 
     def close(self) -> None:
         """Begin no further try: whoever waits for one, waits for ever."""
@@ -87,7 +101,8 @@ class Balancer:
     @property
     def all_refuse(self) -> bool:
         """Whether no server takes requests as it is set up."""
-        return all(s.refusal for s in self.servers)
+        there = [s for s in self.servers if not s.left]
+        return bool(there) and all(s.refusal for s in there)
 
     @property
     def any_known(self) -> bool:
@@ -108,9 +123,12 @@ class Balancer:
             yield server
         finally:
             server.in_flight -= 1
-            for waiter in self._waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def record_success(self, server: Server) -> None:
         """``server`` answered: it is no longer paused, and takes a little more at a time than before."""
@@ -191,7 +209,7 @@ class Balancer:
                 self._waiting.discard(freed)
 
     def _has_slot(self, server: Server, now: float) -> bool:
-        if self._closed or server.refusal or server.paused_until > now:
+        if self._closed or server.left or server.refusal or server.paused_until > now:
             return False
         places = 1 if server.failures else int(server.limit) if server.answered else min(PROBES, int(server.limit))
         return server.in_flight < places

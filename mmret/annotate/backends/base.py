@@ -18,6 +18,7 @@ from mmret.annotate.kinds import engine_of, prompt_name
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request
 from mmret.errors import UserError
 from mmret.settings import AnnotateSettings, EngineSettings
+from mmret.storage import Storage
 
 
 class ModelAnnotator(ABC):
@@ -29,6 +30,7 @@ class ModelAnnotator(ABC):
     def __init__(self, settings: AnnotateSettings):
         self.settings = settings
         self.load_images: LoadImages | None = None
+        self.storage: Storage | None = None
         self.experience: Experience = "none"
         self.skip: Callable[[int], bool] | None = None
         self.remarks: list[str] = []

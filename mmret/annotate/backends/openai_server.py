@@ -23,12 +23,13 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
-from mmret.annotate.backends.address import address_hint, check_addresses
+from mmret.annotate.backends.address import address_hint
 from mmret.annotate.backends.balance import Balancer, Server, Unreachable
 from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.chat import PermanentError, data_uris, messages
 from mmret.annotate.backends.completion import NotACompletion, read_completion
 from mmret.annotate.backends.dialect import Dialect
+from mmret.annotate.backends.discovery import LOOK_S, Whereabouts
 from mmret.annotate.backends.server_words import Trouble, advice, starting, trouble_of, words_of
 from mmret.annotate.compose import Question, compose
 from mmret.annotate.kinds import engine_of, engine_setting
@@ -75,6 +76,7 @@ class OpenAIAnnotator(ModelAnnotator):
 
     def __init__(self, settings: AnnotateSettings):
         super().__init__(settings)
+        self._where: dict[str, Whereabouts] = {}  # by model
         self._dialects: dict[str, Dialect] = {}  # by model and URL
         self._known: frozenset[tuple[str, str]] = frozenset()  # models and URLs that have answered
         self._unresponsive: frozenset[str] = frozenset()  # models that answered nothing in the last batch
@@ -83,10 +85,13 @@ class OpenAIAnnotator(ModelAnnotator):
         if not requests:
             return
         engine = engine_of(requests[0].kind, self.settings)
-        check_addresses(engine.urls, engine_setting(requests[0].kind, self.settings))
+        where = self._where.get(engine.model)
+        if where is None:
+            setting = engine_setting(requests[0].kind, self.settings)
+            where = self._where[engine.model] = Whereabouts(engine.urls, setting, engine.model, self.storage)
         results: queue.Queue[Any] = queue.Queue(maxsize=_QUEUED_ANSWERS)
         stop = Stop()
-        thread = threading.Thread(target=self._work, args=(requests, engine, results, stop), daemon=True)
+        thread = threading.Thread(target=self._work, args=(requests, engine, where, results, stop), daemon=True)
         thread.start()
         try:
             while (item := results.get()) is not None:
@@ -104,21 +109,26 @@ class OpenAIAnnotator(ModelAnnotator):
                 except queue.Empty:
                     continue
 
-    def _work(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: Stop) -> None:
+    def _work(
+        self, requests: Sequence[Request], engine: EngineSettings, where: Whereabouts, results: queue.Queue, stop: Stop
+    ) -> None:
         try:
-            asyncio.run(self._all(requests, engine, results, stop))
+            asyncio.run(self._all(requests, engine, where, results, stop))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             results.put(error)
         results.put(None)
 
-    async def _all(self, requests: Sequence[Request], engine: EngineSettings, results: queue.Queue, stop: Stop) -> None:
+    async def _all(
+        self, requests: Sequence[Request], engine: EngineSettings, where: Whereabouts, results: queue.Queue, stop: Stop
+    ) -> None:
+        urls = await _first_look(where, stop)
         patience = max(engine.deadline_s, 2 * engine.timeout_s)
         if engine.model in self._unresponsive:
             patience = min(patience, _SHORT_PATIENCE_S)
-        known = engine.urls if self.experience == "here" else [url for model, url in self._known if model == engine.model]
-        balancer = Balancer(engine.urls, engine.concurrency, patience, frozenset(url.rstrip("/") for url in known))
+        known = urls if self.experience == "here" else [url for model, url in self._known if model == engine.model]
+        balancer = Balancer(urls, engine.concurrency, patience, frozenset(url.rstrip("/") for url in known))
         waiting: asyncio.Queue[tuple[int, Question, dict[str, bytes]]] = asyncio.Queue(maxsize=2 * _PICTURE_BATCH)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=balancer.capacity)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None if where.places else balancer.capacity)
         timeout = httpx.Timeout(engine.timeout_s, connect=min(10.0, engine.timeout_s), pool=None)
         async with httpx.AsyncClient(limits=limits, timeout=timeout, headers=_headers(engine)) as client:
 
@@ -156,19 +166,40 @@ class OpenAIAnnotator(ModelAnnotator):
                 while (balancer.in_flight or delivering) and not stop.now.is_set():
                     await asyncio.sleep(0.05)
 
-            workers = [asyncio.create_task(serve()) for _ in range(min(len(requests), balancer.capacity))]
+            workers: list[asyncio.Task[None]] = []
+            crashed = asyncio.get_running_loop().create_future()
+
+            def note_end(worker: asyncio.Task[None]) -> None:
+                if not crashed.done():
+                    crashed.set_result(worker)
+
+            def hire() -> None:
+                while len(workers) < min(len(requests), balancer.capacity):
+                    workers.append(asyncio.create_task(serve()))
+                    workers[-1].add_done_callback(note_end)
+
+            async def follow() -> None:
+                while where.places:
+                    await asyncio.sleep(LOOK_S)
+                    balancer.update(await asyncio.to_thread(where.look))
+                    hire()
+
+            hire()
             feeder, watcher = asyncio.create_task(feed()), asyncio.create_task(watch())
+            follower = asyncio.create_task(follow())
+            if where.places:
+                follower.add_done_callback(note_end)
 
             async def finish() -> None:
                 await feeder
                 await waiting.join()
 
             finished = asyncio.create_task(finish())
-            await asyncio.wait([finished, watcher, *workers], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([finished, watcher, crashed], return_when=asyncio.FIRST_COMPLETED)
             if balancer.all_refuse:
                 await under_way()
-            failed = [t for t in (finished, *workers) if t.done() and t.exception()]
-            everything = [finished, feeder, watcher, *workers]
+            failed = [t for t in (finished, follower, *workers) if t.done() and t.exception()]
+            everything = [finished, feeder, watcher, follower, crashed, *workers]
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
@@ -187,7 +218,8 @@ class OpenAIAnnotator(ModelAnnotator):
         setting = engine_setting(kind, self.settings)
         told, todo = [], []
         for server in balancer.servers:
-            assert server.trouble is not None
+            if server.left or server.trouble is None:
+                continue
             told.append(f"{server.url}: {server.refusal}")
             hint = await address_hint(client, server.url, engine.model, server.trouble.code)
             todo.append(hint or advice(server.trouble.code, server.trouble.words, setting))
@@ -338,6 +370,16 @@ class OpenAIAnnotator(ModelAnnotator):
                 if len(data) > engine.max_answer_bytes:
                     raise TransientError(Trouble("too_large", f"more than {engine.max_answer_bytes:,} bytes", "moment"))
         return response.status_code, response.headers, _plain(bytes(data), response.charset_encoding, engine.max_answer_bytes)
+
+
+async def _first_look(where: Whereabouts, stop: Stop) -> tuple[str, ...]:
+    """The servers' addresses, as soon as there is one; none where all is to end before."""
+    while not (urls := await asyncio.to_thread(where.look)):
+        for _ in range(20):
+            if stop.now.is_set() or stop.no_more.is_set():
+                return ()
+            await asyncio.sleep(LOOK_S / 20)
+    return urls
 
 
 def _plain(data: bytes, charset: str | None, limit: int) -> bytes:

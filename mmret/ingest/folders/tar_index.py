@@ -10,7 +10,9 @@ import os
 import posixpath
 import sqlite3
 import tarfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +31,7 @@ _MAGIC, _MAGIC_AT = b"ustar", 257
 _LINKS = 8  # of a chain of links
 _GROUP = 200  # members of one key; more share a beginning by chance
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_KEPT_S = 30 * 24 * 3600  # that an index which nobody uses is kept
 _READ_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, OverflowError)
 
 
@@ -77,6 +80,7 @@ class TarIndex:
             self._keep(kept)
 
     def _open_kept(self, kept: Path) -> None:
+        os.utime(kept)
         self._database = sqlite3.connect(kept, isolation_level=None, check_same_thread=False)
         for remark in self._database.execute("SELECT remark, path, detail, count FROM remarks").fetchall():
             self.remarks.add(*remark)
@@ -89,6 +93,10 @@ class TarIndex:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept) as aside:
             self._database.execute("VACUUM INTO ?", (str(aside),))
+        for other in kept.parent.glob(f"*{kept.suffix}"):
+            with suppress(FileNotFoundError):
+                if time.time() - other.stat().st_mtime > _KEPT_S:
+                    other.unlink()
 
     def pictures(self) -> Iterator[Member]:
         """Every picture, and every place that cannot be read, in the order of the tar."""

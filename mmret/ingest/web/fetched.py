@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from mmret.atomic import replacing
 from mmret.errors import UserError
+from mmret.hashing import content_id
 from mmret.ingest.folders.folder import Folder
 from mmret.ingest.object_store.lost import losing
 from mmret.ingest.object_store.path import ObjectPath
@@ -54,6 +55,9 @@ class FetchedFolder(Protocol):
 
     def publish(self) -> None:
         """Make known what was fetched since the last call."""
+
+    def remove(self, path: str, image_id: str) -> bool:
+        """Delete a file that was fetched, if it is there and holds this picture still."""
 
     def read_log(self) -> Iterator[str]:
         """Lines of the log of failures, oldest first."""
@@ -95,6 +99,13 @@ class LocalFolder:
 
     def publish(self) -> None:
         pass
+
+    def remove(self, path: str, image_id: str) -> bool:
+        file = self.path / path
+        if file.is_symlink() or not file.is_file() or content_id(file.read_bytes()) != image_id:
+            return False
+        file.unlink()
+        return True
 
     def read_log(self) -> Iterator[str]:
         if (self.path / _LOG).is_file():
@@ -147,6 +158,14 @@ class RemoteFolder:
             for path, found in in_order(self._put, files, AT_ONCE):
                 self._new[path.relative_to(self._aside).as_posix()] = found
                 path.unlink()
+
+    def remove(self, path: str, image_id: str) -> bool:
+        with losing():
+            data, _ = self._storage.read_with_token(path)
+            if data is None or content_id(data) != image_id:
+                return False
+            self._storage.delete([path])
+        return True
 
     def read_log(self) -> Iterator[str]:
         with losing():

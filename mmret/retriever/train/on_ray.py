@@ -24,6 +24,8 @@ from mmret.retriever.train.trainer import OnRow
 
 LOSSES_IN_A_ROW = 3
 """A run ends where workers were lost so many times without a row of the log in between."""
+START_S = 900
+"""Workers that have not begun by then are begun anew; Ray's own 60 s are too few where many import torch from one disk."""
 Say = Callable[[str], None]
 
 
@@ -76,7 +78,8 @@ def submit(command: list[str], address: str, say: Say) -> None:
     try:
         asyncio.run(follow())
     except KeyboardInterrupt:
-        client.stop_job(job)
+        with suppress(Exception):  # the cluster may be what went away
+            client.stop_job(job)
         raise
     if (status := client.get_job_status(job)) != JobStatus.SUCCEEDED:
         raise UserError(f"the Ray job {job} ended as {status}; its lines above say why, as does {address}/#/jobs/{job}")
@@ -95,6 +98,7 @@ def train_on_ray(job: TrainingJob, on_row: OnRow | None = None, say: Say = lambd
             f"`mmret train --lake {job.lake.address} --recipe {job.name} --on ray:{address}`; `mmret run` then records it"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_S))
     import ray
     from ray.train import TrainingFailedError
     from ray.util.queue import Queue

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
+from mmret.storage import Storage
 
 VERSION = "4"
 """The version of the rules and of the dictionary; raise it with any change of wording, so that new texts are written."""
@@ -24,6 +25,7 @@ class CaptionsAnnotator:
     name = "captions"
     uses_model = False
     load_images: LoadImages | None = None
+    storage: Storage | None = None
     experience: Experience = "none"
     skip: Callable[[int], bool] | None = None
     remarks: list[str] = []  # noqa: RUF012 - there are none
