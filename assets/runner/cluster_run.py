@@ -61,6 +61,7 @@ class ClusterRunner(Runner):
         return self.stale(unit.stages, unit.partition or UNPARTITIONED)
 
     def submit(self, unit: Unit, stages: Sequence[str]) -> Future[Launched]:
+        self.lease.check()
         if not self._launches and "images" not in unit.stages:
             check_enough(self.lake)
         self._launches += 1

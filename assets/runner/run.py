@@ -18,6 +18,7 @@ from typing import Any
 from assets.runner.launched import Launched
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import is_current
+from mmret.freshness.survey import Snapshot
 from mmret.ingest.enough import check_enough
 from mmret.interrupts import heard
 from mmret.lake import Lake
@@ -176,11 +177,15 @@ class Runner:
             if warned:
                 self.outcome.warnings.append(name)
 
-    def stale(self, tables: Sequence[str], partition: str) -> list[str]:
-        """``tables`` from the first that is not current on, since those after it are computed from it."""
+    def stale(self, tables: Sequence[str], partition: str, lake: Lake | None = None) -> list[str]:
+        """``tables`` from the first that is not current on, since those after it are computed from it.
+
+        ``lake``: a snapshot, where many are asked for; else the lake as it is now.
+        """
+        lake = lake or self.lake
         for i, table in enumerate(tables):
-            if not is_current(self.lake, self.profile, table, partition):
-                later = (t for t in tables[i:] if STAGES[t].applies(self.lake, self.profile, partition))
+            if not is_current(lake, self.profile, table, partition):
+                later = (t for t in tables[i:] if STAGES[t].applies(lake, self.profile, partition))
                 return list(later)
         return []
 
@@ -216,8 +221,8 @@ class Runner:
 
     def _bring_up_to_date(self, group: Sequence[str]) -> None:
         """Launch what is stale of a group of stages, one partition after the other."""
-        keys = self._partitions(group[0])
-        first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED))}
+        keys, now = self._partitions(group[0]), Snapshot(self.lake)
+        first = {key: tables for key in keys if (tables := self.stale(group, key or UNPARTITIONED, now))}
         if first and "images" not in group:
             check_enough(self.lake)
         done = 0
