@@ -46,7 +46,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def _lost_history(error: BaseException | None) -> bool:
-    """Whether the Postgres of Dagster's history could not be reached, as from a node that is cut off: a line of a log ends there."""
+    """Whether the Postgres of Dagster's history could not be reached, as by a node that is cut off: it takes lines of a log."""
     while error is not None and type(error).__module__.partition(".")[0] != "psycopg2":
         error = error.__cause__
     return type(error).__name__ == "OperationalError"
