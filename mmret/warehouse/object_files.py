@@ -65,6 +65,7 @@ class _Footers:
         self._place = storage.scratch / "footers" / f"{table}.json"
         self._known = self._read()
         self._asked: set[str] = set()
+        self._new = False
 
     def _read(self) -> dict[str, _Footer]:
         try:
@@ -80,6 +81,7 @@ class _Footers:
 
     def read(self, key: str, version: str = "") -> _Footer:
         """Read a footer that is not known."""
+        self._new = True
         entry, tail = self.storage.read_tail(key)
         columns, facts = _parsed(self.storage, entry, tail)
         self.ranges.keep_tail(entry, tail)
@@ -88,6 +90,7 @@ class _Footers:
 
     def read_current(self, table: str, partition: str, key: str) -> _Footer:
         """Read the footer of a partition, and see that a version in ``history/`` has its content."""
+        self._new = True
         entry, tail = self.storage.read_tail(key)
         columns, facts = _parsed(self.storage, entry, tail)
         version = history.version_key(table, partition, facts.written, facts.digest)
@@ -105,6 +108,8 @@ class _Footers:
 
     def write(self) -> None:
         """Keep what was read; of what nobody asked for only as much again."""
+        if not self._new:
+            return
         others = [key for key in self._known if key not in self._asked][: len(self._asked) + 1000]
         kept = {key: asdict(self._known[key]) for key in (*self._asked, *others) if key in self._known}
         with suppress(OSError):  # a cache

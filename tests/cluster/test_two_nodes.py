@@ -55,8 +55,8 @@ def summary(done: subprocess.CompletedProcess) -> dict:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory) -> tuple[dict, dict[str, str]]:
-    """The summary of a run in one process, and the digests of what it made. With one thread, as a node of one core has: training the
-    towers differs in the last bit with another number."""
+    """The summary of a run in one process, and the digests of what it made. With one thread, as a node of one core has: training
+    the towers differs in the last bit with another number."""
     lake = tmp_path_factory.mktemp("local") / "lake"
     done = subprocess.run(command(lake), capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return summary(done), digests(lake)
@@ -83,8 +83,8 @@ with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
             rows = [e.step_materialization_data.materialization.metadata["rows_computed"].value for e in own
                     if e.is_step_materialization and e.asset_key.path[-1] == step]
             kinds = [e.event_type_value for e in own]
-            found.append({"step": step, "shard": run.tags.get("dagster/partition"), "rows": rows,
-                          "launched": kinds.count("STEP_WORKER_STARTING"), "failed": kinds.count("STEP_FAILURE"), "run": run.run_id})
+            found.append({"step": step, "shard": run.tags.get("dagster/partition"), "rows": rows, "run": run.run_id,
+                          "launched": kinds.count("STEP_WORKER_STARTING"), "failed": kinds.count("STEP_FAILURE")})
 print(json.dumps(found))
 """
     done = host.run([sys.executable, "-W", "ignore", "-c", code, str(lake), str(lake / ".dagster-cluster")], env=env)

@@ -22,7 +22,7 @@ from mmret.search.snapshot import state_of
 from tests.storage.copies import copy_lake
 from tests.storage.stores import in_memory
 
-pytest.importorskip("obstore", reason="object stores need the extra 'cluster'")
+pytest.importorskip("obstore", reason="object stores need the extra 'object-store'")
 
 
 def write_images(lake: Lake, shard: str, ids: list[str]) -> None:

@@ -20,7 +20,7 @@ from mmret.warehouse.query import ask
 from mmret.warehouse.session import Session
 from tests.storage.stores import in_memory
 
-pytest.importorskip("obstore", reason="object stores need the extra 'cluster'")
+pytest.importorskip("obstore", reason="object stores need the extra 'object-store'")
 
 from mmret.warehouse import object_files
 

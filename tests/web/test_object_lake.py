@@ -14,7 +14,7 @@ from mmret.web.tables import Tables, run_query
 from tests.storage.copies import copy_lake
 from tests.storage.stores import in_memory
 
-pytest.importorskip("obstore", reason="object stores need the extra 'cluster'")
+pytest.importorskip("obstore", reason="object stores need the extra 'object-store'")
 
 
 @pytest.fixture

@@ -238,7 +238,8 @@ def _is_fault(error: Exception) -> bool:
 
 
 def _last_line(error: Exception) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    return line.partition(". ")[0][:200]  # Ray goes on to guess at the cause
 
 
 def _wanted(job: TrainingJob, there: dict[str, float]) -> str:
