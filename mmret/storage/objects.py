@@ -66,7 +66,9 @@ class ObjectStorage:
         try:
             from obstore.store import from_url
         except ImportError:
-            raise UserError(f"{self.address}: object stores need the extra `object-store`: uv pip install -e '.[object-store]'") from None
+            raise UserError(
+                f"{self.address}: object stores need the extra `object-store`: uv pip install -e '.[object-store]'"
+            ) from None
         options = store_options(self.place)
         return from_url(
             self.address,

@@ -21,7 +21,7 @@ from mmret.freshness.survey import survey
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.lease import exclusive
-from resources.declared import Declarations, DeclaredRecipe, DeclaredSource
+from resources.declared import Declarations, DeclaredRecipe, DeclaredSource, is_for
 from resources.lake import LakeResource
 from tests.assets.pictures import drop
 from tests.conftest import CHECKOUT
@@ -186,3 +186,11 @@ def test_a_declared_recipe_has_every_field_of_a_recipe_and_the_examples_are_what
     for kind, text in ((Source, SOURCE), (Recipe, RECIPE)):
         declared = yaml.safe_load(text)
         assert declared["type"] == f"assets.components.{kind.__name__}" and kind.model_validate(declared["attributes"])
+
+
+def test_a_declaration_may_name_a_lake_by_its_address(tmp_path):
+    address = "s3://bucket/lakes/mine"
+    assert Source(path="shapes:9", name="s", lake=address).declared(tmp_path).lake == address
+    lake = Lake(address)
+    assert is_for(lake, "s3a://bucket/lakes/mine/") and is_for(lake, None)
+    assert not is_for(lake, "lakes/mine") and not is_for(Lake("lakes/mine"), address)
