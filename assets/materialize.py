@@ -41,7 +41,15 @@ def is_transient(error: Exception) -> bool:
     """Whether the same step may succeed later, as when a server restarts or a GPU is full; not so for mistakes of the user."""
     if isinstance(error, UserError):
         return False
-    return may_pass(error) or not _TRANSIENT_ERRORS.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    kinds = (kind.__name__ for kind in type(error).__mro__)
+    return may_pass(error) or _lost_history(error) or not _TRANSIENT_ERRORS.isdisjoint(kinds)
+
+
+def _lost_history(error: BaseException | None) -> bool:
+    """Whether the Postgres of Dagster's history could not be reached, as by a node that is cut off: it takes lines of a log."""
+    while error is not None and type(error).__module__.partition(".")[0] != "psycopg2":
+        error = error.__cause__
+    return type(error).__name__ == "OperationalError"
 
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:

@@ -32,6 +32,19 @@ def test_what_may_pass_is_tried_again_and_a_mistake_is_not(error, again):
     assert is_transient(error) is again
 
 
+def test_a_history_that_is_out_of_reach_for_a_while_may_pass_and_a_full_disk_does_not():
+    psycopg2 = pytest.importorskip("psycopg2", reason="the extra `postgres` is not installed")
+    import sqlite3
+
+    from sqlalchemy.exc import OperationalError
+
+    cut_off = OperationalError("INSERT", {}, psycopg2.OperationalError("no route to host"))
+    cut_off.__cause__ = cut_off.orig
+    assert is_transient(cut_off) and is_transient(psycopg2.OperationalError("no route to host"))
+    assert not is_transient(sqlite3.OperationalError("database or disk is full"))
+    assert not is_transient(psycopg2.ProgrammingError("no such column"))
+
+
 def test_a_full_gpu_may_pass():
     import torch
 
