@@ -94,19 +94,20 @@ def test_a_second_source_runs_its_own_shards_and_what_depends_on_them(small_lake
     assert grown["rows"]["images"] > 180 and "checkpoints" in grown["computed"]
 
 
-def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage(monkeypatch):
+def test_a_shard_that_changes_has_later_ones_looked_at_again_in_the_same_stage(monkeypatch, tmp_path):
     """Candidates of a shard are current until an earlier shard's vectors have changed under them."""
     import assets.runner.run
     from assets.runner.run import Outcome, Runner
 
     monkeypatch.setattr(assets.runner.run, "check_enough", lambda _: None)
     runner, launched = object.__new__(Runner), []
-    runner.lake = SimpleNamespace(shards=lambda: ["shard-00000", "shard-00001", "shard-00002"])
+    runner.lake = Lake(tmp_path)
+    runner.lake.shards = lambda: ["shard-00000", "shard-00001", "shard-00002"]
     runner.instance = SimpleNamespace(add_dynamic_partitions=lambda *_: None, get_dynamic_partitions=lambda _: [])
     runner.profile, runner.outcome, runner.on_stage = load_profile("demo", {"train": []}), Outcome(), lambda *_: None
     runner.launch = lambda tables, key, config=None: launched.append((tuple(tables), key))
 
-    def stale(tables, key):
+    def stale(tables, key, now=None):
         if "candidates" not in tables:
             return []
         return {"shard-00001": ["clip_image"], "shard-00002": ["candidates"] if len(launched) > 1 else []}.get(key, [])
