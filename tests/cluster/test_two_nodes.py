@@ -175,7 +175,7 @@ def test_a_backfill_in_a_ui_whose_home_names_the_cluster_is_done_on_its_nodes(be
         ui.kill()
     assert digests(lake) == expected
     ours = [job for job in bench.cluster.jobs() if job["submission_id"] not in before]
-    assert {job["metadata"]["dagster/op"] for job in ours} == {"neighbours", "pairs"}
+    assert {job["metadata"]["dagster/op"] for job in ours} >= {"neighbours", "pairs"}, "its checks are steps too"
 
 
 def test_a_node_that_is_killed_and_cut_off_costs_the_steps_it_was_at_and_nothing_else(bench, local, tmp_path):
