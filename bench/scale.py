@@ -92,13 +92,6 @@ class Recorded:
     def seconds(self) -> float:
         return max(s[3] for s in self.steps) - min(s[2] for s in self.steps)
 
-    @property
-    def overhead(self) -> float:
-        """Seconds between two steps of a run on one slot; of one on more, what a launch is said to take."""
-        if self.nodes * (self.cpus + self.gpus) > 1:
-            return LAUNCH.beside
-        return (self.seconds - sum(ended - began for *_, began, ended in self.steps)) / len(self.steps)
-
     def settings(self) -> Profile:
         return load_profile(self.profile, dict(self.overrides))
 
@@ -186,6 +179,25 @@ def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str,
             clock = players.play(list(chains.values()), clock, outcome)
     outcome.seconds = clock
     return outcome
+
+
+def on_its_own_nodes(recorded: Recorded, overhead: float) -> Cluster:
+    """What ``recorded`` ran on; its bytes are in the times of its steps already."""
+    unlimited = float("inf")
+    return Cluster(recorded.nodes, recorded.cpus, recorded.gpus, node_speed=unlimited, store_speed=unlimited, overhead=overhead)
+
+
+def overhead_of(recorded: Recorded) -> float:
+    """Seconds that a step holds a slot beside its work: those with which the model takes as long as the run did."""
+    profile, work, rates = recorded.settings(), recorded.work(), rates_of(recorded)
+    low, high = 0.0, recorded.seconds
+    for _ in range(40):
+        middle = (low + high) / 2
+        if simulate(work, profile, on_its_own_nodes(recorded, middle), rates).seconds < recorded.seconds:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 class _Nodes:
@@ -293,6 +305,7 @@ def measure(
                     raise SystemExit(done.stderr[-3000:])
                 os.environ |= {**postgres, "DAGSTER_HOME": str(lake / ".dagster-cluster")}
                 record(lake, folder / f"{lake.name}.json", count)
+                del os.environ["DAGSTER_HOME"]  # the next lake has its own
 
 
 @app.command()
@@ -303,11 +316,10 @@ def predict(
 ) -> None:
     """What the model makes of a recorded run by the rates of another, and by how much it is off."""
     run, other = Recorded.read(recorded), Recorded.read(rates)
-    beside = other.overhead if overhead is None else overhead
-    cluster = Cluster(run.nodes, run.cpus, run.gpus, node_speed=float("inf"), store_speed=float("inf"), overhead=beside)
-    predicted = simulate(run.work(), run.settings(), cluster, rates_of(other))
-    said = predicted.seconds
-    print(json.dumps({"recorded_s": round(run.seconds, 1), "predicted_s": round(said, 1), "off": round(said / run.seconds - 1, 3)}))
+    beside = overhead_of(other) if overhead is None else overhead
+    predicted = simulate(run.work(), run.settings(), on_its_own_nodes(run, beside), rates_of(other))
+    said = {"recorded_s": round(run.seconds, 1), "predicted_s": round(predicted.seconds, 1)}
+    print(json.dumps({**said, "off": round(predicted.seconds / run.seconds - 1, 3), "overhead_s": round(beside, 2)}))
     for stage, seconds in predicted.by_stage.items():
         took = sum(ended - began for name, _, began, ended in run.steps if name == stage)
         print(json.dumps({"stage": stage, "recorded_s": round(took, 2), "predicted_s": round(seconds, 2)}))

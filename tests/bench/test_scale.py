@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from bench.scale import BYTES, Cluster, Rate, Recorded, app, made_up, rates_of, simulate
+from bench.scale import BYTES, Cluster, Rate, Recorded, app, made_up, on_its_own_nodes, overhead_of, rates_of, simulate
 from mmret.cli.run_work import Work
 from mmret.settings import load_profile
 
@@ -98,3 +99,22 @@ def test_a_lake_s_history_has_the_steps_of_every_shard(small_lake, tmp_path):
     for stage in ("images", "clip_image", "candidates", "neighbours", "pairs", "triplets"):
         assert {partition for name, partition, *_ in run.steps if name == stage} == set(run.images), stage
     assert all(began <= ended for *_, began, ended in run.steps)
+
+
+RECORDED = Path(__file__).parents[2] / "bench" / "recorded"
+
+
+@pytest.mark.parametrize("name", ["one_node_4_shards", "two_nodes_4_shards"])
+def test_the_overhead_of_a_step_is_that_by_which_a_recorded_run_is_predicted(name):
+    run = Recorded.read(RECORDED / f"{name}.json")
+    cluster = on_its_own_nodes(run, overhead_of(run))
+    assert simulate(run.work(), run.settings(), cluster, rates_of(run)).seconds == pytest.approx(run.seconds, rel=1e-3)
+
+
+def test_twelve_shards_on_two_nodes_are_predicted_by_four_within_a_fifth():
+    four = Recorded.read(RECORDED / "two_nodes_4_shards.json")
+    names = [f"shard-{at:05d}" for at in range(12)]
+    to_do = {s: dict.fromkeys(names if len(parts) == 4 else parts, False) for s, parts in four.work().to_do.items()}
+    twelve = Work(dict.fromkeys(names, 40), to_do, four.pictures_trained_on)
+    said = simulate(twelve, four.settings(), on_its_own_nodes(four, overhead_of(four)), rates_of(four)).seconds
+    assert said == pytest.approx(400.7, rel=0.2), "the run took 400.7 s"
