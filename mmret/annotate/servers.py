@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from mmret.storage import Storage, StorageUnreachable, Token
+from mmret.storage import Storage, Token
 
 FOLDER = "servers"
 BEAT_S = 15.0
@@ -87,12 +87,11 @@ class RegisteredServers:
         return list(dict.fromkeys(server.url for server in alive if model in server.models))
 
     def _read(self, key: str) -> Registered | None:
+        data, _ = self.storage.read_with_token(key)
         try:
-            told = json.loads(self.storage.read(key))
+            told = json.loads(data or b"")
             return Registered(str(told["url"]), tuple(map(str, told["models"])))
-        except StorageUnreachable:
-            raise
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # gone since, or somebody else's file
+        except (ValueError, KeyError, TypeError):  # gone since, or somebody else's file
             return None
 
     def models(self) -> Sequence[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmret.atomic import scratch_folder
+from mmret.errors import UserError
 from mmret.storage.protocol import Storage
 
 MANIFEST = "folder.json"
@@ -39,22 +41,38 @@ def upload_folder(storage: Storage, store: Any, prefix: str, folder: Path) -> No
 def read_manifest(storage: Storage, prefix: str) -> dict[str, Any] | None:
     """What makes the folder ``prefix``: ``digest`` and ``files``; None where there is no such folder."""
     data, _ = storage.read_with_token(f"{prefix}/{MANIFEST}")
-    return None if data is None else json.loads(data)
+    if data is None:
+        return None
+    try:
+        manifest = json.loads(data)
+        names = [manifest["digest"], *manifest["files"]]
+        whole = all(facts["sha256"] for facts in manifest["files"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        names, whole = [], False
+    # whoever may write to the bucket shall not name places of this machine
+    if not whole or any(name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")) for name in names):
+        raise UserError(f"{storage.shown(prefix)}/{MANIFEST} is damaged: delete it, and have the folder computed anew")
+    return manifest
 
 
-def download_folder(store: Any, prefix: str, manifest: dict[str, Any], cache: Path) -> Path:
-    """A local copy of the folder, which is made where there is none yet."""
+def download_folder(store: Any, prefix: str, manifest: dict[str, Any], cache: Path, shown: str) -> Path:
+    """A local copy of the folder ``prefix``, which people know as ``shown``; made where there is none yet.
+
+    Raises UserError where a file is another than the one that was published.
+    """
     name = hashlib.sha256(prefix.encode()).hexdigest()[:12]
     target = cache / name / manifest["digest"] / prefix.rpartition("/")[2]
-    if target.is_dir():
+    if is_kept(target):
         return target
     with scratch_folder(target) as aside:
-        for file in manifest["files"]:
+        for file, facts in manifest["files"].items():
             path = aside / file
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as out:
                 for part in store.get(f"{prefix}/{manifest['digest']}/{file}").stream(min_chunk_size=8 * 2**20):
                     out.write(part)
+            if _digest(path) != facts["sha256"]:
+                raise UserError(f"{shown}/{manifest['digest']}/{file} is not what was published: have it computed anew")
         try:
             aside.rename(target)
         except OSError:  # another process was first
@@ -64,8 +82,17 @@ def download_folder(store: Any, prefix: str, manifest: dict[str, Any], cache: Pa
     return target
 
 
+def is_kept(path: Path) -> bool:
+    """Whether there is a local copy ``path``, which then stays for those who were given it, also when it is replaced."""
+    if not path.exists():
+        return False
+    with suppress(OSError):  # removed since, or read only
+        os.utime(path.parent)
+    return path.exists()
+
+
 def drop_old(folder: Path, keep: Path) -> None:
-    """Remove local copies of earlier contents that nobody can still be reading."""
+    """Remove local copies of earlier contents that nobody was given for a day (:func:`is_kept`)."""
     for other in folder.iterdir():
         with suppress(FileNotFoundError):
             if other != keep and not other.name.startswith(".") and time.time() - other.stat().st_mtime > KEPT_FOR_S:
