@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from mmret.storage import Storage, Token
+from mmret.storage import Storage, StorageUnreachable, Token
 
 FOLDER = "servers"
 BEAT_S = 15.0
@@ -60,7 +60,8 @@ def registered(storage: Storage, server: Registered, beat_s: float = BEAT_S) -> 
     finally:
         ended.set()
         beating.join(10)
-        storage.delete([key])
+        with suppress(StorageUnreachable):  # it falls silent by itself
+            storage.delete([key])
 
 
 class RegisteredServers:

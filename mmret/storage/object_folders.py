@@ -22,6 +22,8 @@ from mmret.storage.protocol import Storage
 MANIFEST = "folder.json"
 KEPT_FOR_S = 24 * 3600
 """How long what was replaced may still be read, here or in the store."""
+UNUSED_FOR_S = 30 * KEPT_FOR_S
+"""How long a local copy stays that nobody asks for: of a checkpoint that went, of vectors by it."""
 
 
 def upload_folder(storage: Storage, store: Any, prefix: str, folder: Path) -> None:
@@ -91,11 +93,11 @@ def is_kept(path: Path) -> bool:
     return path.exists()
 
 
-def drop_old(folder: Path, keep: Path) -> None:
-    """Remove local copies of earlier contents that nobody was given for a day (:func:`is_kept`)."""
+def drop_old(folder: Path, keep: Path | None, kept_for_s: float = KEPT_FOR_S) -> None:
+    """Remove local copies but ``keep`` that nobody was given for so long (:func:`is_kept`)."""
     for other in folder.iterdir():
         with suppress(FileNotFoundError):
-            if other != keep and not other.name.startswith(".") and time.time() - other.stat().st_mtime > KEPT_FOR_S:
+            if other != keep and not other.name.startswith(".") and time.time() - other.stat().st_mtime > kept_for_s:
                 shutil.rmtree(other, ignore_errors=True)
 
 

@@ -17,14 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmret.atomic import replacing, scratch_folder
+from mmret.atomic import remove_abandoned, replacing, scratch_folder
 from mmret.errors import UserError
 from mmret.storage.addresses import ObjectAddress
 from mmret.storage.object_file import ObjectFile, meta_and_tail, range_of
-from mmret.storage.object_folders import download_folder, drop_old, is_kept, read_manifest, upload_folder
+from mmret.storage.object_folders import UNUSED_FOR_S, download_folder, drop_old, is_kept, read_manifest, upload_folder
 from mmret.storage.options import PATIENCE_S, allows_http, lance_options, store_options
 from mmret.storage.protocol import Entry, Token
-from mmret.storage.refusals import refusal, telling
+from mmret.storage.refusals import StorageUnreachable, refusal, telling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -278,7 +278,8 @@ class ObjectStorage:
         finally:
             ended.set()
             beating.join()
-            self.delete([key])
+            with suppress(StorageUnreachable):  # a mark without beats is over by itself
+                self.delete([key])
 
     def is_marked(self, key: str) -> bool:
         beat, token = self.read_with_token(key)
@@ -290,8 +291,13 @@ class ObjectStorage:
         return False
 
     def sweep(self) -> int:
-        """Nothing half written is seen in an object store; what was cut off of uploads in parts is for the bucket's own rules."""
-        return 0
+        """The same of this machine's scratch folder, and copies there that nobody was given for a month. In the store nothing half
+        written is seen; what was cut off of uploads in parts is for the bucket's own rules."""
+        for kept in ("objects", "folders"):
+            for folder in (self.scratch / kept).glob("*"):
+                drop_old(folder, keep=None, kept_for_s=UNUSED_FOR_S)
+        places = ("writing", "objects/*/*", "folders/*/*", "answers/*", "fetched")
+        return sum(remove_abandoned(self.scratch.glob(f"{place}/.*.tmp")) for place in places)
 
     # -- others' engines ----------------------------------------------------------------------------------------------
 

@@ -6,15 +6,16 @@ import os
 import time
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
-from mmret.annotate.servers import FOLDER, RegisteredServers
+from mmret.annotate.servers import FOLDER, Registered, RegisteredServers, registered
 from mmret.errors import UserError
-from mmret.lake import Lake
+from mmret.lake import Lake, holding
 from mmret.lake.data_sets import data_set
 from mmret.lake.inputs import read_inputs
 from mmret.lake.store_lease import StoreLease, is_held
-from mmret.schemas import LEAKS
+from mmret.schemas import DESCRIPTIONS, LEAKS, PAIRS
 from mmret.storage import StorageUnreachable, open_storage
 from mmret.storage.objects import ObjectStorage
 from mmret.storage.options import PATIENCE_S, lance_options
@@ -141,6 +142,41 @@ def test_a_lease_that_was_given_back_is_not_renewed_by_a_beat_that_comes_late(st
     lease.give_back(well=True)
     lease.check()  # what the thread does that was waiting for its turn
     assert not is_held(storage)
+
+
+def test_sweeping_removes_what_killed_writers_left_on_this_machine_and_copies_that_nobody_asks_for(storage):
+    storage.write("t/a.bin", b"x")
+    kept, unused = storage.local("t/a.bin"), storage.local("t/a.bin").parents[1] / "0123" / "a.bin"
+    unused.parent.mkdir()
+    unused.write_bytes(b"y")
+    os.utime(unused.parent, (time.time() - 40 * 86400,) * 2)
+    left = storage.scratch / "writing" / ".object.0123456789ab.tmp"
+    left.mkdir(parents=True)
+    (left / "a.parquet").write_bytes(b"half")
+    with storage.replacing("t/b.bin") as aside:
+        aside.write_bytes(b"z")
+        assert storage.sweep() == 1 and aside.exists()
+    assert not left.exists() and not unused.exists() and kept.exists() and storage.read("t/b.bin") == b"z"
+
+
+def test_a_mark_that_cannot_be_removed_does_not_end_the_work_that_it_marked(storage, monkeypatch):
+    def lost(*given):
+        raise StorageUnreachable("the store cannot be reached")
+
+    with storage.mark("m"), registered(storage, Registered("http://10.0.0.1/v1", ("m",))):
+        monkeypatch.setattr(ObjectStorage, "delete", lost)
+
+
+def test_requests_to_be_forgotten_that_another_machine_noted_meanwhile_stay_noted(storage, monkeypatch):
+    lake = Lake(storage)
+    lake.write("pairs", "s", pa.Table.from_pylist([{"pair_id": "p", "query_id": "a", "target_id": "b"}], PAIRS), "0" * 16)
+    answered = pa.Table.from_pylist([{"pair_id": "p", "request_key": "mine"}], DESCRIPTIONS)
+    lake.write("descriptions", "s", answered, "0" * 16)
+    storage.write(holding.REQUESTS, b'["theirs"]')
+    with monkeypatch.context() as patch:
+        patch.setattr(holding, "noted_requests", lambda lake: [])  # as it was before the other one wrote
+        assert holding.note_requests(lake, pa.array(["a"])) == 2
+    assert json.loads(storage.read(holding.REQUESTS)) == ["mine", "theirs"]
 
 
 def test_lance_tables_of_prefixes_with_blanks_and_umlauts_are_opened(monkeypatch):
