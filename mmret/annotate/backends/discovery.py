@@ -86,7 +86,10 @@ class RayServe:
         if response.status_code in (401, 403):
             raise UserError(f"{self.setting}.urls: the Ray cluster refuses the token: set RAY_AUTH_TOKEN to the cluster's")
         response.raise_for_status()
-        told = response.json()
+        try:
+            told = dict(response.json())
+        except (ValueError, TypeError):
+            raise ConnectionError(f"what answers at {response.url} is no dashboard of Ray") from None
         running = {
             name: (each.get("route_prefix") or "/").rstrip("/")
             for name, each in (told.get("applications") or {}).items()
