@@ -108,6 +108,10 @@ class RayServe:
     def _dashboard(self) -> str:
         if told := os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS"):
             return told.rstrip("/")
+        if not os.environ.get("RAY_ADDRESS"):  # left to itself Ray takes whichever cluster runs on this machine
+            raise UserError(
+                f"{self.setting}.urls: which Ray cluster? Set RAY_DASHBOARD_ADDRESS to the head node's http://HOST:8265"
+            )
         try:
             from ray.dashboard.utils import get_address_for_submission_client
         except ImportError:
