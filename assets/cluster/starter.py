@@ -106,8 +106,12 @@ def _hand_on(child: Child, waiting: selectors.BaseSelector) -> None:
         said = b""
     if not said:
         waiting.unregister(child.asker)
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, said[0] if said else signal.SIGKILL)
+    number = said[0] if said else signal.SIGKILL
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:  # it has ended, or was forked a moment ago and leads no group yet
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, number)
 
 
 def _end(child: Child, waiting: selectors.BaseSelector) -> None:

@@ -276,3 +276,16 @@ def test_mmret_register_tells_why_there_is_no_server(command: list[str], message
 
     done = CliRunner().invoke(app, ["register", "--lake", str(tmp_path), "--port", str(_free_port()), "--", *command])
     assert isinstance(done.exception, UserError) and message in str(done.exception)
+
+
+def test_ray_serve_is_looked_for_nowhere_but_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="which Ray cluster. Set RAY_DASHBOARD_ADDRESS"):
+        _look("ray://serve")
+
+
+def test_what_is_no_dashboard_of_ray_is_passed_over_like_a_look_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _dashboard(["a", "page"], []) as url:
+        monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", url)
+        assert _look("ray://serve") == ()

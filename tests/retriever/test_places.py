@@ -129,3 +129,22 @@ def test_a_place_of_a_folder_is_that_folder(tmp_path):
     with place.publish() as aside:
         (aside / "x").write_text("y")
     assert (place.folder / "x").read_text() == "y"
+
+
+def test_processes_of_one_machine_read_a_state_though_each_removes_the_copy_that_they_share(tmp_path):
+    class Shared(Elsewhere):
+        taken = 0
+
+        def local(self, key: str) -> Path:
+            copy = super().local(key)
+            if self.taken < 2:  # another process is done with it just now
+                self.taken += 1
+                copy.unlink()
+            return copy
+
+    storage = Shared(tmp_path / "lake", tmp_path / "here")
+    place = Place(storage, "checkpoints/r")
+    states = States(place.work, "x", place)
+    states.save(2, {"step": 2})
+    assert states.at(2) == {"step": 2} and storage.taken == 2
+    assert not list((tmp_path / "here").rglob("state-*"))

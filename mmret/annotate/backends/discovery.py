@@ -88,7 +88,10 @@ class RayServe:
         if response.status_code in (401, 403):
             raise UserError(f"{self.setting}.urls: the Ray cluster refuses the token: set RAY_AUTH_TOKEN to the cluster's")
         response.raise_for_status()
-        told = response.json()
+        try:
+            told = dict(response.json())
+        except (ValueError, TypeError):
+            raise ConnectionError(f"what answers at {response.url} is no dashboard of Ray") from None
         running = {
             name: (each.get("route_prefix") or "/").rstrip("/")
             for name, each in (told.get("applications") or {}).items()
@@ -107,6 +110,10 @@ class RayServe:
     def _dashboard(self) -> str:
         if told := os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS"):
             return told.rstrip("/")
+        if not os.environ.get("RAY_ADDRESS"):  # left to itself Ray takes whichever cluster runs on this machine
+            raise UserError(
+                f"{self.setting}.urls: which Ray cluster? Set RAY_DASHBOARD_ADDRESS to the head node's http://HOST:8265"
+            )
         try:
             from ray.dashboard.utils import get_address_for_submission_client
         except ImportError:

@@ -139,12 +139,17 @@ class States:
         return self._at(f"state-{step:09d}.pt")
 
     def _load(self, key: str) -> dict[str, Any]:
-        path = self.storage.local(key)
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        finally:
-            if not self.storage.is_local:  # a copy that nobody needs again
-                path.unlink(missing_ok=True)
+        while True:
+            path = self.storage.local(key)
+            try:
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except FileNotFoundError:  # the copy: another process of this machine had it too, and was done with it
+                if self.storage.is_local:
+                    raise
+            finally:
+                if not self.storage.is_local:  # nobody needs it again; who has it open reads on
+                    path.unlink(missing_ok=True)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep ``state`` as that of ``step`` and drop the oldest beyond the last two."""
