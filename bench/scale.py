@@ -2,6 +2,7 @@
 
     python bench/scale.py record --lake L run.json                       # the steps of a lake's runs, by Dagster's history
     python bench/scale.py record --lake L two.json --nodes 2 --cpus 1    # of a run on a cluster: what it ran on is said by hand
+    python bench/scale.py measure D                                       # 8 and 32 shards on one and two namespaced nodes; root
     python bench/scale.py predict two.json --rates run.json              # the recorded total against what the model makes of it
     python bench/scale.py tables --rates run.json --node-price 2.5       # 1 M, 20 M and 1 B pictures on 1, 8 and 64 nodes
 
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -154,13 +156,13 @@ def bytes_of(part: Part, images: Mapping[str, int], so_far: float, lake: float) 
 
 def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str, Rate], seed: int = 0) -> Outcome:
     """Play ``work`` through on ``cluster``; ``rates`` as :func:`rates_of` returns them; of a stage that they
-    do not have, as the table says. On several nodes each step is a process of its own. ``seconds`` is infinite where a step takes
+    do not have, as the table says. ``seconds`` is infinite where a step takes
     longer than a node usually lasts: make shards smaller."""
     outcome, clock, players = Outcome(), 0.0, _Nodes(cluster, seed)
     lake, so_far, seen = float(sum(work.images.values())), {}, 0
     for shard, images in work.images.items():
         so_far[shard] = seen = seen + images
-    begun: set[str] = set()
+    begun: Counter[str] = Counter()
     alone = min(cluster.node_speed / max(1, cluster.cpus + cluster.gpus), cluster.store_speed / cluster.nodes)
     for run in RUNS:
         if clock == float("inf"):
@@ -171,8 +173,8 @@ def simulate(work: Work, profile: Profile, cluster: Cluster, rates: Mapping[str,
                 part = work.part(profile, stage, partition)
                 read, written = bytes_of(part, work.images, so_far.get(partition, lake), lake)
                 rate = rates.get(stage, Rate(1.0, part.first))
-                first = 0.0 if stage in begun and cluster.nodes == 1 else rate.first
-                begun.add(stage)
+                first = rate.first if begun[stage] < cluster.nodes else 0.0  # then a node has the libraries
+                begun[stage] += 1
                 seconds = part.seconds * rate.factor + first + (read + written) / alone
                 chains.setdefault(partition, []).append((stage, seconds))
                 outcome.bytes_read += read
@@ -247,7 +249,9 @@ def record(lake: Annotated[Path, typer.Option()], out: Path, nodes: int = 1, cpu
     configuration = resolve(store)[1]
     found: dict[tuple[str, str], tuple[float, float]] = {}
     with dagster_instance(store) as instance:
-        for run in reversed(instance.get_run_records()):
+        # the database of a cluster has the runs of other lakes too
+        runs = [run for run in instance.get_run_records() if run.dagster_run.tags.get("mmret/lake", store.address) == store.address]
+        for run in reversed(runs):
             partition = run.dagster_run.tags.get("dagster/partition", "all")
             for step in instance.get_run_step_stats(run.dagster_run.run_id):
                 stage, _, inside = step.step_key.partition("[")
@@ -256,11 +260,39 @@ def record(lake: Annotated[Path, typer.Option()], out: Path, nodes: int = 1, cpu
     if not found:
         raise SystemExit(f"{lake} has no history of steps: run `mmret run --lake {lake}` first")
     images = {s: facts.rows for s in store.shards() if (facts := store.facts("corpus_manifest", s))}
-    steps = sorted(((*where, *when) for where, when in found.items()), key=lambda s: s[2])
+    zero = min(began for began, _ in found.values())
+    seconds = {where: (round(began - zero, 2), round(ended - zero, 2)) for where, (began, ended) in found.items()}
+    steps = sorted(((*where, *when) for where, when in seconds.items()), key=lambda s: s[2])
     trained_on = max((row["steps"] * 64 for row in store.read("towers").to_pylist()), default=0)
     made = Recorded(configuration["profile"], configuration["overrides"], images, steps, trained_on, nodes, cpus, gpus)
     out.write_text(json.dumps(asdict(made)) + "\n")
     print(f"{len(steps)} steps of {len(images)} shards, {made.seconds:.0f} s, in {out}")
+
+
+@app.command()
+def measure(
+    folder: Path,
+    shards: Annotated[str, typer.Option(help="of the runs on each number of nodes")] = "8,32",
+    nodes: Annotated[str, typer.Option(help="of one core each")] = "1,2",
+    images: Annotated[int, typer.Option(help="of a shard")] = 40,
+) -> None:
+    """Run the graph on Ray clusters of hosts in network namespaces and record each run; root, Postgres, some minutes each."""
+    from tests.cluster.namespaces import hosts, postgres_on, ray_cluster
+    from tests.small_runs import TINY
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = [part for each in (*TINY, "train=[]") for part in ("--set", each)]
+    for count in map(int, nodes.split(",")):
+        with hosts("scl", count, "10.78.0") as made, postgres_on(made[0]) as postgres, ray_cluster(made, env=postgres) as cluster:
+            for number in map(int, shards.split(",")):
+                lake = folder.resolve() / f"{number}-shards-{count}-nodes"
+                source = ["--images", f"shapes:{number * images}?seed=3", "--shard-size", str(images)]
+                line = [sys.executable, "-W", "ignore", "-m", "mmret", "run", "--lake", str(lake), *source, *settings]
+                done = made[0].run([*line, "--on", f"ray:{cluster.address}", "--json"], env=cluster.env, timeout=3600)
+                if done.returncode:
+                    raise SystemExit(done.stderr[-3000:])
+                os.environ |= {**postgres, "DAGSTER_HOME": str(lake / ".dagster-cluster")}
+                record(lake, folder / f"{lake.name}.json", count)
 
 
 @app.command()

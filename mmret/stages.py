@@ -4,130 +4,44 @@ All else is derived: the assets' dependencies, pools and code versions, the jobs
 the fingerprints that say when a partition is computed again (:mod:`mmret.freshness`), the words in which `mmret status` says why,
 and the first guess of how long a run takes. A test compares the graph in Dagster with it, and another what the stages really read.
 
-What a row may say is in :mod:`mmret.stage_declaration`. To add a stage: a row here, a function in ``<package>/stage.py``, an asset
-of a few lines in ``assets/``.
+What a row may say is in :mod:`mmret.stage_declaration`, which settings count in :mod:`mmret.stage_settings`. To add a stage: a row
+here, a function in ``<package>/stage.py``, an asset of a few lines in ``assets/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import groupby
-from typing import Any, Literal
 
-from mmret.annotate.backends.load import fingerprint_settings
-from mmret.annotate.retry import needs_retry
 from mmret.captions.captioner import caption_settings
 from mmret.captions.wanting import has_rows_to_caption
-from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode import VERSION
-from mmret.encode.revision import local_weights
-from mmret.lake import Facts, Lake
-from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
-from mmret.retriever.train.rows import also_reads, uses_all
-from mmret.schemas import CORPUS_MANIFEST, SIGNALS
-from mmret.search.models import RERANKER
-from mmret.settings import AnnotateSettings, Profile, Recipe
-from mmret.settings.recipe_links import base_recipe, measured_on
+from mmret.schemas import SIGNALS
 from mmret.stage_declaration import Cost, Memory, Partitioning, Reads, Resources, Stage
+from mmret.stage_settings import (
+    MANIFEST_COLUMNS,
+    annotation_settings,
+    columns_trained_on,
+    encoder_settings,
+    evaluation_reads,
+    evaluation_settings,
+    images_of_pairs,
+    pair_settings,
+    reads_of_pairs,
+    reads_of_thresholds,
+    recipe_decisions,
+    recipe_reads,
+    recipe_settings,
+    scorer_settings,
+    search_settings,
+    section,
+    task_settings,
+    unanswered,
+)
 from mmret.towers import TOWERS_VERSION
 
 UNPARTITIONED = "all"
 """Partition name of a table that has only one."""
-
-
-def _section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str, ...] = ()) -> Callable[[Profile, str], Any]:
-    """The settings called ``name`` as plain values, without the fields that change no result. Fields ``added_later`` count only
-    where they are not the default, which is what was done before there were any: nothing turns stale for them."""
-
-    def values(profile: Profile, _: str) -> Any:
-        found: Any = profile
-        for part in name.split("."):
-            found = found[part] if isinstance(found, dict) else getattr(found, part)
-        if not hasattr(found, "model_dump"):
-            return found
-        usual = {name for name in added_later if getattr(found, name) == type(found).model_fields[name].default}
-        return found.model_dump(exclude={*leave_out, *usual})
-
-    return values
-
-
-def _encoder_settings(profile: Profile, signal: str) -> Any:
-    encoder = profile.encoders[signal]
-    weights = local_weights(encoder.model, encoder.revision)
-    values = _section(f"encoders.{signal}", leave_out=("batch_size", "device"), added_later=("pooling", "prompt_name", "prompt"))
-    return values(profile, signal) | ({"weights": weights} if weights else {})
-
-
-def _search_settings(profile: Profile, _: str) -> Any:
-    """The settings that candidates depend on; those of an index only where one is used."""
-    values = profile.mine.model_dump(include={"k", "bands", "signals"})
-    index = profile.mine.index.model_dump(exclude={"checked", "recall_floor"})
-    return values if profile.mine.index.kind == "exact" else values | {"index": index}
-
-
-def _annotation_settings(table: Literal["descriptions", "instructions"]) -> Callable[[Profile, str], Any]:
-    return lambda profile, _: fingerprint_settings(profile.annotate, table)
-
-
-def _unanswered(profile: Profile, facts: Facts) -> bool:
-    return needs_retry(facts.notes, profile.annotate.retries)
-
-
-def _recipe_settings(profile: Profile, name: str) -> Any:
-    recipe = profile.recipes[name]
-    values = recipe.decisive()
-    if recipe.as_of is not None:
-        values["as_of"] = recipe.as_of
-    if not profile.licences.keeps_all():
-        values["licences"] = profile.licences.model_dump()
-    if recipe.pair_source == "naive":  # drawn and worded while training, from the captions
-        values |= {"held_out": profile.evaluate.held_out, "texts": fingerprint_settings(AnnotateSettings(), "instructions")}
-    return values
-
-
-def _learns_from(recipe: Recipe) -> list[str]:
-    """Recipes whose checkpoints decide what this one is trained on, besides its base."""
-    return [name for name in (recipe.teacher, recipe.first_hits_of()) if name]
-
-
-def _recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
-    """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
-    recipe: Recipe = profile.recipes[name]
-    tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
-    base = base_recipe(recipe)
-    others = dict.fromkeys([*([base] if base else []), *_learns_from(recipe)])
-    return (*tables, *(Reads("checkpoints", "named", other) for other in others))
-
-
-_evaluate = _section("evaluate", leave_out=("rerank_depth",))
-_evaluate_reranker = _section("evaluate", leave_out=("texts", "captioned_pictures"))  # of galleries that no reranker orders
-
-
-def _evaluation_settings(profile: Profile, name: str) -> Any:
-    recipe = profile.recipes[name]
-    if recipe.kind != RERANKER:
-        return _evaluate(profile, name)
-    return _evaluate_reranker(profile, name) | {"retriever": _measured_on(profile, name)}
-
-
-def _measured_on(profile: Profile, name: str) -> str | None:
-    """The retriever that a reranker is measured on, as far as the settings say; None: whichever the lake has."""
-    return measured_on(profile.recipes, profile.train, name)
-
-
-def _evaluation_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
-    """The checkpoint of the retriever whose first hits a reranker orders."""
-    if profile.recipes[name].kind != RERANKER or (retriever := _measured_on(profile, name)) is None:
-        return ()
-    return (Reads("checkpoints", "named", retriever),)
-
-
-def _columns_trained_on(profile: Profile, name: str) -> tuple[str, ...]:
-    return tuple(TRIPLET_COLUMNS) if uses_all(profile.recipes[name], profile.licences) else (*TRIPLET_COLUMNS, "licence")
-
-
-def _recipe_decisions(lake: Lake, profile: Profile, name: str) -> str | None:
-    return decisions_fingerprint(lake, profile.recipes[name].decisions)
 
 
 def _vectors(signal: str, seconds: float) -> Stage:
@@ -140,53 +54,12 @@ def _vectors(signal: str, seconds: float) -> Stage:
         needs="gpu",
         resources=Resources(Memory(1.5, image=4_000), cores=2, gpus=1),
         settings=f"encoders.{signal}",
-        fingerprint_settings=lambda profile, _: _encoder_settings(profile, signal),
+        fingerprint_settings=lambda profile, _: encoder_settings(profile, signal),
         reads=(Reads("images", columns=("image_id", *(["caption"] if signal == "caption" else []))), Reads("towers", "all")),
         lookups=(signal, "corpus_manifest"),  # vectors made before, under the model's name; sizes of files, for bounded batches
         cost=Cost(seconds, "image", first=1.0),
     )
 
-
-def _scorer_settings(profile: Profile, _: str) -> Any:
-    """What decides a score: not the thresholds, which decide what it is used for."""
-    runtime = {"minimum", "maximum", "batch_size", "device"}
-    return {
-        name: s.model_dump(exclude=runtime) | {"weights": local_weights(s.model, s.revision) if s.model else None}
-        for name, s in profile.scores.items()
-    }
-
-
-def _thresholds(profile: Profile) -> dict[str, list[float | None]]:
-    limits = {name: [s.minimum, s.maximum] for name, s in profile.scores.items()}
-    return {name: limit for name, limit in limits.items() if limit != [None, None]}
-
-
-def _pair_settings(profile: Profile, partition: str) -> Any:
-    """Settings ``mine``, and the thresholds of scores where there are any."""
-    values = _section("mine", leave_out=("tile", "device", "index"), added_later=("draw", "duplicates"))(profile, partition)
-    return values | ({"scores": limits} if (limits := _thresholds(profile)) else {})
-
-
-def _reads_of_pairs(profile: Profile, _: str) -> tuple[Reads, ...]:
-    """Tables by which settings keep pictures out of pairs."""
-    groups = (Reads("duplicates", "all"),) if profile.mine.duplicates == "one_of_group" else ()
-    return (*groups, *_reads_of_thresholds(profile))
-
-
-def _reads_of_thresholds(profile: Profile) -> tuple[Reads, ...]:
-    return (Reads("scores", "linked", "neighbours"),) if _thresholds(profile) else ()
-
-
-def _task_settings(profile: Profile, partition: str) -> Any:
-    values = _section("evaluate.held_out")(profile, partition)
-    return {"held_out": values, "scores": limits} if (limits := _thresholds(profile)) else values
-
-
-def _images_of_pairs(*columns: str) -> Reads:
-    return Reads("images", "linked", "pairs", columns=("image_id", *columns))
-
-
-_MANIFEST_COLUMNS = tuple(name for name in CORPUS_MANIFEST.names if name != "mtime_ns")  # a file's time decides nothing
 
 TABLE: tuple[Stage, ...] = (
     Stage(
@@ -199,7 +72,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.0, of_lake=2_000), cores=2),
         settings="corpus",
-        fingerprint_settings=_section("corpus"),
+        fingerprint_settings=section("corpus"),
         trigger="first",
     ),
     Stage(
@@ -214,7 +87,7 @@ TABLE: tuple[Stage, ...] = (
         fingerprint_settings=lambda profile, _: caption_settings(profile),
         reads=(Reads("corpus_manifest", columns=("position", "root", "path", "image_id", "size", "caption", "reason")),),
         lookups=("written_captions",),  # rows of before, where only what got no answer is asked again
-        needs_retry=_unanswered,
+        needs_retry=unanswered,
         cost=Cost(0.0005, "image"),
         applies=has_rows_to_caption,
     ),
@@ -228,8 +101,8 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.5, image=4_000), cores=2),
         settings="ingest",
-        fingerprint_settings=_section("ingest"),
-        reads=(Reads("corpus_manifest", columns=_MANIFEST_COLUMNS), Reads("written_captions", if_any=True)),
+        fingerprint_settings=section("ingest"),
+        reads=(Reads("corpus_manifest", columns=MANIFEST_COLUMNS), Reads("written_captions", if_any=True)),
         lookups=("images",),  # pictures that an earlier or other run stored, by the id of their content
         cost=Cost(0.0005, "image", first=1.0),
     ),
@@ -259,7 +132,7 @@ TABLE: tuple[Stage, ...] = (
         needs="gpu",
         resources=Resources(Memory(1.5, image=20_000), cores=2, gpus=1),
         settings="mine",
-        fingerprint_settings=_search_settings,
+        fingerprint_settings=search_settings,
         reads=(*(Reads(signal, "up_to") for signal in SIGNALS), Reads("towers", "all")),
         lookups=("images", "corpus_manifest"),  # pictures of the oldest shard, copied and encoded where a band is proposed
         cost=Cost(3e-8, "image pair", more=((0.03, "earlier shard"),)),
@@ -273,7 +146,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.0, of_lake=2_000), cores=2),
         settings="duplicates",
-        fingerprint_settings=_section("duplicates"),
+        fingerprint_settings=section("duplicates"),
         reads=(Reads("candidates", "all"), Reads("images", "all", columns=("image_id",))),
         cost=Cost(5e-6, "image of the lake"),
     ),
@@ -286,7 +159,7 @@ TABLE: tuple[Stage, ...] = (
         needs="gpu",
         resources=Resources(Memory(1.5, image=2_000), cores=2, gpus=1),
         settings="scores",
-        fingerprint_settings=_scorer_settings,
+        fingerprint_settings=scorer_settings,
         reads=(Reads("images", columns=("image_id", "width", "height")),),
         conditional_reads=lambda profile, _: (
             (Reads("clip_image"),) if any(s.kind == "head" for s in profile.scores.values()) else ()
@@ -304,7 +177,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.0, of_lake=500), cores=2),
         settings="leaks",
-        fingerprint_settings=_section("leaks"),
+        fingerprint_settings=section("leaks"),
         reads=(Reads("images", "all", columns=("image_id",)), Reads("clip_image", "all")),
         lookups=("corpus_manifest",),
         cost=Cost(0.0, "image of the lake"),
@@ -318,7 +191,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.2, image=20_000), cores=2),
         settings="mine.k",
-        fingerprint_settings=_section("mine.k"),
+        fingerprint_settings=section("mine.k"),
         reads=(Reads("candidates", "from"),),
         lookups=("neighbours",),  # the merge of before, where its fingerprint proves which files it holds
         cost=Cost(0.00015, "image", more=((0.01, "later shard"),)),
@@ -332,7 +205,7 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.2, image=50_000), cores=2),
         settings="mine",
-        fingerprint_settings=_pair_settings,
+        fingerprint_settings=pair_settings,
         reads=(
             Reads("neighbours"),
             Reads("candidates"),  # the bands they were mined with
@@ -342,7 +215,7 @@ TABLE: tuple[Stage, ...] = (
         ),
         # scores that it had before; what other shards' candidates have above the band, where their recorded inputs prove it exact
         lookups=("pairs", "candidates"),
-        conditional_reads=_reads_of_pairs,
+        conditional_reads=reads_of_pairs,
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -354,10 +227,10 @@ TABLE: tuple[Stage, ...] = (
         needs="vlm",
         resources=Resources(Memory(1.0, image=20_000)),
         settings="annotate",
-        fingerprint_settings=_annotation_settings("descriptions"),
-        reads=(Reads("pairs"), _images_of_pairs("caption")),
+        fingerprint_settings=annotation_settings("descriptions"),
+        reads=(Reads("pairs"), images_of_pairs("caption")),
         lookups=("descriptions",),  # rows of before, where only what got no answer is asked again
-        needs_retry=_unanswered,
+        needs_retry=unanswered,
         cost=Cost(0.0004, "image"),
     ),
     Stage(
@@ -369,10 +242,10 @@ TABLE: tuple[Stage, ...] = (
         needs="vlm",
         resources=Resources(Memory(1.0, image=20_000)),
         settings="annotate",
-        fingerprint_settings=_annotation_settings("instructions"),
-        reads=(Reads("descriptions"), Reads("pairs"), _images_of_pairs("caption")),
+        fingerprint_settings=annotation_settings("instructions"),
+        reads=(Reads("descriptions"), Reads("pairs"), images_of_pairs("caption")),
         lookups=("instructions",),
-        needs_retry=_unanswered,
+        needs_retry=unanswered,
         cost=Cost(0.0003, "image"),
     ),
     Stage(
@@ -384,12 +257,12 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.5, image=50_000)),
         settings="evaluate.held_out",
-        fingerprint_settings=_section("evaluate.held_out"),
+        fingerprint_settings=section("evaluate.held_out"),
         reads=(
             Reads("pairs"),
             Reads("descriptions"),
             Reads("instructions"),
-            _images_of_pairs("path", "licence", "caption"),  # captions: what its texts are measured against
+            images_of_pairs("path", "licence", "caption"),  # captions: what its texts are measured against
         ),
         lookups=("caption", "clip_image"),  # what its texts are measured with, noted beside the rows
         cost=Cost(0.00015, "image"),
@@ -403,14 +276,14 @@ TABLE: tuple[Stage, ...] = (
         needs="cpu",
         resources=Resources(Memory(1.0, image=40_000)),
         settings="evaluate.held_out",
-        fingerprint_settings=_task_settings,
+        fingerprint_settings=task_settings,
         reads=(
             Reads("neighbours"),
             Reads("triplets", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "signals")),
             Reads("leaks", "all"),
             Reads("images", "linked", "neighbours", columns=("image_id", "caption", "licence")),
         ),
-        conditional_reads=lambda profile, _: _reads_of_thresholds(profile),
+        conditional_reads=lambda profile, _: reads_of_thresholds(profile),
         cost=Cost(0.0001, "image"),
     ),
     Stage(
@@ -422,13 +295,13 @@ TABLE: tuple[Stage, ...] = (
         needs="gpu",
         resources=Resources(Memory(2.0, of_lake=5_000), cores=2, gpus=1),
         settings="recipes",
-        fingerprint_settings=_recipe_settings,
-        reads=(Reads("triplets", "all", columns=_columns_trained_on), Reads("towers", "all")),
-        conditional_reads=_recipe_reads,
+        fingerprint_settings=recipe_settings,
+        reads=(Reads("triplets", "all", columns=columns_trained_on), Reads("towers", "all")),
+        conditional_reads=recipe_reads,
         # pictures by the id of their content; the state that a base was trained on; what has opted out of an earlier state
         lookups=("images", "checkpoints", "corpus_manifest"),
         trigger="after enough new pairs",
-        decisions=_recipe_decisions,
+        decisions=recipe_decisions,
         cost=Cost(0.16, "step", beside=1.0, more=((0.001, "image of the lake"),), first=1.0),
     ),
     Stage(
@@ -440,13 +313,13 @@ TABLE: tuple[Stage, ...] = (
         needs="gpu",
         resources=Resources(Memory(1.5, of_lake=6_000), cores=2, gpus=1),
         settings="evaluate",
-        fingerprint_settings=_evaluation_settings,
+        fingerprint_settings=evaluation_settings,
         reads=(
             Reads("checkpoints"),
             Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
             Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
         ),
-        conditional_reads=_evaluation_reads,
+        conditional_reads=evaluation_reads,
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before
         trigger="after a new checkpoint",
         cost=Cost(0.0014, "image of the lake", beside=0.5),

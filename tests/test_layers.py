@@ -24,7 +24,7 @@ ORDER = """
     annotate captions assemble
     retriever forget
     search benchmarks studies
-    stage_declaration stages freshness
+    stage_declaration stage_settings stages freshness
     warehouse export
     web serve
     cli __main__

@@ -1,6 +1,6 @@
 """``python -m assets.cluster.starter NAME``: forks a child for each step that :mod:`assets.cluster.step` asks for on this node.
 
-Costs the imports once, some 400 MB that the children share, and nothing while it waits; it ends when idle for a minute. A child is
+Costs the imports once, some 900 MB that the children share, and nothing while it waits; it ends when idle for a minute. A child is
 ended with whoever asked for it, so that a job that Ray kills leaves no step behind.
 """
 
@@ -18,7 +18,12 @@ from importlib import import_module
 
 from assets.cluster.step import LENGTH, STATUS, same_user
 
-PRELOADED = ("assets.cluster.job", "assets.dagster_internals.step_command", "torch", "lancedb", "polars")
+PRELOADED = (
+    *("assets.cluster.job", "assets.dagster_internals.step_command", "torch", "lancedb", "polars"),
+    # what stages import when they run: model libraries alone are four seconds of a core
+    *("mmret.encode.stage", "mmret.encode.clip", "mmret.encode.dinov2", "mmret.encode.tfidf", "mmret.ingest.stage"),
+    *("mmret.mine.stage", "mmret.annotate.stage", "mmret.annotate.quality.measure", "mmret.assemble.stage"),
+)
 IDLE_S = 60.0
 
 

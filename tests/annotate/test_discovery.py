@@ -115,6 +115,13 @@ def test_ray_serve_is_asked_for_its_healthy_proxies_and_the_applications_path(mo
     assert set(seen) == {"Bearer t0ken"}
 
 
+@pytest.mark.parametrize("told", [[1, 2], "busy", {"applications": 3}, {"applications": {"vlm": "RUNNING"}}])
+def test_an_answer_that_is_not_rays_changes_nothing(monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    with _dashboard(told, []) as url:
+        monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", url)
+        assert _look("ray://serve") == ()
+
+
 def test_servers_are_known_in_the_lake_by_their_model_while_they_beat(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     servers = RegisteredServers(storage, silent_s=0.5)

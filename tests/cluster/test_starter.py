@@ -119,3 +119,14 @@ def test_without_a_starter_the_command_itself_is_executed(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=20)
     assert done.stdout == "itself\n" and done.returncode == 0
+
+
+@pytest.mark.cluster
+def test_a_child_imports_no_library_of_the_models_anew():
+    code = (
+        "import sys; from importlib import import_module; from assets.cluster.starter import PRELOADED\n"
+        "for name in PRELOADED: import_module(name)\n"
+        "print({'transformers.models.clip.modeling_clip', 'mmret.encode.clip', 'mmret.mine.stage'} - set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "set()\n", done.stderr

@@ -83,6 +83,21 @@ def test_a_state_that_does_not_read_is_passed_over_and_one_that_is_not_seen_is_s
     assert States(place.work, "another", place).latest() is None
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), UserError("the credentials")])
+def test_a_state_that_cannot_be_fetched_is_kept(tmp_path, monkeypatch, error):
+    place = Place(Elsewhere(tmp_path / "lake", tmp_path / "here"), "checkpoints/r")
+    states = States(place.work, "x", place)
+    states.save(2, {"step": 2})
+
+    def full(key):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error), match="No space left|^$|the credentials"):
+        patch.setattr(place.storage, "local", full)
+        states.latest()
+    assert states.latest() == {"step": 2}
+
+
 def test_what_all_read_is_written_by_the_first_or_by_the_first_of_each_machine(tmp_path, monkeypatch):
     """Two processes played by one: what the other says is what this one says, or its opposite."""
 

@@ -34,6 +34,8 @@ LOOK_S = 10.0
 NONE_FOUND_S = 180.0
 """Seconds without any server after which a run ends."""
 _RAY_TIMEOUT_S = 10.0
+_NO_ANSWER = (ValueError, AttributeError, KeyError, TypeError)
+"""What comes of an answer that is not Ray's, as of a proxy that says in HTML that it is busy."""
 
 
 class Place(Protocol):
@@ -165,7 +167,9 @@ class Whereabouts:
             try:
                 self._found[n] = place.find()
                 self._trouble = ""
-            except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+            except UserError:
+                raise
+            except (OSError, httpx.HTTPError, httpx.InvalidURL, *_NO_ANSWER) as error:
                 self._trouble = f"; at the last look: {words_of(str(error), 160)}"
         found = tuple(dict.fromkeys([*self.fixed, *(url for urls in self._found.values() for url in urls)]))
         if found:

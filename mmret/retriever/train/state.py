@@ -20,7 +20,7 @@ import torch
 from mmret.atomic import remove_abandoned, write_text
 from mmret.errors import UserError
 from mmret.retriever.models.checkpoint import RECORD
-from mmret.storage import Storage, StorageUnreachable, open_storage
+from mmret.storage import Storage, open_storage
 
 MAX_STATES = 2
 
@@ -117,7 +117,9 @@ class States:
         for key in reversed(self._keys()):
             try:
                 return self._load(key)
-            except (UserError, StorageUnreachable):
+            except FileNotFoundError:  # removed since
+                continue
+            except (UserError, OSError, MemoryError):  # of the system or the store, not of the state
                 raise
             except Exception:  # a disk that was full or lost power: torch raises several kinds
                 self.storage.delete([key])
