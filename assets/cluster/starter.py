@@ -1,6 +1,6 @@
 """``python -m assets.cluster.starter NAME``: forks a child for each step that :mod:`assets.cluster.step` asks for on this node.
 
-Costs the imports once, some 900 MB that the children share, and nothing while it waits; it ends when idle for a minute. A child is
+Costs the imports once, some 970 MB that the children share, and nothing while it waits; it ends when idle for a minute. A child is
 ended with whoever asked for it, so that a job that Ray kills leaves no step behind.
 """
 
