@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from assets.dagster_internals.retries import StoppableRetryPolicy
+from assets.dagster_internals.retries import StoppableRetryPolicy, out_of_reach
 from assets.display.metadata import describe
 from assets.display.progress import telling
 from mmret.errors import UserError
@@ -17,7 +17,6 @@ from mmret.lake import Facts, Lake
 from mmret.lake.inputs import record_inputs
 from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED
-from mmret.system_errors import may_pass
 from resources.lake import LakeResource, ProfileResource
 
 TRANSIENT = StoppableRetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -42,14 +41,7 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, UserError):
         return False
     kinds = (kind.__name__ for kind in type(error).__mro__)
-    return may_pass(error) or _lost_history(error) or not _TRANSIENT_ERRORS.isdisjoint(kinds)
-
-
-def _lost_history(error: BaseException | None) -> bool:
-    """Whether the Postgres of Dagster's history could not be reached, as by a node that is cut off: it takes lines of a log."""
-    while error is not None and type(error).__module__.partition(".")[0] != "psycopg2":
-        error = error.__cause__
-    return type(error).__name__ == "OperationalError"
+    return out_of_reach(error) or not _TRANSIENT_ERRORS.isdisjoint(kinds)
 
 
 def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str, compute: Compute) -> tuple[Facts, int]:

@@ -125,6 +125,13 @@ def start_two(arguments: list[str], folder: Path) -> None:
         sys.exit(1)
 
 
+def gate() -> dict[str, float | list[float]]:
+    """Figures for ``bench/gates.py``, of two steps of a small model: rounds of equal losses, and what FSDP2 holds over the sum."""
+    line = [sys.executable, __file__, "--rounds", "2", "--batch", "8", "--chunk", "4", "--width", "64", "--layers", "2"]
+    found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return {"equal_rounds": found["rounds"], "fsdp_held_over_sum": found["held_mib"]["fsdp"] / found["held_mib"]["sum"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=32)

@@ -350,5 +350,13 @@ def tables(
             print("| " + " | ".join(map(str, (*row, f"{found.bytes_read / 1e12:,.1f}", stage, f"{share:.0%}"))) + " |", flush=True)
 
 
+def gate() -> dict[str, float | list[float]]:
+    """Figures for ``bench/gates.py``: of a made-up corpus its shards, and the time of eight nodes over that of one."""
+    profile = load_profile("demo")
+    work = made_up(profile, images=800_000, shard=50_000)
+    one, eight = (simulate(work, profile, Cluster(nodes, cpus=4, gpus=1), {}).seconds for nodes in (1, 8))
+    return {"shards": len(work.images), "eight_nodes_over_one": eight / one}
+
+
 if __name__ == "__main__":
     app()

@@ -60,8 +60,9 @@ class Cost(NamedTuple):
 
 class Memory(NamedTuple):
     """What a step has in memory at most: ``fixed`` GiB for libraries, model and batches, and bytes per ``image`` of the partition
-    and per image ``of_lake``. Nothing else grows with the corpus. Measured with profile ``demo``; a model of billions of parameters
-    takes more, which a deployment says for itself (docs/cluster.md)."""
+    and per image ``of_lake``. Nothing else grows with the corpus. Of vectors, neighbours, pairs and triplets measured
+    with profile ``demo``, of others estimated; a model of billions of parameters takes more, which a deployment says for itself
+    (docs/cluster.md)."""
 
     fixed: float
     image: int = 0

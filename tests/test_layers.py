@@ -18,7 +18,7 @@ DOOR = "mmret.cli.graph"
 
 ORDER = """
     errors paths atomic storage system_errors interrupts schemas tasks hashing pace progress progress_reports
-    memory threads devices optimizer unit_vectors quantise ranking public_addresses settings
+    memory threads devices optimizer unit_vectors quantise ranking public_addresses ray_cluster settings
     lake curation
     ingest encode mine towers leaks score
     annotate captions assemble

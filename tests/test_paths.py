@@ -12,14 +12,22 @@ from mmret.paths import is_address, local_path
 
 @pytest.mark.parametrize(
     "address",
-    ["s3://bucket/x", "s3:/bucket/x", "gs://b", "az://b/c", "abfs://b@c/d", "hdfs://h:9/x", "http://h/x", "https://h/x", "hf://datasets/x",
-     "S3://B", "C:\\lakes", "d:/lakes", "file://host/x"],
-)  # fmt: skip
+    ["hdfs://h:9/x", "http://h/x", "https://h/x", "hf://datasets/x", "ftp://h/x", "C:\\lakes", "d:/lakes", "file://host/x"],
+)
 def test_an_address_is_refused_everywhere_and_nothing_is_made(address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for read in (local_path, source_name, *(() if address.startswith("s3:/") else (Lake,))):
+    for read in (local_path, source_name, Lake):
         with pytest.raises(UserError, match="address"):
             read(address)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "s3:/bucket/x", "gs://bucket", "az://box/c", "abfs://box/d", "S3://bucket/x"])
+def test_an_address_of_an_object_store_is_a_lake_or_a_source_and_never_a_folder_here(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="address"):
+        local_path(address)
+    assert Lake(address).address == source_name(address) and not Lake(address).storage.is_local
     assert not list(tmp_path.iterdir())
 
 

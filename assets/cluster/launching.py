@@ -19,28 +19,29 @@ import dagster as dg
 
 from assets.automation.pools import set_pools
 from assets.cluster.nodes import Nodes
-from assets.cluster.steps import connect
 from assets.dagster_internals.event_log import open_instance
 from assets.dagster_internals.reconstruction import assets_job, execute_recorded, record_run
 from assets.display.live import TAG
 from assets.runner.launched import Launched
 from mmret.errors import UserError
 from mmret.lake import Lake
+from mmret.ray_cluster import ClusterUnreachable, jobs_at
 
 MOST_AT_ONCE = 64
 _GIVE_UP_S = 15.0
 _HOME = "dagster.ray.yaml"
 _GRAPH = "assets.cluster.job", "defs"
+_POSTGRES = tuple(f"DAGSTER_PG_{part}" for part in ("HOST", "PORT", "USER", "PASSWORD", "DB"))
 
 
 def cluster_instance(lake: Lake) -> dg.DagsterInstance:
     """The Dagster instance that every node reaches: ``DAGSTER_HOME`` where it is set, else one of the Postgres that
     ``DAGSTER_PG_HOST`` and its like name. Raises UserError where there is none."""
     if not os.environ.get("DAGSTER_HOME"):
-        if not os.environ.get("DAGSTER_PG_HOST"):
-            raise UserError(
-                "a cluster keeps its history in Postgres, which every node reaches: set DAGSTER_PG_HOST, _PORT, _USER, _PASSWORD "
-                "and _DB here and on the nodes, or DAGSTER_HOME to a folder whose dagster.yaml is dagster_home/dagster.ray.yaml"
+        if unset := [name for name in _POSTGRES if not os.environ.get(name)]:
+            raise ClusterUnreachable(
+                f"a cluster keeps its history in Postgres, which every node reaches: set {', '.join(unset)} here and on the nodes, "
+                "or DAGSTER_HOME to a folder whose dagster.yaml is dagster_home/dagster.ray.yaml"
             )
         home = lake.scratch / ".dagster-cluster"
         home.mkdir(parents=True, exist_ok=True)
@@ -51,9 +52,10 @@ def cluster_instance(lake: Lake) -> dg.DagsterInstance:
         instance = open_instance(home)
         local = "Sqlite" in type(instance.event_log_storage).__name__
     except Exception as error:
-        raise UserError(f"the history of {home} does not open: {(str(error).splitlines() or ['no reason given'])[0]}") from None
+        said = (str(error).splitlines() or ["no reason given"])[0]
+        raise ClusterUnreachable(f"the history of {home} does not open: {said}") from None
     if local:
-        raise UserError(
+        raise ClusterUnreachable(
             f"{home}/dagster.yaml keeps the history in SQLite, which other machines do not reach: make it a copy of "
             "dagster_home/dagster.ray.yaml"
         )
@@ -77,7 +79,7 @@ class OnRay:
 
     def __init__(self, instance: dg.DagsterInstance, address: str | None):
         self._instance, self._address, self._job = instance, address, assets_job(*_GRAPH)
-        self._client = connect(address)
+        self._client = jobs_at(address)
         # one more than can run, so that a node that gets free always has work; more would only wait, and Ray gives up what waits
         self.at_once = max(2, min(MOST_AT_ONCE, int(Nodes(self._client).cores()) + 1))
         self.address = self._client.get_address()
@@ -129,7 +131,7 @@ class OnRay:
     def stop_jobs_of(self, runs: Sequence[str]) -> int:
         """End the jobs that steps of ``runs`` still have on the cluster, as those of a `mmret run` that was killed; how many."""
         stopped = 0
-        for job in self._client.list_jobs():
+        for job in self._client.list_jobs() if runs else ():
             ended = job.status.is_terminal()
             if not ended and (job.metadata or {}).get("dagster/run-id") in runs and job.submission_id:
                 stopped += bool(self._client.stop_job(job.submission_id))

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from assets.cluster.demand import Asked
 
 _FRESH_S = 30.0
+_PATIENCE_S, _AGAIN_S = 60.0, 3.0
+"""So long a head is asked that has not answered yet: of nodes that nobody knows of, none would have a GPU."""
 
 
 class Nodes:
@@ -18,17 +20,22 @@ class Nodes:
 
     def each(self) -> list[dict[str, float]]:
         """``CPU``, ``GPU`` and ``memory`` (bytes) of every node. What was known before, while the head does not answer."""
+        began = time.monotonic()
+        while time.monotonic() - self._asked_at > _FRESH_S:
+            try:
+                self._found = self._alive()
+            except Exception:  # a head that is busy or gone: launching the step will tell
+                if not self._found and time.monotonic() - began < _PATIENCE_S:
+                    time.sleep(_AGAIN_S)
+                    continue
+            self._asked_at = time.monotonic()
+        return self._found
+
+    def _alive(self) -> list[dict[str, float]]:
         from ray.util.state import list_nodes
 
-        now = time.monotonic()
-        if now - self._asked_at > _FRESH_S:
-            self._asked_at = now
-            try:
-                alive = list_nodes(self._client.get_address(), filters=[("state", "=", "ALIVE")], limit=10_000, detail=True)
-            except Exception:  # a head that is busy or gone: launching the step will tell
-                return self._found
-            self._found = [dict(node.resources_total or {}) for node in alive]
-        return self._found
+        alive = list_nodes(self._client.get_address(), filters=[("state", "=", "ALIVE")], limit=10_000, detail=True)
+        return [dict(node.resources_total or {}) for node in alive]
 
     def cores(self) -> float:
         """Of all nodes together; at least 1."""

@@ -1,6 +1,6 @@
 """``python -m assets.cluster.starter NAME``: forks a child for each step that :mod:`assets.cluster.step` asks for on this node.
 
-Costs the imports once, some 900 MB that the children share, and nothing while it waits; it ends when idle for a minute. A child is
+Costs the imports once, some 970 MB that the children share, and nothing while it waits; it ends when idle for a minute. A child is
 ended with whoever asked for it, so that a job that Ray kills leaves no step behind.
 """
 
@@ -111,8 +111,12 @@ def _hand_on(child: Child, waiting: selectors.BaseSelector) -> None:
         said = b""
     if not said:
         waiting.unregister(child.asker)
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, said[0] if said else signal.SIGKILL)
+    number = said[0] if said else signal.SIGKILL
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:  # it has ended, or was forked a moment ago and leads no group yet
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, number)
 
 
 def _end(child: Child, waiting: selectors.BaseSelector) -> None:

@@ -6,7 +6,6 @@ cluster's dashboard.
 """
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from assets.cluster.demand import Asked, Options, demand
 from assets.cluster.nodes import Nodes
 from assets.dagster_internals.step_delegation import WatchedSteps
-from mmret.errors import UserError
+from mmret.ray_cluster import jobs_at
 from resources.lake import lake_folder
 
 UNREACHABLE_S = 300.0
@@ -27,28 +26,7 @@ _ENDED = {JobStatus.SUCCEEDED, JobStatus.STOPPED}
 _SILENT_CHECKS = 3  # looks at a job that ended without a word of its step, until that is lost: events take a moment
 
 
-def connect(address: str | None) -> JobSubmissionClient:
-    """The cluster at ``address``, or at RAY_ADDRESS. Raises UserError where none answers, and where it does not let one in."""
-    import ray.exceptions
-
-    named = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
-    if not named:
-        raise UserError(
-            "which Ray cluster? Set RAY_ADDRESS to its head, as in RAY_ADDRESS=http://head:8265, or name it: --on ray:http://head:8265"
-        )
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        return JobSubmissionClient(named)
-    except ray.exceptions.AuthenticationError:
-        raise UserError(
-            f"the Ray cluster at {named} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to that of the cluster "
-            "(`ray get-auth-token` on its head)"
-        ) from None
-    except Exception as error:  # ConnectionError, RuntimeError, ValueError: by what is wrong with the address
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"no Ray cluster answers at {named} ({said}): name the address of its head's dashboard, as in http://head:8265"
-        ) from None
+_AGAIN_S = 5.0
 
 
 class _Asking:
@@ -62,10 +40,23 @@ class _Asking:
         return getattr(self._client, name)
 
     def submit_job(self, **job: Any) -> str:
+        """Tries again while the cluster cannot be reached, as it is while a health check waits for it."""
         asks = {"cpus": self.asked.cores, "gpus": self.asked.gpus or None}
         demand = {f"entrypoint_num_{name}": value for name, value in asks.items()} | {"entrypoint_memory": self.asked.memory}
         entrypoint = f"python -m assets.cluster.step {job['entrypoint']}"
-        return self._client.submit_job(**job | demand | {"entrypoint": entrypoint})
+        end, tried = time.monotonic() + UNREACHABLE_S, False
+        while True:
+            try:
+                return self._client.submit_job(**job | demand | {"entrypoint": entrypoint})
+            except OSError:  # those of requests are
+                if time.monotonic() > end:
+                    raise
+                tried = True
+                time.sleep(_AGAIN_S)
+            except RuntimeError as error:
+                if tried and "already exists" in str(error):  # the answer to an earlier try was lost
+                    return job["submission_id"]
+                raise
 
 
 class ShardSteps(RayStepHandler):
@@ -131,4 +122,4 @@ class ShardSteps(RayStepHandler):
 
 def ray_steps(options: Options) -> WatchedSteps:
     """The executor of a run on the cluster that ``options`` name. Raises UserError where it does not answer."""
-    return WatchedSteps(ShardSteps(connect(options.address), options), options.check_every)
+    return WatchedSteps(ShardSteps(jobs_at(options.address), options), options.check_every)

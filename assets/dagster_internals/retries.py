@@ -9,6 +9,8 @@ import sys
 
 import dagster as dg
 
+from mmret.system_errors import may_pass
+
 
 class StoppableRetryPolicy(dg.RetryPolicy):
     """:class:`dagster.RetryPolicy` for errors; none while a KeyboardInterrupt or its like in Dagster is handled."""
@@ -18,10 +20,22 @@ class StoppableRetryPolicy(dg.RetryPolicy):
 
 
 class LostNodePolicy(dg.RetryPolicy):
-    """Tries a step again whose machine or process was lost, and nothing that a step raised itself."""
+    """Tries a step again whose machine or process was lost, or that could not reach the lake or the history; of what a step raises
+    itself nothing else."""
 
     def __bool__(self) -> bool:
-        return sys.exc_info()[1] is None
+        error = sys.exc_info()[1]
+        return error is None or out_of_reach(error)
+
+
+def out_of_reach(error: BaseException) -> bool:
+    """Whether the lake's object store, or the Postgres of Dagster's history, which takes lines of a log, could not be reached."""
+    if may_pass(error):
+        return True
+    cause: BaseException | None = error
+    while cause is not None and type(cause).__module__.partition(".")[0] != "psycopg2":
+        cause = cause.__cause__
+    return type(cause).__name__ == "OperationalError"
 
 
 LOST_NODE = LostNodePolicy(max_retries=3, delay=5)

@@ -48,14 +48,14 @@ def train_outside(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict
 
 
 def train_on_cluster(context: dg.AssetExecutionContext, job: "TrainingJob") -> dict[str, Any]:
-    """Train ``job`` by ``job.recipe.workers`` workers of the Ray cluster at RAY_ADDRESS, or that this machine is a node of.
+    """Train ``job`` by ``job.recipe.workers`` workers of the Ray cluster at RAY_ADDRESS.
 
     Raises UserError with the message of a mistake that the training reports.
     """
     from mmret.retriever.train.log import log_line
-    from mmret.retriever.train.on_ray import address_of, train_on_ray
+    from mmret.retriever.train.on_ray import train_on_ray
 
-    return train_on_ray(job, lambda row: context.log.info(log_line(row)), context.log.info, address_of("ray"))
+    return train_on_ray(job, lambda row: context.log.info(log_line(row)), context.log.info)
 
 
 def command(processes: int, job: str) -> list[str]:

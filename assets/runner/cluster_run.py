@@ -14,6 +14,7 @@ from assets.display import live
 from assets.runner.launched import Launched
 from assets.runner.run import OnStage, Outcome, Runner
 from assets.runner.several import Unit, in_flight, order
+from mmret.freshness.survey import Snapshot
 from mmret.ingest.enough import check_enough
 from mmret.lake.lease import Lease
 from mmret.settings import Profile
@@ -41,6 +42,7 @@ class ClusterRunner(Runner):
         self.watcher, self.ray = watcher, OnRay(self.instance, address)
         self._begun: dict[Unit, tuple[tuple[str, ...], float]] = {}
         self._said: dict[tuple[str, str], Any] = {}
+        self._now: Snapshot | None = None
         self.ray.stop_jobs_of(self.abandoned)
 
     def _open_instance(self) -> Any:
@@ -54,11 +56,13 @@ class ClusterRunner(Runner):
 
     def _bring_up_to_date(self, group: Sequence[str]) -> None:
         keys = self._partitions(group[0])
-        self._group, self._launches = order(group, keys, self.profile), 0
+        self._group, self._launches, self._now = order(group, keys, self.profile), 0, None
         in_flight(self._group, self.ray.at_once, self)
 
     def to_do(self, unit: Unit) -> Sequence[str]:
-        return self.stale(unit.stages, unit.partition or UNPARTITIONED)
+        # what it reads can only have changed by a launch that has ended since
+        self._now = self._now or Snapshot(self.lake)
+        return self.stale(unit.stages, unit.partition or UNPARTITIONED, self._now)
 
     def submit(self, unit: Unit, stages: Sequence[str]) -> Future[Launched]:
         self.lease.check()
@@ -72,6 +76,7 @@ class ClusterRunner(Runner):
 
     def over(self, unit: Unit, stages: Sequence[str], future: Future[Launched]) -> None:
         _, began = self._begun.pop(unit)
+        self._now = None
         self.watcher.ended(stages, unit.partition)
         self.take_note(stages, unit.partition, future.result(), time.monotonic() - began)
 

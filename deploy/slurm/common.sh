@@ -16,7 +16,8 @@ export MMRET_CHECKOUT MMRET_PYTHON MMRET_STATE
 PATH=$(dirname "$MMRET_PYTHON"):$PATH
 export PATH PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
 
-# Node names of the allocation, one a line; the batch script itself runs on the first.
+# Node names of the allocation, one a line; the batch script itself runs on the first. Take one by sed, which reads them all: with
+# pipefail, a reader that ends early fails the script where there are hundreds.
 nodes() { scontrol show hostnames "$SLURM_JOB_NODELIST"; }
 
 # The address by which Slurm's own daemons reach a node.
@@ -47,13 +48,14 @@ free_port() { "$MMRET_PYTHON" -c 'import socket; s = socket.socket(); s.bind((""
 head_address() {
     local second
     second=$(nodes | sed -n 2p)
-    address_towards "$(slurm_address "${second:-$(nodes | head -n 1)}")"
+    address_towards "$(slurm_address "${second:-$(nodes | sed -n 1p)}")"
 }
 
 check_environment() {
     [[ -x $MMRET_PYTHON ]] || fail "no $MMRET_PYTHON: run \`make setup\`, or let MMRET_PYTHON name the Python of the environment"
     [[ -n ${LAKE:-} ]] || fail "set LAKE: a folder that every node sees, or s3://bucket/prefix"
     [[ $LAKE == *://* || $LAKE == /* ]] || fail "LAKE has to be an absolute path or an address, not $LAKE"
+    [[ $MMRET_STATE == /* ]] || fail "MMRET_STATE has to be an absolute path, not $MMRET_STATE"
     mkdir -p "$MMRET_STATE"
 }
 

@@ -60,7 +60,8 @@ def registered(storage: Storage, server: Registered, beat_s: float = BEAT_S) -> 
     finally:
         ended.set()
         beating.join(10)
-        storage.delete([key])
+        with suppress(StorageUnreachable):  # it falls silent by itself
+            storage.delete([key])
 
 
 class RegisteredServers:
@@ -87,12 +88,11 @@ class RegisteredServers:
         return list(dict.fromkeys(server.url for server in alive if model in server.models))
 
     def _read(self, key: str) -> Registered | None:
+        data, _ = self.storage.read_with_token(key)
         try:
-            told = json.loads(self.storage.read(key))
+            told = json.loads(data or b"")
             return Registered(str(told["url"]), tuple(map(str, told["models"])))
-        except StorageUnreachable:
-            raise
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # gone since, or somebody else's file
+        except (ValueError, KeyError, TypeError):  # gone since, or somebody else's file
             return None
 
     def models(self) -> Sequence[str]:

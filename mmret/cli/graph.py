@@ -8,16 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mmret.cli.cluster_progress import ClusterProgress
 from mmret.cli.run_progress import RunProgress
-from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
 from mmret.lake.lease import exclusive as lease_of
 from mmret.progress import reporting
+from mmret.ray_cluster import address_in, require
 from mmret.settings import Profile
 
 if TYPE_CHECKING:
@@ -65,14 +64,10 @@ def progress_of(lake: Lake, profile: Profile, on: str | None) -> RunProgress:
     """
     if on is None:
         return RunProgress(lake, profile)
-    name, _, address = on.partition(":")
-    if name != "ray":
-        raise UserError(f"--on {on}: `ray`, or `ray:` and the address of the cluster's head, as in ray:http://head:8265")
-    for module in ("ray", "dagster_ray", "dagster_postgres"):
-        if find_spec(module) is None:
-            raise UserError(f"--on ray needs the extra `cluster` ({module} is not installed): uv pip install -e '.[cluster]'")
+    address = address_in(on)
+    require("ray", "dagster_ray", "dagster_postgres")
     progress = ClusterProgress(lake, profile)
-    progress.address = address or None
+    progress.address = address
     return progress
 
 

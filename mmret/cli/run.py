@@ -11,6 +11,7 @@ from mmret.cli.lake_option import lake_option
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.lake.configuration import note_refused, resolve
+from mmret.ray_cluster import ClusterUnreachable
 from mmret.settings import Profile, parse_override
 
 
@@ -68,6 +69,8 @@ def run(
                 if _output_caption_cost(store, settings, as_json):
                     return
             outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
+        except ClusterUnreachable:  # no fault of the sources
+            raise
         except UserError as error:
             if note_refused(store, images or settings.corpus.sources):
                 raise UserError(

@@ -49,13 +49,15 @@ def train(
 
 
 def _train_on_ray(store: Any, profile: Any, recipe: str, on: str, workers: int | None) -> None:
-    from mmret.retriever.train.on_ray import address_of, submit
+    from mmret.ray_cluster import address_in, address_to_join, is_dashboard, require
+    from mmret.retriever.train.on_ray import submit
 
-    address = address_of(on)
+    address = address_in(on)
+    require("ray")
     workers = workers or profile.recipes[recipe].workers
     if workers is None:
         raise UserError(f"by how many processes? Add --workers N, or set recipes.{recipe}.workers")
-    if address and address.startswith(("http://", "https://")):
+    if is_dashboard(address := address_to_join(address)):
         command = ["train", "--lake", store.address, "--recipe", recipe, "--on", "ray", "--workers", str(workers)]
         return submit(command, address, lambda line: typer.echo(line, err=True))
 

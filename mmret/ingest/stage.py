@@ -36,6 +36,7 @@ from mmret.lake.holding import note_opted_out
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
+from mmret.system_errors import may_pass
 from mmret.threads import in_order
 
 BATCH_ROWS = 1000
@@ -181,6 +182,8 @@ def _store(
         except Unreadable as why:
             return why
         except OSError as error:
+            if may_pass(error):  # the lake's own store, in which the picture lies
+                raise
             return Unreadable("unreadable", error.strerror or str(error))
 
     refused: dict[str, tuple[str, str]] = {}

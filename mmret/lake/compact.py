@@ -97,8 +97,10 @@ def _partitions_with_versions(lake: Lake) -> Iterator[tuple[str, str]]:
             continue
         if lake.storage.is_local:
             partitions = lake.storage.folders(f"{history.HISTORY}/{table}")
-        else:  # in an object store the only version is that of the current file, and looking at each costs requests
-            partitions = [name for name, versions in history.versions_of(lake, table).items() if len(versions) > 1]
+        else:  # in an object store a version that is alone is that of the current file, and looking at each costs requests
+            there = set(lake.partitions(table))
+            found = history.versions_of(lake, table)
+            partitions = [name for name, versions in found.items() if len(versions) > 1 or name not in there]
         for partition in partitions:
             yield table, partition
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from mmret.storage import is_object_address
 from mmret.storage.addresses import object_address
@@ -21,7 +22,8 @@ def data_set(table: Any) -> Any:
     if is_object_address(table.uri):
         from mmret.storage.options import lance_options
 
-        return lance.dataset(table.uri, storage_options=lance_options(object_address(table.uri)))
+        address = object_address(unquote(table.uri))  # it writes blanks and letters beyond ASCII as in a URL
+        return lance.dataset(str(address), storage_options=lance_options(address))
     return lance.dataset(Path(table.uri).as_uri())
 
 

@@ -85,8 +85,7 @@ def note_requests(lake: PartitionFiles, pictures: pa.Array) -> int:
     """Note the keys of the requests about pairs of ``pictures`` in ``history/``, while a file still lists them; returns how many
     are noted. Their answers are dropped when the pictures are forgotten."""
     pairs = pairs_of(lake, pictures)
-    keys = set(noted_requests(lake))
-    before = len(keys)
+    keys: set[str] = set()
     for table in set(lake.storage.folders()) - {history.HISTORY, *LISTINGS}:
         for key in files_of(lake, table):
             names = _schema(lake, key).names
@@ -95,9 +94,11 @@ def note_requests(lake: PartitionFiles, pictures: pa.Array) -> int:
             by, ids = ("pair_id", pairs) if "pair_id" in names else ("image_id", pictures)
             rows = _read(lake, key, [by, "request_key"])
             keys |= set(rows.filter(pc.is_in(rows[by], value_set=ids))["request_key"].drop_null().to_pylist())
-    if len(keys) > before:
-        lake.storage.write(REQUESTS, json.dumps(sorted(keys), indent=0).encode())
-    return len(keys)
+    known = noted_requests(lake)
+    if keys <= set(known):
+        return len(known)
+    noted = lake.storage.update(REQUESTS, lambda data: json.dumps(sorted(keys.union(json.loads(data or b"[]"))), indent=0).encode())
+    return len(json.loads(noted))
 
 
 def noted_requests(lake: PartitionFiles) -> list[str]:

@@ -55,9 +55,10 @@ def recorded(inputs: Inputs) -> dict[str, Any]:
 def read_inputs(lake: Lake, fingerprint: str) -> dict[str, Any] | None:
     """The parts behind ``fingerprint``: table, version, settings, upstream ``{table: {partition: [digest, rows]}}`` and, unless
     they are of an older version, decisions; None where they were not kept."""
+    kept, _ = lake.storage.read_with_token(_key(fingerprint))
     try:
-        return json.loads(lake.storage.read(_key(fingerprint)))
-    except (FileNotFoundError, ValueError):
+        return None if kept is None else json.loads(kept)
+    except ValueError:
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -75,8 +76,7 @@ def read_footer(storage: Storage, key: str) -> pq.FileMetaData | None:
     Raises UserError where it is no whole Parquet file.
     """
     try:
-        with storage.open(key) as file:
-            return pq.read_metadata(file)
+        return _again(lambda: _footer(storage, key))
     except FileNotFoundError:
         return None
     except UserError:
@@ -84,9 +84,22 @@ def read_footer(storage: Storage, key: str) -> pq.FileMetaData | None:
     except ValueError as error:  # ArrowInvalid is one too
         raise UserError(damaged(storage, key, error)) from None
     except OSError as error:
-        if error.errno is not None or isinstance(error, ConnectionError):
+        if error.errno is not None or isinstance(error, ConnectionError | ObjectChanged):
             raise
         raise UserError(damaged(storage, key, error)) from None
+
+
+def _footer(storage: Storage, key: str) -> pq.FileMetaData:
+    with storage.open(key) as file:
+        return pq.read_metadata(file)
+
+
+def _again(read: Callable[[], Read]) -> Read:
+    """``read()``, anew where the object was replaced by another machine meanwhile."""
+    for _ in range(_READ_AGAIN):
+        with suppress(ObjectChanged):
+            return read()
+    return read()
 
 
 def facts_in(meta: pq.FileMetaData) -> Facts:
@@ -120,25 +133,24 @@ def _each(storage: Storage, read: Callable[[str], Read], keys: Iterable[str]) ->
 
 def _read(storage: Storage, key: str, known: list[str], columns: list[str] | None, filters: Any, later: frozenset[str]) -> pa.Table:
     """``later``: those of ``columns`` that a file of an older lake may lack."""
-    for attempt in range(_READ_AGAIN + 1):
-        try:
-            with storage.open(key) as file:
-                wanted = columns
-                if later:
-                    have = pq.read_schema(file).names
-                    wanted = [name for name in columns if name in have or name not in later]
-                    file.seek(0)
-                rows = pq.read_table(file, columns=wanted, filters=filters, partitioning=None).replace_schema_metadata(None)
-            break
-        except ObjectChanged:  # replaced by another machine
-            if attempt == _READ_AGAIN:
-                raise
-        except pa.ArrowInvalid as error:
-            raise UserError(damaged(storage, key, error)) from None
-        except OSError as error:
-            if error.errno is not None or isinstance(error, ConnectionError):
-                raise  # the system's, not the file's
-            raise UserError(damaged(storage, key, error)) from None
+
+    def rows_of_file() -> pa.Table:
+        with storage.open(key) as file:
+            wanted = columns
+            if later:
+                have = pq.read_schema(file).names
+                wanted = [name for name in columns if name in have or name not in later]
+                file.seek(0)
+            return pq.read_table(file, columns=wanted, filters=filters, partitioning=None).replace_schema_metadata(None)
+
+    try:
+        rows = _again(rows_of_file)
+    except pa.ArrowInvalid as error:
+        raise UserError(damaged(storage, key, error)) from None
+    except OSError as error:
+        if error.errno is not None or isinstance(error, ConnectionError | ObjectChanged):
+            raise  # the system's, not the file's
+        raise UserError(damaged(storage, key, error)) from None
     if unknown := [name for name in rows.schema.names if name not in known]:
         raise UserError(
             f"{storage.shown(key)} has columns that this version does not know ({', '.join(unknown)}): use the newer mmret that "
@@ -251,7 +263,11 @@ class PartitionFiles:
 
     def head(self, table: str, partition: str, rows: int) -> pa.Table:
         """The first ``rows`` rows of a partition, reading no more than it has to."""
-        with self.open_file(table, partition) as source, pq.ParquetFile(source) as file:
-            batches = file.iter_batches(batch_size=rows)
-            first = next(batches, None)
-            return pa.Table.from_batches([first] if first is not None else [], file.schema_arrow.remove_metadata())
+
+        def first_rows() -> pa.Table:
+            with self.open_file(table, partition) as source, pq.ParquetFile(source) as file:
+                batches = file.iter_batches(batch_size=rows)
+                first = next(batches, None)
+                return pa.Table.from_batches([first] if first is not None else [], file.schema_arrow.remove_metadata())
+
+        return _again(first_rows)

@@ -59,6 +59,8 @@ class StoreLease:
     def check(self) -> None:
         """Renew the lease. Raises UserError where somebody else has taken it over meanwhile."""
         with self._asking:
+            if self._ended.is_set():
+                return
             for _ in range(_TRIES):
                 found, token = _read(self._storage)
                 if found.get("lease") != self._holder["lease"]:

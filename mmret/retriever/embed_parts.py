@@ -25,6 +25,7 @@ from mmret.progress import advance
 from mmret.quantise import shorten, to_binary, to_int8
 from mmret.retriever.models.usable import DAMAGED
 from mmret.retriever.records import Record, numbered_records
+from mmret.storage import StorageUnreachable
 from mmret.unit_vectors import UnusableVectors
 
 EmbedInput = Literal["image", "text", "composed"]
@@ -226,5 +227,7 @@ def _open_picture(row: Record) -> tuple[Any, str | None]:
         return open_rgb(row.read()), None
     except Unreadable as error:
         return None, error.reason
+    except StorageUnreachable:  # no picture's fault
+        raise
     except OSError:
         return None, "unreadable_file"

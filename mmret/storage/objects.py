@@ -17,14 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmret.atomic import replacing, scratch_folder
+from mmret.atomic import remove_abandoned, replacing, scratch_folder
 from mmret.errors import UserError
 from mmret.storage.addresses import ObjectAddress
 from mmret.storage.object_file import ObjectFile, meta_and_tail, range_of
-from mmret.storage.object_folders import download_folder, drop_old, read_manifest, upload_folder
-from mmret.storage.options import allows_http, lance_options, store_options
+from mmret.storage.object_folders import UNUSED_FOR_S, download_folder, drop_old, is_kept, read_manifest, upload_folder
+from mmret.storage.options import PATIENCE_S, allows_http, lance_options, store_options
 from mmret.storage.protocol import Entry, Token
-from mmret.storage.refusals import telling
+from mmret.storage.refusals import StorageUnreachable, refusal, telling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ class ObjectStorage:
         with telling(self.address):
             for _ in self._opened(seconds=10).list(chunk_size=1):
                 break
-            return self._opened(seconds=120)
+            return self._opened(seconds=PATIENCE_S)
 
     def _opened(self, seconds: float) -> Any:
         try:
@@ -78,7 +78,12 @@ class ObjectStorage:
                 "timeout": timedelta(seconds=60),
                 "connect_timeout": timedelta(seconds=5),
             },
-            retry_config={"max_retries": 30, "retry_timeout": timedelta(seconds=seconds)},
+            # waits between retries do not grow as their documentation says: thirty were over in ten seconds
+            retry_config={
+                "max_retries": 10_000,
+                "retry_timeout": timedelta(seconds=seconds),
+                "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 3},
+            },
         )
 
     # -- objects ------------------------------------------------------------------------------------------------------
@@ -97,7 +102,9 @@ class ObjectStorage:
             try:
                 found = self._store.get(key)
                 return bytes(found.bytes()), found.meta["e_tag"]
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if refusal(str(error)):  # the bucket is missing, not the object
+                    raise
                 return None, None
 
     def write(self, key: str, data: bytes) -> None:
@@ -117,7 +124,9 @@ class ObjectStorage:
             try:
                 self._store.put(key, data, mode=condition, use_multipart=False)
                 return True
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                if refusal(str(error)):  # the bucket is missing, not the object
+                    raise
                 return False
 
     def update(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
@@ -198,7 +207,7 @@ class ObjectStorage:
             if token is None:
                 raise FileNotFoundError(2, "no such object", self.shown(key))
             path = folder / hashlib.sha256(token.encode()).hexdigest()[:16] / file
-            if path.exists():
+            if is_kept(path):
                 return path
             with suppress(PreconditionError, FileNotFoundError):  # replaced or removed since: look again
                 with replacing(path) as aside, telling(self.address), aside.open("wb") as out:
@@ -245,7 +254,7 @@ class ObjectStorage:
         if manifest is None:
             raise FileNotFoundError(2, "no such folder", self.shown(prefix))
         with telling(self.address):
-            return download_folder(self._store, prefix, manifest, self.scratch / "folders")
+            return download_folder(self._store, prefix, manifest, self.scratch / "folders", self.shown(prefix))
 
     def has_folder(self, prefix: str) -> bool:
         return read_manifest(self, prefix) is not None
@@ -269,7 +278,8 @@ class ObjectStorage:
         finally:
             ended.set()
             beating.join()
-            self.delete([key])
+            with suppress(StorageUnreachable):  # a mark without beats is over by itself
+                self.delete([key])
 
     def is_marked(self, key: str) -> bool:
         beat, token = self.read_with_token(key)
@@ -281,8 +291,13 @@ class ObjectStorage:
         return False
 
     def sweep(self) -> int:
-        """Nothing half written is seen in an object store; what was cut off of uploads in parts is for the bucket's own rules."""
-        return 0
+        """The same of this machine's scratch folder, and copies there that nobody was given for a month. In the store nothing half
+        written is seen; what was cut off of uploads in parts is for the bucket's own rules."""
+        for kept in ("objects", "folders"):
+            for folder in (self.scratch / kept).glob("*"):
+                drop_old(folder, keep=None, kept_for_s=UNUSED_FOR_S)
+        places = ("writing", "objects/*/*", "folders/*/*", "answers/*", "fetched")
+        return sum(remove_abandoned(self.scratch.glob(f"{place}/.*.tmp")) for place in places)
 
     # -- others' engines ----------------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ _VARIABLES = {
         "endpoint": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
     },
 }
+PATIENCE_S = 120
+"""So long a server that does not answer is asked again."""
 _PREFIX = {"s3": "aws_", "gs": "google_", "az": "azure_storage_"}
 
 
@@ -61,6 +63,8 @@ def store_options(address: ObjectAddress) -> dict[str, str]:
 def lance_options(address: ObjectAddress) -> dict[str, str]:
     """The same as Lance takes them."""
     found = {f"{_PREFIX[address.scheme]}{name}": value for name, value in store_options(address).items()}
+    # ten by default, which a server that starts anew outlasts
+    found |= {"client_max_retries": "1000", "client_retry_timeout": str(PATIENCE_S)}
     if allows_http(store_options(address)):
         found["allow_http"] = "true"
     return found

@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
@@ -126,7 +125,9 @@ def _parsed(storage: ObjectStorage, entry: Entry, tail: bytes) -> tuple[list[str
             with storage.open(entry.key) as file:
                 meta = pq.read_metadata(file)
         return meta.schema.to_arrow_schema().names, facts_in(meta)
-    except (pa.ArrowInvalid, ValueError) as error:
+    except UserError:
+        raise
+    except ValueError as error:  # ArrowInvalid is one too
         raise UserError(damaged(storage, entry.key, error)) from None
 
 
@@ -227,7 +228,7 @@ class Ranges:
 def _names(folder: Path) -> list[str]:
     try:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -115,6 +115,13 @@ def test_ray_serve_is_asked_for_its_healthy_proxies_and_the_applications_path(mo
     assert set(seen) == {"Bearer t0ken"}
 
 
+@pytest.mark.parametrize("told", [[1, 2], "busy", {"applications": 3}, {"applications": {"vlm": "RUNNING"}}])
+def test_an_answer_that_is_not_rays_changes_nothing(monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    with _dashboard(told, []) as url:
+        monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", url)
+        assert _look("ray://serve") == ()
+
+
 def test_servers_are_known_in_the_lake_by_their_model_while_they_beat(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     servers = RegisteredServers(storage, silent_s=0.5)
@@ -269,3 +276,16 @@ def test_mmret_register_tells_why_there_is_no_server(command: list[str], message
 
     done = CliRunner().invoke(app, ["register", "--lake", str(tmp_path), "--port", str(_free_port()), "--", *command])
     assert isinstance(done.exception, UserError) and message in str(done.exception)
+
+
+def test_ray_serve_is_looked_for_nowhere_but_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="which Ray cluster. Set RAY_DASHBOARD_ADDRESS"):
+        _look("ray://serve")
+
+
+def test_what_is_no_dashboard_of_ray_is_passed_over_like_a_look_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _dashboard(["a", "page"], []) as url:
+        monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", url)
+        assert _look("ray://serve") == ()

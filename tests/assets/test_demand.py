@@ -6,6 +6,7 @@ import pytest
 
 from assets.cluster.demand import CHECKS, Asked, Options, demand
 from assets.cluster.nodes import Nodes
+from mmret.errors import UserError
 from mmret.stages import STAGES, TABLE
 from tests.freshness.empty_tables import SHARDS, current_lake
 
@@ -84,3 +85,58 @@ def test_what_no_node_has_is_told_in_words():
     assert nodes().cannot_have(Asked(999, 9, 2**50)) == "", "of a cluster of which nothing is known nothing is said"
     too_much = Asked(1, 2, 2**30)
     assert "16 cores, 1 GPU and 64.0 GiB" in some.cannot_have(too_much) and str(too_much) == "1 cores, 2 GPU, 1.0 GiB of memory"
+
+
+def test_a_step_that_only_drives_workers_holds_nothing_that_they_wait_for(lake):
+    from mmret.lake.configuration import Configuration
+
+    lake.write_configuration(Configuration({"profile": "demo", "overrides": {"recipes.demo.workers": 2}}, None))
+    asked = demand("checkpoints", SimpleNamespace(tags={"dagster/partition": "demo"}), Options(gpus="always"), nodes(GPU))
+    assert (asked.cores, asked.gpus) == (0, 0) and asked.memory > 0
+    lake.write_configuration(Configuration({"profile": "demo", "overrides": {}}, lake.read_configuration().token))
+    assert demand("checkpoints", SimpleNamespace(tags={"dagster/partition": "demo"}), Options(), nodes(GPU)).gpus == 1
+
+
+def test_a_step_looks_at_its_own_shards_alone_unless_its_memory_grows_with_the_lake(lake, monkeypatch):
+    looked, real = [], type(lake).facts
+    monkeypatch.setattr(type(lake), "facts", lambda self, table, p: (looked.append(p), real(self, table, p))[1])
+    demand("pairs", run_of(SHARDS[1]), Options(), nodes(CPU))
+    assert looked == [SHARDS[1]]
+    demand("duplicates", SimpleNamespace(tags={}), Options(), nodes(CPU))
+    assert looked[1:] == list(SHARDS)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"gpus": "sometimes"}, "gpus is 'sometimes': one of where there are any, always, never"),
+        ({"stages": {"clip_imag": {"cores": 2}}}, "stages has clip_imag, and there are corpus_manifest, "),
+        ({"stages": {"clip_image": {"core": 2}}}, "stages.clip_image has core: 2; it takes numbers of cores, gpus and memory"),
+        ({"stages": {"clip_image": {"memory": "24G"}}}, "stages.clip_image has memory: '24G'"),
+        ({"check_every": 0}, "check_every is 0"),
+        ({"env": [{"HF_HOME": "/models"}]}, "write variables as NAME or NAME=VALUE"),
+        ({"address": {"env": "HEAD"}}, "write it as http://head:8265"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_and_not_passed_over(config, said):
+    with pytest.raises(UserError, match=said):
+        Options.of(config)
+
+
+def test_a_head_that_does_not_answer_at_first_is_asked_again_before_a_step_is_sent_without_a_gpu(monkeypatch):
+    from assets.cluster import nodes as module
+
+    answers = [OSError("busy"), OSError("busy"), [GPU], OSError("gone")]
+
+    def alive(self):
+        told = answers.pop(0)
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    monkeypatch.setattr(Nodes, "_alive", alive)
+    monkeypatch.setattr(module, "_AGAIN_S", 0.0)
+    found = Nodes(None)
+    assert found.have_gpus() and len(answers) == 1
+    found._asked_at = float("-inf")
+    assert found.have_gpus() and not answers, "what was known holds while the head is away"

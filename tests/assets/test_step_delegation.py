@@ -57,6 +57,15 @@ def test_a_lost_node_is_tried_again_and_what_a_step_raised_is_not():
         assert sys.exc_info()[1] is not None and not LOST_NODE
 
 
+def test_a_lake_or_a_history_out_of_reach_is_tried_again_by_every_stage():
+    from mmret.storage import StorageUnreachable
+
+    try:
+        raise StorageUnreachable("s3://bucket cannot be reached")
+    except StorageUnreachable:
+        assert LOST_NODE
+
+
 def test_every_stage_is_tried_again_when_its_node_is_lost_and_asks_for_what_the_table_states():
     from assets.definitions import defs
     from mmret.stages import stage_of

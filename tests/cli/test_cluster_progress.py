@@ -99,13 +99,13 @@ def test_where_to_compute_is_ray_and_perhaps_its_address_and_nothing_else(tmp_pa
 
 
 def test_without_the_extra_a_run_on_a_cluster_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmret.cli.graph.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--on ray needs the extra `cluster`"):
+    monkeypatch.setattr("mmret.ray_cluster.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="a Ray cluster needs the extra `cluster` .ray is not installed.:"):
         progress_of(current_lake(tmp_path / "lake"), PROFILE, "ray")
 
 
 def test_the_address_is_all_that_stands_behind_the_first_colon(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmret.cli.graph.find_spec", lambda name: object())
+    monkeypatch.setattr("mmret.ray_cluster.find_spec", lambda name: object())
     lake = current_lake(tmp_path / "lake")
     assert progress_of(lake, PROFILE, "ray").address is None
     assert progress_of(lake, PROFILE, "ray:http://head:8265").address == "http://head:8265"

@@ -9,6 +9,7 @@ from mmret.cli import app, graph
 from mmret.errors import UserError
 from mmret.ingest.stage import seal_corpus
 from mmret.lake import Lake
+from mmret.ray_cluster import ClusterUnreachable
 from tests.ingest.files import captioned, png, write
 
 
@@ -54,3 +55,13 @@ def test_a_mended_source_that_is_named_again_is_used(tmp_path: Path, tried):
     (bare / "captions.jsonl").unlink()
     assert "no further" in run(tmp_path / "lake", bare)
     assert tried == [(str(bare),)] * 2
+
+
+def test_a_cluster_that_does_not_answer_is_no_fault_of_the_sources(tmp_path: Path, monkeypatch):
+    def unreachable(*_, **__):
+        raise ClusterUnreachable("no Ray cluster answers")
+
+    monkeypatch.setattr(graph, "materialize", unreachable)
+    good = captioned(tmp_path / "good", {f"{i}.png": png(i) for i in range(3)})
+    assert run(tmp_path / "lake", good) == "no Ray cluster answers"
+    assert "refused" not in Lake(tmp_path / "lake").read_configuration()

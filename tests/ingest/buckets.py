@@ -13,13 +13,14 @@ from mmret.storage import StorageUnreachable
 
 class Buckets:
     """``s3://NAME/...`` is the folder ``root/NAME/...``. ``asked`` counts requests by verb, ``read`` bytes by key; after
-    ``dead_after`` reads (None: never) the store does not answer any more."""
+    ``dead_after`` reads (None: never) the store does not answer any more, or raises another ``failure``."""
 
     def __init__(self, root: Path):
         self.root = root
         self.asked: Counter[str] = Counter()
         self.read: Counter[str] = Counter()
         self.dead_after: int | None = None
+        self.failure: Exception = StorageUnreachable("the store cannot be reached")
 
     def folder(self, address: str) -> Path:
         return self.root / address.removeprefix("s3://")
@@ -36,7 +37,7 @@ class _Store:
             buckets = self._buckets
             buckets.asked[verb] += 1
             if verb == "get" and buckets.dead_after is not None and buckets.asked["get"] > buckets.dead_after:
-                raise StorageUnreachable("the store cannot be reached")
+                raise buckets.failure
             found = call(*given, **named)
             if verb == "get":
                 start, end = found.range

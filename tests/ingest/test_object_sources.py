@@ -18,6 +18,7 @@ from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest.folders.tar_index import TarIndex
 from mmret.ingest.in_memory import read_source
+from mmret.ingest.object_store.lost import ending_when_lost
 from mmret.ingest.object_store.path import object_path
 from mmret.ingest.object_store.read_ahead import BLOCK, ReadAhead
 from mmret.ingest.pictures.decode import Unreadable
@@ -143,12 +144,17 @@ def test_what_is_sealed_changes_goes_and_returns_as_in_a_folder(buckets, tmp_pat
     assert lake.seal()["returned"] == 1 and lake.reasons()["4.png"] is None
 
 
+FAILURES = [StorageUnreachable("the store cannot be reached"), UserError("cannot be reached with these credentials")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["no answer", "refused"])
 @pytest.mark.parametrize("dead_after", [0, 3, 7])
-def test_a_store_that_stops_answering_ends_the_sealing_and_makes_no_reject(buckets, tmp_path, dead_after):
+def test_a_store_that_stops_answering_ends_the_sealing_and_makes_no_reject(buckets, tmp_path, dead_after, failure):
+    buckets.failure = failure
     captioned(buckets.folder("s3://bkt/p"), {f"{n}.png": png(n) for n in range(9)})
     lake = Sealed(tmp_path, "s3://bkt/p")
     buckets.dead_after = dead_after
-    with pytest.raises(StorageUnreachable, match="cannot be reached"):
+    with pytest.raises(type(failure), match="^(the store )?cannot be reached"):
         lake.seal()
     assert set(lake.reasons().values()) <= {None}, "an outage is nothing that a row says"
     buckets.dead_after = None
@@ -156,14 +162,16 @@ def test_a_store_that_stops_answering_ends_the_sealing_and_makes_no_reject(bucke
     assert list(lake.reasons().values()) == [None] * 9
 
     buckets.dead_after = buckets.asked["get"] + 2
-    with pytest.raises(StorageUnreachable, match="cannot be reached"):
+    with pytest.raises(type(failure), match="^(the store )?cannot be reached"):
         lake.ingest()
     buckets.dead_after = None
     assert len(lake.ingest()) == 9 and lake.lake.read("rejects").num_rows == 0
 
 
+@pytest.mark.parametrize("failure", FAILURES, ids=["no answer", "refused"])
 @pytest.mark.parametrize("name", ["t.tar", "t.parquet", "captions.csv"])
-def test_an_outage_within_a_file_is_not_taken_for_damage_of_it(buckets, name):
+def test_an_outage_within_a_file_is_not_taken_for_damage_of_it(buckets, name, failure):
+    buckets.failure = failure
     folder = buckets.folder("s3://bkt/p")
     large = {f"{n}.png": png(n, (300, 300)) for n in range(12)}  # more than one block
     if name == "t.tar":
@@ -174,12 +182,12 @@ def test_an_outage_within_a_file_is_not_taken_for_damage_of_it(buckets, name):
         write(folder, {"a.png": png(1), name: "image,caption\n" + f"a.png,{'a caption ' * 300}\n" * 1000})
     listed = len(list(open_source(f"s3://bkt/p/{name}").rows()))
     taken = buckets.asked["get"]
-    for place in (1, taken // 2, taken - 1):
+    for place in (1, taken // 2, taken - 2, taken - 1):
         buckets.asked.clear()
         for kept in (buckets.root.parent / "scratch").rglob("*.tar-index"):
             kept.unlink()
         buckets.dead_after = place
-        with pytest.raises((StorageUnreachable, Exception), match="cannot be reached"):
+        with pytest.raises(type(failure), match="^(the store )?cannot be reached"), ending_when_lost():
             list(open_source(f"s3://bkt/p/{name}").rows())
     buckets.dead_after = None
     assert len(list(open_source(f"s3://bkt/p/{name}").rows())) == listed
@@ -373,3 +381,31 @@ def test_a_local_source_imports_nothing_of_object_stores(tmp_path):
     code += "; print('obstore' in sys.modules)"
     made = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert made.stdout == "1\nFalse\n"
+
+
+def test_a_lakes_own_store_that_does_not_answer_costs_no_picture_that_lies_in_it(buckets, tmp_path, monkeypatch):
+    captioned(buckets.folder("s3://bkt/p"), {f"{n}.png": png(n) for n in range(3)})
+    lake = Sealed(tmp_path, "s3://bkt/p")
+    lake.seal()
+    before = lake.ingest()
+    lost = OSError("LanceError(IO): Generic S3 error: Error performing GET http://10.0.0.5/b/k - HTTP error: error sending request")
+
+    def gone(table, row_id):
+        raise lost
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="error sending request"):
+        patch.setattr("mmret.ingest.pictures.image_table.picture", gone)
+        patch.setattr("mmret.ingest.stage._still_fits", lambda *given: False)  # as after a change of the settings
+        lake.ingest()
+    assert lake.lake.read("rejects").num_rows == 0 and lake.lake.lance("images").count_rows() == len(before)
+
+
+def test_embedding_a_source_ends_where_its_store_does_not_answer(buckets):
+    from mmret.retriever.embed_parts import _open_picture
+    from mmret.retriever.records import numbered_records
+
+    captioned(buckets.folder("s3://bkt/p"), {"0.png": png(0)})
+    (_, record), *_ = numbered_records(["s3://bkt/p"], pictures=True, texts=False)
+    buckets.dead_after = 0
+    with pytest.raises(StorageUnreachable, match="cannot be reached"):
+        _open_picture(record)

@@ -19,6 +19,7 @@ from mmret.schemas import CHECKPOINTS, CORPUS_MANIFEST, NEIGHBOURS, TRIPLETS
 from mmret.settings import HistorySettings
 from mmret.warehouse import connect, refresh_catalogue
 from mmret.warehouse.catalogue import attach, catalogue_path
+from tests.storage.stores import in_memory
 
 DAY = 86_400 * 10**9
 SETTINGS = HistorySettings(days=7, bulky_days=1)
@@ -52,6 +53,21 @@ def test_replaced_versions_go_after_their_time_and_the_current_ones_stay(tmp_pat
     with pytest.raises(UserError, match="have been dropped"):
         history.state_at(lake, before, "then")
     assert ids(history.state_at(lake, now, "then")) == ["4"]
+
+
+@pytest.mark.parametrize("address", ["lake", "s3://tests/lake"])
+def test_versions_of_a_partition_that_was_removed_go_after_their_time(tmp_path, monkeypatch, address):
+    if address == "lake":
+        address = tmp_path / address
+    else:
+        in_memory(monkeypatch, tmp_path)
+    lake = Lake(address)
+    write(lake, "a")
+    write(lake, "b", shard="shard-00001")
+    lake.remove("triplets", "shard-00001")
+    now = time.time_ns()
+    assert [compact(lake, SETTINGS, now + days * DAY, lambda lake: None).versions_dropped for days in (0, 8, 8)] == [0, 1, 0]
+    assert ids(lake) == ["a"] and not history.versions(lake, "triplets", "shard-00001")
 
 
 def test_what_a_checkpoint_was_trained_on_stays_as_long_as_the_checkpoint(tmp_path):

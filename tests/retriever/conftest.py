@@ -87,7 +87,7 @@ def random_triplets(ids: list[str], count: int) -> pa.Table:
     return pa.Table.from_pylist([{**empty, **row, "pair_id": i} for i, row in rows.items()], TRIPLETS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def load(pictures):
     """``load_images`` over the session's pictures."""
     return lambda ids: {i: pictures[i] for i in ids if i in pictures}

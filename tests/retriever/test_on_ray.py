@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from mmret import ray_cluster
 from mmret.cli import app
 from mmret.errors import UserError
 from mmret.lake import Lake
@@ -17,7 +18,7 @@ from mmret.settings import load_profile
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
 
 
 def said(*words: str) -> str:
@@ -28,13 +29,11 @@ def said(*words: str) -> str:
 
 def test_a_cluster_without_the_library_is_one_sentence(tmp_path, no_ray):
     words = ("--lake", str(tmp_path), "--recipe", "demo", "--on", "ray", "--workers", "2")
-    assert said(*words) == (
-        "training on a Ray cluster needs the extra `cluster` (ray is not installed): uv pip install -e '.[cluster]'"
-    )
+    assert said(*words) == ("a Ray cluster needs the extra `cluster` (ray is not installed): uv pip install -e '.[cluster]'")
 
 
 def test_what_does_not_go_together_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(on_ray, "find_spec", lambda name: "there")
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: "there")
     lake = ("--lake", str(tmp_path), "--recipe", "demo")
     assert "add --on ray" in said(*lake, "--workers", "2")
     assert "by how many processes? Add --workers N, or set recipes.demo.workers" in said(*lake, "--on", "ray")
@@ -42,16 +41,30 @@ def test_what_does_not_go_together_is_said(tmp_path, monkeypatch):
     assert "512 workers cannot share a batch" in said(*lake, "--on", "ray:10.0.0.1:6379", "--workers", "512")
 
 
-def test_the_address_is_the_one_given_or_that_of_the_environment(monkeypatch):
-    monkeypatch.setattr(on_ray, "find_spec", lambda name: "there")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert on_ray.address_of("ray") is None and on_ray.address_of("ray:http://head:8265") == "http://head:8265"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert on_ray.address_of("ray") == "10.0.0.1:6379" and on_ray.address_of("ray:http://head:8265") == "http://head:8265"
+@pytest.fixture
+def unnamed(monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_cluster_is_the_one_named_or_that_of_the_environment(monkeypatch, unnamed):
+    assert ray_cluster.address_in("ray") is None and ray_cluster.address_in("ray:http://head:8265") == "http://head:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265")
+    assert ray_cluster.address_to_join(None) == "http://head:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # of a job of the cluster: its own
+    assert ray_cluster.address_to_join(None) == "10.0.0.1:6379" and ray_cluster.address_to_join("auto") == "auto"
+
+
+def test_no_cluster_is_joined_that_nobody_named(tmp_path, monkeypatch, unnamed):
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: "there")
+    job = TrainingJob.of(Lake(tmp_path), load_profile("demo", {"recipes.demo.workers": 2}), "demo")
+    with pytest.raises(UserError, match="which Ray cluster. Set RAY_ADDRESS .* ray:local begins one"):
+        on_ray.train_on_ray(job)
+    assert "which Ray cluster?" in said("--lake", str(tmp_path), "--recipe", "demo", "--on", "ray", "--workers", "2")
 
 
 def test_a_step_of_a_machine_outside_the_cluster_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(on_ray, "find_spec", lambda name: "there")
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: "there")
     job = TrainingJob.of(Lake(tmp_path), load_profile("demo", {"recipes.demo.workers": 2}), "demo")
     with pytest.raises(UserError, match="no node of the cluster .* `mmret train --lake .* --on ray:http://head:8265`"):
         on_ray.train_on_ray(job, address="http://head:8265")

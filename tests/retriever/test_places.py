@@ -83,6 +83,21 @@ def test_a_state_that_does_not_read_is_passed_over_and_one_that_is_not_seen_is_s
     assert States(place.work, "another", place).latest() is None
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), UserError("the credentials")])
+def test_a_state_that_cannot_be_fetched_is_kept(tmp_path, monkeypatch, error):
+    place = Place(Elsewhere(tmp_path / "lake", tmp_path / "here"), "checkpoints/r")
+    states = States(place.work, "x", place)
+    states.save(2, {"step": 2})
+
+    def full(key):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error), match="No space left|^$|the credentials"):
+        patch.setattr(place.storage, "local", full)
+        states.latest()
+    assert states.latest() == {"step": 2}
+
+
 def test_what_all_read_is_written_by_the_first_or_by_the_first_of_each_machine(tmp_path, monkeypatch):
     """Two processes played by one: what the other says is what this one says, or its opposite."""
 
@@ -114,3 +129,22 @@ def test_a_place_of_a_folder_is_that_folder(tmp_path):
     with place.publish() as aside:
         (aside / "x").write_text("y")
     assert (place.folder / "x").read_text() == "y"
+
+
+def test_processes_of_one_machine_read_a_state_though_each_removes_the_copy_that_they_share(tmp_path):
+    class Shared(Elsewhere):
+        taken = 0
+
+        def local(self, key: str) -> Path:
+            copy = super().local(key)
+            if self.taken < 2:  # another process is done with it just now
+                self.taken += 1
+                copy.unlink()
+            return copy
+
+    storage = Shared(tmp_path / "lake", tmp_path / "here")
+    place = Place(storage, "checkpoints/r")
+    states = States(place.work, "x", place)
+    states.save(2, {"step": 2})
+    assert states.at(2) == {"step": 2} and storage.taken == 2
+    assert not list((tmp_path / "here").rglob("state-*"))

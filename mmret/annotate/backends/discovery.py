@@ -34,6 +34,8 @@ LOOK_S = 10.0
 NONE_FOUND_S = 180.0
 """Seconds without any server after which a run ends."""
 _RAY_TIMEOUT_S = 10.0
+_NO_ANSWER = (ValueError, AttributeError, KeyError, TypeError)
+"""What comes of an answer that is not Ray's, as of a proxy that says in HTML that it is busy."""
 
 
 class Place(Protocol):
@@ -86,7 +88,10 @@ class RayServe:
         if response.status_code in (401, 403):
             raise UserError(f"{self.setting}.urls: the Ray cluster refuses the token: set RAY_AUTH_TOKEN to the cluster's")
         response.raise_for_status()
-        told = response.json()
+        try:
+            told = dict(response.json())
+        except (ValueError, TypeError):
+            raise ConnectionError(f"what answers at {response.url} is no dashboard of Ray") from None
         running = {
             name: (each.get("route_prefix") or "/").rstrip("/")
             for name, each in (told.get("applications") or {}).items()
@@ -105,6 +110,10 @@ class RayServe:
     def _dashboard(self) -> str:
         if told := os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS"):
             return told.rstrip("/")
+        if not os.environ.get("RAY_ADDRESS"):  # left to itself Ray takes whichever cluster runs on this machine
+            raise UserError(
+                f"{self.setting}.urls: which Ray cluster? Set RAY_DASHBOARD_ADDRESS to the head node's http://HOST:8265"
+            )
         try:
             from ray.dashboard.utils import get_address_for_submission_client
         except ImportError:
@@ -158,7 +167,9 @@ class Whereabouts:
             try:
                 self._found[n] = place.find()
                 self._trouble = ""
-            except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+            except UserError:
+                raise
+            except (OSError, httpx.HTTPError, httpx.InvalidURL, *_NO_ANSWER) as error:
                 self._trouble = f"; at the last look: {words_of(str(error), 160)}"
         found = tuple(dict.fromkeys([*self.fixed, *(url for urls in self._found.values() for url in urls)]))
         if found:

@@ -7,14 +7,13 @@ more, and one listing.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from mmret.atomic import replacing
+from mmret.atomic import remove_abandoned, replacing, scratch_folder
 from mmret.errors import UserError
 from mmret.hashing import content_id
 from mmret.ingest.folders.folder import Folder
@@ -132,13 +131,13 @@ class RemoteFolder:
         self._place = ObjectPlace(object_address(address))
         self.reader = Folder(ObjectPath(self._place))
         self._new: dict[str, Fetched] = {}
-        self._aside: Path | None = None
+        self._open, self._aside = ExitStack(), None
 
     def make(self) -> None:
         if self._aside is None:
             waiting = self._storage.scratch / "fetched"
-            waiting.mkdir(parents=True, exist_ok=True)
-            self._aside = Path(tempfile.mkdtemp(dir=waiting))
+            remove_abandoned(waiting.glob(".*.tmp"))
+            self._aside = self._open.enter_context(scratch_folder(waiting / "pictures"))
         self._place.list()
 
     def find(self, path: str) -> Fetched | None:
@@ -183,9 +182,8 @@ class RemoteFolder:
             self._storage.delete(before)
 
     def close(self) -> None:
-        if self._aside is not None:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            self._aside = None
+        self._open.close()
+        self._aside = None
 
     def _put(self, path: Path) -> Fetched:
         assert self._aside is not None

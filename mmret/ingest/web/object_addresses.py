@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 
 from mmret.atomic import replacing
 from mmret.errors import UserError
-from mmret.ingest.object_store.lost import losing
+from mmret.ingest.object_store.lost import SourceLost
 from mmret.ingest.object_store.place import ObjectPlace
 from mmret.ingest.web.download import Refused, Wanted
 from mmret.settings import DownloadSettings
@@ -40,12 +40,14 @@ def _fetch(bucket, settings: DownloadSettings, wanted: Wanted) -> Refused | None
     except UserError as why:
         return Refused("bad_address", str(why)[:300])
     try:
-        with losing():
-            stream, size = place.open(key)
+        stream, size = place.open(key)
     except FileNotFoundError:
         return Refused("http_404", "there is no such object")
-    except UserError as why:  # one bucket's fault, and another table's line may be fine
-        return Refused("http_403", str(why)[:300], passes=True)
+    except SourceLost as lost:
+        if not isinstance(lost.why, UserError):
+            raise
+        # one bucket's fault, and another table's line may be fine
+        return Refused("http_403", str(lost.why)[:300], passes=True)
     with stream:
         if size > settings.max_bytes:
             return Refused("too_many_bytes", f"{size} bytes, the limit is {settings.max_bytes}")

@@ -70,6 +70,9 @@ def train(
     if group.first:
         States(work, identity, place)  # throws away what another run left there, before anybody looks
     group.wait()
+    if group.first_of_machine:
+        States(work, identity, place)  # the same of this machine's own folder
+    group.wait()
     if place.storage.is_local and not group.all_see(work):
         raise UserError(
             f"not all processes see {place.shown}.work: a lake that several machines train on lies on a disk that they share, "

@@ -14,11 +14,11 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmret.errors import UserError
+from mmret.ray_cluster import address_to_join, is_dashboard, jobs_at, require
 from mmret.retriever.train.stage import TrainingJob
 from mmret.retriever.train.trainer import OnRow
 
@@ -27,29 +27,6 @@ LOSSES_IN_A_ROW = 3
 START_S = 900
 """Workers that have not begun by then are begun anew; Ray's own 60 s are too few where many import torch from one disk."""
 Say = Callable[[str], None]
-
-
-def address_of(on: str) -> str | None:
-    """The cluster that ``--on`` names, ``ray`` or ``ray:ADDRESS``; None: RAY_ADDRESS, else the one that this machine is a node of.
-
-    >>> address_of("ray:http://head:8265")
-    'http://head:8265'
-
-    Raises UserError for another word, and where Ray is not installed.
-    """
-    name, _, address = on.partition(":")
-    if name != "ray":
-        raise UserError(f"--on {on}: `ray`, or `ray:` and the address of the cluster's head, as in ray:http://head:8265")
-    require_ray()
-    return address or os.environ.get("RAY_ADDRESS") or None
-
-
-def require_ray() -> None:
-    """Raises UserError where Ray is not installed."""
-    if find_spec("ray") is None:
-        raise UserError(
-            "training on a Ray cluster needs the extra `cluster` (ray is not installed): uv pip install -e '.[cluster]'"
-        )
 
 
 def submit(command: list[str], address: str, say: Say) -> None:
@@ -61,38 +38,47 @@ def submit(command: list[str], address: str, say: Say) -> None:
     import asyncio
     import shlex
 
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobStatus
 
-    try:
-        client = JobSubmissionClient(address)
-        job = client.submit_job(entrypoint=shlex.join(["python", "-m", "mmret", *command]))
-    except (ConnectionError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+    client = jobs_at(address)
 
     async def follow() -> None:
         async for text in client.tail_job_logs(job):
             for line in text.splitlines():
                 say(line)
 
-    say(f"job {job} on {address}")
     try:
-        asyncio.run(follow())
-    except KeyboardInterrupt:
-        with suppress(Exception):  # the cluster may be what went away
-            client.stop_job(job)
-        raise
-    if (status := client.get_job_status(job)) != JobStatus.SUCCEEDED:
+        job = client.submit_job(entrypoint=shlex.join(["python", "-m", "mmret", *command]))
+        say(f"job {job} on {address}")
+        try:
+            asyncio.run(follow())
+        except KeyboardInterrupt:
+            with suppress(Exception):  # the cluster may be what went away
+                client.stop_job(job)
+            raise
+        status = client.get_job_status(job)
+    except (OSError, RuntimeError) as error:  # those of requests and aiohttp are one of them
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the Ray cluster at {address} answers no more ({said}); a job that it began goes on there, and the same command later "
+            "goes on from its newest state"
+        ) from None
+    if status == JobStatus.RUNNING:
+        raise UserError(f"its lines broke off; the Ray job {job} goes on: {address}/#/jobs/{job}")
+    if status != JobStatus.SUCCEEDED:
         raise UserError(f"the Ray job {job} ended as {status}; its lines above say why, as does {address}/#/jobs/{job}")
 
 
 def train_on_ray(job: TrainingJob, on_row: OnRow | None = None, say: Say = lambda line: None, address: str | None = None) -> Any:
     """Train ``job`` by ``job.recipe.workers`` workers; returns the facts of the run.
 
-    ``address``: of the cluster's head, as Ray writes it (``10.0.0.1:6379``); None: what ``ray.init`` finds, else a cluster of this
-    machine alone. Raises UserError with the message of a mistake that a worker reports, and where workers are lost again and again.
+    ``address``: of the cluster's head, as Ray writes it (``10.0.0.1:6379``); None: that of the environment; ``auto``: the one that
+    this machine is a node of; ``local``: begun for this. Raises UserError with the message of a mistake that a worker reports,
+    where no cluster is named or answers, and where workers are lost again and again.
     """
-    require_ray()
-    if address and address.startswith(("http://", "https://")):
+    require("ray")
+    address = address_to_join(address)
+    if is_dashboard(address):
         raise UserError(
             f"this machine is no node of the cluster at {address}, so it cannot train there: "
             f"`mmret train --lake {job.lake.address} --recipe {job.name} --on ray:{address}`; `mmret run` then records it"

@@ -20,7 +20,7 @@ import torch
 from mmret.atomic import remove_abandoned, write_text
 from mmret.errors import UserError
 from mmret.retriever.models.checkpoint import RECORD
-from mmret.storage import Storage, StorageUnreachable, open_storage
+from mmret.storage import Storage, open_storage
 
 MAX_STATES = 2
 
@@ -117,7 +117,9 @@ class States:
         for key in reversed(self._keys()):
             try:
                 return self._load(key)
-            except (UserError, StorageUnreachable):
+            except FileNotFoundError:  # removed since
+                continue
+            except (UserError, OSError, MemoryError):  # of the system or the store, not of the state
                 raise
             except Exception:  # a disk that was full or lost power: torch raises several kinds
                 self.storage.delete([key])
@@ -137,12 +139,17 @@ class States:
         return self._at(f"state-{step:09d}.pt")
 
     def _load(self, key: str) -> dict[str, Any]:
-        path = self.storage.local(key)
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        finally:
-            if not self.storage.is_local:  # a copy that nobody needs again
-                path.unlink(missing_ok=True)
+        while True:
+            path = self.storage.local(key)
+            try:
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except FileNotFoundError:  # the copy: another process of this machine had it too, and was done with it
+                if self.storage.is_local:
+                    raise
+            finally:
+                if not self.storage.is_local:  # nobody needs it again; who has it open reads on
+                    path.unlink(missing_ok=True)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep ``state`` as that of ``step`` and drop the oldest beyond the last two."""
