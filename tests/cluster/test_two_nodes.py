@@ -1,6 +1,6 @@
 """The graph on a Ray cluster of two hosts: equal tables, both at work, and a host that is lost costs its shard and no more.
 
-Root: the hosts are network namespaces. Some six minutes on two idle cores, most of them Ray's and the imports of steps.
+Root: the hosts are network namespaces. A quarter of an hour on two busy cores, most of it Ray's.
 """
 
 import json
