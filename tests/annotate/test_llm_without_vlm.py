@@ -199,7 +199,9 @@ def test_a_text_that_repeats_an_example_of_the_prompt_is_no_text_for_the_pair(an
         _, rows = _annotate(annotation.lake, settings)
     ok = [row for row in rows if row["status"] == "ok"]
     assert ok and all(row["texts"] == ["a blue one", "make it blue", "now in blue"] for row in ok)
-    assert {row["reason"] for row in rows if row["request_key"] and row["status"] != "ok"} == {"copied_prompt"}
+    reasons = {row["reason"] for row in rows if row["request_key"] and row["status"] != "ok"}
+    # which pair gets the one text of its own depends on the order of requests; of some that text tells the source
+    assert "copied_prompt" in reasons and reasons <= {"copied_prompt", "leaked_source"}
     assert len(demonstrations_of(Request("instruct", "p", "a", "b"), settings)) == 1 and seen
 
 

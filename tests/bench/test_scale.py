@@ -90,7 +90,8 @@ def test_the_commands_predict_a_recorded_run_and_print_tables(tmp_path):
     assert set(made_up(PROFILE, 10**6, 50_000).to_do) >= {"images", "candidates", "neighbours", "pairs", "triplets", "leaks"}
 
 
-def test_a_lake_s_history_has_the_steps_of_every_shard(small_lake, tmp_path):
+def test_a_lake_s_history_has_the_steps_of_every_shard(small_lake, tmp_path, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)  # of another lake, where one was opened in this process
     out = tmp_path / "run.json"
     said = CliRunner().invoke(app, ["record", "--lake", str(small_lake[0]), str(out)])
     assert said.exit_code == 0, said.output
