@@ -9,7 +9,9 @@ PORT ?= 3000
 FUZZ_SECONDS ?= 3600
 REQUESTS ?= 10000
 # the demo's history lives in this checkout's dagster_home; any other lake keeps its own
-DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(abspath $(LAKE))/.dagster)
+IN_A_STORE = $(findstring ://,$(LAKE))
+SCRATCH = $(shell $(BIN)/python -c 'import sys; from mmret.lake import Lake; print(Lake(sys.argv[1]).scratch)' $(LAKE))
+DAGSTER_HOME ?= $(if $(filter lakes/demo,$(LAKE)),$(CURDIR)/dagster_home,$(if $(IN_A_STORE),$(SCRATCH),$(abspath $(LAKE)))/.dagster)
 
 MUTANTS ?= 300
 SEED ?= 0
@@ -114,7 +116,7 @@ bench-gates: setup
 # exec: one Ctrl-C reaches dagster itself, which takes its webserver, daemon and code servers along
 ui: setup
 	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_home/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null; \
-		export DAGSTER_HOME=$(DAGSTER_HOME) MMRET_LAKE=$(abspath $(LAKE)) PYTHONWARNINGS=ignore; \
+		export DAGSTER_HOME=$(DAGSTER_HOME) MMRET_LAKE=$(if $(IN_A_STORE),$(LAKE),$(abspath $(LAKE))) PYTHONWARNINGS=ignore; \
 		$(BIN)/python -m assets.automation.pools && exec $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 setup: $(VENV)/.installed

@@ -46,14 +46,14 @@ class Outcome:
 
 def dagster_instance(lake: Lake) -> Any:
     """The instance that keeps this lake's history: ``DAGSTER_HOME`` where it is set, else ``.dagster`` in the lake's folder on
-    this machine.
+    this machine. It is made where it does not exist.
 
     Dagster opens its databases by an address, so a home with a question mark in its path is reached through a link.
     """
     from assets.dagster_internals.event_log import open_instance
 
-    if not os.environ.get("DAGSTER_HOME"):
-        home = lake.scratch / ".dagster"
+    home = Path(os.environ.get("DAGSTER_HOME") or lake.scratch / ".dagster")
+    if not home.is_dir() or not os.environ.get("DAGSTER_HOME"):
         home.mkdir(parents=True, exist_ok=True)
         if not (home / "dagster.yaml").exists():
             shutil.copy(Path(__file__).parents[2] / "dagster_home" / "dagster.yaml", home / "dagster.yaml")

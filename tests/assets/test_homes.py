@@ -9,7 +9,9 @@ from contextlib import nullcontext
 import pytest
 
 from assets.automation.pools import POOLS
+from assets.runner.run import dagster_instance
 from mmret.errors import UserError
+from mmret.lake import Lake
 from tests.assets.postgres import running
 from tests.assets.server import UI, free_port, until
 from tests.conftest import CHECKOUT
@@ -133,3 +135,10 @@ def test_the_ui_serves_this_graph_from_both_homes_and_stops_on_one_ctrl_c(tmp_pa
             until("every process is gone", lambda: not ui.left_over(), 20)
         finally:
             ui.kill()
+
+
+def test_a_home_that_does_not_exist_yet_is_made_with_the_settings_of_the_embedded_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "new" / "home"))
+    with dagster_instance(Lake(tmp_path / "lake")):
+        assert (tmp_path / "new" / "home" / "dagster.yaml").read_text() == (CHECKOUT / "dagster_home" / "dagster.yaml").read_text()
+    assert not (tmp_path / "lake").exists()
