@@ -261,8 +261,10 @@ def record(lake: Annotated[Path, typer.Option()], out: Path, nodes: int = 1, cpu
     configuration = resolve(store)[1]
     found: dict[tuple[str, str], tuple[float, float]] = {}
     with dagster_instance(store) as instance:
-        # the database of a cluster has the runs of other lakes too
-        runs = [run for run in instance.get_run_records() if run.dagster_run.tags.get("mmret/lake", store.address) == store.address]
+        # the database of a cluster has the runs of other lakes too; a lake that was moved takes its own history along
+        own = Path(instance.root_directory).resolve() == (store.scratch / ".dagster").resolve()
+        found_runs = instance.get_run_records()
+        runs = [run for run in found_runs if own or run.dagster_run.tags.get("mmret/lake", store.address) == store.address]
         for run in reversed(runs):
             partition = run.dagster_run.tags.get("dagster/partition", "all")
             for step in instance.get_run_step_stats(run.dagster_run.run_id):
