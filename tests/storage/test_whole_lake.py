@@ -89,8 +89,8 @@ def test_a_lake_on_s3_has_the_tables_of_one_in_a_folder_and_every_command_works_
     assert digests(lake) == digests(local) and not (tmp_path / "s3:").exists()
 
 
-SECONDS_TO_A_KILL = (4, 9)
-"""A run of the small lake takes some 25 s on idle cores, five of them to begin, and goes on from where it was killed."""
+SECONDS_TO_A_KILL = (2.5, 5)
+"""A run of the small lake takes some 25 s on idle cores, three of them to begin, and goes on from where it was killed."""
 
 
 def test_kills_of_the_run_and_of_the_server_at_any_moment_leave_equal_tables(server, local):
