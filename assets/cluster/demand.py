@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import dagster as dg
 
-from assets.cluster.nodes import Nodes
+from assets.cluster.nodes import Asked, Nodes
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
@@ -58,18 +58,6 @@ class Options:
                 if name not in ("cores", "gpus", "memory") or not isinstance(value, int | float) or value < 0:
                     raise UserError(f"ray: stages.{stage} has {name}: {value!r}; it takes numbers of cores, gpus and memory (GiB)")
         return made
-
-
-class Asked(NamedTuple):
-    """``memory`` in bytes."""
-
-    cores: float
-    gpus: float
-    memory: int
-
-    def __str__(self) -> str:
-        gpus = f"{self.gpus:g} GPU, " if self.gpus else ""
-        return f"{self.cores:g} cores, {gpus}{self.memory / 2**30:.1f} GiB of memory"
 
 
 def demand(step: str, run: dg.DagsterRun, options: Options, nodes: Nodes) -> Asked:

@@ -1,14 +1,23 @@
 """The nodes of a Ray cluster and what each has. One question to the head in half a minute, however many steps ask."""
 
 import time
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from assets.cluster.demand import Asked
+from typing import Any, NamedTuple
 
 _FRESH_S = 30.0
 _PATIENCE_S, _AGAIN_S = 60.0, 3.0
 """So long a head is asked that has not answered yet: of nodes that nobody knows of, none would have a GPU."""
+
+
+class Asked(NamedTuple):
+    """What a step asks for; ``memory`` in bytes."""
+
+    cores: float
+    gpus: float
+    memory: int
+
+    def __str__(self) -> str:
+        gpus = f"{self.gpus:g} GPU, " if self.gpus else ""
+        return f"{self.cores:g} cores, {gpus}{self.memory / 2**30:.1f} GiB of memory"
 
 
 class Nodes:
@@ -48,7 +57,7 @@ class Nodes:
     def have_gpus(self) -> bool:
         return any(node.get("GPU") for node in self.each())
 
-    def cannot_have(self, asked: "Asked") -> str:
+    def cannot_have(self, asked: Asked) -> str:
         """Why no node can take a step that asks for so much, in words; empty where one can."""
         nodes = self.each()
         if not nodes or any(

@@ -14,8 +14,8 @@ import dagster as dg
 from dagster_ray.core.executor import CheckStepHealthResult, RayStepHandler
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from assets.cluster.demand import Asked, Options, demand
-from assets.cluster.nodes import Nodes
+from assets.cluster.demand import Options, demand
+from assets.cluster.nodes import Asked, Nodes
 from assets.dagster_internals.step_delegation import WatchedSteps
 from mmret.ray_cluster import jobs_at
 from resources.lake import lake_folder

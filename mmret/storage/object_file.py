@@ -14,15 +14,12 @@ from mmret.storage.refusals import telling
 _TAIL = 68 * 2**10  # DuckDB looks for a footer in the last 64 KB, from a multiple of 4 KB on
 
 
-class ObjectFile(io.RawIOBase):
-    """Reading only. Raises FileNotFoundError where there is no object, ObjectChanged where it was replaced meanwhile."""
+class Positioned(io.RawIOBase):
+    """Where a reader stands in ``size`` bytes that others fetch for it."""
 
-    def __init__(self, store: Any, key: str, address: str):
+    def __init__(self, size: int):
         super().__init__()
-        self._store, self._key, self._address, self._at = store, key, address, 0
-        with telling(address):
-            meta, self._tail = meta_and_tail(store, key)
-        self._size, self._token = meta["size"], meta["e_tag"]
+        self._size, self._at = size, 0
 
     def readable(self) -> bool:
         return True
@@ -36,6 +33,16 @@ class ObjectFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
         return self._at
+
+
+class ObjectFile(Positioned):
+    """Reading only. Raises FileNotFoundError where there is no object, ObjectChanged where it was replaced meanwhile."""
+
+    def __init__(self, store: Any, key: str, address: str):
+        with telling(address):
+            meta, self._tail = meta_and_tail(store, key)
+        super().__init__(meta["size"])
+        self._store, self._key, self._address, self._token = store, key, address, meta["e_tag"]
 
     def read(self, size: int | None = -1) -> bytes:
         end = self._size if size is None or size < 0 else min(self._size, self._at + size)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from assets.cluster.demand import CHECKS, Asked, Options, demand
-from assets.cluster.nodes import Nodes
+from assets.cluster.demand import CHECKS, Options, demand
+from assets.cluster.nodes import Asked, Nodes
 from mmret.errors import UserError
 from mmret.stages import STAGES, TABLE
 from tests.freshness.empty_tables import SHARDS, current_lake

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("dagster_ray", reason="the extra `cluster` is not installed")
 
 from assets.cluster import steps
-from assets.cluster.demand import Asked
+from assets.cluster.nodes import Asked
 
 
 class Head:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from mmret.storage import is_object_address
+from mmret.storage.object_file import Positioned
 from mmret.threads import WORKERS
 
 AT_ONCE = 16
@@ -38,28 +39,15 @@ def requests() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="object-store")
 
 
-class ReadAhead(io.RawIOBase):
+class ReadAhead(Positioned):
     """Reading only, of an object of ``size`` bytes. One thread at a time."""
 
     def __init__(self, fetch: Fetch, size: int):
-        super().__init__()
-        self._fetch, self._size, self._at = fetch, size, 0
+        super().__init__(size)
+        self._fetch = fetch
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._last = -2
         self._lock = threading.RLock()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         with self._lock:
