@@ -58,7 +58,7 @@ NOT_SHARED_OUT = ("towers", "checkpoints", "evaluations")
 
 @dataclass(frozen=True)
 class Cluster:
-    """Alike nodes. Speeds in bytes a second, rates of failure per node and hour, times in seconds, price per node and hour."""
+    """Alike nodes. Speeds in bytes a second, rates of failure per node and hour, times in seconds."""
 
     nodes: int = 1
     cpus: int = 1
@@ -68,7 +68,6 @@ class Cluster:
     failures: float = 0.0
     noticed_after: float = 60.0
     overhead: float = LAUNCH.beside
-    price: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -345,7 +344,7 @@ def tables(
     for images, shard in ((10**6, 50_000), (20 * 10**6, 100_000), (10**9, 10**6)):
         work = made_up(profile, images, shard)
         for nodes in (1, 8, 64):
-            cluster = Cluster(nodes, cpus, gpus, failures=failures, price=node_price)
+            cluster = Cluster(nodes, cpus, gpus, failures=failures)
             found = simulate(work, profile, replace(cluster, overhead=5.0 if nodes > 1 else 0.3), known)
             hours, (stage, share) = found.seconds / 3600, found.wall
             row = (f"{images:,}", len(work.images), nodes, f"{hours:,.1f}", f"{hours * nodes * node_price:,.0f}")

@@ -13,7 +13,8 @@ import pytest
 
 from mmret.annotate.backends.balance import Server
 from mmret.annotate.backends.completion import NotACompletion, read_completion
-from mmret.annotate.backends.openai_server import OpenAIAnnotator, TransientError, _plain, retry_after
+from mmret.annotate.backends.http_words import plain_body, retry_after
+from mmret.annotate.backends.openai_server import OpenAIAnnotator, TransientError
 from mmret.errors import UserError
 from mmret.settings import EngineSettings
 from tests.annotate.server import RudeServer, Status, completion
@@ -125,7 +126,7 @@ def test_a_body_that_is_not_packed_as_it_says_is_a_bad_answer_and_no_traceback()
 def test_a_body_is_read_in_its_encoding_unpacked_to_the_limit_and_else_left_as_it_is(
     data: bytes, charset: str | None, read: str
 ) -> None:
-    assert _plain(data, charset, 1000).decode("utf-8", "surrogateescape").encode("utf-8", "surrogateescape") == (
+    assert plain_body(data, charset, 1000).decode("utf-8", "surrogateescape").encode("utf-8", "surrogateescape") == (
         data if read.startswith("\x1f") else read.encode()
     )
 

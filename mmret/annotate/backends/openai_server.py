@@ -11,12 +11,9 @@ apart.
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
-import ssl
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +27,7 @@ from mmret.annotate.backends.chat import PermanentError, data_uris, messages
 from mmret.annotate.backends.completion import NotACompletion, read_completion
 from mmret.annotate.backends.dialect import Dialect
 from mmret.annotate.backends.discovery import LOOK_S, Whereabouts
+from mmret.annotate.backends.http_words import key_header, plain_body, retry_after, tls_words
 from mmret.annotate.backends.server_words import Trouble, advice, starting, trouble_of, words_of
 from mmret.annotate.compose import Question, compose
 from mmret.annotate.kinds import engine_of, engine_setting
@@ -130,7 +128,7 @@ class OpenAIAnnotator(ModelAnnotator):
         waiting: asyncio.Queue[tuple[int, Question, dict[str, bytes]]] = asyncio.Queue(maxsize=2 * _PICTURE_BATCH)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None if where.places else balancer.capacity)
         timeout = httpx.Timeout(engine.timeout_s, connect=min(10.0, engine.timeout_s), pool=None)
-        async with httpx.AsyncClient(limits=limits, timeout=timeout, headers=_headers(engine)) as client:
+        async with httpx.AsyncClient(limits=limits, timeout=timeout, headers=key_header(engine)) as client:
 
             async def feed() -> None:
                 for start in range(0, len(requests), _PICTURE_BATCH):
@@ -303,7 +301,7 @@ class OpenAIAnnotator(ModelAnnotator):
         except (TimeoutError, httpx.TimeoutException):
             raise self._failed(balancer, server, "timeout", f"no answer in {min(engine.timeout_s, left):.3g} s") from None
         except httpx.ConnectError as error:
-            tls = _tls_words(error)
+            tls = tls_words(error)
             if tls is not None:
                 trouble = Trouble("tls", tls, "server")
                 balancer.record_refusal(server, trouble)
@@ -369,7 +367,7 @@ class OpenAIAnnotator(ModelAnnotator):
                 data += chunk
                 if len(data) > engine.max_answer_bytes:
                     raise TransientError(Trouble("too_large", f"more than {engine.max_answer_bytes:,} bytes", "moment"))
-        return response.status_code, response.headers, _plain(bytes(data), response.charset_encoding, engine.max_answer_bytes)
+        return response.status_code, response.headers, plain_body(bytes(data), response.charset_encoding, engine.max_answer_bytes)
 
 
 async def _first_look(where: Whereabouts, stop: Stop) -> tuple[str, ...]:
@@ -380,43 +378,3 @@ async def _first_look(where: Whereabouts, stop: Stop) -> tuple[str, ...]:
                 return ()
             await asyncio.sleep(LOOK_S / 20)
     return urls
-
-
-def _plain(data: bytes, charset: str | None, limit: int) -> bytes:
-    """``data`` unpacked where a server packed it without a word, as UTF-8 where it says another encoding."""
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = zlib.decompressobj(31).decompress(data, limit)
-        except zlib.error:
-            return data
-    if charset and charset.lower() not in ("utf-8", "utf8"):
-        try:
-            return data.decode(charset).encode()
-        except (LookupError, UnicodeError):
-            return data
-    return data
-
-
-def _tls_words(error: BaseException) -> str | None:
-    """What went wrong with TLS where ``error`` comes of it; None where it does not."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__ or cause.__context__
-    return None if cause is None else words_of(str(cause))
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds a server asks to be left alone; None where it says nothing that can be read."""
-    try:
-        return max(0.0, float(value)) if value is not None else None
-    except ValueError:
-        return None
-
-
-def _headers(engine: EngineSettings) -> dict[str, str]:
-    key = os.environ.get(engine.api_key_variable, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise UserError(
-            f"the key in the environment variable {engine.api_key_variable} has characters that no key has: set it anew"
-        )
-    return {"Authorization": f"Bearer {key}"} if key else {}
