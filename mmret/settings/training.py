@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mmret.schemas import SIGNALS
 from mmret.settings.base import Settings, Signal
+from mmret.settings.ingredients import Ingredients
 from mmret.tasks import COMPOSED, TASK_NAMES, TaskName
 
 
@@ -60,10 +61,10 @@ RECIPE_RUNTIME_FIELDS = frozenset(
 
 _ADDED_LATER = frozenset(
     {"matrix_learning_rate", "matryoshka", "tasks", "task_batches", "reranker", "teacher", "distillation", "teacher_temperature"}
-)
+) | set(Ingredients.model_fields)
 
 
-class Recipe(Settings):
+class Recipe(Ingredients):
     """One training run described by data. Defaults are MMRet base's (paper, section 4 and appendix)."""
 
     kind: Literal["clip", "mllm", "reranker"] = Field("clip", description="a retriever of either kind, or a cross-encoder")
@@ -184,6 +185,8 @@ class Recipe(Settings):
             raise ValueError(
                 "image_to_image trains nothing where trainable is 'text': leave it out of tasks, or train a projection"
             )
+        if self.pair_source == "naive" and self.batch_neighbours > 1:
+            raise ValueError("naive pairs are of no neighbours: leave batch_neighbours out, or set pair_source to mined")
         if self.pair_source == "naive" and (self.pairs is None or self.negatives == "query+mined"):
             raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
         if self.kind == "mllm" and self.trainable != "all":
@@ -226,7 +229,8 @@ class Recipe(Settings):
         if self.teacher is not None and COMPOSED not in self.tasks:
             raise ValueError("a teacher scores rows of task composed: add composed to tasks, or leave teacher out")
         if self.teacher is None:
-            self._needs_default(("distillation", "teacher_temperature"), "says how a teacher is learnt from: name one in `teacher`")
+            says = "says how a teacher is learnt from: name one in `teacher`"
+            self._needs_default(("distillation", "teacher_temperature", "negative_margin"), says)
 
     def _needs_default(self, names: tuple[str, ...], reason: str) -> None:
         for name in names:
@@ -235,13 +239,14 @@ class Recipe(Settings):
 
     def _fits_a_reranker(self) -> None:
         vectors = "is of retrievers, which compare vectors; a reranker's scores are trained as they are"
-        self._needs_default(("temperature", "hardness", "matryoshka"), vectors)
+        self._needs_default(("temperature", "hardness", "matryoshka", "mask_margin", "texts_at_once", "agreement"), vectors)
         self._needs_default(("compile",), "is of retrievers: a reranker is trained uncompiled; leave it out")
         if set(self.tasks) != {COMPOSED}:
             raise ValueError("a reranker is trained on task composed alone: leave tasks out")
         if self.teacher is not None:
             raise ValueError("a reranker has no teacher: retrievers learn from one")
-        self._needs_default(("distillation", "teacher_temperature"), "is of retrievers, which learn from a teacher")
+        teaching = ("distillation", "teacher_temperature", "negative_margin")
+        self._needs_default(teaching, "is of retrievers, which learn from a teacher")
         if self.reranker.first_hits and self.retriever is None:
             raise ValueError("reranker.first_hits are hits of a retriever: name its recipe in `retriever`")
         if self.trainable == "text+projection":
