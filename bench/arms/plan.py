@@ -25,8 +25,8 @@ class _Data(BaseModel):
 
 
 class Arm(_Data):
-    """``recipe``: settings that differ. ``before``: recipes of the lake that are trained first, such as a teacher; what they cost is
-    in no figure of the arm."""
+    """``recipe``: settings that differ. ``before``: recipes of the lake that are trained first, such as a teacher; what they cost
+    is in no figure of the arm."""
 
     name: str
     lake: Literal["words", "near"] = "words"
