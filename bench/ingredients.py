@@ -39,7 +39,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.arms.plan import Arm, Plan, Study, read_plan
+from bench.arms.plan import Arm, Plan, Study, changed, read_plan
 from bench.arms.report import print_report
 from bench.arms.runs import MeasuredLake, step_costs
 from mmret.errors import UserError
@@ -59,14 +59,10 @@ def lakes(work: Path, images: str | None, settings: list[str], names: Iterable[s
         if name == "near" and not folder.exists():
             shutil.copytree(work / "words", folder)
         changes = [*settings, "train=[]", *(NEAR if name == "near" else [])]
-        _mmret("run", folder, *(["--images", images] if images else []), settings=changes)
+        command = [sys.executable, "-m", "mmret", "run", "--lake", str(folder)]
+        command += [part for change in changes for part in ("--set", change)] + (["--images", images] if images else [])
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return {name: Lake(work / name) for name in names}
-
-
-def _mmret(command: str, lake: Path, *more: str, settings: Iterable[str] = ()) -> None:
-    line = [sys.executable, "-m", "mmret", command, "--lake", str(lake), *more]
-    line += [part for setting in settings for part in ("--set", setting)]
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[1])
 
 
 class Comparison:
@@ -110,17 +106,27 @@ class Comparison:
         file = self.work / "runs.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
+    def prepare(self, lake: MeasuredLake, name: str) -> None:
+        """Make a checkpoint that arms need."""
+        wanted = self.plan.before[name]
+        if (found := lake.prepare(name, changed(lake.profile.recipes[wanted.recipe], name, wanted.change))) is not None:
+            self.add_row({"before": name, "lake": lake.lake.root.name, **found})
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        with (self.work / "runs.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
     def run(self, seeds: Iterable[int], only: set[str]) -> None:
         """Make the runs that are missing, seed after seed."""
         arms = [(study, arm) for study, arm in self.plan.arms() if not only or arm.name in only]
-        for lake, recipe in dict.fromkeys((arm.lake, recipe) for _, arm in arms for recipe in arm.before):
-            _mmret("train", self.work / lake, "--recipe", recipe)
+        for lake, name in dict.fromkeys((arm.lake, name) for _, arm in arms for name in arm.before):
+            self.prepare(self.measured(lake), name)
         costs = self.costs(arms)
         for seed in seeds:
             for study, arm in arms:
                 recipe = self.recipe(study, arm, seed, costs)
                 run = fingerprint(arm.lake, recipe.decisive())
-                if any((row.get("run"), row["arm"], row.get("of")) == (run, arm.name, self.steps) for row in self.rows()):
+                if any((row.get("run"), row.get("arm"), row.get("of")) == (run, arm.name, self.steps) for row in self.rows()):
                     continue
                 found = self.measured(arm.lake).run(recipe, self.work / f"run-{os.getpid()}")
                 row = {
@@ -175,13 +181,17 @@ def main(
         comparison = Comparison(plan, work, queries, steps)
         if not show:
             work.mkdir(parents=True, exist_ok=True)
-            lakes(work, images, set_ or [], {arm.lake for _, arm in plan.arms()})
+            lakes(work, images, set_ or [], {arm.lake for _, arm in plan.arms() if not only or arm.name in only})
             torch.set_num_threads(threads)
             comparison.run(range(first_seed, first_seed + seeds), set(only or ()))
     except UserError as error:
         raise SystemExit(str(error)) from None
     print(f"percent; {torch.backends.cpu.get_cpu_capability()}")
-    print_report(plan, [row for row in comparison.rows() if row.get("of") == steps], ("R@1", "R@10"))
+    rows = comparison.rows()
+    print_report(plan, [row for row in rows if row.get("of") == steps], ("R@1", "R@10", "paraphrase spread"))
+    for row in rows:
+        if row.get("before") in plan.before:
+            print(f"made before: {row['before']} of {row['lake']}, {row['seconds']:.0f} processor s")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,16 @@ class _Data(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Beforehand(_Data):
+    """A checkpoint that arms need, such as a teacher: ``recipe`` of the lakes' profile with ``change``. It is trained once a lake,
+    and what it costs is in no figure of an arm; it is printed beside them."""
+
+    recipe: str
+    change: dict[str, Any] = {}
+
+
 class Arm(_Data):
-    """``recipe``: settings that differ. ``before``: recipes of the lake that are trained first, such as a teacher; what they cost
-    is in no figure of the arm."""
+    """``recipe``: settings that differ. ``before``: names of checkpoints of the plan that are made first, in this order."""
 
     name: str
     lake: Literal["words", "near"] = "words"
@@ -57,15 +64,31 @@ class Plan(_Data):
 
     recipe: str = "demo"
     change: dict[str, Any] = {}
+    before: dict[str, Beforehand] = {}
     studies: tuple[Study, ...]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_by_name(cls, data: Any) -> Any:
+        """Where a study has only a name, it means the arm of that name in a study before."""
+        named: dict[str, Any] = {}
+        for study in data.get("studies") or [] if isinstance(data, dict) else []:
+            arms = study.get("arms") if isinstance(study, dict) else None
+            for place, arm in enumerate(arms if isinstance(arms, list) else []):
+                if isinstance(arm, str):
+                    if arm not in named:
+                        raise ValueError(f"no study before has an arm called '{arm}'")
+                    arms[place] = named[arm]
+                elif isinstance(arm, dict) and named.setdefault(arm.get("name"), arm) is not arm:
+                    raise ValueError(f"two arms are called '{arm.get('name')}': name the first alone where it is meant again")
+        return data
+
     @model_validator(mode="after")
-    def _one_meaning(self) -> Plan:
-        named: dict[str, Arm] = {}
+    def _made_before(self) -> Plan:
         for study in self.studies:
             for arm in study.arms:
-                if named.setdefault(arm.name, arm) != arm:
-                    raise ValueError(f"two studies have different arms called '{arm.name}'")
+                if unknown := [name for name in arm.before if name not in self.before]:
+                    raise ValueError(f"arm '{arm.name}' needs {unknown}, which `before` of the file does not say how to make")
         return self
 
     def arms(self) -> Iterator[tuple[Study, Arm]]:
@@ -79,11 +102,15 @@ class Plan(_Data):
 
     def recipe_of(self, arm: Arm, start: Recipe, seed: int = 0, **more: Any) -> Recipe:
         """The recipe of a run. Raises UserError where the arm's settings are none."""
-        settings = start.model_dump() | {"evaluate_every": None} | self.change | arm.recipe | {"seed": seed} | more
-        try:
-            return Recipe.model_validate(settings)
-        except ValidationError as error:
-            raise UserError(f"arm '{arm.name}': {error}") from None
+        return changed(start, arm.name, {"evaluate_every": None} | self.change | arm.recipe | {"seed": seed} | more)
+
+
+def changed(start: Recipe, name: str, change: dict[str, Any]) -> Recipe:
+    """``start`` with ``change``. Raises UserError with ``name`` where that is no recipe."""
+    try:
+        return Recipe.model_validate(start.model_dump() | change)
+    except ValidationError as error:
+        raise UserError(f"'{name}' is no recipe: {error}") from None
 
 
 def read_plan(file: Path) -> Plan:

@@ -25,6 +25,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mmret.benchmarks.composed import evaluate_composed
+from mmret.benchmarks.robustness import paraphrase_spread
 from mmret.benchmarks.stage import held_out_edits
 from mmret.benchmarks.triplets import read_triplets
 from mmret.hashing import fingerprint
@@ -36,8 +37,9 @@ from mmret.retriever.models.load import Retriever
 from mmret.retriever.models.two_towers import TwoTowerRetriever
 from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.kinds import TWO_TOWERS
-from mmret.retriever.train.stage import TrainingJob, base_folder, train_on_lake
+from mmret.retriever.train.stage import TrainingJob, base_folder, checkpoint_folder, train_on_lake
 from mmret.retriever.train.state import Place
+from mmret.retriever.train.teach import teach
 from mmret.retriever.train.tower import Pictures, frozen_features
 from mmret.settings import Recipe
 
@@ -143,18 +145,32 @@ class MeasuredLake:
         finally:
             TWO_TOWERS["clip"] = usual
 
+    def job(self, recipe: Recipe, out: Path) -> ArmJob:
+        """What trains ``recipe`` into ``out``; its rows are those of the lake without the queries' own pairs."""
+        return ArmJob(self.lake, "arm", recipe, self.profile.licences, self.profile.evaluate, out, self.asked)
+
     def train(self, recipe: Recipe, out: Path) -> dict[str, float]:
         """Train into ``out``; returns processor ``seconds``, and ``step_seconds``, the median over what the log's rows cost."""
         for folder in (out, out.with_name(f"{out.name}.work")):
             shutil.rmtree(folder, ignore_errors=True)
-        job = ArmJob(self.lake, "arm", recipe, self.profile.licences, self.profile.evaluate, out, self.asked)
         marks: list[tuple[int, float]] = []
         with self.sharing(recipe):
             began = time.process_time()
-            train_on_lake(job, on_row=lambda row: marks.append((row["step"], time.process_time())))
+            train_on_lake(self.job(recipe, out), on_row=lambda row: marks.append((row["step"], time.process_time())))
             seconds = time.process_time() - began
         per_step = [(t - s) / (n - m) for (m, s), (n, t) in zip(marks, marks[1:], strict=False)]
         return {"seconds": seconds, "step_seconds": statistics.median(per_step) if per_step else seconds / recipe.steps}
+
+    def prepare(self, name: str, recipe: Recipe) -> dict[str, float] | None:
+        """Make checkpoint ``name`` of the lake where it is not there, and what a reranker says of all triplets; returns processor
+        ``seconds``, None where it was there."""
+        out = checkpoint_folder(self.lake, name)
+        if out.is_dir():
+            return None
+        found, began = self.train(recipe, out), time.process_time()
+        if recipe.kind == "reranker":
+            teach(self.lake, name, self.job(recipe, out).rows(), self.load)
+        return {"seconds": found["seconds"] + time.process_time() - began}
 
     def run(self, recipe: Recipe, out: Path) -> dict[str, float]:
         """One training and its figures, in percent."""
@@ -168,14 +184,21 @@ class MeasuredLake:
         """R@k of the queries over all pictures, and of their parts alone, by the checkpoint in ``folder``."""
         retriever = Retriever.load(folder, "cpu")
         frozen = self.frozen(recipe)
-        asked: list[tuple[str, str, frozenset[str]]] = [(q.reference, q.text, q.targets) for q in self.queries]
-        if frozen is None:
-            vectors = retriever.encode([self.pictures[i] for i in self.ids])
-            found = evaluate_composed(retriever, self.ids, vectors, asked, self.load, KS)
-        else:
-            stored = StoredPictures(retriever, self.ids, _features(retriever, recipe, frozen))
-            found = evaluate_composed(stored, self.ids, stored.encode(self.ids), asked, lambda ids: {i: i for i in ids}, KS)
-        return {name: found[name] for name in ("R@1", "R@10", "image R@10", "text R@10")}
+        encoder: Any = retriever
+        load, shown = self.load, [self.pictures[i] for i in self.ids] if frozen is None else self.ids
+        if frozen is not None:
+            encoder, load = StoredPictures(retriever, self.ids, _features(retriever, recipe, frozen)), _themselves
+        vectors = encoder.encode(shown)
+        asked = [(q.reference, q.text, q.targets) for q in self.queries]
+        found = evaluate_composed(encoder, self.ids, vectors, asked, load, KS)
+        figures = {name: found[name] for name in ("R@1", "R@10", "image R@10", "text R@10")}
+        if worded := [(q.reference, q.wordings, q.targets) for q in self.queries if len(q.wordings) > 1]:
+            figures["paraphrase spread"] = paraphrase_spread(encoder, self.ids, vectors, worded, load)["spread"]
+        return figures
+
+
+def _themselves(ids: Sequence[str]) -> dict[str, Any]:
+    return {i: i for i in ids}
 
 
 def _features(retriever: TwoTowerRetriever, recipe: Recipe, frozen: np.ndarray, chunk: int = 256) -> torch.Tensor:
