@@ -181,7 +181,9 @@ def main(
         comparison = Comparison(plan, work, queries, steps)
         if not show:
             work.mkdir(parents=True, exist_ok=True)
-            lakes(work, images, set_ or [], {arm.lake for _, arm in plan.arms() if not only or arm.name in only})
+            every = [arm for _, arm in plan.arms()]
+            needed = {arm.lake for place, arm in enumerate(every) if not place or not only or arm.name in only}
+            lakes(work, images, set_ or [], needed)
             torch.set_num_threads(threads)
             comparison.run(range(first_seed, first_seed + seeds), set(only or ()))
     except UserError as error:
