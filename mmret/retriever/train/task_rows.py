@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from mmret.hashing import draws
 from mmret.retriever.train.batch import NONE, Batch
-from mmret.retriever.train.order import flattened, visit_order
+from mmret.retriever.train.neighbours import Neighbours
+from mmret.retriever.train.order import NeighbourOrder, flattened, visit_order
 from mmret.settings import Recipe
 from mmret.tasks import COMPOSED, Task
 
@@ -75,9 +76,17 @@ class Captions:
 
 
 class TaskRows:
-    """Rows of one task. Numbers of pictures are positions in ``pictures``, those of them that are used as images first."""
+    """Rows of one task. Numbers of pictures are positions in ``pictures``, those of them that are used as images first.
+    ``neighbours``: of query pictures, for a recipe of ``batch_neighbours``; ``alone`` rows have none of them, None: not asked."""
 
-    def __init__(self, columns: Columns, pictures: pa.Array, recipe: Recipe, captions: Captions | None):
+    def __init__(
+        self,
+        columns: Columns,
+        pictures: pa.Array,
+        recipe: Recipe,
+        captions: Captions | None,
+        neighbours: Neighbours | None = None,
+    ):
         self.task, self.recipe, self.keys = columns.task, recipe, columns.keys
         self.texts, self.text_starts = columns.texts, columns.text_starts
         self.query, self.target, negative = (pc.index_in(c, pictures).to_numpy().astype(np.int64) for c in columns.all_ids())
@@ -91,6 +100,12 @@ class TaskRows:
         every = recipe.texts_at_once != "one" and "text" in self.task.query
         self.starts = self.text_starts if every else np.arange(len(self) + 1)
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self.alone: int | None = None
+        if neighbours is not None:
+            numbers, node = np.unique(self.query, return_inverse=True)
+            edges = neighbours.among(pictures, numbers)
+            self.alone = int(np.isin(node, np.concatenate(edges), invert=True).sum())
+            self._neighbours = NeighbourOrder(self.keys, node, self.starts, edges, recipe.texts_at_once == "picture")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,10 +119,14 @@ class TaskRows:
     def order(self, epoch: int) -> np.ndarray:
         """Numbers of queries in the order of ``epoch``."""
         if self._permutation[0] != epoch:
-            pictures = self.query if self.recipe.texts_at_once == "picture" else None
-            rows = visit_order(self.keys, pictures, self.recipe.seed, epoch)
-            self._permutation = (epoch, flattened(rows, self.starts))
+            self._permutation = (epoch, self._order(epoch))
         return self._permutation[1]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.alone is not None:
+            return self._neighbours.order(self.recipe.batch_neighbours, self.recipe.seed, epoch)
+        pictures = self.query if self.recipe.texts_at_once == "picture" else None
+        return flattened(visit_order(self.keys, pictures, self.recipe.seed, epoch), self.starts)
 
     def batch_rows(self, number: int, size: int) -> Shown:
         """The ``number``-th batch of ``size`` queries. An epoch is as many whole batches as there are; its remainder is another one

@@ -269,11 +269,12 @@ class Trainer:
         seen, size = self.seen(), self.data.batch_size
         notes = [f"{task} was left out: {why}" for task, why in self.data.left_out.items()]
         for task, of_task in zip(self.data.tasks, self.data.sizes, strict=True):
+            own, rows = self.data.of[task], "triplets" if task == COMPOSED else f"rows of {task}"
             if of_task < self.recipe.batch_size:
-                rows = "triplets" if task == COMPOSED else f"rows of {task}"
-                own = self.data.of[task]
                 texts = f" with {own.queries} texts" if own.queries > len(own) else ""
                 notes.append(f"only {len(own)} {rows}{texts}: the batch is {of_task}, not {self.recipe.batch_size}")
+            if own.alone:
+                notes.append(f"{own.alone} of {len(own)} {rows} have no neighbour to share a batch with")
         if truncated:
             notes.append(f"{truncated} texts were longer than the model's limit and were cut")
         return {
