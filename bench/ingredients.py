@@ -43,6 +43,7 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.retriever.models.load import Retriever
 from mmret.retriever.train.loop import train
+from mmret.retriever.train.rows import neighbours_of
 from mmret.settings import Recipe
 
 MUON_COST = 1.12
@@ -90,7 +91,8 @@ class Arm:
         for folder in (out, out.with_name(f"{out.name}.work")):
             shutil.rmtree(folder, ignore_errors=True)
         began = time.process_time()
-        train(recipe, self.triplets, self.load, self.lake.root / "towers" / "clip", out)
+        near = neighbours_of(self.lake, recipe, self.triplets)
+        train(recipe, self.triplets, self.load, self.lake.root / "towers" / "clip", out, neighbours=near)
         seconds = time.process_time() - began
         retriever = Retriever.load(out)
         vectors = retriever.encode([self.pictures[i] for i in self.ids])
