@@ -132,6 +132,7 @@ class Trainer:
                 mask_false_negatives=self.recipe.mask_false_negatives,
                 queries=batch.distinct_queries()[1] if self.recipe.several_positives else None,
                 no_negatives=batch.no_negatives(),
+                copies=batch.copies(),
             )
         )
 
@@ -208,7 +209,7 @@ class Trainer:
                 raise UserError(self.advice(f"{of_task}has risen from {min(found):.2f} to {found[-1]:.2f}"))
 
     def seen(self, since: int = 0) -> int:
-        """Rows that the steps from ``since`` to now have shown."""
+        """Queries that the steps from ``since`` to now have shown."""
         return sum(self.data.seen(self.step).values()) - sum(self.data.seen(since).values())
 
     def losses_by_task(self, losses: Sequence[float]) -> dict[str, float]:
@@ -268,9 +269,12 @@ class Trainer:
         seen, size = self.seen(), self.data.batch_size
         notes = [f"{task} was left out: {why}" for task, why in self.data.left_out.items()]
         for task, of_task in zip(self.data.tasks, self.data.sizes, strict=True):
+            own, rows = self.data.of[task], "triplets" if task == COMPOSED else f"rows of {task}"
             if of_task < self.recipe.batch_size:
-                rows = "triplets" if task == COMPOSED else f"rows of {task}"
-                notes.append(f"only {len(self.data.of[task])} {rows}: the batch is {of_task}, not {self.recipe.batch_size}")
+                texts = f" with {own.queries} texts" if own.queries > len(own) else ""
+                notes.append(f"only {len(own)} {rows}{texts}: the batch is {of_task}, not {self.recipe.batch_size}")
+            if own.alone:
+                notes.append(f"{own.alone} of {len(own)} {rows} have no neighbour to share a batch with")
         if truncated:
             notes.append(f"{truncated} texts were longer than the model's limit and were cut")
         return {
