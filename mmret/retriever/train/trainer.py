@@ -17,6 +17,7 @@ import torch
 from mmret.errors import UserError
 from mmret.optimizer import Muon, Optimizers
 from mmret.progress import advance
+from mmret.retriever.train.averaging import Average
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.distillation import Lesson, TeacherScores
 from mmret.retriever.train.embedder import Embedder
@@ -56,6 +57,7 @@ class Trainer:
         torch.manual_seed(recipe.seed + group.rank)
         self.optimizer = _optimizer(recipe, embedder)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.average = Average(recipe, embedder.model, self.exchange)
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
         self.recent: list[tuple[float, float]] = []  # loss and gradient norm of the steps since the last row of the log
@@ -81,6 +83,7 @@ class Trainer:
             ahead = pool.submit(read, self.step + 1) if self.step + 1 < self.recipe.steps else None
             self.recent.append(self.train_step(batch, rows))
             self.step += 1
+            self.average.take(self.step)
             self.seconds, last = self.seconds + time.monotonic() - last, time.monotonic()
             if self.is_due(self.recipe.log_every) or self.is_due(self.recipe.evaluate_every):
                 self.write_row(events)
@@ -88,6 +91,7 @@ class Trainer:
             if self.step % self.recipe.checkpoint_every == 0 and self.step < self.recipe.steps:
                 self.save_state()
             advance("checkpoints", self.step, self.recipe.steps, f"loss {self.recent_loss():.3f}")
+        self.average.install()
         self.embedder.model.eval()
         if events:
             events.close()
@@ -174,7 +178,8 @@ class Trainer:
             **{name: sum(figures) / len(figures) for name, figures in self.figures.items()},
         }
         if self.held_out is not None and self.is_due(self.recipe.evaluate_every):
-            row |= self.exchange.inference(partial(self.held_out.measure, self.embedder))
+            with self.average.installed():
+                row |= self.exchange.inference(partial(self.held_out.measure, self.embedder))
         self.log.append(row)
         self.recent, self.figures = [], {}
         if events:
@@ -228,6 +233,7 @@ class Trainer:
             "recent": [list(r) for r in self.recent],
             "figures": self.figures,
             "seconds": self.seconds,
+            **self.average.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -236,6 +242,7 @@ class Trainer:
         with torch.no_grad():
             for name, value in state["trained"].items():
                 parameters[name].copy_(self.exchange.divided(value, parameters[name]))
+        self.average.restore(state)
         restore_optimizer(self.optimizer, state["optimizer"], self.exchange)
         if len(state["rng"]) == self.group.size:
             set_rng_state(state["rng"][self.group.rank])
@@ -249,7 +256,7 @@ class Trainer:
         truncated = sum(self.group.all_values(self.embedder.retriever.truncated))
         last = self.log[-max(1, len(self.log) // 10) :]
         seen, size = self.seen(), self.data.batch_size
-        notes = [f"{task} was left out: {why}" for task, why in self.data.left_out.items()]
+        notes = [f"{task} was left out: {why}" for task, why in self.data.left_out.items()] + self.average.notes()
         for task, of_task in zip(self.data.tasks, self.data.sizes, strict=True):
             if of_task < self.recipe.batch_size:
                 rows = "triplets" if task == COMPOSED else f"rows of {task}"
@@ -270,6 +277,7 @@ class Trainer:
             "samples_per_second": round(seen / max(1e-9, self.seconds), 1),
             **{name: value for name, value in self.log[-1].items() if name.startswith("recall_")},
             "truncated_texts": truncated,
+            **self.average.facts(),
             "notes": notes,
         }
 
