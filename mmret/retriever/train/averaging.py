@@ -2,9 +2,9 @@
 
 An average of the weights along one run is often the better model (stochastic weight averaging, arXiv 1803.05407). It is kept
 beside the weights, in float32 at least, and changes nothing of how they are trained. The learning rate falls linearly to zero here,
-so the last weights are near each other anyway: to first order, a mean from some share of the steps on is a run whose rate falls with
-the square from there. Of adapters each of the two factors is averaged. Cost: one copy of the trained weights, in states too, and a
-pass over it in every step that counts; while something is measured, one copy more.
+so the last weights are near each other anyway: to first order, a mean from some share of the steps on is a run whose rate falls
+with the square from there. Of adapters each of the two factors is averaged. Cost: one copy of the trained weights, in states too,
+and a pass over it in every step that counts; while something is measured, one copy more.
 """
 
 from __future__ import annotations

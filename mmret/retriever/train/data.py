@@ -91,7 +91,8 @@ class TrainingSet:
         self.of = {name: TaskRows(c, pictures, recipe, self.captions) for name, c in columns.items()}
         self.tasks = list(self.of)
         at_once = recipe.task_batches == "mixed" and len(self.of) > 1
-        self.sizes = [len(self) if at_once else len(rows) for rows in self.of.values()]
+        queries = [rows.queries for rows in self.of.values()]
+        self.sizes = [sum(queries)] * len(queries) if at_once else queries
         self.sizes = [min(recipe.batch_size, size) for size in self.sizes]
         self.batch_size = max(self.sizes)
         shares = np.array([recipe.shares()[name] for name in self.tasks])
@@ -107,7 +108,7 @@ class TrainingSet:
         return np.concatenate([rows.keys for rows in self.of.values()])
 
     def batch(self, step: int) -> Batch:
-        """Rows of ``step``: of one task, or of all of them in proportion where the recipe's ``task_batches`` is ``mixed``."""
+        """Queries of ``step``: of one task, or of all of them in proportion where the recipe's ``task_batches`` is ``mixed``."""
         before, here = self._deal.before(step), self._deal.at(step)
         parts: list[Shown] = []
         for rows, size, done, count in zip(self.of.values(), self.sizes, before.tolist(), here.tolist(), strict=True):
@@ -118,7 +119,7 @@ class TrainingSet:
         return joined(parts, self.captions)
 
     def seen(self, step: int) -> dict[TaskName, int]:
-        """How many rows of each task all steps before ``step`` have shown."""
+        """How many queries of each task all steps before ``step`` have shown: rows, or texts of rows where each is a query."""
         before = self._deal.before(step).tolist()
         return {t: n if self._at_once else n * size for t, n, size in zip(self.tasks, before, self.sizes, strict=True)}
 

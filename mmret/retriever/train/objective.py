@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from mmret.retriever.train.agreement import Agreement
 from mmret.retriever.train.batch import Batch
 from mmret.retriever.train.distillation import Lesson, distillation_loss
 from mmret.retriever.train.loss import masks, nested_info_nce
@@ -32,11 +33,13 @@ class Objective:
             mask_false_negatives=recipe.mask_false_negatives,
             queries=batch.distinct_queries()[1] if recipe.several_positives else None,
             no_negatives=batch.no_negatives(),
+            copies=batch.copies(),
         )
         self.positives, self.ignored = (m[own].to(device) for m in (positives, ignored))
         self.kept = None
         if recipe.mask_margin is not None:
             self.kept = torch.from_numpy(own_pictures(batch)[own]).to(device)
+        self.agreement = Agreement(batch, own) if recipe.agreement else None
         self.counts: dict[str, torch.Tensor] = {}
 
     def __call__(self, queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -47,13 +50,19 @@ class Objective:
         if self.lesson is not None:
             temperatures = recipe.temperature, recipe.teacher_temperature
             loss = loss + recipe.distillation * distillation_loss(own, candidates, self.lesson, *temperatures)
-        return loss * (len(own) / self.count)
+        loss = loss * (len(own) / self.count)
+        if self.agreement is not None:
+            divergence = self.agreement(queries, candidates, recipe.temperature)
+            self.counts["agreement"] = divergence.detach().double()
+            loss = loss + recipe.agreement * divergence
+        return loss
 
     def figures(self) -> dict[str, float]:
         """Columns of the log, from :attr:`counts` when they are those of all processes together."""
-        if not self.counts:
-            return {}
-        return {"masked": float(self.counts["masked"] / self.counts["negatives"].clamp(min=1))}
+        found = {name: float(count) for name, count in self.counts.items()}
+        if "masked" in found:
+            found["masked"] /= max(1.0, found.pop("negatives"))
+        return found
 
     def _ignored(self, own: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """What is no negative of the own queries. One mask, from whole vectors, serves every length of a nested loss: short

@@ -194,7 +194,7 @@ class Trainer:
                 raise UserError(self.advice(f"{of_task}has risen from {min(found):.2f} to {found[-1]:.2f}"))
 
     def seen(self, since: int = 0) -> int:
-        """Rows that the steps from ``since`` to now have shown."""
+        """Queries that the steps from ``since`` to now have shown."""
         return sum(self.data.seen(self.step).values()) - sum(self.data.seen(since).values())
 
     def losses_by_task(self, losses: Sequence[float]) -> dict[str, float]:
@@ -260,7 +260,9 @@ class Trainer:
         for task, of_task in zip(self.data.tasks, self.data.sizes, strict=True):
             if of_task < self.recipe.batch_size:
                 rows = "triplets" if task == COMPOSED else f"rows of {task}"
-                notes.append(f"only {len(self.data.of[task])} {rows}: the batch is {of_task}, not {self.recipe.batch_size}")
+                own = self.data.of[task]
+                texts = f" with {own.queries} texts" if own.queries > len(own) else ""
+                notes.append(f"only {len(own)} {rows}{texts}: the batch is {of_task}, not {self.recipe.batch_size}")
         if truncated:
             notes.append(f"{truncated} texts were longer than the model's limit and were cut")
         return {
