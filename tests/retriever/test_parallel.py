@@ -40,7 +40,16 @@ CASES = {
     "in_turn": {"kind": "clip", "chunk_size": 3, "batch_size": 6, "steps": 6, "tasks": {"image_to_image": 1, "text_to_text": 1}}
     | {"ema_decay": 0.7},
     "margin": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "mask_margin": 0.02, "matryoshka": [4, 8], "hardness": 2.0},
-    "margin_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "mask_margin": 0.02},
+    "agreement": {
+        "kind": "clip",
+        "chunk_size": 3,
+        "batch_size": 9,
+        "texts_at_once": "triplet",
+        "agreement": 2.0,
+        "mask_margin": 0.02,
+    },
+    "agreement_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "mask_margin": 0.02}
+    | {"texts_at_once": "picture", "agreement": 1.0},
 }
 WAYS = {
     "ddp": ("clip", "clip_at_once", "one_text", "mllm", "tasks", "in_turn"),

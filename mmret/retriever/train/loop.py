@@ -48,9 +48,10 @@ def train(
     ``teacher``: the scores that a recipe with a teacher learns from. With several processes all of them call this, each with
     its :class:`Group`; the first one writes. Facts: ``step, loss`` (mean of the last tenth), ``pairs`` (rows seen, of all
     tasks), ``seconds, triplets, images, batch_size`` (the largest), ``tasks`` (of each, ``rows`` it has and ``seen``),
-    ``samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``notes``
-    (what a reader should know). Raises UserError where there is nothing to train on, an image is missing, the base is
-    not of the recipe's kind, or the loss is not finite or explodes.
+    ``samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any),
+    ``averaged_steps`` (where the weights are a mean: of how many steps), ``notes`` (what a reader should know). Raises
+    UserError where there is nothing to train on, an image is missing, the base is not of the recipe's kind, or the loss is not
+    finite or explodes.
     """
     taught = [teacher.model] if teacher is not None else []
     identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base), *taught)
