@@ -29,7 +29,7 @@ benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --te
              --allow-missing/--no-allow-missing --paraphrases/--no-paraphrases --batch-size --json
 study        --lake --images --profile --seeds --set --picture --show --json
 train        --lake --on --recipe --workers
-teach        --lake --recipe
+teach        --lake --recipe --scores
 merge        --lake --recipe --adapter --out --dtype
 embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices
              --processes --dtype --batch-size --json

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,17 +19,24 @@ from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.paths import local_path
+from mmret.retriever.train.data import chosen_rows
 from mmret.retriever.train.data_state import record_data_state, write_data_state
+from mmret.retriever.train.distillation import TeacherScores
 from mmret.retriever.train.first_hits import with_first_hits
 from mmret.retriever.train.loop import train
+from mmret.retriever.train.negative_margin import within_margin
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.rows import training_rows
 from mmret.retriever.train.state import Place
-from mmret.retriever.train.teach import teach, teacher_scores
+from mmret.retriever.train.teach import read_scores, teach
+from mmret.retriever.train.tower import LoadImages
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
-from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
+from mmret.settings import AnnotateSettings, EvaluateSettings, LicenceSettings, Profile, Recipe
+from mmret.settings.recipe_links import asks_judge, scores_name
 from mmret.tasks import COMPOSED
+
+_SETTINGS = ("recipe", "licences", "evaluate", "annotate")
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,17 @@ class TrainingJob:
     recipe: Recipe
     licences: LicenceSettings
     evaluate: EvaluateSettings
+    annotate: AnnotateSettings = AnnotateSettings()
+    """Names the vision-language model of whatever asks one."""
+    asks_judge: bool = False
+    """Whether the recipe's teacher is that model, and no recipe."""
 
     @classmethod
     def of(cls, lake: Lake, profile: Profile, name: str) -> TrainingJob:
         """The job of recipe ``name`` of ``profile``."""
-        return cls(lake, name, profile.recipes[name], profile.licences, profile.evaluate)
+        recipe = profile.recipes[name]
+        asked = asks_judge(profile.recipes, recipe.teacher)
+        return cls(lake, name, recipe, profile.licences, profile.evaluate, profile.annotate, asked)
 
     @property
     def place(self) -> Place:
@@ -65,8 +79,8 @@ class TrainingJob:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which :meth:`from_json` makes the same job in another process."""
-        settings = {part: getattr(self, part).model_dump(mode="json") for part in ("recipe", "licences", "evaluate")}
-        return {"lake": self.lake.address, "name": self.name, **settings}
+        settings = {part: getattr(self, part).model_dump(mode="json") for part in _SETTINGS}
+        return {"lake": self.lake.address, "name": self.name, "asks_judge": self.asks_judge, **settings}
 
     @classmethod
     def from_json(cls, job: Mapping[str, Any]) -> TrainingJob:
@@ -77,6 +91,8 @@ class TrainingJob:
             Recipe.model_validate(job["recipe"]),
             LicenceSettings.model_validate(job["licences"]),
             EvaluateSettings.model_validate(job["evaluate"]),
+            AnnotateSettings.model_validate(job["annotate"]),
+            job["asks_judge"],
         )
 
 
@@ -122,13 +138,37 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     if (retriever := job.recipe.first_hits_of()) is not None:
         folder, count = trained_folder(job.lake, retriever), job.recipe.reranker.first_hits
         rows = group.all_values(with_first_hits(rows, folder, count, load_images) if group.first else None)[0]
-    teacher = None
+    teacher, notes = None, list[str]()
     if job.recipe.teacher is not None:
-        if group.first:
-            teach(job.lake, job.recipe.teacher, rows, load_images)
-        group.wait()
-        teacher = teacher_scores(job.lake, job.recipe.teacher, rows, load_images)
-    return train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher)
+        teacher, notes = _scores(job, rows, load_images, group)
+    if teacher is not None and job.recipe.negative_margin is not None:
+        limited = within_margin(rows, teacher, job.recipe.negative_margin)
+        rows, notes = limited.rows, [*notes, *limited.notes()]
+    if not job.recipe.distillation:
+        teacher = None
+    facts = train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher)
+    return {**facts, "notes": [*facts["notes"], *notes]} if notes else facts
+
+
+def _scores(job: TrainingJob, rows: pa.Table, load_images: LoadImages, group: Group) -> tuple[TeacherScores, list[str]]:
+    """What the recipe's teacher says of ``rows``, of those alone that are trained on, and what a reader should know of it. Raises
+    UserError where it says nothing."""
+    name, chosen = str(job.recipe.teacher), chosen_rows(rows, job.recipe)[0]
+    judge = job.annotate if job.asks_judge else None
+    taught = group.all_values(teach(job.lake, name, chosen, load_images, judge=judge) if group.first else None)[0]
+    scores = read_scores(job.lake, name, taught.model, job.asks_judge)
+    if not job.asks_judge and scores_name(name) is None:
+        return scores, []
+    targets = [(row["query_id"], text, row["target_id"]) for row in chosen.to_pylist() for text in row["texts"]]
+    known = int(np.isfinite(scores.of(*zip(*targets, strict=True))).sum())
+    if not known:
+        why = f" ({', '.join(f'{n:,} × {reason}' for reason, n in taught.unscored.items())})" if taught.unscored else ""
+        raise UserError(
+            f"teacher '{name}' has scored none of the {len(targets):,} questions of the training triplets{why}: query_id, text and "
+            "candidate_id of a score are those of table triplets, query_id, one of texts, and target_id or one of hard_negatives"
+        )
+    some = f"teacher '{name}' has scored {known:,} of {len(targets):,} questions of the training triplets with their target"
+    return scores, [some] if known < len(targets) else []
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:
