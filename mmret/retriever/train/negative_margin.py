@@ -66,7 +66,7 @@ def within_margin(rows: pa.Table, scores: TeacherScores, margin: float) -> Limit
 def _kept(block: pa.Table, ours: np.ndarray, scores: TeacherScores, margin: float) -> tuple[np.ndarray, int, int]:
     """Which hard negatives of ``block`` stay, all in one row; how many of them are mined, and how many of those not scored."""
     questions: list[tuple[str, str, str]] = []
-    asked: list[tuple[int, int]] = []  # for each text and negative: place of the negative, place of the target's question
+    asked: list[tuple[int, int, int]] = []  # for each text and negative: its place, its question and that of the target
     place = mined = 0
     for row, is_ours in zip(block.select(["query_id", "target_id", "texts", "hard_negatives"]).to_pylist(), ours, strict=True):
         negatives = row["hard_negatives"] or []
@@ -75,7 +75,7 @@ def _kept(block: pa.Table, ours: np.ndarray, scores: TeacherScores, margin: floa
             questions.append((row["query_id"], text, row["target_id"]))
             for n, negative in enumerate(negatives):
                 if negative not in (row["query_id"], row["target_id"]):
-                    asked.append((place + n, target))
+                    asked.append((place + n, len(questions), target))
                     questions.append((row["query_id"], text, negative))
         if is_ours:
             mined += sum(negative not in (row["query_id"], row["target_id"]) for negative in negatives)
@@ -84,10 +84,8 @@ def _kept(block: pa.Table, ours: np.ndarray, scores: TeacherScores, margin: floa
     if not asked:
         return kept, mined, mined
     said = scores.of(*zip(*questions, strict=True)).astype(np.float64)
-    negative, target = np.array(asked).T
-    is_target = np.zeros(len(questions), bool)
-    is_target[target] = True
-    above = said[~is_target] - said[target]
+    negative, own, target = np.array(asked).T
+    above = said[own] - said[target]
     known = ~np.isnan(above)
     count = np.bincount(negative[known], minlength=place)
     mean = np.bincount(negative[known], above[known], minlength=place) / np.maximum(count, 1)
