@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,21 +18,18 @@ from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.paths import local_path
-from mmret.retriever.train.data import chosen_rows
 from mmret.retriever.train.data_state import record_data_state, write_data_state
-from mmret.retriever.train.distillation import TeacherScores
 from mmret.retriever.train.first_hits import with_first_hits
 from mmret.retriever.train.loop import train
-from mmret.retriever.train.negative_margin import within_margin
+from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
-from mmret.retriever.train.rows import training_rows
+from mmret.retriever.train.rows import neighbours_of, training_rows
 from mmret.retriever.train.state import Place
-from mmret.retriever.train.teach import read_scores, teach
-from mmret.retriever.train.tower import LoadImages
+from mmret.retriever.train.taught_rows import taught_rows
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
 from mmret.settings import AnnotateSettings, EvaluateSettings, LicenceSettings, Profile, Recipe
-from mmret.settings.recipe_links import asks_judge, scores_name
+from mmret.settings.recipe_links import asks_judge
 from mmret.tasks import COMPOSED
 
 _SETTINGS = ("recipe", "licences", "evaluate", "annotate")
@@ -76,6 +72,10 @@ class TrainingJob:
     def rows(self) -> pa.Table:
         """What it trains on, of the lake as it was where the recipe says so; see :func:`training_rows`."""
         return training_rows(open_as_of(self.lake, self.recipe.as_of), self.recipe, self.licences, self.evaluate)
+
+    def neighbours(self, rows: pa.Table) -> Neighbours | None:
+        """Which query pictures of ``rows`` are neighbours, of that same lake; see :func:`neighbours_of`."""
+        return neighbours_of(open_as_of(self.lake, self.recipe.as_of), self.recipe, rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which :meth:`from_json` makes the same job in another process."""
@@ -131,6 +131,7 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     them do so, the others wait.
     """
     rows = job.rows()
+    neighbours = job.neighbours(rows)
 
     def load_images(ids: Sequence[str]) -> dict[str, bytes]:
         return images_by_id(job.lake, ids)
@@ -138,37 +139,12 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     if (retriever := job.recipe.first_hits_of()) is not None:
         folder, count = trained_folder(job.lake, retriever), job.recipe.reranker.first_hits
         rows = group.all_values(with_first_hits(rows, folder, count, load_images) if group.first else None)[0]
-    teacher, notes = None, list[str]()
-    if job.recipe.teacher is not None:
-        teacher, notes = _scores(job, rows, load_images, group)
-    if teacher is not None and job.recipe.negative_margin is not None:
-        limited = within_margin(rows, teacher, job.recipe.negative_margin)
-        rows, notes = limited.rows, [*notes, *limited.notes()]
-    if not job.recipe.distillation:
-        teacher = None
-    facts = train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher)
-    return {**facts, "notes": [*facts["notes"], *notes]} if notes else facts
-
-
-def _scores(job: TrainingJob, rows: pa.Table, load_images: LoadImages, group: Group) -> tuple[TeacherScores, list[str]]:
-    """What the recipe's teacher says of ``rows``, of those alone that are trained on, and what a reader should know of it. Raises
-    UserError where it says nothing."""
-    name, chosen = str(job.recipe.teacher), chosen_rows(rows, job.recipe)[0]
     judge = job.annotate if job.asks_judge else None
-    taught = group.all_values(teach(job.lake, name, chosen, load_images, judge=judge) if group.first else None)[0]
-    scores = read_scores(job.lake, name, taught.model, job.asks_judge)
-    if not job.asks_judge and scores_name(name) is None:
-        return scores, []
-    targets = [(row["query_id"], text, row["target_id"]) for row in chosen.to_pylist() for text in row["texts"]]
-    known = int(np.isfinite(scores.of(*zip(*targets, strict=True))).sum())
-    if not known:
-        why = f" ({', '.join(f'{n:,} × {reason}' for reason, n in taught.unscored.items())})" if taught.unscored else ""
-        raise UserError(
-            f"teacher '{name}' has scored none of the {len(targets):,} questions of the training triplets{why}: query_id, text and "
-            "candidate_id of a score are those of table triplets, query_id, one of texts, and target_id or one of hard_negatives"
-        )
-    some = f"teacher '{name}' has scored {known:,} of {len(targets):,} questions of the training triplets with their target"
-    return scores, [some] if known < len(targets) else []
+    rows, teacher, notes = taught_rows(job.lake, job.recipe, rows, load_images, group, judge)
+    facts = train(
+        job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher, neighbours
+    )
+    return {**facts, "notes": [*facts["notes"], *notes]} if notes else facts
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:
