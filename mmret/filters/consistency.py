@@ -16,9 +16,10 @@ import numpy as np
 from mmret.filters.corpus import Corpus, Triplets, halves
 from mmret.filters.scorers import WORDS, CrossFitted, text_bags
 
-VERSION = 1
 LEAST = 64
 """Texts below which nothing can be told."""
+PRECISION = 0.92
+"""Share of what is dropped that is to be wrong."""
 _SIBLINGS, _BOUND = 0.5, 8.0
 _SHARES = np.concatenate([np.arange(0, 0.9, 0.05), np.arange(0.9, 0.99, 0.01), np.arange(0.99, 1.0001, 0.002)])
 _LOWER = 0.6
@@ -56,9 +57,7 @@ def consistency(corpus: Corpus, triplets: Triplets) -> Consistency:
 
         def scored(case: tuple[np.ndarray, np.ndarray], columns: list[CrossFitted] = columns) -> np.ndarray:
             texts, pairs = case
-            return np.stack(
-                [c.scores(texts, triplets.query[pairs], triplets.target[pairs], half[pairs]) for c in columns], axis=1
-            )
+            return np.stack([c.scores(texts, triplets.query[pairs], triplets.target[pairs], half[pairs]) for c in columns], axis=1)
 
         found = _judged(triplets, signals, scored(own), scored(texts_wrong), scored(targets_wrong))
         keep = np.bincount(triplets.row, ~found.dropped, minlength=len(triplets)) > 0
@@ -151,8 +150,8 @@ def threshold(scores: np.ndarray, null: np.ndarray) -> float:
     """The score at or below which a text is wrong rather than right, where wrong ones are distributed as ``null`` (m,).
 
     Beside each share of ``null`` the share of ``scores`` (n,) is counted. Where hardly a right one falls, in the lower part, that
-    ratio is the rate of wrong ones; it grows as right ones come in, and where it is twice the rate, one of two is right. -inf where
-    nothing is found.
+    ratio is the rate of wrong ones, and where right ones come in it grows. The threshold lies where, of all below, ``PRECISION``
+    is wrong by that rate. -inf where nothing is found.
 
     >>> rng = np.random.default_rng(0)
     >>> 1 < threshold(np.concatenate([rng.normal(6, 1, 900), rng.normal(0, 1, 100)]), rng.normal(0, 1, 1000)) < 5
@@ -163,8 +162,8 @@ def threshold(scores: np.ndarray, null: np.ndarray) -> float:
     found[0] = 0  # those below all of the null are as wrong as its lowest
     ratio = np.diff(found) / len(scores) / np.diff(_SHARES)
     rate = float(np.median(ratio[_SHARES[1:] <= _LOWER]))
-    right = np.flatnonzero((ratio > 2 * rate) & (_SHARES[1:] > _LOWER))
     if rate == 0:
         return -np.inf
-    end = int(right[0]) if len(right) else len(ratio)
-    return float(edges[end])
+    wrong = np.minimum(np.diff(found), rate * np.diff(_SHARES) * len(scores))
+    good = np.flatnonzero((np.cumsum(wrong) >= PRECISION * found[1:]) | (_SHARES[1:] <= _LOWER))
+    return float(edges[good[-1] + 1])

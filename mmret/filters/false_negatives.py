@@ -1,9 +1,10 @@
 """Finds hard negatives that a text asks for: filter ``false_negatives``.
 
-A picture that an instruction asks for keeps what the instruction does not name, so it is one that nothing tells from the target: its
-caption means the same (:mod:`.meaning`), and the image encoders, asked one by one, do not object. How near is near enough is read from
-the corpus: where it has pictures of one meaning, their angles are a hill of their own before all other pairs, and the valley behind
-it is the margin. A corpus without such a hill has no twins to learn that from; then only a caption of the very same words counts.
+A picture that an instruction asks for keeps what the instruction does not name, so it is one that nothing tells from the target:
+its caption means the same (:mod:`.meaning`), and the image encoders, asked one by one, do not object. How near is near enough is
+read from the corpus: where it has pictures of one meaning, their angles are a hill of their own before all other pairs, and the
+valley behind it is the margin. A corpus without such a hill has no twins to learn that from; then only a caption of the very same
+words counts.
 Cost: 3 s to learn the meanings, 2,000 pictures compared with up to 100,000, then one product a negative.
 """
 
@@ -17,7 +18,6 @@ from mmret.encode.tfidf import words_of
 from mmret.filters.corpus import Corpus, Triplets
 from mmret.filters.meaning import fit_meaning, meanings
 
-VERSION = 1
 LEAST = 200
 """Captioned pictures below which no meaning is learnt."""
 CAPTIONS = "words"

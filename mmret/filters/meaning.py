@@ -1,4 +1,4 @@
-"""Learns what captions mean from what their pictures look like, so that *disc* and *circle* are the same and *red* and *blue* are not.
+"""Learns what captions mean from what their pictures look like: *disc* and *circle* are the same, *red* and *blue* are not.
 
 A bag of a caption's words and the picture's vectors are mapped into one space, trained so that each caption is nearest to its own
 picture. What no picture shows, such as the choice between two words for one thing, does not move a caption there. Cost: 200 steps

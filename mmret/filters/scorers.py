@@ -110,12 +110,13 @@ class CrossFitted:
         usable = keep & (np.diff(triplets.starts) > 0)
         self.half, self.bags = half, bags
         self.scorers = [
-            fit(Scorer(signal, corpus, first, seed), triplets, bags, np.flatnonzero(usable & (half != seed)), seed) for seed in (0, 1)
+            fit(Scorer(signal, corpus, first, seed), triplets, bags, np.flatnonzero(usable & (half != seed)), seed)
+            for seed in (0, 1)
         ]
 
     @torch.inference_mode()
     def scores(self, texts: np.ndarray, query: np.ndarray, target: np.ndarray, half: np.ndarray) -> np.ndarray:
-        """How well each of ``texts`` goes with the pair (query, target) beside it, by the scorer of the other half: (n,) float32."""
+        """How well each of ``texts`` goes with the pair beside it, by what the other half has taught: (n,) float32."""
         found = np.empty(len(texts), np.float32)
         for seed, scorer in enumerate(self.scorers):
             own = np.flatnonzero(half == seed)
