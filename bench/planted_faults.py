@@ -6,11 +6,11 @@ Faults are planted in memory into the triplets of lake L, which stays as it is (
 texts of another pair in 20 % of them, another target in 10 % and another of the same source in 10 %, and in 20 % of the others a
 hard negative that is a right answer, where the scenes of the corpus are known. The seed of a run is that of its faults.
 
-``--find``: precision and recall of each filter, for each kind of fault alone, for all of them, and what is dropped where nothing was
-planted. Otherwise the recipe is trained, seed by seed, on three sets of triplets: ``clean``, ``faulty`` and ``filtered``, which is
-faulty less what the filters drop; steps are equal. Printed: R@1 and R@10, mean and deviation, the loss that the faults cost, and the
-share of it that the filters win back, with its 95 % interval over the seeds; processor seconds a run and of filtering. A line a run in
-DIR/runs.jsonl, and what is there is not repeated. Cost: some 30 processor seconds a planting, and each training its steps.
+``--find``: precision and recall of each filter, for each kind of fault alone, for all of them, and what is dropped where nothing
+was planted. Otherwise the recipe is trained, seed by seed, on three sets of triplets: ``clean``, ``faulty`` and ``filtered``, which
+is faulty less what the filters drop; steps are equal. Printed: R@1 and R@10, mean and deviation, the loss that the faults cost, and
+the share of it that the filters win back, with its 95 % interval over the seeds; processor seconds a run and of filtering. A line a
+run in DIR/runs.jsonl, and what is there is not repeated. Cost: some 30 processor seconds a planting, and each training its steps.
 """
 
 from __future__ import annotations
@@ -121,9 +121,8 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
                 seconds = statistics.fmean(r["seconds"] for r in own)
                 filtering = statistics.fmean(r.get("filtering_seconds", 0.0) for r in own)
                 spread = statistics.stdev(values.values()) if len(values) > 1 else float("nan")
-                print(
-                    f"  {arm:10} {statistics.fmean(values.values()):5.1f} ± {spread:.1f}  {seconds:.0f} + {filtering:.0f} processor s"
-                )
+                mean, cost = statistics.fmean(values.values()), f"{seconds:.0f} + {filtering:.0f} processor s"
+                print(f"  {arm:10} {mean:5.1f} ± {spread:.1f}  {cost}")
         seeds = sorted(set.intersection(*(set(v) for v in by.values())))
         if not seeds:
             continue

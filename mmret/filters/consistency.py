@@ -18,8 +18,6 @@ from mmret.filters.scorers import WORDS, CrossFitted, text_bags
 
 LEAST = 64
 """Texts below which nothing can be told."""
-PRECISION = 0.93
-"""Share of what is dropped that is to be wrong."""
 MOST = 0.5
 """Where a larger share would be dropped, nothing is told from anything."""
 _SIBLINGS, _BOUND = 0.5, 8.0
@@ -112,7 +110,8 @@ def _judged(triplets: Triplets, signals: tuple[str, ...], own: np.ndarray, *wron
         return Consistency(scores, -np.inf, signals, np.zeros(own.shape, bool), note)
     by_signal = [[_with_siblings(triplets, x[:, s]) for x in (own, *wrong)] for s in range(len(signals))]
     against = [cases[0] <= threshold(*cases) for cases in by_signal]
-    return Consistency(scores, np.nextafter(np.float32(limit), np.float32(np.inf)), signals, np.stack(against, axis=1))
+    limit = np.nextafter(np.float32(limit), np.float32(np.inf)) if np.isfinite(limit) else limit  # scores are rounded
+    return Consistency(scores, float(limit), signals, np.stack(against, axis=1))
 
 
 def _linear(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -154,7 +153,8 @@ def threshold(scores: np.ndarray, *nulls: np.ndarray) -> float:
     """The score at or below which a text is wrong, where wrong ones are distributed as ``nulls``, each in a share of its own.
 
     The shares are fitted where hardly a right text falls, in the lower part of the nulls. Where right ones come in there are more
-    than they say; the threshold lies where, of all below, ``PRECISION`` is wrong by the shares. -inf where nothing is found.
+    than they say, and where there are twice as many, which is beyond chance, one of two is right: there the threshold lies. -inf
+    where nothing is found.
 
     >>> rng = np.random.default_rng(0)
     >>> 1 < threshold(np.concatenate([rng.normal(6, 1, 900), rng.normal(0, 1, 100)]), rng.normal(0, 1, 1000)) < 5
@@ -167,9 +167,11 @@ def threshold(scores: np.ndarray, *nulls: np.ndarray) -> float:
     if not found[lower].any():
         return -np.inf
     expected = expected @ _shares(expected[lower], found[lower])
-    precise = np.cumsum(np.minimum(found, expected)) >= PRECISION * np.cumsum(found)
-    good = np.flatnonzero(precise & (np.cumsum(found) > 0))
-    return float(edges[good[-1]]) if len(good) else -np.inf
+    near, near_expected = (np.convolve(np.pad(x, 1, mode="edge"), np.ones(3), mode="valid") for x in (found, expected))
+    chance = 2 * np.sqrt(near_expected) + 2  # counts vary
+    right = np.flatnonzero((found > 2 * expected + np.sqrt(expected)) & (near > 2 * near_expected + chance))
+    end = int(right[0]) if len(right) else len(found)
+    return float(edges[end - 1]) if end else -np.inf
 
 
 def _shares(nulls: np.ndarray, found: np.ndarray) -> np.ndarray:
