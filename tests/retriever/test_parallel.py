@@ -36,7 +36,7 @@ CASES = {
     "tasks_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "tasks": ALL, "task_batches": "mixed"},
     "images_alone": {"kind": "clip", "batch_size": 5, "tasks": {"image_to_image": 1}},
     "texts_alone": {"kind": "clip", "batch_size": 5, "tasks": {"text_to_text": 1}, "trainable": "text+blocks"},
-    "pictures": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "texts_at_once": "picture", "batch_neighbours": 3},
+    "grouped": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "texts_at_once": "picture", "batch_neighbours": 3},
     "triplets_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "texts_at_once": "triplet"},
     "in_turn": {"kind": "clip", "chunk_size": 3, "batch_size": 6, "steps": 6, "tasks": {"image_to_image": 1, "text_to_text": 1}},
 }
@@ -51,7 +51,7 @@ WHOLE_RUNS = {
     "clip": "model.safetensors",
     "mllm": "adapter_model.safetensors",
     "tasks": "model.safetensors",
-    "pictures": "model.safetensors",
+    "grouped": "model.safetensors",
     "clip_fsdp": "model.safetensors",
     "mllm_fsdp": "adapter_model.safetensors",
     "in_turn_ddp": "model.safetensors",
