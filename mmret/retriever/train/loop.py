@@ -48,12 +48,12 @@ def train(
     ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
     checkpoint that is there already its facts are returned. ``on_row`` is called with each row of the log as it is written.
     ``teacher``: the scores that a recipe with a teacher learns from; ``neighbours``: of the query pictures, which a recipe of
-    ``batch_neighbours`` needs. With several processes all of them call this, each with
-    its :class:`Group`; the first one writes. Facts: ``step, loss`` (mean of the last tenth), ``pairs`` (queries seen,
-    of all tasks), ``seconds, triplets, images, batch_size`` (the largest), ``tasks`` (of each, ``rows`` it has and ``seen``),
-    ``samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``notes``
-    (what a reader should know). Raises UserError where there is nothing to train on, an image is missing, the base is
-    not of the recipe's kind, or the loss is not finite or explodes.
+    ``batch_neighbours`` needs. With several processes all of them call this, each with its :class:`Group`; the first one writes.
+    Facts: ``step, loss`` (mean of the last tenth), ``pairs`` (queries seen, of all tasks), ``seconds, triplets, images,
+    batch_size`` (the largest), ``tasks`` (of each, ``rows`` it has and ``seen``), ``samples_per_second, truncated_texts,
+    recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``averaged_steps`` (where the weights are a mean: of how
+    many steps), ``notes`` (what a reader should know). Raises UserError where there is nothing to train on, an image is missing,
+    the base is not of the recipe's kind, or the loss is not finite or explodes.
     """
     taught = [teacher.model] if teacher is not None else []
     near = [{"neighbours": neighbours.digest()}] if neighbours is not None and recipe.batch_neighbours > 1 else []
