@@ -22,7 +22,7 @@ from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import Group, _buckets
 from tests.retriever.mixtures import ALL, mixture
 from tests.retriever.mllm_folders import qwen2_vl
-from tests.retriever.runs import a_trainer, small
+from tests.retriever.runs import a_trainer, ring, small
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
@@ -165,7 +165,7 @@ def alone(shared, load, tmp_path_factory):
         recipe, triplets, base = shared[1][case]
         if (key := fingerprint(recipe.decisive(), table_of(case))) not in runs:
             folder = tmp_path_factory.mktemp("alone") / "made"
-            runs[key] = folder, train(recipe, triplets, load, base, folder)
+            runs[key] = folder, train(recipe, triplets, load, base, folder, neighbours=ring(triplets))
         return runs[key]
 
     return of
