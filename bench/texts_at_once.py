@@ -87,9 +87,10 @@ def alternating(batch: int, rounds: int, trainable: str, mined: int = 3) -> dict
 
 
 def gate() -> dict[str, float | list[float]]:
-    """Queries a second over those of one text a visit, of steps that alternate."""
-    found = alternating(32, 6, "all")
-    return {f"{mode}_over_one_processor": [a / b for a, b in zip(found["one"], found[mode], strict=True)] for mode in MODES[1:]}
+    """Queries a second over those of one text a visit, of steps that alternate; and the queries of an epoch."""
+    found, table = alternating(32, 6, "all"), rows(100)
+    ratios = {f"{mode}_over_one_processor": [a / b for a, b in zip(found["one"], found[mode], strict=True)] for mode in MODES[1:]}
+    return {"queries": TrainingSet(table, Recipe(batch_size=32, texts_at_once="triplet")).of["composed"].queries, **ratios}
 
 
 def main() -> None:
