@@ -129,6 +129,14 @@ def test_a_group_has_more_neighbours_than_chance_and_no_picture_twice():
     assert np.mean(inside) > 0.6 and np.mean([len(set(group)) == 8 for group in groups.tolist()]) > 0.98
 
 
+def test_pairs_are_of_neighbours_where_a_graph_has_no_neighbourhoods():
+    """Of a random graph nearly every node can be paired; an order of clusters cut anywhere has half of the pairs."""
+    ends = np.sort(np.random.default_rng(6).integers(0, 1000, (4000, 2)), axis=1)
+    ends = ends[ends[:, 0] != ends[:, 1]]
+    found = an_order(np.arange(1000), (ends[:, 0], ends[:, 1])).order(2, 0, 0).reshape(-1, 2)
+    assert np.mean([tuple(pair) in set(map(tuple, ends.tolist())) for pair in np.sort(found, axis=1).tolist()]) > 0.85
+
+
 def test_rows_without_neighbours_fill_blocks_of_their_own_and_blocks_stay_aligned():
     edges = cliques(10, 4)
     order = an_order(np.arange(63), edges).order(4, 0, 0)
