@@ -51,7 +51,7 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
                 for call in own:
                     states[-1].append(rng_state())
                     rows[-1] += exchange.forward([call])
-    made = [torch.cat(of) if of else part.empty for part, of in zip(parts, rows, strict=True)]
+    made = [part.in_order(torch.cat(of)) if of else part.empty for part, of in zip(parts, rows, strict=True)]
     if at_once and group.size == 1:
         loss = loss_of(*made)
         loss.backward()
@@ -65,8 +65,8 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
     ]
     group.sum(gradients)
     own_gradients = [
-        (gradient[group.share(len(gradient))] if group.size > 1 else gradient).split([len(chunk) for chunk in of])
-        for gradient, of in zip(gradients, rows, strict=True)
+        part.of_chunks(gradient[group.share(len(gradient))] if group.size > 1 else gradient).split([len(chunk) for chunk in of])
+        for part, gradient, of in zip(parts, gradients, rows, strict=True)
     ]
     if at_once:
         exchange.backward([row for of in rows for row in of], [gradient for of in own_gradients for gradient in of])
