@@ -17,6 +17,8 @@ from typing import Any
 from mmret.hashing import uniform
 
 ATTRIBUTES = ("shape", "colour", "size", "pattern", "background", "position", "other")
+WORDINGS = 3
+"""Texts of one edit, at most."""
 TWO_CHANGES = 0.35
 """Share of the references for which an edit of two attributes is tried first."""
 
@@ -47,11 +49,13 @@ _VALUES: dict[tuple[str, str], str] = {
 
 
 def edits(extras: Sequence[tuple[str, Mapping[str, Any]]], n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """At most ``n`` edits ``{"reference": image_id, "text": str, "targets": [image_id, ...]}``, one a reference.
+    """At most ``n`` edits ``{"reference": image_id, "text": str, "targets": [image_id, ...], "wordings": [str, ...]}``, one a
+    reference.
 
     ``extras``: (image_id, attributes) of the corpus; rows without all of ``ATTRIBUTES`` are skipped. References are taken in
     the order of a seeded hash of their ids, so the same corpus and seed give the same edits, and most edits stay the same
-    when pictures are added. Targets are sorted; the reference is never among them.
+    when pictures are added. Targets are sorted; the reference is never among them. ``wordings``: the same edit in at most
+    ``WORDINGS`` different texts, ``text`` first; where no phrase of a change has another it is the only one.
     """
     having: dict[tuple[str, ...], list[str]] = defaultdict(list)
     scenes: dict[str, tuple[str, ...]] = {}
@@ -68,9 +72,8 @@ def edits(extras: Sequence[tuple[str, Mapping[str, Any]]], n: int, seed: int = 0
         before = scenes[reference]
         after = next((scene for scene in _changed(before, values, (seed, reference)) if scene in having), None)
         if after is not None:
-            made.append(
-                {"reference": reference, "text": _instruction(before, after, (seed, reference)), "targets": sorted(having[after])}
-            )
+            wordings = _wordings(before, after, (seed, reference))
+            made.append({"reference": reference, "text": wordings[0], "targets": sorted(having[after]), "wordings": wordings})
     return made
 
 
@@ -86,15 +89,17 @@ def _changed(before: tuple[str, ...], values: list[list[str]], key: tuple[int, s
             yield from sorted(options, key=lambda scene: uniform("values", *key, *scene))
 
 
-def _instruction(before: tuple[str, ...], after: tuple[str, ...], key: tuple[int, str]) -> str:
-    """The change in words: it does not mention what stays the same, and names what is taken away by its kind only."""
-    parts = []
+def _wordings(before: tuple[str, ...], after: tuple[str, ...], key: tuple[int, str]) -> list[str]:
+    """The change in words, each time by the next phrase of every attribute: it does not mention what stays the same, and names what
+    is taken away by its kind only."""
+    said: list[list[str]] = [[] for _ in range(WORDINGS)]
     for name, old, new in zip(ATTRIBUTES, before, after, strict=True):
         if old == new:
             continue
         phrases = _PHRASES[name]
         if name == "other" and new != "none":
             phrases = ("add a {value}",) if old == "none" else ("have a {value} as the second object",)
-        phrase = phrases[int(uniform("phrase", *key, name) * len(phrases))]
-        parts.append(phrase.format(value=_VALUES.get((name, new), new)))
-    return " and ".join(parts)
+        first = int(uniform("phrase", *key, name) * len(phrases))
+        for nth, parts in enumerate(said):
+            parts.append(phrases[(first + nth) % len(phrases)].format(value=_VALUES.get((name, new), new)))
+    return list(dict.fromkeys(" and ".join(parts) for parts in said))

@@ -93,19 +93,25 @@ def evaluate_queries(lake: Lake, profile: Profile, recipe: str, queries: Sequenc
 
 def held_out_triplets(lake: Lake, settings: EvaluateSettings) -> list[Query]:
     """Queries from triplets of split ``test``, one text of each, chosen by hash; at most ``max_queries``, those of lowest hash."""
-    table = lake.read("triplets", columns=["pair_id", "query_id", "target_id", "texts"], filters=pc.field("split") == "test")
+    columns = ["pair_id", "query_id", "target_id", "texts", "hard_negatives"]
+    table = lake.read("triplets", columns=columns, filters=pc.field("split") == "test")
     rows = sorted(table.to_pylist(), key=lambda r: uniform("evaluate", r["pair_id"]))[: settings.max_queries]
-    return [
-        Query(r["query_id"], r["texts"][int(uniform("evaluate text", r["pair_id"]) * len(r["texts"]))], frozenset([r["target_id"]]))
-        for r in rows
-    ]
+    return [_triplet(row) for row in rows]
+
+
+def _triplet(row: dict[str, Any]) -> Query:
+    """The query of a row of ``triplets``: one of its texts drawn by hash, then the others in their order."""
+    first = int(uniform("evaluate text", row["pair_id"]) * len(row["texts"]))
+    texts = [*row["texts"][first:], *row["texts"][:first]]
+    negatives = frozenset(row["hard_negatives"]) - {row["query_id"], row["target_id"]}
+    return Query(row["query_id"], texts[0], frozenset([row["target_id"]]), tuple(dict.fromkeys(texts)), negatives)
 
 
 def held_out_edits(lake: Lake, settings: EvaluateSettings) -> list[Query]:
     """Edits with exact ground truth where the corpus is made of ``shapes`` scenes; none elsewhere."""
     rows = lake.read("images", columns=["image_id", "root", "extra"], filters=pc.starts_with(pc.field("root"), "shapes:"))
     extras = [(i, json.loads(e)) for i, e in zip(rows["image_id"].to_pylist(), rows["extra"].to_pylist(), strict=True)]
-    return [Query(e["reference"], e["text"], frozenset(e["targets"])) for e in edits(extras, settings.edits)]
+    return [Query(e["reference"], e["text"], frozenset(e["targets"]), tuple(e["wordings"])) for e in edits(extras, settings.edits)]
 
 
 QUERY_SETS = {"held-out triplets": held_out_triplets, "held-out edits": held_out_edits}

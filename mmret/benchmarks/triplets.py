@@ -17,11 +17,17 @@ from mmret.search.names import ImageNames
 
 @dataclass(frozen=True)
 class Query:
-    """A composed query: the image to start from, the change wanted, and every image that is right."""
+    """A composed query: the image to start from, the change wanted, and every image that is right.
+
+    ``wordings``: what else the change is called, ``text`` first; ``negatives``: images that look right and are known, or mined, as
+    wrong. Both may be empty.
+    """
 
     reference: str
     text: str
     targets: frozenset[str]
+    wordings: tuple[str, ...] = ()
+    negatives: frozenset[str] = frozenset()
 
 
 def read_triplets(lake: Lake, file: Path) -> tuple[list[Query], dict[str, int]]:

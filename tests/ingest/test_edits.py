@@ -53,6 +53,16 @@ def test_words_name_the_new_value_and_none_that_stays():
             assert name not in changed or before[name] not in words
 
 
+def test_wordings_are_different_texts_of_the_same_edit_and_begin_with_its_own():
+    made = edits(CORPUS, 500)
+    for edit in made:
+        texts = edit["wordings"]
+        assert texts[0] == edit["text"] and len(set(texts)) == len(texts) <= module.WORDINGS
+        assert len(texts) > 1 or changes(edit) == ["other"], "what is added or taken away has one phrase"
+        assert {text.count(" and ") for text in texts} == {len(changes(edit)) - 1}
+    assert sum(len(edit["wordings"]) == 3 for edit in made) > 200
+
+
 def test_rows_without_the_attributes_and_empty_corpora_give_no_edits():
     assert edits([], 10) == []
     assert edits([("a", {}), ("b", {"shape": "star"})], 10) == []
