@@ -21,6 +21,7 @@ from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.two_towers import TwoTowerRetriever
 from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.chunk_memory import ChunkMemory, measured
 from mmret.retriever.train.chunks import Limits, by_tokens
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
@@ -147,6 +148,17 @@ class ClipEmbedder:
             return [range(len(lengths))[i : i + self.chunks[1]] for i in range(0, len(lengths), self.chunks[1])]
         read = [self.retriever.max_tokens] * len(lengths) if self.retriever.padded else lengths
         return by_tokens(read, Limits(self.recipe.chunk_tokens, self.recipe.chunk_size))
+
+    def text_memory(self) -> ChunkMemory:
+        """What a pass of the text tower takes, by its tokens."""
+        begin, *_, end = self.retriever.tokens(["a"])[0]
+
+        def sample(rows: int, words: int) -> tuple[list[list[int]], int]:
+            longest = self.retriever.max_tokens if self.retriever.padded else words + 2
+            texts = [[begin, *[begin] * (words if row < rows - 1 else 1), end] for row in range(rows)]
+            return texts, longest
+
+        return measured(self.retriever.token_features, sample, self.model)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:

@@ -104,7 +104,9 @@ def fitting_chunk(device: torch.device, itemsize: int, layers: Iterable[tuple[in
 
     ``layers``: (tokens, width, heads) of every layer that keeps its activations, of ``itemsize`` bytes a number. A
     transformer layer keeps about 34 * width + 5 * heads * tokens numbers per token for its backward pass (arXiv
-    2205.05198).
+    2205.05198, which counts bytes of two-byte numbers and an attention matrix). That is twice what is kept where
+    attention is fused, which is room for texts longer than ``tokens`` and for what is not foreseen;
+    :mod:`mmret.retriever.train.chunk_memory` says what a pass takes to the tenth.
     """
     numbers = sum(tokens * (34 * width + 5 * heads * tokens) for tokens, width, heads in layers)
     return 2 ** int(math.log2(max(1.0, SHARE_OF_FREE_MEMORY * free_memory(device) / max(1, numbers * itemsize))))

@@ -25,6 +25,7 @@ from mmret.retriever.models.kinds import adapter_base, asked_of
 from mmret.retriever.models.mllm import MllmRetriever, load_processor
 from mmret.retriever.models.stock_weights import damaged, load_stock
 from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.chunk_memory import ChunkMemory, measured
 from mmret.retriever.train.chunks import Limits, by_tokens, cut
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
@@ -174,6 +175,19 @@ class MllmEmbedder:
         if self.retriever.asked:
             self.retriever.asked.asking(self.composed_instruction, text_query).save(folder)
         write_engine_files(folder, self.composed_instruction, text_query)
+
+    def prompt_memory(self, pictures: bool = True) -> ChunkMemory:
+        """What a pass of queries takes by its tokens, of those with a picture besides by the pictures, as large as any."""
+        side = self.retriever.prompt.image_size
+
+        def sample(rows: int, words: int) -> tuple[Chunk, int]:
+            shown = [np.zeros((side, side, 3), np.uint8)] * rows if pictures else []
+            texts = [" ".join(["a"] * (words if row < rows - 1 else 1)) for row in range(rows)]
+            prompts = [self.retriever.prompt.fill(text, pictures, self.composed_instruction) for text in texts]
+            seen = self.retriever.pictures(shown) if pictures else [None] * rows
+            return (prompts, seen), max(map(len, self.shared.ids(prompts, seen)))
+
+        return measured(self.features, sample, self.model, pictures)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
