@@ -21,7 +21,7 @@ def bases(clip_folder, tmp_path_factory):
 
 def one_graph(parts, loss_of, group):
     """The full batch's gradient: every chunk embedded once, in the order of the cache's first pass, all graphs kept."""
-    loss = loss_of(*(torch.cat([part.encode(chunk) for chunk in part.chunks]) for part in parts))
+    loss = loss_of(*(part.in_order(torch.cat([part.encode(chunk) for chunk in part.chunks])) for part in parts))
     loss.backward()
     return loss.detach()
 
