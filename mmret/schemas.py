@@ -300,13 +300,13 @@ CHECKPOINTS = _table(
 
 TEACHER_SCORES = _table(
     "teacher_scores",
-    ("teacher", _text, "recipe of the reranker"),
-    ("pair_id", _text, "the pair of the triplet that was scored"),
+    ("teacher", _text, "who scored: a recipe, judge (the vision-language model), or scores/NAME, brought from outside"),
+    ("pair_id", _text, "the pair of the triplet that was scored; of scores from outside that of source picture and candidate"),
     ("query_id", _text, "the source picture"),
     ("text", _text, "the instruction, one of the triplet's"),
     ("candidate_id", _text, "the target, the source picture itself, or another hard negative"),
-    ("score", pa.float32(), "what the reranker says; higher is better among the candidates of one picture and text"),
-    ("model", _text, "digest of the reranker's weights"),
+    ("score", pa.float32(), "what the teacher says; higher is better among the candidates of one picture and text"),
+    ("model", _text, "version of the teacher: digest of weights or of what was brought, or the judge's model and prompt"),
 )
 
 DECISIONS = _table(

@@ -147,7 +147,7 @@ class MeasuredLake:
 
     def job(self, recipe: Recipe, out: Path) -> ArmJob:
         """What trains ``recipe`` into ``out``; its rows are those of the lake without the queries' own pairs."""
-        return ArmJob(self.lake, "arm", recipe, self.profile.licences, self.profile.evaluate, out, self.asked)
+        return ArmJob(self.lake, "arm", recipe, self.profile.licences, self.profile.evaluate, out=out, asked=self.asked)
 
     def train(self, recipe: Recipe, out: Path) -> dict[str, float]:
         """Train into ``out``; returns processor ``seconds``, and ``step_seconds``, the median over what the log's rows cost."""

@@ -133,8 +133,14 @@ class Recipe(Ingredients):
     compile: Literal["inductor", "aot_eager", "eager"] | None = Field(None, description="back-end of torch.compile; None: off")
     lora: LoraSettings = Field(LoraSettings(), description="of kind mllm")
     reranker: RerankerSettings = Field(RerankerSettings(), description="of kind reranker")
-    teacher: str | None = Field(None, description="recipe of a reranker that a retriever learns from besides; None: of none")
-    distillation: float = Field(1.0, gt=0, description="weight of what the teacher says, beside the loss's own 1")
+    teacher: str | None = Field(
+        None,
+        description="what a retriever learns from besides: a recipe, a reranker's or a retriever's; judge, the model of "
+        "annotate.vision; scores/NAME, brought by `mmret teach --scores`; None: of none",
+    )
+    distillation: float = Field(
+        1.0, ge=0, description="weight of what the teacher says, beside the loss's own 1; 0: it only limits the hard negatives"
+    )
     teacher_temperature: float = Field(1.0, gt=0, description="that its scores are divided by")
     retriever: str | None = Field(
         None,
@@ -234,6 +240,12 @@ class Recipe(Ingredients):
             raise ValueError("`retriever` is of kind reranker, which orders its hits: leave it out of a retriever's recipe")
         if self.teacher is not None and COMPOSED not in self.tasks:
             raise ValueError("a teacher scores rows of task composed: add composed to tasks, or leave teacher out")
+        if self.teacher is not None and not self.distillation:
+            if self.negative_margin is None:
+                raise ValueError("distillation 0 uses the teacher for nothing: set negative_margin, or leave teacher out")
+            self._needs_default(("teacher_temperature",), "is of distillation, which is 0: leave it out")
+        if self.negative_margin is not None and self.negatives != "query+mined":
+            raise ValueError(f"negative_margin is of mined negatives, of which negatives '{self.negatives}' has none: leave it out")
         if self.teacher is None:
             says = "says how a teacher is learnt from: name one in `teacher`"
             self._needs_default(("distillation", "teacher_temperature", "negative_margin"), says)

@@ -25,11 +25,14 @@ from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.rows import neighbours_of, training_rows
 from mmret.retriever.train.state import Place
-from mmret.retriever.train.teach import teach, teacher_scores
+from mmret.retriever.train.taught_rows import taught_rows
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
-from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
+from mmret.settings import AnnotateSettings, EvaluateSettings, LicenceSettings, Profile, Recipe
+from mmret.settings.recipe_links import asks_judge
 from mmret.tasks import COMPOSED
+
+_SETTINGS = ("recipe", "licences", "evaluate", "annotate")
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,17 @@ class TrainingJob:
     recipe: Recipe
     licences: LicenceSettings
     evaluate: EvaluateSettings
+    annotate: AnnotateSettings = AnnotateSettings()
+    """Names the vision-language model of whatever asks one."""
+    asks_judge: bool = False
+    """Whether the recipe's teacher is that model, and no recipe."""
 
     @classmethod
     def of(cls, lake: Lake, profile: Profile, name: str) -> TrainingJob:
         """The job of recipe ``name`` of ``profile``."""
-        return cls(lake, name, profile.recipes[name], profile.licences, profile.evaluate)
+        recipe = profile.recipes[name]
+        asked = asks_judge(profile.recipes, recipe.teacher)
+        return cls(lake, name, recipe, profile.licences, profile.evaluate, profile.annotate, asked)
 
     @property
     def place(self) -> Place:
@@ -70,8 +79,8 @@ class TrainingJob:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which :meth:`from_json` makes the same job in another process."""
-        settings = {part: getattr(self, part).model_dump(mode="json") for part in ("recipe", "licences", "evaluate")}
-        return {"lake": self.lake.address, "name": self.name, **settings}
+        settings = {part: getattr(self, part).model_dump(mode="json") for part in _SETTINGS}
+        return {"lake": self.lake.address, "name": self.name, "asks_judge": self.asks_judge, **settings}
 
     @classmethod
     def from_json(cls, job: Mapping[str, Any]) -> TrainingJob:
@@ -82,6 +91,8 @@ class TrainingJob:
             Recipe.model_validate(job["recipe"]),
             LicenceSettings.model_validate(job["licences"]),
             EvaluateSettings.model_validate(job["evaluate"]),
+            AnnotateSettings.model_validate(job["annotate"]),
+            job["asks_judge"],
         )
 
 
@@ -128,15 +139,12 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     if (retriever := job.recipe.first_hits_of()) is not None:
         folder, count = trained_folder(job.lake, retriever), job.recipe.reranker.first_hits
         rows = group.all_values(with_first_hits(rows, folder, count, load_images) if group.first else None)[0]
-    teacher = None
-    if job.recipe.teacher is not None:
-        if group.first:
-            teach(job.lake, job.recipe.teacher, rows, load_images)
-        group.wait()
-        teacher = teacher_scores(job.lake, job.recipe.teacher, rows, load_images)
-    return train(
+    judge = job.annotate if job.asks_judge else None
+    rows, teacher, notes = taught_rows(job.lake, job.recipe, rows, load_images, group, judge)
+    facts = train(
         job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher, neighbours
     )
+    return {**facts, "notes": [*facts["notes"], *notes]} if notes else facts
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:
