@@ -14,6 +14,7 @@ from mmret.annotate.candidate_judge import judge_version
 from mmret.annotate.retry import needs_retry
 from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode.revision import local_weights
+from mmret.filters.versions import VERSIONS
 from mmret.lake import Facts, Lake
 from mmret.retriever.train.imported_scores import scores_partition
 from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
@@ -74,6 +75,9 @@ def recipe_settings(profile: Profile, name: str) -> Any:
         values |= {"held_out": profile.evaluate.held_out, "texts": fingerprint_settings(AnnotateSettings(), "instructions")}
     if asks_judge(profile.recipes, recipe.teacher):
         values["judge"] = judge_version(profile.annotate)
+    if recipe.filters:
+        asked = {"judge": judge_version(profile.annotate)} if "judge" in recipe.filters else {}
+        values["filtered_by"] = {name: [VERSIONS[name], asked.get(name)] for name in sorted(recipe.filters)}
     return values
 
 

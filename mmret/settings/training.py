@@ -193,6 +193,8 @@ class Recipe(Ingredients):
             )
         if self.pair_source == "naive" and self.batch_neighbours > 1:
             raise ValueError("naive pairs are of no neighbours: leave batch_neighbours out, or set pair_source to mined")
+        if self.filters:
+            self._fits_its_filters()
         if self.batch_neighbours > self.batch_size:
             raise ValueError(
                 f"batch_neighbours is {self.batch_neighbours} and batch_size {self.batch_size}: lower it, groups are parts"
@@ -230,6 +232,18 @@ class Recipe(Ingredients):
         if self.processes > self.batch_size:
             raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
         return self
+
+    def _fits_its_filters(self) -> None:
+        if self.pair_source == "naive":
+            raise ValueError("filters look at mined triplets: leave filters out, or set pair_source to mined")
+        if COMPOSED not in self.tasks:
+            raise ValueError("filters look at rows of task composed: add composed to tasks, or leave filters out")
+        if "false_negatives" in self.filters and self.negatives != "query+mined":
+            raise ValueError(
+                "false_negatives looks at mined hard negatives: leave it out of filters, or set negatives to query+mined"
+            )
+        if "false_negatives" in self.filters and self.kind == "reranker" and self.reranker.first_hits:
+            raise ValueError("false_negatives looks at mined hard negatives, which reranker.first_hits replaces: leave one out")
 
     def _fits_a_retriever(self) -> None:
         if self.reranker != RerankerSettings():

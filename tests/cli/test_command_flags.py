@@ -30,6 +30,7 @@ benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --te
 study        --lake --images --profile --seeds --set --picture --show --markdown --json
 train        --lake --on --recipe --workers
 teach        --lake --recipe --scores
+check        --lake --recipe --filter
 merge        --lake --recipe --adapter --out --dtype --checkpoint --weight --method --base
 embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices
              --processes --dtype --batch-size --json

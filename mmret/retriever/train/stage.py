@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
+from mmret.filters.check import check, filtered
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
@@ -127,10 +128,13 @@ def trained_folder(lake: Lake, name: str) -> Path:
 def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = SINGLE_PROCESS) -> dict[str, Any]:
     """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`.
 
-    A teacher scores the rows first, as far as it has not yet, and a retriever finds a reranker's negatives: the first process has
-    them do so, the others wait.
+    Filters look at the rows first, then a teacher scores them, as far as they have not yet, and a retriever finds a reranker's
+    negatives: the first process has them do so, the others wait.
     """
-    rows = job.rows()
+    rows, dropped = job.rows(), []
+    if job.recipe.filters:
+        then = open_as_of(job.lake, job.recipe.as_of)
+        rows, dropped = group.all_values(filtered(job.lake, job.recipe, rows, then, job.annotate) if group.first else None)[0]
     neighbours = job.neighbours(rows)
 
     def load_images(ids: Sequence[str]) -> dict[str, bytes]:
@@ -144,7 +148,7 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     facts = train(
         job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher, neighbours
     )
-    return {**facts, "notes": [*facts["notes"], *notes]} if notes else facts
+    return {**facts, "notes": [*facts["notes"], *dropped, *notes]} if dropped or notes else facts
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:
@@ -168,6 +172,8 @@ def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lak
     (`--as-of`). ``inputs``: fingerprint of all it is computed from.
     """
     lake, name = job.lake, job.name
+    if job.recipe.filters:  # before the state is recorded, which has the verdicts
+        check(lake, job.recipe.filters, open_as_of(lake, job.recipe.as_of), job.annotate)
     state = record_data_state(lake, job.recipe)
     # the same rows in every process, whatever is written meanwhile
     job = replace(job, recipe=job.recipe.model_copy(update={"as_of": state}))
