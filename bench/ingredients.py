@@ -1,133 +1,145 @@
-"""What each ingredient of the demo's recipe is worth, alone and together, paired by seed at equal processor time.
+"""What each ingredient of a recipe is worth, alone and together, paired by seed at equal processor time.
 
-    python bench/ingredients.py --work DIR [--images FOLDER --queries FILE] [--seeds 10] [--steps 500]
+    python bench/ingredients.py --work DIR [--arms demo|ingredients|paper|FILE.yaml] [--images FOLDER --queries FILE]
+                                [--seeds 10] [--steps 500] [--only ARM]... [--show]
 
-Two lakes are made in DIR (and taken up again): ``words``, as profile demo mines, and ``near``, mined as it was before, with
-captions compared by the CLIP tower (in a band proposed from the oldest shard) and targets drawn from all signals together. Both
-have the same towers. Every arm trains the demo's recipe on one of them, with AdamW alone or with Muon for the matrices inside the
-blocks; AdamW gets as many more steps as Muon costs (``MUON_COST``). The seeds decide batches, texts and negatives. Queries: the
-held-out edits where the corpus is made of shapes, else FILE as ``mmret evaluate --triplets`` takes it (bench/name_queries.py);
-training triplets that are one of the queries' own (reference, target) pairs are left out of every arm.
+The arms are data: bench/arms/*.yaml, or a file of yours (:mod:`bench.arms.plan`). Two lakes are made in DIR, as far as the arms
+need them, and taken up again: ``words``, as profile demo mines, and ``near``, mined as it was before, with captions compared by the
+CLIP tower (in a band proposed from the oldest shard) and targets drawn from all signals together. Both have the same towers. The
+seeds decide batches, texts and negatives. Queries: the held-out edits where the corpus is made of shapes, else FILE as ``mmret
+evaluate --triplets`` takes it (bench/name_queries.py); training triplets that are one of the queries' own (reference, target) pairs
+are left out of every arm.
 
-Printed: R@1 and R@10 of each arm, mean and deviation over the seeds, the paired difference to the first arm with its 95 %
-interval (t distribution), in how many seeds it is positive, and processor seconds a run. Every run is a line of DIR/runs.jsonl,
-and a run that is there is not repeated. Cost: two lakes, and some 40 processor seconds a run of 500 steps.
+**Equal processor time**: what a step of an arm costs, over one of the file's first arm, is measured before the first seed, in turns
+in one process (DIR/costs.json), and its steps are those of ``--steps`` divided by that. What is computed before the first step
+(filters, a teacher) is not in it; the processor seconds of whole runs, printed beside the figures, are.
+
+Printed: a table a study: mean and deviation over the seeds, the paired differences that its claim is about with their 95 %
+intervals (t distribution), in how many seeds they are positive, and what that shows. Every run is a line of DIR/runs.jsonl, and a
+run that is there is not repeated. Cost: the lakes, some 15 s an arm for its cost, and a run its steps (some 0.08 processor seconds
+each) and two seconds.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 import torch
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmret.benchmarks.composed import evaluate_composed
-from mmret.benchmarks.stage import held_out_edits
-from mmret.benchmarks.triplets import read_triplets
-from mmret.ingest.pictures.images import images_by_id
+from bench.arms.plan import Arm, Plan, Study, changed, read_plan
+from bench.arms.report import print_report
+from bench.arms.runs import MeasuredLake, step_costs
+from mmret.errors import UserError
+from mmret.hashing import fingerprint
 from mmret.lake import Lake
-from mmret.lake.configuration import resolve
-from mmret.retriever.models.load import Retriever
-from mmret.retriever.train.loop import train
 from mmret.settings import Recipe
 
-MUON_COST = 1.12
-"""A step of the demo's recipe with Muon, in processor time, over one with AdamW alone."""
 NEAR = ["encoders.caption.kind=clip", "encoders.caption.model=towers/clip", "mine.draw=together"]
-ARMS = {  # name: lake, whether Muon trains the matrices
-    "neither": ("near", False),
-    "targets by signal and word": ("words", False),
-    "Muon": ("near", True),
-    "both": ("words", True),
-}
 
 
-def lakes(work: Path, images: str | None, settings: list[str]) -> dict[str, Lake]:
-    """The two lakes, made where they are missing; the second begins as a copy of the first, so that the towers are the same."""
+def lakes(work: Path, images: str | None, settings: list[str], names: Iterable[str] = ("words", "near")) -> dict[str, Lake]:
+    """The lakes ``names``, made where they are missing; ``near`` begins as a copy of ``words``, so that the towers are the same."""
     for name in ("words", "near"):
         folder = work / name
+        if name not in names and (name == "near" or folder.exists()):
+            continue
         if name == "near" and not folder.exists():
             shutil.copytree(work / "words", folder)
         changes = [*settings, "train=[]", *(NEAR if name == "near" else [])]
         command = [sys.executable, "-m", "mmret", "run", "--lake", str(folder)]
         command += [part for change in changes for part in ("--set", change)] + (["--images", images] if images else [])
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return {name: Lake(work / name) for name in ("words", "near")}
+    return {name: Lake(work / name) for name in names}
 
 
-class Arm:
-    """One lake with its pictures, triplets and queries in memory."""
+class Comparison:
+    """A plan on its lakes. ``work``: the lakes lie there, with what is known of costs and runs."""
 
-    def __init__(self, lake: Lake, queries: Path | None):
-        self.lake, self.profile = lake, resolve(lake)[0]
-        self.queries = read_triplets(lake, queries)[0] if queries else held_out_edits(lake, self.profile.evaluate)
-        asked = {(query.reference, target) for query in self.queries for target in query.targets} if queries else set()
-        triplets = lake.read("triplets")
-        pairs = zip(triplets["query_id"].to_pylist(), triplets["target_id"].to_pylist(), strict=True)
-        self.triplets = triplets.filter(pa.array([pair not in asked for pair in pairs], pa.bool_()))
-        self.ids = lake.read("images", columns=["image_id"])["image_id"].to_pylist()
-        self.pictures = images_by_id(lake, self.ids)
+    def __init__(self, plan: Plan, work: Path, queries: Path | None, steps: int):
+        self.plan, self.work, self.queries, self.steps = plan, work, queries, steps
+        self.measured = cache(lambda name: MeasuredLake(Lake(work / name), queries, work))
 
-    def load(self, ids: Any) -> dict[str, bytes]:
-        return {i: self.pictures[i] for i in ids}
+    def recipe(self, study: Study, arm: Arm, seed: int, costs: dict[str, float]) -> Recipe:
+        """Of one run, with the steps that its study gives it."""
+        steps = round(self.steps / costs.get(arm.name, 1.0)) if study.time == "equal" else self.steps
+        own = {"steps": steps} if "steps" not in self.plan.change | arm.recipe else {}
+        return self.plan.recipe_of(arm, self.measured(arm.lake).profile.recipes[self.plan.recipe], seed, **own)
 
-    def run(self, recipe: Recipe, out: Path) -> dict[str, float]:
-        """R@1, R@10 of one training, and its processor seconds."""
-        for folder in (out, out.with_name(f"{out.name}.work")):
-            shutil.rmtree(folder, ignore_errors=True)
-        began = time.process_time()
-        train(recipe, self.triplets, self.load, self.lake.root / "towers" / "clip", out)
-        seconds = time.process_time() - began
-        retriever = Retriever.load(out)
-        vectors = retriever.encode([self.pictures[i] for i in self.ids])
-        asked: list[tuple[str, str, frozenset[str]]] = [(q.reference, q.text, q.targets) for q in self.queries]
-        found = evaluate_composed(retriever, self.ids, vectors, asked, self.load, (1, 10))
-        shutil.rmtree(out)
-        return {"R@1": found["R@1"], "R@10": found["R@10"], "image R@10": found["image R@10"], "seconds": seconds}
+    def costs(self, arms: Sequence[tuple[Study, Arm]]) -> dict[str, float]:
+        """What a step of each of ``arms`` costs over one of the plan's first, where its study wants equal time; measured where it
+        is not known."""
+        file = self.work / "costs.json"
+        known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        study, first = next(self.plan.arms())
+        alike = self.recipe(study, first, 0, {}).model_copy(update={"steps": 1}).decisive()
+        keys: dict[str, str] = {}
+        timed = [(first.name, self.measured(first.lake), self.recipe(study, first, 0, {}))]
+        for study, arm in arms:
+            if study.time == "steps" or arm == first:
+                continue
+            recipe = self.recipe(study, arm, 0, {})
+            keys[arm.name] = fingerprint(first.lake, alike, arm.lake, recipe.model_copy(update={"steps": 1}).decisive())
+            if keys[arm.name] not in known:
+                timed.append((arm.name, self.measured(arm.lake), recipe))
+        if len(timed) > 1:
+            for name, cost in step_costs(timed, self.work).items():
+                if name in keys:
+                    known[keys[name]] = {"arm": name, "over": first.name, "cost": round(cost, 4)}
+            file.write_text(json.dumps(known, indent=1) + "\n")
+        return {name: known[key]["cost"] for name, key in keys.items()}
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The runs there are, of any plan."""
+        file = self.work / "runs.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-def compared(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """A row per arm: mean, deviation, and the paired difference to the first arm over the seeds that both have."""
-    from scipy.stats import t
+    def prepare(self, lake: MeasuredLake, name: str) -> None:
+        """Make a checkpoint that arms need."""
+        wanted = self.plan.before[name]
+        if (found := lake.prepare(name, changed(lake.profile.recipes[wanted.recipe], name, wanted.change))) is not None:
+            self.add_row({"before": name, "lake": lake.lake.root.name, **found})
 
-    by_arm: dict[str, dict[int, float]] = {}
-    for row in rows:
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = row[metric]
-    first = by_arm.get(next(iter(ARMS)), {})
-    table = []
-    for arm, values in by_arm.items():
-        seeds = sorted(values.keys() & first.keys())
-        gains = [values[seed] - first[seed] for seed in seeds] or [math.nan]
-        half = math.nan
-        if len(gains) > 1:
-            half = float(t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
-        table.append(
-            {
-                "arm": arm,
-                "mean": statistics.fmean(values.values()),
-                "deviation": statistics.stdev(values.values()) if len(values) > 1 else math.nan,
-                "gain": statistics.fmean(gains),
-                "half": half,
-                "positive": sum(gain > 0 for gain in gains),
-                "seeds": len(seeds),
-                "processor_seconds": statistics.fmean(row["seconds"] for row in rows if row["arm"] == arm),
-            }
-        )
-    return table
+    def add_row(self, row: dict[str, Any]) -> None:
+        with (self.work / "runs.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def run(self, seeds: Iterable[int], only: set[str]) -> None:
+        """Make the runs that are missing, seed after seed."""
+        arms = [(study, arm) for study, arm in self.plan.arms() if not only or arm.name in only]
+        for lake, name in dict.fromkeys((arm.lake, name) for _, arm in arms for name in arm.before):
+            self.prepare(self.measured(lake), name)
+        costs = self.costs(arms)
+        for seed in seeds:
+            for study, arm in arms:
+                recipe = self.recipe(study, arm, seed, costs)
+                run = fingerprint(arm.lake, recipe.decisive())
+                if any((row.get("run"), row.get("arm"), row.get("of")) == (run, arm.name, self.steps) for row in self.rows()):
+                    continue
+                found = self.measured(arm.lake).run(recipe, self.work / f"run-{os.getpid()}")
+                row = {
+                    "run": run,
+                    "arm": arm.name,
+                    "lake": arm.lake,
+                    "seed": seed,
+                    "of": self.steps,
+                    "steps": recipe.steps,
+                    **found,
+                }
+                with (self.work / "runs.jsonl").open("a") as file:
+                    file.write(json.dumps(row) + "\n")
 
 
 def gate() -> dict[str, float | list[float]]:
@@ -150,40 +162,38 @@ def gate() -> dict[str, float | list[float]]:
 
 def main(
     work: Annotated[Path, typer.Option(help="folder of the lakes and the runs")],
+    arms: Annotated[Path, typer.Option(help="demo, ingredients, paper, or a file of arms")] = Path("demo"),
     images: Annotated[str | None, typer.Option(help="a folder of captioned pictures; none: the demo's shapes")] = None,
     queries: Annotated[Path | None, typer.Option(help="queries of that folder")] = None,
     seeds: int = 10,
     first_seed: int = 0,
-    steps: Annotated[int, typer.Option(help="with Muon; the demo takes 1,000")] = 500,
+    steps: Annotated[int, typer.Option(help="of the file's first arm; the demo takes 1,000")] = 500,
     threads: Annotated[int, typer.Option(help="that a run uses")] = 1,
+    only: Annotated[list[str] | None, typer.Option(help="run this arm, and no other that is not named")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="settings of both lakes")] = None,
     show: Annotated[bool, typer.Option(help="print what DIR/runs.jsonl has, train nothing")] = False,
 ) -> None:
-    runs = work / "runs.jsonl"
-    if not show:
-        made = lakes(work, images, set_ or [])
-        torch.set_num_threads(threads)
-        arm_of = cache(lambda name: Arm(made[name], queries))
-        for seed in range(first_seed, first_seed + seeds):
-            for arm, (lake, muon) in ARMS.items():
-                rows = [json.loads(line) for line in runs.read_text().splitlines()] if runs.exists() else []
-                if any((row["arm"], row["seed"], row["steps"]) == (arm, seed, steps) for row in rows):
-                    continue
-                demo = arm_of(lake).profile.recipes["demo"]
-                changes: dict[str, Any] = {"seed": seed, "steps": steps, "evaluate_every": None}
-                if not muon:
-                    changes |= {"matrix_learning_rate": None, "steps": round(steps * MUON_COST)}
-                found = arm_of(lake).run(demo.model_copy(update=changes), work / f"run-{os.getpid()}")
-                with runs.open("a") as file:
-                    file.write(json.dumps({"arm": arm, "seed": seed, "steps": steps, **found}) + "\n")
-    rows = [row for line in runs.read_text().splitlines() if (row := json.loads(line))["steps"] == steps]
-    for metric in ("R@1", "R@10"):
-        print(f"{metric}, percent; {torch.backends.cpu.get_cpu_capability()}")
-        for r in compared(sorted(rows, key=lambda row: list(ARMS).index(row["arm"])), metric):
-            print(
-                f"  {r['arm']:28} {r['mean']:5.1f} ± {r['deviation']:.1f}   {r['gain']:+5.1f} ± {r['half']:.1f}, "
-                f"positive in {r['positive']} of {r['seeds']}; {r['processor_seconds']:.0f} processor s a run"
-            )
+    """See the module's docstring."""
+    try:
+        plan = read_plan(arms)
+        if unknown := set(only or ()) - {arm.name for _, arm in plan.arms()}:
+            raise UserError(f"no arm called {', '.join(sorted(unknown))}: there are {', '.join(a.name for _, a in plan.arms())}")
+        comparison = Comparison(plan, work, queries, steps)
+        if not show:
+            work.mkdir(parents=True, exist_ok=True)
+            every = [arm for _, arm in plan.arms()]
+            needed = {arm.lake for place, arm in enumerate(every) if not place or not only or arm.name in only}
+            lakes(work, images, set_ or [], needed)
+            torch.set_num_threads(threads)
+            comparison.run(range(first_seed, first_seed + seeds), set(only or ()))
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    print(f"percent; {torch.backends.cpu.get_cpu_capability()}")
+    rows = comparison.rows()
+    print_report(plan, [row for row in rows if row.get("of") == steps], ("R@1", "R@10", "paraphrase spread"))
+    for row in rows:
+        if row.get("before") in plan.before:
+            print(f"made before: {row['before']} of {row['lake']}, {row['seconds']:.0f} processor s")
 
 
 if __name__ == "__main__":

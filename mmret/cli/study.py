@@ -25,6 +25,7 @@ def study(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting; kept with it")] = None,
     picture: Annotated[Path | None, typer.Option(help="where the picture goes; default: studies.png in the lake")] = None,
     only_show: Annotated[bool, typer.Option("--show", help="train nothing, show what there is")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="print the tables in markdown, for a page")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON, last, on stdout")] = False,
 ) -> None:
     """Train and evaluate what is missing of the studies, seed after seed, and compare."""
@@ -55,6 +56,9 @@ def study(
     if as_json:
         print_json(found | {"picture": str(out)})
         return
+    if as_markdown:
+        print_markdown(found)
+        return
     print_studies(found, console())
     print(f"picture: {out}")
 
@@ -73,36 +77,32 @@ def _run(store: Lake, settings: Any, choices: dict[str, Any]) -> None:
 
 
 def print_studies(found: dict[str, Any], console: Any) -> None:
-    """One table: a row per variant, the claim's verdict below each study."""
+    """Two tables: a row per variant; a row per difference that a claim is about, with the claim's verdict below them."""
     from rich import box
     from rich.table import Table
 
-    metrics = [m for m in ("R@1", "R@10", "R@50") if m in found["untrained"]]
-    table = Table("study", "variant", "seeds", *metrics, box=box.SIMPLE_HEAD)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    table.add_row("", "untrained", "", *(f"{found['untrained'][m]:.1f}" for m in metrics), end_section=True)
-    for study in found["studies"]:
-        for n, v in enumerate(study["variants"]):
-            cells = [_cell(v["mean"].get(m), v["spread"].get(m)) for m in metrics]
-            table.add_row(study["title"] if not n else "", v["label"], str(len(v["seeds"])), *cells)
-        claim = {"rising": "each above the one before", "last": "the last as good as each other"}[study["claim"]]
-        verdict = (
-            "not measured yet"
-            if study["holds"] is None
-            else (
-                f"{'holds' if study['holds'] else 'DOES NOT HOLD'} on the means, in {study['holds_in']} of {study['seeds']} seeds"
-            )
-        )
-        table.add_row("", f"[dim]{claim}: {verdict}[/dim]", "", *[""] * len(metrics), end_section=True)
-    console.print(
-        f"{found['benchmark']}: {found['queries']:,} queries over {found['gallery']:,} images, percent; "
-        "mean and standard deviation over the seeds"
-    )
-    console.print(table)
+    from mmret.studies.tables import NOTE, claims, figures
+
+    console.print(f"{_measured_on(found)}; mean and standard deviation over the seeds")
+    for header, sections in (figures(found), claims(found)):
+        table = Table(*header, box=box.SIMPLE_HEAD)
+        for column in table.columns[2:]:
+            column.justify = "right"
+        for rows in sections:
+            for row in rows:
+                table.add_row(*row, end_section=row is rows[-1])
+        console.print(table)
+    console.print(NOTE)
 
 
-def _cell(mean: float | None, spread: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+def print_markdown(found: dict[str, Any]) -> None:
+    """The same for a page."""
+    from mmret.cli.terminal import printable
+    from mmret.studies.tables import NOTE, claims, figures, markdown
+
+    parts = [f"{_measured_on(found)}.", markdown(figures(found)), markdown(claims(found)), NOTE[0].upper() + NOTE[1:] + "."]
+    print("\n\n".join("\n".join(printable(line) for line in part.splitlines()) for part in parts))
+
+
+def _measured_on(found: dict[str, Any]) -> str:
+    return f"{found['benchmark']}: {found['queries']:,} queries over {found['gallery']:,} images, percent"

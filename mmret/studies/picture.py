@@ -1,4 +1,8 @@
-"""The studies as one picture: a panel each, bars for the means, a dot for every seed."""
+"""The studies as one picture: a panel each, bars for the means, a dot for every seed, a line for the 95 % interval of the mean.
+
+Under a panel's title stands what its claim's paired differences show: intervals of two means may overlap where that of their
+difference does not.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmret.atomic import replacing
+from mmret.studies.tables import CLAIMS
 
 
 def draw_studies(results: dict[str, Any], path: Path) -> None:
@@ -27,9 +32,14 @@ def draw_studies(results: dict[str, Any], path: Path) -> None:
                 continue
             values = variant["values"][metric]
             panel.scatter([place] * len(values), values, s=14, color="#1f3b63", zorder=3)
+            top = max(values)
+            if variant["low"][metric] is not None:
+                ends = [variant["low"][metric], variant["high"][metric]]
+                panel.plot([place] * 2, ends, color="#c0392b", linewidth=1.6, solid_capstyle="butt", zorder=4)
+                top = max(top, ends[1])
             panel.annotate(
                 f"{variant['mean'][metric]:.1f}",
-                (place, max(values)),
+                (place, top),
                 ha="center",
                 va="bottom",
                 xytext=(0, 4),
@@ -39,10 +49,10 @@ def draw_studies(results: dict[str, Any], path: Path) -> None:
         if results["untrained"]:
             panel.axhline(results["untrained"][metric], color="gray", linestyle="--", linewidth=1, zorder=4)
         panel.set_xticks(list(places), [v["label"].replace(" ", "\n").replace("+\n", "+ ") for v in variants], fontsize=8.5)
-        panel.set_title(study["title"], fontsize=10)
+        panel.set_title(f"{study['title']}\n{CLAIMS[study['claim']]}: {study['verdict']}", fontsize=8.5)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(y=0.12)
-    panels[0].set_ylabel(f"{metric}, percent")
+    panels[0].set_ylabel(f"{metric}, percent; lines: 95 % interval of the mean", fontsize=8.5)
     if results["untrained"]:
         panels[0].text(-0.45, results["untrained"][metric], "untrained", fontsize=7.5, va="bottom", zorder=5)
     with replacing(path) as aside:

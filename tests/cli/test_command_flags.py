@@ -27,7 +27,7 @@ score        BENCHMARK --annotations --predictions --subset-predictions --partia
              --remove-reference/--no-remove-reference --gallery --json
 benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --template --gallery
              --allow-missing/--no-allow-missing --paraphrases/--no-paraphrases --batch-size --json
-study        --lake --images --profile --seeds --set --picture --show --json
+study        --lake --images --profile --seeds --set --picture --show --markdown --json
 train        --lake --on --recipe --workers
 teach        --lake --recipe
 merge        --lake --recipe --adapter --out --dtype
