@@ -21,6 +21,7 @@ IMAGES = "{{images}}"
 """Stands for the pictures in a user text until the messages are built (:mod:`mmret.annotate.backends.chat`)."""
 MAX_DATA_CHARACTERS = 6000
 """Largest number of characters of a description or list in a prompt."""
+_CANDIDATE_NAMES = ("Source Image:", "Candidate Image:")
 
 
 class Question(NamedTuple):
@@ -31,6 +32,7 @@ class Question(NamedTuple):
     images: tuple[str, ...]
     schema: dict[str, Any] | None
     seed: int
+    names: tuple[str, ...] = ("Source Image:", "Target Image:")  # said before each of several pictures
 
 
 def compose(request: Request, settings: AnnotateSettings) -> Question:
@@ -50,6 +52,9 @@ def compose(request: Request, settings: AnnotateSettings) -> Question:
     if request.kind in ("instruct", "both"):
         slots["demonstrations"] = "\n\n".join(map(_shown, demonstrations_of(request, settings)))
     system, user = prompts.prompt(prompt_name(request.kind, settings)).fill(**slots)
+    if request.kind == "candidate":  # the source itself may be the candidate, and is then shown twice
+        pictures = request.query_id, request.target_id
+        return Question(system, user, pictures, _schema(request), int(uniform("seed", *draw) * 2**31), _CANDIDATE_NAMES)
     images = () if request.kind == "instruct" else tuple(dict.fromkeys((request.query_id, request.target_id)))
     return Question(system, user, images, _schema(request), int(uniform("seed", *draw) * 2**31))
 
@@ -105,6 +110,7 @@ def _schema(request: Request) -> dict[str, Any] | None:
         "instruct": {"instructions": texts},
         "both": {"description": text, "instructions": texts},
         "judge": {"fidelity": score, "discretion": score},
+        "candidate": {"score": score},
     }[request.kind]
     if fields is None:
         return None

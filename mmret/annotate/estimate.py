@@ -197,6 +197,7 @@ def _guess_tokens(kind: Kind, sample: Sequence[Request], settings: AnnotateSetti
         "describe": description,
         "instruct": instructions,
         "judge": 12,
+        "candidate": 6,
         "both": description + instructions,
     }[kind]
     return tokens_in, min(words * _TOKENS_PER_WORD, engine.max_tokens)

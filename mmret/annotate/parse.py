@@ -49,11 +49,12 @@ _SHOWN = re.compile(
     re.I,
 )
 
-Part = Literal["description", "instructions", "scores", "caption"]
+Part = Literal["description", "instructions", "scores", "caption", "score"]
 """What is read from an answer; one of kind ``both`` holds a description and instructions."""
 
 _SCORE = re.compile(r"\s*(\d)(?:\.0)?(?:\s*/\s*5)?\s*")
 _SAID_SCORES = [re.compile(rf"{name}\W{{1,12}}(\d\S*?)(?:[\s,;]|\.?\s|\.?$)", re.I) for name in ("fidelity", "discretion")]
+_SAID_SCORE = re.compile(r"\bscore(?:\W{1,12}|\s+is\s+)(\d\S*?)(?:[\s,;]|\.?\s|\.?$)", re.I)
 _FORM = re.compile(r"both images\W*(?:\.\.\.|…)", re.IGNORECASE)
 """The form that the prompt gives for a description, not filled in."""
 _NOTHING = frozenset(("n/a", "none", "null", "nil", "na", "ok", "okay", "undefined", "done", "yes", "no"))
@@ -62,17 +63,19 @@ _ECHO_ENDS = {
     "describe": "Answer with that text alone.",
     "both": '{"description": "...", "instructions": ["...", "...", "..."]}',
     "judge": '{"fidelity": 5, "discretion": 5}',
+    "candidate": '{"score": 3}',
     "caption": "Answer with that sentence alone.",
 }
 """What the prompts end in, apart from that of the instructions, which ends in the description."""
 
 
 class Parsed(NamedTuple):
-    """``texts``: one for a description; empty with a ``reason``. ``scores``: fidelity and discretion, 1 to 5."""
+    """``texts``: one for a description; empty with a ``reason``. ``scores``: fidelity and discretion of a
+    judge, the score alone of part ``score``; 1 to 5."""
 
     texts: tuple[str, ...] = ()
     reason: str = ""
-    scores: tuple[int, int] | None = None
+    scores: tuple[int, ...] | None = None
 
 
 def parser_version(uses_model: bool) -> str:
@@ -109,6 +112,8 @@ def parse(request: Request, answer: Answer, part: Part, language: str | None = N
         return Parsed(reason="refusal")
     if part == "scores":
         return _scores(text)
+    if part == "score":
+        return _one_score(text)
     if part == "caption":
         return _caption(text, language)
     parsed = _description(text, request.kind) if part == "description" else _instructions(strings(text), request.count)
@@ -226,6 +231,19 @@ def _scores(text: str) -> Parsed:
     if not (1 <= fidelity <= 5 and 1 <= discretion <= 5):
         return Parsed(reason="not_json")
     return Parsed(scores=(fidelity, discretion))
+
+
+def _one_score(text: str) -> Parsed:
+    value = json_value(text)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        named = {str(k).strip().casefold(): v for k, v in value.items()}
+        score = _score(str(named.get("score", next(iter(named.values())) if len(named) == 1 else None)))
+    else:
+        said = {_score(found) for found in _SAID_SCORE.findall(text)} or {_score(text.rstrip(". "))}
+        score = said.pop() if len(said) == 1 else 0
+    return Parsed(scores=(score,)) if 1 <= score <= 5 else Parsed(reason="not_json")
 
 
 def _score(text: str) -> int:

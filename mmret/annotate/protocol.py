@@ -15,9 +15,9 @@ from mmret.storage import Storage
 
 Experience = Literal["none", "elsewhere", "here"]
 """What a model has answered so far: nothing, requests of other partitions of the table, or rows of this one, which is a retry."""
-Kind = Literal["describe", "instruct", "both", "judge", "caption"]
+Kind = Literal["describe", "instruct", "both", "judge", "caption", "candidate"]
 """``both``: one call writes description and instructions; ``judge``: one call scores instructions; ``caption``: of one picture,
-which stands as query and target."""
+which stands as query and target; ``candidate``: one call scores one picture, the target, for one instruction."""
 LoadImages = Callable[[Sequence[str]], dict[str, bytes]]
 """Function from image ids to the files of the pictures, by id; ids that are gone are left out."""
 
@@ -35,7 +35,7 @@ class Request(NamedTuple):
     count: int = 3  # instructions wanted, at least
     seed: int = 0
     attempt: int = 0  # a later attempt is another request, with another seed
-    instructions: tuple[str, ...] = ()  # only for ``judge``
+    instructions: tuple[str, ...] = ()  # only for ``judge`` and ``candidate``
 
 
 class Answer(NamedTuple):

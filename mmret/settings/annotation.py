@@ -54,6 +54,11 @@ class AnnotateSettings(Settings):
     retries: int = Field(3, ge=0, description="later runs in a row that ask again what no server answered, before it is left")
     judge: bool = Field(False, description="a further VLM call scores each pair's instructions; low ones are rejected")
     judge_minimum: int = Field(3, ge=1, le=5, description="of fidelity and of discretion")
+    judge_backend: Literal["openai", "vllm"] | None = Field(
+        None,
+        description="what asks the VLM to judge candidates (teacher `judge`, filter `judge`); None: that of the steps, or openai "
+        "where rules write the texts",
+    )
 
     @property
     def vision_setting(self) -> str:
@@ -69,6 +74,11 @@ class AnnotateSettings(Settings):
     def instructor(self) -> BackEnd:
         """The back-end that writes the instructions."""
         return self.instruct or self.backend
+
+    @property
+    def candidate_judge(self) -> BackEnd:
+        """The back-end that judges candidates, by :attr:`vision`."""
+        return self.judge_backend or next((b for b in (self.describer, self.instructor) if b != "captions"), "openai")
 
     @model_validator(mode="after")
     def _engines(self) -> AnnotateSettings:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from mmret.schemas import SIGNALS
 from mmret.settings.base import Settings, Signal
 from mmret.settings.ingredients import Ingredients
-from mmret.tasks import COMPOSED, TASK_NAMES, TaskName
+from mmret.tasks import COMPOSED, TASK_NAMES, TASKS, TaskName
 
 
 class LoraSettings(Settings):
@@ -187,6 +187,12 @@ class Recipe(Ingredients):
             )
         if self.pair_source == "naive" and self.batch_neighbours > 1:
             raise ValueError("naive pairs are of no neighbours: leave batch_neighbours out, or set pair_source to mined")
+        if self.batch_neighbours > self.batch_size:
+            raise ValueError(
+                f"batch_neighbours is {self.batch_neighbours} and batch_size {self.batch_size}: lower it, groups are parts"
+            )
+        if self.texts_at_once != "one" and not any("text" in TASKS[name].query for name in self.tasks):
+            raise ValueError(f"texts_at_once shows texts, and queries of {', '.join(self.tasks)} have none: leave it out")
         if self.pair_source == "naive" and (self.pairs is None or self.negatives == "query+mined"):
             raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
         if self.kind == "mllm" and self.trainable != "all":

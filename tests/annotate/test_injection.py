@@ -49,7 +49,7 @@ def test_a_prompt_holds_it_as_one_json_string_at_the_one_place(text: str) -> Non
     assert json.loads(inside).replace("{ {images} }", IMAGES) == text and "\n" not in inside and IMAGES not in inside
 
 
-@pytest.mark.parametrize("kind", ["instruct", "judge"])
+@pytest.mark.parametrize("kind", ["instruct", "judge", "candidate"])
 def test_the_prompt_says_that_what_it_quotes_is_data(kind: str) -> None:
     prompt = prompts.prompt(kind).fill(
         **dict.fromkeys(("images", "language", "count", "words", "description", "instructions", "demonstrations"), "x")

@@ -41,7 +41,7 @@ def test_our_own_demonstrations_pass_our_own_parser() -> None:
         assert parse(request, answer, "instructions", "English").texts == d.instructions, d.topic
 
 
-@pytest.mark.parametrize("kind", ["describe", "instruct", "both", "judge"])
+@pytest.mark.parametrize("kind", ["describe", "instruct", "both", "judge", "candidate"])
 def test_a_question_is_the_same_in_every_run_and_no_slot_is_left(kind: Kind) -> None:
     first, again = compose(_ask(kind), SETTINGS), compose(_ask(kind), SETTINGS)
     assert first == again and question_key(first, ENGINE) == question_key(again, ENGINE)
@@ -77,6 +77,7 @@ def test_a_key_depends_on_all_that_decides_the_answer() -> None:
         key(_ask("describe"), SETTINGS.model_copy(update={"language": "French"})),
         key(_ask("both")),
         key(_ask("judge")),
+        key(_ask("candidate")),
     ]
     assert len({base, *others}) == len(others) + 1
 

@@ -81,6 +81,21 @@ def test_so_it_is_where_the_first_dimensions_are_trained_too(kind, bases, triple
     assert not close(full, gradients(kind, 3, gradcache.cached_backward, *arguments))
 
 
+INGREDIENTS = {
+    "margin": {"mask_margin": 0.02, "matryoshka": (4, 8)},
+    "agreement": {"texts_at_once": "triplet", "agreement": 2.0},
+}
+
+
+@pytest.mark.parametrize("kind, ingredient", [("clip", "margin"), ("clip", "agreement"), ("mllm", "agreement")])
+def test_so_it_is_with_what_is_added_to_the_loss(kind, ingredient, bases, triplets, load, tmp_path, monkeypatch):
+    arguments, changes = (bases, triplets, load, tmp_path, monkeypatch), INGREDIENTS[ingredient]
+    full = gradients(kind, 3, one_graph, *arguments, **changes)
+    assert close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, **changes))
+    without = {name: value for name, value in changes.items() if name not in ("mask_margin", "agreement")}
+    assert not close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, **without)), "it counts for something"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_is_on_in_that_comparison(kind, bases, triplets, load, tmp_path, monkeypatch):
     arguments = (bases, triplets, load, tmp_path, monkeypatch)

@@ -26,17 +26,30 @@ from tests.retriever.runs import a_trainer, small
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
-    "clip": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "steps": 5, "evaluate_every": 5, "matrix_learning_rate": 1e-3},
+    "clip": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "steps": 5, "evaluate_every": 5, "matrix_learning_rate": 1e-3}
+    | {"average_from": 0.2},
     "clip_at_once": {"kind": "clip", "trainable": "text+blocks", "batch_size": 7},
     "one_text": {"kind": "clip", "trainable": "text", "batch_size": 4},
     "nested": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "matryoshka": [4, 8]},
-    "mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "steps": 3},
+    "mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "steps": 3, "average_from": 0.0},
     "nested_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "matryoshka": [4, 8]},
     "tasks": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "tasks": ALL, "task_batches": "mixed"},
     "tasks_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "tasks": ALL, "task_batches": "mixed"},
     "images_alone": {"kind": "clip", "batch_size": 5, "tasks": {"image_to_image": 1}},
     "texts_alone": {"kind": "clip", "batch_size": 5, "tasks": {"text_to_text": 1}, "trainable": "text+blocks"},
-    "in_turn": {"kind": "clip", "chunk_size": 3, "batch_size": 6, "steps": 6, "tasks": {"image_to_image": 1, "text_to_text": 1}},
+    "in_turn": {"kind": "clip", "chunk_size": 3, "batch_size": 6, "steps": 6, "tasks": {"image_to_image": 1, "text_to_text": 1}}
+    | {"ema_decay": 0.7},
+    "margin": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "mask_margin": 0.02, "matryoshka": [4, 8], "hardness": 2.0},
+    "agreement": {
+        "kind": "clip",
+        "chunk_size": 3,
+        "batch_size": 9,
+        "texts_at_once": "triplet",
+        "agreement": 2.0,
+        "mask_margin": 0.02,
+    },
+    "agreement_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "mask_margin": 0.02}
+    | {"texts_at_once": "picture", "agreement": 1.0},
 }
 WAYS = {
     "ddp": ("clip", "clip_at_once", "one_text", "mllm", "tasks", "in_turn"),

@@ -28,7 +28,7 @@ def messages(question: Question, pictures: Sequence[str]) -> list[dict[str, Any]
     content: Any = question.user
     if question.images:
         before, _, after = question.user.partition(IMAGES)
-        parts = [{"type": "text", "text": "Source Image:"}, {"type": "text", "text": "Target Image:"}]
+        parts = [{"type": "text", "text": name} for name in question.names]
         urls = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
         shown = urls if len(urls) == 1 else [p for pair in zip(parts, urls, strict=True) for p in pair]
         around = [[{"type": "text", "text": text}] if (text := each.strip()) else [] for each in (before, after)]

@@ -11,6 +11,7 @@ from typing import Any
 from mmret.annotate.kinds import TABLES, AnnotationTable, backend_of, engine_of, request_kind, uses_judge
 from mmret.annotate.parse import parser_version
 from mmret.annotate.protocol import Annotator, Kind
+from mmret.errors import UserError
 from mmret.settings import AnnotateSettings
 
 _NOT_IN_ROWS = {
@@ -67,6 +68,16 @@ def load_annotators(settings: AnnotateSettings) -> dict[AnnotationTable, Annotat
     """The back-end of each step; one object where both have the same."""
     loaded = {name: BACKENDS[name](settings) for name in {backend_of(table, settings) for table in TABLES}}
     return {table: loaded[backend_of(table, settings)] for table in TABLES}
+
+
+def load_candidate_judge(settings: AnnotateSettings) -> Annotator:
+    """The back-end that judges candidates, by the VLM of ``settings``. Raises UserError where they name none."""
+    if settings.vision is None:
+        raise UserError(
+            "judging candidates needs a vision-language model: name it in annotate.vision.model, and its server in "
+            "annotate.vision.urls or annotate.judge_backend=vllm"
+        )
+    return BACKENDS[settings.candidate_judge](settings)
 
 
 def sampling_settings(kind: Kind, settings: AnnotateSettings) -> dict[str, Any]:

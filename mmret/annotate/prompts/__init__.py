@@ -19,6 +19,7 @@ CURRENT = {
     "both": "v1",
     "judge": "v1",
     "caption": "v1",
+    "candidate": "v1",
     "demonstrations": "v1",
 }
 
@@ -51,7 +52,7 @@ def fill(text: str, slots: dict[str, object]) -> str:
 
 @lru_cache
 def prompt(kind: str) -> Prompt:
-    """The current prompt called ``kind``: describe, instruct, instruct_captions, both, judge, caption."""
+    """The current prompt called ``kind``: describe, instruct, instruct_captions, both, judge, caption, candidate."""
     version = f"{kind}.{CURRENT[kind]}"
     text = (_HERE / f"{version}.md").read_text(encoding="utf-8")
     system, _, user = text.removeprefix("# system\n").partition("# user\n")

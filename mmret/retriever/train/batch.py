@@ -26,7 +26,11 @@ class Batch:
     alone. ``candidates`` (m,) int64: the b targets in the order of the queries, then every explicit hard negative (b of them where
     each query brings one, fewer or more where they are ragged), :data:`NONE` where a candidate is a text alone;
     ``candidate_texts``: m strings or None each, None at all where no candidate has a text. ``negative_rows`` (m - b,) int64: for
-    each explicit negative the row, 0 to b - 1, that brought it; None in a batch made by hand.
+    each explicit negative the row, 0 to b - 1, that brought it, the first one of its triplet; None in a batch made by hand.
+
+    ``groups`` (b,) int64: numbers from 0 on, equal for the queries of one triplet, and ``visits`` (b,) int64: equal for those that
+    are shown together, of a triplet or of a query picture (:attr:`mmret.settings.Recipe.texts_at_once`); both None where each row
+    shows one text.
 
     ``tasks``: each row's, None where all are ``composed``. ``query_sources`` (b, 2) and ``candidate_sources`` (m, 2) int64: which
     picture of the corpus it is, or whose caption, and which caption that picture has, :data:`NONE` where that is not known; both
@@ -41,6 +45,8 @@ class Batch:
     tasks: Sequence[TaskName] | None = None
     query_sources: np.ndarray | None = None
     candidate_sources: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    visits: np.ndarray | None = None
 
     @property
     def targets(self) -> np.ndarray:
@@ -86,6 +92,36 @@ class Batch:
             return self.candidates
         texts, _, text = self.distinct_texts()
         return (self.candidates + 1) * (len(texts) + 1) + text + 1
+
+    def own_candidates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of a row and of a candidate that is its own, ``rows, places`` (n,) int64: of each row its target first, then the
+        explicit negatives that it, or another query of its triplet, has brought."""
+        count = len(self.queries)
+        rows = self.negative_rows if self.negative_rows is not None else np.empty(0, np.int64)
+        places = np.arange(count, count + len(rows))
+        if self.groups is not None:
+            by_group, sizes = np.argsort(self.groups, kind="stable"), np.bincount(self.groups)
+            asked = sizes[self.groups[rows]]
+            starts = (np.cumsum(sizes) - sizes)[self.groups[rows]]
+            within = np.arange(asked.sum()) - np.repeat(np.cumsum(asked) - asked, asked)
+            rows, places = by_group[np.repeat(starts, asked) + within], np.repeat(places, asked)
+        return np.concatenate([np.arange(count), rows]), np.concatenate([np.arange(count), places])
+
+    def copies(self) -> np.ndarray | None:
+        """(b, m) bool: candidates that are no negatives because queries are shown together, whatever the recipe masks: a query's
+        target as another text of its triplet brings it, and what a visit has brought before, which counts once, not once a text.
+        None where each row shows one text."""
+        if self.groups is None or self.visits is None:
+            return None
+        count = len(self.queries)
+        brought_by = np.arange(count) if self.negative_rows is None else np.concatenate([np.arange(count), self.negative_rows])
+        keys, visits = (np.unique(numbers, return_inverse=True)[1] for numbers in (self.candidate_keys(), self.visits))
+        _, first = np.unique(visits[brought_by] * (keys.max() + 1) + keys, return_index=True)
+        again = np.ones(len(keys), dtype=bool)
+        again[first] = False
+        found = np.tile(again, (count, 1))
+        found[:, :count] |= self.groups[:, None] == self.groups
+        return found
 
     def no_negatives(self) -> np.ndarray | None:
         """(b, m) bool: candidates that are no negatives of a query although they are not its target, besides copies of the target;

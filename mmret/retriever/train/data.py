@@ -18,6 +18,7 @@ from mmret.errors import UserError
 from mmret.hashing import draws
 from mmret.retriever.train.batch import Batch
 from mmret.retriever.train.mixture import Deal
+from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.task_rows import Captions, Columns, Shown, TaskRows, joined, ragged
 from mmret.settings import Recipe
 from mmret.tasks import COMPOSED, TASKS, Task, TaskName
@@ -66,10 +67,13 @@ class TrainingSet:
 
     ``table``: columns of TRIPLETS; for a mixture those of :func:`mmret.retriever.train.rows.training_rows`. ``images``: the ids of
     what is embedded as an image, ascending. ``left_out``: tasks of which there is no row, and why; the others share their steps.
+    ``neighbours``: of the query pictures, which a recipe of ``batch_neighbours`` needs.
     """
 
-    def __init__(self, table: pa.Table, recipe: Recipe):
+    def __init__(self, table: pa.Table, recipe: Recipe, neighbours: Neighbours | None = None):
         self.recipe = recipe
+        if recipe.batch_neighbours > 1 and neighbours is None:
+            raise UserError("batch_neighbours needs to know which pictures are neighbours: train on a lake, or leave it out")
         chosen, self.left_out = {}, {}
         for name in recipe.shares():
             try:
@@ -88,10 +92,17 @@ class TrainingSet:
             only_texts = every.filter(pc.invert(pc.is_in(every, self.images)))
             pictures = pa.concat_arrays([self.images, only_texts])
             self.captions = Captions(pictures, *_captions(table))
-        self.of = {name: TaskRows(c, pictures, recipe, self.captions) for name, c in columns.items()}
+        near = neighbours if recipe.batch_neighbours > 1 else None
+        self.of = {name: TaskRows(c, pictures, recipe, self.captions, near) for name, c in columns.items()}
+        if near is not None and all(rows.alone == len(rows) for rows in self.of.values()):
+            raise UserError(
+                "batch_neighbours finds no two query pictures that are neighbours: widen mine.bands, raise mine.k, or leave "
+                "batch_neighbours out of the recipe"
+            )
         self.tasks = list(self.of)
         at_once = recipe.task_batches == "mixed" and len(self.of) > 1
-        self.sizes = [len(self) if at_once else len(rows) for rows in self.of.values()]
+        queries = [rows.queries for rows in self.of.values()]
+        self.sizes = [sum(queries)] * len(queries) if at_once else queries
         self.sizes = [min(recipe.batch_size, size) for size in self.sizes]
         self.batch_size = max(self.sizes)
         shares = np.array([recipe.shares()[name] for name in self.tasks])
@@ -107,7 +118,7 @@ class TrainingSet:
         return np.concatenate([rows.keys for rows in self.of.values()])
 
     def batch(self, step: int) -> Batch:
-        """Rows of ``step``: of one task, or of all of them in proportion where the recipe's ``task_batches`` is ``mixed``."""
+        """Queries of ``step``: of one task, or of all of them in proportion where the recipe's ``task_batches`` is ``mixed``."""
         before, here = self._deal.before(step), self._deal.at(step)
         parts: list[Shown] = []
         for rows, size, done, count in zip(self.of.values(), self.sizes, before.tolist(), here.tolist(), strict=True):
@@ -118,7 +129,7 @@ class TrainingSet:
         return joined(parts, self.captions)
 
     def seen(self, step: int) -> dict[TaskName, int]:
-        """How many rows of each task all steps before ``step`` have shown."""
+        """How many queries of each task all steps before ``step`` have shown: rows, or texts of rows where each is a query."""
         before = self._deal.before(step).tolist()
         return {t: n if self._at_once else n * size for t, n, size in zip(self.tasks, before, self.sizes, strict=True)}
 

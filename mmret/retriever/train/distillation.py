@@ -60,11 +60,11 @@ class TeacherScores:
         self.keys, self.scores = every[order], np.concatenate(scores)[order]
 
     def lesson(self, batch: Batch, images: pa.Array) -> Lesson:
-        """The scores of each row's target and own hard negatives; ``images``: the ids that the batch's numbers stand for. A
-        candidate that the teacher has not seen is left out."""
-        count, own = len(batch.queries), batch.negative_rows if batch.negative_rows is not None else np.empty(0, np.int64)
-        rows = np.concatenate([np.arange(count), own])
-        keys = self._keys(batch, rows, images)
+        """The scores of each row's target and own hard negatives, those of its triplet; ``images``: the ids that the batch's
+        numbers stand for. A candidate that the teacher has not seen is left out."""
+        count = len(batch.queries)
+        rows, own = batch.own_candidates()
+        keys = self._keys(batch, rows, own, images)
         wanted = np.array([key or 0 for key in keys], np.uint64)
         at = np.minimum(np.searchsorted(self.keys, wanted), max(0, len(self.keys) - 1))
         asked = np.array([key is not None for key in keys], bool)
@@ -75,17 +75,19 @@ class TeacherScores:
         column = np.arange(len(pairs)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         places = np.full((count, max(1, int(sizes.max(initial=0)))), -1, np.int64)
         scores = np.zeros(places.shape, np.float32)
-        places[rows[pairs], column] = pairs
+        places[rows[pairs], column] = own[pairs]
         scores[rows[pairs], column] = self.scores[at[pairs]]
         return Lesson(torch.from_numpy(places), torch.from_numpy(scores))
 
     @staticmethod
-    def _keys(batch: Batch, rows: np.ndarray, images: pa.Array) -> list[int | None]:
-        """A key for each of the first candidates, which belong to ``rows``; None where a pair is of another task than composed."""
-        ids = {int(n): images[int(n)].as_py() for n in np.unique([*batch.queries, *batch.candidates[: len(rows)]]) if n >= 0}
-        texts = batch.candidate_texts or [None] * len(rows)
+    def _keys(batch: Batch, rows: np.ndarray, places: np.ndarray, images: pa.Array) -> list[int | None]:
+        """A key for each of the candidates at ``places``, which belong to ``rows``; None where a pair is of another task than
+        composed."""
+        candidates = batch.candidates[places]
+        ids = {int(n): images[int(n)].as_py() for n in np.unique([*batch.queries, *candidates]) if n >= 0}
+        texts = [batch.candidate_texts[at] if batch.candidate_texts else None for at in places]
         keys: list[int | None] = []
-        for row, candidate, said in zip(rows.tolist(), batch.candidates.tolist(), texts, strict=False):
+        for row, candidate, said in zip(rows.tolist(), candidates.tolist(), texts, strict=True):
             query, text = int(batch.queries[row]), batch.texts[row]
             composed = query >= 0 and candidate >= 0 and text is not None and said is None
             keys.append(score_key(ids[query], text, ids[candidate]) if composed else None)

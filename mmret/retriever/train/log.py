@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
         ("recall_5", pa.float64()),
         ("recall_10", pa.float64()),
         *((f"loss_{task}", pa.float64()) for task in TASK_NAMES),  # of a mixture's steps of that task since the last row
+        ("masked", pa.float64()),  # share of the negatives that mask_margin left out, mean since the last row; null without it
+        ("agreement", pa.float64()),  # divergence between the texts of a triplet, in nats, before its weight; null without it
     ]
 )
 TAGS = {
@@ -47,6 +49,8 @@ TAGS = {
     "recall_5": "held_out/recall_5",
     "recall_10": "held_out/recall_10",
     **{f"loss_{task}": f"train/loss_{task}" for task in TASK_NAMES},
+    "masked": "train/masked",
+    "agreement": "train/agreement",
 }
 """Columns as TensorBoard names them."""
 

@@ -22,6 +22,7 @@ from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.distillation import TeacherScores
 from mmret.retriever.train.kinds import EMBEDDERS, TRAINERS
 from mmret.retriever.train.log import write_log
+from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import Place, States
 from mmret.retriever.train.tower import LoadImages
@@ -39,26 +40,29 @@ def train(
     on_row: OnRow | None = None,
     group: Group = SINGLE_PROCESS,
     teacher: TeacherScores | None = None,
+    neighbours: Neighbours | None = None,
 ) -> dict[str, Any]:
     """Train ``base`` on ``triplets`` (schema TRIPLETS, or what :func:`mmret.retriever.train.rows.training_rows` gives for a mixture
     of tasks) and put the checkpoint into folder ``out``, or a :class:`Place` of a storage; returns the facts of the run.
 
     ``load_images`` gives the files of image ids. Work in progress lies in ``<out>.work`` until ``out`` stands; for a
     checkpoint that is there already its facts are returned. ``on_row`` is called with each row of the log as it is written.
-    ``teacher``: the scores that a recipe with a teacher learns from. With several processes all of them call this, each with
-    its :class:`Group`; the first one writes. Facts: ``step, loss`` (mean of the last tenth), ``pairs`` (rows seen, of all
-    tasks), ``seconds, triplets, images, batch_size`` (the largest), ``tasks`` (of each, ``rows`` it has and ``seen``),
-    ``samples_per_second, truncated_texts, recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``notes``
-    (what a reader should know). Raises UserError where there is nothing to train on, an image is missing, the base is
-    not of the recipe's kind, or the loss is not finite or explodes.
+    ``teacher``: the scores that a recipe with a teacher learns from; ``neighbours``: of the query pictures, which a recipe of
+    ``batch_neighbours`` needs. With several processes all of them call this, each with its :class:`Group`; the first one writes.
+    Facts: ``step, loss`` (mean of the last tenth), ``pairs`` (queries seen, of all tasks), ``seconds, triplets, images,
+    batch_size`` (the largest), ``tasks`` (of each, ``rows`` it has and ``seen``), ``samples_per_second, truncated_texts,
+    recall_1, recall_5, recall_10`` (last held-out measurement, if any), ``averaged_steps`` (where the weights are a mean: of how
+    many steps), ``notes`` (what a reader should know). Raises UserError where there is nothing to train on, an image is missing,
+    the base is not of the recipe's kind, or the loss is not finite or explodes.
     """
     taught = [teacher.model] if teacher is not None else []
-    identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base), *taught)
+    near = [{"neighbours": neighbours.digest()}] if neighbours is not None and recipe.batch_neighbours > 1 else []
+    identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base), *taught, *near)
     place = Place.of(out)
     done = place.finished(identity) if group.first else None
     if (done := group.all_values(done)[0]) is not None:
         return done
-    data = TrainingSet(triplets, recipe)
+    data = TrainingSet(triplets, recipe, neighbours)
     for task, size in zip(data.tasks, data.sizes, strict=True):
         if size < group.size:
             rows = "triplets" if task == COMPOSED else f"rows of {task}"

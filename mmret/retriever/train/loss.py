@@ -99,13 +99,15 @@ def masks(
     mask_false_negatives: bool = True,
     queries: np.ndarray | None = None,
     no_negatives: np.ndarray | None = None,
+    copies: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``positives`` and ``ignored`` (b, m) for :func:`info_nce` where candidate i is the target of query i for i < b.
 
     ``targets`` (b,) and ``candidates`` (m,) are image ids as integers, or any that are equal for what is embedded the
     same. Where ``queries`` (b,) is given, rows of one number are one query: the targets of all of them are its
     positives. A further occurrence of a positive, brought by another query, would be pushed away as a negative; with
-    ``mask_false_negatives`` it is ignored, as is what ``no_negatives`` (b, m) names besides.
+    ``mask_false_negatives`` it is ignored, as is what ``no_negatives`` (b, m) names besides. ``copies`` (b, m) are ignored in
+    any case.
     """
     count = len(targets)
     positives = np.zeros((count, len(candidates)), dtype=bool)
@@ -115,6 +117,8 @@ def masks(
         ignored = targets[:, None] == candidates[None, :]
         if no_negatives is not None:
             ignored |= no_negatives
+    if copies is not None:
+        ignored |= copies
     for rows in _rows_of_one_query(queries):
         ignored[rows] |= mask_false_negatives & np.isin(candidates, targets[rows])
         for row in rows:

@@ -9,6 +9,7 @@ pass over the neighbours of the recipe's signals, about 1 s for five million.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmret.curation.decisions import apply_decisions
 from mmret.curation.licences import MAIN, licence_sets
 from mmret.curation.opted_out import opted_out_today, without_opted_out
 from mmret.lake import Lake
+from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.task_rows import ragged
 from mmret.schemas import SIGNALS, TASKS, TRIPLETS
 from mmret.settings import EvaluateSettings, LicenceSettings, Recipe
@@ -36,11 +38,11 @@ rows of that task, whose ``pair_id`` tells them apart."""
 
 def also_reads(recipe: Recipe, licences: LicenceSettings = LicenceSettings()) -> tuple[str, ...]:
     """Tables besides triplets and towers that decide what ``recipe`` trains on: ``images`` has the captions of naive pairs and the
-    licences of hard negatives, ``neighbours`` says which signal found a negative, ``tasks`` has the rows of all but composed
-    queries."""
+    licences of hard negatives, ``neighbours`` says which signal found a negative and which rows a batch has together, ``tasks``
+    has the rows of all but composed queries."""
     if recipe.pair_source == "naive":
         return ("images",)
-    neighbours = () if set(recipe.signals) == set(SIGNALS) else ("neighbours",)
+    neighbours = ("neighbours",) if _of_some_signals(recipe) or recipe.batch_neighbours > 1 else ()
     tasks = () if set(recipe.tasks) == {COMPOSED} else ("tasks",)
     return (*neighbours, *tasks, *(() if uses_all(recipe, licences) else ("images",)))
 
@@ -57,7 +59,7 @@ def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluat
     if recipe.pair_source == "naive":
         return _naive_rows(lake, recipe, licences, evaluate)
     images = None if uses_all(recipe, licences) else lake.read("images", columns=["image_id", "licence"])
-    retrieved = _retrieved(lake, recipe) if "neighbours" in also_reads(recipe) else None
+    retrieved = _retrieved(lake, recipe) if _of_some_signals(recipe) else None
     rows = []
     if COMPOSED in recipe.tasks:
         triplets = without_opted_out(allowed_rows(lake, recipe, licences, COLUMNS, images=images), lake)
@@ -193,6 +195,25 @@ def keep_negatives(triplets: pa.Table, retrieved: pa.Table) -> pa.Table:
         .with_columns(pl.col("hard_negatives").fill_null([]))
     )
     return joined.select(triplets.column_names).to_arrow().cast(pa.schema([TRIPLETS.field(c) for c in triplets.column_names]))
+
+
+def _of_some_signals(recipe: Recipe) -> bool:
+    return set(recipe.signals) != set(SIGNALS)
+
+
+def neighbours_of(lake: Lake, recipe: Recipe, rows: pa.Table) -> Neighbours | None:
+    """Which query pictures of ``rows`` some signal of ``recipe`` found to be neighbours, inside its band; None where its batches
+    ask for none. Near-duplicates, above the band of any signal, are none: one's target would often answer the other's query.
+
+    Cost: a pass over ``neighbours``, a partition in memory at a time; then 8 bytes a pair."""
+
+    def found() -> Iterator[tuple[pa.Table, pa.Table]]:
+        for partition in lake.partitions("neighbours"):
+            table = lake.read("neighbours", partition, ["query_id", "target_id", "signal", "above_band"])
+            signals = pc.is_in(table["signal"], pa.array(recipe.signals, table["signal"].type))
+            yield table.filter(pc.and_(signals, pc.invert(table["above_band"]))), table.filter(table["above_band"])
+
+    return Neighbours.of(rows["query_id"].combine_chunks(), found()) if recipe.batch_neighbours > 1 else None
 
 
 def _retrieved(lake: Lake, recipe: Recipe) -> pa.Table:

@@ -21,8 +21,9 @@ from mmret.paths import local_path
 from mmret.retriever.train.data_state import record_data_state, write_data_state
 from mmret.retriever.train.first_hits import with_first_hits
 from mmret.retriever.train.loop import train
+from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
-from mmret.retriever.train.rows import training_rows
+from mmret.retriever.train.rows import neighbours_of, training_rows
 from mmret.retriever.train.state import Place
 from mmret.retriever.train.teach import teach, teacher_scores
 from mmret.retriever.train.trainer import OnRow
@@ -62,6 +63,10 @@ class TrainingJob:
     def rows(self) -> pa.Table:
         """What it trains on, of the lake as it was where the recipe says so; see :func:`training_rows`."""
         return training_rows(open_as_of(self.lake, self.recipe.as_of), self.recipe, self.licences, self.evaluate)
+
+    def neighbours(self, rows: pa.Table) -> Neighbours | None:
+        """Which query pictures of ``rows`` are neighbours, of that same lake; see :func:`neighbours_of`."""
+        return neighbours_of(open_as_of(self.lake, self.recipe.as_of), self.recipe, rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which :meth:`from_json` makes the same job in another process."""
@@ -115,6 +120,7 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     them do so, the others wait.
     """
     rows = job.rows()
+    neighbours = job.neighbours(rows)
 
     def load_images(ids: Sequence[str]) -> dict[str, bytes]:
         return images_by_id(job.lake, ids)
@@ -128,7 +134,9 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
             teach(job.lake, job.recipe.teacher, rows, load_images)
         group.wait()
         teacher = teacher_scores(job.lake, job.recipe.teacher, rows, load_images)
-    return train(job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher)
+    return train(
+        job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher, neighbours
+    )
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:

@@ -1,6 +1,8 @@
 """The rows of one task in memory, with random access: what of them a step sees is a function of its epoch and of each row alone.
 
-Draws are 64-bit hashes (splitmix64) of (seed, epoch, row). Cost: a permutation of the rows per epoch, some 0.1 s for a million.
+A *query* is a row with one of its texts. Where a visit shows one text, a row is one query, and its text is drawn; else each of its
+texts is a query of its own, and an epoch has as many queries as texts. Draws are 64-bit hashes (splitmix64) of (seed, epoch, row).
+Cost: a permutation of the queries per epoch (:mod:`.order`), some 0.1 s for a million.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import pyarrow.compute as pc
 
 from mmret.hashing import draws
 from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.neighbours import Neighbours
+from mmret.retriever.train.order import NeighbourOrder, flattened, visit_order
 from mmret.settings import Recipe
 from mmret.tasks import COMPOSED, Task
 
@@ -72,9 +76,17 @@ class Captions:
 
 
 class TaskRows:
-    """Rows of one task. Numbers of pictures are positions in ``pictures``, those of them that are used as images first."""
+    """Rows of one task. Numbers of pictures are positions in ``pictures``, those of them that are used as images first.
+    ``neighbours``: of query pictures, for a recipe of ``batch_neighbours``; ``alone`` rows have none of them, None: not asked."""
 
-    def __init__(self, columns: Columns, pictures: pa.Array, recipe: Recipe, captions: Captions | None):
+    def __init__(
+        self,
+        columns: Columns,
+        pictures: pa.Array,
+        recipe: Recipe,
+        captions: Captions | None,
+        neighbours: Neighbours | None = None,
+    ):
         self.task, self.recipe, self.keys = columns.task, recipe, columns.keys
         self.texts, self.text_starts = columns.texts, columns.text_starts
         self.query, self.target, negative = (pc.index_in(c, pictures).to_numpy().astype(np.int64) for c in columns.all_ids())
@@ -85,46 +97,72 @@ class TaskRows:
             mined &= captions.of[negative] != NONE
         self.mined = negative[mined]
         self.mined_starts = np.concatenate([[0], np.cumsum(np.bincount(row[mined], minlength=len(self)))])
+        every = recipe.texts_at_once != "one" and "text" in self.task.query
+        self.starts = self.text_starts if every else np.arange(len(self) + 1)
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self.alone: int | None = None
+        if neighbours is not None:
+            numbers, node = np.unique(self.query, return_inverse=True)
+            edges = neighbours.among(pictures, numbers)
+            self.alone = int(np.isin(node, np.concatenate(edges), invert=True).sum())
+            self._neighbours = NeighbourOrder(self.keys, node, self.starts, edges, recipe.texts_at_once == "picture")
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def queries(self) -> int:
+        """That an epoch has: one of each row, or as many as it has texts. Those of row i are numbers ``starts[i]`` to
+        ``starts[i + 1] - 1``."""
+        return int(self.starts[-1])
+
     def order(self, epoch: int) -> np.ndarray:
-        """Row numbers in the order of ``epoch``."""
+        """Numbers of queries in the order of ``epoch``."""
         if self._permutation[0] != epoch:
-            self._permutation = (epoch, np.argsort(draws(self.keys, self.recipe.seed, "order", epoch), kind="stable"))
+            self._permutation = (epoch, self._order(epoch))
         return self._permutation[1]
 
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.alone is not None:
+            return self._neighbours.order(self.recipe.batch_neighbours, self.recipe.seed, epoch)
+        pictures = self.query if self.recipe.texts_at_once == "picture" else None
+        return flattened(visit_order(self.keys, pictures, self.recipe.seed, epoch), self.starts)
+
     def batch_rows(self, number: int, size: int) -> Shown:
-        """The ``number``-th batch of ``size``. An epoch is as many whole batches as there are; its remainder is another one each
-        epoch."""
-        epoch, number = divmod(number, len(self) // size)
+        """The ``number``-th batch of ``size`` queries. An epoch is as many whole batches as there are; its remainder is another one
+        each epoch. Of a row that the end of a batch cuts, the next one shows the other texts."""
+        epoch, number = divmod(number, self.queries // size)
         return self.show(self.order(epoch)[number * size : (number + 1) * size], epoch)
 
     def next_rows(self, start: int, count: int) -> list[Shown]:
-        """``count`` rows from the ``start``-th on, epoch after epoch."""
+        """``count`` queries from the ``start``-th on, epoch after epoch."""
         shown = []
         while count:
-            epoch, place = divmod(start, len(self))
-            rows = self.order(epoch)[place : place + count]
-            shown.append(self.show(rows, epoch))
-            start, count = start + len(rows), count - len(rows)
+            epoch, place = divmod(start, self.queries)
+            queries = self.order(epoch)[place : place + count]
+            shown.append(self.show(queries, epoch))
+            start, count = start + len(queries), count - len(queries)
         return shown
 
-    def show(self, rows: np.ndarray, epoch: int) -> Shown:
-        """What of ``rows`` is seen in ``epoch``."""
+    def show(self, queries: np.ndarray, epoch: int) -> Shown:
+        """What of ``queries`` is seen in ``epoch``. Explicit negatives come once a row, with its first query."""
+        together = self.recipe.texts_at_once != "one"
+        rows = np.searchsorted(self.starts, queries, side="right") - 1 if together else queries
+        first, group = _first_of_each(rows) if together else (np.arange(len(rows)), None)
+        visit = self.query[rows] if self.recipe.texts_at_once == "picture" else group
         texts: list[str | None] = [None] * len(rows)
-        if "text" in self.task.query:
+        if "text" in self.task.query and together:
+            texts = self.texts.take(pa.array(queries)).to_pylist()
+        elif "text" in self.task.query:
             choices = np.diff(self.text_starts)[rows].astype(np.uint64)
             drawn = draws(self.keys[rows], self.recipe.seed, "text", epoch) % choices
             texts = self.texts.take(pa.array(self.text_starts[rows] + drawn.astype(np.int64))).to_pylist()
         nothing = np.empty(0, np.int64)
         # an image that asks alone is no wrong answer: only beside a text is it what is not wanted
         itself = self.recipe.negatives != "none" and len(self.task.query) == 2
-        mined, mined_row = self._mined(rows, epoch) if self.recipe.negatives == "query+mined" else (nothing, nothing)
-        own, own_row = (self.query[rows], np.arange(len(rows))) if itself else (nothing, nothing)
-        return Shown(self.task, self.query[rows], texts, self.target[rows], (own, own_row), (mined, mined_row))
+        mined, mined_row = self._mined(rows[first], epoch) if self.recipe.negatives == "query+mined" else (nothing, nothing)
+        own, own_row = (self.query[rows[first]], first) if itself else (nothing, nothing)
+        return Shown(self.task, self.query[rows], texts, self.target[rows], (own, own_row), (mined, first[mined_row]), group, visit)
 
     def _mined(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Up to ``mined_negatives`` of each of ``rows``, those of lowest hash in this epoch, row after row; and each one's row."""
@@ -140,8 +178,9 @@ class TaskRows:
 
 @dataclass(frozen=True)
 class Shown:
-    """Rows of one task as a step sees them; numbers are those of pictures. ``own`` and ``mined``: explicit negatives, and the row
-    of each."""
+    """Queries of one task as a step sees them; numbers are those of pictures. ``own`` and ``mined``: explicit negatives, and the
+    query that brings each. ``group`` and ``visit``: equal numbers for queries of one row, and for those that are shown together;
+    None where each row is one query."""
 
     task: Task
     query: np.ndarray
@@ -149,6 +188,8 @@ class Shown:
     target: np.ndarray
     own: tuple[np.ndarray, np.ndarray]
     mined: tuple[np.ndarray, np.ndarray]
+    group: np.ndarray | None = None
+    visit: np.ndarray | None = None
 
 
 def joined(parts: list[Shown], captions: Captions | None) -> Batch:
@@ -164,8 +205,9 @@ def joined(parts: list[Shown], captions: Captions | None) -> Batch:
     texts = [text for part in parts for text in part.texts]
     candidates = np.concatenate([_images(pictures, "image" in task.candidate) for task, pictures in offered])
     negative_rows = np.concatenate(rows)
+    groups, visits = (_numbered([getattr(part, kind) for part in parts]) for kind in ("group", "visit"))
     if captions is None or all(part.task.name == COMPOSED for part in parts):
-        return Batch(queries, texts, candidates, negative_rows=negative_rows)
+        return Batch(queries, texts, candidates, negative_rows=negative_rows, groups=groups, visits=visits)
     carried = [captions.take(p) if "text" in task.candidate else [None] * len(p) for task, p in offered]
     asking, answering = np.concatenate([part.query for part in parts]), np.concatenate([pictures for _, pictures in offered])
     return Batch(
@@ -177,7 +219,26 @@ def joined(parts: list[Shown], captions: Captions | None) -> Batch:
         [part.task.name for part in parts for _ in part.query],
         np.stack([asking, captions.of[asking]], axis=1),
         np.stack([answering, captions.of[answering]], axis=1),
+        groups,
+        visits,
     )
+
+
+def _first_of_each(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each distinct value is first, ascending, and for every value (n,) which of them is its own."""
+    _, first, where = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[where]
+
+
+def _numbered(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    """Numbers from 0 on that are equal for what is equal in one part."""
+    found: list[np.ndarray] = []
+    for part in parts:
+        if part is None:
+            return None
+        found.append(_first_of_each(part)[1] + (found[-1].max() + 1 if found else 0))
+    return np.concatenate(found)
 
 
 def _images(pictures: np.ndarray, shown: bool) -> np.ndarray:

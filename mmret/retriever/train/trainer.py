@@ -17,14 +17,15 @@ import torch
 from mmret.errors import UserError
 from mmret.optimizer import Muon, Optimizers
 from mmret.progress import advance
+from mmret.retriever.train.averaging import Average
 from mmret.retriever.train.data import Batch, TrainingSet
-from mmret.retriever.train.distillation import Lesson, TeacherScores, distillation_loss
+from mmret.retriever.train.distillation import Lesson, TeacherScores
 from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.exchange import exchange_of, restore_optimizer
 from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_state
 from mmret.retriever.train.held_out import HeldOut
 from mmret.retriever.train.log import EVENTS, Events, peak_memory
-from mmret.retriever.train.loss import masks, nested_info_nce
+from mmret.retriever.train.objective import Objective
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import LoadImages
@@ -56,9 +57,11 @@ class Trainer:
         torch.manual_seed(recipe.seed + group.rank)
         self.optimizer = _optimizer(recipe, embedder)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.average = Average(recipe, embedder.model, self.exchange)
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
         self.recent: list[tuple[float, float]] = []  # loss and gradient norm of the steps since the last row of the log
+        self.figures: dict[str, list[float]] = {}  # what else there is of them, by column of the log
 
     def run(self, pool: ThreadPoolExecutor) -> None:
         """Continue from the newest state and train to the last step; the next step's pictures are read in ``pool``
@@ -80,6 +83,7 @@ class Trainer:
             ahead = pool.submit(read, self.step + 1) if self.step + 1 < self.recipe.steps else None
             self.recent.append(self.train_step(batch, rows))
             self.step += 1
+            self.average.take(self.step)
             self.seconds, last = self.seconds + time.monotonic() - last, time.monotonic()
             if self.is_due(self.recipe.log_every) or self.is_due(self.recipe.evaluate_every):
                 self.write_row(events)
@@ -87,6 +91,7 @@ class Trainer:
             if self.step % self.recipe.checkpoint_every == 0 and self.step < self.recipe.steps:
                 self.save_state()
             advance("checkpoints", self.step, self.recipe.steps, f"loss {self.recent_loss():.3f}")
+        self.average.install()
         self.embedder.model.eval()
         if events:
             events.close()
@@ -122,37 +127,16 @@ class Trainer:
         """Accumulate the gradient of the batch's loss, that of all processes together; returns the loss."""
         parts, gather = self.embedder.parts(batch, rows)
         parts = [replace(part, encode=self.in_precision(part.encode)) for part in parts]
-        own, count = self.group.share(len(batch.queries)), len(batch.queries)
-        candidates = batch.candidate_keys()
-        positives, ignored = (
-            m[own].to(self.parameters[0].device)
-            for m in masks(
-                candidates[:count],
-                candidates,
-                mask_false_negatives=self.recipe.mask_false_negatives,
-                queries=batch.distinct_queries()[1] if self.recipe.several_positives else None,
-                no_negatives=batch.no_negatives(),
-            )
-        )
-
+        own = self.group.share(len(batch.queries))
         lesson = None
         if self.teacher is not None:
             lesson = self.teacher.lesson(batch, self.data.images)
             lesson = Lesson(lesson.places[own], lesson.scores[own])
-
-        def loss_of(*features: torch.Tensor) -> torch.Tensor:
-            queries, candidates = gather(*features)
-            recipe = self.recipe
-            loss = nested_info_nce(
-                queries[own], candidates, positives, ignored, recipe.temperature, recipe.hardness, recipe.matryoshka
-            )
-            if lesson is not None:
-                temperatures = recipe.temperature, recipe.teacher_temperature
-                loss = loss + recipe.distillation * distillation_loss(queries[own], candidates, lesson, *temperatures)
-            return loss * (len(positives) / count)
-
-        loss = cached_backward(parts, loss_of, self.exchange)
-        self.group.sum([loss])
+        objective = Objective(self.recipe, batch, own, self.parameters[0].device, lesson)
+        loss = cached_backward(parts, lambda *features: objective(*gather(*features)), self.exchange)
+        self.group.sum([loss, *objective.counts.values()])
+        for name, figure in objective.figures().items():
+            self.figures.setdefault(name, []).append(figure)
         self.exchange.sum_gradients(self.parameters)
         return loss
 
@@ -191,11 +175,13 @@ class Trainer:
             "memory_bytes": peak_memory(),
             "samples_per_second": self.seen(self.step - len(losses)) / max(1e-9, self.seconds - before),
             **self.losses_by_task(losses),
+            **{name: sum(figures) / len(figures) for name, figures in self.figures.items()},
         }
         if self.held_out is not None and self.is_due(self.recipe.evaluate_every):
-            row |= self.exchange.inference(partial(self.held_out.measure, self.embedder))
+            with self.average.installed():
+                row |= self.exchange.inference(partial(self.held_out.measure, self.embedder))
         self.log.append(row)
-        self.recent = []
+        self.recent, self.figures = [], {}
         if events:
             events.write(row)
             if self.on_row:
@@ -208,7 +194,7 @@ class Trainer:
                 raise UserError(self.advice(f"{of_task}has risen from {min(found):.2f} to {found[-1]:.2f}"))
 
     def seen(self, since: int = 0) -> int:
-        """Rows that the steps from ``since`` to now have shown."""
+        """Queries that the steps from ``since`` to now have shown."""
         return sum(self.data.seen(self.step).values()) - sum(self.data.seen(since).values())
 
     def losses_by_task(self, losses: Sequence[float]) -> dict[str, float]:
@@ -245,7 +231,9 @@ class Trainer:
             "chunks": list(self.embedder.chunks),
             "log": self.log,
             "recent": [list(r) for r in self.recent],
+            "figures": self.figures,
             "seconds": self.seconds,
+            **self.average.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -254,11 +242,13 @@ class Trainer:
         with torch.no_grad():
             for name, value in state["trained"].items():
                 parameters[name].copy_(self.exchange.divided(value, parameters[name]))
+        self.average.restore(state)
         restore_optimizer(self.optimizer, state["optimizer"], self.exchange)
         if len(state["rng"]) == self.group.size:
             set_rng_state(state["rng"][self.group.rank])
         self.step, self.seconds, self.embedder.chunks = state["step"], state["seconds"], tuple(state["chunks"])
         self.log, self.recent = state["log"], [tuple(r) for r in state["recent"]]
+        self.figures = state.get("figures", {})
         self.embedder.retriever.truncated = state["truncated"] if self.group.first else 0
 
     def facts(self) -> dict[str, Any]:
@@ -266,11 +256,14 @@ class Trainer:
         truncated = sum(self.group.all_values(self.embedder.retriever.truncated))
         last = self.log[-max(1, len(self.log) // 10) :]
         seen, size = self.seen(), self.data.batch_size
-        notes = [f"{task} was left out: {why}" for task, why in self.data.left_out.items()]
+        notes = [f"{task} was left out: {why}" for task, why in self.data.left_out.items()] + self.average.notes()
         for task, of_task in zip(self.data.tasks, self.data.sizes, strict=True):
+            own, rows = self.data.of[task], "triplets" if task == COMPOSED else f"rows of {task}"
             if of_task < self.recipe.batch_size:
-                rows = "triplets" if task == COMPOSED else f"rows of {task}"
-                notes.append(f"only {len(self.data.of[task])} {rows}: the batch is {of_task}, not {self.recipe.batch_size}")
+                texts = f" with {own.queries} texts" if own.queries > len(own) else ""
+                notes.append(f"only {len(own)} {rows}{texts}: the batch is {of_task}, not {self.recipe.batch_size}")
+            if own.alone:
+                notes.append(f"{own.alone} of {len(own)} {rows} have no neighbour to share a batch with")
         if truncated:
             notes.append(f"{truncated} texts were longer than the model's limit and were cut")
         return {
@@ -287,6 +280,7 @@ class Trainer:
             "samples_per_second": round(seen / max(1e-9, self.seconds), 1),
             **{name: value for name, value in self.log[-1].items() if name.startswith("recall_")},
             "truncated_texts": truncated,
+            **self.average.facts(),
             "notes": notes,
         }
 
