@@ -109,7 +109,9 @@ class Comparison:
     def prepare(self, lake: MeasuredLake, name: str) -> None:
         """Make a checkpoint that arms need."""
         wanted = self.plan.before[name]
-        if (found := lake.prepare(name, changed(lake.profile.recipes[wanted.recipe], name, wanted.change))) is not None:
+        recipe = changed(lake.profile.recipes[wanted.recipe], name, wanted.change)
+        teaches = any(arm.recipe.get("teacher") == name for _, arm in self.plan.arms())
+        if (found := lake.prepare(name, recipe, teaches)) is not None:
             self.add_row({"before": name, "lake": lake.lake.root.name, **found})
 
     def add_row(self, row: dict[str, Any]) -> None:

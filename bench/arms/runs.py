@@ -147,7 +147,8 @@ class MeasuredLake:
 
     def job(self, recipe: Recipe, out: Path) -> ArmJob:
         """What trains ``recipe`` into ``out``; its rows are those of the lake without the queries' own pairs."""
-        return ArmJob(self.lake, "arm", recipe, self.profile.licences, self.profile.evaluate, out, self.asked)
+        settings = {"licences": self.profile.licences, "evaluate": self.profile.evaluate}
+        return ArmJob(lake=self.lake, name="arm", recipe=recipe, out=out, asked=self.asked, **settings)
 
     def train(self, recipe: Recipe, out: Path) -> dict[str, float]:
         """Train into ``out``; returns processor ``seconds``, and ``step_seconds``, the median over what the log's rows cost."""
@@ -161,14 +162,14 @@ class MeasuredLake:
         per_step = [(t - s) / (n - m) for (m, s), (n, t) in zip(marks, marks[1:], strict=False)]
         return {"seconds": seconds, "step_seconds": statistics.median(per_step) if per_step else seconds / recipe.steps}
 
-    def prepare(self, name: str, recipe: Recipe) -> dict[str, float] | None:
-        """Make checkpoint ``name`` of the lake where it is not there, and what a reranker says of all triplets; returns processor
-        ``seconds``, None where it was there."""
+    def prepare(self, name: str, recipe: Recipe, teaches: bool) -> dict[str, float] | None:
+        """Make checkpoint ``name`` of the lake where it is not there, and have it score the triplets if it ``teaches``; returns
+        processor ``seconds``, None where it was there."""
         out = checkpoint_folder(self.lake, name)
         if out.is_dir():
             return None
         found, began = self.train(recipe, out), time.process_time()
-        if recipe.kind == "reranker":
+        if teaches:
             teach(self.lake, name, self.job(recipe, out).rows(), self.load)
         return {"seconds": found["seconds"] + time.process_time() - began}
 
