@@ -28,6 +28,7 @@ from mmret.benchmarks.composed import evaluate_composed
 from mmret.benchmarks.robustness import paraphrase_spread
 from mmret.benchmarks.stage import held_out_edits
 from mmret.benchmarks.triplets import read_triplets
+from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
@@ -211,14 +212,17 @@ def _features(retriever: TwoTowerRetriever, recipe: Recipe, frozen: np.ndarray, 
 
 def step_costs(timed: Sequence[tuple[str, MeasuredLake, Recipe]], folder: Path) -> dict[str, float]:
     """Processor time of a step of each of ``timed`` over that of the first: the median over rounds in which all take turns, so that
-    what else the machine does meanwhile concerns all."""
+    what else the machine does meanwhile concerns all. Raises UserError with the arm that cannot be trained."""
     ratios: dict[str, list[float]] = {name: [] for name, _, _ in timed}
     for _ in range(_ROUNDS):
         seconds = {}
         for name, lake, recipe in timed:
             short = recipe.model_copy(update={"steps": _TIMED_STEPS, "log_every": _TIMED_EVERY, "evaluate_every": None})
             out = folder / f"timed-{os.getpid()}"
-            seconds[name] = lake.train(short, out)["step_seconds"]
+            try:
+                seconds[name] = lake.train(short, out)["step_seconds"]
+            except UserError as error:
+                raise UserError(f"arm '{name}': {error}") from None
             shutil.rmtree(out)
         first = seconds[timed[0][0]]
         for name, found in seconds.items():

@@ -90,6 +90,24 @@ def test_equal_time_gives_a_dearer_arm_fewer_steps_and_no_run_is_repeated(work, 
     assert "| AdamW | 50 | 2 | 2 | 50.0 ± 0.0 | +10.00 | +10.00 to +10.00 | 2 of 2 | shown |" in said
 
 
+def test_a_run_that_fails_is_kept_with_its_reason_and_stops_no_other(work, tmp_path, monkeypatch, capsys):
+    def run(self, recipe, out):
+        if recipe.seed == 1:
+            raise UserError("training stopped")
+        return {"R@10": 5.0 + recipe.seed, "seconds": 1.0}
+
+    monkeypatch.setattr(MeasuredLake, "run", run)
+    (tmp_path / "words").symlink_to(work / "words")
+    plan = Plan.model_validate({"studies": [TWO["studies"][0] | {"time": "steps"}]})
+    comparison = Comparison(plan, tmp_path, None, 7)
+    comparison.run(range(3), set())
+    assert [row.get("failed") for row in comparison.rows()] == [None, None, "training stopped", "training stopped", None, None]
+    print_report(plan, comparison.rows(), ["R@10"])
+    assert "| base | 7 | 1 | 2 | 6.0 ± 1.4 |" in capsys.readouterr().out
+    comparison.run(range(3), set())
+    assert len(comparison.rows()) == 6
+
+
 @pytest.mark.parametrize("name", ["demo", "ingredients", "paper"])
 def test_the_arms_that_come_with_the_project_are_recipes(name):
     plan, profile = read_plan(Path(name)), load_profile("demo")
