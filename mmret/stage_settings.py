@@ -100,8 +100,9 @@ def recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
     return (*tables, *(Reads("checkpoints", "named", other) for other in others))
 
 
-evaluate = section("evaluate", leave_out=("rerank_depth",))
-evaluate_reranker = section("evaluate", leave_out=("texts", "captioned_pictures"))  # of galleries that no reranker orders
+_LIMITS = ("max_spread", "max_negatives_first")  # from where on checks warn
+evaluate = section("evaluate", leave_out=("rerank_depth", *_LIMITS))
+evaluate_reranker = section("evaluate", leave_out=("texts", "captioned_pictures", "robustness", *_LIMITS))  # of retrievers alone
 
 
 def evaluation_settings(profile: Profile, name: str) -> Any:

@@ -27,9 +27,11 @@ def evaluate(
     checkpoint: Annotated[Path | None, typer.Option(help="or the folder of any checkpoint, a merged one say")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
-    """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model; and every other kind of query, as it was
-    measured when the checkpoint was."""
+    """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model; and every other kind of query, and
+    how robust the answers are, as they were measured when the checkpoint was."""
     from mmret.benchmarks.figures import left_out, recorded
+    from mmret.benchmarks.probes import is_robustness
+    from mmret.benchmarks.robustness_figures import not_measured
     from mmret.benchmarks.stage import Model, evaluate_queries
     from mmret.benchmarks.triplets import read_triplets
     from mmret.lake.configuration import resolve
@@ -53,11 +55,16 @@ def evaluate(
     if as_json:
         counts = {"queries": len(queries), "skipped": skipped, "gallery": gallery}
         every = {benchmark: of for benchmark, of in measured.items() if benchmark in TASKS}
-        print_json({"recipe": name, **counts, **results[name], UNTRAINED: results[UNTRAINED], "directions": every})
+        robust = {benchmark: of for benchmark, of in measured.items() if is_robustness(benchmark)}
+        print_json(
+            {"recipe": name, **counts, **results[name], UNTRAINED: results[UNTRAINED], "directions": every, "robustness": robust}
+        )
         return
     from mmret.cli.run_summary import print_before_after
     from mmret.cli.run_summary_directions import print_directions
+    from mmret.cli.run_summary_robustness import print_robustness
     from mmret.cli.terminal import console
 
     print_before_after({triplets.name: {"queries": len(queries), "gallery": gallery, **results}}, console())
     print_directions(measured, left_out(store, own), console())
+    print_robustness(measured, not_measured(store, own), console())

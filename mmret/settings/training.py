@@ -320,3 +320,12 @@ class EvaluateSettings(Settings):
     captioned_pictures: int = Field(
         2000, ge=1, description="pictures searched in together with their captions, at most: a tower pass of their own"
     )
+    robustness: int = Field(
+        300, ge=0, description="held-out queries asked in other wordings and with two pictures, of each kind; 0: none is measured"
+    )
+    max_spread: float = Field(
+        0.4, ge=0, le=1, description="of queries found by some wording and not by all, above which an asset check warns"
+    )
+    max_negatives_first: float = Field(
+        0.4, ge=0, le=1, description="of queries with a hard negative before the target, above which an asset check warns"
+    )

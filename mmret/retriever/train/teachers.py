@@ -219,7 +219,7 @@ class JudgeTeacher:
 
     def score(self, questions: Sequence[Question], load_images: LoadImages) -> list[float | None]:
         columns = zip(*questions, strict=True)
-        judged = self.judge.judge(pa.table(dict(zip(QUESTION, map(pa.array, columns), strict=True))), task="checkpoints")
+        judged = self.judge.judge(pa.table(dict(zip(QUESTION, map(pa.array, columns), strict=True))))
         self.unscored.update(filter(None, judged["reason"].to_pylist()))
         return judged["score"].to_pylist()
 
