@@ -152,11 +152,13 @@ def gate() -> dict[str, float]:
     """Precision and recall of both filters on 1,200 scenes with all kinds of fault."""
     from bench.ingredients import lakes
 
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         small = ["corpus.sources=['shapes:1200?seed=0']", "towers.epochs=4", "mine.k=25"]
         lake = lakes(Path(folder), None, small, ["words"])["words"]
-        rows = find(lake, lake.read("triplets"), tuple(JUDGES), SHARES, 0)
-    return {f"{r['filter']}_{figure}": r[figure] for r in rows if r["planted"] == "all" for figure in ("precision", "recall")}
+        planted = plant(lake.read("triplets"), SHARES, scenes_of(lake))
+        figures = {v.filter: found(planted, v.rows) for v in verdicts_of(lake, planted.triplets, tuple(JUDGES))}
+    return {f"{name}_{figure}": own[figure] for name, own in figures.items() for figure in ("precision", "recall")}
 
 
 def main(
