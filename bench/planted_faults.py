@@ -156,9 +156,11 @@ def gate() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         small = ["corpus.sources=['shapes:1200?seed=0']", "towers.epochs=4", "mine.k=25"]
         lake = lakes(Path(folder), None, small, ["words"])["words"]
-        planted = plant(lake.read("triplets"), SHARES, scenes_of(lake))
+        scenes = scenes_of(lake)
+        planted = plant(lake.read("triplets"), SHARES, scenes)
         figures = {v.filter: found(planted, v.rows) for v in verdicts_of(lake, planted.triplets, ("consistency",))}
-    return {f"{name}_{figure}": own[figure] for name, own in figures.items() for figure in ("precision", "recall")}
+    shown = {"images": len(scenes)}
+    return shown | {f"{name}_{figure}": own[figure] for name, own in figures.items() for figure in ("precision", "recall")}
 
 
 def main(
