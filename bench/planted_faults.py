@@ -148,7 +148,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         print(f"  faults cost {statistics.fmean(lost):.1f}, filters win back {share:.0%} ± {half:.0%} of it, {len(seeds)} seeds")
 
 
-def gate() -> dict[str, float]:
+def gate() -> dict[str, float | list[float]]:
     """Precision and recall of filter consistency on 1,200 scenes with all kinds of fault; so few have no hill of twins."""
     from bench.ingredients import lakes
 
