@@ -1,180 +1,115 @@
-"""(Picture, text) pairs a second with all texts of a triplet in one pass, over one text a visit, and over pictures not shared.
+"""(Picture, text) pairs a second where a visit shows one text, all of a triplet, or all of a picture's triplets.
 
-    python bench/texts_at_once.py [--rounds 5]
+    python bench/texts_at_once.py [--batch 64] [--rounds 10] [--trainable all] [--mined 3]
 
-The project's own trainer, batches of 24 queries, three texts a triplet, three hard negatives: a CLIP whose two towers are trained,
-and two MLLMs of one size with adapters, whose prompts have the text before the picture (the paper's, which shares the vision tower
-alone) and behind it (a chat template, which shares all that the language model reads of a picture). Pictures have 64 tokens of the
-language model. The steps take turns; a ratio is of the processor time of one query, of one round.
+Three trainers of the demo's towers (random weights) on the same made triplets: each picture asks for three others by three texts
+each, as in the demo's lake, with hard negatives. Equal queries a step; the steps alternate in one process, on one thread; reported
+are the medians of the rounds' ratios, by processor time, pictures read from memory inside the clock.
 """
 
 from __future__ import annotations
 
-import io
+import argparse
+import json
+import os
+import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import torch
-import typer
-from PIL import Image
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as mmret sets it, before torch loads
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
-from bench.train import towers
-from mmret.retriever.models.asked import Asked
+from bench.train import SIDE, timed, towers
+from mmret.hashing import pair_id
+from mmret.ingest.shapes import caption, scene
+from mmret.retriever.models.clip import ClipRetriever
+from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.data import TrainingSet
-from mmret.retriever.train.kinds import EMBEDDERS
-from mmret.retriever.train.parallel import SINGLE_PROCESS
 from mmret.retriever.train.state import States
 from mmret.retriever.train.trainer import Trainer
 from mmret.schemas import TRIPLETS
 from mmret.settings import Recipe
 
-QUERIES, SIDE = 24, 256
-WORDS = "red green blue larger smaller left right of a the with without hat square circle".split()
+MODES = ("one", "triplet", "picture")
+TARGETS, TEXTS = 3, 3  # of a picture, of a triplet: as the demo's lake has them
 
 
-def mllm(folder: Path, behind: bool) -> Path:
-    """A Qwen2-VL of two layers of width 192 with random weights; ``behind``: its prompts have the text behind the picture."""
-    from transformers import (
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
-
-    from tests.retriever.asked_folders import TEMPLATE
-    from tests.retriever.mllm_folders import QWEN_TOKENS, _qwen_ids, tokenizer
-
-    words = tokenizer(QWEN_TOKENS)
-    text = {
-        "hidden_size": 192,
-        "intermediate_size": 768,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 3,
-    }
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
-    vision = {"depth": 1, "embed_dim": 64, "hidden_size": 192, "num_heads": 2, "mlp_ratio": 2}
-    torch.manual_seed(0)
-    config = Qwen2VLConfig(
-        text_config={**text, "vocab_size": len(words), "max_position_embeddings": 800, "rope_parameters": rope},
-        vision_config=vision,
-        **_qwen_ids(words),
-    )
-    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
-    pictures = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=(8 * 28) ** 2)  # 8 times 8 tokens
-    Qwen2VLProcessor(pictures, words, Qwen2VLVideoProcessor()).save_pretrained(folder)
-    if behind:
-        Asked(TEMPLATE, query="find it", max_pixels=(8 * 28) ** 2).save(folder)
-    return folder
+def rows(pictures: int) -> pa.Table:
+    """Triplets of ``pictures``, each of which asks for :data:`TARGETS` others, with as many hard negatives."""
+    names = [f"{n:032x}" for n in range(pictures)]
+    empty = {**dict.fromkeys(TRIPLETS.names), "signals": ["caption"], "split": "train"}
+    found, rng = [], np.random.default_rng(0)
+    for n, query in enumerate(names):
+        others = [names[i] for i in rng.choice(pictures, 2 * TARGETS + 1, replace=False) if i != n]
+        for place, target in enumerate(others[:TARGETS]):
+            texts = [caption(scene(1, TEXTS * (TARGETS * n + place) + text)) for text in range(TEXTS)]
+            row = {"pair_id": pair_id(query, target), "query_id": query, "target_id": target, "texts": texts}
+            found.append({**empty, **row, "hard_negatives": [query, *others[TARGETS : 2 * TARGETS]]})
+    return pa.Table.from_pylist(found, TRIPLETS)
 
 
-def triplets() -> pa.Table:
-    rng = np.random.default_rng(0)
-    names = [f"{n:032x}" for n in range(5 * QUERIES)]
-    empty = dict.fromkeys(TRIPLETS.names)
-    return pa.Table.from_pylist(
-        [
-            {
-                **empty,
-                "pair_id": f"{n:032x}",
-                "query_id": own[0],
-                "target_id": own[1],
-                "texts": [" ".join(rng.choice(WORDS, 8)) for _ in range(3)],
-                "hard_negatives": own[2:],
-                "signals": ["caption"],
-                "split": "train",
-            }
-            for n in range(QUERIES)
-            for own in [names[5 * n : 5 * n + 5]]
-        ],
-        TRIPLETS,
-    )
-
-
-def picture(name: str) -> bytes:
-    pixels = np.random.default_rng(int(name, 16)).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-class Steps:
-    """Steps of one recipe, one after the other."""
-
-    def __init__(self, base: Path, work: Path, kind: str, texts: str, shared: bool = True):
-        recipe = Recipe(
-            kind=kind,
-            texts_at_once=texts,
-            batch_size=QUERIES,
-            chunk_size=QUERIES,
-            steps=10**6,
-            learning_rate=1e-4,
-            temperature=0.05,
-            lora={"rank": 4},
-            instruction="find it",
-        )
-        self.data = TrainingSet(triplets(), recipe)
-        embedder = EMBEDDERS[kind].load(recipe, base, SINGLE_PROCESS)
-        files = {name: picture(name) for name in self.data.images.to_pylist()}
-        embedder.open(self.data, lambda names: {name: files[name] for name in names}, work)
-        if not shared:
-            embedder.shared.repeated = lambda pictures: False
-        self.trainer = Trainer(recipe, self.data, embedder, States(work, "bench"))
+def trainers(folder: Path, work: Path, batch: int, trainable: str, mined: int) -> dict[str, Trainer]:
+    made, table = {}, rows(max(100, batch))
+    for mode in MODES:
+        settings = {"trainable": trainable, "batch_size": batch, "mined_negatives": mined, "temperature": 0.05}
+        recipe = Recipe.model_validate({**settings, "learning_rate": 1e-4, "texts_at_once": mode})
+        data, embedder = TrainingSet(table, recipe), ClipEmbedder(recipe, ClipRetriever.load(folder, "cpu"))
+        pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (len(data.images), 3, SIDE, SIDE), dtype=np.uint8))
+        kept = pixels
+        if trainable != "all":
+            with torch.no_grad():
+                kept = embedder.tower.lower_layers(pixels)
+        embedder.rows = lambda numbers, kept=kept: kept[torch.from_numpy(numbers)]
+        made[mode] = Trainer(recipe, data, embedder, States(work / mode, "bench"))
         embedder.model.train()
-
-    def seconds_a_query(self) -> float:
-        """Processor seconds of a step, over its queries; pictures are read and resized outside the clock where they can be."""
-        batch = self.data.batch(self.trainer.step)
-        read = self.trainer.embedder.read(batch)
-        began = time.process_time()
-        self.trainer.train_step(batch, read)
-        self.trainer.step += 1
-        return (time.process_time() - began) / len(batch.queries)
+    return made
 
 
-def compare(rounds: int) -> dict[str, list[float]]:
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        bases = {
-            "clip": towers(root / "clip"),
-            "before_picture": mllm(root / "before", False),
-            "behind_picture": mllm(root / "behind", True),
-        }
-        for name, base in bases.items():
-            kind = "clip" if name == "clip" else "mllm"
-            arms = {
-                "at_once": Steps(base, root / f"{name}-a", kind, "triplet"),
-                "one": Steps(base, root / f"{name}-b", kind, "one"),
-            }
-            if kind == "mllm":
-                arms["separate"] = Steps(base, root / f"{name}-c", kind, "triplet", shared=False)
-            for arm in arms.values():
-                arm.seconds_a_query()
-            times = [{arm: steps.seconds_a_query() for arm, steps in arms.items()} for _ in range(rounds)]
-            for arm in arms:
-                if arm != "at_once":
-                    found[f"{name}_over_{arm}_processor"] = [round_[arm] / round_["at_once"] for round_ in times]
-    return found
+def step(trainer: Trainer) -> float:
+    batch = trainer.data.batch(trainer.step)
+    loss, _ = trainer.train_step(batch, trainer.embedder.read(batch))
+    trainer.step += 1
+    return loss
+
+
+def alternating(batch: int, rounds: int, trainable: str, mined: int = 3) -> dict[str, list[float]]:
+    """Processor seconds of each mode's steps, of ``rounds`` alternating rounds after one to warm up."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = trainers(towers(Path(scratch) / "towers"), Path(scratch), batch, trainable, mined)
+        times = [[timed(lambda t=trainer: step(t))[2] for trainer in made.values()] for _ in range(rounds + 1)]
+    return dict(zip(MODES, map(list, zip(*times[1:], strict=True)), strict=True))
 
 
 def gate() -> dict[str, float | list[float]]:
-    return {"queries": QUERIES, **compare(5)}
+    """Queries a second over those of one text a visit, of steps that alternate; and the queries of an epoch."""
+    found, table = alternating(32, 6, "all"), rows(100)
+    ratios = {f"{mode}_over_one_processor": [a / b for a, b in zip(found["one"], found[mode], strict=True)] for mode in MODES[1:]}
+    return {"queries": TrainingSet(table, Recipe(batch_size=32, texts_at_once="triplet")).of["composed"].queries, **ratios}
 
 
-def main(rounds: Annotated[int, typer.Option(help="steps of each, in turns")] = 5) -> None:
-    torch.set_num_threads(1)
-    for name, ratios in compare(rounds).items():
-        print(f"{name:45}{np.median(ratios):6.2f}   {min(ratios):.2f} to {max(ratios):.2f}")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--trainable", choices=["all", "text+blocks", "text+projection"], default="all")
+    parser.add_argument("--mined", type=int, default=3, help="hard negatives beside the query image")
+    given = parser.parse_args()
+    found = alternating(given.batch, given.rounds, given.trainable, given.mined)
+    figures = {
+        mode: {
+            "pairs_per_second": round(given.batch / statistics.median(times), 1),
+            "over_one": round(statistics.median(a / b for a, b in zip(found["one"], times, strict=True)), 3),
+        }
+        for mode, times in found.items()
+    }
+    print(json.dumps({"batch": given.batch, "trainable": given.trainable, "mined": given.mined, **figures}, indent=2))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

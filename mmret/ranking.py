@@ -74,6 +74,22 @@ def target_ranks(
     return ranks
 
 
+def wrong_ranks(
+    queries: np.ndarray, gallery: np.ndarray, wrong: Sequence[Collection[int]], exclude: Sequence[Collection[int]] | None = None
+) -> list[np.ndarray]:
+    """Ranks (w,) int64, from 1, of every one of ``wrong[i]`` for query i, each before all that it ties with: 1 and how many score
+    higher.
+
+    So a wrong picture that ties with the target of :func:`target_ranks` stands before it. Arguments and errors as there.
+    """
+    found: list[np.ndarray] = []
+    for first, scores in _score_blocks(queries, gallery, exclude):
+        for row, score in enumerate(scores, first):
+            own = score[list(wrong[row])]
+            found.append(1 + np.count_nonzero(score > own[:, None], axis=1))
+    return found
+
+
 def recall_at(ranks: np.ndarray, ks: Iterable[int]) -> dict[str, float]:
     """``{"R@k": percent of queries whose best target is among the first k}`` of ranks (q,) from 1; 0 where there are no
     queries.

@@ -306,7 +306,7 @@ TABLE: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluations",
-        version="3",  # 3: every direction, not composed queries alone
+        version="4",  # 4: robustness; 3: every direction, not composed queries alone
         partitions="recipe",
         group="training",
         run="train",
@@ -317,7 +317,7 @@ TABLE: tuple[Stage, ...] = (
         reads=(
             Reads("checkpoints"),
             Reads("images", "all", columns=("image_id", "caption", "root", "extra")),
-            Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "split")),
+            Reads("triplets", "all", columns=("pair_id", "query_id", "target_id", "texts", "hard_negatives", "split")),
         ),
         conditional_reads=evaluation_reads,
         lookups=("corpus_manifest", "evaluations", "checkpoints"),  # sizes of files; figures of the same model measured before

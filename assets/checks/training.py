@@ -1,11 +1,13 @@
-"""What must hold of trained checkpoints. Reads their training logs, some tens of rows each."""
+"""What must hold of trained checkpoints, and what deserves a look in how they answer. Reads their training logs, some tens of rows
+each, and the rows of their evaluations."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from assets.checks.sql import Check, named_first
 from mmret.lake import Lake
+from mmret.settings import EvaluateSettings, Profile
 
 _ENDS = 0.1
 """Share of a log's rows, at the beginning and at the end, whose mean losses are compared."""
@@ -54,4 +56,33 @@ loss_fell = Check(
     _not_fallen,
     warn=True,
     partitions=named_first,
+)
+
+
+def _robust(name: str, description: str, of: str, metric: str, limit: Callable[[EvaluateSettings], float]) -> Check:
+    """A check that warns of recipes whose ``metric`` of the probes beginning with ``of`` is above a limit of the settings."""
+
+    def beyond(lake: Lake, _: Any, profile: Profile) -> list[tuple[str, str, float]]:
+        from mmret.benchmarks.robustness_figures import beyond
+
+        return beyond(lake.read("evaluations").to_pylist(), of, metric, 100 * limit(profile.evaluate))
+
+    return Check(
+        "evaluations", name, f"{description} Shown: recipe, questions, percent.", beyond, warn=True, partitions=named_first
+    )
+
+
+answers_keep_when_reworded = _robust(
+    "answers_keep_when_reworded",
+    "At most the share evaluate.max_spread of held-out queries is found among the first ten by some wordings and not by all.",
+    "robustness: wordings of ",
+    "spread R@10",
+    lambda settings: settings.max_spread,
+)
+targets_come_before_hard_negatives = _robust(
+    "targets_come_before_hard_negatives",
+    "At most the share evaluate.max_negatives_first of held-out queries has a hard negative before its target.",
+    "robustness: hard negatives of ",
+    "before target",
+    lambda settings: settings.max_negatives_first,
 )

@@ -61,6 +61,11 @@ class Corpus:
         scenes = [_scene(extra) if root.startswith("shapes:") else None for root, extra in zip(roots, extras, strict=True)]
         return cls(images["image_id"].to_pylist(), captions, [normalise_caption(caption) for caption in captions], scenes)
 
+    @property
+    def shows(self) -> list[str]:
+        """What each picture shows as far as it is known: its scene, else what its caption says; empty where there is neither."""
+        return [scene or said for scene, said in zip(self.scenes, self.said, strict=True)]
+
 
 def _scene(extra: str) -> str | None:
     found = json.loads(extra)
@@ -171,7 +176,7 @@ def _own_captions(corpus: Corpus, held_out: list[int], texts: Mapping[str, tuple
 
 
 def _alike_pictures(corpus: Corpus, held_out: list[int]) -> Direction:
-    shows = [scene or said for scene, said in zip(corpus.scenes, corpus.said, strict=True)]
+    shows = corpus.shows
     same = _places(shows, {shows[row] for row in held_out})
     rows = [row for row in held_out if len(same[shows[row]]) > 1]
     right = [[other for other in same[shows[row]] if other != row] for row in rows]

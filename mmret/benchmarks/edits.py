@@ -49,13 +49,14 @@ _VALUES: dict[tuple[str, str], str] = {
 
 
 def edits(extras: Sequence[tuple[str, Mapping[str, Any]]], n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """At most ``n`` edits ``{"reference": image_id, "text": str, "targets": [image_id, ...], "wordings": [str, ...]}``, one a
-    reference.
+    """At most ``n`` edits, one a reference, each ``{"reference": image_id, "text": str, "targets": [image_id, ...], "wordings":
+    [str, ...], "unchanged": [image_id, ...]}``.
 
     ``extras``: (image_id, attributes) of the corpus; rows without all of ``ATTRIBUTES`` are skipped. References are taken in
     the order of a seeded hash of their ids, so the same corpus and seed give the same edits, and most edits stay the same
     when pictures are added. Targets are sorted; the reference is never among them. ``wordings``: the same edit in at most
-    ``WORDINGS`` different texts, ``text`` first; where no phrase of a change has another it is the only one.
+    ``WORDINGS`` different texts, ``text`` first; where no phrase of a change has another it is the only one. ``unchanged``: other
+    pictures that show what the reference shows, so they are wrong however near.
     """
     having: dict[tuple[str, ...], list[str]] = defaultdict(list)
     scenes: dict[str, tuple[str, ...]] = {}
@@ -73,7 +74,9 @@ def edits(extras: Sequence[tuple[str, Mapping[str, Any]]], n: int, seed: int = 0
         after = next((scene for scene in _changed(before, values, (seed, reference)) if scene in having), None)
         if after is not None:
             wordings = _wordings(before, after, (seed, reference))
-            made.append({"reference": reference, "text": wordings[0], "targets": sorted(having[after]), "wordings": wordings})
+            edit = {"reference": reference, "text": wordings[0], "targets": sorted(having[after])}
+            unchanged = sorted(other for other in having[before] if other != reference)
+            made.append(edit | {"wordings": wordings, "unchanged": unchanged})
     return made
 
 

@@ -37,6 +37,50 @@ def spread_of_ranks(ranks: Sequence[Sequence[int] | np.ndarray], k: int = K) -> 
     return {"best": best, "worst": worst, "mean": mean, "spread": best - worst}
 
 
+def negatives_of_ranks(targets: np.ndarray, negatives: Sequence[np.ndarray], k: int = K) -> dict[str, float]:
+    """Percent, of the rank (q,) of each query's best target and the ranks (w,) of its explicit negatives, one or more a query.
+
+    ``before target``: queries with a negative before the target; ``in first``: queries with a negative among the first ``k``; ``of
+    first``: hits among the first ``k`` that are negatives. Raises UserError without queries and for a query without negatives.
+
+    >>> negatives_of_ranks(np.array([1, 5]), [np.array([2, 30]), np.array([3, 4])])
+    {'before target': 50.0, 'in first': 100.0, 'of first': 15.0}
+    """
+    if not len(targets) or not all(len(of) for of in negatives):
+        raise UserError("negatives are counted of queries, each with one or more")
+    before = [of.min() < target for target, of in zip(targets, negatives, strict=True)]
+    among = np.array([min(k, np.count_nonzero(of <= k)) for of in negatives])
+    shares = {"before target": np.mean(before), "in first": np.mean(among > 0), "of first": among.mean() / k}
+    return {name: 100.0 * float(share) for name, share in shares.items()}
+
+
+def parts_of_ranks(both: np.ndarray, image: np.ndarray, text: np.ndarray, k: int = K) -> dict[str, float]:
+    """Percent of queries answered among the first ``k``, of the ranks (q,) of whole queries and of their parts alone.
+
+    ``image``, ``text``: by that part alone; ``either``: by one of them, so the other was not needed; ``needs both``: by the whole
+    query and by neither part. Raises UserError without queries.
+
+    >>> parts_of_ranks(np.array([1, 2, 3]), np.array([4, 50, 50]), np.array([60, 60, 1]))
+    {'image': 33.333333333333336, 'text': 33.333333333333336, 'either': 66.66666666666667, 'needs both': 33.333333333333336}
+    """
+    if not len(both):
+        raise UserError("parts are compared of queries: there are none")
+    by_image, by_text = image <= k, text <= k
+    either = by_image | by_text
+    shares = {"image": by_image, "text": by_text, "either": either, "needs both": (both <= k) & ~either}
+    return {name: 100.0 * float(np.mean(share)) for name, share in shares.items()}
+
+
+def two_picture_vectors(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(q, d) float32: the normalised mean of the composed vectors (q, d) of each query's two pictures, which any retriever has.
+
+    >>> two_picture_vectors(np.eye(2, dtype=np.float32)[:1], np.eye(2, dtype=np.float32)[1:])
+    array([[0.70710677, 0.70710677]], dtype=float32)
+    """
+    together = first + second
+    return together / np.maximum(np.linalg.norm(together, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
 def paraphrase_spread(
     retriever: Encoder,
     gallery_ids: Sequence[str],

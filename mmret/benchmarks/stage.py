@@ -3,9 +3,9 @@
 There are two sets of composed queries, and neither needs a download. ``held-out triplets``: instructions of query images that no
 recipe trains on, each with its one target. ``held-out edits``: on a ``shapes`` corpus, edits whose every right answer is known
 (:mod:`mmret.benchmarks.edits`). Beside them every other direction that the corpus has an answer to, under its own name, from text
-to image on (:mod:`mmret.benchmarks.directions`). Cost: the image tower once over the corpus per checkpoint, whose vectors are
-stored in the lake; then well under a second per 1,000 queries, and the text tower over the captions that are searched in. A
-reranker reads its depth of pairs a query.
+to image on (:mod:`mmret.benchmarks.directions`), and how robust the answers are (:mod:`mmret.benchmarks.probes`). Cost: the image
+tower once over the corpus per checkpoint, whose vectors are stored in the lake; then well under a second per 1,000 queries, and the
+text tower over the captions that are searched in. A reranker reads its depth of pairs a query.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmret.benchmarks.composed import evaluate_composed
+from mmret.benchmarks.composed import ComposedVectors, composed_ranks
 from mmret.benchmarks.directions import Corpus, Direction, candidates, directions, evaluate_direction
 from mmret.benchmarks.edits import edits
+from mmret.benchmarks.probes import Probe, probes
 from mmret.benchmarks.triplets import Query
 from mmret.hashing import fingerprint, uniform
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake
+from mmret.ranking import recall_at
 from mmret.retriever.models.kinds import query_options, task_options
 from mmret.schemas import EVALUATIONS
 from mmret.search.corpus_vectors import drop_other_galleries, gallery
@@ -43,6 +45,7 @@ class Model:
     def __init__(self, lake: Lake, folder: Path | str):
         self.lake, self.folder = lake, folder
         self._texts: dict[tuple[str, ...], np.ndarray] = {}
+        self._ranks: dict[tuple[Query, ...], dict[str, np.ndarray]] = {}
 
     @cached_property
     def retriever(self) -> Encoder:
@@ -56,13 +59,28 @@ class Model:
         """Ids and unit vectors (n, d) of every picture of the lake."""
         return gallery(self.lake, self.folder)
 
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """The row of each picture in :attr:`gallery`."""
+        return {image_id: row for row, image_id in enumerate(self.gallery[0])}
+
+    @cached_property
+    def composed(self) -> ComposedVectors:
+        """Vectors of composed queries, each embedded once for all that asks it."""
+        return ComposedVectors(self.retriever, self._pictures, query_options(self.folder))
+
+    def ranks(self, queries: Sequence[Query]) -> dict[str, np.ndarray]:
+        """Ranks of composed queries and of their parts: :func:`composed_ranks`."""
+        key = tuple(queries)
+        if key not in self._ranks:
+            asked = [(q.reference, q.text, q.targets) for q in queries]
+            self._ranks[key] = composed_ranks(self.composed, *self.gallery, asked)
+        return self._ranks[key]
+
     def evaluate(self, queries: Sequence[Query]) -> dict[str, float]:
         """Figures of composed queries: :func:`evaluate_queries`."""
-        ids, vectors = self.gallery
-        asked = [(q.reference, q.text, q.targets) for q in queries]
-        return evaluate_composed(self.retriever, ids, vectors, asked, self._pictures, KS, **query_options(self.folder)) | {
-            "gallery": len(ids)
-        }
+        figures = {f"{part}{name}": v for part, rows in self.ranks(queries).items() for name, v in recall_at(rows, KS).items()}
+        return figures | {"gallery": len(self.gallery[0])}
 
     def evaluate_direction(self, direction: Direction) -> dict[str, float]:
         """Figures of the queries of one direction."""
@@ -86,7 +104,7 @@ class Model:
 def evaluate_queries(lake: Lake, profile: Profile, recipe: str, queries: Sequence[Query]) -> dict[str, float]:
     """Recall in percent of the checkpoint of ``recipe`` over the whole corpus, by metric, and ``gallery``, the corpus's size.
 
-    The metrics are those of :func:`evaluate_composed`.
+    The metrics are those of :func:`mmret.benchmarks.composed.evaluate_composed`.
     """
     return Model(lake, model_folder(lake, profile, recipe)).evaluate(queries)
 
@@ -111,7 +129,10 @@ def held_out_edits(lake: Lake, settings: EvaluateSettings) -> list[Query]:
     """Edits with exact ground truth where the corpus is made of ``shapes`` scenes; none elsewhere."""
     rows = lake.read("images", columns=["image_id", "root", "extra"], filters=pc.starts_with(pc.field("root"), "shapes:"))
     extras = [(i, json.loads(e)) for i, e in zip(rows["image_id"].to_pylist(), rows["extra"].to_pylist(), strict=True)]
-    return [Query(e["reference"], e["text"], frozenset(e["targets"]), tuple(e["wordings"])) for e in edits(extras, settings.edits)]
+    return [
+        Query(e["reference"], e["text"], frozenset(e["targets"]), tuple(e["wordings"]), frozenset(e["unchanged"]))
+        for e in edits(extras, settings.edits)
+    ]
 
 
 QUERY_SETS = {"held-out triplets": held_out_triplets, "held-out edits": held_out_edits}
@@ -130,12 +151,13 @@ def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Fac
     trained = [name] if lake.facts("checkpoints", name).rows else []
     models = {model: Model(lake, model_folder(lake, profile, model)) for model in (UNTRAINED, *trained)}
     rows: list[dict[str, Any]] = []
-    for benchmark, queries_of in QUERY_SETS.items():
-        queries = queries_of(lake, profile.evaluate)
+    sets = {benchmark: queries_of(lake, profile.evaluate) for benchmark, queries_of in QUERY_SETS.items()}
+    for benchmark, queries in sets.items():
         for model, loaded in models.items() if queries else ():
             key = _evaluation_key(lake, loaded.folder, queries)
             rows += _recorded(lake, model, benchmark, key) or _rows(model, benchmark, len(queries), key, loaded.evaluate(queries))
-    asked, left_out = _directions(lake, profile)
+    corpus = Corpus.of(lake.read("images", columns=["image_id", "caption", "root", "extra"]))
+    asked, left_out = directions(corpus, sets["held-out triplets"], profile.evaluate)
     for direction in asked:
         benchmark, queries = direction.task.name, len(direction.right)
         for model, loaded in models.items():
@@ -143,8 +165,17 @@ def evaluate_recipe(lake: Lake, profile: Profile, name: str, inputs: str) -> Fac
             rows += _recorded(lake, model, benchmark, key) or _rows(
                 model, benchmark, queries, key, loaded.evaluate_direction(direction)
             )
+    probed, not_probed = probes(corpus, sets, profile.evaluate.robustness)
+    for probe in probed:
+        for model, loaded in models.items():
+            key = _evaluation_key(lake, loaded.folder, probe)
+            rows += _recorded(lake, model, probe.name, key) or _rows(
+                model, probe.name, len(probe.asked), key, probe.measure(loaded)
+            )
     drop_other_galleries(lake, [model_folder(lake, profile, r) for r in (UNTRAINED, *trained_recipes(lake, profile))])
-    return lake.write("evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs, left_out=left_out)
+    return lake.write(
+        "evaluations", name, pa.Table.from_pylist(rows, EVALUATIONS), inputs, left_out=left_out, robustness_left_out=not_probed
+    )
 
 
 def evaluate_reranker(lake: Lake, profile: Profile, name: str, inputs: str) -> Facts:
@@ -177,16 +208,11 @@ def retriever_of(lake: Lake, profile: Profile, name: str) -> str:
     return pick_recipe(lake, profile, profile.recipes[name].retriever)
 
 
-def _directions(lake: Lake, profile: Profile) -> tuple[list[Direction], dict[str, str]]:
-    images = lake.read("images", columns=["image_id", "caption", "root", "extra"])
-    return directions(Corpus.of(images), held_out_triplets(lake, profile.evaluate), profile.evaluate)
-
-
-def _evaluation_key(lake: Lake, folder: Path | str, asked: Sequence[Query] | Direction) -> str:
+def _evaluation_key(lake: Lake, folder: Path | str, asked: Sequence[Query] | Direction | Probe) -> str:
     """A fingerprint of all that the figures of the checkpoint in ``folder`` depend on."""
     from mmret.retriever.models.kinds import embedding_digest
 
-    queries = asked.key() if isinstance(asked, Direction) else [(q.reference, q.text, sorted(q.targets)) for q in asked]
+    queries = asked.key() if isinstance(asked, Direction | Probe) else [(q.reference, q.text, sorted(q.targets)) for q in asked]
     # a CLIP's figures keep the key that they had before tasks were put to models in words
     told = [task_options(folder, asked.task)] if isinstance(asked, Direction) and query_options(folder) else []
     images = [lake.facts("images", shard).of_columns(["image_id"]).digest for shard in lake.partitions("images")]

@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mmret.benchmarks.figures import left_out, recorded
+from mmret.benchmarks.robustness_figures import not_measured
 from mmret.cli.run_summary_annotation import print_annotation, summarise_annotation, summarise_quality
 from mmret.cli.run_summary_captions import print_captions, summarise_captions
 from mmret.cli.run_summary_changes import WORDS, print_changes
 from mmret.cli.run_summary_directions import composed_only, print_directions
 from mmret.cli.run_summary_expectations import print_expectations
+from mmret.cli.run_summary_robustness import print_robustness
 from mmret.cli.terminal import printable
 from mmret.freshness.survey import Snapshot
 from mmret.lake import Facts, Lake
@@ -60,6 +62,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
         "evaluations": recorded(lake, profile.train),
         "directions_left_out": left_out(lake, profile.train),
+        "robustness_left_out": not_measured(lake, profile.train),
         "checks_failed": sorted(name for name, passed in outcome.checks.items() if not passed),
         "checks_warned": sorted(outcome.warnings),
         "total_seconds": round(outcome.total, 2),
@@ -113,6 +116,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     _explain_pairs(summary, console)
     print_before_after(composed_only(summary["evaluations"]), console)
     print_directions(summary["evaluations"], summary["directions_left_out"], console)
+    print_robustness(summary["evaluations"], summary["robustness_left_out"], console)
     for recipe in _found_by_text_alone(summary["evaluations"]):
         console.print(
             Text(

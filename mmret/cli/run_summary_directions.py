@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mmret.benchmarks.figures import by_direction, lost
+from mmret.benchmarks.robustness_figures import without_robustness
 from mmret.search.models import UNTRAINED
 from mmret.tasks import TASKS
 
 
 def composed_only(evaluations: Mapping[str, Any]) -> dict[str, Any]:
-    """The sets of composed queries, each with its parts; directions have a table of their own."""
-    return {benchmark: figures for benchmark, figures in evaluations.items() if benchmark not in TASKS}
+    """The sets of composed queries, each with its parts; directions and robustness have tables of their own."""
+    return {benchmark: figures for benchmark, figures in without_robustness(evaluations).items() if benchmark not in TASKS}
 
 
 def print_directions(evaluations: Mapping[str, Any], left_out: Mapping[str, str], console: Console) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 from mmret.annotate.quality.coverage import kinds_shown, sentences
 from mmret.atomic import replacing, write_text
+from mmret.benchmarks.probes import is_robustness
 from mmret.curation.licences import Licence
 from mmret.errors import UserError
 from mmret.export.card_facts import LakeFacts, gather_facts, settings_rows
 from mmret.export.card_limits import limits
 from mmret.export.card_pictures import histograms, thumbnail
+from mmret.export.card_robustness import robustness
 from mmret.export.loading import FIELDS, LOADING
 from mmret.export.markdown import code, picture, plain, table, to_html
 from mmret.export.rows import Plan
@@ -272,10 +274,11 @@ def _review(facts: LakeFacts) -> Iterator[str]:
 
 
 def _results(facts: LakeFacts) -> Iterator[str]:
-    rows = evaluation_rows(facts.evaluations)
+    rows = evaluation_rows([row for row in facts.evaluations if not is_robustness(row["benchmark"])])
     if rows:
         yield "## Retrievers trained on it"
         yield table(["benchmark", "queries", "gallery", "model", "R@1", "R@10"], rows)
+        yield robustness(facts.evaluations)
 
 
 def evaluation_rows(evaluations: list[dict[str, Any]], metrics: tuple[str, ...] = ("R@1", "R@10")) -> list[list[str]]:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mmret.benchmarks.figures import by_direction, markdown, nest
+from mmret.benchmarks.probes import is_robustness
 from mmret.errors import UserError
 from mmret.export.card_facts import LakeFacts, gather_facts
 from mmret.export.card_limits import limits
+from mmret.export.card_robustness import robustness
 from mmret.export.data_card import PAPER, Card, evaluation_rows, hub_licences, shown, write_card
 from mmret.export.markdown import code, plain, table
 from mmret.lake import Facts, Lake
@@ -81,8 +83,9 @@ def model_card(facts: LakeFacts, checkpoint: dict[str, Any]) -> Card:
         _USE_RERANKER if reranks else _USE,
         _CLIP if settings["kind"] == "clip" else "",
         "## Results",
-        _results([row for row in evaluations if row["benchmark"] not in TASKS], reranks),
+        _results([row for row in evaluations if row["benchmark"] not in TASKS and not is_robustness(row["benchmark"])], reranks),
         "" if reranks else _directions(evaluations, recipe),
+        "" if reranks else robustness(evaluations),
         "## Training",
         table(["what", "value"], _training(checkpoint)),
         _mixture(facts.lake, recipe),
@@ -185,7 +188,7 @@ def _front_matter(facts: LakeFacts, recipe: str, settings: dict[str, Any], evalu
             metric_value=round(row["value"], 3),
         )
         for row in evaluations
-        if row["recipe"] == recipe and row["metric"] in _METRICS
+        if row["recipe"] == recipe and row["metric"] in _METRICS and not is_robustness(row["benchmark"])
     ]
     licences = hub_licences(facts.triplet_licences)
     base = settings["base"]

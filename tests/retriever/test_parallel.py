@@ -23,7 +23,7 @@ from mmret.retriever.train.parallel import Group, _buckets
 from tests.retriever.asked_folders import qwen3_vl_embedding
 from tests.retriever.mixtures import ALL, mixture
 from tests.retriever.mllm_folders import qwen2_vl
-from tests.retriever.runs import a_trainer, small
+from tests.retriever.runs import a_trainer, ring, small
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
@@ -38,6 +38,8 @@ CASES = {
     "tasks_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "tasks": ALL, "task_batches": "mixed"},
     "images_alone": {"kind": "clip", "batch_size": 5, "tasks": {"image_to_image": 1}},
     "texts_alone": {"kind": "clip", "batch_size": 5, "tasks": {"text_to_text": 1}, "trainable": "text+blocks"},
+    "grouped": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "texts_at_once": "picture", "batch_neighbours": 3},
+    "triplets_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "texts_at_once": "triplet"},
     "in_turn": {"kind": "clip", "chunk_size": 3, "batch_size": 6, "steps": 6, "tasks": {"image_to_image": 1, "text_to_text": 1}}
     | {"ema_decay": 0.7},
     "margin": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "mask_margin": 0.02, "matryoshka": [4, 8], "hardness": 2.0},
@@ -65,6 +67,7 @@ WHOLE_RUNS = {
     "clip": "model.safetensors",
     "mllm": "adapter_model.safetensors",
     "tasks": "model.safetensors",
+    "grouped": "model.safetensors",
     "clip_fsdp": "model.safetensors",
     "mllm_fsdp": "adapter_model.safetensors",
     "in_turn_ddp": "model.safetensors",
@@ -177,7 +180,7 @@ def alone(shared, load, tmp_path_factory):
         recipe, triplets, base = shared[1][case]
         if (key := fingerprint(recipe.decisive(), table_of(case))) not in runs:
             folder = tmp_path_factory.mktemp("alone") / "made"
-            runs[key] = folder, train(recipe, triplets, load, base, folder)
+            runs[key] = folder, train(recipe, triplets, load, base, folder, neighbours=ring(triplets))
         return runs[key]
 
     return of
