@@ -155,9 +155,8 @@ def compare(rounds: int) -> dict[str, list[float]]:
             for arm in arms.values():
                 arm.seconds_a_query()
             times = [{arm: steps.seconds_a_query() for arm, steps in arms.items()} for _ in range(rounds)]
-            for arm in arms:
-                if arm != "at_once":
-                    found[f"{name}_over_{arm}_processor"] = [round_[arm] / round_["at_once"] for round_ in times]
+            for arm, ratio in (("one", f"{name}_over_one_processor"), ("separate", f"{name}_over_separate_processor")):
+                found[ratio] = [round_[arm] / round_["at_once"] for round_ in times]
     return found
 
 
