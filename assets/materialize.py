@@ -15,6 +15,7 @@ from mmret.errors import UserError
 from mmret.freshness.fingerprints import inputs_of
 from mmret.lake import Facts, Lake
 from mmret.lake.inputs import record_inputs
+from mmret.retriever.train.imported_scores import wanted_scores
 from mmret.settings import Profile
 from mmret.stages import STAGES, UNPARTITIONED
 from resources.lake import LakeResource, ProfileResource
@@ -68,8 +69,10 @@ def current_or_compute(lake: Lake, profile: Profile, table: str, partition: str,
 
 def _wanting(lake: Lake, profile: Profile, table: str, partition: str) -> str:
     """What a partition cannot be computed without: a recipe that is to be trained first, or a table that is not there yet."""
-    named = (read.via for read in STAGES[table].conditional_reads(profile, partition) if read.scope == "named")
-    if recipes := [name for name in named if lake.facts("checkpoints", name) is None]:
+    named = [read for read in STAGES[table].conditional_reads(profile, partition) if read.scope == "named"]
+    if brought := [r.via for r in named if r.table == "teacher_scores" and lake.facts(r.table, r.via) is None]:
+        return f"{table} of {partition} learns from {wanted_scores(lake, brought[0])}"
+    if recipes := [r.via for r in named if r.table == "checkpoints" and lake.facts(r.table, r.via) is None]:
         return (
             f"{table} of {partition} needs the checkpoint of {', '.join(recipes)}, which is not trained yet: name "
             f"{'it' if len(recipes) == 1 else 'them'} in `train` too, as in `--set 'train=[{', '.join([*recipes, partition])}]'`"

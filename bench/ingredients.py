@@ -16,8 +16,8 @@ in one process (DIR/costs.json), and its steps are those of ``--steps`` divided 
 
 Printed: a table a study: mean and deviation over the seeds, the paired differences that its claim is about with their 95 %
 intervals (t distribution), in how many seeds they are positive, and what that shows. Every run is a line of DIR/runs.jsonl, and a
-run that is there is not repeated. Cost: the lakes, some 15 s an arm for its cost, and a run its steps (some 0.08 processor seconds
-each) and two seconds.
+run that is there is not repeated; of one that fails, such as by a loss that explodes, the line has the reason. Cost: the lakes,
+some 15 s an arm for its cost, and a run its steps (some 0.08 processor seconds each) and two seconds.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ class Comparison:
     def prepare(self, lake: MeasuredLake, name: str) -> None:
         """Make a checkpoint that arms need."""
         wanted = self.plan.before[name]
-        if (found := lake.prepare(name, changed(lake.profile.recipes[wanted.recipe], name, wanted.change))) is not None:
+        recipe = changed(lake.profile.recipes[wanted.recipe], name, wanted.change)
+        teaches = any(arm.recipe.get("teacher") == name for _, arm in self.plan.arms())
+        if (found := lake.prepare(name, recipe, teaches)) is not None:
             self.add_row({"before": name, "lake": lake.lake.root.name, **found})
 
     def add_row(self, row: dict[str, Any]) -> None:
@@ -128,18 +130,12 @@ class Comparison:
                 run = fingerprint(arm.lake, recipe.decisive())
                 if any((row.get("run"), row.get("arm"), row.get("of")) == (run, arm.name, self.steps) for row in self.rows()):
                     continue
-                found = self.measured(arm.lake).run(recipe, self.work / f"run-{os.getpid()}")
-                row = {
-                    "run": run,
-                    "arm": arm.name,
-                    "lake": arm.lake,
-                    "seed": seed,
-                    "of": self.steps,
-                    "steps": recipe.steps,
-                    **found,
-                }
-                with (self.work / "runs.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                try:
+                    found = self.measured(arm.lake).run(recipe, self.work / f"run-{os.getpid()}")
+                except UserError as error:  # no reason to stop the others
+                    found = {"failed": str(error)}
+                same = {"run": run, "arm": arm.name, "lake": arm.lake, "seed": seed, "of": self.steps, "steps": recipe.steps}
+                self.add_row(same | found)
 
 
 def gate() -> dict[str, float | list[float]]:
@@ -192,6 +188,8 @@ def main(
     rows = comparison.rows()
     print_report(plan, [row for row in rows if row.get("of") == steps], ("R@1", "R@10", "paraphrase spread"))
     for row in rows:
+        if "failed" in row and row.get("of") == steps:
+            print(f"no figure: {row['arm']}, seed {row['seed']}: {row['failed']}")
         if row.get("before") in plan.before:
             print(f"made before: {row['before']} of {row['lake']}, {row['seconds']:.0f} processor s")
 

@@ -300,13 +300,29 @@ CHECKPOINTS = _table(
 
 TEACHER_SCORES = _table(
     "teacher_scores",
-    ("teacher", _text, "recipe of the reranker"),
-    ("pair_id", _text, "the pair of the triplet that was scored"),
+    ("teacher", _text, "who scored: a recipe, judge (the vision-language model), or scores/NAME, brought from outside"),
+    ("pair_id", _text, "the pair of the triplet that was scored; of scores from outside that of source picture and candidate"),
     ("query_id", _text, "the source picture"),
     ("text", _text, "the instruction, one of the triplet's"),
     ("candidate_id", _text, "the target, the source picture itself, or another hard negative"),
-    ("score", pa.float32(), "what the reranker says; higher is better among the candidates of one picture and text"),
-    ("model", _text, "digest of the reranker's weights"),
+    ("score", pa.float32(), "what the teacher says; higher is better among the candidates of one picture and text"),
+    ("model", _text, "version of the teacher: digest of weights or of what was brought, or the judge's model and prompt"),
+)
+
+VERDICTS = _table(
+    "verdicts",
+    ("filter", _text, "what looked at it: consistency, false_negatives or judge"),
+    ("pair_id", _text, "the pair of the training triplet"),
+    ("query_id", _text, "the source picture"),
+    ("target_id", _text, "the picture to be found"),
+    ("text", _text, "the instruction that is judged; null where a hard negative is"),
+    ("candidate_id", _text, "the hard negative that is judged; null where a text is"),
+    ("verdict", _text, "keep, or drop: recipes with this filter do not train on it"),
+    ("reason", _text, "why it is dropped, or could not be judged; null where it is kept"),
+    ("score", pa.float32(), "what decided: log-odds of fitting, cosine of what captions mean, or the judge's 0 to 1"),
+    ("threshold", pa.float32(), "texts at or below it are dropped, negatives at or above it"),
+    ("signals", _strings, "the signals that say drop, each asked by itself"),
+    ("model", _text, "version: the filter's own, and a digest of all that it read"),
 )
 
 DECISIONS = _table(
@@ -341,6 +357,7 @@ TABLES: dict[str, pa.Schema] = {
     "checkpoints": CHECKPOINTS,
     "evaluations": EVALUATIONS,
     "teacher_scores": TEACHER_SCORES,
+    "verdicts": VERDICTS,
     "decisions": DECISIONS,
 }
 """What is on disk as Parquet and what the SQL views are named after."""
@@ -362,6 +379,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "checkpoints": ("recipe",),
     "evaluations": ("recipe", "benchmark", "metric"),
     "teacher_scores": ("pair_id", "text", "candidate_id"),
+    "verdicts": ("filter", "pair_id", "text", "candidate_id"),
     "decisions": ("pair_id", "reviewer", "decided_at"),
 }
 """The columns that tell a row of a table from every other of its partition."""
@@ -376,5 +394,6 @@ when each column has been the same."""
 WRITTEN_BY_PEOPLE = ("decisions",)
 """Tables that no stage computes (:mod:`mmret.curation.decisions`)."""
 
-WRITTEN_WHEN_NEEDED = ("teacher_scores",)
-"""Tables of what is scored once for whoever trains with it (:mod:`mmret.retriever.train.teach`): they are no stage's result."""
+WRITTEN_WHEN_NEEDED = ("teacher_scores", "verdicts")
+"""Tables of what is scored once for whoever trains with it (:mod:`mmret.retriever.train.teach`, :mod:`mmret.filters.check`): they
+are no stage's result."""

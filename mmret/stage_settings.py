@@ -10,16 +10,19 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from mmret.annotate.backends.load import fingerprint_settings
+from mmret.annotate.candidate_judge import judge_version
 from mmret.annotate.retry import needs_retry
 from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode.revision import local_weights
+from mmret.filters.versions import VERSIONS
 from mmret.lake import Facts, Lake
+from mmret.retriever.train.imported_scores import scores_partition
 from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
 from mmret.retriever.train.rows import also_reads, uses_all
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.search.models import RERANKER
 from mmret.settings import AnnotateSettings, Profile, Recipe
-from mmret.settings.recipe_links import base_recipe, measured_on
+from mmret.settings.recipe_links import asks_judge, base_recipe, measured_on, scores_name
 from mmret.stage_declaration import Reads
 
 
@@ -70,20 +73,30 @@ def recipe_settings(profile: Profile, name: str) -> Any:
         values["licences"] = profile.licences.model_dump()
     if recipe.pair_source == "naive":  # drawn and worded while training, from the captions
         values |= {"held_out": profile.evaluate.held_out, "texts": fingerprint_settings(AnnotateSettings(), "instructions")}
+    if asks_judge(profile.recipes, recipe.teacher):
+        values["judge"] = judge_version(profile.annotate)
+    if recipe.filters:
+        asked = {"judge": judge_version(profile.annotate)} if "judge" in recipe.filters else {}
+        values["filtered_by"] = {name: [VERSIONS[name], asked.get(name)] for name in sorted(recipe.filters)}
     return values
 
 
-def learns_from(recipe: Recipe) -> list[str]:
-    """Recipes whose checkpoints decide what this one is trained on, besides its base."""
-    return [name for name in (recipe.teacher, recipe.first_hits_of()) if name]
+def learns_from(profile: Profile, name: str) -> list[str]:
+    """Recipes whose checkpoints decide what recipe ``name`` is trained on, besides its base."""
+    recipe = profile.recipes[name]
+    teacher = None if asks_judge(profile.recipes, recipe.teacher) or scores_name(recipe.teacher) else recipe.teacher
+    return [other for other in (teacher, recipe.first_hits_of()) if other]
 
 
 def recipe_reads(profile: Profile, name: str) -> tuple[Reads, ...]:
-    """Tables that some recipes read too, and the checkpoint that a recipe of base ``checkpoints/<recipe>`` goes on from."""
+    """Tables that some recipes read too, scores that were brought, and the checkpoint that a recipe of base
+    ``checkpoints/<recipe>`` goes on from."""
     recipe: Recipe = profile.recipes[name]
-    tables = (Reads(table, "all") for table in also_reads(recipe, profile.licences))
+    tables = [Reads(table, "all") for table in also_reads(recipe, profile.licences)]
+    if brought := scores_name(recipe.teacher):
+        tables.append(Reads("teacher_scores", "named", scores_partition(brought)))
     base = base_recipe(recipe)
-    others = dict.fromkeys([*([base] if base else []), *learns_from(recipe)])
+    others = dict.fromkeys([*([base] if base else []), *learns_from(profile, name)])
     return (*tables, *(Reads("checkpoints", "named", other) for other in others))
 
 

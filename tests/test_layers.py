@@ -21,7 +21,7 @@ ORDER = """
     memory threads devices optimizer unit_vectors quantise ranking public_addresses ray_cluster settings
     lake curation
     ingest encode mine towers leaks score
-    annotate captions assemble
+    annotate captions assemble filters
     retriever forget
     search benchmarks studies
     stage_declaration stage_settings stages freshness

@@ -9,7 +9,7 @@ import pytest
 
 from mmret.errors import UserError
 from mmret.settings import Profile, load_profile
-from mmret.settings.recipe_links import measured_on
+from mmret.settings.recipe_links import asks_judge, measured_on, scores_name
 
 JUDGE = {"kind": "reranker"}
 STUDENT = {"teacher": "judge"}
@@ -22,9 +22,16 @@ def profile(train: tuple[str, ...] = (), **recipes: dict[str, Any]) -> Profile:
 @pytest.mark.parametrize(
     ("recipes", "said"),
     [
-        ({"student": STUDENT}, "recipes.student.teacher: no recipe called judge; there is none of kind reranker"),
-        ({"student": {"teacher": "jduge"}, "judge": JUDGE}, "no recipe called jduge; of kind reranker there are judge"),
-        ({"student": STUDENT, "judge": {}}, "recipes.student.teacher: recipe judge is of kind clip"),
+        (
+            {"student": STUDENT},
+            r"no recipe is called judge, so the teacher is a vision-language model: name it in annotate\.vision",
+        ),
+        (
+            {"student": {"teacher": "jduge"}, "judge": JUDGE},
+            "no recipe called jduge; there are judge; or say judge, .* or scores/NAME",
+        ),
+        ({"student": {"teacher": "scores/"}}, "recipes.student.teacher: '' is no name of scores"),
+        ({"student": {"teacher": "scores/a/b"}}, "'a/b' is no name of scores: take letters, digits, - and _"),
         ({"judge": {**JUDGE, "retriever": "nosuch"}, "a": {}}, "recipes.judge.retriever: no recipe called nosuch; .* are a"),
         ({"judge": {**JUDGE, "retriever": "other"}, "other": JUDGE}, "recipes.judge.retriever: recipe other is of kind reranker"),
         ({"judge": {**JUDGE, "retriever": "judge"}}, "recipes.judge.retriever is the recipe itself"),
@@ -39,6 +46,15 @@ def profile(train: tuple[str, ...] = (), **recipes: dict[str, Any]) -> Profile:
 def test_a_teacher_or_retriever_that_can_never_be_trained_is_refused_by_name(recipes, said):
     with pytest.raises(UserError, match=said):
         profile(**recipes)
+
+
+def test_a_teacher_is_a_recipe_of_any_kind_the_judge_or_scores_that_were_brought():
+    vlm = {"annotate.vision": {"model": "m"}}
+    recipes = {"a": {"teacher": "b"}, "b": {}, "c": {"teacher": "judge"}, "d": {"teacher": "scores/my-own_1"}}
+    made = load_profile("demo", {"recipes": recipes, "train": list(recipes), **vlm})
+    assert made.in_training_order(made.train) == ["b", "a", "c", "d"]
+    assert asks_judge(made.recipes, "judge") and not asks_judge({**made.recipes, "judge": made.recipes["b"]}, "judge")
+    assert [scores_name(recipe.teacher) for recipe in made.recipes.values()] == [None, None, None, "my-own_1"]
 
 
 def test_recipes_are_trained_behind_those_whose_checkpoints_they_need_and_else_in_the_order_given():

@@ -28,6 +28,7 @@ from mmret.benchmarks.composed import evaluate_composed
 from mmret.benchmarks.robustness import paraphrase_spread
 from mmret.benchmarks.stage import held_out_edits
 from mmret.benchmarks.triplets import read_triplets
+from mmret.errors import UserError
 from mmret.hashing import fingerprint
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Lake
@@ -147,7 +148,8 @@ class MeasuredLake:
 
     def job(self, recipe: Recipe, out: Path) -> ArmJob:
         """What trains ``recipe`` into ``out``; its rows are those of the lake without the queries' own pairs."""
-        return ArmJob(self.lake, "arm", recipe, self.profile.licences, self.profile.evaluate, out, self.asked)
+        settings = {"licences": self.profile.licences, "evaluate": self.profile.evaluate}
+        return ArmJob(lake=self.lake, name="arm", recipe=recipe, out=out, asked=self.asked, **settings)
 
     def train(self, recipe: Recipe, out: Path) -> dict[str, float]:
         """Train into ``out``; returns processor ``seconds``, and ``step_seconds``, the median over what the log's rows cost."""
@@ -161,14 +163,14 @@ class MeasuredLake:
         per_step = [(t - s) / (n - m) for (m, s), (n, t) in zip(marks, marks[1:], strict=False)]
         return {"seconds": seconds, "step_seconds": statistics.median(per_step) if per_step else seconds / recipe.steps}
 
-    def prepare(self, name: str, recipe: Recipe) -> dict[str, float] | None:
-        """Make checkpoint ``name`` of the lake where it is not there, and what a reranker says of all triplets; returns processor
-        ``seconds``, None where it was there."""
+    def prepare(self, name: str, recipe: Recipe, teaches: bool) -> dict[str, float] | None:
+        """Make checkpoint ``name`` of the lake where it is not there, and have it score the triplets if it ``teaches``; returns
+        processor ``seconds``, None where it was there."""
         out = checkpoint_folder(self.lake, name)
         if out.is_dir():
             return None
         found, began = self.train(recipe, out), time.process_time()
-        if recipe.kind == "reranker":
+        if teaches:
             teach(self.lake, name, self.job(recipe, out).rows(), self.load)
         return {"seconds": found["seconds"] + time.process_time() - began}
 
@@ -210,14 +212,17 @@ def _features(retriever: TwoTowerRetriever, recipe: Recipe, frozen: np.ndarray, 
 
 def step_costs(timed: Sequence[tuple[str, MeasuredLake, Recipe]], folder: Path) -> dict[str, float]:
     """Processor time of a step of each of ``timed`` over that of the first: the median over rounds in which all take turns, so that
-    what else the machine does meanwhile concerns all."""
+    what else the machine does meanwhile concerns all. Raises UserError with the arm that cannot be trained."""
     ratios: dict[str, list[float]] = {name: [] for name, _, _ in timed}
     for _ in range(_ROUNDS):
         seconds = {}
         for name, lake, recipe in timed:
             short = recipe.model_copy(update={"steps": _TIMED_STEPS, "log_every": _TIMED_EVERY, "evaluate_every": None})
             out = folder / f"timed-{os.getpid()}"
-            seconds[name] = lake.train(short, out)["step_seconds"]
+            try:
+                seconds[name] = lake.train(short, out)["step_seconds"]
+            except UserError as error:
+                raise UserError(f"arm '{name}': {error}") from None
             shutil.rmtree(out)
         first = seconds[timed[0][0]]
         for name, found in seconds.items():

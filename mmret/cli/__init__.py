@@ -8,6 +8,7 @@ from mmret.cli.backfill import backfill
 from mmret.cli.bands import bands
 from mmret.cli.benchmark import benchmark
 from mmret.cli.card import card
+from mmret.cli.check import check
 from mmret.cli.command import Command, run_application
 from mmret.cli.compact import compact
 from mmret.cli.diff import diff
@@ -54,6 +55,7 @@ for subcommand in (
     study,
     train,
     teach,
+    check,
     merge,
     embed,
     export,

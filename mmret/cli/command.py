@@ -22,7 +22,7 @@ from mmret.errors import UserError
 from mmret.paths import local_path
 from mmret.system_errors import explain
 
-RESUMABLE = {"run", "study", "train", "import", "embed", "export", "benchmark", "score", "compact", "merge", "export-onnx"}
+RESUMABLE = {"run", "study", "train", "teach", "import", "embed", "export", "benchmark", "score", "compact", "merge", "export-onnx"}
 """Commands that write; what they had finished stays."""
 _EMPTY = "mmret.empty_argument"
 

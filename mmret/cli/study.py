@@ -81,6 +81,7 @@ def print_studies(found: dict[str, Any], console: Any) -> None:
     from rich import box
     from rich.table import Table
 
+    from mmret.cli.terminal import printable
     from mmret.studies.tables import NOTE, claims, figures
 
     console.print(f"{_measured_on(found)}; mean and standard deviation over the seeds")
@@ -90,18 +91,18 @@ def print_studies(found: dict[str, Any], console: Any) -> None:
             column.justify = "right"
         for rows in sections:
             for row in rows:
-                table.add_row(*row, end_section=row is rows[-1])
+                table.add_row(*map(printable, row), end_section=row is rows[-1])
         console.print(table)
     console.print(NOTE)
 
 
 def print_markdown(found: dict[str, Any]) -> None:
     """The same for a page."""
-    from mmret.cli.terminal import printable
+    from mmret.cli.terminal import one_line
     from mmret.studies.tables import NOTE, claims, figures, markdown
 
     parts = [f"{_measured_on(found)}.", markdown(figures(found)), markdown(claims(found)), NOTE[0].upper() + NOTE[1:] + "."]
-    print("\n\n".join("\n".join(printable(line) for line in part.splitlines()) for part in parts))
+    print("\n\n".join("\n".join(one_line(line) for line in part.splitlines()) for part in parts))
 
 
 def _measured_on(found: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ BULKY_TABLES = ("candidates", "neighbours")
 """Large tables that say nothing that ``pairs`` does not: their versions are not protected by checkpoints."""
 APPEND_ONLY_TABLES = ("decisions",)
 """Tables whose rows have a time and are only ever added: a version is made where a checkpoint needs it, not at each write."""
-LINEAGE_TABLES = tuple(t for t in TABLES if t not in (*BULKY_TABLES, "checkpoints", "evaluations", "teacher_scores"))
+LINEAGE_TABLES = tuple(t for t in TABLES if t not in (*BULKY_TABLES, "checkpoints", "evaluations", "teacher_scores", "verdicts"))
 """Tables whose versions stay as long as a checkpoint that was trained on them: the lineage of its triplets."""
 HISTORY = "history"
 """The folder of versions and states."""

@@ -36,7 +36,9 @@ class Ingredients(Settings):
     )
     negative_margin: float | None = Field(
         None,
-        description="a hard negative is left out where the teacher's score of it exceeds that of the target minus this; None: none",
+        allow_inf_nan=False,
+        description="a mined hard negative is left out where the teacher's score of it, meaned over the texts, exceeds that of the "
+        "target minus this (arXiv 2601.04720); in the teacher's units; None: none is",
     )
     agreement: float = Field(
         0.0,

@@ -79,7 +79,7 @@ class Profile(Settings):
             captioning(self.captions, self.annotate)
         if unknown := [r for r in self.train if r not in self.recipes]:
             raise ValueError(f"train: no recipe called {', '.join(unknown)}; there are {', '.join(self.recipes)}")
-        check_links(self.recipes)
+        check_links(self.recipes, has_judge=self.annotate.vision is not None)
         return self
 
     def in_training_order(self, names: Iterable[str]) -> list[str]:

@@ -1,18 +1,42 @@
 """How the recipes of a profile build on each other: one's checkpoint is another's base, its teacher or the retriever it orders for.
 
-What cannot be trained (an unknown teacher, a circle) is refused when the settings are read; the rest is put in the order that
-training needs, whatever order somebody wrote it in. Costs nothing.
+A teacher may also be no recipe: the vision-language model of the lake's annotation, or scores that somebody brought. What cannot be
+trained (an unknown teacher, a circle) is refused when the settings are read; the rest is put in the order that training needs,
+whatever order somebody wrote it in. Costs nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from mmret.settings.training import Recipe
 
 Recipes = Mapping[str, Recipe]
 
-_CHECKPOINTS = "checkpoints/"
+JUDGE = "judge"
+"""The teacher that is the vision-language model of the lake's annotation, unless a recipe has that name."""
+_CHECKPOINTS, _SCORES = "checkpoints/", "scores/"
+_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+
+
+def asks_judge(recipes: Recipes, teacher: str | None) -> bool:
+    """Whether ``teacher`` is the vision-language model, and no recipe of the same name."""
+    return teacher == JUDGE and JUDGE not in recipes
+
+
+def scores_name(teacher: str | None) -> str | None:
+    """The name of the scores from outside that ``teacher`` is; None for another one.
+
+    >>> scores_name("scores/my-cross-encoder")
+    'my-cross-encoder'
+    """
+    return teacher.removeprefix(_SCORES) if teacher and teacher.startswith(_SCORES) else None
+
+
+def usable_scores_name(name: str) -> bool:
+    """Whether scores from outside may be called ``name``."""
+    return _NAME.fullmatch(name) is not None
 
 
 def base_recipe(recipe: Recipe) -> str | None:
@@ -35,12 +59,23 @@ def built_on(recipes: Recipes, name: str) -> set[str]:
     return found
 
 
-def check_links(recipes: Recipes) -> None:
-    """Raises ValueError for a teacher or a retriever that is no recipe, is of the wrong kind, or itself needs who names it."""
+def check_links(recipes: Recipes, has_judge: bool = True) -> None:
+    """Raises ValueError for a teacher that is none, a retriever that is no recipe, and for either where it is of the wrong kind or
+    itself needs who names it. ``has_judge``: whether the settings name a vision-language model."""
     for name, recipe in recipes.items():
-        for field, other in (("teacher", recipe.teacher), ("retriever", recipe.retriever)):
-            if other is not None:
-                _check_link(recipes, name, field, other)
+        if asks_judge(recipes, recipe.teacher):
+            if not has_judge:
+                raise ValueError(
+                    f"recipes.{name}.teacher: no recipe is called judge, so the teacher is a vision-language model: name it in "
+                    "annotate.vision.model, and its server in annotate.vision.urls"
+                )
+        elif (brought := scores_name(recipe.teacher)) is not None:
+            if not usable_scores_name(brought):
+                raise ValueError(f"recipes.{name}.teacher: '{brought}' is no name of scores: take letters, digits, - and _")
+        elif recipe.teacher is not None:
+            _check_link(recipes, name, "teacher", recipe.teacher)
+        if recipe.retriever is not None:
+            _check_link(recipes, name, "retriever", recipe.retriever)
 
 
 def measured_on(recipes: Recipes, train: Iterable[str], name: str) -> str | None:
@@ -79,12 +114,15 @@ def _check_link(recipes: Recipes, name: str, field: str, other: str) -> None:
     at = f"recipes.{name}.{field}"
     if other == name:
         raise ValueError(f"{at} is the recipe itself: name another one")
-    rerankers = field == "teacher"
-    fitting = [r for r, recipe in recipes.items() if (recipe.kind == "reranker") == rerankers and r != name]
-    kinds = "reranker" if rerankers else "clip or mllm"
-    choice = f"of kind {kinds} there are {', '.join(fitting)}" if fitting else f"there is none of kind {kinds}"
+    teacher = field == "teacher"
+    fitting = [r for r, recipe in recipes.items() if (teacher or recipe.kind != "reranker") and r != name]
+    kinds = "" if teacher else " of kind clip or mllm"
+    choice = f"there are {', '.join(fitting)}{kinds}" if fitting else f"there is none{kinds or ' but this one'}"
+    others = (
+        f"; or say {JUDGE}, the model of annotate.vision, or {_SCORES}NAME, what `mmret teach --scores` brought" if teacher else ""
+    )
     if other not in recipes:
-        raise ValueError(f"{at}: no recipe called {other}; {choice}")
+        raise ValueError(f"{at}: no recipe called {other}; {choice}{others}")
     if other not in fitting:
         raise ValueError(f"{at}: recipe {other} is of kind {recipes[other].kind}; {choice}")
     if name in built_on(recipes, other):

@@ -133,8 +133,14 @@ class Recipe(Ingredients):
     compile: Literal["inductor", "aot_eager", "eager"] | None = Field(None, description="back-end of torch.compile; None: off")
     lora: LoraSettings = Field(LoraSettings(), description="of kind mllm")
     reranker: RerankerSettings = Field(RerankerSettings(), description="of kind reranker")
-    teacher: str | None = Field(None, description="recipe of a reranker that a retriever learns from besides; None: of none")
-    distillation: float = Field(1.0, gt=0, description="weight of what the teacher says, beside the loss's own 1")
+    teacher: str | None = Field(
+        None,
+        description="what a retriever learns from besides: a recipe, a reranker's or a retriever's; judge, the model of "
+        "annotate.vision; scores/NAME, brought by `mmret teach --scores`; None: of none",
+    )
+    distillation: float = Field(
+        1.0, ge=0, description="weight of what the teacher says, beside the loss's own 1; 0: it only limits the hard negatives"
+    )
     teacher_temperature: float = Field(1.0, gt=0, description="that its scores are divided by")
     retriever: str | None = Field(
         None,
@@ -187,6 +193,8 @@ class Recipe(Ingredients):
             )
         if self.pair_source == "naive" and self.batch_neighbours > 1:
             raise ValueError("naive pairs are of no neighbours: leave batch_neighbours out, or set pair_source to mined")
+        if self.filters:
+            self._fits_its_filters()
         if self.batch_neighbours > self.batch_size:
             raise ValueError(
                 f"batch_neighbours is {self.batch_neighbours} and batch_size {self.batch_size}: lower it, groups are parts"
@@ -225,6 +233,18 @@ class Recipe(Ingredients):
             raise ValueError(f"{self.processes} processes cannot share a batch of {self.batch_size}")
         return self
 
+    def _fits_its_filters(self) -> None:
+        if self.pair_source == "naive":
+            raise ValueError("filters look at mined triplets: leave filters out, or set pair_source to mined")
+        if COMPOSED not in self.tasks:
+            raise ValueError("filters look at rows of task composed: add composed to tasks, or leave filters out")
+        if "false_negatives" in self.filters and self.negatives != "query+mined":
+            raise ValueError(
+                "false_negatives looks at mined hard negatives: leave it out of filters, or set negatives to query+mined"
+            )
+        if "false_negatives" in self.filters and self.kind == "reranker" and self.reranker.first_hits:
+            raise ValueError("false_negatives looks at mined hard negatives, which reranker.first_hits replaces: leave one out")
+
     def _fits_a_retriever(self) -> None:
         if self.reranker != RerankerSettings():
             raise ValueError(
@@ -234,6 +254,12 @@ class Recipe(Ingredients):
             raise ValueError("`retriever` is of kind reranker, which orders its hits: leave it out of a retriever's recipe")
         if self.teacher is not None and COMPOSED not in self.tasks:
             raise ValueError("a teacher scores rows of task composed: add composed to tasks, or leave teacher out")
+        if self.teacher is not None and not self.distillation:
+            if self.negative_margin is None:
+                raise ValueError("distillation 0 uses the teacher for nothing: set negative_margin, or leave teacher out")
+            self._needs_default(("teacher_temperature",), "is of distillation, which is 0: leave it out")
+        if self.negative_margin is not None and self.negatives != "query+mined":
+            raise ValueError(f"negative_margin is of mined negatives, of which negatives '{self.negatives}' has none: leave it out")
         if self.teacher is None:
             says = "says how a teacher is learnt from: name one in `teacher`"
             self._needs_default(("distillation", "teacher_temperature", "negative_margin"), says)

@@ -49,10 +49,11 @@ def draw_studies(results: dict[str, Any], path: Path) -> None:
         if results["untrained"]:
             panel.axhline(results["untrained"][metric], color="gray", linestyle="--", linewidth=1, zorder=4)
         panel.set_xticks(list(places), [v["label"].replace(" ", "\n").replace("+\n", "+ ") for v in variants], fontsize=8.5)
-        panel.set_title(f"{study['title']}\n{CLAIMS[study['claim']]}: {study['verdict']}", fontsize=8.5)
+        panel.set_title(f"{study['title']}\n{CLAIMS[study['claim']]}:\n{study['verdict']}", fontsize=8.5)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(y=0.12)
     panels[0].set_ylabel(f"{metric}, percent; lines: 95 % interval of the mean", fontsize=8.5)
+    panels[0].set_ylim(bottom=0)
     if results["untrained"]:
         panels[0].text(-0.45, results["untrained"][metric], "untrained", fontsize=7.5, va="bottom", zorder=5)
     with replacing(path) as aside:

@@ -177,3 +177,11 @@ def test_a_recipe_whose_teacher_is_not_trained_says_which_recipe_to_train(lake):
     profile = PROFILE.model_copy(update={"recipes": recipes})
     with pytest.raises(dg.Failure, match=r"needs the checkpoint of judge, .* 'train=\[judge, student\]'"):
         current_or_compute(lake, profile, "checkpoints", "student", Work("checkpoints"))
+
+
+def test_a_recipe_whose_teacher_is_scores_that_nobody_brought_says_how_to_bring_them(lake):
+    profile = PROFILE.model_copy(update={"recipes": {"student": Recipe(teacher="scores/mine")}})
+    with pytest.raises(
+        dg.Failure, match=r"learns from scores 'mine', which nobody has brought: `mmret teach --lake .* --scores FILE`"
+    ):
+        current_or_compute(lake, profile, "checkpoints", "student", Work("checkpoints"))

@@ -22,15 +22,16 @@ bands        --lake --plot --propose/--no-propose --json
 search       --lake --recipe --image --text -k --rerank --rerank-depth --why --json
 serve        --lake --recipe --rerank --port --host --token-file --allow-host --allow-origin --allow-url --rate --precision
              --dimensions --index-from --limit
-evaluate     --lake --triplets --recipe --json
+evaluate     --lake --triplets --recipe --checkpoint --json
 score        BENCHMARK --annotations --predictions --subset-predictions --partial/--no-partial --soft/--no-soft
              --remove-reference/--no-remove-reference --gallery --json
 benchmark    NAME --images --annotations --checkpoint --lake --out --recipe --template --gallery
              --allow-missing/--no-allow-missing --paraphrases/--no-paraphrases --batch-size --json
 study        --lake --images --profile --seeds --set --picture --show --markdown --json
 train        --lake --on --recipe --workers
-teach        --lake --recipe
-merge        --lake --recipe --adapter --out --dtype
+teach        --lake --recipe --scores
+check        --lake --recipe --filter
+merge        --lake --recipe --adapter --out --dtype --checkpoint --weight --method --base
 embed        SOURCES --out --lake --recipe --checkpoint --what --format --query --dimensions --precision --device --devices
              --processes --dtype --batch-size --json
 export       --lake --format --out --split --without-rejected --only-accepted --licence --pictures --negatives --as-of --json

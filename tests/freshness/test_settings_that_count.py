@@ -11,7 +11,9 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.lake.inputs import Inputs
 from mmret.settings import RECIPE_RUNTIME_FIELDS, Profile, RerankerSettings, load_profile
+from mmret.settings.ingredients import Ingredients
 from mmret.stages import FINGERPRINTED_STAGES, STAGES
+from tests.retriever.test_recipe_fingerprint import OTHER
 
 MINED = {"candidates", "pairs"}
 NAIVE = {"recipes.demo.pair_source": "naive", "recipes.demo.pairs": 50, "recipes.demo.negatives": "query"}
@@ -126,6 +128,7 @@ def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight():
     later = {"matryoshka": (8,), "tasks": {"composed": 1.0, "text_to_image": 1.0}, "task_batches": "mixed"}
     later |= {"reranker": RerankerSettings(grid=3)}  # at their defaults they are left out
     later |= {"teacher": "reranker", "distillation": 2.0, "teacher_temperature": 2.0}
+    later |= {name: OTHER[name] for name in Ingredients.model_fields}
     plain = load_profile("demo")
     recipe = plain.recipes["demo"].model_copy(update=later)  # which no single kind has a use for
     profile = plain.model_copy(update={"recipes": {"demo": recipe}})

@@ -68,7 +68,7 @@ def test_a_state_pins_the_lineage_of_triplets_and_no_bulky_table_nor_results(lak
     for table in ("neighbours", "checkpoints", "decisions"):
         lake.write(table, "p", TABLES[table].empty_table(), "x")
     files = history.current_state(lake).files
-    assert set(files) == set(TABLES) - {"candidates", "neighbours", "checkpoints", "evaluations", "teacher_scores"}
+    assert set(files) == set(TABLES) - {"candidates", "neighbours", "checkpoints", "evaluations", "teacher_scores", "verdicts"}
     assert files["decisions"] and history.versions(lake, "decisions", "p")
     assert [v.digest for v in history.versions(lake, "triplets", SHARD)] == [lake.facts("triplets", SHARD).digest]
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.kinds import EMBEDDERS, TRAINERS
+from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.state import States
 from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
@@ -39,10 +40,18 @@ def a_trainer(recipe: Recipe, base: Path, triplets: pa.Table, load: Any, work: P
     embedder = EMBEDDERS[recipe.kind].load(recipe, base, group=_alone())
     if double:
         embedder.model.double()
-    data = TrainingSet(triplets, recipe)
+    data = TrainingSet(triplets, recipe, ring(triplets))
     trainer = TRAINERS.get(recipe.kind, Trainer)(recipe, data, embedder, States(work, "x"))
     embedder.open(data, load, work)
     return trainer
+
+
+def ring(triplets: pa.Table) -> Neighbours:
+    """Each query picture is a neighbour of the next two."""
+    ids = sorted(set(triplets["query_id"].to_pylist()))
+    pairs = [(i, ids[(n + step) % len(ids)]) for n, i in enumerate(ids) for step in (1, 2)]
+    found = pa.table({"query_id": [q for q, _ in pairs], "target_id": [t for _, t in pairs]})
+    return Neighbours.of(triplets["query_id"].combine_chunks(), [(found, found.slice(0, 0))])
 
 
 def _alone() -> Any:

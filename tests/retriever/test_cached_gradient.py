@@ -21,7 +21,7 @@ def bases(clip_folder, tmp_path_factory):
 
 def one_graph(parts, loss_of, group):
     """The full batch's gradient: every chunk embedded once, in the order of the cache's first pass, all graphs kept."""
-    loss = loss_of(*(torch.cat([part.encode(chunk) for chunk in part.chunks]) for part in parts))
+    loss = loss_of(*(part.in_order(torch.cat([part.encode(chunk) for chunk in part.chunks])) for part in parts))
     loss.backward()
     return loss.detach()
 
@@ -47,8 +47,8 @@ def gradients(kind, chunk, backward, bases, triplets, load, tmp_path, monkeypatc
             module.dropout = 0.2  # of attention
     model.train()
     batch = made.data.batch(0)
-    counts = [len(batch.candidates) - 2 * len(batch.queries)]
-    assert 0 < counts[0] < 3 * len(batch.queries)  # ragged: some rows bring fewer than three
+    rows = len(set(batch.negative_rows.tolist()))
+    assert 0 < len(batch.candidates) - len(batch.queries) - rows < 3 * rows  # ragged: some rows bring fewer than three
     torch.manual_seed(11)
     monkeypatch.setattr(trainer, "cached_backward", backward)
     loss = made.backward(batch, made.embedder.read(batch))
@@ -78,6 +78,17 @@ def test_so_it_is_where_the_first_dimensions_are_trained_too(kind, bases, triple
     arguments = (bases, triplets, load, tmp_path, monkeypatch)
     full = gradients(kind, 3, one_graph, *arguments, matryoshka=(4, 8))
     assert close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, matryoshka=(4, 8)))
+    assert not close(full, gradients(kind, 3, gradcache.cached_backward, *arguments))
+
+
+@pytest.mark.parametrize("batches", [{"texts_at_once": "picture"}, {"texts_at_once": "triplet", "batch_neighbours": 4}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_it_is_where_texts_are_shown_together_and_neighbours_share_a_batch(
+    kind, batches, bases, triplets, load, tmp_path, monkeypatch
+):
+    arguments = (bases, triplets, load, tmp_path, monkeypatch)
+    full = gradients(kind, 3, one_graph, *arguments, **batches)
+    assert close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, **batches))
     assert not close(full, gradients(kind, 3, gradcache.cached_backward, *arguments))
 
 

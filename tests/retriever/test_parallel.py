@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from mmret.hashing import fingerprint
 from mmret.retriever.train.loop import train
 from mmret.retriever.train.parallel import Group, _buckets
+from tests.retriever.asked_folders import qwen3_vl_embedding
 from tests.retriever.mixtures import ALL, mixture
 from tests.retriever.mllm_folders import qwen2_vl
-from tests.retriever.runs import a_trainer, small
+from tests.retriever.runs import a_trainer, ring, small
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
@@ -37,6 +38,8 @@ CASES = {
     "tasks_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "tasks": ALL, "task_batches": "mixed"},
     "images_alone": {"kind": "clip", "batch_size": 5, "tasks": {"image_to_image": 1}},
     "texts_alone": {"kind": "clip", "batch_size": 5, "tasks": {"text_to_text": 1}, "trainable": "text+blocks"},
+    "grouped": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "texts_at_once": "picture", "batch_neighbours": 3},
+    "triplets_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "texts_at_once": "triplet"},
     "in_turn": {"kind": "clip", "chunk_size": 3, "batch_size": 6, "steps": 6, "tasks": {"image_to_image": 1, "text_to_text": 1}}
     | {"ema_decay": 0.7},
     "margin": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "mask_margin": 0.02, "matryoshka": [4, 8], "hardness": 2.0},
@@ -50,10 +53,12 @@ CASES = {
     },
     "agreement_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "mask_margin": 0.02}
     | {"texts_at_once": "picture", "agreement": 1.0},
+    "tokens": {"kind": "clip", "chunk_size": 4, "batch_size": 9, "chunk_tokens": 30},
+    "tokens_mllm": {"kind": "mllm", "batch_size": 6, "mined_negatives": 1, "texts_at_once": "triplet", "chunk_tokens": 160},
 }
 WAYS = {
-    "ddp": ("clip", "clip_at_once", "one_text", "mllm", "tasks", "in_turn"),
-    "fsdp": ("clip", "clip_at_once", "one_text", "mllm", "tasks_mllm", "texts_alone", "in_turn"),
+    "ddp": ("clip", "clip_at_once", "one_text", "mllm", "tasks", "in_turn", "tokens", "tokens_mllm"),
+    "fsdp": ("clip", "clip_at_once", "one_text", "mllm", "tasks_mllm", "texts_alone", "in_turn", "tokens", "tokens_mllm"),
 }
 CASES |= {
     f"{case}_{way}": {**CASES[case], "parallel": way, "matrix_learning_rate": None} for way, cases in WAYS.items() for case in cases
@@ -62,6 +67,7 @@ WHOLE_RUNS = {
     "clip": "model.safetensors",
     "mllm": "adapter_model.safetensors",
     "tasks": "model.safetensors",
+    "grouped": "model.safetensors",
     "clip_fsdp": "model.safetensors",
     "mllm_fsdp": "adapter_model.safetensors",
     "in_turn_ddp": "model.safetensors",
@@ -70,11 +76,20 @@ WHOLE_RUNS = {
 """Cases whose whole run is compared, and the file of their weights."""
 GOES_ON_BY = {"in_turn_fsdp": "sum", "in_turn_ddp": "fsdp"}
 """The other way by which a killed run is finished."""
-TABLES = {"one_text": "same_text", **dict.fromkeys(("tasks", "tasks_mllm", "images_alone", "texts_alone", "in_turn"), "mixture")}
+TABLES = {
+    "one_text": "same_text",
+    "tokens": "one_long",
+    "tokens_mllm": "one_long",
+    **dict.fromkeys(("tasks", "tasks_mllm", "images_alone", "texts_alone", "in_turn"), "mixture"),
+}
+
+
+def without_way(case: str) -> str:
+    return case.removesuffix("_ddp").removesuffix("_fsdp")
 
 
 def table_of(case: str) -> str:
-    return TABLES.get(case.removesuffix("_ddp").removesuffix("_fsdp"), "triplets")
+    return TABLES.get(without_way(case), "triplets")
 
 
 def a_port() -> int:
@@ -92,17 +107,20 @@ def shared(clip_folder, pictures, triplets, tmp_path_factory):
         (folder / "pictures" / image_id).write_bytes(data)
     column = triplets.schema.get_field_index("texts")
     same = triplets.set_column(column, "texts", pa.array([["no hat"]] * len(triplets), triplets.schema.field("texts").type))
-    tables = {"triplets": triplets, "same_text": same, "mixture": mixture(triplets)}
+    texts = [["no hat " * 9] if n % 5 == 0 else own for n, own in enumerate(triplets["texts"].to_pylist())]
+    long = triplets.set_column(column, "texts", pa.array(texts, triplets.schema.field("texts").type))
+    tables = {"triplets": triplets, "same_text": same, "mixture": mixture(triplets), "one_long": long}
     for name, table in tables.items():
         pq.write_table(table, folder / name)
-    bases = {"clip": clip_folder, "mllm": qwen2_vl(folder / "qwen2_vl")}
+    bases = {"clip": clip_folder, "mllm": qwen2_vl(folder / "qwen2_vl"), "tokens_mllm": qwen3_vl_embedding(folder / "qwen3_vl")}
     made, cases = {}, {}
     for name, changes in CASES.items():
         recipe = small(**changes)
-        made[name] = (recipe, tables[table_of(name)], bases[recipe.kind])
+        base = bases.get(without_way(name), bases[recipe.kind])
+        made[name] = (recipe, tables[table_of(name)], base)
         cases[name] = {
             "recipe": recipe.model_dump(mode="json"),
-            "base": str(bases[recipe.kind]),
+            "base": str(base),
             "triplets": table_of(name),
             "whole_run": name in WHOLE_RUNS,
             "goes_on_by": GOES_ON_BY.get(name, recipe.parallel),
@@ -162,7 +180,7 @@ def alone(shared, load, tmp_path_factory):
         recipe, triplets, base = shared[1][case]
         if (key := fingerprint(recipe.decisive(), table_of(case))) not in runs:
             folder = tmp_path_factory.mktemp("alone") / "made"
-            runs[key] = folder, train(recipe, triplets, load, base, folder)
+            runs[key] = folder, train(recipe, triplets, load, base, folder, neighbours=ring(triplets))
         return runs[key]
 
     return of

@@ -20,6 +20,7 @@ from mmret.retriever.train.parallel import Group
 from mmret.retriever.train.state import States
 from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
+from tests.retriever.runs import ring
 
 
 class Killed(Exception):
@@ -42,7 +43,8 @@ def main(folder: Path, group: Group) -> None:
 
         embedder = EMBEDDERS[recipe.kind].load(recipe, case["base"], group)
         embedder.model.double()
-        data = TrainingSet(triplets, recipe)
+        near = ring(triplets)
+        data = TrainingSet(triplets, recipe, near)
         (folder / "frozen" / name).mkdir(parents=True, exist_ok=True)
         embedder.open(data, load, folder / "frozen" / name)
         trainer = Trainer(recipe, data, embedder, States(folder / "work" / f"{name}-{group.rank}", "x"), group)
@@ -52,14 +54,14 @@ def main(folder: Path, group: Group) -> None:
         gradients = {n: p.grad for n, p in embedder.model.named_parameters() if p.grad is not None}
         torch.save({"loss": loss, "gradients": trainer.exchange.whole(gradients)}, folder / f"{name}-{group.rank}.pt")
         if case["whole_run"]:
-            train(recipe, triplets, load, case["base"], folder / name, group=group)
+            train(recipe, triplets, load, case["base"], folder / name, group=group, neighbours=near)
             try:
                 with progress.reporting(dying):
-                    train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group)
+                    train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group, neighbours=near)
             except Killed:
                 group.wait()
             recipe = recipe.model_copy(update={"parallel": case["goes_on_by"]})
-            train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group)
+            train(recipe, triplets, load, case["base"], folder / f"{name}-broken", group=group, neighbours=near)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ def test_what_is_there_is_shown_without_training(tmp_path):
     done = CliRunner().invoke(app, ["study", "--lake", str(lake.root), "--show"])
     assert done.exit_code == 0 and done.output.count("of 2 seeds") == 4 and "3.0 ± 0.0" in done.output
     assert (lake.root / "studies.png").is_file()
+    page = CliRunner().invoke(app, ["study", "--lake", str(lake.root), "--show", "--markdown"])
+    assert page.exit_code == 0 and "| study | variant | seeds |" in page.output and page.output.count("SHOWN |") == 4
 
 
 def test_a_lake_without_studies_says_what_to_do(tmp_path):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -52,6 +53,7 @@ class MllmRetriever:
         self.max_text_tokens = max_text_tokens
         self.truncated = 0
         self._overheads: dict[tuple[bool, str | None], int] = {}
+        self._picture_tokens: dict[tuple[int, int], int] = {}
         align_processor(processor, model.config)
 
     @classmethod
@@ -119,13 +121,39 @@ class MllmRetriever:
     def inputs(self, prompts: Sequence[str], pictures: Sequence[Any] | None) -> dict[str, torch.Tensor]:
         """What the model takes, padded on the left: tokens (n, longest) with their mask, and the pictures' pixels."""
         settings = {"images_kwargs": dict(self.asked.images)} if self.asked and self.asked.images and pictures else {}
-        begin = self.processor.tokenizer.bos_token
-        if self.asked and begin and prompts[0].startswith(begin):  # written by the template already
+        if self._begun(prompts[0]):
             settings["add_special_tokens"] = False
         with silence():
             return self.processor(
                 text=list(prompts), images=pictures, padding=True, padding_side="left", return_tensors="pt", **settings
             )
+
+    def _begun(self, prompt: str) -> bool:
+        """Whether the tokeniser's begin was written by the template already."""
+        begin = self.processor.tokenizer.bos_token
+        return bool(self.asked and begin and prompt.startswith(begin))
+
+    def tokens(self, prompts: Sequence[str], in_picture: Sequence[int]) -> list[list[int]]:
+        """Token ids of each prompt, as :meth:`inputs` has them, of which so many stand for its picture, unpadded."""
+        if not prompts:
+            return []
+        with silence():
+            ids = self.processor.tokenizer(list(prompts), add_special_tokens=not self._begun(prompts[0]))["input_ids"]
+        shown = self.model.config.image_token_id
+        return [
+            [token for token in row for _ in range(count if token == shown else 1)]
+            for row, count in zip(ids, in_picture, strict=True)
+        ]
+
+    def picture_tokens(self, picture: Any) -> int:
+        """How many tokens stand for one of :meth:`pictures`, 0 for None: read from a blank one, once for each size."""
+        if picture is None:
+            return 0
+        if picture.size not in self._picture_tokens:
+            blank = self.inputs([self.prompt.fill("a", True, None)], [Image.new("RGB", picture.size)])
+            count = int((blank["input_ids"] == self.model.config.image_token_id).sum())
+            self._picture_tokens[picture.size] = count
+        return self._picture_tokens[picture.size]
 
     def hidden(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Un-normalised embeddings (n, dim) of :meth:`inputs`, in the model's dtype and with its gradients."""

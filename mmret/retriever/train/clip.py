@@ -21,6 +21,8 @@ from mmret.progress import advance
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.two_towers import TwoTowerRetriever
 from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.chunk_memory import ChunkMemory, measured
+from mmret.retriever.train.chunks import Limits, by_tokens
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
@@ -100,23 +102,24 @@ class ClipEmbedder:
     def parts(self, batch: Batch, read: torch.Tensor | None) -> tuple[list[Part], Gather]:
         distinct, *image = batch.images()
         texts, *text = batch.distinct_texts()
-        image_chunk, text_chunk = self.chunks
         own = self.retriever.tokens(texts[self.group.share(len(texts))])
+        chunks = self._text_chunks([len(row) for row in own])
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=self.model.dtype)
         parts = [
             Part(
                 self.image_features,
-                [] if read is None or not len(read) else read.split(image_chunk),
+                [] if read is None or not len(read) else read.split(self.chunks[0]),
                 len(distinct),
                 empty,
                 fill=lambda chunk, shows: self.rows(np.zeros(1, np.int64)),
             ),
             Part(
                 self.retriever.token_features,
-                [own[i : i + text_chunk] for i in range(0, len(own), text_chunk)],
+                [[own[i] for i in chunk] for chunk in chunks],
                 len(texts),
                 empty,
                 fill=lambda chunk, shows: self.retriever.tokens(["a"]),
+                order=None if self.recipe.chunk_tokens is None else [i for chunk in chunks for i in chunk],
             ),
         ]
 
@@ -138,6 +141,24 @@ class ClipEmbedder:
 
     def save(self, folder: Path) -> None:
         self.retriever.save(folder)
+
+    def _text_chunks(self, lengths: Sequence[int]) -> list[Sequence[int]]:
+        """Numbers of texts of ``lengths`` tokens, those of one forward pass together."""
+        if self.recipe.chunk_tokens is None:
+            return [range(len(lengths))[i : i + self.chunks[1]] for i in range(0, len(lengths), self.chunks[1])]
+        read = [self.retriever.max_tokens] * len(lengths) if self.retriever.padded else lengths
+        return by_tokens(read, Limits(self.recipe.chunk_tokens, self.recipe.chunk_size))
+
+    def text_memory(self) -> ChunkMemory:
+        """What a pass of the text tower takes, by its tokens."""
+        begin, *_, end = self.retriever.tokens(["a"])[0]
+
+        def sample(rows: int, words: int) -> tuple[list[list[int]], int]:
+            longest = self.retriever.max_tokens if self.retriever.padded else words + 2
+            texts = [[begin, *[begin] * (words if row < rows - 1 else 1), end] for row in range(rows)]
+            return texts, longest
+
+        return measured(self.retriever.token_features, sample, self.model)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:

@@ -6,13 +6,15 @@ The state is a list of files that already exist (:mod:`mmret.lake.history`), so 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mmret.errors import UserError
+from mmret.filters.verdicts import kept_with, without
 from mmret.lake import Lake, history
 from mmret.lake.as_of import open_as_of
 from mmret.retriever.train.data import chosen_rows, fitting_rows, lowest, pair_keys
@@ -25,11 +27,13 @@ from mmret.tasks import COMPOSED, task_of
 
 def record_data_state(lake: Lake, recipe: Recipe) -> str:
     """Record the state of the lake that ``recipe`` trains on, as it is now or as its ``as_of`` names it; returns the state's id."""
-    tables = tuple(dict.fromkeys((*history.LINEAGE_TABLES, *also_reads(recipe))))
+    said = ("verdicts",) if recipe.filters else ()
+    tables = tuple(dict.fromkeys((*history.LINEAGE_TABLES, *also_reads(recipe), *said)))
     if recipe.as_of is None:
         return history.record_state(lake, history.current_state(lake, tables))
     then = history.as_of(lake, recipe.as_of)
-    return history.record_state(lake, history.State(then.name, then.storage, {t: then.files[t] for t in tables if t in then.files}))
+    files = {t: then.files[t] for t in tables if t in then.files} | dict(history.current_state(lake, said).files if said else {})
+    return history.record_state(lake, history.State(then.name, then.storage, files))
 
 
 def write_data_state(lake: Lake, name: str, state: str) -> None:
@@ -46,12 +50,14 @@ class TrainedOn:
 
     lake: Lake
     keys: np.ndarray
+    dropped: Mapping[str, pa.Table] = field(default_factory=dict)
+    """What filters left out of those rows, by filter."""
 
     def rows(self, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
         """``columns`` (with ``pair_id``; None: all) of those that pass ``filters`` (an expression of pyarrow; None: all), sorted by
         pair_id."""
         rows = self.lake.read("triplets", columns=columns, filters=filters).sort_by("pair_id")
-        return rows.filter(pa.array(np.isin(pair_keys(rows), self.keys)))
+        return without(rows.filter(pa.array(np.isin(pair_keys(rows), self.keys))), self.dropped)[0]
 
 
 def trained_on(lake: Lake, name: str) -> TrainedOn:
@@ -65,11 +71,12 @@ def trained_on(lake: Lake, name: str) -> TrainedOn:
     if COMPOSED not in recipe.tasks:
         return TrainedOn(then, np.empty(0, np.uint64))
     columns = ["pair_id", "split", "texts", "signals"]
-    shards = (allowed_rows(then, recipe, licences, columns, shard) for shard in then.partitions("triplets"))
+    dropped = kept_with(then, recipe.filters) if recipe.filters else {}
+    shards = (without(allowed_rows(then, recipe, licences, columns, shard), dropped)[0] for shard in then.partitions("triplets"))
     keys = np.concatenate([np.empty(0, np.uint64), *(pair_keys(fitting_rows(rows, recipe)) for rows in shards)])
     if recipe.pairs is not None and recipe.pairs < len(keys):
         keys = keys[lowest(keys, recipe)]
-    return TrainedOn(then, np.sort(keys))
+    return TrainedOn(then, np.sort(keys), dropped)
 
 
 def _training_of(lake: Lake, name: str) -> tuple[Lake, Recipe, LicenceSettings]:
@@ -102,6 +109,8 @@ def checkpoint_task_rows(lake: Lake, name: str) -> pa.Table:
     parts = [TASKS.empty_table()]
     for task in others:
         rows = allowed_task_rows(then, recipe, licences, TASKS.names, task)
+        if recipe.filters:
+            rows = without(rows, kept_with(then, recipe.filters))[0]
         if fitting_rows(rows, recipe, task_of(task)).num_rows:
             parts.append(chosen_rows(rows, recipe, task)[0])
     return pa.concat_tables(parts).sort_by("task_id")

@@ -1,4 +1,4 @@
-"""Learning from a reranker: a retriever's cosines of a row's own candidates are drawn towards the teacher's scores of them.
+"""Learning from a teacher: a retriever's cosines of a row's own candidates are drawn towards the teacher's scores of them.
 
 The candidates are the row's target and its own hard negatives, which the teacher has scored beforehand (:mod:`.teach`). Scores are
 looked up by a 64-bit hash of question and candidate, 12 bytes a score in memory. Cost in a step: a hash a pair, and a product that
@@ -7,6 +7,7 @@ the loss takes anyway.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Lesson:
 
 
 class TeacherScores:
-    """Scores of a teacher whose weights are ``model`` (their digest). ``tables``: columns ``query_id, text, candidate_id,
+    """Scores of a teacher of version ``model``. ``tables``: columns ``query_id, text, candidate_id,
     score``, one table in memory at a time."""
 
     def __init__(self, model: str, tables: Iterable[pa.Table]):
@@ -58,6 +59,19 @@ class TeacherScores:
         every = np.concatenate(keys)
         order = np.argsort(every, kind="stable")
         self.keys, self.scores = every[order], np.concatenate(scores)[order]
+
+    def digest(self) -> str:
+        """16 hex digits of all scores, whatever order they came in."""
+        return hashlib.sha256(self.keys.tobytes() + self.scores.tobytes()).hexdigest()[:16]
+
+    def of(self, query_ids: Sequence[str], texts: Sequence[str], candidate_ids: Sequence[str]) -> np.ndarray:
+        """The score of each question (n,) float32, not-a-number where the teacher has none."""
+        asked = zip(query_ids, texts, candidate_ids, strict=True)
+        wanted = np.array([score_key(*question) for question in asked], np.uint64)
+        if not len(self.keys):
+            return np.full(len(wanted), np.nan, np.float32)
+        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[at] == wanted, self.scores[at], np.float32("nan"))
 
     def lesson(self, batch: Batch, images: pa.Array) -> Lesson:
         """The scores of each row's target and own hard negatives, those of its triplet; ``images``: the ids that the batch's

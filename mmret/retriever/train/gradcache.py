@@ -51,7 +51,7 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
                 for call in own:
                     states[-1].append(rng_state())
                     rows[-1] += exchange.forward([call])
-    made = [torch.cat(of) if of else part.empty for part, of in zip(parts, rows, strict=True)]
+    made = [part.in_order(torch.cat(of)) if of else part.empty for part, of in zip(parts, rows, strict=True)]
     if at_once and group.size == 1:
         loss = loss_of(*made)
         loss.backward()
@@ -65,8 +65,8 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
     ]
     group.sum(gradients)
     own_gradients = [
-        (gradient[group.share(len(gradient))] if group.size > 1 else gradient).split([len(chunk) for chunk in of])
-        for gradient, of in zip(gradients, rows, strict=True)
+        part.of_chunks(gradient[group.share(len(gradient))] if group.size > 1 else gradient).split([len(chunk) for chunk in of])
+        for part, gradient, of in zip(parts, gradients, rows, strict=True)
     ]
     if at_once:
         exchange.backward([row for of in rows for row in of], [gradient for of in own_gradients for gradient in of])
@@ -104,7 +104,9 @@ def fitting_chunk(device: torch.device, itemsize: int, layers: Iterable[tuple[in
 
     ``layers``: (tokens, width, heads) of every layer that keeps its activations, of ``itemsize`` bytes a number. A
     transformer layer keeps about 34 * width + 5 * heads * tokens numbers per token for its backward pass (arXiv
-    2205.05198).
+    2205.05198, which counts bytes of two-byte numbers and an attention matrix). That is twice what is kept where
+    attention is fused, which is room for texts longer than ``tokens`` and for what is not foreseen;
+    :mod:`mmret.retriever.train.chunk_memory` says what a pass takes to the tenth.
     """
     numbers = sum(tokens * (34 * width + 5 * heads * tokens) for tokens, width, heads in layers)
     return 2 ** int(math.log2(max(1.0, SHARE_OF_FREE_MEMORY * free_memory(device) / max(1, numbers * itemsize))))

@@ -25,10 +25,13 @@ from mmret.retriever.models.kinds import adapter_base, asked_of
 from mmret.retriever.models.mllm import MllmRetriever, load_processor
 from mmret.retriever.models.stock_weights import damaged, load_stock
 from mmret.retriever.train.batch import NONE, Batch
+from mmret.retriever.train.chunk_memory import ChunkMemory, measured
+from mmret.retriever.train.chunks import Limits, by_tokens, cut
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
+from mmret.retriever.train.shared_pictures import SharedPictures
 from mmret.retriever.train.tower import LoadImages, Pictures
 from mmret.settings import LoraSettings, Recipe
 from mmret.tasks import COMPOSED, TASKS, TaskName
@@ -48,6 +51,7 @@ class MllmEmbedder:
     def __init__(self, recipe: Recipe, retriever: MllmRetriever, peft_model: Any, group: Group = SINGLE_PROCESS):
         self.recipe, self.retriever, self.peft_model, self.group = recipe, retriever, peft_model, group
         self.model = retriever.model
+        self.shared = SharedPictures(retriever)
         self.composed_instruction = query_instruction(recipe, retriever.asked)
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -103,7 +107,7 @@ class MllmEmbedder:
         dtype = torch.promote_types(self.model.dtype, torch.float32)
         empty = torch.empty((0, self.retriever.dim), device=self.model.device, dtype=dtype)
         parts = [
-            Part(self.features, _chunks(rows, size), total, empty, _shows, self.filled)
+            self._part(rows, size, total, empty)
             for rows, size, total in zip((query_rows, candidate_rows), self.chunks, (len(queries), len(candidates)), strict=True)
         ]
 
@@ -112,6 +116,20 @@ class MllmEmbedder:
             return query_rows.index_select(0, query), candidate_rows.index_select(0, candidate)
 
         return parts, gather
+
+    def _part(self, rows: list[tuple[str, Any]], size: int, total: int, empty: torch.Tensor) -> Part:
+        prompts, pictures = [prompt for prompt, _ in rows], [picture for _, picture in rows]
+        limits = Limits(rows=size) if self.recipe.chunk_tokens is None else Limits(self.recipe.chunk_tokens, self.recipe.chunk_size)
+        encode = self.features
+        if self.recipe.texts_at_once != "one" and self.shared.repeated(pictures):
+            units, encode = cut(self.shared.together(prompts, pictures, limits), limits), self.shared_features
+            chosen = [[row for unit in chunk for row in unit.rows] for chunk in units]
+        elif self.recipe.chunk_tokens is None:
+            return Part(encode, _chunks(rows, size), total, empty, _shows, self.filled)
+        else:
+            chosen = by_tokens([len(ids) for ids in self.shared.ids(prompts, pictures)], limits)
+        chunks = [([prompts[row] for row in chunk], [pictures[row] for row in chunk]) for chunk in chosen]
+        return Part(encode, chunks, total, empty, _shows, self.filled, [row for chunk in chosen for row in chunk])
 
     def filled(self, chunk: Chunk | None, shows: bool) -> Chunk:
         """``chunk`` with a row more, with a picture where ``shows``; see :class:`mmret.retriever.train.part.Part`."""
@@ -140,6 +158,10 @@ class MllmEmbedder:
         prompts, pictures = chunk
         return self.retriever.hidden(self.retriever.inputs(prompts, [p for p in pictures if p is not None] or None))
 
+    def shared_features(self, chunk: Chunk) -> torch.Tensor:
+        """:meth:`features`, each picture computed once for all its prompts."""
+        return self.shared.features(*chunk) if self.shared.repeated(chunk[1]) else self.features(chunk)
+
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:
         cut, instruction = self.retriever.truncated, None if texts is None else self.composed_instruction
         rows = self.retriever.encode(images, texts, batch_size=self.chunks[0], instruction=instruction)
@@ -153,6 +175,19 @@ class MllmEmbedder:
         if self.retriever.asked:
             self.retriever.asked.asking(self.composed_instruction, text_query).save(folder)
         write_engine_files(folder, self.composed_instruction, text_query)
+
+    def prompt_memory(self, pictures: bool = True) -> ChunkMemory:
+        """What a pass of queries takes by its tokens, of those with a picture besides by the pictures, as large as any."""
+        side = self.retriever.prompt.image_size
+
+        def sample(rows: int, words: int) -> tuple[Chunk, int]:
+            shown = [np.zeros((side, side, 3), np.uint8)] * rows if pictures else []
+            texts = [" ".join(["a"] * (words if row < rows - 1 else 1)) for row in range(rows)]
+            prompts = [self.retriever.prompt.fill(text, pictures, self.composed_instruction) for text in texts]
+            seen = self.retriever.pictures(shown) if pictures else [None] * rows
+            return (prompts, seen), max(map(len, self.shared.ids(prompts, seen)))
+
+        return measured(self.features, sample, self.model, pictures)
 
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:

@@ -6,7 +6,7 @@ a run, so its output for every distinct picture is kept on disk, as for a retrie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mmret.retriever.models.mllm_reranker import MllmReranker
 from mmret.retriever.models.pairs import Side
 from mmret.retriever.models.rerank_prompts import rerank_prompts
 from mmret.retriever.models.stock_weights import load_stock
+from mmret.retriever.train.chunks import Limits, by_tokens
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.mllm import add_adapters, load_adapters
@@ -70,10 +71,16 @@ class RerankerUnderTraining:
         own = self.own_pairs(pairs)
         return np.unique(np.concatenate([batch.queries[pairs.rows[own]], pairs.candidates[own]]))
 
-    def chunks_of(self, pairs: Pairs) -> list[np.ndarray]:
-        """This process's pairs, those of one forward pass together."""
+    def chunked(self, pairs: Pairs, lengths: Callable[[], dict[int, int]]) -> tuple[list[np.ndarray], list[int] | None]:
+        """This process's pairs, those of one forward pass together, and their order where it is not that of ``pairs``. ``lengths``:
+        tokens of a pair of each of their rows, asked for where the recipe has a budget of tokens."""
         own, size = self.own_pairs(pairs), self.chunks[0]
-        return [own[start : start + size] for start in range(0, len(own), size)]
+        if self.recipe.chunk_tokens is None:
+            return [own[start : start + size] for start in range(0, len(own), size)], None
+        of_row = lengths()
+        read = [of_row[row] for row in pairs.rows[own].tolist()]
+        chunks = by_tokens(read, Limits(self.recipe.chunk_tokens, self.recipe.chunk_size))
+        return [own[chunk] for chunk in chunks], [number for chunk in chunks for number in chunk]
 
     def score(self, queries: Sequence[Side], candidates: Sequence[Side]) -> np.ndarray:
         cut = self.retriever.truncated
@@ -184,7 +191,9 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
             return self.model(query, candidate, torch.from_numpy(of).to(device))[:, None]
 
         empty = torch.empty((0, 1), device=device, dtype=self.model.clip.dtype)
-        return Part(scores, self.chunks_of(pairs), len(pairs), empty)
+        of_pictures = 2 * (1 + self.model.grid**2)
+        chunks, order = self.chunked(pairs, lambda: {row: of_pictures + len(text) for row, text in tokens.items()})
+        return Part(scores, chunks, len(pairs), empty, order=order)
 
     def save(self, folder: Path) -> None:
         self.retriever.save(folder)
@@ -243,7 +252,21 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
             return self.retriever.scores(shown)[:, None]
 
         dtype = torch.promote_types(self.model.dtype, torch.float32)
-        return Part(scores, self.chunks_of(pairs), len(pairs), torch.empty((0, 1), device=self.model.device, dtype=dtype))
+        chunks, order = self.chunked(pairs, lambda: self._lengths(batch, pairs, prompts, read))
+        empty = torch.empty((0, 1), device=self.model.device, dtype=dtype)
+        return Part(scores, chunks, len(pairs), empty, order=order)
+
+    def _lengths(self, batch: Batch, pairs: Pairs, prompts: dict[int, str], read: dict[int, Any]) -> dict[int, int]:
+        """Tokens of a pair of each row, with the largest of the pictures that are its candidates."""
+        reader = self.retriever.reader
+        shown = {number: reader.picture_tokens(picture) for number, picture in read.items()}
+        largest = dict.fromkeys(prompts, 0)
+        for pair in self.own_pairs(pairs).tolist():
+            row = int(pairs.rows[pair])
+            largest[row] = max(largest[row], shown[int(pairs.candidates[pair])])
+        written = reader.tokens(list(prompts.values()), [1] * len(prompts))
+        of_pictures = (largest[row] + shown[int(batch.queries[row])] - 2 for row in prompts)  # two are written as a token each
+        return {row: len(ids) + count for row, ids, count in zip(prompts, written, of_pictures, strict=True)}
 
     def save(self, folder: Path) -> None:
         self.peft_model.save_pretrained(folder)

@@ -39,12 +39,18 @@ rows of that task, whose ``pair_id`` tells them apart."""
 def also_reads(recipe: Recipe, licences: LicenceSettings = LicenceSettings()) -> tuple[str, ...]:
     """Tables besides triplets and towers that decide what ``recipe`` trains on: ``images`` has the captions of naive pairs and the
     licences of hard negatives, ``neighbours`` says which signal found a negative and which rows a batch has together, ``tasks``
-    has the rows of all but composed queries."""
+    has the rows of all but composed queries; filters learn from captions and vectors."""
     if recipe.pair_source == "naive":
         return ("images",)
     neighbours = ("neighbours",) if _of_some_signals(recipe) or recipe.batch_neighbours > 1 else ()
     tasks = () if set(recipe.tasks) == {COMPOSED} else ("tasks",)
-    return (*neighbours, *tasks, *(() if uses_all(recipe, licences) else ("images",)))
+    images = () if uses_all(recipe, licences) and not looks_at_lake(recipe) else ("images",)
+    return (*neighbours, *tasks, *images, *(SIGNALS if looks_at_lake(recipe) else ()))
+
+
+def looks_at_lake(recipe: Recipe) -> bool:
+    """Whether filters of ``recipe`` learn from the lake's captions and vectors."""
+    return any(name != "judge" for name in recipe.filters)
 
 
 def training_rows(lake: Lake, recipe: Recipe, licences: LicenceSettings, evaluate: EvaluateSettings) -> pa.Table:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmret.errors import UserError
+from mmret.filters.check import check, filtered
 from mmret.ingest.pictures.images import images_by_id
 from mmret.lake import Facts, Lake, history
 from mmret.lake.as_of import open_as_of
@@ -25,11 +26,14 @@ from mmret.retriever.train.neighbours import Neighbours
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.rows import neighbours_of, training_rows
 from mmret.retriever.train.state import Place
-from mmret.retriever.train.teach import teach, teacher_scores
+from mmret.retriever.train.taught_rows import taught_rows
 from mmret.retriever.train.trainer import OnRow
 from mmret.schemas import CHECKPOINTS
-from mmret.settings import EvaluateSettings, LicenceSettings, Profile, Recipe
+from mmret.settings import AnnotateSettings, EvaluateSettings, LicenceSettings, Profile, Recipe
+from mmret.settings.recipe_links import asks_judge
 from mmret.tasks import COMPOSED
+
+_SETTINGS = ("recipe", "licences", "evaluate", "annotate")
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,17 @@ class TrainingJob:
     recipe: Recipe
     licences: LicenceSettings
     evaluate: EvaluateSettings
+    annotate: AnnotateSettings = AnnotateSettings()
+    """Names the vision-language model of whatever asks one."""
+    asks_judge: bool = False
+    """Whether the recipe's teacher is that model, and no recipe."""
 
     @classmethod
     def of(cls, lake: Lake, profile: Profile, name: str) -> TrainingJob:
         """The job of recipe ``name`` of ``profile``."""
-        return cls(lake, name, profile.recipes[name], profile.licences, profile.evaluate)
+        recipe = profile.recipes[name]
+        asked = asks_judge(profile.recipes, recipe.teacher)
+        return cls(lake, name, recipe, profile.licences, profile.evaluate, profile.annotate, asked)
 
     @property
     def place(self) -> Place:
@@ -70,8 +80,8 @@ class TrainingJob:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which :meth:`from_json` makes the same job in another process."""
-        settings = {part: getattr(self, part).model_dump(mode="json") for part in ("recipe", "licences", "evaluate")}
-        return {"lake": self.lake.address, "name": self.name, **settings}
+        settings = {part: getattr(self, part).model_dump(mode="json") for part in _SETTINGS}
+        return {"lake": self.lake.address, "name": self.name, "asks_judge": self.asks_judge, **settings}
 
     @classmethod
     def from_json(cls, job: Mapping[str, Any]) -> TrainingJob:
@@ -82,6 +92,8 @@ class TrainingJob:
             Recipe.model_validate(job["recipe"]),
             LicenceSettings.model_validate(job["licences"]),
             EvaluateSettings.model_validate(job["evaluate"]),
+            AnnotateSettings.model_validate(job["annotate"]),
+            job["asks_judge"],
         )
 
 
@@ -116,10 +128,13 @@ def trained_folder(lake: Lake, name: str) -> Path:
 def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = SINGLE_PROCESS) -> dict[str, Any]:
     """Train the job's recipe on the lake's triplets into its checkpoint folder; see :func:`mmret.retriever.train.loop.train`.
 
-    A teacher scores the rows first, as far as it has not yet, and a retriever finds a reranker's negatives: the first process has
-    them do so, the others wait.
+    Filters look at the rows first, then a teacher scores them, as far as they have not yet, and a retriever finds a reranker's
+    negatives: the first process has them do so, the others wait.
     """
-    rows = job.rows()
+    rows, dropped = job.rows(), []
+    if job.recipe.filters:
+        then = open_as_of(job.lake, job.recipe.as_of)
+        rows, dropped = group.all_values(filtered(job.lake, job.recipe, rows, then, job.annotate) if group.first else None)[0]
     neighbours = job.neighbours(rows)
 
     def load_images(ids: Sequence[str]) -> dict[str, bytes]:
@@ -128,15 +143,12 @@ def train_on_lake(job: TrainingJob, on_row: OnRow | None = None, group: Group = 
     if (retriever := job.recipe.first_hits_of()) is not None:
         folder, count = trained_folder(job.lake, retriever), job.recipe.reranker.first_hits
         rows = group.all_values(with_first_hits(rows, folder, count, load_images) if group.first else None)[0]
-    teacher = None
-    if job.recipe.teacher is not None:
-        if group.first:
-            teach(job.lake, job.recipe.teacher, rows, load_images)
-        group.wait()
-        teacher = teacher_scores(job.lake, job.recipe.teacher, rows, load_images)
-    return train(
+    judge = job.annotate if job.asks_judge else None
+    rows, teacher, notes = taught_rows(job.lake, job.recipe, rows, load_images, group, judge)
+    facts = train(
         job.recipe, rows, load_images, base_folder(job.lake, job.recipe.base), job.place, on_row, group, teacher, neighbours
     )
+    return {**facts, "notes": [*facts["notes"], *dropped, *notes]} if dropped or notes else facts
 
 
 def nothing_to_train_on(lake: Lake, recipe: Recipe) -> str | None:
@@ -160,6 +172,8 @@ def train_recipe(job: TrainingJob, inputs: str, train_on: TrainOn = train_on_lak
     (`--as-of`). ``inputs``: fingerprint of all it is computed from.
     """
     lake, name = job.lake, job.name
+    if job.recipe.filters:  # before the state is recorded, which has the verdicts
+        check(lake, job.recipe.filters, open_as_of(lake, job.recipe.as_of), job.annotate)
     state = record_data_state(lake, job.recipe)
     # the same rows in every process, whatever is written meanwhile
     job = replace(job, recipe=job.recipe.model_copy(update={"as_of": state}))
