@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from mmret.cli.graph import Outcome
 
 REMARKS_SHOWN = 10
-ROBUSTNESS_CHECKS = ("answers_keep_when_reworded", "targets_come_before_hard_negatives")
-"""Asset checks of ``evaluations``, whose figures the summary has itself."""
+FIGURES_OF = {
+    "triplets": "`mmret quality` has the figures of the texts",
+    "evaluations": "its figures are in the table of robustness, its limits in settings evaluate.max_*",
+}
+"""Where the figures are of which an asset check warns, by asset."""
 
 
 def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, Any]:
@@ -69,12 +72,6 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "checks_warned": sorted(outcome.warnings),
         "total_seconds": round(outcome.total, 2),
     }
-
-
-def _where_to_look(check: str) -> str:
-    if check in ROBUSTNESS_CHECKS:
-        return "its figures are in the table of robustness"
-    return "`mmret quality` has the figures of the texts"
 
 
 def _duplicates(facts: list[Facts]) -> dict[str, int]:
@@ -120,7 +117,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
     for name in summary["checks_warned"]:
-        console.print(Text(f"check warns: {name} ({_where_to_look(name)})"))
+        where = FIGURES_OF.get(name.partition(":")[0])
+        console.print(Text(f"check warns: {name}" + (f" ({where})" if where else "")))
     _explain_pairs(summary, console)
     print_before_after(composed_only(summary["evaluations"]), console)
     print_directions(summary["evaluations"], summary["directions_left_out"], console)
