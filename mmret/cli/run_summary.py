@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from mmret.cli.graph import Outcome
 
 REMARKS_SHOWN = 10
+FIGURES_OF = {
+    "triplets": "`mmret quality` has the figures of the texts",
+    "evaluations": "its figures are in the table of robustness, its limits in settings evaluate.max_*",
+}
+"""Where the figures are of which an asset check warns, by asset."""
 
 
 def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, Any]:
@@ -119,7 +124,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
     for name in summary["checks_warned"]:
-        console.print(Text(f"check warns: {name} (`mmret quality` has the figures of the texts)"))
+        where = FIGURES_OF.get(name.partition(":")[0])
+        console.print(Text(f"check warns: {name}" + (f" ({where})" if where else "")))
     _explain_pairs(summary, console)
     print_training_notes(summary["training_notes"], console)
     print_before_after(composed_only(summary["evaluations"]), console)
