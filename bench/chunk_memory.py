@@ -126,7 +126,7 @@ def compare(tokens: int, rows: int, texts: int, with_rows: tuple[str, ...] = tup
     return found
 
 
-def gate() -> dict[str, float]:
+def gate() -> dict[str, float | list[float]]:
     found = compare(1024, 64, 128, with_rows=("mixed",))
     return {
         "most_over_estimate": max(row["tokens"] for row in found.values()),
