@@ -24,7 +24,7 @@ from mmret.lake.configuration import resolve
 from mmret.lake.holding import REQUESTS, note_opted_out, noted_requests
 from mmret.retriever.opted_out_since import all_opted_out_since
 from mmret.retriever.train.data_state import checkpoint_rows, record_data_state
-from mmret.schemas import CHECKPOINTS, DESCRIPTIONS, PAIRS, TABLES, TEACHER_SCORES, TRIPLETS, vectors
+from mmret.schemas import CHECKPOINTS, DESCRIPTIONS, PAIRS, TABLES, TEACHER_SCORES, TRIPLETS, VERDICTS, vectors
 from mmret.settings import CorpusSettings
 from tests.ingest.files import captioned, png
 
@@ -237,6 +237,33 @@ def test_a_teacher_s_scores_are_rid_of_it_in_place_and_the_others_stay(lake, pru
     assert not [f for f in files_with(lake, GONE.encode()) if "teacher_scores" in f]
     facts = lake.facts("teacher_scores", "judge-0")
     assert (facts.inputs, facts.notes["said"]) == ("m", "so"), "a teacher goes on from there"
+
+
+def test_verdicts_are_rid_of_it_in_place_and_the_others_stay(lake):
+    said = [
+        {
+            "filter": "false_negatives",
+            "pair_id": pair_id(IDS[q], IDS[t]),
+            "query_id": IDS[q],
+            "target_id": IDS[t],
+            "candidate_id": IDS[c],
+        }
+        for q, t, negatives in PAIRS_OF
+        for c in negatives
+    ]
+    said += [
+        {"filter": "consistency", "pair_id": pair_id(IDS[q], IDS[t]), "query_id": IDS[q], "target_id": IDS[t], "text": "a"}
+        for q, t, _ in PAIRS_OF
+    ]
+    lake.write("verdicts", "consistency-0", rows(VERDICTS, said), "m", note="so")
+    downstream(lake)
+    forget_opted_out(lake)
+    left = lake.read("verdicts").to_pylist()
+    assert {(r["pair_id"], r["candidate_id"]) for r in left} == {
+        (pair_id(IDS[q], IDS[t]), c) for q, t, negatives in PAIRS_OF[1:] for c in (None, *(IDS[n] for n in negatives if n != 1))
+    }
+    assert not [f for f in files_with(lake, GONE.encode()) if "verdicts" in f]
+    assert lake.facts("verdicts", "consistency-0").notes["note"] == "so"
 
 
 def test_files_that_were_fetched_by_address_are_deleted_and_no_other(tmp_path):

@@ -60,12 +60,14 @@ def check(
 
 def examples(lake: Lake, verdicts: Verdicts, count: int = EXAMPLES) -> list[str]:
     """A line for each of some of what is dropped, those that are surest first."""
-    from mmret.ingest.pictures.images import captions_by_id
+    import pyarrow.compute as pc
 
     rows: list[dict[str, Any]] = sorted(
         verdicts.dropped.to_pylist(), key=lambda row: (row["score"] if row["text"] else -row["score"], row["pair_id"])
     )[:count]
-    captions = captions_by_id(lake, {row[name] for row in rows for name in ("query_id", "target_id", "candidate_id") if row[name]})
+    named = {row[name] for row in rows for name in ("query_id", "target_id", "candidate_id") if row[name]}
+    known = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(sorted(named)))
+    captions = dict.fromkeys(named, "") | dict(zip(*(known[c].to_pylist() for c in ("image_id", "caption")), strict=True))
     lines = []
     for row in rows:
         pair = f"{captions[row['query_id']]} -> {captions[row['target_id']]}"

@@ -18,8 +18,8 @@ from mmret.filters.scorers import WORDS, CrossFitted, text_bags
 
 LEAST = 64
 """Texts below which nothing can be told."""
-PRECISION = 0.92
-"""Share of what is dropped that is to be wrong."""
+MOST = 0.5
+"""Where a larger share would be dropped, nothing is told from anything."""
 _SIBLINGS, _BOUND = 0.5, 8.0
 _SHARES = np.concatenate([np.arange(0, 0.9, 0.05), np.arange(0.9, 0.99, 0.01), np.arange(0.99, 1.0001, 0.002)])
 _LOWER = 0.6
@@ -104,11 +104,14 @@ def _judged(triplets: Triplets, signals: tuple[str, ...], own: np.ndarray, *wron
     importance = np.repeat([1.0, 1 / len(wrong)], [len(own), len(every) - len(own)])
     weights = logistic((every - centre) / spread, label, importance)
     log_odds = [_with_siblings(triplets, _linear((x - centre) / spread, weights)) for x in (own, *wrong)]
-    null = np.concatenate(log_odds[1:])
-    by_signal = [_with_siblings(triplets, own[:, s]) for s in range(len(signals))]
-    nulls = [np.concatenate([_with_siblings(triplets, x[:, s]) for x in wrong]) for s in range(len(signals))]
-    against = [scores <= threshold(scores, null) for scores, null in zip(by_signal, nulls, strict=True)]
-    return Consistency(log_odds[0].astype(np.float32), threshold(log_odds[0], null), signals, np.stack(against, axis=1))
+    limit, scores = threshold(*log_odds), log_odds[0].astype(np.float32)
+    if (doubtful := float((log_odds[0] <= limit).mean())) > MOST:
+        note = f"{doubtful:.0%} of the texts fit their pair no better than those of other pairs, too many to tell which are wrong"
+        return Consistency(scores, -np.inf, signals, np.zeros(own.shape, bool), note)
+    by_signal = [[_with_siblings(triplets, x[:, s]) for x in (own, *wrong)] for s in range(len(signals))]
+    against = [cases[0] <= threshold(*cases) for cases in by_signal]
+    limit = np.nextafter(np.float32(limit), np.float32(np.inf)) if np.isfinite(limit) else limit  # scores are rounded
+    return Consistency(scores, float(limit), signals, np.stack(against, axis=1))
 
 
 def _linear(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -146,24 +149,40 @@ def logistic(x: np.ndarray, label: np.ndarray, importance: np.ndarray) -> np.nda
         free[-1] = True
 
 
-def threshold(scores: np.ndarray, null: np.ndarray) -> float:
-    """The score at or below which a text is wrong rather than right, where wrong ones are distributed as ``null`` (m,).
+def threshold(scores: np.ndarray, *nulls: np.ndarray) -> float:
+    """The score at or below which a text is wrong, where wrong ones are distributed as ``nulls``, each in a share of its own.
 
-    Beside each share of ``null`` the share of ``scores`` (n,) is counted. Where hardly a right one falls, in the lower part, that
-    ratio is the rate of wrong ones, and where right ones come in it grows. The threshold lies where, of all below, ``PRECISION``
-    is wrong by that rate. -inf where nothing is found.
+    The shares are fitted where hardly a right text falls, in the lower part of the nulls. Where right ones come in there are more
+    than they say, and where there are twice as many, which is beyond chance, one of two is right: there the threshold lies. -inf
+    where nothing is found.
 
     >>> rng = np.random.default_rng(0)
     >>> 1 < threshold(np.concatenate([rng.normal(6, 1, 900), rng.normal(0, 1, 100)]), rng.normal(0, 1, 1000)) < 5
     True
     """
-    edges = np.quantile(null, _SHARES)
-    found = np.searchsorted(np.sort(scores), edges, side="right").astype(float)
-    found[0] = 0  # those below all of the null are as wrong as its lowest
-    ratio = np.diff(found) / len(scores) / np.diff(_SHARES)
-    rate = float(np.median(ratio[_SHARES[1:] <= _LOWER]))
-    if rate == 0:
+    edges = np.quantile(np.concatenate(nulls), _SHARES)[1:]  # what lies below all nulls is as wrong as their lowest
+    found, *wrong = (np.diff(np.searchsorted(np.sort(x), edges, side="right"), prepend=0).astype(float) for x in (scores, *nulls))
+    expected = np.stack(wrong, axis=1) * [len(scores) / len(null) for null in nulls]
+    lower = _SHARES[1:] <= _LOWER
+    if not found[lower].any():
         return -np.inf
-    wrong = np.minimum(np.diff(found), rate * np.diff(_SHARES) * len(scores))
-    good = np.flatnonzero((np.cumsum(wrong) >= PRECISION * found[1:]) | (_SHARES[1:] <= _LOWER))
-    return float(edges[good[-1] + 1])
+    expected = expected @ _shares(expected[lower], found[lower])
+    near, near_expected = (np.convolve(np.pad(x, 1, mode="edge"), np.ones(3), mode="valid") for x in (found, expected))
+    chance = 2 * np.sqrt(near_expected) + 2  # counts vary
+    right = np.flatnonzero((found > 2 * expected + np.sqrt(expected)) & (near > 2 * near_expected + chance))
+    end = int(right[0]) if len(right) else len(found)
+    return float(edges[end - 1]) if end else -np.inf
+
+
+def _shares(nulls: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The shares, none below zero, in which the columns of ``nulls`` add up to ``found``, by least squares of counts."""
+    spread = 1 / np.sqrt(found + 1)
+    parts, best, least = nulls * spread[:, None], np.zeros(nulls.shape[1]), np.inf
+    for some in range(1, 2 ** nulls.shape[1]):
+        columns = [n for n in range(nulls.shape[1]) if some >> n & 1]
+        fitted = np.linalg.lstsq(parts[:, columns], found * spread, rcond=None)[0]
+        error = float(((parts[:, columns] @ fitted - found * spread) ** 2).sum())
+        if (fitted >= 0).all() and error < least:
+            best, least = np.zeros(nulls.shape[1]), error
+            best[columns] = fitted
+    return best

@@ -3,7 +3,7 @@
 A scorer is two small maps into one space, trained so that a text is nearer to its own pair than to the others of the batch, among
 them other targets of the same picture: texts by their words; pairs by the words that came and went between the captions, or by
 the vectors of target and change. Triplets are halved by query picture. Every word begins with a direction of its own on both
-sides, so that a word that was never seen still meets itself in a caption. Cost: 160 steps of at most 512 pairs and half, whatever
+sides, so that a word that was never seen still meets itself in a caption. Cost: at most 160 steps of 512 pairs and half, whatever
 the size of the corpus, 2 to 4 s a signal; then a pass over the texts.
 """
 
@@ -21,7 +21,8 @@ from mmret.filters.words import BUCKETS, Bags, change, grams, weights
 
 WORDS = "words"
 """The signal of the captions' words."""
-STEPS, BATCH, WIDTH = 160, 512, 64
+VISITS, FEWEST_STEPS, STEPS, BATCH, WIDTH = 8, 48, 160, 512, 64
+"""Times that a triplet is seen, within bounds of the steps."""
 _RATE, _SMOOTHING, _BLOCK = 0.01, 0.1, 4096
 
 
@@ -75,7 +76,7 @@ def fit(scorer: Scorer, triplets: Triplets, bags: Bags, rows: np.ndarray, seed: 
     rng = np.random.default_rng(seed)
     size = int(min(BATCH, max(2, len(rows) // 4)))
     order, at = _shuffled(triplets, rows, rng), 0
-    for _ in range(STEPS):
+    for _ in range(min(STEPS, max(FEWEST_STEPS, VISITS * len(rows) // size))):
         if at + size > len(order):
             order, at = _shuffled(triplets, rows, rng), 0
         own = order[at : at + size]

@@ -1,0 +1,127 @@
+"""Invariants of the filters: nine in ten planted faults are found, nine in ten of what is dropped are faults, by none of the
+attributes; a corpus without faults loses next to nothing; the same triplets have the same verdicts; what cannot be judged is
+kept, and it is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmret.benchmarks.planted_faults import found, plant
+from mmret.filters.check import JUDGES
+from mmret.filters.consistency import threshold
+from mmret.filters.corpus import Corpus
+from mmret.filters.false_negatives import valley
+from tests.filters.made import made
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def case():
+    return made()
+
+
+def test_wrong_texts_and_swapped_targets_are_found_at_ninety_and_ninety(case):
+    corpus, triplets, scenes = case
+    planted = plant(triplets, {"text": 0.2, "target": 0.05, "same_source": 0.05}, scenes)
+    verdicts = JUDGES["consistency"](corpus, planted.triplets, "m")
+    figures = found(planted, verdicts.rows)
+    assert figures["precision"] >= 0.9 and figures["recall"] >= 0.9, figures
+    assert JUDGES["consistency"](corpus, planted.triplets, "m").rows == verdicts.rows
+    dropped = verdicts.dropped.to_pylist()
+    assert all(row["reason"] and row["score"] <= row["threshold"] for row in dropped)
+    assert {s for row in dropped for s in row["signals"]} == {"words", "clip_image", "dino_image"}
+
+
+def test_hard_negatives_that_are_right_are_found_at_ninety_and_ninety(case):
+    corpus, triplets, scenes = case
+    planted = plant(triplets, {"false_negative": 0.2}, scenes)
+    assert len(planted.planted_negatives) > 100
+    verdicts = JUDGES["false_negatives"](corpus, planted.triplets, "m")
+    figures = found(planted, verdicts.rows)
+    assert figures["precision"] >= 0.9 and figures["recall"] >= 0.9, figures
+    assert all(row["reason"] and "words" in row["signals"] for row in verdicts.dropped.to_pylist())
+    assert JUDGES["false_negatives"](corpus, planted.triplets, "m").rows == verdicts.rows
+
+
+def test_where_nothing_is_wrong_next_to_nothing_is_dropped(case):
+    corpus, triplets, scenes = case
+    planted = plant(triplets, {}, scenes)
+    assert planted.triplets == triplets and not planted.pairs
+    for name, judge in JUDGES.items():
+        verdicts = judge(corpus, triplets, "m")
+        assert found(planted, verdicts.rows)["dropped"] <= 0.015, name
+
+
+def test_planting_is_a_function_of_its_seed_and_wrong_by_the_scenes(case):
+    _, triplets, scenes = case
+    shares = {"text": 0.2, "target": 0.1, "same_source": 0.1, "false_negative": 0.2}
+    one, again, other = (plant(triplets, shares, scenes, seed) for seed in (1, 1, 2))
+    assert one == again and one.pairs != other.pairs and one.triplets.num_rows == triplets.num_rows
+    before = {row["pair_id"]: row for row in triplets.to_pylist()}
+    for row in one.triplets.to_pylist():
+        kind = one.pairs.get(row["pair_id"])
+        if kind in ("target", "same_source"):
+            assert scenes[row["target_id"]] != scenes[before[row["pair_id"]]["target_id"]]
+        assert (row["texts"] != before[row["pair_id"]]["texts"]) == (kind == "text")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda corpus, rows: (corpus, rows.slice(0, 1)), "3 texts are too few"),
+        (lambda corpus, rows: (corpus, with_texts(rows, [["the same"]] * len(rows))), "all texts are the same"),
+        (lambda corpus, rows: (Corpus(corpus.ids, [""] * len(corpus.ids), {}), rows), "neither captions nor vectors"),
+        (lambda corpus, rows: (corpus, with_texts(rows, shuffled(rows))), "too many to tell which are wrong"),
+        (lambda corpus, rows: (corpus, rows.slice(0, 0)), "0 texts are too few"),
+    ],
+)
+def test_texts_that_cannot_be_judged_are_kept_and_it_is_said(case, change, says):
+    corpus, rows = change(case[0], case[1].slice(0, 300))
+    verdicts = JUDGES["consistency"](corpus, rows, "m")
+    assert (
+        says in verdicts.note and not len(verdicts.dropped) and len(verdicts.rows) == len(rows["texts"].combine_chunks().flatten())
+    )
+
+
+def with_texts(rows: pa.Table, texts: list[list[str]]) -> pa.Table:
+    place = rows.schema.get_field_index("texts")
+    return rows.set_column(place, rows.schema.field(place), pa.array(texts, rows.schema.field(place).type))
+
+
+def shuffled(rows: pa.Table) -> list[list[str]]:
+    order = np.random.default_rng(0).permutation(len(rows))
+    return rows["texts"].take(pa.array(order)).to_pylist()
+
+
+def test_without_captions_pictures_still_judge_texts_and_no_negative_is_dropped(case):
+    corpus, triplets, scenes = case
+    mute = Corpus(corpus.ids, [""] * len(corpus.ids), corpus.vectors)
+    planted = plant(triplets, {"text": 0.2, "false_negative": 0.2}, scenes)
+    figures = found(planted, JUDGES["consistency"](mute, planted.triplets, "m").rows)
+    assert figures["precision"] >= 0.8 and figures["recall"] >= 0.5, figures
+    verdicts = JUDGES["false_negatives"](mute, planted.triplets, "m")
+    assert "only equal captions count" in verdicts.note and not len(verdicts.dropped)
+
+
+def test_the_valley_is_behind_a_hill_of_twins_and_there_is_none_without_twins():
+    rng = np.random.default_rng(0)
+    apart = rng.normal(size=(600, 16))
+    apart /= np.linalg.norm(apart, axis=1, keepdims=True)
+    twins = np.repeat(apart, 2, axis=0) + 0.02 * rng.normal(size=(1200, 16))
+    twins /= np.linalg.norm(twins, axis=1, keepdims=True)
+    assert valley(apart.astype(np.float32)) is None
+    assert 6 < valley(twins.astype(np.float32)) < 40
+
+
+def test_the_threshold_finds_the_share_of_each_kind_of_wrong():
+    rng = np.random.default_rng(0)
+    far, near = rng.normal(-3, 1, 5000), rng.normal(0, 1, 5000)
+    right = rng.normal(5, 1, 8000)
+    scores = np.concatenate([right, rng.normal(-3, 1, 500), rng.normal(0, 1, 1500)])
+    limit = threshold(scores, far, near)
+    wrong = np.arange(len(scores)) >= len(right)
+    assert (wrong & (scores <= limit)).sum() >= 0.95 * wrong.sum() and wrong[scores <= limit].mean() >= 0.93
+    assert (right <= threshold(right, far, near)).mean() < 0.01
