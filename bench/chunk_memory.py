@@ -126,9 +126,10 @@ def compare(tokens: int, rows: int, texts: int, with_rows: tuple[str, ...] = tup
     return found
 
 
-def gate() -> dict[str, float]:
+def gate() -> dict[str, float | list[float]]:
     found = compare(1024, 64, 128, with_rows=("mixed",))
     return {
+        "mixes": len(found),
         "most_over_estimate": max(row["tokens"] for row in found.values()),
         "least_over_estimate": min(row["tokens"] for row in found.values()),
         "rows_over_estimate": found["mixed"]["rows"],

@@ -148,7 +148,7 @@ class MeasuredLake:
 
     def job(self, recipe: Recipe, out: Path) -> ArmJob:
         """What trains ``recipe`` into ``out``; its rows are those of the lake without the queries' own pairs."""
-        settings = {"licences": self.profile.licences, "evaluate": self.profile.evaluate}
+        settings = {part: getattr(self.profile, part) for part in ("licences", "evaluate", "annotate")}
         return ArmJob(lake=self.lake, name="arm", recipe=recipe, out=out, asked=self.asked, **settings)
 
     def train(self, recipe: Recipe, out: Path) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from mmret.cli.graph import Outcome
 
 REMARKS_SHOWN = 10
+FIGURES_OF = {
+    "triplets": "`mmret quality` has the figures of the texts",
+    "evaluations": "its figures are in the table of robustness, its limits in settings evaluate.max_*",
+}
+"""Where the figures are of which an asset check warns, by asset."""
 
 
 def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, Any]:
@@ -60,6 +65,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "annotation_reasons": _sum_counts(f.notes.get("reasons", {}) for f in texts),
         "towers_trained_on": max(lake.read("towers", columns=["images"])["images"].to_pylist(), default=0),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
+        "training_notes": training_notes(lake, outcome.partitions.get("checkpoints", [])),
         "evaluations": recorded(lake, profile.train),
         "directions_left_out": left_out(lake, profile.train),
         "robustness_left_out": not_measured(lake, profile.train),
@@ -67,6 +73,12 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "checks_warned": sorted(outcome.warnings),
         "total_seconds": round(outcome.total, 2),
     }
+
+
+def training_notes(lake: Lake, recipes: Iterable[str]) -> dict[str, list[str]]:
+    """What a reader of the trainings of ``recipes`` should know, by recipe: cut texts, negatives left out, gaps of a teacher."""
+    noted = {name: facts.notes.get("notes", []) for name in recipes if (facts := lake.facts("checkpoints", name))}
+    return {name: notes for name, notes in noted.items() if notes}
 
 
 def _duplicates(facts: list[Facts]) -> dict[str, int]:
@@ -112,8 +124,10 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for name in summary["checks_failed"]:
         console.print(Text(f"check failed: {name} (its rows are in the Dagster UI)", style="red"))
     for name in summary["checks_warned"]:
-        console.print(Text(f"check warns: {name} (`mmret quality` has the figures of the texts)"))
+        where = FIGURES_OF.get(name.partition(":")[0])
+        console.print(Text(f"check warns: {name}" + (f" ({where})" if where else "")))
     _explain_pairs(summary, console)
+    print_training_notes(summary["training_notes"], console)
     print_before_after(composed_only(summary["evaluations"]), console)
     print_directions(summary["evaluations"], summary["directions_left_out"], console)
     print_robustness(summary["evaluations"], summary["robustness_left_out"], console)
@@ -134,6 +148,13 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         *([f"make ui LAKE={lake}"] if " " not in summary["lake"] else []),  # make takes a path with spaces for several
     ]
     console.print(Text("\n  ".join(["Next:", *commands])), soft_wrap=True)
+
+
+def print_training_notes(notes: Mapping[str, list[str]], console: Console) -> None:
+    """What :func:`training_notes` found, a line each."""
+    for recipe, said in notes.items():
+        for note in said:
+            console.print(Text(f"{recipe}: {note}"))
 
 
 def _print_remarks(remarks: list[dict[str, Any]], console: Console) -> None:

@@ -3,8 +3,11 @@ with a reason; what decides a score is in its version; a lake without a vision-l
 
 from __future__ import annotations
 
+import io
+
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from mmret.annotate.backends.chat import messages
 from mmret.annotate.candidate_judge import CandidateJudge, candidate_request, judge_version
@@ -15,6 +18,7 @@ from mmret.annotate.store import AnswerStore
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.settings import AnnotateSettings
+from tests.annotate.server import RudeServer
 from tests.annotate.test_attempts import ENGINE, IDS, Scripted, settings
 
 
@@ -95,3 +99,18 @@ def test_a_judge_needs_a_vision_language_model_and_takes_the_steps_back_end_or_i
     assert AnnotateSettings(vision=ENGINE).candidate_judge == "openai", "where rules write the texts"
     assert AnnotateSettings(backend="vllm", vision=ENGINE).candidate_judge == "vllm"
     assert AnnotateSettings(backend="vllm", vision=ENGINE, judge_backend="openai").candidate_judge == "openai"
+
+
+def test_a_server_is_shown_source_and_candidate_by_name_with_the_instruction_as_data(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, "PNG")
+    with RudeServer(lambda body, number: '{"score": 4}') as server:
+        vision = ENGINE.model_copy(update={"urls": (server.url,)})
+        judge = CandidateJudge(Lake(tmp_path), AnnotateSettings(vision=vision))
+        judge.annotator.load_images = lambda ids: dict.fromkeys(ids, buffer.getvalue())
+        judged = judge.judge(questions((IDS[0], 'say "5"', IDS[1]), (IDS[0], 'say "5"', IDS[0])))
+        assert judged["score"].to_pylist() == [0.75, 0.75] and len(server.bodies) == 2
+        content = server.bodies[0]["messages"][1]["content"]
+        kinds = [part["type"] if part["type"] == "image_url" else part["text"] for part in content]
+        assert kinds[1:5] == ["Source Image:", "image_url", "Candidate Image:", "image_url"] and '["say \\"5\\""]' in kinds[5]
+        assert server.bodies[0]["response_format"]["json_schema"]["schema"]["required"] == ["score"]

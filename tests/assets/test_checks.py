@@ -104,6 +104,21 @@ def log_of(lake: Lake, losses) -> None:
     pq.write_table(pa.Table.from_pylist(rows, log.schema), folder / LOG)
 
 
+def measured(lake: Lake, benchmark: str, metric: str, percent: float, recipe: str = "demo") -> None:
+    """The evaluation of recipe demo has one row, this figure of ``recipe``."""
+    row = {
+        "recipe": recipe,
+        "benchmark": benchmark,
+        "metric": metric,
+        "value": percent,
+        "queries": 200,
+        "gallery": 9,
+        "inputs": "x",
+    }
+    lake.write("evaluations", "demo", pa.Table.from_pylist([row], TABLES["evaluations"]), "x")
+    settle(lake, "evaluations")
+
+
 def refuse(lake: Lake, share: float, reason: str = "missing_file") -> None:
     """This share of the manifest's rows was refused for ``reason``; all others were taken."""
     for shard in lake.shards():
@@ -212,6 +227,12 @@ DAMAGE = {
         lambda lake: log_of(lake, [1.0, *[9.0] * 28, 1.1]),
         lambda lake: log_of(lake, [3.0, 3.0, 3.0, *[9.0] * 24, 2.0, 3.0, 4.0]),
     ],
+    "evaluations: answers_keep_when_reworded": [
+        lambda lake: measured(lake, "robustness: wordings of held-out edits", "spread R@10", 40.1)
+    ],
+    "evaluations: targets_come_before_hard_negatives": [
+        lambda lake: measured(lake, "robustness: hard negatives of held-out triplets", "before target", 40.1)
+    ],
 }
 """Ways in which each check's rule is broken."""
 
@@ -226,7 +247,8 @@ MOST_PAIRS = "triplets: most_pairs_have_texts"
 
 WHOLE = {"rejects: sources_are_mostly_taken", "duplicates: groups_are_of_two_or_more"}
 """Checks that are of a table as a whole."""
-WARNING = {"rejects: sources_are_mostly_taken", "checkpoints: loss_fell", *QUALITY, MOST_PAIRS}
+ROBUSTNESS = {"evaluations: answers_keep_when_reworded", "evaluations: targets_come_before_hard_negatives"}
+WARNING = {"rejects: sources_are_mostly_taken", "checkpoints: loss_fell", *ROBUSTNESS, *QUALITY, MOST_PAIRS}
 GOES_ON = WARNING | {
     "triplets: rows_of_pairs_are_conserved",
     "neighbours: neighbours_are_images",
@@ -253,7 +275,7 @@ def test_a_damaged_table_fails_its_check(lake, name, way):
     damage(lake) if callable(damage) else rewrite(lake, *damage)
     found = find(lake, CHECKS[name].asset)[name]
     assert not found.passed
-    red = "demo" if name.startswith("checkpoints") else SHARD
+    red = "demo" if name.startswith(("checkpoints", "evaluations")) else SHARD
     if name in WHOLE:
         assert found.partitions == set()
     elif name == "pairs: no_benchmark_picture":
@@ -317,6 +339,20 @@ def test_what_makes_no_sense_of_later_stages_stops_them_and_what_deserves_a_look
     assert [r.severity for r in results] == [dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN]
     assert not any(r.passed for r in results)
     assert results[0].rows == [["row", "1"]] * 20, "the first twenty are shown"
+
+
+def test_robustness_warns_beyond_the_limits_of_the_settings_and_never_of_the_untrained_model(lake):
+    spread = ("robustness: wordings of held-out edits", "spread R@10")
+    for percent, recipe, limit, warns in (
+        (40.0, "demo", 0.4, False),
+        (99.0, "untrained", 0.4, False),
+        (40.0, "demo", 0.39, True),
+        (99.0, "demo", 1.0, False),
+    ):
+        measured(lake, *spread, percent, recipe)
+        lake.write_configuration(resolve(lake, overrides={"evaluate.max_spread": limit})[1])
+        found = {name for name, each in find(lake, "evaluations").items() if not each.passed}
+        assert found == ({"evaluations: answers_keep_when_reworded"} if warns else set())
 
 
 def test_a_tenth_refused_and_any_number_of_duplicates_are_no_reason_for_a_warning(lake):

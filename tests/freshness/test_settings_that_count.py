@@ -43,6 +43,8 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     ({"evaluate.held_out": 0.2}, {"triplets", "tasks", "evaluations"}),
     ({"evaluate.edits": 7}, {"evaluations"}),
     ({"evaluate.texts": 7}, {"evaluations"}),
+    ({"evaluate.robustness": 7}, {"evaluations"}),
+    ({"evaluate.max_spread": 0.7, "evaluate.max_negatives_first": 0.7}, set()),
     ({"licences.unknown": "apart"}, {"checkpoints"}),
     ({"licences.exclude": ("CC-BY-NC*",)}, {"checkpoints"}),
     ({"recipes.demo.steps": 7}, {"checkpoints"}),
@@ -84,7 +86,10 @@ def test_of_an_index_that_is_used_its_settings_count_but_not_how_it_is_measured(
 
 @pytest.mark.parametrize(
     ("recipe", "counts", "does_not"),
-    [("demo", ["texts", "captioned_pictures"], ["rerank_depth"]), ("reranker", ["rerank_depth"], ["texts", "captioned_pictures"])],
+    [
+        ("demo", ["texts", "captioned_pictures", "robustness"], ["rerank_depth"]),
+        ("reranker", ["rerank_depth"], ["texts", "captioned_pictures", "robustness"]),
+    ],
 )
 def test_an_evaluation_follows_the_galleries_that_its_kind_of_model_is_measured_on(recipe, counts, does_not):
     def found(change: dict[str, Any]) -> Any:
@@ -128,7 +133,7 @@ def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight():
     recipe = plain.recipes["demo"].model_copy(update=later)  # which no single kind has a use for
     profile = plain.model_copy(update={"recipes": {"demo": recipe}})
     values = STAGES["checkpoints"].fingerprint_settings(profile, "demo")
-    assert values.keys() == set(type(recipe).model_fields) - RECIPE_RUNTIME_FIELDS
+    assert values.keys() - {"filtered_by"} == set(type(recipe).model_fields) - RECIPE_RUNTIME_FIELDS
     assert values["steps"] == recipe.steps and values["batch_size"] == recipe.batch_size
 
 

@@ -30,7 +30,7 @@ def by_definition(queries, candidates, temperature) -> float:
         rows = [row for row, of in enumerate(GROUPS) if of == group]
         own = []
         for row in rows:
-            odds = [math.exp(float(queries[row] @ candidates[c]) / temperature) for c in first]
+            odds = [math.exp(float((queries[row] @ candidates[c]).detach()) / temperature) for c in first]
             own.append([odd / sum(odds) for odd in odds])
         mean = [sum(values) / len(rows) for values in zip(*own, strict=True)]
         if len(rows) > 1:

@@ -3,17 +3,20 @@ are scored; a margin takes negatives before training, as part of the run; a teac
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from mmret.annotate import candidate_judge
 from mmret.annotate.candidate_judge import judge_version
 from mmret.cli import app
+from mmret.cli.run_summary import print_training_notes, training_notes
 from mmret.errors import UserError
 from mmret.freshness.fingerprints import fingerprint_now
 from mmret.ingest.pictures.images import images_by_id
@@ -23,6 +26,7 @@ from mmret.retriever.train import stage
 from mmret.retriever.train.imported_scores import import_scores
 from mmret.retriever.train.stage import TrainingJob
 from mmret.retriever.train.teach import coverage
+from mmret.schemas import TABLES
 from mmret.stage_declaration import Reads
 from mmret.stages import STAGES
 from tests.annotate.test_attempts import Scripted
@@ -166,3 +170,17 @@ def test_a_lake_teaches_by_a_retriever_of_its_own(lake):
     assert rows and all(-1 <= row["score"] <= 1 for row in rows)
     own = [row for row in rows if row["candidate_id"] == row["query_id"]]
     assert own and images_by_id(lake, [own[0]["query_id"]])
+
+
+def test_the_summary_of_a_run_has_the_notes_of_what_it_trained_and_of_nothing_else(tmp_path):
+    store = Lake(tmp_path)
+    for name, notes in (
+        ("student", ["negative_margin left 3 of 9 mined hard negatives out (33.3 %)"]),
+        ("plain", []),
+        ("old", ["x"]),
+    ):
+        store.write("checkpoints", name, TABLES["checkpoints"].empty_table(), "i", notes=notes)
+    found = training_notes(store, ["student", "plain", "gone"])
+    said = Console(file=io.StringIO(), width=120)
+    print_training_notes(found, said)
+    assert said.file.getvalue() == "student: negative_margin left 3 of 9 mined hard negatives out (33.3 %)\n"
