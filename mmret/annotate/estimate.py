@@ -130,6 +130,19 @@ def estimate_requests(
     return _estimate(kind, pairs, {}, annotator, settings, store, {})
 
 
+def estimate_questions(
+    requests: Sequence[Request], annotator: Annotator, settings: AnnotateSettings, store: AnswerStore
+) -> Estimate:
+    """The estimate of ``requests`` of kind `candidate`."""
+    stored, answers = 0, []
+    for start in range(0, len(requests), BATCH):
+        known = store.look_up("candidate", [annotator.key(request) for request in requests[start : start + BATCH]])
+        stored += len(known)
+        answers += list(known.values())[: SAMPLE - len(answers)]
+    sample = [r for r in requests if uniform("estimate", r.pair_id) < SAMPLE / max(SAMPLE, len(requests))]
+    return _priced("candidate", len(requests), stored, answers, sample, annotator, settings)
+
+
 def _estimate(
     kind: Kind,
     pairs: pa.Table,
@@ -157,11 +170,24 @@ def _estimate(
         if kind == "describe":  # costs nothing, and prompts may contain it
             descriptions |= {sample[i].pair_id: answer.text for i, answer in annotator.answers(sample) if answer.text}
         return Estimate(kind, pairs.num_rows, stored, tokens_in=0, tokens_out=0, cost=0.0, measured=True)
+    return _priced(kind, pairs.num_rows, stored, answers, sample, annotator, settings)
+
+
+def _priced(
+    kind: Kind,
+    requests: int,
+    stored: int,
+    answers: Sequence[Answer],
+    sample: Sequence[Request],
+    annotator: Annotator,
+    settings: AnnotateSettings,
+) -> Estimate:
+    """The estimate of so many requests: tokens of each by ``answers`` that are stored, else by the prompts of ``sample``."""
     mean = _mean_tokens(answers)
     per_request = mean or _guess_tokens(kind, sample, settings)
-    tokens_in, tokens_out = (round((pairs.num_rows - stored) * tokens) for tokens in per_request)
+    tokens_in, tokens_out = (round((requests - stored) * tokens) for tokens in per_request)
     cost = annotator.cost(kind, tokens_in, tokens_out)
-    return Estimate(kind, pairs.num_rows, stored, tokens_in, tokens_out, cost, measured=mean is not None)
+    return Estimate(kind, requests, stored, tokens_in, tokens_out, cost, measured=mean is not None)
 
 
 def _request(

@@ -25,7 +25,7 @@ def estimate(
     rate: Annotated[float | None, typer.Option(min=0.001, help="requests/s to assume; default: that of earlier runs")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the estimate as JSON")] = False,
 ) -> None:
-    """Requests, tokens, money and time that annotating the mined pairs would still take. Nothing is sent."""
+    """Requests, tokens, money and time that annotating the mined pairs, and the judge of recipes, would take. Nothing is sent."""
     store = Lake(lake)
     profile, _ = resolve(store, overrides=dict(parse_override(text) for text in set_ or []))
     output_estimate(estimate_cost(store, profile, rate), as_json)
@@ -40,14 +40,15 @@ def output_estimate(found: dict[str, Any], as_json: bool) -> None:
 
 
 def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> dict[str, Any]:
-    """What captions and annotation of the lake would still take, as plain JSON values: per kind of request, and in all.
+    """What captions, annotation and the judge of recipes would still take, as plain JSON values: per kind of request, and in all.
 
     ``rate``: requests/s to assume; None: what earlier runs measured. ``seconds`` is None where no rate is known, ``cost`` is in the
     currency of the prices in the settings. Raises UserError where no pairs are mined yet.
     """
-    from mmret.annotate.backends.load import load_annotators
+    from mmret.annotate.backends.load import load_annotators, load_candidate_judge
     from mmret.annotate.estimate import estimate_lake
     from mmret.annotate.kinds import table_of
+    from mmret.filters.estimate import estimate_judging
 
     captions = caption_cost(lake, profile, rate)
     kinds = [captions] if captions else []
@@ -56,6 +57,8 @@ def estimate_cost(lake: Lake, profile: Profile, rate: float | None = None) -> di
         annotators = load_annotators(profile.annotate)
         estimates = estimate_lake(lake, profile.annotate)
         kinds += [_kind(lake, each, annotators[table_of(each.kind)].model_for(each.kind), rate) for each in estimates]
+        if (judging := estimate_judging(lake, profile)) is not None:
+            kinds.append(_kind(lake, judging, load_candidate_judge(profile.annotate).model_for("candidate"), rate))
     seconds = [k["seconds"] for k in kinds]
     rejects = _rejects(lake)
     return {

@@ -43,6 +43,8 @@ def merge(
     recipes, folders = recipe or [], checkpoint or []
     if recipes and lake is None:
         raise UserError("--recipe names a recipe of a lake: add --lake")
+    if adapter is not None and recipes:
+        raise UserError("--adapter and --recipe are two ways to say which adapter: leave one out")
     many = len(recipes) + len(folders) > 1 or folders or weight or method or base
     if not many:
         return _whole(out, lake, recipes, adapter, dtype)

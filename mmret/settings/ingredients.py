@@ -31,6 +31,7 @@ class Ingredients(Settings):
     mask_margin: float | None = Field(
         None,
         ge=0,
+        allow_inf_nan=False,
         description="a candidate of the batch is no negative of a query whose cosine with it exceeds that with its target by more "
         "than this (arXiv 2601.04720 takes 0.1); None: it is",
     )
@@ -43,6 +44,7 @@ class Ingredients(Settings):
     agreement: float = Field(
         0.0,
         ge=0,
+        allow_inf_nan=False,
         description="weight of the divergence between what the texts of one triplet find in the batch; needs texts_at_once",
     )
     average_from: float | None = Field(

@@ -139,9 +139,12 @@ class Recipe(Ingredients):
         "annotate.vision; scores/NAME, brought by `mmret teach --scores`; None: of none",
     )
     distillation: float = Field(
-        1.0, ge=0, description="weight of what the teacher says, beside the loss's own 1; 0: it only limits the hard negatives"
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of what the teacher says, beside the loss's own 1; 0: it only limits the hard negatives",
     )
-    teacher_temperature: float = Field(1.0, gt=0, description="that its scores are divided by")
+    teacher_temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="that its scores are divided by")
     retriever: str | None = Field(
         None,
         description="of kind reranker: the recipe whose first hits it is measured on, and trained on where reranker.first_hits is "

@@ -187,6 +187,14 @@ def test_a_file_that_is_no_safetensors_and_an_adapter_are_refused_in_words(two, 
         merged(tmp_path / "out", two)
 
 
+@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
+def test_a_damaged_index_of_weights_is_refused_in_words(index, two, tmp_path):
+    (two[1] / "model.safetensors").unlink()
+    (two[1] / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json is damaged"):
+        merged(tmp_path / "out", two)
+
+
 def test_a_merged_model_loads_gives_unit_vectors_and_says_what_it_is_made_of(clip_folder, pictures, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(clip_folder, other)
@@ -241,6 +249,8 @@ def test_recipes_and_folders_merge_by_command_and_the_merge_is_measured_by_its_f
         (["--recipe", "a"], "--recipe names a recipe of a lake: add --lake"),
         (["--adapter", "a", "--checkpoint", "b"], "--adapter is made whole by itself"),
         ([], "say which adapter"),
+        (["--method", "linear"], "name the checkpoints to merge"),
+        (["--adapter", "a", "--lake", "l", "--recipe", "r"], "--adapter and --recipe are two ways to say which adapter"),
         (["--checkpoint", "a", "--checkpoint", "b", "--dtype", "int4"], "no dtype 'int4'"),
         (["--checkpoint", "a", "--checkpoint", "b", "--method", "task", "--base", "nowhere"], "--base nowhere: there is no folder"),
     ],

@@ -60,7 +60,9 @@ class Merged:
 
 def shares(weights: Sequence[float], count: int, method: Method) -> list[float]:
     """The weight of each of ``count`` checkpoints: of an average those given as parts of one, of tasks as given; equal ones where
-    none are given. Raises UserError where they fit neither."""
+    none are given. Raises UserError where they fit neither, and where there is no checkpoint."""
+    if not count:
+        raise UserError("name the checkpoints to merge")
     if weights and len(weights) != count:
         raise UserError(
             f"{len(weights)} weights for {count} checkpoints: give --weight once for each, in their order, or not at all"
@@ -135,7 +137,10 @@ class _Source:
         if (self.folder / _WEIGHTS).is_file():
             return {_WEIGHTS: []}
         if (self.folder / _INDEX).is_file():
-            return {file: [] for file in sorted(set(json.loads((self.folder / _INDEX).read_text())["weight_map"].values()))}
+            placed = index.get("weight_map") if isinstance(index := self.json(_INDEX), dict) else None
+            if not isinstance(placed, dict) or not placed or not all(isinstance(file, str) for file in placed.values()):
+                raise UserError(f"{self.folder / _INDEX} is damaged: it has no weight_map of files by tensor")
+            return {file: [] for file in sorted(set(placed.values()))}
         raise UserError(f"{self.part.name}: {self.folder} holds no {_WEIGHTS}: name the folder of a checkpoint")
 
     def tensor(self, name: str) -> torch.Tensor:

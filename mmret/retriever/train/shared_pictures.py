@@ -57,8 +57,8 @@ class SharedPictures:
         self.retriever = retriever
         self.core, text = retriever.model.model, retriever.model.config.get_text_config()
         self.pooling = retriever.asked.pooling if retriever.asked else "lasttoken"
-        windowed = "sliding_attention" in (getattr(text, "layer_types", None) or [])
-        self.in_one_sequence = self.pooling == "lasttoken" and text._attn_implementation == "sdpa" and not windowed
+        heeded = text._attn_implementation == "sdpa" and _sees_by_mask(text)
+        self.in_one_sequence = self.pooling == "lasttoken" and heeded
         self.image_token = retriever.model.config.image_token_id
 
     @staticmethod
@@ -182,6 +182,13 @@ class SharedPictures:
             return {}
         grid = asked.read["image_grid_thw"][asked.shown(rows)]
         return {"image_grid_thw": grid, "mm_token_type_ids": (tokens == self.image_token).long()}
+
+
+def _sees_by_mask(text: Any) -> bool:
+    """Whether every layer of the language model of configuration ``text`` sees what a mask lets it and all of that: none has a
+    window, and none carries a state along the sequence, as linear attention does, whatever a mask says."""
+    kinds = getattr(text, "layer_types", None)
+    return set(kinds) == {"full_attention"} if kinds else getattr(text, "sliding_window", None) is None
 
 
 def _by_picture(pictures: Sequence[Any]) -> list[list[int]]:
