@@ -15,7 +15,7 @@ from mmret.lake import Lake
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.gradcache import Part, cached_backward, rng_state, set_rng_state
 from mmret.retriever.train.held_out import HeldOut
-from mmret.retriever.train.loop import finished_run
+from mmret.retriever.train.loop import finished_run, run_identity
 from mmret.retriever.train.loss import ROWS, info_nce, masks
 from mmret.retriever.train.naive_pairs import COMMON, _CaptionIndex
 from mmret.retriever.train.parallel import Group
@@ -110,6 +110,20 @@ def test_a_finished_run_is_that_of_its_identity(tmp_path):
     assert finished_run(tmp_path) is None
     (tmp_path / "recipe.json").write_text('{"identity": "a", "facts": {"step": 3}}')
     assert finished_run(tmp_path) == finished_run(tmp_path, "a") == {"step": 3} and finished_run(tmp_path, "b") is None
+
+
+def test_a_run_from_an_adapter_is_another_one_where_the_model_below_it_changes(triplets, tmp_path):
+    def identity(base: str) -> str:
+        return run_identity(Recipe(kind="mllm", base=base), triplets, tmp_path / base, None, None)
+
+    for name in ("model", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "../model"}')
+    before = identity("adapter"), identity("model")
+    assert before == (identity("adapter"), identity("model"))
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
+    assert before[0] != identity("adapter") and before[1] != identity("model")
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------------

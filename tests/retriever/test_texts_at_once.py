@@ -205,6 +205,17 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_counts_queries(triplets, clip
     assert_bit_equal(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_where_no_row_has_several_texts_it_is_said_that_they_cannot_agree(triplets, clip_folder, load, tmp_path):
+    at = triplets.column_names.index("texts")
+    single = triplets.set_column(
+        at, triplets.schema.field(at), pc.list_slice(triplets["texts"], 0, 1).cast(triplets.schema.field(at).type)
+    )
+    chosen = small("clip", texts_at_once="triplet", agreement=1.0, trainable="text+projection", steps=1)
+    said = "agreement compared nothing: no row has several texts"
+    assert said in train(chosen, single, load, clip_folder, tmp_path / "one")["notes"]
+    assert TrainingSet(triplets, chosen).of["composed"].several > 0
+
+
 def test_queries_without_texts_are_refused():
     with pytest.raises(ValidationError, match="texts_at_once shows texts, and queries of image_to_image have none: leave it out"):
         recipe(tasks={"image_to_image": 1})

@@ -18,6 +18,7 @@ import pyarrow as pa
 from mmret.errors import UserError
 from mmret.hashing import digest_table, fingerprint
 from mmret.retriever.models.checkpoint import RECORD, weights_digest
+from mmret.retriever.models.kinds import adapter_base
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.distillation import TeacherScores
 from mmret.retriever.train.kinds import EMBEDDERS, TRAINERS
@@ -55,9 +56,7 @@ def train(
     many steps), ``notes`` (what a reader should know). Raises UserError where there is nothing to train on, an image is missing,
     the base is not of the recipe's kind, or the loss is not finite or explodes.
     """
-    taught = [teacher.model] if teacher is not None else []
-    near = [{"neighbours": neighbours.digest()}] if neighbours is not None and recipe.batch_neighbours > 1 else []
-    identity = fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base), *taught, *near)
+    identity = run_identity(recipe, triplets, base, teacher, neighbours)
     place = Place.of(out)
     done = place.finished(identity) if group.first else None
     if (done := group.all_values(done)[0]) is not None:
@@ -108,6 +107,17 @@ def train(
         states.clear()
     group.wait()
     return facts
+
+
+def run_identity(
+    recipe: Recipe, triplets: pa.Table, base: Path | str, teacher: TeacherScores | None, neighbours: Neighbours | None
+) -> str:
+    """A digest of all that decides a run's weights, by which its states and its checkpoint are known again; of a ``base`` that is
+    an adapter, those of the model below it too."""
+    taught = [teacher.model] if teacher is not None else []
+    near = [{"neighbours": neighbours.digest()}] if neighbours is not None and recipe.batch_neighbours > 1 else []
+    below = [{"below": weights_digest(under)}] if (under := adapter_base(base)) is not None else []
+    return fingerprint(recipe.decisive(), digest_table(triplets), weights_digest(base), *taught, *near, *below)
 
 
 def finished_run(out: Path | Place, identity: str | None = None) -> dict[str, Any] | None:

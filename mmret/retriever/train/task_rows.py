@@ -116,6 +116,11 @@ class TaskRows:
         ``starts[i + 1] - 1``."""
         return int(self.starts[-1])
 
+    @property
+    def several(self) -> int:
+        """Rows of several queries."""
+        return int((np.diff(self.starts) > 1).sum())
+
     def order(self, epoch: int) -> np.ndarray:
         """Numbers of queries in the order of ``epoch``."""
         if self._permutation[0] != epoch:

@@ -264,6 +264,8 @@ class Trainer:
                 notes.append(f"only {len(own)} {rows}{texts}: the batch is {of_task}, not {self.recipe.batch_size}")
             if own.alone:
                 notes.append(f"{own.alone} of {len(own)} {rows} have no neighbour to share a batch with")
+        if self.recipe.agreement and not any(own.several for own in self.data.of.values()):
+            notes.append("agreement compared nothing: no row has several texts")
         if truncated:
             notes.append(f"{truncated} texts were longer than the model's limit and were cut")
         return {
