@@ -47,7 +47,8 @@ def scenes_of(lake: Lake) -> dict[str, Scene]:
 
 def plant(triplets: pa.Table, shares: Mapping[str, float], scenes: Mapping[str, Scene], seed: int = 0) -> Planted:
     """``triplets`` (columns of TRIPLETS) of which so large a share of split ``train`` has each kind of fault; a triplet has at most
-    one of its texts or target. Without ``scenes`` no false negatives can be planted. The same arguments give the same faults.
+    one of its texts or target. Of pictures that ``scenes`` leaves out another text or target is taken as wrong, and no false
+    negative is planted. The same arguments give the same faults.
 
     >>> plant(lake.read("triplets"), {"text": 0.2}, scenes_of(lake)).pairs
     """
@@ -79,14 +80,20 @@ def _is_fault(row: dict, other: dict, kind: str, scenes: Mapping[str, Scene]) ->
     if kind == "text":
         if set(row["texts"]) & set(other["texts"]) or other["pair_id"] == row["pair_id"]:
             return False
-        return not scenes or _change(row, scenes) != _change(other, scenes)
+        changes = _change(row, scenes), _change(other, scenes)
+        return None in changes or changes[0] != changes[1]
     if other["target_id"] in (row["target_id"], row["query_id"]):
         return False
-    return not scenes or scenes[other["target_id"]] != scenes[row["target_id"]]
+    shown = scenes.get(other["target_id"]), scenes.get(row["target_id"])
+    return None in shown or shown[0] != shown[1]
 
 
-def _change(row: dict, scenes: Mapping[str, Scene]) -> tuple[str | None, ...]:
-    pairs = zip(scenes[row["query_id"]], scenes[row["target_id"]], strict=True)
+def _change(row: dict, scenes: Mapping[str, Scene]) -> tuple[str | None, ...] | None:
+    """The new value of each attribute that changes; None where a picture's are not known."""
+    source, target = scenes.get(row["query_id"]), scenes.get(row["target_id"])
+    if source is None or target is None:
+        return None
+    pairs = zip(source, target, strict=True)
     return tuple(None if before == after else after for before, after in pairs)
 
 
@@ -98,7 +105,7 @@ def _plant_negatives(
         alike[scenes[image_id]].append(image_id)
     for place, at in enumerate(order.tolist()):
         row = rows[at]
-        if row["pair_id"] in done.pairs or not scenes:
+        if row["pair_id"] in done.pairs or row["target_id"] not in scenes:
             continue
         mined = [n for n in row["hard_negatives"] if n != row["query_id"]]
         right = [n for n in alike[scenes[row["target_id"]]] if n not in (row["query_id"], row["target_id"], *mined)]
@@ -107,7 +114,7 @@ def _plant_negatives(
             row["hard_negatives"] = [new if n == old else n for n in row["hard_negatives"]]
             done.planted_negatives.add((row["pair_id"], new))
         done.negatives |= {
-            (row["pair_id"], n) for n in row["hard_negatives"] if n != row["query_id"] and scenes[n] == scenes[row["target_id"]]
+            (row["pair_id"], n) for n in row["hard_negatives"] if n != row["query_id"] and scenes.get(n) == scenes[row["target_id"]]
         }
 
 

@@ -121,7 +121,7 @@ def _triplet(row: dict[str, Any]) -> Query:
     """The query of a row of ``triplets``: one of its texts drawn by hash, then the others in their order."""
     first = int(uniform("evaluate text", row["pair_id"]) * len(row["texts"]))
     texts = [*row["texts"][first:], *row["texts"][:first]]
-    negatives = frozenset(row["hard_negatives"]) - {row["query_id"], row["target_id"]}
+    negatives = frozenset(row["hard_negatives"] or ()) - {row["query_id"], row["target_id"]}
     return Query(row["query_id"], texts[0], frozenset([row["target_id"]]), tuple(dict.fromkeys(texts)), negatives)
 
 

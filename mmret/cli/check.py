@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmret.lake import Lake
 
 EXAMPLES = 5
+LOOKS_AT = {"consistency": "texts", "false_negatives": "hard negatives", "judge": "texts and hard negatives"}
 
 
 def check(
@@ -48,8 +49,7 @@ def check(
         raise UserError(f"{whose}: name some, `mmret check --lake {store.address} --filter consistency --filter false_negatives`")
     said, made = look(store, names, annotate=profile.annotate)
     for verdicts in said:
-        what = "texts" if len(verdicts.rows) and verdicts.rows["text"][0].is_valid else "hard negatives"
-        what = "texts and hard negatives" if verdicts.filter == "judge" else what
+        what = LOOKS_AT[verdicts.filter]
         typer.echo(f"{verdicts.filter}: {len(verdicts.dropped):,} of {len(verdicts.rows):,} {what} to be left out")
         if verdicts.note:
             typer.echo(f"  {printable(verdicts.note)}")
@@ -59,15 +59,18 @@ def check(
 
 
 def examples(lake: Lake, verdicts: Verdicts, count: int = EXAMPLES) -> list[str]:
-    """A line for each of some of what is dropped, those that are surest first."""
+    """A line for each of some of what is dropped, those that are surest first; a picture without a caption by its id."""
     import pyarrow.compute as pc
 
     rows: list[dict[str, Any]] = sorted(
         verdicts.dropped.to_pylist(), key=lambda row: (row["score"] if row["text"] else -row["score"], row["pair_id"])
     )[:count]
+    if not rows:
+        return []
     named = {row[name] for row in rows for name in ("query_id", "target_id", "candidate_id") if row[name]}
     known = lake.read("images", columns=["image_id", "caption"], filters=pc.field("image_id").isin(sorted(named)))
-    captions = dict.fromkeys(named, "") | dict(zip(*(known[c].to_pylist() for c in ("image_id", "caption")), strict=True))
+    written = zip(*(known[c].to_pylist() for c in ("image_id", "caption")), strict=True)
+    captions = {image_id: image_id for image_id in named} | {image_id: caption for image_id, caption in written if caption}
     lines = []
     for row in rows:
         pair = f"{captions[row['query_id']]} -> {captions[row['target_id']]}"

@@ -22,7 +22,21 @@ from mmret.errors import UserError
 from mmret.paths import local_path
 from mmret.system_errors import explain
 
-RESUMABLE = {"run", "study", "train", "teach", "import", "embed", "export", "benchmark", "score", "compact", "merge", "export-onnx"}
+RESUMABLE = {
+    "run",
+    "check",
+    "study",
+    "train",
+    "teach",
+    "import",
+    "embed",
+    "export",
+    "benchmark",
+    "score",
+    "compact",
+    "merge",
+    "export-onnx",
+}
 """Commands that write; what they had finished stays."""
 _EMPTY = "mmret.empty_argument"
 

@@ -41,6 +41,8 @@ def evaluate(
     profile, _ = resolve(store)
     if checkpoint is not None and recipe is not None:
         raise UserError("--recipe and --checkpoint name two models: leave one out")
+    if checkpoint is not None and not checkpoint.is_dir():
+        raise UserError(f"--checkpoint {checkpoint}: there is no such folder")
     name = str(checkpoint) if checkpoint is not None else pick_recipe(store, profile, recipe)
     queries, skipped = read_triplets(store, triplets)
     for reason, n in skipped.items():

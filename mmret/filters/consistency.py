@@ -23,7 +23,6 @@ MOST = 0.5
 _SIBLINGS, _BOUND = 0.5, 8.0
 _SHARES = np.concatenate([np.arange(0, 0.9, 0.05), np.arange(0.9, 0.99, 0.01), np.arange(0.99, 1.0001, 0.002)])
 _LOWER = 0.6
-PASSES = 1
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,13 @@ def consistency(corpus: Corpus, triplets: Triplets) -> Consistency:
     bags, half = text_bags(triplets), halves(corpus, triplets.query)
     signals = (WORDS, *corpus.vectors)
     own, texts_wrong, targets_wrong = _cases(triplets)
-    keep = np.ones(len(triplets), bool)
-    found = None
-    for _ in range(PASSES):  # the second time without what the first found, which would teach what is wrong
-        columns = [CrossFitted(signal, corpus, triplets, bags, half, keep) for signal in signals]
+    columns = [CrossFitted(signal, corpus, triplets, bags, half) for signal in signals]
 
-        def scored(case: tuple[np.ndarray, np.ndarray], columns: list[CrossFitted] = columns) -> np.ndarray:
-            texts, pairs = case
-            return np.stack([c.scores(texts, triplets.query[pairs], triplets.target[pairs], half[pairs]) for c in columns], axis=1)
+    def scored(case: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        texts, pairs = case
+        return np.stack([c.scores(texts, triplets.query[pairs], triplets.target[pairs], half[pairs]) for c in columns], axis=1)
 
-        found = _judged(triplets, signals, scored(own), scored(texts_wrong), scored(targets_wrong))
-        keep = np.bincount(triplets.row, ~found.dropped, minlength=len(triplets)) > 0
-    return found
+    return _judged(triplets, signals, scored(own), scored(texts_wrong), scored(targets_wrong))
 
 
 def _why_not(corpus: Corpus, triplets: Triplets) -> str | None:

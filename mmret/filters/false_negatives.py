@@ -16,11 +16,10 @@ import numpy as np
 
 from mmret.encode.tfidf import words_of
 from mmret.filters.corpus import Corpus, Triplets
-from mmret.filters.meaning import fit_meaning, meanings
+from mmret.filters.meaning import PICTURES, fit_meaning, meanings
 
 LEAST = 200
 """Captioned pictures below which no meaning is learnt."""
-CAPTIONS = "words"
 _ASKED, _GALLERY, _BLOCK = 2000, 100_000, 65_536
 _FARTHEST, _BIN, _DEPTH, _FEWEST = 45.0, 1.0, 0.8, 50
 _OBJECTS = 0.02  # a picture encoder objects where it finds two less alike than this share of twins
@@ -49,13 +48,13 @@ def false_negatives(corpus: Corpus, triplets: Triplets) -> FalseNegatives:
     negative, target = triplets.negatives, triplets.target[triplets.negative_row]
     said = [tuple(words_of(caption)) for caption in corpus.captions]
     same = np.array([bool(said[n]) and said[n] == said[t] for n, t in zip(negative, target, strict=True)], bool)
-    pictures = tuple(signal for signal in ("clip_image", "dino_image") if signal in corpus.vectors)
+    pictures = tuple(signal for signal in PICTURES if signal in corpus.vectors)
     captioned = sum(map(bool, corpus.captions))
     nothing = np.zeros((len(negative), len(pictures)), bool)
     if captioned < LEAST or not pictures:
         note = f"{captioned} captioned pictures are too few to learn what captions mean" if pictures else "no vectors of pictures"
         return FalseNegatives(same.astype(np.float32), np.inf, pictures, nothing, same, f"{note}: only equal captions count")
-    captions, _ = meanings(fit_meaning(corpus))
+    captions = meanings(fit_meaning(corpus))
     captions[[not caption for caption in corpus.captions]] = 0
     angle = valley(captions)
     scores = _cosines(captions, negative, target)

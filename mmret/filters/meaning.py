@@ -75,8 +75,8 @@ def fit_meaning(corpus: Corpus) -> Meaning:
 
 
 @torch.inference_mode()
-def meanings(meaning: Meaning) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of all captions and of all pictures, (n, WIDTH) float32 each."""
+def meanings(meaning: Meaning) -> np.ndarray:
+    """Unit vectors (n, WIDTH) float32 of all captions."""
     rows = np.arange(len(meaning.corpus.captions))
     parts = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-    return tuple(torch.cat([of(part) for part in parts]).numpy() for of in (meaning.of_captions, meaning.of_pictures))
+    return torch.cat([meaning.of_captions(part) for part in parts]).numpy()

@@ -106,9 +106,9 @@ Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 class CrossFitted:
     """The scorers of one signal, each fitted on one half of the triplets and used for the other."""
 
-    def __init__(self, signal: str, corpus: Corpus, triplets: Triplets, bags: Bags, half: np.ndarray, keep: np.ndarray):
+    def __init__(self, signal: str, corpus: Corpus, triplets: Triplets, bags: Bags, half: np.ndarray):
         first = first_words(corpus)
-        usable = keep & (np.diff(triplets.starts) > 0)
+        usable = np.diff(triplets.starts) > 0
         self.half, self.bags = half, bags
         self.scorers = [
             fit(Scorer(signal, corpus, first, seed), triplets, bags, np.flatnonzero(usable & (half != seed)), seed)

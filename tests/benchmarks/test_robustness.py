@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from mmret.benchmarks import stage
 from mmret.benchmarks.composed import ComposedVectors, composed_ranks, evaluate_composed
@@ -25,6 +26,7 @@ from mmret.benchmarks.robustness import (
 )
 from mmret.benchmarks.robustness_figures import MODELS, table_of
 from mmret.benchmarks.triplets import Query
+from mmret.cli import app
 from mmret.cli.run_summary_directions import composed_only
 from mmret.cli.run_summary_robustness import print_robustness
 from mmret.errors import UserError
@@ -284,3 +286,15 @@ def test_the_summary_and_the_model_card_have_the_table_once_and_no_recall_table_
     assert said.count("robustness, percent") == 1 and "would be enough" in said and "picture or text alone would do" in said
     card = write_model_card(lake, resolve(lake)[0], "demo").read_text()
     assert card.count("robustness, percent") == 1 and "robustness: " not in card and "mmret-robustness" not in card
+
+
+def test_a_triplet_without_a_list_of_negatives_is_a_query_without_any():
+    row = {"pair_id": "p", "query_id": "q", "target_id": "t", "texts": ["make it red"], "hard_negatives": None}
+    assert stage._triplet(row) == Query("q", "make it red", frozenset("t"), ("make it red",), frozenset())
+
+
+def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path):
+    (tmp_path / "queries.json").write_text("[]")
+    words = ["evaluate", "--lake", str(Lake(tmp_path / "new").root), "--triplets", str(tmp_path / "queries.json")]
+    refused = CliRunner().invoke(app, [*words, "--checkpoint", str(tmp_path / "gone")])
+    assert isinstance(refused.exception, UserError) and "gone: there is no such folder" in str(refused.exception)

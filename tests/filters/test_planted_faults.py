@@ -68,6 +68,13 @@ def test_planting_is_a_function_of_its_seed_and_wrong_by_the_scenes(case):
         assert (row["texts"] != before[row["pair_id"]]["texts"]) == (kind == "text")
 
 
+def test_faults_are_planted_too_where_only_some_pictures_have_scenes(case):
+    _, triplets, scenes = case
+    some = dict(list(scenes.items())[::2])
+    planted = plant(triplets.slice(0, 200), {"text": 0.3, "target": 0.3, "false_negative": 0.4}, some)
+    assert len(planted.pairs) == 120 and all(some[picture] for _, picture in planted.negatives)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from mmret.cli import app
+from mmret.cli.check import examples
 from mmret.errors import UserError
 from mmret.filters import check as checking
 from mmret.filters import verdicts as table
@@ -22,6 +23,7 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.retriever.train.data_state import checkpoint_rows
 from mmret.retriever.train.stage import TrainingJob, train_recipe
+from mmret.schemas import VERDICTS
 from mmret.settings import Recipe
 from tests.annotate.test_attempts import IDS, Scripted
 
@@ -164,10 +166,32 @@ def test_a_recipe_that_a_filter_cannot_serve_is_refused(settings, says):
         Recipe.model_validate(settings)
 
 
+def test_examples_name_a_picture_without_a_caption_by_its_id(lake):
+    row = lake.read("triplets").slice(0, 1).to_pylist()[0]
+    images = lake.read("images")
+    mute = pa.nulls(len(images), pa.string())
+    said = {"pair_id": row["pair_id"], "query_id": row["query_id"], "target_id": row["target_id"], "text": "make it red"}
+    said |= {"filter": "consistency", "verdict": "drop", "score": -1.0, "signals": ["clip_image"], "reason": "does not fit"}
+    verdicts = table.Verdicts("consistency", "m", pa.Table.from_pylist([said], VERDICTS))
+    for shard in lake.partitions("images"):
+        own = lake.read("images", shard)
+        own = own.set_column(own.schema.get_field_index("caption"), "caption", mute.slice(0, len(own)))
+        lake.write("images", shard, own, "other")
+    assert examples(lake, verdicts) == [f'{row["query_id"]} -> {row["target_id"]}: "make it red": does not fit (clip_image)']
+
+
+def test_a_lake_without_triplets_is_checked_and_told_of_texts_and_negatives(tmp_path):
+    told = CliRunner().invoke(app, ["check", "--lake", str(Lake(tmp_path / "new").root), *(f"--filter={name}" for name in FILTERS)])
+    assert told.exit_code == 0, told.exception
+    assert "consistency: 0 of 0 texts to be left out" in told.output and "false_negatives: 0 of 0 hard negatives" in told.output
+
+
 def test_the_command_shows_what_is_dropped_and_refuses_what_it_does_not_know(lake):
     run = CliRunner().invoke
     told = run(app, ["check", "--lake", str(lake.root), "--filter", "consistency"])
     assert told.exit_code == 0 and "texts to be left out" in told.output and "new rows in table verdicts" in told.output
+    none = run(app, ["check", "--lake", str(lake.root), "--filter", "false_negatives"])
+    assert none.exit_code == 0 and "false_negatives: 0 of" in none.output, "that nothing is dropped is no fault"
     assert "0 new rows" in run(app, ["check", "--lake", str(lake.root), "--filter", "consistency"]).output
     for arguments, says in (
         (["--filter", "x"], "there are consistency"),
