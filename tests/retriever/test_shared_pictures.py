@@ -104,22 +104,24 @@ def test_prompts_of_one_picture_have_the_features_and_gradient_they_have_by_them
     assert seen["tokens"] < 0.8 * sum(lengths) if family.endswith("-chat") else seen["tokens"] == len(rows) * max(lengths)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        {"layer_types": ["full_attention", "sliding_attention"]},
-        {"layer_types": ["linear_attention", "full_attention"]},
-        {"layer_types": ["chunked_attention", "chunked_attention"]},
-        {"sliding_window": 16},
-    ],
-)
-def test_no_prompts_share_a_sequence_where_a_layer_looks_at_more_or_less_than_the_mask(folders, text):
+@pytest.mark.parametrize("kind", ["sliding_attention", "linear_attention", "chunked_attention"])
+def test_no_prompts_share_a_sequence_where_a_layer_does_not_go_by_the_mask(folders, kind):
     reader = MllmRetriever.load(folders["llava_next-chat"], "cpu")
     assert SharedPictures(reader).in_one_sequence
-    config = reader.model.config.get_text_config()
-    for name, value in text.items():
-        setattr(config, name, value)
+    reader.model.config.get_text_config().layer_types = ["full_attention", kind]
     assert not SharedPictures(reader).in_one_sequence
+
+
+def test_prompts_longer_than_the_window_of_all_layers_do_not_share_a_sequence(folders):
+    reader = MllmRetriever.load(folders["llava_next-chat"], "cpu")
+    prompts, pictures = prompts_of(reader)
+    rows = [row for row, number in enumerate(PICTURES) if number == 0]
+    ids = SharedPictures(reader).ids(prompts, pictures)
+    longest = max(len(ids[row]) for row in rows)
+    for window, shares in ((None, True), (longest, True), (longest - 1, False)):
+        reader.model.config.get_text_config().sliding_window = window
+        made = SharedPictures(reader)._sequences(rows, ids)
+        assert (len(made) == 1) == shares
 
 
 def test_rows_of_one_picture_share_a_chunk_as_far_as_its_limits_go(folders):

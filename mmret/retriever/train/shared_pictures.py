@@ -57,8 +57,11 @@ class SharedPictures:
         self.retriever = retriever
         self.core, text = retriever.model.model, retriever.model.config.get_text_config()
         self.pooling = retriever.asked.pooling if retriever.asked else "lasttoken"
-        heeded = text._attn_implementation == "sdpa" and _sees_by_mask(text)
-        self.in_one_sequence = self.pooling == "lasttoken" and heeded
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        # others look at less than a mask lets them see, or carry a state along the sequence whatever it says
+        self.in_one_sequence = self.pooling == "lasttoken" and text._attn_implementation == "sdpa" and kinds == {"full_attention"}
+        # which a mask of our own would undo, so that no prompt may be longer
+        self.window = None if getattr(text, "layer_types", None) else getattr(text, "sliding_window", None)
         self.image_token = retriever.model.config.image_token_id
 
     @staticmethod
@@ -100,7 +103,8 @@ class SharedPictures:
         return (self._packed if packed else self._padded)(asked, seen)
 
     def _sequences(self, group: list[int], ids: Sequence[list[int]]) -> list[OneSequence]:
-        if self.in_one_sequence and len(group) > 1:
+        inside = self.window is None or max(len(ids[row]) for row in group) <= self.window
+        if self.in_one_sequence and inside and len(group) > 1:
             shared = _common(ids, group)
             if self.image_token not in ids[group[0]][shared:]:
                 return [OneSequence(group, shared)]
@@ -182,13 +186,6 @@ class SharedPictures:
             return {}
         grid = asked.read["image_grid_thw"][asked.shown(rows)]
         return {"image_grid_thw": grid, "mm_token_type_ids": (tokens == self.image_token).long()}
-
-
-def _sees_by_mask(text: Any) -> bool:
-    """Whether every layer of the language model of configuration ``text`` sees what a mask lets it and all of that: none has a
-    window, and none carries a state along the sequence, as linear attention does, whatever a mask says."""
-    kinds = getattr(text, "layer_types", None)
-    return set(kinds) == {"full_attention"} if kinds else getattr(text, "sliding_window", None) is None
 
 
 def _by_picture(pictures: Sequence[Any]) -> list[list[int]]:
