@@ -158,9 +158,10 @@ def gate() -> dict[str, float | list[float]]:
         lake = lakes(Path(folder), None, small, ["words"])["words"]
         scenes = scenes_of(lake)
         planted = plant(lake.read("triplets"), SHARES, scenes)
-        figures = {v.filter: found(planted, v.rows) for v in verdicts_of(lake, planted.triplets, ("consistency",))}
-    shown = {"images": len(scenes)}
-    return shown | {f"{name}_{figure}": own[figure] for name, own in figures.items() for figure in ("precision", "recall")}
+        (verdicts,) = verdicts_of(lake, planted.triplets, ("consistency",))
+        figures = found(planted, verdicts.rows)
+    shown = {"consistency_precision": figures["precision"], "consistency_recall": figures["recall"]}
+    return {"images": len(scenes), **shown}
 
 
 def main(
