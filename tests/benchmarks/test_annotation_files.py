@@ -432,8 +432,8 @@ def test_a_key_of_an_evaluation_is_of_model_queries_and_pictures_whatever_the_or
     assert len({first, *others}) == 6
 
 
-def test_flags_of_a_composed_evaluation_count_queries_in_blocks_in_their_order():
-    from mmret.benchmarks.composed import _composed
+def test_flags_of_a_composed_evaluation_count_queries_in_blocks_in_their_order(monkeypatch):
+    from mmret.benchmarks import composed
 
     class Encoder:
         dim = 2
@@ -442,6 +442,8 @@ def test_flags_of_a_composed_evaluation_count_queries_in_blocks_in_their_order()
             assert options == {"instruction": "x"}
             return np.array([[float(i), float(t)] for i, t in zip(images, texts, strict=True)], np.float32)
 
-    queries = [(str(n), str(10 * n), {"t"}) for n in range(5)]
-    found = _composed(Encoder(), queries, lambda ids: {i: i for i in ids}, {"instruction": "x"}, block=2)
+    monkeypatch.setattr(composed, "_BLOCK", 2)
+    found = composed.ComposedVectors(Encoder(), lambda ids: {i: i for i in ids}, {"instruction": "x"}).of(
+        [(str(n), str(10 * n)) for n in range(5)]
+    )
     assert found.tolist() == [[n, 10 * n] for n in range(5)]
