@@ -37,7 +37,7 @@ from mmret.retriever.train.state import States  # noqa: E402
 from mmret.retriever.train.trainer import Trainer  # noqa: E402
 from mmret.schemas import TRIPLETS  # noqa: E402
 from mmret.settings import Recipe  # noqa: E402
-from tests.retriever.mllm_folders import QWEN_TOKENS, _qwen_ids, tokenizer  # noqa: E402
+from tests.retriever.mllm_folders import qwen2_vl_of  # noqa: E402
 
 WORDS = ("make it green", "a thing that is different in way", "find a picture with more dots and a darker tone")
 
@@ -85,36 +85,6 @@ def clip(folder: Path, width: int, layers: int, heads: int, text_width: int, sid
     CLIPProcessor(image_processor=pictures, tokenizer=words).save_pretrained(folder)
 
 
-def mllm(folder: Path, language: dict[str, Any], vision: dict[str, Any], side: int) -> None:
-    """A Qwen2-VL of the given shape with random weights; a picture of side x side pixels keeps its size."""
-    from transformers import (
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
-
-    words = tokenizer(QWEN_TOKENS)
-    half = language["hidden_size"] // language["num_attention_heads"] // 2
-    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
-    model = Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(
-            text_config={
-                **language,
-                "max_position_embeddings": 4096,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            },
-            vision_config={**vision, "hidden_size": language["hidden_size"]},
-            **_qwen_ids(words),
-        )
-    )
-    model.to(torch.bfloat16).save_pretrained(folder)
-    Qwen2VLProcessor(
-        Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=side * side), words, Qwen2VLVideoProcessor()
-    ).save_pretrained(folder)
-
-
 LANGUAGE_2B = {
     "hidden_size": 1536,
     "intermediate_size": 8960,
@@ -136,9 +106,14 @@ LORA = {"kind": "mllm", "instruction": "find a picture", "lora": {"rank": 32}, "
 SIZES = {
     ("clip", False): Size(2048, 4, lambda f: clip(f, 768, 12, 12, 512, 224, 16), {}),
     ("clip", True): Size(16, 4, lambda f: clip(f, 64, 2, 2, 64, 32, 16), {"chunk_size": 8}),
-    ("mllm", False): Size(144, 3, lambda f: mllm(f, LANGUAGE_2B, {"depth": 32, "embed_dim": 1280, "num_heads": 16}, 512), LORA),
+    ("mllm", False): Size(
+        144, 3, lambda f: qwen2_vl_of(f, LANGUAGE_2B, {"depth": 32, "embed_dim": 1280, "num_heads": 16}, 512, torch.bfloat16), LORA
+    ),
     ("mllm", True): Size(
-        4, 3, lambda f: mllm(f, LANGUAGE_TINY, {"depth": 2, "embed_dim": 32, "num_heads": 2}, 56), {**LORA, "chunk_size": 4}
+        4,
+        3,
+        lambda f: qwen2_vl_of(f, LANGUAGE_TINY, {"depth": 2, "embed_dim": 32, "num_heads": 2}, 56, torch.bfloat16),
+        {**LORA, "chunk_size": 4},
     ),
 }
 

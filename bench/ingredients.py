@@ -1,6 +1,6 @@
 """What each ingredient of a recipe is worth, alone and together, paired by seed at equal processor time.
 
-    python bench/ingredients.py --work DIR [--arms demo|ingredients|paper|FILE.yaml] [--images FOLDER --queries FILE]
+    python bench/ingredients.py --work DIR [--arms demo|ingredients|paper|headline|FILE.yaml] [--images FOLDER --queries FILE]
                                 [--seeds 10] [--steps 500] [--only ARM]... [--show]
 
 The arms are data: bench/arms/*.yaml, or a file of yours (:mod:`bench.arms.plan`). Two lakes are made in DIR, as far as the arms
@@ -158,7 +158,7 @@ def gate() -> dict[str, float | list[float]]:
 
 def main(
     work: Annotated[Path, typer.Option(help="folder of the lakes and the runs")],
-    arms: Annotated[Path, typer.Option(help="demo, ingredients, paper, or a file of arms")] = Path("demo"),
+    arms: Annotated[Path, typer.Option(help="demo, ingredients, paper, headline, or a file of arms")] = Path("demo"),
     images: Annotated[str | None, typer.Option(help="a folder of captioned pictures; none: the demo's shapes")] = None,
     queries: Annotated[Path | None, typer.Option(help="queries of that folder")] = None,
     seeds: int = 10,

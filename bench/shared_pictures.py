@@ -35,43 +35,19 @@ from mmret.retriever.train.state import States
 from mmret.retriever.train.trainer import Trainer
 from mmret.schemas import TRIPLETS
 from mmret.settings import Recipe
+from tests.retriever.asked_folders import TEMPLATE
+from tests.retriever.mllm_folders import qwen2_vl_of
 
 QUERIES, SIDE = 24, 256
 WORDS = "red green blue larger smaller left right of a the with without hat square circle".split()
 
 
 def mllm(folder: Path, behind: bool) -> Path:
-    """A Qwen2-VL of two layers of width 192 with random weights; ``behind``: its prompts have the text behind the picture."""
-    from transformers import (
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
-
-    from tests.retriever.asked_folders import TEMPLATE
-    from tests.retriever.mllm_folders import QWEN_TOKENS, _qwen_ids, tokenizer
-
-    words = tokenizer(QWEN_TOKENS)
-    text = {
-        "hidden_size": 192,
-        "intermediate_size": 768,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 3,
-    }
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
-    vision = {"depth": 1, "embed_dim": 64, "hidden_size": 192, "num_heads": 2, "mlp_ratio": 2}
+    """A Qwen2-VL of two layers of width 192, 64 tokens a picture; ``behind``: its prompts have the text behind the picture."""
+    language = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 3}
     torch.manual_seed(0)
-    config = Qwen2VLConfig(
-        text_config={**text, "vocab_size": len(words), "max_position_embeddings": 800, "rope_parameters": rope},
-        vision_config=vision,
-        **_qwen_ids(words),
-    )
-    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
-    pictures = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=(8 * 28) ** 2)  # 8 times 8 tokens
-    Qwen2VLProcessor(pictures, words, Qwen2VLVideoProcessor()).save_pretrained(folder)
+    qwen2_vl_of(folder, language | heads, {"depth": 1, "embed_dim": 64, "num_heads": 2, "mlp_ratio": 2}, 8 * 28)
     if behind:
         Asked(TEMPLATE, query="find it", max_pixels=(8 * 28) ** 2).save(folder)
     return folder

@@ -26,6 +26,17 @@ def pictures() -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """Small matrices are slower in two threads on busy cores, and sums have another order; for whoever asks by ``usefixtures``."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def small_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, dict]:
     """A lake of 180 scenes in two shards after one uninterrupted `mmret run`, and the summary it printed. Read only. Made

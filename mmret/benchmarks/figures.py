@@ -85,12 +85,12 @@ def recorded(lake: Lake, recipes: Iterable[str] | None = None) -> dict[str, Any]
     return nest(rows.unique(["recipe", "benchmark", "metric"], keep="last", maintain_order=True).to_dicts())
 
 
-def left_out(lake: Lake, recipes: Iterable[str]) -> dict[str, str]:
-    """Directions that could not be measured of ``recipes``, by name, and why."""
+def left_out(lake: Lake, recipes: Iterable[str], note: str = "left_out") -> dict[str, str]:
+    """Directions that could not be measured of ``recipes``, by name, and why; or what another ``note`` of theirs says of this."""
     found: dict[str, str] = {}
     for recipe in recipes:
         if facts := lake.facts("evaluations", recipe):
-            found |= facts.notes.get("left_out", {})
+            found |= facts.notes.get(note, {})
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmret.benchmarks.figures import Nested
+from mmret.benchmarks.figures import Nested, left_out
 from mmret.benchmarks.probes import COMBINED, PREFIX, SECOND, is_robustness
 from mmret.benchmarks.robustness import K
 from mmret.lake import Lake
@@ -74,11 +74,7 @@ def without_robustness(evaluations: Nested) -> dict[str, Any]:
 
 def not_measured(lake: Lake, recipes: Iterable[str]) -> dict[str, str]:
     """Probes that could not be measured of ``recipes``, by name, and why."""
-    found: dict[str, str] = {}
-    for recipe in recipes:
-        if facts := lake.facts("evaluations", recipe):
-            found |= facts.notes.get("robustness_left_out", {})
-    return found
+    return left_out(lake, recipes, "robustness_left_out")
 
 
 def beyond(rows: Iterable[Mapping[str, Any]], of: str, metric: str, limit: float) -> list[tuple[str, str, float]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmret.errors import UserError
 from mmret.filters import consistency, false_negatives, judge, verdicts
 from mmret.filters.corpus import Corpus, Triplets, pictures_of, read_corpus
 from mmret.filters.verdicts import Dropped, Verdicts
@@ -58,10 +59,18 @@ def filtered(
     lake: Lake, recipe: Recipe, rows: pa.Table, then: Lake | None = None, annotate: AnnotateSettings | None = None
 ) -> tuple[pa.Table, list[str]]:
     """``rows`` of ``recipe`` without what its filters drop, and what a reader of the run should know. Writes verdicts that are
-    missing."""
+    missing. Raises UserError where no training row is left of some."""
     said, _ = check(lake, recipe.filters, then, annotate)
     left, dropped = verdicts.without(rows, {v.filter: v.dropped for v in said})
-    return left, notes_of(said, dropped)
+    notes = notes_of(said, dropped)
+    if _trained_on(rows) and not _trained_on(left):
+        names = " ".join(f"--filter {name}" for name in recipe.filters)
+        raise UserError(f"{notes[0]}: nothing is left to train on. `mmret check --lake {lake.address} {names}` shows why")
+    return left, notes
+
+
+def _trained_on(rows: pa.Table) -> int:
+    return pc.sum(pc.equal(rows["split"], "train")).as_py() or 0
 
 
 def notes_of(said: Sequence[Verdicts], dropped: Dropped) -> list[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
+from mmret.filters.contrast import contrast
 from mmret.filters.corpus import Corpus
 from mmret.filters.words import BUCKETS
 
@@ -63,14 +64,7 @@ def fit_meaning(corpus: Corpus) -> Meaning:
             order, at = rng.permutation(captioned), 0
         rows = order[at : at + size]
         at += size
-        found = meaning.of_captions(rows) @ meaning.of_pictures(rows).T * meaning.scale.exp()
-        right = torch.arange(len(rows))
-        loss = cross_entropy(found, right) + cross_entropy(found.T, right)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        contrast(meaning.of_captions(rows) @ meaning.of_pictures(rows).T * meaning.scale.exp(), optimizers)
     return meaning.eval()
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
+from mmret.filters.contrast import contrast
 from mmret.filters.corpus import Corpus, Triplets
 from mmret.filters.words import BUCKETS, Bags, change, grams, weights
 
@@ -83,13 +84,7 @@ def fit(scorer: Scorer, triplets: Triplets, bags: Bags, rows: np.ndarray, seed: 
         at += size
         drawn = triplets.starts[own] + rng.integers(0, np.diff(triplets.starts)[own])
         found = scorer.of_texts(bags, drawn) @ scorer.of_pairs(triplets.query[own], triplets.target[own]).T
-        right = torch.arange(len(own))
-        loss = cross_entropy(found, right, label_smoothing=_SMOOTHING) + cross_entropy(found.T, right, label_smoothing=_SMOOTHING)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        contrast(found, optimizers, _SMOOTHING)
     return scorer.eval()
 
 

@@ -33,17 +33,6 @@ def checkpoint(tmp_path_factory):
     return clip_folder(tmp_path_factory.mktemp("checkpoint"))
 
 
-@pytest.fixture
-def one_thread():
-    """Matrices of these sizes are slower in two threads on busy cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def options(images, annotations, **more):
     return RunOptions(images, annotations, **more)
 

@@ -45,6 +45,17 @@ def drop(pair: str, text: str | None = None, candidate: str | None = None) -> di
     return {"pair_id": pair, "text": text, "candidate_id": candidate}
 
 
+def test_filters_that_leave_no_training_row_say_so_and_name_what_shows_why(lake, monkeypatch):
+    recipe = Recipe(filters=("consistency",))
+    triplets = lake.read("triplets")
+    everything = triplets.select(["pair_id", "texts"]).to_pylist()
+    said = pa.Table.from_pylist([drop(row["pair_id"], text) for row in everything for text in row["texts"]], SCHEMA)
+    whole = table.Verdicts("consistency", "m", said.append_column("verdict", pa.array(["drop"] * len(said))), None)
+    monkeypatch.setattr(checking, "check", lambda *_: ([whole], 0))
+    with pytest.raises(UserError, match="nothing is left to train on.*mmret check --lake .* --filter consistency"):
+        filtered(lake, recipe, triplets)
+
+
 SCHEMA = pa.schema([(name, pa.string()) for name in ("pair_id", "text", "candidate_id")])
 
 

@@ -172,6 +172,27 @@ def qwen2_vl(folder: Path, head: int = HEAD) -> Path:
     return folder
 
 
+def qwen2_vl_of(
+    folder: Path, language: dict[str, Any], vision: dict[str, Any], side: int, dtype: torch.dtype | None = None
+) -> Path:
+    """A Qwen2-VL of the given shape with random weights, for benches; a picture of side x side pixels keeps its size.
+
+    ``dtype`` None: float32."""
+    words = tokenizer(QWEN_TOKENS)
+    half = language["hidden_size"] // language["num_attention_heads"] // 2
+    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    turning = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    config = Qwen2VLConfig(
+        text_config={"vocab_size": len(words), "max_position_embeddings": 4096, "rope_parameters": turning} | language,
+        vision_config={**vision, "hidden_size": language["hidden_size"]},
+        **_qwen_ids(words),
+    )
+    Qwen2VLForConditionalGeneration(config).to(dtype or torch.float32).save_pretrained(folder)
+    pictures = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=side * side)
+    Qwen2VLProcessor(pictures, words, Qwen2VLVideoProcessor()).save_pretrained(folder)
+    return folder
+
+
 def _qwen3_vision(head: int) -> dict[str, Any]:
     return {
         "depth": 2,

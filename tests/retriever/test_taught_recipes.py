@@ -24,9 +24,12 @@ from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from mmret.retriever.train import stage
 from mmret.retriever.train.imported_scores import import_scores
+from mmret.retriever.train.parallel import SINGLE_PROCESS
 from mmret.retriever.train.stage import TrainingJob
+from mmret.retriever.train.taught_rows import taught_rows
 from mmret.retriever.train.teach import coverage
 from mmret.schemas import TABLES
+from mmret.settings import Recipe
 from mmret.stage_declaration import Reads
 from mmret.stages import STAGES
 from tests.annotate.test_attempts import Scripted
@@ -144,6 +147,15 @@ def test_scores_of_other_questions_are_an_error_that_says_how_they_are_matched(l
     import_scores(lake, "others", tmp_path / "s.parquet")
     with pytest.raises(UserError, match="scored none of the .* of a score are those of table triplets"):
         trained(lake, monkeypatch, profile_of(lake, {"teacher": "scores/others"}))
+
+
+def test_a_teacher_of_a_mixture_without_composed_rows_is_a_note_as_the_task_left_out_is(lake):
+    rows = TABLES["triplets"].empty_table().append_column("task", pa.nulls(0, pa.string()))
+    mixture = Recipe(tasks={"composed": 1, "text_to_image": 1}, teacher="demo")
+    found = taught_rows(lake, mixture, rows, lambda ids: {}, SINGLE_PROCESS, None)
+    assert found.scores is None and found.notes[0].startswith("teacher 'demo' taught nothing: no triplets to train on")
+    with pytest.raises(UserError, match="no triplets to train on"):
+        taught_rows(lake, Recipe(teacher="demo"), rows, lambda ids: {}, SINGLE_PROCESS, None)
 
 
 def test_the_command_brings_scores_and_says_what_it_left_out_and_what_they_answer(lake, tmp_path):

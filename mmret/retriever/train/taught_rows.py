@@ -42,7 +42,12 @@ def taught_rows(
     """
     if recipe.teacher is None:
         return TaughtRows(rows, None, [])
-    chosen = chosen_rows(rows, recipe)[0]  # no other is paid for
+    try:
+        chosen = chosen_rows(rows, recipe)[0]  # no other is paid for
+    except UserError as nothing:
+        if len(recipe.tasks) == 1:
+            raise
+        return TaughtRows(rows, None, [f"teacher '{recipe.teacher}' taught nothing: {nothing}"])  # a mixture leaves that task out
     taught = group.all_values(teach(lake, recipe.teacher, chosen, load_images, judge=judge) if group.first else None)[0]
     scores = read_scores(lake, recipe.teacher, taught.model, judge is not None)
     has_gaps = judge is not None or scores_name(recipe.teacher) is not None
