@@ -173,11 +173,16 @@ def qwen2_vl(folder: Path, head: int = HEAD) -> Path:
 
 
 def qwen2_vl_of(
-    folder: Path, language: dict[str, Any], vision: dict[str, Any], side: int, dtype: torch.dtype | None = None
+    folder: Path,
+    language: dict[str, Any],
+    vision: dict[str, Any],
+    side: int,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
 ) -> Path:
     """A Qwen2-VL of the given shape with random weights, for benches; a picture of side x side pixels keeps its size.
 
-    ``dtype`` None: float32."""
+    ``dtype`` None: float32. ``device``: where the weights are drawn, of billions in a second on a GPU."""
     words = tokenizer(QWEN_TOKENS)
     half = language["hidden_size"] // language["num_attention_heads"] // 2
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
@@ -187,7 +192,9 @@ def qwen2_vl_of(
         vision_config={**vision, "hidden_size": language["hidden_size"]},
         **_qwen_ids(words),
     )
-    Qwen2VLForConditionalGeneration(config).to(dtype or torch.float32).save_pretrained(folder)
+    with torch.device(device):
+        model = Qwen2VLForConditionalGeneration(config)
+    model.to(dtype or torch.float32).save_pretrained(folder)
     pictures = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=side * side)
     Qwen2VLProcessor(pictures, words, Qwen2VLVideoProcessor()).save_pretrained(folder)
     return folder
