@@ -159,6 +159,25 @@ def against_faiss(n: int, dim: int, k: int, signals: int, rounds: int, threads: 
     return report
 
 
+def without_peer(n: int, dim: int, k: int, signals: int, rounds: int, device: str) -> dict:
+    """Seconds of ours alone for all ``signals``, and the share that their bare products would take."""
+    own = corpus(n, dim, signals)
+    settings = MineSettings(k=k, signals=SIGNALS[:signals], device=device)
+    few = ShardVectors(own.shard, own.ids[:500], {s: v[:500] for s, v in own.vectors.items()})
+    candidates(few, [], settings, BANDS)
+    spent = [timed(lambda: candidates(own, [], settings, BANDS))[:2] for _ in range(rounds)]
+    wall, processor = (statistics.median(column) for column in zip(*spent, strict=True))
+    bare = bare_products(own, n, dim, device)
+    return {
+        "rows": n,
+        "signals": signals,
+        "ours_s": round(wall, 2),
+        "ours_processor_s": round(processor, 2),
+        "bare_products": bare,
+        "bare_over_ours": round(signals * bare["as_mined_s"] / wall, 4),
+    }
+
+
 def gate() -> dict[str, float | list[float]]:
     """Processor and wall time over faiss, of one signal at the size of the promise and of three at a small one, and of growth by a
     tenth over mining all again. A list has a cost per row and faiss has none, so with few rows the ratios are near 1.
@@ -326,6 +345,8 @@ def main(
         print(json.dumps({"growth": growth(n, dim, k, signals, device)}))
     if peer:
         print(json.dumps(against_faiss(n, dim, k, signals, rounds, threads, device), indent=1))
+    elif not growth_:
+        print(json.dumps({"alone": without_peer(n, dim, k, signals, rounds, device)}))
 
 
 if __name__ == "__main__":
