@@ -16,8 +16,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +31,12 @@ from mmret.encode.stream import image_vectors, map_on_cores
 from mmret.settings import EncoderSettings
 
 
-def model_folder(folder: Path) -> Path:
-    """ViT-B/32 as open_clip configures it, random weights, with a text tower of one layer to save time and memory."""
+def model_folder(folder: Path, name: str = "ViT-B-32", change: Mapping[str, Any] = MappingProxyType({})) -> Path:
+    """``name`` as open_clip configures it, ``change``d, random weights, with a text tower of one layer to save time and memory."""
     import open_clip
     from safetensors.torch import save_file
 
-    config = open_clip.get_model_config("ViT-B-32")
+    config = open_clip.get_model_config(name) | dict(change)
     config["text_cfg"] |= {"layers": 1, "width": 64, "heads": 1}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     torch.manual_seed(0)
