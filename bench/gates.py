@@ -252,8 +252,7 @@ def write_gates(gates: Gates, path: Path = FILE) -> None:
 
     def line(gate: Gate) -> str:
         values = gate.model_dump(exclude_defaults=True)
-        if gate.exactly is not None and gate.exactly.is_integer():
-            values["exactly"] = int(gate.exactly)  # a count
+        values |= {bound: int(values[bound]) for bound in ("exactly", "most", "least") if values.get(bound, 0.5) % 1 == 0}
         return "- {" + ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()) + "}\n"
 
     path.write_text(f"{head}needs:\n{needs}gates:\n{''.join(map(line, gates.gates))}")

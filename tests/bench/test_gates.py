@@ -115,6 +115,13 @@ def test_recording_keeps_aims_and_counts_and_moves_other_bounds_by_the_noise(tmp
     assert path.read_text().startswith("# kept\n") and read_gates(path) == new
 
 
+def test_gates_that_are_written_unchanged_leave_the_file_as_it_was(tmp_path):
+    path = tmp_path / "gates.yaml"
+    path.write_text(gates.FILE.read_text())
+    write_gates(read_gates(), path)
+    assert path.read_text() == gates.FILE.read_text()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
