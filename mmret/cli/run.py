@@ -130,9 +130,9 @@ def _output_caption_cost(lake: Lake, profile: Profile, as_json: bool) -> bool:
 
 def _try_sources(store: Lake, sources: list[str]) -> None:
     """Raise UserError for a source that the lake does not have yet and that cannot be opened, before the lake remembers it."""
-    from mmret.ingest.sources import open_source
-
     known = store.read_configuration().get("sources", [])
-    for source in sources:
-        if source not in known:
+    if unknown := [source for source in sources if source not in known]:
+        from mmret.ingest.sources import open_source
+
+        for source in unknown:
             open_source(source)
