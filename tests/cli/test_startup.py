@@ -20,6 +20,7 @@ from mmret.freshness.outcome import Outcome
 from mmret.lake import Lake
 from mmret.lake.configuration import resolve
 from tests.conftest import CHECKOUT
+from tests.freshness.current_folder import Current
 from tests.freshness.empty_tables import current_lake
 
 HEAVY = ("torch", "transformers", "dagster", "lancedb", "pandas", "polars", "sklearn", "httpx", "pyarrow.dataset")
@@ -71,6 +72,14 @@ def test_help_lists_every_command_with_the_first_paragraph_of_its_own_help():
 def test_a_command_that_is_not_there_is_answered_with_one_that_is():
     done = CliRunner().invoke(app, ["serach"])
     assert done.exit_code == 2 and "search" in done.output
+
+
+def test_a_run_with_nothing_to_do_imports_no_heavy_library(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    lake = Current(tmp_path).lake.root
+    imported("run", "--lake", str(lake))  # builds the catalogue
+    found, said = imported("run", "--lake", str(lake), "--json")
+    assert found == set() and json.loads(said)["up_to_date"] and json.loads(said)["checks_failed"] == []
 
 
 def without_seconds(summary: dict) -> dict:
