@@ -16,13 +16,12 @@ from mmret.curation.decisions import decisions_fingerprint
 from mmret.encode.revision import local_weights
 from mmret.filters.versions import VERSIONS
 from mmret.lake import Facts, Lake
-from mmret.retriever.train.imported_scores import scores_partition
 from mmret.retriever.train.rows import COLUMNS as TRIPLET_COLUMNS
 from mmret.retriever.train.rows import also_reads, uses_all
 from mmret.schemas import CORPUS_MANIFEST
 from mmret.search.models import RERANKER
 from mmret.settings import AnnotateSettings, Profile, Recipe
-from mmret.settings.recipe_links import asks_judge, base_recipe, measured_on, scores_name
+from mmret.settings.recipe_links import asks_judge, base_recipe, measured_on, scores_name, scores_partition
 from mmret.stage_declaration import Reads
 
 

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from assets.cluster.launching import OnRay, cluster_instance
 from assets.display import live
 from assets.runner.launched import Launched
-from assets.runner.run import OnStage, Outcome, Runner
+from assets.runner.run import OnStage, Runner
 from assets.runner.several import Unit, in_flight, order
+from mmret.freshness.outcome import Outcome
 from mmret.freshness.survey import Snapshot
 from mmret.ingest.enough import check_enough
 from mmret.lake.lease import Lease
@@ -48,9 +49,9 @@ class ClusterRunner(Runner):
     def _open_instance(self) -> Any:
         return cluster_instance(self.lake)
 
-    def run(self, until: str | None = None, forget_missing: bool = False) -> Outcome:
+    def run(self, until: str | None = None, forget_missing: bool = False, check: bool = False) -> Outcome:
         try:
-            return super().run(until, forget_missing)
+            return super().run(until, forget_missing, check)
         finally:
             self.ray.close()
 

@@ -11,37 +11,26 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from assets.runner.launched import Launched
 from mmret.errors import UserError
-from mmret.freshness.fingerprints import is_current
+from mmret.freshness.last_run import dagster_home
+from mmret.freshness.outcome import Outcome
 from mmret.freshness.survey import Snapshot
+from mmret.freshness.turns import first_stale, turns_of
 from mmret.ingest.enough import check_enough
 from mmret.interrupts import heard
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
 from mmret.paths import plain_link
 from mmret.settings import Profile
-from mmret.stages import RUNS, STAGES, UNPARTITIONED, assets_of
+from mmret.stages import RUNS, UNPARTITIONED, assets_of
 from resources.models import shared_models
 
 OnStage = Callable[[list[str], str | None, int, int], None]
 """Called as each launch begins with (stages, partition, number of partitions done, number of partitions)."""
-
-
-@dataclass
-class Outcome:
-    """What a run did, by stage: partitions launched, rows worked on, seconds. Rows are 0 where everything was current."""
-
-    partitions: dict[str, list[str]] = field(default_factory=dict)
-    rows_computed: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    checks: dict[str, bool] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    total: float = 0.0
 
 
 def dagster_instance(lake: Lake) -> Any:
@@ -52,7 +41,7 @@ def dagster_instance(lake: Lake) -> Any:
     """
     from assets.dagster_internals.event_log import open_instance
 
-    home = Path(os.environ.get("DAGSTER_HOME") or lake.scratch / ".dagster")
+    home = dagster_home(lake)
     if not home.is_dir() or not os.environ.get("DAGSTER_HOME"):
         home.mkdir(parents=True, exist_ok=True)
         if not (home / "dagster.yaml").exists():
@@ -182,20 +171,14 @@ class Runner:
 
         ``lake``: a snapshot, where many are asked for; else the lake as it is now.
         """
-        lake = lake or self.lake
-        for i, table in enumerate(tables):
-            if not is_current(lake, self.profile, table, partition):
-                later = (t for t in tables[i:] if STAGES[t].applies(lake, self.profile, partition))
-                return list(later)
-        return []
+        return first_stale(lake or self.lake, self.profile, tables, partition)
 
     def _partitions(self, stage: str) -> list[str | None]:
-        by_kind = {"whole": [None], "shard": self.lake.shards(), "recipe": self.profile.in_training_order(self.profile.train)}
-        return by_kind[STAGES[stage].partitions]
+        return turns_of(self.lake, self.profile, stage)
 
-    def run(self, until: str | None = None, forget_missing: bool = False) -> Outcome:
+    def run(self, until: str | None = None, forget_missing: bool = False, check: bool = False) -> Outcome:
         """Bring the lake up to date; ``until``: no further than that stage, and without the checks; ``forget_missing``: take out
-        pictures that are gone from their sources.
+        pictures that are gone from their sources; ``check``: make the checks also where nothing was computed.
 
         Raises UserError where a stage fails, or where there are too few images for any work after the pictures are in.
         """
@@ -213,7 +196,7 @@ class Runner:
             groups = [*groups[:last], groups[last][: groups[last].index(until) + 1]]
         for group in groups:
             self._bring_up_to_date(group)
-        if until is None and any(self.outcome.rows_computed.values()):
+        if until is None and (check or any(self.outcome.rows_computed.values())):
             self.on_stage(["checks"], None, 0, 1)
             self.verify()
         self.outcome.total = time.monotonic() - started

@@ -12,8 +12,6 @@ import json
 import re
 from typing import Any
 
-from json_repair import repair_json
-
 from mmret.annotate.answer_lists import listed
 from mmret.annotate.answer_text import plain_item
 
@@ -104,6 +102,8 @@ def _repaired(text: str) -> Any:
     span = span[:end] if end and len(span) - end < len(span) // 2 and not _looks_open(span[end:]) else _closed(span)
     if sum(map(span.count, "[{")) > _MAX_BRACKETS or len(span) > _MAX_REPAIRED:
         return None
+    from json_repair import repair_json  # not for commands that read no answer
+
     try:
         value = repair_json(span, return_objects=True)
     except Exception:  # noqa: BLE001 - whatever a model wrote, it is an answer that cannot be read

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from mmret.lake import Lake
 from mmret.search.models import UNTRAINED
 from mmret.tasks import COMPOSED, TASKS, Task
@@ -79,10 +77,14 @@ def by_direction(evaluations: Nested, recipe: str) -> list[DirectionFigures]:
 
 def recorded(lake: Lake, recipes: Iterable[str] | None = None) -> dict[str, Any]:
     """:data:`Nested` figures of the lake's evaluations, of ``recipes`` and the untrained model or of all; the last of each."""
-    rows = pl.from_arrow(lake.read("evaluations"))
-    if recipes is not None:
-        rows = rows.filter(pl.col("recipe").is_in([*recipes, UNTRAINED]))
-    return nest(rows.unique(["recipe", "benchmark", "metric"], keep="last", maintain_order=True).to_dicts())
+    wanted = None if recipes is None else {*recipes, UNTRAINED}
+    last: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in lake.read_rows("evaluations"):
+        if wanted is None or row["recipe"] in wanted:
+            key = row["recipe"], row["benchmark"], row["metric"]
+            last.pop(key, None)  # its place is that of the last
+            last[key] = row
+    return nest(last.values())
 
 
 def left_out(lake: Lake, recipes: Iterable[str], note: str = "left_out") -> dict[str, str]:

@@ -71,5 +71,5 @@ def _has_row_without_caption(lake: Lake, shard: str) -> bool:
     refused = any(found is None or found.null_count is None or found.num_values for found in groups)
     if not refused:
         return False
-    without = (pc.field("reason") == NO_CAPTION) & pc.field("image_id").is_valid()
-    return lake.read("corpus_manifest", shard, ["image_id"], without).num_rows > 0
+    rows = lake.read("corpus_manifest", shard, ["image_id", "reason"])
+    return NO_CAPTION in rows.filter(rows["image_id"].is_valid())["reason"].unique().to_pylist()

@@ -28,6 +28,8 @@ STATE = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { __
       ... on AssetPartitionsStatusCounts { numPartitionsTargeted numPartitionsMaterialized numPartitionsFailed }
       ... on UnpartitionedAssetStatus { materialized failed } } } }
   ... on BackfillNotFoundError { message } ... on PythonError { message } } }"""
+RUNS = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { __typename
+  ... on PartitionBackfill { runs { tags { key value } stepStats { stepKey status } } } } }"""
 PARTITIONS = "query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { __typename ... on AssetNode { partitionKeys } } }"
 _DONE = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 _POLL = 3.0
@@ -104,7 +106,8 @@ def launch(url: str, selection: Selection, title: str) -> str:
 
 
 def backfill_progress(url: str, backfill_id: str) -> tuple[str, int, int, int]:
-    """(status, partitions done, failed, all) of a backfill."""
+    """(status, partitions done, failed, all) of a backfill. Dagster counts as failed what it did not try, since something that it
+    reads had failed: :func:`failed_partitions` tells them apart."""
     found = post(url, STATE, id=backfill_id)["partitionBackfillOrError"]
     if "status" not in found:
         raise UserError(f"backfill {backfill_id}: {found.get('message') or found['__typename']}")
@@ -112,6 +115,20 @@ def backfill_progress(url: str, backfill_id: str) -> tuple[str, int, int, int]:
     done = sum(s.get("numPartitionsMaterialized", int(s.get("materialized", False))) for s in each)
     failed = sum(s.get("numPartitionsFailed", int(s.get("failed", False))) for s in each)
     return found["status"], done, failed, sum(s.get("numPartitionsTargeted", 1) for s in each)
+
+
+def failed_partitions(url: str, backfill_id: str, selection: Selection) -> set[tuple[str, str]]:
+    """(table, partition) of those of ``selection`` whose step ran in the backfill and failed."""
+    found = post(url, RUNS, id=backfill_id)["partitionBackfillOrError"]
+    failed = set()
+    for run in found.get("runs", []):
+        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        one = tags.get("dagster/partition")
+        first, last = (tags.get(f"dagster/asset_partition_range_{end}", one) for end in ("start", "end"))
+        for stage in (step["stepKey"] for step in run["stepStats"] if step["status"] == "FAILURE"):
+            partitions = [p for p in selection.get(stage, []) if first is None or last is None or first <= p <= last]
+            failed |= {(table, partition) for table in assets_of([stage]) for partition in partitions}
+    return failed
 
 
 def _check_lake(url: str, lake: Lake, selection: Selection) -> None:
@@ -160,18 +177,22 @@ def backfill(
     total = sum(map(len, selection.values()))
     backfill_id = launch(url, selection, f"mmret backfill: {total} partitions of {', '.join(selection)}")
     typer.echo(f"backfill {backfill_id} launched: {url.rstrip('/')}/runs/b/{backfill_id}")
-    if wait and not _wait(url, backfill_id):
+    if wait and not _wait(url, backfill_id, selection):
         raise typer.Exit(1)
 
 
-def _wait(url: str, backfill_id: str) -> bool:
+def _wait(url: str, backfill_id: str, selection: Selection) -> bool:
     """Wait for the end of the backfill, with a line on stderr whenever a partition is done. Whether it succeeded."""
     last: tuple[str, int, int, int] | None = None
     while True:
         now = backfill_progress(url, backfill_id)
         if now != last:
             status, done, failed, total = last = now
-            typer.echo(f"{status.lower()}: {done} of {total} partitions{f', {failed} failed' if failed else ''}", err=True)
+            beside = ""
+            if failed:
+                tried = min(failed, len(failed_partitions(url, backfill_id, selection)))
+                beside = f", {tried} failed" + (f", {failed - tried} not tried" if failed > tried else "")
+            typer.echo(f"{status.lower()}: {done} of {total} partitions{beside}", err=True)
         if now[0] in _DONE:
             return now[0] in ("COMPLETED", "COMPLETED_SUCCESS")
         time.sleep(_POLL)

@@ -1,6 +1,6 @@
 """The one door from the commands to the lineage graph: nothing else in ``mmret`` imports ``assets``, and with it Dagster.
 
-Importing Dagster takes about two seconds, so it is imported inside the functions: only commands that start the graph pay for it.
+Importing Dagster takes over a second, so it is imported inside the functions: only commands that start the graph pay for it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmret.cli.cluster_progress import ClusterProgress
 from mmret.cli.run_progress import RunProgress
+from mmret.freshness.last_run import forget_last_run, note_last_run, read_last_run, record_path
 from mmret.lake import Lake
 from mmret.lake.lease import Lease
 from mmret.lake.lease import exclusive as lease_of
@@ -20,7 +21,7 @@ from mmret.ray_cluster import address_in, require
 from mmret.settings import Profile
 
 if TYPE_CHECKING:
-    from assets.runner.run import Outcome
+    from mmret.freshness.outcome import Outcome
 
 
 @contextmanager
@@ -45,16 +46,23 @@ def materialize(
     """Compute what is missing or stale, stage after stage, recorded in the Dagster instance of the lake that ``lease`` holds.
 
     ``until``: no further than this stage, and without the checks. ``forget_missing``: take out pictures that are gone from their
-    sources. Returns what was computed, per stage. Raises UserError with the
-    cause where a stage fails.
+    sources. The checks are made where anything was computed, and again where one failed the last time. Returns what was computed,
+    per stage. Raises UserError with the cause where a stage fails.
     """
     progress.until = until
+    record = record_path(lease.lake)
+    last = read_last_run(record)
+    check = until is None and last is not None and bool(last.failed)
+    forget_last_run(record)
     with progress, reporting(progress.advance):
         if isinstance(progress, ClusterProgress):
-            return _cluster_runner(lease, profile, progress).run(until, forget_missing)
+            return _cluster_runner(lease, profile, progress).run(until, forget_missing, check)
         from assets.runner.run import Runner
 
-        return Runner(lease, profile, progress.stage).run(until, forget_missing)
+        outcome = Runner(lease, profile, progress.stage).run(until, forget_missing, check)
+    if until is None:
+        note_last_run(record, lease.lake, profile, [name for name, passed in outcome.checks.items() if not passed])
+    return outcome
 
 
 def progress_of(lake: Lake, profile: Profile, on: str | None) -> RunProgress:

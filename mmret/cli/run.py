@@ -49,48 +49,64 @@ def run(
     _try_sources(store, choices["sources"])
     _try_opt_outs(settings)
 
+    _say(f"lake {store.address} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
+
     from mmret.cli.graph import exclusive, materialize, progress_of
-
-    progress = progress_of(store, settings, on)
-    progress.print(f"lake {store.address} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
-    progress.print("loading …")
-
-    started = time.time_ns()
-    from mmret.annotate.merging import merge_answers
-    from mmret.cli.run_summary import print_summary, summarise_run
-    from mmret.cli.terminal import console, print_json
-    from mmret.lake.compact import compact, needs_merging
+    from mmret.freshness.last_run import record_path
+    from mmret.freshness.up_to_date import nothing_to_do
     from mmret.warehouse import refresh_catalogue
 
+    progress = progress_of(store, settings, on) if on is not None else None  # before the lake remembers anything
+    before = store.read_configuration()
+    started = time.time_ns()
     with exclusive(store, choices) as lease:
-        try:
-            if dry_run and settings.captions.asks_model:
-                materialize(lease, settings, progress, until="corpus_manifest", forget_missing=forget_missing)
-                if _output_caption_cost(store, settings, as_json):
-                    return
-            outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
-        except ClusterUnreachable:  # no fault of the sources
-            raise
-        except UserError as error:
-            if note_refused(store, images or settings.corpus.sources):
-                raise UserError(
-                    f"{error}. The lake is still empty: name other pictures with --images and it does without these"
-                ) from None
-            raise
+        outcome = None
+        if not dry_run and on is None and dict(choices) == before and not lease.unfinished:
+            outcome = nothing_to_do(store, settings, record_path(store), forget_missing)
+        if outcome is None:
+            _say("loading …")
+            progress = progress or progress_of(store, settings, None)
+            try:
+                if dry_run and settings.captions.asks_model:
+                    materialize(lease, settings, progress, until="corpus_manifest", forget_missing=forget_missing)
+                    if _output_caption_cost(store, settings, as_json):
+                        return
+                outcome = materialize(lease, settings, progress, until="pairs" if dry_run else None, forget_missing=forget_missing)
+            except ClusterUnreachable:  # no fault of the sources
+                raise
+            except UserError as error:
+                if note_refused(store, images or settings.corpus.sources):
+                    raise UserError(
+                        f"{error}. The lake is still empty: name other pictures with --images and it does without these"
+                    ) from None
+                raise
         if dry_run:
             from mmret.cli.estimate import estimate_cost, output_estimate
 
             return output_estimate(estimate_cost(store, settings), as_json)
         lease.check()
         if any(outcome.rows_computed.values()):
+            from mmret.annotate.merging import merge_answers
+            from mmret.lake.compact import compact, needs_merging
+
             history.log_run(store, f"run-{len(history.runs(store)) + 1}", started, outcome.rows_computed)
             compact(store, settings.history, time.time_ns(), refresh_catalogue, lance=needs_merging(store))
             merge_answers(store.storage, time.time_ns())
         refresh_catalogue(store)
+    from mmret.cli.run_summary import print_summary, summarise_run
+    from mmret.cli.terminal import console, print_json
+
     summary = summarise_run(store, settings, outcome)
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         print_json(summary)
+
+
+def _say(text: str) -> None:
+    """A line of progress."""
+    from mmret.cli.terminal import console
+
+    console(stderr=True).print(text, markup=False, soft_wrap=True)
 
 
 def _try_opt_outs(settings: Profile) -> None:
@@ -114,9 +130,9 @@ def _output_caption_cost(lake: Lake, profile: Profile, as_json: bool) -> bool:
 
 def _try_sources(store: Lake, sources: list[str]) -> None:
     """Raise UserError for a source that the lake does not have yet and that cannot be opened, before the lake remembers it."""
-    from mmret.ingest.sources import open_source
-
     known = store.read_configuration().get("sources", [])
-    for source in sources:
-        if source not in known:
+    if unknown := [source for source in sources if source not in known]:
+        from mmret.ingest.sources import open_source
+
+        for source in unknown:
             open_source(source)

@@ -41,7 +41,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
     """The state of the lake and what this run did (``outcome``), as plain JSON values: what `mmret run --json` prints."""
     lake = Snapshot(lake)
     facts = {t: [f for p in lake.partitions(t) if (f := lake.facts(t, p))] for t in TABLES}
-    rejects = lake.read("rejects", columns=["reason"])["reason"].value_counts().to_pylist()
+    rejects = lake.read("rejects", columns=["reason"])["reason"].value_counts().to_pylist() if facts["rejects"] else []
     pair_reasons = _sum_counts(f.notes.get("reasons", {}) for f in facts["pairs"])
     texts = [*facts["descriptions"], *facts["instructions"]]
     return {
@@ -54,7 +54,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "partitions_computed": outcome.partitions,
         "seconds": {t: round(s, 2) for t, s in outcome.seconds.items()},
         "rejects": {r["values"]: r["counts"] for r in rejects},
-        "remarks": lake.read("remarks").to_pylist(),
+        "remarks": lake.read_rows("remarks"),
         "written_captions": summarise_captions(facts["written_captions"]),
         "retrieved_targets": pair_reasons.get("retrieved", 0),
         "duplicates": _duplicates(facts["duplicates"]),
@@ -63,7 +63,7 @@ def summarise_run(lake: Lake, profile: Profile, outcome: Outcome) -> dict[str, A
         "annotation": summarise_annotation(facts, lake, outcome),
         "quality": summarise_quality(facts["triplets"]),
         "annotation_reasons": _sum_counts(f.notes.get("reasons", {}) for f in texts),
-        "towers_trained_on": max(lake.read("towers", columns=["images"])["images"].to_pylist(), default=0),
+        "towers_trained_on": max((row["images"] for row in lake.read_rows("towers", ["images"])), default=0),
         "bands": next((f.notes["bands"] for f in facts["candidates"] if f.notes.get("bands")), {}),
         "training_notes": training_notes(lake, outcome.partitions.get("checkpoints", [])),
         "evaluations": recorded(lake, profile.train),

@@ -21,6 +21,9 @@ def opted_out_ids(lake: PartitionFiles, partition: str | None = None) -> pa.Arra
 
     >>> opted_out_ids(lake).to_pylist()
     """
+    if OPTED_OUT not in lake.read("corpus_manifest", partition, ["reason"])["reason"].unique().to_pylist():
+        # as in most lakes: no engine for filters is loaded for them
+        return pa.nulls(0, pa.string())
     rows = lake.read("corpus_manifest", partition, ["image_id"], pc.field("reason") == OPTED_OUT)
     return pc.unique(rows["image_id"].drop_null()).sort()
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from itertools import islice
 
 from mmret.errors import UserError
-from mmret.ingest.found_captions import found_caption, named_caption
 from mmret.ingest.pictures.decode import Unreadable, inspect
 from mmret.ingest.rows import Row, Source
 from mmret.ingest.selection import NO_CAPTION
@@ -113,6 +112,8 @@ def _found(source: Source, row: Row, captions: CaptionSettings) -> str | None:
         stream, size = source.open(row.path)
         with stream:
             return stream.read(size)
+
+    from mmret.ingest.found_captions import found_caption, named_caption  # not for sources that were listed before
 
     named = named_caption(source.root, row.path)
     if named:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -72,15 +72,20 @@ def write_remarks(lake: Lake, listed: Mapping[str, Remarks], sources: Iterable[s
 
     Writes nothing where nothing changes, so a lake without any has no file for them. Returns the number of remarks in the lake.
     """
-    before = lake.read("remarks")
-    kept = set(sources) - set(listed)
-    rows = [row for row in before.to_pylist() if row["root"] in kept]
-    for root, remarks in listed.items():
-        rows += [{"root": root, "remark": r.remark, "count": r.count, "path": r.path, "detail": r.detail} for r in remarks]
-    rows.sort(key=lambda row: (-row["count"], row["root"], row["remark"]))
-    if rows != before.to_pylist():
+    before = lake.read("remarks").to_pylist()
+    rows = rows_of_remarks(before, listed, sources)
+    if rows != before:
         lake.write("remarks", PARTITION, pa.Table.from_pylist(rows, schema=REMARKS), inputs)
     return len(rows)
+
+
+def rows_of_remarks(before: list[dict[str, Any]], listed: Mapping[str, Remarks], sources: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of table ``remarks`` after :func:`write_remarks`, where they were ``before``."""
+    kept = set(sources) - set(listed)
+    rows = [row for row in before if row["root"] in kept]
+    for root, remarks in listed.items():
+        rows += [{"root": root, "remark": r.remark, "count": r.count, "path": r.path, "detail": r.detail} for r in remarks]
+    return sorted(rows, key=lambda row: (-row["count"], row["root"], row["remark"]))
 
 
 def _storable(text: str | None) -> str | None:

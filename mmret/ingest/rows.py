@@ -135,6 +135,8 @@ def clean_text(text: str | None) -> str | None:
     """
     if not text:
         return None
+    if text.isascii() and text.isprintable():  # nothing to normalise or take out
+        return " ".join(text.split()) or None
     words = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode()).split()
     kept = "".join(c for c in " ".join(words) if c != "\ufeff" and unicodedata.category(c) != "Cc")
     kept = " ".join(kept.split())

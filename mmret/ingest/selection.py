@@ -10,7 +10,7 @@ columns while nothing changes; otherwise one pass over the manifest and some 150
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -56,13 +56,15 @@ def reselect(lake: Lake, corpus: CorpusSettings, opted_out: Mapping[str, str]) -
     ``opted_out``: ids of the pictures that are not to be used, each with the entry of a list that says so.
     """
     known = lake.read("corpus_manifest", columns=["shard", "root", "reason", "image_id"])
-    captionless = pc.any(pc.equal(known["reason"], NO_CAPTION)).as_py()
+    reasons = set(known["reason"].unique().to_pylist())
+    captionless = NO_CAPTION in reasons
     gone = removal_test(corpus)
     within = corpus.images is None or rows_taken(known, corpus) <= corpus.images
-    left_out = pc.any(pc.is_in(known["reason"], pa.array([SOURCE_REMOVED, BEYOND_LIMIT]))).as_py()
+    left_out = not reasons.isdisjoint((SOURCE_REMOVED, BEYOND_LIMIT))
     roots = known["root"].unique().to_pylist()
-    as_it_was = within and not left_out and not any(gone(root) for root in roots) and _each_picture_once(known)
-    if as_it_was and _as_opted(known, opted_out) and not (captionless and _has_captioned_copies(lake, known)):
+    as_it_was = within and not left_out and not any(gone(root) for root in roots) and _each_picture_once(known, reasons)
+    as_opted = _as_opted(known, opted_out) if opted_out or OPTED_OUT in reasons else True
+    if as_it_was and as_opted and not (captionless and _has_captioned_copies(lake, known)):
         return
     imported = [p for p in lake.partitions("corpus_manifest") if p.startswith(IMPORT_PREFIX)]
     images = lake.read("corpus_manifest", imported, ["image_id", "path"], pc.field("reason").is_null())
@@ -113,13 +115,21 @@ def _of(known: pa.Table, pictures: Iterable[str]) -> pa.ChunkedArray:
     return pc.is_in(known["image_id"], value_set=pa.array(list(pictures), pa.string()))
 
 
-def _each_picture_once(known: pa.Table) -> bool:
-    """Whether each picture that has a row to be used is the image of exactly one, be it one without a caption."""
-    images = known.filter(pc.or_kleene(known["reason"].is_null(), _is(known, NO_CAPTION)))["image_id"].drop_null()
+def _each_picture_once(known: pa.Table, reasons: Collection[str | None]) -> bool:
+    """Whether each picture that has a row to be used is the image of exactly one, be it one without a caption. ``reasons``: those
+    that occur; a value that is compared with costs the import of pandas where that is installed, which most lakes are spared.
+    """
+    used = known["reason"].is_null()
+    if NO_CAPTION in reasons:
+        used = pc.or_kleene(used, _is(known, NO_CAPTION))
+    images = known.filter(used)["image_id"].drop_null()
+    if pc.count_distinct(images).as_py() != len(images):
+        return False
+    if "duplicate" not in reasons:
+        return True
     own = pc.invert(pc.starts_with(known["shard"], IMPORT_PREFIX))
     copies = known.filter(pc.and_(own, _is(known, "duplicate")))["image_id"]
-    once = pc.count_distinct(images).as_py() == len(images)
-    return once and pc.all(pc.is_in(copies, value_set=images.combine_chunks())).as_py() is not False
+    return pc.all(pc.is_in(copies, value_set=images.combine_chunks())).as_py() is not False
 
 
 def _is(known: pa.Table, reason: str) -> pa.ChunkedArray:

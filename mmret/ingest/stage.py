@@ -9,6 +9,7 @@ about eight times ``BATCH_BYTES`` of memory (0.5 GB, with files of megabytes), w
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,6 @@ import pyarrow.compute as pc
 
 from mmret.curation.opted_out import opted_out_ids
 from mmret.ingest.changes import CHANGES
-from mmret.ingest.found_captions import SAYS_NOTHING
 from mmret.ingest.object_store.lost import ending_when_lost
 from mmret.ingest.object_store.read_ahead import reads_at_once
 from mmret.ingest.opt_out.imported import filter_imported, imported_partitions, mark_imported
@@ -27,12 +27,12 @@ from mmret.ingest.opt_out.pictures import OptedOut
 from mmret.ingest.pictures import image_table
 from mmret.ingest.pictures.decode import ANIMATED, Inspected, Unreadable, inspect
 from mmret.ingest.pictures.images import BATCH_BYTES
-from mmret.ingest.remarks import Remarks, write_remarks
+from mmret.ingest.remarks import Remarks, rows_of_remarks, write_remarks
 from mmret.ingest.seal import seal
 from mmret.ingest.selection import NO_CAPTION
 from mmret.ingest.sources import open_reader, read_as_sealed
 from mmret.lake import Lake
-from mmret.lake.holding import note_opted_out
+from mmret.lake.holding import is_noted, note_opted_out
 from mmret.progress import advance
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX, REJECTS
 from mmret.settings import IngestSettings, Profile
@@ -82,6 +82,21 @@ def seal_corpus(lake: Lake, profile: Profile, inputs: str, forget_missing: bool 
     take_out_imported(lake, profile)
     changed_rows = sum(r.count for found in remarks.values() for r in found if r.remark in CHANGES)
     return Sealing(rows, len(changed), changed_rows)
+
+
+def is_sealed(lake: Lake, profile: Profile, forget_missing: bool = False) -> bool:
+    """Whether :func:`seal_corpus` would find nothing to write: the sources say of the sealed rows what they said then, and nothing
+    else, and so do the lists of opt-outs. False too where released triplets were imported, which are looked at otherwise.
+
+    Lists the sources up to the first change, and writes no table. Raises UserError as :func:`seal_corpus` does.
+    """
+    remarks: dict[str, Remarks] = {}
+    parts = seal(lake, profile.corpus, profile.ingest, remarks, forget_missing, profile.captions)
+    with closing(parts):
+        if imported_partitions(lake) or next(parts, None) is not None:
+            return False
+    before = lake.read_rows("remarks")
+    return rows_of_remarks(before, remarks, profile.corpus.sources) == before and is_noted(lake, opted_out_ids(lake))
 
 
 def take_out_imported(lake: Lake, profile: Profile) -> int:
@@ -155,6 +170,8 @@ def _captioned(row: Row, written: Row | None) -> Row:
 
 
 def _why_none(reason: str) -> str:
+    from mmret.ingest.found_captions import SAYS_NOTHING
+
     if reason == SAYS_NOTHING:
         return "no caption, and neither names nor metadata of the file say what is in the picture"
     return f"no caption, and the model wrote none: {reason.replace('_', ' ')}"

@@ -73,12 +73,20 @@ def still_used(lake: PartitionFiles, pictures: pa.Array) -> list[tuple[str, str]
 def note_opted_out(lake: PartitionFiles, pictures: pa.Array) -> None:
     """:func:`note_requests` where the ``pictures`` that have opted out are others than those it was done for last: a run that was
     stopped in between makes up for it. Call it after each sealing, with none too."""
-    digest = hashlib.sha256("\n".join(sorted(pictures.to_pylist())).encode()).hexdigest() if len(pictures) else ""
-    if digest == (lake.storage.read_with_token(_NOTED_FOR)[0] or b"").decode():
+    if is_noted(lake, pictures):
         return
-    if digest:
+    if len(pictures):
         note_requests(lake, pictures)
-    lake.storage.write(_NOTED_FOR, digest.encode())
+    lake.storage.write(_NOTED_FOR, _digest(pictures).encode())
+
+
+def is_noted(lake: PartitionFiles, pictures: pa.Array) -> bool:
+    """Whether :func:`note_opted_out` was last called with these ``pictures``, and has nothing to do."""
+    return _digest(pictures) == (lake.storage.read_with_token(_NOTED_FOR)[0] or b"").decode()
+
+
+def _digest(pictures: pa.Array) -> str:
+    return hashlib.sha256("\n".join(sorted(pictures.to_pylist())).encode()).hexdigest() if len(pictures) else ""
 
 
 def note_requests(lake: PartitionFiles, pictures: pa.Array) -> int:

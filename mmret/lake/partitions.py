@@ -119,7 +119,9 @@ def read_files(
     later = frozenset(ADDED_LATER.get(table, ())) & frozenset(columns or ())
     read = partial(_read, storage, known=schema.names, columns=columns, filters=filters, later=later)
     parts = [_filled(rows, schema) for rows in _each(storage, read, keys)]
-    return pa.concat_tables([schema.empty_table(), *parts])
+    if not parts or any(not rows.schema.equals(schema) for rows in parts):
+        parts = [schema.empty_table(), *parts]  # which says what does not fit; making it imports pandas where that is installed
+    return pa.concat_tables(parts)
 
 
 def _each(storage: Storage, read: Callable[[str], Read], keys: Iterable[str]) -> Iterable[Read]:
@@ -141,7 +143,12 @@ def _read(storage: Storage, key: str, known: list[str], columns: list[str] | Non
                 have = pq.read_schema(file).names
                 wanted = [name for name in columns if name in have or name not in later]
                 file.seek(0)
-            return pq.read_table(file, columns=wanted, filters=filters, partitioning=None).replace_schema_metadata(None)
+            if filters is not None:
+                rows = pq.read_table(file, columns=wanted, filters=filters, partitioning=None)
+            else:  # pyarrow.dataset takes a quarter of a second to import, and pandas with it where that is installed
+                with pq.ParquetFile(file, pre_buffer=not storage.is_local) as whole:
+                    rows = whole.read(wanted)
+            return rows.replace_schema_metadata(None)
 
     try:
         rows = _again(rows_of_file)
@@ -260,6 +267,10 @@ class PartitionFiles:
         elif isinstance(partitions, str):
             partitions = [partitions]
         return read_files(self.storage, table, (self.key(table, p) for p in partitions), columns, filters)
+
+    def read_rows(self, table: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """The same as Python's own values. Costs nothing, also no import of pandas for an empty table, where there are none."""
+        return self.read(table, found, columns).to_pylist() if (found := self.partitions(table)) else []
 
     def head(self, table: str, partition: str, rows: int) -> pa.Table:
         """The first ``rows`` rows of a partition, reading no more than it has to."""

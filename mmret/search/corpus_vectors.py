@@ -163,7 +163,7 @@ def _embed_shard(
         missing = int(np.isnan(vectors).any(axis=1).sum())
         raise UserError(
             f"{missing} images of {shard} have no vector: they are missing from the lake, or the "
-            "checkpoint is broken; run `mmret run` again"
+            f"checkpoint is broken; run `mmret run --lake {lake.address}` again"
         )
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), retriever.dim)
     return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})

@@ -23,6 +23,7 @@ class ImageNames:
         rows = lake.read("corpus_manifest", columns=["root", "path", "image_id"]).to_pylist()
         if not rows:
             raise UserError(f"{lake.address} holds no lake yet: make one with `mmret run --lake {lake.address}`")
+        self._lake = lake.address
         self._ids = set(lake.read("images", columns=["image_id"])["image_id"].to_pylist())
         self._by_path: dict[str, set[str]] = {}
         self._rejected: set[str] = set()
@@ -49,5 +50,5 @@ class ImageNames:
             return None
         raise UserError(
             f"{where}: no image of the corpus is called {name!r}; paths are written as in the corpus manifest "
-            '(see `mmret sql "SELECT path FROM images"`)'
+            f'(see `mmret sql --lake {self._lake} "SELECT path FROM images"`)'
         )

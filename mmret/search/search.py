@@ -126,5 +126,6 @@ def query_image(lake: Lake, image: Path) -> bytes:
         return image.read_bytes()
     image_id = ImageNames(lake).resolve(str(image), "--image")
     if image_id is None:
-        raise UserError(f'--image {image}: rejected at ingest, see `mmret sql "SELECT * FROM rejects"`; give the file itself')
+        ask = f'`mmret sql --lake {lake.address} "SELECT * FROM rejects"`'
+        raise UserError(f"--image {image}: rejected at ingest, see {ask}; give the file itself")
     return images_by_id(lake, [image_id])[image_id]

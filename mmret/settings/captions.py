@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import regex
 from pydantic import Field, field_validator
 
 from mmret.settings.annotation import AnnotateSettings, EngineSettings
@@ -21,6 +20,10 @@ class PoorCaptions(Settings):
     @field_validator("patterns")
     @classmethod
     def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if not patterns:
+            return patterns
+        import regex  # not for those without patterns
+
         for pattern in patterns:
             try:
                 regex.compile(pattern, regex.I)  # with which they are looked for: it has signs that `re` lacks, such as \p{L}

@@ -34,6 +34,11 @@ def scores_name(teacher: str | None) -> str | None:
     return teacher.removeprefix(_SCORES) if teacher and teacher.startswith(_SCORES) else None
 
 
+def scores_partition(name: str) -> str:
+    """The partition of ``teacher_scores`` that holds the scores ``name``. No teacher that is a recipe has one of such a name."""
+    return f"scores.{name}"
+
+
 def usable_scores_name(name: str) -> bool:
     """Whether scores from outside may be called ``name``."""
     return _NAME.fullmatch(name) is not None

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmret.cli import app
-from mmret.cli.backfill import select_partitions, selectors
+from mmret.cli.backfill import failed_partitions, select_partitions, selectors
 from mmret.errors import UserError
 from mmret.lake.configuration import resolve
 from mmret.stages import names_of
@@ -98,9 +98,29 @@ def test_it_is_launched_and_waited_for(lake, dagster, monkeypatch):
     assert done.exit_code == 0 and "1 of 2 partitions" in done.output
     (launched,) = [a for a in dagster.asked if "LaunchBackfillParams" in a["query"]]
     assert [s["assetKey"]["path"] for s in launched["variables"]["params"]["partitionsByAssets"]] == [["triplets"], ["tasks"]]
-    dagster.answers["partitionBackfillOrError"] = [state("COMPLETED_FAILED", 1, 1)]
+
+
+def test_what_was_not_tried_because_something_before_it_failed_is_told_from_what_failed(lake, dagster):
+    lake.path("pairs", "shard-00001").unlink()
+    wanted = ["pairs", "descriptions", "instructions", "triplets", "tasks"]
+    steps = [{"stepKey": "pairs", "status": "FAILURE"}, *({"stepKey": each, "status": "SKIPPED"} for each in wanted[1:])]
+    run = {"tags": [{"key": "dagster/partition", "value": "shard-00001"}], "stepStats": steps}
+    dagster.answers |= {
+        "assetNodeOrError": {"__typename": "AssetNode", "partitionKeys": lake.shards()},
+        "launchPartitionBackfill": {"__typename": "LaunchBackfillSuccess", "backfillId": "abc"},
+        "partitionBackfillOrError": [state("COMPLETED_FAILED", 0, 5), {"__typename": "PartitionBackfill", "runs": [run, run]}],
+    }
     done = call(lake, "--url", dagster.url, "--wait")
-    assert done.exit_code == 1 and "1 failed" in done.output
+    assert done.exit_code == 1 and done.output.endswith("partitions, 1 failed, 4 not tried\n")
+
+
+def test_a_failed_run_of_a_range_counts_each_partition_in_it_and_a_step_of_two_tables_both(dagster):
+    steps = [{"stepKey": "images", "status": "FAILURE"}, {"stepKey": "clip_image", "status": "SUCCESS"}]
+    tags = [{"key": f"dagster/asset_partition_range_{end}", "value": value} for end, value in (("start", "b"), ("end", "c"))]
+    whole = {"tags": [], "stepStats": [{"stepKey": "towers", "status": "FAILURE"}]}
+    dagster.answers["partitionBackfillOrError"] = {"runs": [{"tags": tags, "stepStats": steps}, whole]}
+    found = failed_partitions(dagster.url, "abc", {"images": ["a", "b", "c", "d"], "clip_image": ["b"], "towers": ["all"]})
+    assert found == {(table, part) for table in ("images", "rejects") for part in "bc"} | {("towers", "all")}
 
 
 @pytest.mark.parametrize(

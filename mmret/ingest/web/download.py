@@ -12,20 +12,19 @@ import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from mmret.atomic import replacing
+from mmret.ingest.web.refused import Refused, Wanted, passes
 from mmret.public_addresses import NotPublic, address_of
 from mmret.settings import DownloadSettings
 
 REDIRECTS = 5
 OPT_OUT = frozenset(("noai", "noimageai", "noindex", "noimageindex"))
 """Directives of the header X-Robots-Tag with which a server keeps a picture out of data sets; those that img2dataset honours."""
-_BUSY = frozenset((408, 425, 429))
-"""Statuses below 500 after which another time may succeed."""
 _VALUED = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 """Directives with a value behind a colon, as a program's name has its directives."""
 _PER_HOST = 8
@@ -33,26 +32,11 @@ _WAIT = wait_exponential_jitter(0.3, 10, jitter=0.3)
 _PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml[^>]*>\s*<html)", re.IGNORECASE)
 
 
-class Refused(Exception):
-    """A file that is not fetched. ``passes``: whether another time may succeed."""
-
-    def __init__(self, reason: str, detail: str, passes: bool = False):
-        super().__init__(reason)
-        self.reason, self.detail, self.passes = reason, detail, passes
-
-
 class _Again(Refused):
     """One after which a further try may succeed at once."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(reason, detail, passes=True)
-
-
-class Wanted(NamedTuple):
-    """An address and the place of its file."""
-
-    address: str
-    path: Path
 
 
 def download(wanted: Sequence[Wanted], settings: DownloadSettings) -> dict[str, Refused]:
@@ -178,11 +162,6 @@ async def _body(answer: httpx.Response, most: int) -> bytes:
     if _PAGE.match(data[:400]):
         raise Refused("web_page", f"a web page, no picture ({answer.headers.get('content-type', 'without a type')})")
     return data
-
-
-def passes(status: int) -> bool:
-    """Whether another time may succeed after a server answered with ``status``."""
-    return status >= 500 or status in _BUSY
 
 
 def opted_out(tags: Sequence[str], user_agent: str) -> str:

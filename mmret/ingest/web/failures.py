@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from mmret.ingest.spill import temporary_database
-from mmret.ingest.web.download import Refused, passes
 from mmret.ingest.web.fetched import FetchedFolder
+from mmret.ingest.web.refused import Refused, passes
 from mmret.settings import DownloadSettings
 
 

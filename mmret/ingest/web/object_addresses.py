@@ -12,7 +12,7 @@ from mmret.atomic import replacing
 from mmret.errors import UserError
 from mmret.ingest.object_store.lost import SourceLost
 from mmret.ingest.object_store.place import ObjectPlace
-from mmret.ingest.web.download import Refused, Wanted
+from mmret.ingest.web.refused import Refused, Wanted
 from mmret.settings import DownloadSettings
 from mmret.storage.addresses import object_address
 from mmret.threads import in_order

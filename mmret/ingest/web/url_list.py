@@ -26,10 +26,10 @@ from mmret.ingest.remarks import Remarks
 from mmret.ingest.rows import Row, encodable, text_columns, to_json
 from mmret.ingest.tables.columns import meaning, plain_name
 from mmret.ingest.web.address_tables import TABLE_SUFFIXES, address_in, address_records, column_of_addresses
-from mmret.ingest.web.download import Wanted, download
 from mmret.ingest.web.failures import Failures, file_of
 from mmret.ingest.web.fetched import fetched_folder
 from mmret.ingest.web.object_addresses import fetch_objects
+from mmret.ingest.web.refused import Wanted
 from mmret.lake.configuration import URL_LIST
 from mmret.progress import advance
 from mmret.settings import DownloadSettings
@@ -133,6 +133,8 @@ class UrlList:
         """Fetch the files of ``rows`` that are not there; what is refused goes to ``failures``."""
         missing = {row.path: row.source or "" for row in rows if self._is_wanted(row.path, failures)}
         if missing:
+            from mmret.ingest.web.download import download
+
             wanted = [Wanted(address, self._folder.place_for(path)) for path, address in missing.items()]
             objects = [each for each in wanted if is_object_address(each.address)]
             others = [each for each in wanted if not is_object_address(each.address)]

@@ -25,6 +25,7 @@ from mmret.ingest.tables.separated_files import headed, read_separated
 from mmret.ingest.tables.text_files import UNREADABLE, plain_suffix, read_head
 from mmret.lake import Facts, Lake
 from mmret.schemas import TEACHER_SCORES
+from mmret.settings.recipe_links import scores_partition
 
 COLUMNS = ("query_id", "text", "candidate_id", "score")
 _KEY = list(COLUMNS[:3])
@@ -45,11 +46,6 @@ class Imported(NamedTuple):
     example: str
     changed: bool
     remarks: tuple[str, ...]
-
-
-def scores_partition(name: str) -> str:
-    """The partition of ``teacher_scores`` that holds the scores ``name``. No teacher that is a recipe has one of such a name."""
-    return f"scores.{name}"
 
 
 def wanted_scores(lake: Lake, partition: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -90,6 +89,8 @@ def _made_rows(
         allowed = pa.concat_tables([sets[name].select(["image_id"]) for name in {MAIN, recipe.licence_set} if name in sets])
         rows = _keep_named(rows, pc.is_in(_negatives(rows), allowed["image_id"]).to_numpy(zero_copy_only=False))
     if retrieved is not None:
+        import polars as pl
+
         counts = pc.fill_null(pc.list_value_length(rows["hard_negatives"]), 0).combine_chunks()
         query = rows["query_id"].take(np.repeat(np.arange(rows.num_rows), counts))
         found = pl.DataFrame({"query_id": query.to_pylist(), "target_id": _negatives(rows).to_pylist()}).with_row_index("row")
@@ -185,6 +186,8 @@ def keep_negatives(triplets: pa.Table, retrieved: pa.Table) -> pa.Table:
 
     The query image, first among a row's negatives, stays; which rows are trained on is decided by their ``signals``.
     """
+    import polars as pl
+
     rows = pl.from_arrow(triplets).with_row_index("row")
     negatives = rows.select("row", "query_id", target_id="hard_negatives").explode("target_id").with_row_index("place")
     own = pl.col("query_id") == pl.col("target_id")

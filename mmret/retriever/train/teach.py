@@ -19,12 +19,12 @@ from mmret.hashing import fingerprint, hash64
 from mmret.lake import Lake
 from mmret.progress import advance
 from mmret.retriever.train.distillation import TeacherScores, hashed
-from mmret.retriever.train.imported_scores import imported_facts, scores_partition
+from mmret.retriever.train.imported_scores import imported_facts
 from mmret.retriever.train.teachers import Question, Teacher, teacher_of
 from mmret.retriever.train.tower import LoadImages
 from mmret.schemas import TEACHER_SCORES
 from mmret.settings import AnnotateSettings
-from mmret.settings.recipe_links import scores_name
+from mmret.settings.recipe_links import scores_name, scores_partition
 from mmret.tasks import COMPOSED
 
 _READ = 1024  # triplets that are looked up together
