@@ -27,7 +27,7 @@ def of(lake):
 
 def asked(lake: Lake, number: int) -> pl.DataFrame:
     with connect(lake) as connection:
-        return connection.execute(QUERIES[number - 1]).pl()
+        return pl.from_arrow(connection.sql(QUERIES[number - 1]).to_arrow_table())
 
 
 def rows(frame: pl.DataFrame, *columns: str) -> list[tuple]:
