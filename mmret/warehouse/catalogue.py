@@ -4,7 +4,7 @@ A database that one process writes cannot be opened by another, so a catalogue i
 a reader that has the old one open keeps seeing the whole state that it opened. Paths in it are absolute: it can be opened from
 anywhere, and is built again where the lake was moved. It is a few hundred KB, in the format of DuckDB 1.2, which later ones read.
 That of a lake in an object store lies in this machine's scratch folder and names addresses.
-Cost: with 1,000 partitions in each of 24 tables, opening takes 0.2 s, building after a change 1 s, the first time 4 s.
+Cost: with 1,000 partitions in each of 24 tables, opening takes 0.15 s, building after a change 1.6 s, the first time 4.6 s.
 """
 
 from __future__ import annotations
