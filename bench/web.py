@@ -3,6 +3,7 @@
     python bench/web.py --lake DIR                      # makes the lake there first, if it is not there (about 0.7 GB)
     python bench/web.py --lake DIR --triplets 100000
     python bench/web.py --lake DIR --browser            # also in Chromium: from the address to the first pictures
+    python bench/web.py --lake DIR --first-search       # of a lake with a checkpoint: the first search of a server just started
 
 Counts are asserted before anything is timed. Each figure is the median of ``REPEATS`` calls after one that is not counted, wall
 clock; processor time of the process is given beside it, since other work may share the cores. The texts, scores and ids are drawn
@@ -47,7 +48,10 @@ def main(
     lake: Annotated[Path, typer.Option(help="folder; made where it is missing")],
     triplets: Annotated[int, typer.Option(min=1000)] = 1_000_000,
     browser: Annotated[bool, typer.Option("--browser")] = False,
+    first: Annotated[bool, typer.Option("--first-search")] = False,
 ) -> None:
+    if first:
+        return first_search(lake)
     store = Lake(lake)
     make(store, triplets)
     triplets = sum(store.facts("triplets", s).rows for s in store.partitions("triplets"))
@@ -58,7 +62,7 @@ def main(
     assert count(tables, Filters()) == triplets
     middle = page(tables, Filters(), triplets // PAGE // 2)
 
-    def first(filters: Filters, number: int = 0) -> list[dict[str, Any]]:
+    def first_of(filters: Filters, number: int = 0) -> list[dict[str, Any]]:
         rows = page(tables, filters, number)
         site.thumbnails.prepare([i for r in rows for i in (r["query_id"], r["target_id"])])
         return rows
@@ -66,17 +70,17 @@ def main(
     shard = store.partitions("triplets")[-1]
     sql = "SELECT pair_id FROM pairs WHERE caption_score > 0.9 LIMIT 10000"
     for name, work in {
-        "first page": lambda: first(Filters()),
-        "page in the middle": lambda: first(Filters(), triplets // PAGE // 2),
+        "first page": lambda: first_of(Filters()),
+        "page in the middle": lambda: first_of(Filters(), triplets // PAGE // 2),
         "count of all": lambda: count(tables, Filters()),
         "choices of the filters": lambda: choices(tables),
-        "one shard, first page": lambda: first(Filters(shard=shard)),
-        "two score ranges, first page": lambda: first(Filters(scores={"caption": (0.9, 0.95), "dino_image": (0.8, 0.9)})),
+        "one shard, first page": lambda: first_of(Filters(shard=shard)),
+        "two score ranges, first page": lambda: first_of(Filters(scores={"caption": (0.9, 0.95), "dino_image": (0.8, 0.9)})),
         "two score ranges, count": lambda: count(tables, Filters(scores={"caption": (0.9, 0.95), "dino_image": (0.8, 0.9)})),
-        "text, first page": lambda: first(Filters(text="wooden bird")),
+        "text, first page": lambda: first_of(Filters(text="wooden bird")),
         "text, count": lambda: count(tables, Filters(text="wooden bird")),
-        "text that nothing has": lambda: first(Filters(text="submarine")),
-        "most alike by caption first": lambda: first(Filters(order="-caption")),
+        "text that nothing has": lambda: first_of(Filters(text="submarine")),
+        "most alike by caption first": lambda: first_of(Filters(order="-caption")),
         "lineage of one": lambda: lineage(tables, middle[0]["pair_id"]),
         "free SQL, 10,000 pairs": lambda: run_query(tables, sql, 200_000),
     }.items():
@@ -238,6 +242,53 @@ def _annotations(rng: np.random.Generator, ids: list[str], known: list[str], n: 
         }
     )
     return {name: _filled(name, made, n) for name in ("pairs", "descriptions", "instructions", "triplets")}
+
+
+def first_search(lake: Path) -> None:
+    """Seconds until a server that was just started answers a text with both checkpoints, over the page's own socket.
+
+    One server after another: ``listens_s`` from its start; ``answered_s`` and ``both_answered_s``, with their pictures named,
+    from the request of the page, which is sent as soon as it listens.
+    """
+    from tests.web.test_browser import served
+
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        with served(lake) as address:
+            times = {"listens_s": time.perf_counter() - began, **_answered(address)}
+        print(json.dumps({k: round(v, 2) for k, v in times.items()} | {"load": round(os.getloadavg()[0], 1)}), flush=True)
+
+
+def _answered(address: str) -> dict[str, float]:
+    import re
+    import threading
+    import uuid
+
+    import httpx
+    import socketio
+
+    from mmret.web.answer import MAX_RESULTS
+
+    pictures, times, done = [0], [], threading.Event()
+    started = time.perf_counter()
+
+    def came(_: str, data: Any = None, *more: Any) -> None:
+        pictures[0] += len(re.findall(r"/pictures/[0-9a-f]{32}/", json.dumps(data)))
+        times.extend([time.perf_counter() - started] * (min(2, pictures[0] // MAX_RESULTS) - len(times)))
+        if len(times) == 2:
+            done.set()
+
+    page_ = httpx.get(f"{address}/search?text=a+large+red+circle", timeout=60)
+    client_id = re.search(r"client_id.{1,10}?([0-9a-f-]{36})", page_.text)[1]
+    tab = {"tab_id": uuid.uuid4().hex, "document_id": uuid.uuid4().hex, "old_tab_id": ""}
+    about = httpx.QueryParams({"client_id": client_id, "implicit_handshake": "true", "next_message_id": 0, **tab})
+    client = socketio.Client(reconnection=False)
+    client.on("*", came)
+    client.connect(f"{address}/?{about}", socketio_path="/_nicegui_ws/socket.io", transports=["websocket"])
+    answered = done.wait(120)
+    client.disconnect()
+    assert answered, "no answer in two minutes"
+    return {"answered_s": times[0], "both_answered_s": times[1]}
 
 
 def in_chromium(lake: Path) -> None:

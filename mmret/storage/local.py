@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -50,7 +51,7 @@ class LocalStorage:
     def read_with_token(self, key: str) -> tuple[bytes | None, Token | None]:
         try:
             with open(self.path(key), "rb") as file:
-                return file.read(), _token(os.fstat(file.fileno()))
+                return file.read(), file_token(os.fstat(file.fileno()))
         except FileNotFoundError:
             return None, None
 
@@ -81,16 +82,16 @@ class LocalStorage:
 
     def token(self, key: str) -> Token | None:
         try:
-            return _token(os.stat(self.path(key)))
+            return file_token(os.stat(self.path(key)))
         except FileNotFoundError:
             return None
 
     def entry(self, key: str) -> Entry | None:
         try:
-            stat = os.stat(self.path(key))
+            status = os.stat(self.path(key))
         except FileNotFoundError:
             return None
-        return Entry(key, stat.st_size, stat.st_mtime_ns, _token(stat))
+        return Entry(key, status.st_size, status.st_mtime_ns, file_token(status))
 
     def is_same(self, key: str, other: str) -> bool | None:
         try:
@@ -99,8 +100,8 @@ class LocalStorage:
             return False
 
     def freed_by(self, key: str) -> int:
-        stat = os.stat(self.path(key))
-        return stat.st_size if stat.st_nlink == 1 else 0
+        status = os.stat(self.path(key))
+        return status.st_size if status.st_nlink == 1 else 0
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -159,20 +160,23 @@ class LocalStorage:
         folders = [prefix.strip("/")]
         while folders:
             folder = folders.pop()
+            start = f"{folder}/" if folder else ""
             try:
                 entries = list(os.scandir(self.path(folder)))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             for entry in entries:
-                key = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith("."):
+                name = entry.name
+                if name[0] == ".":
                     continue
                 if entry.is_dir():
-                    folders += [key] if below else []
+                    folders += [start + name] if below else []
                     continue
-                with suppress(FileNotFoundError):  # removed since
-                    stat = entry.stat()
-                    found.append(Entry(key, stat.st_size, stat.st_mtime_ns, _token(stat)))
+                try:  # `suppress` would take as long as the call
+                    status = entry.stat()
+                except FileNotFoundError:  # removed since
+                    continue
+                found.append(Entry(start + name, status.st_size, status.st_mtime_ns, file_token(status)))
         return sorted(found)
 
     def names(self, prefix: str = "") -> list[str]:
@@ -181,6 +185,26 @@ class LocalStorage:
                 return sorted(entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def tokens(self, prefix: str = "") -> dict[str, Token]:
+        found: dict[str, Token] = {}
+        try:
+            folder = os.open(self.path(prefix), os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        try:
+            for name in os.listdir(folder):
+                if name[0] == ".":
+                    continue
+                try:
+                    status = os.stat(name, dir_fd=folder)
+                except FileNotFoundError:  # removed since
+                    continue
+                if not stat.S_ISDIR(status.st_mode):
+                    found[name] = file_token(status)
+        finally:
+            os.close(folder)
+        return found
 
     def folders(self, prefix: str = "") -> list[str]:
         try:
@@ -234,5 +258,6 @@ class LocalStorage:
         return str(self.path(key))
 
 
-def _token(stat: os.stat_result) -> Token:
-    return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+def file_token(status: os.stat_result) -> Token:
+    """Another text for every content that a file has had: its inode, time of change and size."""
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"

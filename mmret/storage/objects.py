@@ -231,6 +231,9 @@ class ObjectStorage:
     def names(self, prefix: str = "") -> list[str]:
         return [entry.key.rpartition("/")[2] for entry in self.list(prefix, below=False)]
 
+    def tokens(self, prefix: str = "") -> dict[str, Token]:
+        return {entry.key.rpartition("/")[2]: entry.token for entry in self.list(prefix, below=False)}
+
     def folders(self, prefix: str = "") -> list[str]:
         with telling(self.address):
             found = self._store.list_with_delimiter(prefix.strip("/") or None)["common_prefixes"]

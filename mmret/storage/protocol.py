@@ -74,6 +74,9 @@ class Storage(Protocol):
     def folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly in ``prefix``, in order, but hidden ones."""
 
+    def tokens(self, prefix: str = "") -> dict[str, Token]:
+        """The tokens of the objects directly in folder ``prefix``, by name, but hidden ones: what costs least to ask."""
+
     def token(self, key: str) -> Token | None:
         """The token of the content that is there now; None where there is none."""
 

@@ -4,31 +4,30 @@ A database that one process writes cannot be opened by another, so a catalogue i
 a reader that has the old one open keeps seeing the whole state that it opened. Paths in it are absolute: it can be opened from
 anywhere, and is built again where the lake was moved. It is a few hundred KB, in the format of DuckDB 1.2, which later ones read.
 That of a lake in an object store lies in this machine's scratch folder and names addresses.
-Cost: about 0.8 ms per partition the first time a process looks at it.
+Cost: with 1,000 partitions in each of 24 tables, opening takes 0.15 s, building after a change 1.6 s, the first time 4.6 s.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mmret.atomic import scratch_folder
-from mmret.hashing import fingerprint
+from mmret.hashing import content_id, fingerprint
 from mmret.lake import Lake, history
-from mmret.schemas import TABLES
 from mmret.warehouse.current import current_files, files_at
-from mmret.warehouse.files import Files, entries, sql_literal
+from mmret.warehouse.files import Files, sql_literal, tokens
+from mmret.warehouse.footers import Footers, from_json, to_json
 from mmret.warehouse.query import said_by_storage
 from mmret.warehouse.views import all_views
 
 FORMAT = "v1.2.0"
 """Oldest DuckDB that can open the file."""
-_MADE_BY = "4"  # raised when the views change, so that catalogues of before are built again
+_MADE_BY = "5"  # raised when the views change, so that catalogues of before are built again
 
 PARTITIONS = pa.schema(
     [
@@ -58,23 +57,18 @@ def catalogue_path(lake: Lake) -> Path:
 
 
 def _partitions(files: Files) -> pa.Table:
-    rows = []
-    for table, parts in files.items():
-        for partition, found in parts.items():
-            facts = found.facts
-            rows.append(
-                {
-                    "table_name": table,
-                    "partition": partition,
-                    "rows": facts.rows,
-                    "bytes": found.size,
-                    "digest": facts.digest,
-                    "inputs": facts.inputs,
-                    "notes": json.dumps(facts.notes),
-                    "written": (facts.written or found.modified_ns) // 1000,
-                }
-            )
-    return pa.Table.from_pylist(rows, PARTITIONS)
+    each = [(table, partition, found) for table, parts in files.items() for partition, found in parts.items()]
+    columns = {
+        "table_name": [table for table, _, _ in each],
+        "partition": [partition for _, partition, _ in each],
+        "rows": [found.facts.rows for _, _, found in each],
+        "bytes": [found.size for _, _, found in each],
+        "digest": [found.facts.digest for _, _, found in each],
+        "inputs": [found.facts.inputs for _, _, found in each],
+        "written": [(found.facts.written or found.modified_ns) // 1000 for _, _, found in each],
+        "notes": [json.dumps(found.facts.notes) for _, _, found in each],
+    }
+    return pa.table([pa.array(columns[f.name], f.type) for f in PARTITIONS], PARTITIONS)
 
 
 def _runs(lake: Lake) -> pa.Table:
@@ -112,7 +106,7 @@ def connect(lake: Lake, state: history.State | None = None) -> Any:
     >>> connect(Lake("lakes/demo")).execute("SELECT count(*) FROM triplets").fetchone()
     """
     connection = reading(lake)
-    _fill(connection, lake, current_files(lake) if state is None else files_at(lake, state.files))
+    _fill(connection, lake, current_files(lake, known=_known(lake)) if state is None else files_at(lake, state.files))
     return connection
 
 
@@ -131,12 +125,8 @@ def reading(lake: Lake) -> Any:
 def signature(lake: Lake) -> str:
     """Changes with every write to the lake, with its place and with the code that makes the views; one ``stat`` a partition, or in
     an object store a listing of each table."""
-    return fingerprint(_MADE_BY, lake.address, tokens(lake), history.runs_token(lake))
-
-
-def tokens(lake: Lake, tables: Iterable[str] = tuple(TABLES)) -> list[tuple[str, str, str]]:
-    """Table, partition and token of every partition of ``tables``."""
-    return [(t, p, e.token) for t, parts in entries(lake, tables).items() for p, e in parts.items()]
+    listed = "\n".join(map("\t".join, tokens(lake)))
+    return fingerprint(_MADE_BY, lake.address, content_id(listed.encode()), history.runs_token(lake))
 
 
 def build_catalogue(lake: Lake, mark: str | None = None) -> Path:
@@ -147,8 +137,11 @@ def build_catalogue(lake: Lake, mark: str | None = None) -> Path:
         aside = folder / place.name
         connection.execute(f"ATTACH {sql_literal(aside)} AS catalogue (STORAGE_VERSION '{FORMAT}')")
         connection.execute("USE catalogue")
-        _fill(connection, lake, current_files(lake))
-        connection.execute("CREATE TABLE made AS SELECT ? AS signature, ? AS lake", [mark, lake.address])
+        files = current_files(lake, known=_known(lake))
+        _fill(connection, lake, files)
+        footers = to_json(files) if lake.storage.is_local else "{}"
+        made = "CREATE TABLE made AS SELECT ? AS signature, ? AS lake, ? AS footers"
+        connection.execute(made, [mark, lake.address, footers])
         connection.execute("USE memory")
         connection.execute("DETACH catalogue")
         os.replace(aside, place)
@@ -175,13 +168,25 @@ def refresh_catalogue(lake: Lake, mark: str | None = None) -> bool:
 
 def _signature_on_disk(place: Path) -> str | None:
     """:func:`signature` of the lake at the time its catalogue ``place`` was built, None where there is none that can be read."""
+    return _noted(place, "signature")
+
+
+def _known(lake: Lake) -> Footers:
+    """The footers that the catalogue on disk was built from; none where there is no such catalogue."""
+    if not lake.storage.is_local or not can_hold(lake):
+        return {}
+    return from_json(_noted(catalogue_path(lake), "footers") or "{}")
+
+
+def _noted(place: Path, column: str) -> str | None:
+    """What the catalogue ``place`` has in ``column`` of the note of what it was built from, None where it cannot be read."""
     import duckdb
 
     if not place.is_file():
         return None
     try:
         with attach(place) as connection:
-            return connection.execute("SELECT signature FROM made").fetchone()[0]
+            return connection.execute(f"SELECT {column} FROM made").fetchone()[0]
     except duckdb.Error:  # of another version, or damaged
         return None
 
@@ -197,10 +202,31 @@ def open_catalogue(lake: Lake, mark: str | None = None) -> Any:
     if not can_hold(lake):
         return connect(lake)
     try:
-        refresh_catalogue(lake, mark)
-        return attach(catalogue_path(lake), reading(lake))
+        mark = mark or signature(lake)
+        found = _opened(lake, mark)
+        if found is None:
+            build_catalogue(lake, mark)
+            found = attach(catalogue_path(lake), reading(lake))
+        return found
     except (OSError, duckdb.IOException):
         return connect(lake)
+
+
+def _opened(lake: Lake, mark: str) -> Any | None:
+    """A connection to the catalogue on disk if it is of the signature ``mark``, else None."""
+    import duckdb
+
+    if not catalogue_path(lake).is_file():
+        return None
+    connection = reading(lake)
+    try:
+        attach(catalogue_path(lake), connection)
+        if connection.execute("SELECT signature FROM made").fetchone()[0] == mark:
+            return connection
+    except duckdb.Error:  # of another version, or damaged
+        pass
+    connection.close()
+    return None
 
 
 def attach(place: Path, connection: Any = None) -> Any:

@@ -22,9 +22,8 @@ from mmret.lake import Lake
 from mmret.lake.changes import Changes
 from mmret.schemas import TABLES, WRITTEN_BY_PEOPLE
 from mmret.warehouse import connect
-from mmret.warehouse.catalogue import tokens
 from mmret.warehouse.current import current_files, readable_root
-from mmret.warehouse.files import file_pattern, sql_literal
+from mmret.warehouse.files import file_pattern, sql_literal, tokens
 from mmret.warehouse.query import said_by_storage
 from mmret.warehouse.views import table_view
 

@@ -53,6 +53,7 @@ def test_what_is_written_is_read_listed_copied_and_deleted(storage):
     assert storage.read("t/a.bin") == b"one" and storage.exists("t/a.bin") and not storage.exists("t")
     assert [e.key for e in storage.list()] == ["t/a.bin", "t/below/b.bin", "u/c.bin"]
     assert [e.key for e in storage.list("t", below=False)] == ["t/a.bin"] and storage.names("t") == ["a.bin"]
+    assert storage.tokens("t") == {"a.bin": storage.token("t/a.bin")} and storage.tokens("none") == {}
     assert storage.folders() == ["t", "u"] and storage.folders("t") == ["below"]
     entry = storage.list("t")[0]
     assert entry == storage.entry("t/a.bin") and entry.size == 3 and entry.token == storage.token("t/a.bin")

@@ -14,7 +14,7 @@ import pytest
 
 from mmret.lake import Lake, history
 from mmret.schemas import TABLES, TRIPLETS, column_comment
-from mmret.warehouse import build_catalogue, catalogue_path, connect, open_catalogue
+from mmret.warehouse import build_catalogue, catalogue_path, connect, current, open_catalogue
 from mmret.warehouse.catalogue import attach
 
 
@@ -154,6 +154,70 @@ def test_views_of_a_checkpoint_s_state_are_those_that_are_kept(tmp_path):
         assert connection.execute("SELECT count(*) FROM triplets_wide").fetchone() == (50,)
         with pytest.raises(duckdb.CatalogException, match="neighbours"):
             connection.execute("SELECT * FROM neighbours")
+
+
+@pytest.fixture
+def read(monkeypatch) -> list[str]:
+    """Keys of the footers that are read."""
+    seen = []
+
+    def noted(storage, key, real=current.read_footer):
+        seen.append(key)
+        return real(storage, key)
+
+    monkeypatch.setattr(current, "read_footer", noted)
+    return seen
+
+
+def test_after_one_more_partition_its_footer_alone_is_read_and_its_rows_are_seen(tmp_path, read):
+    write(Lake(tmp_path), "shard-00000", 1)
+    write(Lake(tmp_path), "shard-00001", 1)
+    open_catalogue(Lake(tmp_path)).close()
+    write(Lake(tmp_path), "shard-00002", 2)
+    read.clear()
+    current._footer.cache_clear()  # as in a new process
+    with open_catalogue(Lake(tmp_path)) as connection:
+        assert generations(connection) == [("1", 100), ("2", 50)]
+        kept = connection.execute("SELECT * FROM partitions ORDER BY ALL").fetchall()
+    assert read == ["triplets/shard-00002.parquet"]
+    catalogue_path(Lake(tmp_path)).unlink()
+    with open_catalogue(Lake(tmp_path)) as connection:
+        assert connection.execute("SELECT * FROM partitions ORDER BY ALL").fetchall() == kept, "as if all had been read"
+
+
+def test_a_replaced_partition_is_not_taken_for_the_one_before_and_a_removed_one_is_gone(tmp_path, read):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    write(lake, "shard-00001", 1)
+    open_catalogue(lake).close()
+    write(lake, "shard-00000", 2, rows=7)
+    lake.remove("triplets", "shard-00001")
+    with open_catalogue(lake) as connection:
+        assert generations(connection) == [("2", 7)]
+        assert connection.execute("SELECT partition, rows FROM partitions").fetchall() == [("shard-00000", 7)]
+
+
+@pytest.mark.parametrize("made", ["SELECT '' AS signature, '' AS lake", "SELECT 1 AS something"])
+def test_a_catalogue_of_an_earlier_version_is_renewed(tmp_path, made):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    with duckdb.connect(catalogue_path(lake)) as earlier:
+        earlier.execute(f"CREATE TABLE made AS {made}")
+        earlier.execute("CREATE VIEW triplets AS SELECT 'old' AS split")
+    with open_catalogue(lake) as connection:
+        assert generations(connection) == [("1", 50)]
+    with attach(catalogue_path(lake)) as connection:
+        assert generations(connection) == [("1", 50)]
+
+
+def test_footers_that_are_known_name_no_version_that_is_gone(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    open_catalogue(lake).close()
+    shutil.rmtree(tmp_path / "history")
+    write(lake, "shard-00001", 1)
+    with open_catalogue(Lake(tmp_path)) as connection:
+        assert generations(connection) == [("1", 100)]
 
 
 def test_the_folder_of_the_catalogue_is_the_lake(tmp_path):
