@@ -2,7 +2,7 @@
 
     python bench/annotate.py                    20,000 pairs in one shard: requests/s, first and second run
     python bench/annotate.py --lake s3://bucket/prefix    the same in an object store
-    python bench/annotate.py --memory           peak memory at 10,000 and at 200,000 pairs, in shards of 10,000
+    python bench/annotate.py --memory           memory at 10,000 and at 200,000 pairs, or so many as are given, in shards of 10,000
     python bench/annotate.py --servers          throughput of two healthy servers, alone and beside a third that is dead or hangs
 
 The first two use the back-end that costs nothing (captions), through all that a stage does on a lake: read pairs and captions, key,
@@ -13,6 +13,7 @@ look up, answer, store, parse, write the partition. Each measurement is a proces
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import subprocess
@@ -24,7 +25,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.__main__ import COLLECT_AFTER
+from mmret.annotate.backends.captions import CaptionsAnnotator, analyse, frames
 from mmret.annotate.protocol import Request
 from mmret.annotate.stage import describe_shard, instruct_shard
 from mmret.hashing import pair_id, uniform
@@ -69,12 +71,19 @@ def _filled(columns: dict[str, list], schema: pa.Schema) -> pa.Table:
 
 
 def measure(root: str, turn: str) -> dict:
-    """Both stages over every shard of the lake: what they took."""
+    """Both stages over every shard of the lake: what they took.
+
+    ``start_s``: what libraries and dictionary take to load, and a shard of 16 pairs before. ``own_mb``, ``mapped_mb``: largest
+    resident memory of the process's own and of mapped files (libraries, answers) behind a shard."""
     lake, settings, annotator = Lake(root), AnnotateSettings(), CaptionsAnnotator()
-    found = {}
+    found: dict = {"start_s": round(_start(), 2)}
+    own = mapped = 0
     for table, stage in (("descriptions", describe_shard), ("instructions", instruct_shard)):
         wall, processor = time.perf_counter(), time.process_time()
-        facts = [stage(lake, shard, annotator, settings, turn)[0] for shard in lake.partitions("pairs")]
+        facts = []
+        for shard in lake.partitions("pairs"):
+            facts.append(stage(lake, shard, annotator, settings, turn)[0])
+            own, mapped = (max(most, now) for most, now in zip((own, mapped), resident(), strict=True))
         rows = sum(f.rows for f in facts)
         found[table] = {
             "requests": rows,
@@ -83,8 +92,27 @@ def measure(root: str, turn: str) -> dict:
             "per_second": round(rows / (time.perf_counter() - wall)),
             "per_processor_second": round(rows / (time.process_time() - processor)),
         }
+    found |= {"own_mb": own, "mapped_mb": mapped}
     found["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return found
+
+
+def resident() -> tuple[int, int]:
+    """Resident memory in MB: the process's own, and that of mapped files; 0 where the system does not tell."""
+    try:
+        told = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    except OSError:
+        return 0, 0
+    return int(told["RssAnon"].split()[0]) // 1024, int(told["RssFile"].split()[0]) // 1024
+
+
+def _start() -> float:
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        small = build(Path(folder), 16)
+        for stage in (describe_shard, instruct_shard):
+            stage(small, "shard-00000", CaptionsAnnotator(), AnnotateSettings(), "start")
+    return time.perf_counter() - began
 
 
 def gate() -> dict[str, float | list[float]]:
@@ -106,9 +134,11 @@ def gate() -> dict[str, float | list[float]]:
                 )
                 for row in lake.read("pairs").to_pylist()
             ]
+            _forget()
             began = time.process_time()
             answers = dict(bare.answers(asked))
             alone = time.process_time() - began
+            _forget()
             first, second = (measure(folder, name)["descriptions"] for name in ("first run", "second run"))
             took, took_again = (each["requests"] / each["per_processor_second"] for each in (first, second))
             if turn:  # the first also warms up
@@ -123,6 +153,12 @@ def gate() -> dict[str, float | list[float]]:
         "stage_over_bare_annotator_processor": costs,
         "second_over_first_run_processor": again,
     }
+
+
+def _forget() -> None:
+    """Have every caption read and compared again."""
+    analyse.read.cache_clear()
+    frames._difference.cache_clear()
 
 
 def run(root: Path | str, turn: str) -> dict:
@@ -140,8 +176,8 @@ def throughput(pairs: int, address: str | None) -> None:
             lake.storage.delete_below("")
 
 
-def memory() -> None:
-    for pairs in (10_000, 200_000):
+def memory(sizes: list[int]) -> None:
+    for pairs in sizes:
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder), pairs)
             print(f"{pairs:,} pairs", run(Path(folder), "first run"))
@@ -171,14 +207,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--lake", help="address in an object store below which the lake is made; default: a local folder")
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", type=int, nargs="*", help="numbers of pairs; default: 10000 200000")
     parser.add_argument("--servers", action="store_true")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
+        gc.set_threshold(*COLLECT_AFTER)  # as the command does
         print(json.dumps(measure(*given.measure)))
-    elif given.memory:
-        memory()
+    elif given.memory is not None:
+        memory(given.memory or [10_000, 200_000])
     elif given.servers:
         servers()
     else:

@@ -8,13 +8,13 @@ waits longer.
 import gc
 import sys
 
-_COLLECT_AFTER = (50_000, 10, 10)
+COLLECT_AFTER = (50_000, 10, 10)
 """Objects made and not freed before the youngest are looked at (Python's own: 700), and how many looks before older ones are."""
 
 
 def main() -> None:
     """Load the commands and run one."""
-    gc.set_threshold(*_COLLECT_AFTER)
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         from mmret.cli import main as run
     except KeyboardInterrupt:

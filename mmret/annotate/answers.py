@@ -77,15 +77,15 @@ def get_answers(
     stats.stored += len(requests) - len(missing)
     if missing:
         before = len(requests) - len(missing)
-        tell = None if on_answer is None else lambda request, answer, come: on_answer(request, answer, before + come)
-        known |= _Sending(missing, annotator, store, seen, stats, early_stop, tell).answers()
+        known |= _Sending(missing, annotator, store, seen, stats, early_stop, on_answer, before).answers()
     lost = Answer(error="no_answer")
     return [(key, known.get(key, lost)) for key in keys]
 
 
 class _Sending:
     """The requests that were not stored when their batch began, by key, on their way to the back-end. Answers without an error are
-    stored as they come. ``seen``: the store's files that have none of these."""
+    stored as they come. ``seen``: the store's files that have none of these; ``known``: how many others of the batch
+    are answered."""
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class _Sending:
         stats: Stats,
         early_stop: EarlyStop | None,
         on_answer: OnAnswer | None,
+        known: int,
     ):
         self._keys = list(requests)
         if store is not None and not store.is_local:  # two machines with the same shard shall not go through it side by side
@@ -105,7 +106,7 @@ class _Sending:
         self._by_key = requests
         self._kind = self._requests[0].kind
         self._annotator, self._store, self._seen, self._stats = annotator, store, seen, stats
-        self._early_stop, self._on_answer = early_stop, on_answer
+        self._early_stop, self._on_answer, self._known = early_stop, on_answer, known
         self._seconds = FLUSH_SECONDS if store is None or store.is_local else OBJECT_STORE_FLUSH_SECONDS
         self._answers: dict[str, Answer] = {}
         self._pending: list[str] = []
@@ -120,7 +121,8 @@ class _Sending:
                 try:
                     for i, answer in coming:
                         self._take(self._keys[i], answer)
-                        self._tell(self._requests[i], answer)
+                        if self._on_answer is not None:
+                            self._on_answer(self._requests[i], answer, self._known + len(self._answers))
                         if len(self._pending) >= FLUSH_ROWS:
                             self._flush()
                         if time.monotonic() - last > self._seconds:
@@ -148,17 +150,14 @@ class _Sending:
             self._stats.sent += 1
             self._stats.stored -= 1
         self._answers[key] = answer
-        self._stats.tokens_in += answer.tokens_in
-        self._stats.tokens_out += answer.tokens_out
-        self._stats.cost += self._annotator.cost(self._kind, answer.tokens_in, answer.tokens_out)
+        if answer.tokens_in or answer.tokens_out:
+            self._stats.tokens_in += answer.tokens_in
+            self._stats.tokens_out += answer.tokens_out
+            self._stats.cost += self._annotator.cost(self._kind, answer.tokens_in, answer.tokens_out)
         if not answer.error:
             self._pending.append(key)
         if answer.words:
             self._stats.words.setdefault(answer.error, answer.words)
-
-    def _tell(self, request: Request, answer: Answer) -> None:
-        if self._on_answer is not None:
-            self._on_answer(request, answer, len(self._answers))
 
     def _flush(self) -> None:
         if self._store is not None:
@@ -176,7 +175,8 @@ class _Sending:
             self._answers[key] = answer
             self._stats.sent -= 1
             self._stats.stored += 1
-            self._tell(self._by_key[key], answer)
+            if self._on_answer is not None:
+                self._on_answer(self._by_key[key], answer, self._known + len(self._answers))
 
 
 def _under_way(coming: Iterator[tuple[int, Answer]]) -> Iterator[tuple[int, Answer]]:

@@ -69,6 +69,9 @@ _ECHO_ENDS = {
 """What the prompts end in, apart from that of the instructions, which ends in the description."""
 
 
+_DECODE = json.JSONDecoder().decode
+
+
 class Parsed(NamedTuple):
     """``texts``: one for a description; empty with a ``reason``. ``scores``: fidelity and discretion of a
     judge, the score alone of part ``score``; 1 to 5."""
@@ -133,7 +136,7 @@ def _as_it_stands(request: Request, answer: Answer, part: Part) -> Parsed:
         text = " ".join(answer.text.split()).strip('"“” ')
         return Parsed((text,)) if text else Parsed(reason="empty")
     try:
-        found = json.loads(answer.text)
+        found = _DECODE(answer.text)
     except (ValueError, RecursionError):
         found = None
     return _instructions(found if isinstance(found, list) else None, request.count)
@@ -207,10 +210,10 @@ def _caption(text: str, language: str) -> Parsed:
 
 
 def _instructions(found: list[Any] | None, count: int) -> Parsed:
-    if found is None or not all(isinstance(t, str) for t in found):
+    if found is None or set(map(type, found)) - {str}:
         return Parsed(reason="not_json")
-    texts = [" ".join(t.split()) for t in found if t.strip()]
-    if texts and all(set(t) <= set(".… ") for t in texts):
+    texts = [text for t in found if (text := " ".join(t.split()))]
+    if texts and not any(t.strip(".… ") for t in texts):
         return Parsed(reason="copied_prompt")
     distinct: dict[str, str] = {}
     for each in texts:

@@ -102,5 +102,6 @@ class Annotator(Protocol):
 
 def request_key(*parts: object) -> str:
     """32 hex digits that depend on every part and its place; a part may hold any text."""
-    text = "".join(f"{len(t)}:{t}" for t in map(str, parts))
+    texts = [part if type(part) is str else str(part) for part in parts]
+    text = "".join([f"{len(t)}:{t}" for t in texts])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

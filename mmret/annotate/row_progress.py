@@ -47,7 +47,7 @@ class RowProgress:
         its judge, is answered."""
         if reason:
             self._unusable[request.pair_id] = reason
-        else:
+        elif self._unusable:
             self._unusable.pop(request.pair_id, None)
         if (now := time.monotonic()) - self._told >= _EVERY:
             self._told = now

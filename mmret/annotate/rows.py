@@ -8,9 +8,11 @@ this side: about 0.1 ms a row, and the memory of ``BATCH`` requests.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -20,7 +22,7 @@ from mmret.annotate.answers import BATCH, Stats, get_answers
 from mmret.annotate.compose import demonstrations_of
 from mmret.annotate.early_stop import EarlyStop
 from mmret.annotate.judge import judge_request, verdict
-from mmret.annotate.kinds import AnnotationTable, prompt_name, request_kind, uses_judge
+from mmret.annotate.kinds import AnnotationTable, engine_asked, prompt_name, request_kind, uses_judge
 from mmret.annotate.parse import RETRY_REASONS, Parsed, Part, parse, parser_version
 from mmret.annotate.protocol import Annotator, Answer, Kind, Request
 from mmret.annotate.row_progress import RowProgress
@@ -28,6 +30,8 @@ from mmret.annotate.store import AnswerStore
 from mmret.schemas import TABLES
 from mmret.settings import AnnotateSettings
 
+_PLACES_PER_BATCH = 128
+"""Requests under way at a time for which ``BATCH`` rows are enough: 32 rounds."""
 Row = Mapping[str, str]
 """A pair as it is read: pair_id, query_id, target_id, and for instructions its description's text, status and reason."""
 
@@ -80,8 +84,7 @@ class ParsedAnswer(NamedTuple):
     parsed: Parsed
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The result for one pair: the columns of its row that differ from pair to pair."""
 
     pair_id: str
@@ -129,16 +132,48 @@ def annotate_pairs(step: Step, pairs: pa.Table, request_of: Callable[[Row], Pair
 def _batches(
     step: Step, pairs: pa.Table, request_of: Callable[[Row], PairRequest], progress: RowProgress
 ) -> Iterator[pa.RecordBatch]:
-    for start in range(0, pairs.num_rows, BATCH):
-        batch = [request_of(row) for row in pairs.slice(start, BATCH).to_pylist()]
-        progress.begin_batch(len(batch))
-        outcomes = _outcomes(step, batch, progress)
-        if step.judges:
-            outcomes = _judge(step, batch, outcomes, progress)
-        step.stats.statuses.update(outcome.status for outcome in outcomes)
-        step.stats.reasons.update(outcome.reason for outcome in outcomes if outcome.reason)
-        progress.end_batch(outcome.reason for outcome in outcomes if outcome.reason and outcome.request_key)
-        yield _record_batch(step, outcomes)
+    size = _batch_size(step)
+    for start in range(0, pairs.num_rows, size):
+        with _not_collecting(not step.annotator.uses_model):
+            batch = [request_of(row) for row in _rows(pairs.slice(start, size))]
+            progress.begin_batch(len(batch))
+            outcomes = _outcomes(step, batch, progress)
+            if step.judges:
+                outcomes = _judge(step, batch, outcomes, progress)
+            step.stats.statuses.update(outcome.status for outcome in outcomes)
+            step.stats.reasons.update(outcome.reason for outcome in outcomes if outcome.reason)
+            progress.end_batch(outcome.reason for outcome in outcomes if outcome.reason and outcome.request_key)
+            made = _record_batch(step, outcomes)
+        yield made
+
+
+def _batch_size(step: Step) -> int:
+    """Rows worked on together; more where a server has many places, since they fall empty one by one at the end of each batch."""
+    engine = engine_asked(step.table, step.settings) if step.annotator.uses_model and step.table != "written_captions" else None
+    return BATCH if engine is None else BATCH * max(1, engine.concurrency * len(engine.urls) // _PLACES_PER_BATCH)
+
+
+@contextmanager
+def _not_collecting(wanted: bool) -> Iterator[None]:
+    """Keep Python's collector from looking at what the block makes until its next full round, where ``wanted``: rules make no
+    garbage in circles, and looking at the captions that they keep is a seventh of their time."""
+    wanted = wanted and gc.isenabled() and not gc.get_freeze_count()
+    if wanted:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.freeze()
+            gc.unfreeze()  # everything is old now, which full rounds alone look at
+            gc.enable()
+
+
+def _rows(pairs: pa.Table) -> Iterator[Row]:
+    """The rows of ``pairs``, in half the time of ``to_pylist``."""
+    names = pairs.column_names
+    for values in zip(*(column.to_pylist() for column in pairs.columns), strict=True):
+        yield dict(zip(names, values, strict=True))
 
 
 def _outcomes(step: Step, batch: Sequence[PairRequest], progress: RowProgress) -> list[Outcome]:
@@ -164,9 +199,11 @@ def parsed_answers(step: Step, requests: list[Request], part: Part, progress: Ro
 
     def parsed(request: Request, answer: Answer) -> Parsed:
         place = request.pair_id, request.attempt
-        if place not in read:
-            read[place] = parse(request, answer, part, language, _examples(step, request) if part == "instructions" else ())
-        return read[place]
+        found = read.get(place)
+        if found is None:
+            examples = _examples(step, request) if language and part == "instructions" else ()
+            found = read[place] = parse(request, answer, part, language, examples)
+        return found
 
     def on_answer(request: Request, answer: Answer, number: int) -> None:
         share = number / len(requests) if request.attempt == 0 else 1.0
@@ -212,8 +249,7 @@ def _judge(step: Step, batch: Sequence[PairRequest], outcomes: Sequence[Outcome]
 
 def _apply_verdict(step: Step, outcome: Outcome, scored: ParsedAnswer) -> Outcome:
     status, reason = verdict(scored.parsed, step.settings)
-    return replace(
-        outcome,
+    return outcome._replace(
         status=status,
         reason=reason,
         tokens_in=outcome.tokens_in + scored.answer.tokens_in,

@@ -25,6 +25,9 @@ from mmret.lake import Facts, Lake
 from mmret.lake.inputs import linked_shards
 from mmret.settings import AnnotateSettings
 
+_OF_PAIRS = ["pair_id", "query_id", "target_id"]
+_OF_DESCRIPTIONS = ["pair_id", "text", "status", "reason"]
+
 
 def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: AnnotateSettings, inputs: str) -> tuple[Facts, int]:
     """Write ``descriptions`` of a shard: every pair is a row, with a reason where it has no text.
@@ -37,7 +40,7 @@ def describe_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     earlier, stats = earlier_rows(lake, "descriptions", shard, inputs), Stats()
     model = annotator.model_for(request_kind("descriptions", settings, annotator))
     annotator.experience = experience(lake, "descriptions", model, bool(earlier.rows.num_rows))
-    pairs = _without(lake.read("pairs", shard), earlier.rows)
+    pairs = _without(lake.read("pairs", shard, _OF_PAIRS), earlier.rows)
     annotator.load_images, annotator.storage = partial(images_by_id, lake), lake.storage
     rows = describe(pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
     return _write(lake, "descriptions", shard, inputs, earlier, rows, stats, annotator), pairs.num_rows
@@ -51,8 +54,8 @@ def instruct_shard(lake: Lake, shard: str, annotator: Annotator, settings: Annot
     earlier, stats = earlier_rows(lake, "instructions", shard, inputs), Stats()
     model = annotator.model_for(request_kind("instructions", settings, annotator))
     annotator.experience = experience(lake, "instructions", model, bool(earlier.rows.num_rows))
-    pairs = _without(lake.read("pairs", shard), earlier.rows)
-    descriptions = _without(lake.read("descriptions", shard), earlier.rows)
+    pairs = _without(lake.read("pairs", shard, _OF_PAIRS), earlier.rows)
+    descriptions = _without(lake.read("descriptions", shard, _OF_DESCRIPTIONS), earlier.rows)
     annotator.load_images, annotator.storage = partial(images_by_id, lake), lake.storage  # a judge looks at them
     rows = instruct(descriptions, pairs, _captions(lake, shard, pairs), annotator, settings, _answer_store(lake), stats)
     return _write(lake, "instructions", shard, inputs, earlier, rows, stats, annotator), pairs.num_rows
@@ -83,7 +86,8 @@ def _write(
     stats: Stats,
     annotator: Annotator,
 ) -> Facts:
-    rows = pa.concat_tables([earlier.rows, rows]).sort_by("pair_id")
+    if earlier.rows.num_rows:
+        rows = pa.concat_tables([earlier.rows, rows]).sort_by("pair_id")
     notes = answer_notes(rows, stats, annotator.remarks if annotator.uses_model else None)
     return lake.write(table, shard, rows, inputs, **notes, **retry_notes(rows, earlier.notes))
 

@@ -54,7 +54,7 @@ class AnswerStore:
         found: dict[str, tuple[int, Answer]] = {}
         if not keys:
             return {}
-        wanted = np.array([bytes.fromhex(k) for k in keys], dtype="S16")
+        wanted = np.frombuffer(bytes.fromhex("".join(keys)), dtype="S16")
         for _ in range(_LISTINGS):
             segments = [s for s in self._segments.of(kind) if seen is None or s.key not in seen]
             self._segments.prepare(segments)
@@ -90,10 +90,12 @@ class AnswerStore:
         now = time.time_ns()
         table = pa.table(
             {
-                "key": pa.array([bytes.fromhex(k) for k in keys], ANSWERS.field("key").type),
-                "written": pa.array([now] * len(keys), pa.int64()),
-                "text": pa.array([_storable(a.text) for a in answers], pa.large_string()),
-                "finish_reason": [_storable(a.finish_reason) for a in answers],
+                "key": pa.FixedSizeBinaryArray.from_buffers(
+                    pa.binary(16), len(keys), [None, pa.py_buffer(bytes.fromhex("".join(keys)))]
+                ),
+                "written": pa.array(np.full(len(keys), now), pa.int64()),
+                "text": _texts([a.text for a in answers], pa.large_string()),
+                "finish_reason": _texts([a.finish_reason for a in answers], pa.string()),
                 "tokens_in": pa.array([a.tokens_in for a in answers], pa.int32()),
                 "tokens_out": pa.array([a.tokens_out for a in answers], pa.int32()),
                 "query_id": pa.array(queries, pa.string()),
@@ -144,6 +146,14 @@ class AnswerStore:
 
     def _all(self) -> list[tuple[str, Segment]]:
         return [(kind, segment) for kind in self._segments.kinds() for segment in self._segments.of(kind)]
+
+
+def _texts(texts: list[str], kind: pa.DataType) -> pa.Array:
+    """``texts`` as a column, those with lone surrogates made storable."""
+    try:
+        return pa.array(texts, kind)
+    except UnicodeEncodeError:
+        return pa.array([_storable(text) for text in texts], kind)
 
 
 def _storable(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmret.annotate.backends.captions import comparatives, parts_of_speech
+from mmret.annotate.backends.captions import comparatives, frames, parts_of_speech
 from mmret.annotate.backends.captions.comparatives import SCALES
 from mmret.annotate.backends.captions.frames import instructions
 from mmret.ingest.shapes import caption, scene
@@ -177,6 +177,7 @@ def test_a_text_without_a_step_along_a_scale_is_as_it_would_be_without_scales(mo
     before = [_all(a, b, 1) for a, b in pairs]
     assert len(pairs) > 500 and not any(map(_compared, before))
     monkeypatch.setattr(comparatives, "STEPS", {})
+    monkeypatch.setattr(frames, "_worded", frames._worded.__wrapped__)  # else those of before are kept
     assert [_all(a, b, 1) for a, b in pairs] == before
 
 

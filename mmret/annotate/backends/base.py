@@ -7,6 +7,7 @@ order of their query images.
 
 from __future__ import annotations
 
+import base64
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -66,20 +67,20 @@ class ModelAnnotator(ABC):
         return self.load_images(ids)
 
 
-def jpeg(data: bytes, engine: EngineSettings) -> bytes:
-    """The picture in ``data`` as a JPEG of at most ``engine.image_size`` pixels on its longer side.
+def jpeg_uri(data: bytes, engine: EngineSettings) -> str:
+    """The picture in ``data`` as a JPEG of at most ``engine.image_size`` pixels on its longer side, as a data URI.
 
     Raises mmret.ingest.pictures.decode.Unreadable where it is none.
     """
-    return _jpeg(data, engine.image_size, engine.image_quality)
+    return _jpeg_uri(data, engine.image_size, engine.image_quality)
 
 
-@lru_cache(maxsize=64)
-def _jpeg(data: bytes, size: int, quality: int) -> bytes:
+@lru_cache(maxsize=512)
+def _jpeg_uri(data: bytes, size: int, quality: int) -> str:
     from mmret.ingest.pictures.decode import open_rgb
 
     picture = open_rgb(data, draft=(size, size))
     picture.thumbnail((size, size))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=quality)
-    return out.getvalue()
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

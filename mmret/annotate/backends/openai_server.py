@@ -25,6 +25,7 @@ from mmret.annotate.backends.balance import Balancer, Server, Unreachable
 from mmret.annotate.backends.base import ModelAnnotator
 from mmret.annotate.backends.chat import PermanentError, data_uris, messages
 from mmret.annotate.backends.completion import NotACompletion, read_completion
+from mmret.annotate.backends.connections import Connections
 from mmret.annotate.backends.dialect import Dialect
 from mmret.annotate.backends.discovery import LOOK_S, Whereabouts
 from mmret.annotate.backends.http_words import key_header, plain_body, retry_after, tls_words
@@ -125,30 +126,32 @@ class OpenAIAnnotator(ModelAnnotator):
             patience = min(patience, _SHORT_PATIENCE_S)
         known = urls if self.experience == "here" else [url for model, url in self._known if model == engine.model]
         balancer = Balancer(urls, engine.concurrency, patience, frozenset(url.rstrip("/") for url in known))
-        waiting: asyncio.Queue[tuple[int, Question, dict[str, bytes]]] = asyncio.Queue(maxsize=2 * _PICTURE_BATCH)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None if where.places else balancer.capacity)
+        waiting: asyncio.Queue[tuple[int, dict[str, Any] | PermanentError]] = asyncio.Queue(maxsize=2 * _PICTURE_BATCH)
         timeout = httpx.Timeout(engine.timeout_s, connect=min(10.0, engine.timeout_s), pool=None)
-        async with httpx.AsyncClient(limits=limits, timeout=timeout, headers=key_header(engine)) as client:
+        async with Connections(timeout, key_header(engine)) as connections:
 
             async def feed() -> None:
                 for start in range(0, len(requests), _PICTURE_BATCH):
                     questions = [compose(r, self.settings) for r in requests[start : start + _PICTURE_BATCH]]
                     pictures = await asyncio.to_thread(self.pictures, questions)
-                    for i, question in enumerate(questions):
-                        await waiting.put((start + i, question, pictures))
+                    for i, body in enumerate(await self._bodies(engine, questions, pictures)):
+                        await waiting.put((start + i, body))
 
             delivering = 0
 
             async def serve() -> None:
                 nonlocal delivering
                 while True:
-                    i, question, pictures = await waiting.get()
+                    i, body = await waiting.get()
                     if stop.no_more.is_set():
                         balancer.close()
                     if self.skip is not None and self.skip(i):
                         waiting.task_done()
                         continue
-                    answer = await self._one(client, balancer, engine, question, pictures)
+                    if isinstance(body, PermanentError):
+                        answer = Answer(error=body.code)
+                    else:
+                        answer = await self._one(connections, balancer, engine, body)
                     delivering += 1  # nothing is awaited since the try ended
                     await asyncio.to_thread(results.put, (i, answer)) if results.full() else results.put((i, answer))
                     delivering -= 1
@@ -202,7 +205,8 @@ class OpenAIAnnotator(ModelAnnotator):
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
             if balancer.all_refuse:
-                raise UserError(await self._refusals(client, balancer, engine, requests[0].kind))
+                async with connections.client() as client:
+                    raise UserError(await self._refusals(client, balancer, engine, requests[0].kind))
         self._known |= {(engine.model, server.url) for server in balancer.servers if server.answered}
         if failed:
             raise failed[0].exception()  # type: ignore[misc]
@@ -228,11 +232,10 @@ class OpenAIAnnotator(ModelAnnotator):
 
     async def _one(
         self,
-        client: httpx.AsyncClient,
+        connections: Connections,
         balancer: Balancer,
         engine: EngineSettings,
-        question: Question,
-        pictures: dict[str, bytes],
+        body: dict[str, Any],
     ) -> Answer:
         last: Trouble | None = None
         told_to_wait = 0  # tries that cost nothing: the server was only asked too early
@@ -242,7 +245,6 @@ class OpenAIAnnotator(ModelAnnotator):
             return state.attempt_number - told_to_wait >= engine.tries or told_to_wait > 10 * engine.tries or left <= 0
 
         try:
-            body = await asyncio.to_thread(self._body, engine, question, pictures)
             async for attempt in AsyncRetrying(
                 stop=stop, wait=_BACKOFF, reraise=True, retry=retry_if_exception_type(TransientError)
             ):
@@ -250,15 +252,13 @@ class OpenAIAnnotator(ModelAnnotator):
                     async with balancer.slot() as server:
                         began = time.monotonic()
                         try:
-                            return await self._try(client, balancer, server, engine, body, left)
+                            return await self._try(connections, balancer, server, engine, body, left)
                         except TransientError as error:
                             last = error.trouble
                             told_to_wait += error.pause is not None
                             raise
                         finally:
                             left -= time.monotonic() - began
-        except PermanentError as error:
-            return Answer(error=error.code)
         except FailedTry as error:
             if not balancer.any_known:
                 await asyncio.sleep(_FIRST_FAILURES_S)  # gives whoever watches the answers time to stop
@@ -270,14 +270,26 @@ class OpenAIAnnotator(ModelAnnotator):
             return Answer(error=last.code, words=last.words)
         raise AssertionError("a retry loop ends with an answer or an error")
 
-    def _body(self, engine: EngineSettings, question: Question, pictures: dict[str, bytes]) -> dict[str, Any]:
+    async def _bodies(
+        self, engine: EngineSettings, questions: Sequence[Question], pictures: dict[str, bytes]
+    ) -> list[dict[str, Any] | PermanentError]:
+        """The body of each question; they are ready before a place is, so that no place is empty while pictures are encoded."""
+        if not pictures:
+            return [self._body(engine, question, pictures) for question in questions]
+        return await asyncio.gather(*(asyncio.to_thread(self._body, engine, question, pictures) for question in questions))
+
+    def _body(self, engine: EngineSettings, question: Question, pictures: dict[str, bytes]) -> dict[str, Any] | PermanentError:
+        try:
+            uris = data_uris(question, pictures, engine)
+        except PermanentError as error:
+            return error
         body: dict[str, Any] = {
             "model": engine.model,
             "temperature": engine.temperature,
             "top_p": engine.top_p,
             "seed": question.seed,
             "max_tokens": engine.max_tokens,
-            "messages": messages(question, data_uris(question, pictures, engine)),
+            "messages": messages(question, uris),
         }
         if question.schema is not None and engine.structured:
             body["response_format"] = {
@@ -288,7 +300,7 @@ class OpenAIAnnotator(ModelAnnotator):
 
     async def _try(
         self,
-        client: httpx.AsyncClient,
+        connections: Connections,
         balancer: Balancer,
         server: Server,
         engine: EngineSettings,
@@ -296,7 +308,7 @@ class OpenAIAnnotator(ModelAnnotator):
         left: float,
     ) -> Answer:
         try:
-            async with asyncio.timeout(max(0.1, min(engine.timeout_s, left))):
+            async with connections.client() as client, asyncio.timeout(max(0.1, min(engine.timeout_s, left))):
                 answer = await self._post(client, server, engine, body)
         except (TimeoutError, httpx.TimeoutException):
             raise self._failed(balancer, server, "timeout", f"no answer in {min(engine.timeout_s, left):.3g} s") from None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
-from mmret.annotate.backends.captions.analyse import words
+from mmret.annotate.backends.captions.tokens import words
 from mmret.hashing import hash64
 
 VOCABULARY = 1000

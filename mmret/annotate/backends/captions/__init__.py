@@ -8,8 +8,8 @@ dictionary of some 40 MB (``parts_of_speech``), which is loaded with the first r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
+from json.encoder import encode_basestring as _quoted  # what json.dumps does with a text, which is all that is needed
 
 from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
@@ -39,7 +39,7 @@ class CaptionsAnnotator:
     def key(self, request: Request) -> str:
         r = request
         if r.kind == "describe":
-            return request_key(VERSION, r.kind, r.query_caption, r.target_caption)
+            return request_key(VERSION, "describe", r.query_caption, r.target_caption)
         return request_key(VERSION, r.kind, r.pair_id, r.query_caption, r.target_caption, r.count, r.seed)
 
     def cost(self, kind: Kind, tokens_in: int, tokens_out: int) -> float:
@@ -57,5 +57,5 @@ def _answer(r: Request) -> Answer:
         text = description(r.query_caption, r.target_caption)
     else:
         texts = instructions(r.query_caption, r.target_caption, r.count, f"{r.seed}:{r.pair_id}")
-        text = None if texts is None else json.dumps(texts, ensure_ascii=False)
+        text = None if texts is None else f"[{', '.join(map(_quoted, texts))}]"
     return Answer(finish_reason="identical_captions") if text is None else Answer(text)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
-from mmret.annotate.backends.captions.analyse import Segment, join
+from mmret.annotate.backends.captions.analyse import Segment
+from mmret.annotate.backends.captions.tokens import join
 
 Words = tuple[str, ...]
 _ANDS = ("and", "&")

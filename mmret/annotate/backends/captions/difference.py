@@ -10,6 +10,7 @@ target's, removals last.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
@@ -17,6 +18,8 @@ from mmret.annotate.backends.captions.analyse import Caption, Segment, is_clause
 from mmret.annotate.backends.captions.compare import Edit, compare
 
 Sentence = tuple[Segment, ...]
+_MOST_EDITS = 4
+"""Edits of running text that are listed; where there are more, the target's sentence is told."""
 
 
 class Difference(NamedTuple):
@@ -33,27 +36,40 @@ def difference(source: Caption, target: Caption) -> Difference | None:
         return None
     old, new = _first_unlike(source, target)
     a, b = _unlike_segments(old, new)
-    shared = tuple(s for s in new if not any(s is x for x in b))
-    media = _medium(source, target, bool(a or b))
+    own = set(map(id, b))
+    shared = tuple([s for s in new if id(s) not in own]) if len(b) < len(new) else ()
+    media = _medium(source, target, bool(a or b)) if source.medium or target.medium else []
     if not a and not b:
         items = _items(new)
         edits = media or [Edit("order", segments=items) if items else Edit("less", segments=new, plural=_is_plural(new))]
         return Difference(tuple(edits), shared, () if media else old, () if media else new, _named(media))
-    scene = Edit("scene", segments=new, old=old[0].words if old else (), head=tuple(target.medium.split()))
     if not shared and not _related(old, new):
-        return Difference((scene,), (), old, new, _named(media))
-    edits = _edits(a, b, old, new, bool(shared))
-    if not edits and (a or b) and len(b) <= len(a) and not _news(a, b):
+        return Difference((_scene(old, new, target),), (), old, new, _named(media))
+    listed = _is_list(new)
+    news = bool(_all_keys(b) - _all_keys(a))  # a word that the target's segments alone have
+    if news and not listed and _share_little(old, new):
+        return Difference((_scene(old, new, target),), shared, tuple(a), tuple(b), _named(media))
+    edits = _edits(a, b, old, new, bool(shared), listed)
+    if not edits and len(b) <= len(a) and not news:
         less = media or [Edit("less", segments=new, plural=_is_plural(new))]
         return Difference(tuple(less), shared, tuple(a), tuple(b), _named(media))
-    if not edits or _unlike(old, new, len(edits)):  # articles and number only; or too much to list
+    if not edits or not listed and (len(edits) > _MOST_EDITS or not news and _share_little(old, new)):
+        scene = _scene(old, new, target)  # articles and number only; or too much to list
         return Difference((scene,), shared, tuple(a), tuple(b), _named(media))
     return Difference((*edits, *media), shared, tuple(a), tuple(b), _named(media))
 
 
-def _news(a: list[Segment], b: list[Segment]) -> bool:
-    """Whether segments ``b`` have a word that ``a`` lack."""
-    return bool({k for s in b for k in s.keys} - {k for s in a for k in s.keys})
+def _scene(old: Sentence, new: Sentence, target: Caption) -> Edit:
+    """The edit that tells the target's whole sentence."""
+    return Edit("scene", segments=new, old=old[0].words if old else (), head=tuple(target.medium.split()))
+
+
+def _is_list(sentence: Sentence) -> bool:
+    return ":" in [segment.joint for segment in sentence]
+
+
+def _all_keys(segments: Iterable[Segment]) -> set[str]:
+    return set().union(*[s.keys for s in segments])
 
 
 def _is_plural(sentence: Sentence) -> bool:
@@ -98,11 +114,16 @@ def _items(sentence: Sentence) -> Sentence:
 
 def _unlike_segments(old: Sentence, new: Sentence) -> tuple[list[Segment], list[Segment]]:
     """Both sentences without the segments they share; first those at the same place, then those anywhere."""
+    a: list[Segment] = []
+    b: list[Segment] = []
+    for one, other in zip(old, new, strict=False):
+        if one.keys != other.keys or not _same_joint(one, other):
+            a.append(one)
+            b.append(other)
     size = min(len(old), len(new))
-    at = [old[i].keys == new[i].keys and _same_joint(old[i], new[i]) for i in range(size)]
-    a = [s for i, s in enumerate(old) if i >= size or not at[i]]
-    b = [s for i, s in enumerate(new) if i >= size or not at[i]]
-    if a and b:
+    a += old[size:]
+    b += new[size:]
+    if a and b and any([one.keys == other.keys for one in a for other in b]):
         common = Counter((_place(s), s.keys) for s in a) & Counter((_place(s), s.keys) for s in b)
         if common:
             a, b = _without(a, common), _without(b, common)
@@ -127,45 +148,56 @@ def _without(segments: list[Segment], common: Counter) -> list[Segment]:
     return kept
 
 
+_LITTLE = lx.BINDING | lx.DETERMINERS
+
+
 def _related(old: Sentence, new: Sentence) -> bool:
     """Whether sentences that share no whole segment speak of alike things: same head noun or a third of the words."""
     if not old or not new:
         return True
     if old[0].keys[-1] == new[0].keys[-1] and not is_clause(new):
         return True
-    a = {k for s in old for k in s.keys if k not in lx.BINDING}
-    b = {k for s in new for k in s.keys if k not in lx.BINDING}
+    a, b = _all_keys(old) - lx.BINDING, _all_keys(new) - lx.BINDING
     return 3 * len(a & b) >= min(len(a), len(b)) + 1 and not is_clause(new)
 
 
-def _unlike(old: Sentence, new: Sentence, edits: int) -> bool:
-    """Whether two sentences of running text are so unlike that the edits would be longer than the target itself."""
-    if any(s.joint == ":" for s in new):
+def _share_little(old: Sentence, new: Sentence) -> bool:
+    """Whether two sentences of running text have so few words in common that the edits would be longer than the target itself."""
+    wanted = [k for s in new for k in s.keys if k not in _LITTLE]
+    if len(wanted) <= 6:
         return False
-    a, b = (Counter(k for s in x for k in s.keys if k not in lx.BINDING and k not in lx.DETERMINERS) for x in (old, new))
-    return edits > 4 or b.total() > 6 and (a & b).total() < 0.4 * b.total()
+    have = [k for s in old for k in s.keys if k not in _LITTLE]
+    common = 0
+    for key in wanted:
+        if key in have:
+            have.remove(key)
+            common += 1
+    return common < 0.4 * len(wanted)
 
 
-def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sharing: bool) -> list[Edit]:
+def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sharing: bool, listed: bool) -> list[Edit]:
     left = list(a)
     edits: list[Edit] = []
-    still = Counter(s.keys for s in new)
+    still = {s.keys for s in new}
     main_swapped = False
     plural = _is_plural(new)
-    listed = any(s.joint == ":" for s in (*old, *new))
-    in_list = next((i for i, s in enumerate(old) if s.joint == ":"), len(old))
+    listed = listed or _is_list(old)
+    in_list = next((i for i, s in enumerate(old) if s.joint == ":"), len(old)) if listed else len(old)
     for segment in b:
-        best = max(left, key=lambda s: _likeness(s, segment, old, new), default=None)
-        if best is None or _likeness(best, segment, old, new) < 2:
+        likeness = [_likeness(s, segment) for s in left]
+        most = max(likeness, default=0)
+        if most < 2:
             edits.append(_addition(segment, old, new))
             continue
+        best = left[likeness.index(most)]
         left.remove(best)
         edit = compare(best, segment, new)
         if edit is None:
             continue
         if segment.joint == "" and edit.kind == "thing" and not edit.lead:
             main_swapped = True
-        edits.append(edit._replace(one_of=bool(still[best.keys]), plural=plural))
+        one_of = best.keys in still
+        edits.append(edit._replace(one_of=one_of, plural=plural) if one_of or plural else edit)
     if sharing or not main_swapped:
         for segment in left:
             if edits and main_swapped and not listed or _unsaid(segment) and old.index(segment) < in_list:
@@ -179,11 +211,11 @@ def _edits(a: list[Segment], b: list[Segment], old: Sentence, new: Sentence, sha
                         old=segment.words,
                         joint=segment.joint,
                         determiner=segment.determiner,
-                        one_of=bool(still[segment.keys]),
+                        one_of=segment.keys in still,
                         plural=plural,
                     )
                 )
-    return list(dict.fromkeys(edits))
+    return list(dict.fromkeys(edits)) if len(edits) > 1 else edits
 
 
 def _unsaid(segment: Segment) -> bool:
@@ -203,18 +235,18 @@ def _addition(segment: Segment, old: Sentence, new: Sentence) -> Edit:
     return Edit("add", new=segment.words, joint=segment.joint, determiner=segment.determiner, one_of=again)
 
 
-def _likeness(a: Segment, b: Segment, old: Sentence, new: Sentence) -> float:
+def _likeness(a: Segment, b: Segment) -> float:
     """How well ``b`` can be what ``a`` became; 2 and more is a pair."""
-    if (a.joint == "") != (b.joint == ""):
-        return 0
-    if a.joint == "":
+    if a.joint != b.joint:
+        if not a.joint or not b.joint or "act" in (a.joint, b.joint) or "without" in (a.joint, b.joint):
+            return 0
+    elif not a.joint:
         return 9
-    if (a.joint == "act") != (b.joint == "act") or "without" in (a.joint, b.joint) and a.joint != b.joint:
-        return 0
     score = 0.0
     if a.keys[-1] == b.keys[-1]:
         score += 2.5 if len(a.keys) > 1 or len(b.keys) > 1 else 2
-    score += 0.5 * len(set(a.keys) & set(b.keys))
+    both = len(set(a.keys).intersection(b.keys))
+    score += 0.5 * both
     if a.keys == b.keys[: len(a.keys)] or b.keys == a.keys[: len(b.keys)]:
         score += 1
     if a.joint == b.joint or {a.joint, b.joint} <= {":", ","}:
@@ -226,7 +258,7 @@ def _likeness(a: Segment, b: Segment, old: Sentence, new: Sentence) -> float:
         elif _sort(a) == _sort(b) and (len(a.keys) == 1) == (len(b.keys) == 1) or _sort(a) == _sort(b) == "name":
             score += 1
     elif a.joint in lx.LOCATIVE and b.joint in lx.LOCATIVE:
-        score += 1.5 if set(a.keys) & set(b.keys) else 0
+        score += 1.5 if both else 0
     return score
 
 

@@ -10,11 +10,14 @@ pair of short captions.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
 from mmret.annotate.backends.captions import lexicon
 from mmret.annotate.backends.captions.analyse import Segment, read
 from mmret.annotate.backends.captions.comparatives import comparative_wordings
+from mmret.annotate.backends.captions.compare import Edit
 from mmret.annotate.backends.captions.difference import Difference, difference
 from mmret.annotate.backends.captions.moods import Moods
 from mmret.annotate.backends.captions.nouns import cut, listing, scene, series
@@ -28,6 +31,8 @@ MAX_SIDE_WORDS = 34
 _SAME = ("the same but {}", "the same one but {}", "this one but {}", "the same, {}", "same one {}", "this, but {}")
 _FIND = ("find one {}", "find the same one {}", "look for one {}", "show me one {}", "I want one {}", "find this {}")
 _ASK = ("is there one {}?", "do you have this {}?", "can you find one {}?")
+_PLAIN_ASK = tuple(o for o in _ASK if " this " not in o)
+_SHORTS = struct.Struct(">32H")
 _STATEMENTS = ("it ", "they ", "the ", "now ")
 _WHERE = tuple(f"{place} " for place in sorted(lexicon.LOCATIVE))
 _SCENE_FIND = ("find one {}", "look for one {}", "show me one {}", "I want one {}")
@@ -37,21 +42,24 @@ class _Choices:
     """A short stream of choices that depends on the key alone; one hash for all of a pair's choices."""
 
     def __init__(self, key: str):
-        self._key, self._round, self._bytes = key, 0, b""
+        self._key, self._round = key, 0
+        self._drawn: list[int] = []
 
     def below(self, n: int) -> int:
         if n < 2:
             return 0
-        if not self._bytes:
-            self._bytes = hashlib.blake2b(f"{self._key}:{self._round}".encode(), digest_size=64).digest()
-            self._round += 1
-        value, self._bytes = int.from_bytes(self._bytes[:2], "big"), self._bytes[2:]
-        return value % n
+        return (self._drawn or self._more()).pop() % n
+
+    def _more(self) -> list[int]:
+        digest = hashlib.blake2b(f"{self._key}:{self._round}".encode(), digest_size=64).digest()
+        self._drawn = list(_SHORTS.unpack(digest))[::-1]
+        self._round += 1
+        return self._drawn
 
     def shuffled(self, items: list) -> list:
         items = list(items)
         for i in range(len(items) - 1, 0, -1):
-            j = self.below(i + 1)
+            j = (self._drawn or self._more()).pop() % (i + 1)
             items[i], items[j] = items[j], items[i]
         return items
 
@@ -62,15 +70,12 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
     None where the captions are identical but for case and punctuation, or the target's has no words. ``key`` (the pair
     and the seed) decides the phrasing.
     """
-    found = difference(read(source), read(target))
+    found = _difference(source, target)
     if found is None:
         return None
     choices = _Choices(key)
-    moods = [wordings(e) for e in found.edits]
-    compared = [
-        None if graded is None else graded._replace(versus=plain.versus)
-        for plain, graded in zip(moods, map(comparative_wordings, found.edits), strict=True)
-    ]
+    worded = [(wordings(edit), None) if edit.kind == "scene" else _worded(edit) for edit in found.edits]  # no two scenes are alike
+    moods, compared = [plain for plain, _ in worded], [graded for _, graded in worded]
     is_scene = found.edits[0].kind == "scene"
     out: list[str] = []
     seen: set[str] = set()
@@ -83,6 +88,20 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
             if len(out) == count:
                 break
     return choices.shuffled(out)
+
+
+@lru_cache(maxsize=8192)
+def _worded(edit: Edit) -> tuple[Moods, Moods | None]:
+    """The wordings of an edit, and those with a comparative where it is a change along a scale. Kept, since corpora have edits in
+    common: red to blue."""
+    plain, graded = wordings(edit), comparative_wordings(edit)
+    return plain, None if graded is None else graded._replace(versus=plain.versus)
+
+
+@lru_cache(maxsize=32_768)
+def _difference(source: str, target: str) -> Difference | None:
+    """The difference of two captions. Kept for a large shard, whose instructions are written after its descriptions; some 20 MB."""
+    return difference(read(source), read(target))
 
 
 def _candidates(moods: list[Moods], compared: list[Moods | None], choices: _Choices, is_scene: bool) -> Iterator[str]:
@@ -102,11 +121,15 @@ def _candidates(moods: list[Moods], compared: list[Moods | None], choices: _Choi
 
 def _drawn(moods: list[Moods], compared: list[Moods | None], choices: _Choices) -> list[Moods]:
     """The wordings for one text: of a change along a scale, those with a comparative for half of the texts."""
+    if compared.count(None) == len(compared):
+        return moods
     return [plain if graded is None or choices.below(2) else graded for plain, graded in zip(moods, compared, strict=True)]
 
 
 def _within(parts: list[str], words: int) -> list[str]:
     """As many of the first parts as together have at most ``words`` words, but at least one part."""
+    if len(parts) == 1:
+        return parts
     kept, count = [], 0
     for part in parts:
         count += len(part.split()) + 1
@@ -135,16 +158,19 @@ def _same(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
 
 def _find(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
     text = _joined(_within([_pick(m.one, choices) for m in moods], 20))
-    openings = _SCENE_FIND if is_scene else _FIND
-    if text.startswith(("showing", "that")):
-        openings = tuple(o for o in openings if not o.startswith("show") and " this " not in o)
+    openings = (_SCENE_FIND if is_scene else _FIND) if not text.startswith(("showing", "that")) else _plain_find(is_scene)
     return _pick(openings, choices).format(text)
+
+
+@lru_cache
+def _plain_find(is_scene: bool) -> tuple[str, ...]:
+    """The openings that a phrase which begins with a verb or a clause can follow."""
+    return tuple(o for o in (_SCENE_FIND if is_scene else _FIND) if not o.startswith("show") and " this " not in o)
 
 
 def _ask(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
     text = _joined(_within([_pick(m.one, choices) for m in moods], 20))
-    plain = tuple(o for o in _ASK if " this " not in o)
-    openings = _ASK[:1] if is_scene else plain if text.startswith(("showing", "that")) else _ASK
+    openings = _ASK[:1] if is_scene else _PLAIN_ASK if text.startswith(("showing", "that")) else _ASK
     return _pick(openings, choices).format(text)
 
 
@@ -164,6 +190,8 @@ def _bare(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
 
 def _joined(parts: list[str]) -> str:
     """Joins fragments: a place or an action is put after its noun ("with a ring on the left"), the rest become a series."""
+    if len(parts) == 1:
+        return parts[0]
     first, rest = parts[0], parts[1:]
     if first.startswith(("with ", "showing ")):
         while rest and (rest[0].startswith(_WHERE) or lexicon.is_participle(rest[0].partition(" ")[0])):
@@ -172,14 +200,15 @@ def _joined(parts: list[str]) -> str:
 
 
 def _fit(text: str) -> str:
-    words = text.split(" ")
-    text = (text if len(words) <= MAX_INSTRUCTION_WORDS else cut(words, MAX_INSTRUCTION_WORDS)).rstrip(" ,;:")
+    if text.count(" ") >= MAX_INSTRUCTION_WORDS:
+        text = cut(text.split(" "), MAX_INSTRUCTION_WORDS)
+    text = text.rstrip(" ,;:")
     return text if len(text) <= MAX_INSTRUCTION_CHARACTERS else text[:MAX_INSTRUCTION_CHARACTERS].rsplit(" ", 1)[0]
 
 
 def description(source: str, target: str) -> str | None:
     """What both captions share and where they differ, in the paper's frame; None where they are identical."""
-    found = difference(read(source), read(target))
+    found = _difference(source, target)
     if found is None:
         return None
     return (
@@ -190,7 +219,8 @@ def description(source: str, target: str) -> str | None:
 
 def _both(found: Difference) -> str:
     shared = found.shared
-    main = next((e for e in found.edits if not e.joint and e.kind in ("modifier", "thing")), None)
+    mains = [e for e in found.edits if not e.joint and e.kind in ("modifier", "thing")]
+    main = mains[0] if mains else None
     if main is not None and (not shared or shared[0].joint):
         words = main.lead + main.head
         if words and main.kind == "thing":

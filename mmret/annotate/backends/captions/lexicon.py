@@ -44,6 +44,7 @@ CONJUNCTIONS = _words("while as where which that who whose when but because wher
 NON_FINITE = _words("be being been having")
 """Auxiliaries that do not make a sentence of what they stand in: meat being cooked."""
 AUXILIARIES = NON_FINITE | _words("is are was were have has had can could will would may might must do does did")
+FINITE_AUXILIARIES = AUXILIARIES - NON_FINITE
 NO_SUBJECT = BINDING | AUXILIARIES | SUBJECTS
 """Words that cannot be the subject of the verb after them."""
 NUMBERS = _words("""
@@ -259,6 +260,12 @@ def is_only_a_verb(word: str) -> bool:
 def is_present_verb(word: str) -> bool:
     """Whether ``word`` can be the verb of a plural subject: sit, tie."""
     return word in VERBS or parts_of_speech.present_verb(word) is True
+
+
+@lru_cache(maxsize=65_536)
+def may_be_finite(word: str) -> bool:
+    """Whether lower-case ``word`` can be the verb of a sentence by any rule: most words of a caption cannot."""
+    return word in GERUNDS or is_present_verb(word) or is_only_a_verb(word) or is_verb_in_s(word)
 
 
 @lru_cache(maxsize=65_536)

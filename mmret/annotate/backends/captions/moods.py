@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mmret.annotate.backends.captions import lexicon as lx
-from mmret.annotate.backends.captions.analyse import join
 from mmret.annotate.backends.captions.compare import Edit
 from mmret.annotate.backends.captions.nouns import definite, is_name, noun_phrase, scene
+from mmret.annotate.backends.captions.tokens import join
 
 
 class Moods(NamedTuple):

@@ -1,15 +1,23 @@
-"""Puts English words together: articles, definite phrases, series, and a caption as a noun phrase."""
+"""Puts English words together: articles, definite phrases, series, and a caption as a noun phrase.
+
+Costs 1 to 5 us a phrase; phrases are kept, since the captions of a corpus have many in common ("on a white background").
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from mmret.annotate.backends.captions import lexicon as lx
-from mmret.annotate.backends.captions.analyse import BARE, Segment, is_clause, join
+from mmret.annotate.backends.captions.analyse import BARE, Segment, is_clause
+from mmret.annotate.backends.captions.tokens import join
 
 Words = tuple[str, ...]
+_KEPT = 16_384
+"""Phrases kept of each kind."""
 
 
+@lru_cache(_KEPT)
 def is_name(words: Words) -> bool:
     """Whether ``words`` are a name, a number, a sign, or of another script: never given an article."""
     noun = words[_head_index(words)].strip("“”\"'‘’")
@@ -20,6 +28,7 @@ def _latin(word: str) -> bool:
     return all(ord(c) < 0x250 or not c.isalpha() for c in word)
 
 
+@lru_cache(_KEPT)
 def noun_phrase(words: Words, determiner: str = "") -> str:
     """``words`` with an article where English needs one; ``determiner`` is the one in the caption, if it has one.
 
@@ -57,6 +66,7 @@ def _adjectival(words: Words) -> bool:
     return 2 <= len(words) <= 3 and between and last.islower() and not lx.is_plural(last) and last not in lx.DIRECTIONS
 
 
+@lru_cache(_KEPT)
 def definite(words: Words, one_of: bool = False) -> str:
     """``words`` as something the reader sees: "the hat", "one person", or bare for a name."""
     text = join(words)
@@ -84,6 +94,7 @@ def head_noun(words: Words) -> str:
     return words[_head_index(words)].casefold()
 
 
+@lru_cache(_KEPT)
 def listing(words: Words) -> str:
     """Modifiers as a list: ``("large", "light", "blue")`` to "large and light blue"."""
     groups: list[str] = []
@@ -100,9 +111,9 @@ def listing(words: Words) -> str:
 
 def series(parts: list[str]) -> str:
     """``a, b and c``; "with" is said once."""
-    parts = [p[5:] if i and p.startswith("with ") and parts[i - 1].startswith("with ") else p for i, p in enumerate(parts)]
     if len(parts) < 2:
         return "".join(parts)
+    parts = [p[5:] if i and p.startswith("with ") and parts[i - 1].startswith("with ") else p for i, p in enumerate(parts)]
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
@@ -123,20 +134,42 @@ def scene(segments: tuple[Segment, ...], limit: int) -> tuple[str, bool]:
     count = 0
     clause = is_clause(segments)
     for i, s in enumerate(segments):
-        text = _piece(s, i == 0, clause) if not _later_item(segments, i) else _item(segments, i)
-        size = len(text.split())
+        text, size = _piece(s, i == 0, clause) if s.joint != ":" or not _later_item(segments, i) else _sized(_item(segments, i))
         if parts and count + size > limit:
             parts = parts[: _whole_clauses(segments, i)]
             break
+        if text.count(" ") >= limit:
+            words = text.split(" ")
+            text = " ".join(words[:limit]) if size <= limit else cut(words, limit)
+        parts.append(text)
+        count += size
+    text = "".join(parts).replace(" ,", ",").strip(" ,;:-")
+    if "“" in text or "”" in text:
+        text = text.replace(" ”", "”").strip(" ,;:-")
+        if text.count("“") > text.count("”"):
+            return text + "”", clause
+    if '"' in text and text.count('"') % 2:
+        text += '"'
+    return text, clause
+
+
+def _within(segments: tuple[Segment, ...], pieces: list[tuple[str, int]], limit: int) -> list[str]:
+    """The first of ``pieces``, which have so many words each, that together have no more than ``limit``; of the first piece, its
+    first words."""
+    parts: list[str] = []
+    count = 0
+    for i, (text, size) in enumerate(pieces):
+        if parts and count + size > limit:
+            return parts[: _whole_clauses(segments, i)]
         words = text.split(" ")
         parts.append(" ".join(words[:limit]) if size <= limit else cut(words, limit))
         count += size
-    text = "".join(parts).replace(" ,", ",").replace(" ”", "”").strip(" ,;:-")
-    if text.count("“") > text.count("”"):
-        text += "”"
-    elif text.count('"') % 2:
-        text += '"'
-    return text, clause
+    return parts
+
+
+def _sized(text: str) -> tuple[str, int]:
+    """``text`` and how many words it has."""
+    return text, len(text.split())
 
 
 def _whole_clauses(segments: tuple[Segment, ...], end: int) -> int:
@@ -176,7 +209,13 @@ def _with_determiner(s: Segment) -> str:
     return noun_phrase(s.words, s.determiner) if s.determiner or person else s.text
 
 
-def _piece(s: Segment, first: bool, clause: bool) -> str:
+@lru_cache(_KEPT)
+def _piece(s: Segment, first: bool, clause: bool) -> tuple[str, int]:
+    """A segment as a part of a sentence, and how many words that has."""
+    return _sized(_worded(s, first, clause))
+
+
+def _worded(s: Segment, first: bool, clause: bool) -> str:
     text = _with_determiner(s)
     if first:
         if s.joint == "" and not clause and not s.determiner and all_words(s.words, _only_adjective):

@@ -7,7 +7,7 @@ is named; what the source has is named only in ``do`` and ``versus``, as what is
 from __future__ import annotations
 
 from mmret.annotate.backends.captions import lexicon as lx
-from mmret.annotate.backends.captions.analyse import Segment, join
+from mmret.annotate.backends.captions.analyse import Segment
 from mmret.annotate.backends.captions.compare import Edit
 from mmret.annotate.backends.captions.moods import Moods, clause_change, less, place, sign, state
 from mmret.annotate.backends.captions.nouns import (
@@ -20,6 +20,7 @@ from mmret.annotate.backends.captions.nouns import (
     series,
     short_head,
 )
+from mmret.annotate.backends.captions.tokens import join
 
 
 def wordings(edit: Edit) -> Moods:
