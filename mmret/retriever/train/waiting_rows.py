@@ -3,7 +3,7 @@
 Rows below the cut of the image tower lie in a memory-mapped file anyway: a chunk takes its own out of it. Decoded pictures are
 written into a file that has no name, in the machine's folder for temporary files, where they are more than :data:`HELD` together;
 no disk sees them unless they wait for longer than the system keeps pages to be written. Cost: a copy of a chunk's rows, each time
-it is embedded.
+it is embedded, and one ahead of the step.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class WaitingRows:
 
 
 def mapped(rows: np.ndarray, numbers: np.ndarray) -> WaitingRows:
-    """Those of ``numbers`` (n,) of memory-mapped ``rows``."""
+    """Those of ``numbers`` (n,) of memory-mapped ``rows``, which the system has read from disk when this returns."""
+    for start in range(0, len(numbers), PIECE):
+        rows[numbers[start : start + PIECE]]  # noqa: B018  the step need not wait for the disk
     return WaitingRows(lambda start, stop: torch.from_numpy(rows[numbers[start:stop]]), 0, len(numbers))
 
 
