@@ -80,7 +80,16 @@ class Measured:
     """A trainer of the text tower alone."""
 
     def __init__(self, folder: Path, work: Path, **limits: int):
-        recipe = Recipe(trainable="text", mined_negatives=0, negatives="none", batch_size=2, steps=10, temperature=0.1, **limits)
+        recipe = Recipe(
+            trainable="text",
+            mined_negatives=0,
+            negatives="none",
+            batch_size=2,
+            steps=10,
+            temperature=0.1,
+            keep_activations="never",
+            **limits,
+        )
         self.embedder = ClipEmbedder.load(recipe, folder)
         self.embedder.rows = lambda numbers: torch.zeros(len(numbers), self.embedder.retriever.dim)
         self.trainer = Trainer(recipe, _no_rows(recipe), self.embedder, States(work, "bench"))

@@ -1,12 +1,13 @@
 """Training steps against sentence-transformers' CachedMultipleNegativesRankingLoss: same towers, batch and negatives.
 
-    python bench/train.py [--batch 256] [--chunk 32] [--rounds 5] [--memory]
+    python bench/train.py [--batch 256] [--chunk 32] [--rounds 5] [--threads N] [--memory]
 
 A row is (image, text) -> target image with four explicit hard negatives, the first of them the query image, as the paper
-trains. Both sides take the whole step: forward without a graph, loss, forward again with one, AdamW. Equal losses are
-asserted first; the steps alternate; reported is the median of the rounds' ratios. Pictures lie in memory, decoded; the peer
-gets its texts tokenised and its pixels normalised outside the clock. ``--memory``: what a step adds to the process, at
-batches of 128 and 1,024, each in a process of its own.
+trains. Both sides take the whole step: forward without a graph, loss, forward again with one, AdamW; ours a second time keeping
+the graphs of the first pass, as it decides itself where memory allows. Equal losses are asserted at every step, of ours the same
+bits; the steps alternate; reported is the median of the rounds' ratios. Pictures lie in memory, decoded; the peer gets its texts
+tokenised and its pixels normalised outside the clock. ``--memory``: what a step that keeps nothing adds to the process, at
+batches of 128 and 1,024, each in a process of its own; pictures are drawn when they are read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from mmret.retriever.train.clip import ClipEmbedder
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.state import States
 from mmret.retriever.train.trainer import Trainer
+from mmret.retriever.train.waiting_rows import spooled
 from mmret.schemas import TRIPLETS
 from mmret.settings import Recipe
 
@@ -90,10 +92,16 @@ def rows(count: int) -> pa.Table:
     )
 
 
-class Ours:
-    """The project's own trainer, its pictures read from an array."""
+def pictures(numbers: Iterable[int]) -> torch.Tensor:
+    """(n, 3, side, side) uint8, each picture drawn by its number."""
+    drawn = [np.random.default_rng(int(n)).integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8) for n in numbers]
+    return torch.from_numpy(np.stack(drawn))
 
-    def __init__(self, folder: Path, batch: int, chunk: int, steps: int, work: Path):
+
+class Ours:
+    """The project's own trainer. Its pictures are read from an array, or ``drawn`` each time."""
+
+    def __init__(self, folder: Path, batch: int, chunk: int, steps: int, work: Path, keep: str = "never", drawn: bool = False):
         recipe = Recipe(
             negatives="query+mined",
             mined_negatives=NEGATIVES - 1,
@@ -103,13 +111,13 @@ class Ours:
             learning_rate=RATE,
             temperature=TEMPERATURE,
             max_grad_norm=None,
+            keep_activations=keep,
         )
         self.data = TrainingSet(rows(batch), recipe)
-        self.pixels = torch.from_numpy(
-            np.random.default_rng(0).integers(0, 256, (len(self.data.images), 3, SIDE, SIDE), dtype=np.uint8)
-        )
+        self.pixels = torch.empty(0) if drawn else pictures(range(len(self.data.images)))
+        decode = pictures if drawn else lambda numbers: self.pixels[torch.from_numpy(numbers)]
         embedder = ClipEmbedder(recipe, ClipRetriever.load(folder, "cpu"))
-        embedder.rows = lambda numbers: self.pixels[torch.from_numpy(numbers)]
+        embedder.rows = lambda numbers: spooled(decode, numbers)
         self.trainer = Trainer(recipe, self.data, embedder, States(work, "bench"))
         embedder.model.train()
 
@@ -185,13 +193,16 @@ def gate() -> dict[str, float | list[float]]:
         "steps": len(steps),
         "over_sentence_transformers_wall": [s[0] for s in steps],
         "over_sentence_transformers_processor": [s[1] for s in steps],
+        "kept_over_sentence_transformers_wall": [s[2] for s in steps],
+        "kept_over_sentence_transformers_processor": [s[3] for s in steps],
     }
 
 
 def compare(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> dict[str, Any]:
     """Medians of alternating steps."""
     found, loss = alternating(folder, work, batch, chunk, rounds)
-    ratio, processor, own, theirs = (statistics.median(column) for column in zip(*found, strict=True))
+    medians = [statistics.median(column) for column in zip(*found, strict=True)]
+    ratio, processor, kept_ratio, kept_processor, own, kept, theirs = medians
     return {
         "batch": batch,
         "chunk": chunk,
@@ -200,32 +211,44 @@ def compare(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> di
         "loss": round(loss, 4),
         "speed_up": round(ratio, 3),
         "speed_up_processor": round(processor, 3),
+        "speed_up_kept": round(kept_ratio, 3),
+        "speed_up_kept_processor": round(kept_processor, 3),
         "samples_per_second": round(own, 1),
+        "samples_per_second_kept": round(kept, 1),
         "samples_per_second_theirs": round(theirs, 1),
     }
 
 
 def alternating(folder: Path, work: Path, batch: int, chunk: int, rounds: int) -> tuple[list[tuple[float, ...]], float]:
-    """Alternating steps on the same rows: of each round the speed-up by the clock and by processor time, and samples/s of both;
-    and the last loss. Raises AssertionError where the losses of a step differ.
+    """Alternating steps on the same rows: of each round the speed-up by the clock and by processor time, the same with activations
+    kept, and samples/s of all three; and the last loss. Raises AssertionError where the losses of a step differ.
     """
     steps = rounds + 2
     ours = Ours(folder, batch, chunk, steps, work)
+    keeping = Ours(folder, batch, chunk, steps, work / "kept", keep="auto")
     theirs = Theirs(folder, ours, chunk, steps)
     found = []
     for number in range(steps):
         rows_of = ours.batch(number)
         columns = theirs.columns(rows_of)
-        mine, other = (timed(lambda b=rows_of: ours.step(b)), timed(lambda c=columns: theirs.step(c)))
+        mine, kept, other = (
+            timed(lambda b=rows_of: ours.step(b)),
+            timed(lambda b=rows_of: keeping.step(b)),
+            timed(lambda c=columns: theirs.step(c)),
+        )
         assert abs(mine[0] - other[0]) <= 1e-3 * abs(other[0]), f"step {number}: losses {mine[0]} and {other[0]}"
+        assert mine[0] == kept[0], f"step {number}: losses {mine[0]} and, with activations kept, {kept[0]}"
         if number >= 2:  # the first steps also warm up
-            found.append((other[1] / mine[1], other[2] / mine[2], batch / mine[1], batch / other[1]))
+            ratios = (other[1] / mine[1], other[2] / mine[2], other[1] / kept[1], other[2] / kept[2])
+            found.append((*ratios, batch / mine[1], batch / kept[1], batch / other[1]))
+    passes = keeping.trainer.kept
+    assert passes.made_once == passes.passes > 0 == ours.trainer.kept.made_once, passes.says()
     return found, mine[0]
 
 
 def growth(folder: Path, work: Path, batch: int, chunk: int) -> tuple[float, float]:
     """MiB that a step adds at its peak to a process that holds model, pictures and the gradients of a small step; and the peak."""
-    ours = Ours(folder, batch, chunk, 8, work)
+    ours = Ours(folder, batch, chunk, 8, work, drawn=True)
     small = Ours(folder, 2 * chunk, chunk, 8, work / "small")  # the code is loaded, the allocator has its first blocks
     small.step(small.batch(0))
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
@@ -243,9 +266,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--chunk", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--growth", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as scratch:
         folder, work = towers(Path(scratch) / "towers"), Path(scratch) / "work"
         if given.growth:

@@ -54,6 +54,7 @@ RECIPE_RUNTIME_FIELDS = frozenset(
         "parallel",
         "workers",
         "worker_cpus",
+        "keep_activations",
     }
 )
 """Fields of a recipe that change no weight: another value makes no other checkpoint."""
@@ -154,6 +155,11 @@ class Recipe(Ingredients):
         "Retrieve the target image that best meets the combined criteria by using both the provided image and the image retrieval "
         "instructions: ",
         description="of kind mllm: the task in every query (paper: its CIR instruction)",
+    )
+    keep_activations: Literal["auto", "never", "always"] = Field(
+        "auto",
+        description="whether chunks of a step keep their activations until their gradient is there, instead of a second forward "
+        "pass; auto: as many as a third of the free memory holds. The weights are the same",
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between the states a killed run continues from")
     log_every: int = Field(10, ge=1)

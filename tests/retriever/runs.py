@@ -23,6 +23,7 @@ SMALL = {
     "temperature": 0.1,
     "checkpoint_every": 2,
     "log_every": 2,
+    "keep_activations": "never",  # else GradCache's second pass would not be tested; test_kept_graphs has the others
 }
 OF_KIND = {
     "clip": {},

@@ -19,7 +19,7 @@ def bases(clip_folder, tmp_path_factory):
     return {"clip": clip_folder, "mllm": qwen2_vl(tmp_path_factory.mktemp("qwen2_vl"))}
 
 
-def one_graph(parts, loss_of, group):
+def one_graph(parts, loss_of, *group):
     """The full batch's gradient: every chunk embedded once, in the order of the cache's first pass, all graphs kept."""
     loss = loss_of(*(part.in_order(torch.cat([part.encode(chunk) for chunk in part.chunks])) for part in parts))
     loss.backward()
@@ -112,28 +112,28 @@ def test_dropout_is_on_in_that_comparison(kind, bases, triplets, load, tmp_path,
     arguments = (bases, triplets, load, tmp_path, monkeypatch)
     full = gradients(kind, 3, one_graph, *arguments)
 
-    def other_masks(parts, loss_of, group):
+    def other_masks(parts, loss_of, *group):
         torch.manual_seed(12)
-        return one_graph(parts, loss_of, group)
+        return one_graph(parts, loss_of, *group)
 
     assert not close(full, gradients(kind, 3, other_masks, *arguments))
 
 
-def no_rng_restored(parts, loss_of, group):
+def no_rng_restored(parts, loss_of, *group):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradcache, "set_rng_state", lambda state: None)
-        return gradcache.cached_backward(parts, loss_of, group)
+        return gradcache.cached_backward(parts, loss_of, *group)
 
 
-def wrong_rows(parts, loss_of, group):
+def wrong_rows(parts, loss_of, *group):
     def rolled(*features):
         loss = loss_of(*features)
         return loss + sum((f - f.detach().roll(1, 0)).pow(2).sum() * 1e-3 for f in features)
 
-    return gradcache.cached_backward(parts, rolled, group)
+    return gradcache.cached_backward(parts, rolled, *group)
 
 
-def a_chunk_forgotten(parts, loss_of, group):
+def a_chunk_forgotten(parts, loss_of, *group):
     seen: list[int] = []
 
     def forgetting(encode):
@@ -144,7 +144,7 @@ def a_chunk_forgotten(parts, loss_of, group):
 
         return once
 
-    return gradcache.cached_backward([replace(part, encode=forgetting(part.encode)) for part in parts], loss_of, group)
+    return gradcache.cached_backward([replace(part, encode=forgetting(part.encode)) for part in parts], loss_of, *group)
 
 
 @pytest.mark.parametrize("fault", [no_rng_restored, wrong_rows, a_chunk_forgotten], ids=lambda f: f.__name__)

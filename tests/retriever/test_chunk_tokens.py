@@ -147,10 +147,10 @@ def test_the_cached_gradient_is_the_full_batchs_with_dropout_on(kind, bases, one
     full = gradients(kind, 3, one_graph, *arguments, chunk_tokens=budget)
     assert close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, chunk_tokens=budget))
 
-    def forgotten(parts, loss_of, group):
+    def forgotten(parts, loss_of, *group):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Part, "of_chunks", lambda self, rows: rows)
-            return gradcache.cached_backward(parts, loss_of, group)
+            return gradcache.cached_backward(parts, loss_of, *group)
 
     assert not close(full, gradients(kind, 3, forgotten, *arguments, chunk_tokens=budget))
 

@@ -84,7 +84,7 @@ def test_rows_that_the_teacher_has_not_seen_add_nothing():
 def test_the_cached_gradient_with_a_teacher_is_the_full_batchs(kind, clip_folder, triplets, load, tmp_path, monkeypatch):
     base = clip_folder if kind == "clip" else qwen2_vl(tmp_path / "qwen2_vl")
 
-    def one_graph(parts, loss_of, group):
+    def one_graph(parts, loss_of, *group):
         loss = loss_of(*(torch.cat([part.encode(chunk) for chunk in part.chunks]) for part in parts))
         loss.backward()
         return loss.detach()

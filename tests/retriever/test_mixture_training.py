@@ -140,7 +140,7 @@ def test_the_cached_gradient_of_a_mixture_is_the_full_batchs(
         loss = made.backward(batch, made.embedder.read(batch))
         return float(loss), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
-    def graph_of_what_there_is(parts, loss_of, group):
+    def graph_of_what_there_is(parts, loss_of, *group):
         there = [part for part in parts if part.chunks]
 
         def with_nothing(*features):

@@ -63,6 +63,9 @@ WAYS = {
 CASES |= {
     f"{case}_{way}": {**CASES[case], "parallel": way, "matrix_learning_rate": None} for way, cases in WAYS.items() for case in cases
 }
+KEPT = {f"kept_{case}": case for case in ("clip", "mllm", "tokens", "in_turn", "clip_ddp", "mllm_ddp", "in_turn_ddp", "clip_fsdp")}
+"""Cases that keep their activations, and those whose bits theirs are."""
+CASES |= {kept: {**CASES[case], "keep_activations": "always"} for kept, case in KEPT.items()}
 WHOLE_RUNS = {
     "clip": "model.safetensors",
     "mllm": "adapter_model.safetensors",
@@ -85,7 +88,7 @@ TABLES = {
 
 
 def without_way(case: str) -> str:
-    return case.removesuffix("_ddp").removesuffix("_fsdp")
+    return case.removeprefix("kept_").removesuffix("_ddp").removesuffix("_fsdp")
 
 
 def table_of(case: str) -> str:
@@ -200,6 +203,17 @@ def test_two_processes_that_were_killed_end_in_bit_equal_weights_near_those_of_o
     record = json.loads((folder / case / "recipe.json").read_text())
     assert record["facts"]["loss"] == pytest.approx(facts["loss"], rel=1e-3)
     assert not list(folder.glob("*.work"))
+
+
+@pytest.mark.parametrize("kept, case", KEPT.items())
+def test_each_of_two_processes_that_keep_their_activations_has_the_bits_of_two_that_embed_twice(shared, kept, case):
+    folder = shared[0]
+    for rank in range(1 if case.endswith("_fsdp") else 2):
+        once, twice = (torch.load(folder / f"{name}-{rank}.pt") for name in (kept, case))
+        assert torch.equal(once["loss"], twice["loss"]) and once["gradients"].keys() == twice["gradients"].keys()
+        for name, gradient in twice["gradients"].items():
+            assert torch.equal(once["gradients"][name], gradient), name
+        assert twice["made_once"] == 0 and (once["made_once"] > 0) == (not case.endswith("_fsdp"))
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 7, 64])

@@ -52,7 +52,8 @@ def main(folder: Path, group: Group) -> None:
         batch = data.batch(0)
         loss = trainer.backward(batch, embedder.read(batch))
         gradients = {n: p.grad for n, p in embedder.model.named_parameters() if p.grad is not None}
-        torch.save({"loss": loss, "gradients": trainer.exchange.whole(gradients)}, folder / f"{name}-{group.rank}.pt")
+        made = {"loss": loss, "gradients": trainer.exchange.whole(gradients), "made_once": trainer.kept.made_once}
+        torch.save(made, folder / f"{name}-{group.rank}.pt")
         if case["whole_run"]:
             train(recipe, triplets, load, case["base"], folder / name, group=group, neighbours=near)
             try:

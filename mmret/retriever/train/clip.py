@@ -2,7 +2,8 @@
 
 The query image is also its own hard negative, and with sum fusion the very same features serve both, so a sixth of the
 paper's work goes, exactly. Cost: :mod:`mmret.retriever.train.tower` says which part of the image tower a recipe pays for in
-every step. Pictures of a step wait as bytes of their pixels, a quarter of float32.
+every step. Pictures of a step wait as bytes of their pixels, a quarter of float32, many of them on disk
+(:mod:`mmret.retriever.train.waiting_rows`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.tower import ImageTower, LoadImages, Pictures, frozen_features
+from mmret.retriever.train.waiting_rows import WaitingRows, mapped, spooled
 from mmret.settings import Recipe
 
 
@@ -52,7 +54,7 @@ class ClipEmbedder:
             for part in (self.model.vision_model, self.model.text_model):
                 part.compile(backend=recipe.compile)
         self.chunks = self._chunk_sizes()
-        self.rows: Callable[[np.ndarray], torch.Tensor] | None = None
+        self.rows: Callable[[np.ndarray], torch.Tensor | WaitingRows | None] | None = None
 
     @classmethod
     def load(cls, recipe: Recipe, base: Path | str, group: Group = SINGLE_PROCESS) -> ClipEmbedder:
@@ -78,7 +80,11 @@ class ClipEmbedder:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""
         pictures = Pictures(data.images, load_images)
         if self.recipe.trainable == "all" or not len(pictures):
-            self.rows = lambda numbers: self.retriever.raw_pixels(pictures(numbers)) if len(numbers) else None
+
+            def decode(numbers: np.ndarray) -> torch.Tensor:
+                return self.retriever.raw_pixels(pictures(numbers))
+
+            self.rows = lambda numbers: spooled(decode, numbers) if len(numbers) else None
             return
         path, total = work / "frozen.npy", len(pictures)
         if self.group.writes_to(work):
@@ -92,14 +98,14 @@ class ClipEmbedder:
             )
         self.group.wait()
         frozen = np.load(path, mmap_mode="r")
-        self.rows = lambda numbers: torch.from_numpy(frozen[numbers])
+        self.rows = lambda numbers: mapped(frozen, numbers)
 
-    def read(self, batch: Batch) -> torch.Tensor | None:
+    def read(self, batch: Batch) -> torch.Tensor | WaitingRows | None:
         """Rows below the cut of the image tower, or pixels as uint8, of this process's share of the distinct images."""
         images = batch.images()[0]
         return self.rows(images[self.group.share(len(images))])
 
-    def parts(self, batch: Batch, read: torch.Tensor | None) -> tuple[list[Part], Gather]:
+    def parts(self, batch: Batch, read: torch.Tensor | WaitingRows | None) -> tuple[list[Part], Gather]:
         distinct, *image = batch.images()
         texts, *text = batch.distinct_texts()
         own = self.retriever.tokens(texts[self.group.share(len(texts))])
@@ -129,8 +135,9 @@ class ClipEmbedder:
 
         return parts, gather
 
-    def image_features(self, rows: torch.Tensor) -> torch.Tensor:
+    def image_features(self, rows: torch.Tensor | WaitingRows) -> torch.Tensor:
         """Un-normalised projections (n, dim) of rows below the cut, or of uint8 pixels."""
+        rows = rows[:]
         return self.tower.features(self.retriever.normalise(rows) if rows.dtype == torch.uint8 else rows)
 
     def encode(self, images: Sequence[bytes], texts: Sequence[str] | None = None) -> np.ndarray:

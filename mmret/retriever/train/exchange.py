@@ -37,6 +37,10 @@ class Exchange:
 
     measured_by_all = False
     """Whether every process takes part where something is encoded as at inference."""
+    keeps_graphs = True
+    """Whether a chunk's graph may be made in a step's first pass and pushed through after those of others."""
+    repeatable = True
+    """Whether a process may begin a step's backward passes again by itself."""
 
     def __init__(self, group: Group = SINGLE_PROCESS):
         self.group = group
@@ -95,6 +99,8 @@ class Ddp(Exchange):
     anew in every step), so a resumed run adds up in the order of an undisturbed one.
     """
 
+    repeatable = False
+
     def __init__(self, group: Group, model: torch.nn.Module):
         super().__init__(group)
         self.wrapped = torch.nn.parallel.DistributedDataParallel(
@@ -138,6 +144,8 @@ class Fsdp(Exchange):
     """
 
     measured_by_all = True
+    keeps_graphs = False  # whose blocks would be gathered out of the order in which they are prefetched
+    repeatable = False
 
     def __init__(self, group: Group, model: torch.nn.Module, called_in_parts: Sequence[torch.nn.Module] = ()):
         """``called_in_parts``: blocks of which the embedder calls the inside, so that they cannot be gathered as one."""

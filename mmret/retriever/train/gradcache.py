@@ -4,8 +4,9 @@ The loss couples all samples, the towers do not. So: (1) embed every chunk witho
 it started from; (2) take the loss over all features and its gradient with respect to them; (3) embed each chunk
 again, with its RNG state restored so that dropout falls the same way, and push the features' gradient through. The
 gradient is the full batch's. Memory: one chunk's activations and all features. Cost: a second forward pass; where no
-part has more than one chunk there is none. With several processes each embeds its own chunks, and features and their
-gradients are exchanged at (2).
+part has more than one chunk there is none, and none of the chunks whose graph is kept from (1)
+(:mod:`mmret.retriever.train.kept_graphs`), which leaves the same bits. With several processes each embeds its own chunks, and
+features and their gradients are exchanged at (2).
 """
 
 from __future__ import annotations
@@ -19,38 +20,47 @@ from typing import Any
 import torch
 
 from mmret.devices import free_memory
-from mmret.retriever.train.exchange import Exchange
+from mmret.memory import give_back
+from mmret.retriever.train.exchange import Exchange, Place
+from mmret.retriever.train.kept_graphs import KeptGraphs
 from mmret.retriever.train.part import Part
 
 SHARE_OF_FREE_MEMORY = 1 / 3
 """That a chunk's activations may take: the rest is for gradients, features and the next step's pictures."""
 
+MANY_SCORES = 2**21
+"""Products of rows of one part and of the other from which on what the loss has used goes back to the system before the second
+pass, which would not fit into it: some milliseconds."""
 
-def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor], exchange: Exchange | None = None) -> torch.Tensor:
+
+def cached_backward(
+    parts: Sequence[Part],
+    loss_of: Callable[..., torch.Tensor],
+    exchange: Exchange | None = None,
+    kept: KeptGraphs | None = None,
+) -> torch.Tensor:
     """Accumulate the gradient of ``loss_of(features of part 0, features of part 1, ...)``; returns the detached loss,
     a scalar.
 
     With several processes ``loss_of`` is this process's addend, as is what is returned; the parameters' gradients are complete
-    after :meth:`mmret.retriever.train.exchange.Exchange.sum_gradients`. ``exchange`` None: one process.
+    after :meth:`mmret.retriever.train.exchange.Exchange.sum_gradients`. ``exchange`` None: one process. ``kept``: what may be kept
+    between the passes, None: nothing.
     """
-    exchange = exchange or Exchange()
+    exchange, kept = exchange or Exchange(), kept or KeptGraphs()
     group, parts = exchange.group, exchange.even(parts)
     calls = [[partial(part.encode, chunk) for chunk in part.chunks] for part in parts]
     counts = [len(own) for own in calls]
     at_once = all(count <= 1 for count in counts)
-    states: list[list[Any]] = []
+    states: dict[Place, list[Any]] = {}
     if at_once:
         passed = iter(exchange.forward([call for own in calls for call in own]))
         rows = [[next(passed) for _ in own] for own in calls]
     else:
-        rows = []
-        with torch.no_grad():
-            for own in calls:
-                states.append([])
-                rows.append([])
-                for call in own:
-                    states[-1].append(rng_state())
-                    rows[-1] += exchange.forward([call])
+        kept.begin()
+        rows = [
+            [_embedded((part, chunk), call, states, exchange, kept) for chunk, call in enumerate(own)]
+            for part, own in enumerate(calls)
+        ]
     made = [part.in_order(torch.cat(of)) if of else part.empty for part, of in zip(parts, rows, strict=True)]
     if at_once and group.size == 1:
         loss = loss_of(*made)
@@ -58,11 +68,9 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
         return loss.detach()
     after = rng_state()
     features = [group.gather_rows(of.detach(), part.total).requires_grad_() for part, of in zip(parts, made, strict=True)]
-    loss = loss_of(*features)
-    gradients = [
-        torch.zeros_like(of) if gradient is None else gradient
-        for of, gradient in zip(features, torch.autograd.grad(loss, features, allow_unused=True), strict=True)
-    ]
+    loss, gradients = kept.or_without(partial(_loss_and_gradients, loss_of, features))
+    if not at_once and features[0].device.type == "cpu" and math.prod(map(len, features[:2])) > MANY_SCORES:
+        give_back()
     group.sum(gradients)
     own_gradients = [
         part.of_chunks(gradient[group.share(len(gradient))] if group.size > 1 else gradient).split([len(chunk) for chunk in of])
@@ -71,17 +79,57 @@ def cached_backward(parts: Sequence[Part], loss_of: Callable[..., torch.Tensor],
     if at_once:
         exchange.backward([row for of in rows for row in of], [gradient for of in own_gradients for gradient in of])
     else:
-        rounds = exchange.rounds(counts)
-        for number, places in enumerate(rounds, 1):
-            again = [_replaying(states[part][chunk], calls[part][chunk]) for part, chunk in places]
-            with exchange.more_to_come() if number < len(rounds) else nullcontext():
-                exchange.backward(exchange.forward(again), [own_gradients[part][chunk] for part, chunk in places])
+        second = partial(_second_pass, exchange.rounds(counts), calls, own_gradients, states, exchange, kept)
+        if exchange.repeatable:
+            kept.or_without(second)
+        else:
+            second()
     set_rng_state(after)
     return loss.detach()
 
 
-def _replaying(state: list[torch.Tensor], call: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+def _embedded(
+    place: Place, call: Callable[[], torch.Tensor], states: dict[Place, list[Any]], exchange: Exchange, kept: KeptGraphs
+) -> torch.Tensor:
+    """Features of a chunk without their graph, which may be kept; ``states`` gets the RNG state it started from."""
+    states[place] = rng_state()
+    rows = kept.encode(place, call)
+    if rows is None:
+        set_rng_state(states[place])
+        with torch.no_grad():
+            rows = exchange.forward([call])[0]
+    return rows
+
+
+def _loss_and_gradients(
+    loss_of: Callable[..., torch.Tensor], features: list[torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    loss = loss_of(*features)
+    found = torch.autograd.grad(loss, features, allow_unused=True)
+    return loss.detach(), [torch.zeros_like(of) if g is None else g for of, g in zip(features, found, strict=True)]
+
+
+def _second_pass(
+    rounds: list[list[Place]],
+    calls: list[list[Callable[[], torch.Tensor]]],
+    gradients: list[Sequence[torch.Tensor]],
+    states: dict[Place, list[Any]],
+    exchange: Exchange,
+    kept: KeptGraphs,
+) -> None:
+    """Push the gradient of every chunk's features through its graph, round by round."""
+    for number, places in enumerate(rounds, 1):
+        again = [_again(kept.take(place), states[place], calls[place[0]][place[1]]) for place in places]
+        with exchange.more_to_come() if number < len(rounds) else nullcontext():
+            exchange.backward(exchange.forward(again), [gradients[part][chunk] for part, chunk in places])
+
+
+def _again(kept: torch.Tensor | None, state: list[torch.Tensor], call: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """The features of a chunk with their graph: as they were ``kept``, or made once more."""
+
     def again() -> torch.Tensor:
+        if kept is not None:
+            return kept
         set_rng_state(state)
         return call()
 

@@ -19,9 +19,9 @@ from mmret.hashing import uniform
 from mmret.ranking import recall_at
 from mmret.retriever.models.pairs import Side
 from mmret.retriever.train.data import Batch
-from mmret.retriever.train.gradcache import Part, cached_backward
 from mmret.retriever.train.held_out import DEPTHS, HeldOut
 from mmret.retriever.train.pairs import Pairs, listwise_loss
+from mmret.retriever.train.part import Part
 from mmret.retriever.train.tower import LoadImages
 from mmret.retriever.train.trainer import Trainer
 from mmret.settings import Recipe
@@ -52,7 +52,7 @@ class RerankTrainer(Trainer):
         def loss_of(scores: torch.Tensor) -> torch.Tensor:
             return listwise_loss(scores.squeeze(-1), own) * (len(own) / len(batch.queries))
 
-        loss = cached_backward([part], loss_of, self.exchange)
+        loss = self.cached_backward([part], loss_of)
         self.group.sum([loss])
         self.exchange.sum_gradients(self.parameters)
         return loss

@@ -24,9 +24,11 @@ from mmret.retriever.train.embedder import Embedder
 from mmret.retriever.train.exchange import exchange_of, restore_optimizer
 from mmret.retriever.train.gradcache import cached_backward, rng_state, set_rng_state
 from mmret.retriever.train.held_out import HeldOut
+from mmret.retriever.train.kept_graphs import KeptGraphs, room_for
 from mmret.retriever.train.log import EVENTS, Events, peak_memory
 from mmret.retriever.train.objective import Objective
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
+from mmret.retriever.train.part import Part
 from mmret.retriever.train.state import States
 from mmret.retriever.train.tower import LoadImages
 from mmret.settings import Recipe
@@ -58,6 +60,7 @@ class Trainer:
         self.optimizer = _optimizer(recipe, embedder)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = Average(recipe, embedder.model, self.exchange)
+        self.kept = KeptGraphs(None, list(embedder.model.parameters()) if self.exchange.keeps_graphs else [])
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
         self.recent: list[tuple[float, float]] = []  # loss and gradient norm of the steps since the last row of the log
@@ -133,11 +136,24 @@ class Trainer:
             lesson = self.teacher.lesson(batch, self.data.images)
             lesson = Lesson(lesson.places[own], lesson.scores[own])
         objective = Objective(self.recipe, batch, own, self.parameters[0].device, lesson)
-        loss = cached_backward(parts, lambda *features: objective(*gather(*features)), self.exchange)
+        loss = self.cached_backward(parts, lambda *features: objective(*gather(*features)))
         self.group.sum([loss, *objective.counts.values()])
         for name, figure in objective.figures().items():
             self.figures.setdefault(name, []).append(figure)
         self.exchange.sum_gradients(self.parameters)
+        return loss
+
+    def cached_backward(self, parts: Sequence[Part], loss_of: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """See :func:`mmret.retriever.train.gradcache.cached_backward`; how much may be kept is found before the first step. All
+        processes take part."""
+        if self.kept.room is None:
+            states = [of for part in self.optimizer.parts for of in part.state.values()]
+            state = [value for of in states for value in of.values() if torch.is_tensor(value)]
+            self.kept.room = room_for(self.recipe.keep_activations, self.exchange, self.parameters, state)
+        first = not self.kept.passes
+        loss = cached_backward(parts, loss_of, self.exchange, self.kept)
+        if first and (said := self.kept.says()):
+            advance("checkpoints", self.step, self.recipe.steps, said)
         return loss
 
     @staticmethod
@@ -283,6 +299,7 @@ class Trainer:
             **{name: value for name, value in self.log[-1].items() if name.startswith("recall_")},
             "truncated_texts": truncated,
             **self.average.facts(),
+            **({"activations": said} if (said := self.kept.says()) else {}),
             "notes": notes,
         }
 
