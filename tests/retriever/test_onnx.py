@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmret.cli import app
-from mmret.encode.engines.openvino_package import load_openvino
+from mmret.encode.engines.open_vino import load_openvino
 from mmret.errors import UserError
 from mmret.retriever.models import graphs, onnx, openvino
 from mmret.retriever.models.clip import ClipRetriever

@@ -5,8 +5,10 @@ Every engine reads what is written here; OpenVINO turns it into files of its own
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ BATCH = torch.export.Dim("batch", min=1, max=4096)
 
 
 def write_onnx_graph(
-    module: nn.Module, example: Sequence[Tensor], inputs: Sequence[str], shapes: Mapping[str, Mapping[int, Any]], path: Path
+    module: nn.Module, example: Sequence[Tensor], inputs: Sequence[str], shapes: Mapping[str, Any], path: Path
 ) -> None:
     """Write ``module`` to ``path``, called with ``example``; its output is named ``features``.
 
-    ``inputs``: names of the arguments of ``forward`` and of the graph; ``shapes``: by name, which of its dimensions may vary.
+    ``inputs``: the graph's names of what ``forward`` is given; ``shapes``: by argument of ``forward``, which dimensions may vary.
     Raises what torch's exporter raises.
     """
-    with torch.no_grad(), silence(), warnings.catch_warnings():
+    with torch.no_grad(), silence(), _quiet_loggers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own parts
         torch.onnx.export(
             module.eval(),
@@ -41,6 +43,20 @@ def write_onnx_graph(
             external_data=_large(module),
             verbose=False,
         )
+
+
+@contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    """Inside the block the exporter does not tell of its attempts: what fails is raised."""
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _large(module: nn.Module) -> bool:

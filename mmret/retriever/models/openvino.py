@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmret.encode.engines.openvino_package import NEEDED, PRECISION, convert, load_openvino
+from mmret.encode.engines.open_vino import NEEDED, PRECISION, convert, load_openvino
 from mmret.errors import UserError
 from mmret.retriever.models.graphs import Engine, GraphRetriever, export_graphs
 from mmret.retriever.models.onnx import write_onnx_graphs
