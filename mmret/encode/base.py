@@ -32,7 +32,7 @@ _READ_TEXTS = "use clip, open_clip, siglip, sentence_transformers or tfidf for c
 
 
 class TorchEncoder(ABC):
-    """Base of the encoders. A subclass loads its network, passes it to ``__init__`` and implements the ``_features`` methods.
+    """Base of the encoders. A subclass loads its network, passes it to ``__init__`` and implements the ``features`` methods.
 
     ``preprocessing``: None where it reads texts only; ``width``: components of a vector; ``activation_bytes``: memory that one row
     needs in a forward pass; ``marks``: what else decides a vector, for the model string.
@@ -77,13 +77,18 @@ class TorchEncoder(ABC):
             image = open_rgb(data, UNLIMITED)
         return self.preprocessing.pixels(image)
 
+    def stacked(self, images: Sequence[Image.Image] | Tensor) -> Tensor:
+        """RGB pictures, one at least, as (n, 3, h, w) in [0, 255]; what is stacked already as it is."""
+        if isinstance(images, Tensor):
+            return images
+        return torch.stack([self.preprocessing.pixels(image.convert("RGB")) for image in images])
+
     def encode_images(self, images: Sequence[Image.Image] | Tensor) -> np.ndarray:
-        if not isinstance(images, Tensor):
-            if not len(images):
-                return np.empty((0, self.width), np.float32)
-            images = torch.stack([self.preprocessing.pixels(image.convert("RGB")) for image in images])
+        if not len(images):
+            return np.empty((0, self.width), np.float32)
         return self._encode(
-            images, lambda part: self._image_features(self.preprocessing.normalise(part.to(self.device, non_blocking=True)))
+            self.stacked(images),
+            lambda part: self.image_features(self.preprocessing.normalise(part.to(self.device, non_blocking=True))),
         )
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -93,11 +98,21 @@ class TorchEncoder(ABC):
         raise UserError(f"{self.model} has no text tower: {_READ_TEXTS}")
 
     @abstractmethod
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         """Un-normalised features (n, width) of normalised pixels (n, 3, height, width)."""
 
-    def _text_features(self, texts: list[str]) -> Tensor:
+    def tokens(self, texts: list[str]) -> dict[str, Any]:
+        """What :meth:`text_features` reads: tensors (n, ...) and what is the same for all texts, by name; safe to call from many
+        threads. Raises UserError where the model has no text tower."""
         raise UserError(f"{self.model} has no text tower: {_READ_TEXTS}")
+
+    def text_features(self, **tokens: Any) -> Tensor:
+        """Un-normalised features (n, width) of ``tokens`` on the device."""
+        raise UserError(f"{self.model} has no text tower: {_READ_TEXTS}")
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        tokens = self.tokens(texts)
+        return self.text_features(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in tokens.items()})
 
     @torch.inference_mode()
     def _encode(self, inputs: Any, features: Callable[[Any], Tensor]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
 
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
@@ -61,13 +62,15 @@ class ClipEncoder(TorchEncoder):
         except (OSError, ValueError, json.JSONDecodeError) as error:
             raise load_error(str(location.path), error) from error
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         return self.network.get_image_features(pixels).pooler_output
 
-    def _text_features(self, texts: list[str]) -> Tensor:
+    def tokens(self, texts: list[str]) -> dict[str, Any]:
         with self._one_at_a_time:
-            tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.positions, return_tensors="pt")
-        return self.network.get_text_features(**tokens.to(self.device)).pooler_output
+            return dict(self.tokenizer(texts, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"))
+
+    def text_features(self, **tokens: Any) -> Tensor:
+        return self.network.get_text_features(**tokens).pooler_output
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         with self._one_at_a_time:

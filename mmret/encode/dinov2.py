@@ -43,5 +43,5 @@ class Dinov2Encoder(TorchEncoder):
         except (OSError, ValueError) as error:
             raise load_error(str(location.path), error) from error
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         return self.network(pixels).pooler_output

@@ -64,13 +64,15 @@ class OpenClipEncoder(TorchEncoder):
         except (OSError, ValueError, RuntimeError) as error:
             raise load_error(settings.model, error) from error
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         return self.network.encode_image(pixels)
 
-    def _text_features(self, texts: list[str]) -> Tensor:
+    def tokens(self, texts: list[str]) -> dict[str, Any]:
         with self._one_at_a_time:
-            tokens = self.tokenizer(texts)
-        return self.network.encode_text(tokens.to(self.device))
+            return {"text": self.tokenizer(texts)}
+
+    def text_features(self, **tokens: Any) -> Tensor:
+        return self.network.encode_text(tokens["text"])
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         with self._one_at_a_time:

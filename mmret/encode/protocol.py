@@ -15,7 +15,7 @@ import numpy as np
 
 from mmret.encode.location import locate
 from mmret.settings import EncoderSettings
-from mmret.storage import Storage
+from mmret.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,9 +71,17 @@ KINDS = {
 def load_encoder(settings: EncoderSettings, signal: str, lake: Storage | str | Path) -> Encoder:
     """Load the model of ``settings`` for ``signal``: from inside ``lake`` (``towers/<name>``), a local folder, or the hub.
 
-    Raises UserError where the model cannot be found, or where the signal needs a text tower and the model has none.
+    Raises UserError where the model cannot be found, where the signal needs a text tower and the model has none, and where
+    packages of the engine are missing.
 
     >>> load_encoder(profile.encoders["caption"], "caption", lake.storage).encode_texts(["a red circle"]).shape
     """
     module, _, name = KINDS[settings.kind].partition(":")
-    return getattr(import_module(module), name).load(settings, signal, locate(settings, lake))
+    kind, location = getattr(import_module(module), name), locate(settings, lake)
+    if settings.engine == "torch":
+        return kind.load(settings, signal, location)
+    from mmret.encode.engines.encoder import EngineEncoder
+
+    storage = open_storage(lake) if isinstance(lake, str | Path) else lake
+    encoder = kind.load(settings.model_copy(update={"device": "cpu"}), signal, location)
+    return EngineEncoder(encoder, settings.engine, storage.scratch)

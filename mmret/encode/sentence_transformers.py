@@ -77,14 +77,15 @@ class SentenceTransformersEncoder(TorchEncoder):
     def encode_images(self, images: Any) -> Any:
         raise UserError(f"{self.model} reads texts and sees no pictures: it is for captions only")
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         raise UserError(f"{self.model} reads texts and sees no pictures: it is for captions only")
 
-    def _text_features(self, texts: list[str]) -> Tensor:
+    def tokens(self, texts: list[str]) -> dict[str, Any]:
         with self._one_at_a_time:
-            features = self.network.preprocess(texts, prompt=self.prompt)
-        features = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in features.items()}
-        vectors = self.network(features)["sentence_embedding"]
+            return dict(self.network.preprocess(texts, prompt=self.prompt))
+
+    def text_features(self, **tokens: Any) -> Tensor:
+        vectors = self.network(tokens)["sentence_embedding"]
         return vectors[:, : self.network.truncate_dim] if self.network.truncate_dim else vectors
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:

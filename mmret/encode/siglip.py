@@ -68,14 +68,16 @@ class SiglipEncoder(TorchEncoder):
             processor = AutoImageProcessor.from_pretrained(location.path, backend="pil")
         return cls(network, tokenizer, processor, location, settings)
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         return self.network.get_image_features(pixels).pooler_output
 
-    def _text_features(self, texts: list[str]) -> Tensor:
-        texts = [text.lower() for text in texts]
+    def tokens(self, texts: list[str]) -> dict[str, Any]:
+        texts, length = [text.lower() for text in texts], {"max_length": self.positions}
         with self._one_at_a_time:
-            tokens = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.positions, return_tensors="pt")
-        return self.network.get_text_features(**tokens.to(self.device)).pooler_output
+            return dict(self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt", **length))
+
+    def text_features(self, **tokens: Any) -> Tensor:
+        return self.network.get_text_features(**tokens).pooler_output
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         with self._one_at_a_time:

@@ -73,7 +73,7 @@ class VisionEncoder(TorchEncoder):
     def _vectors(self, pixels: Tensor) -> Tensor:
         return self._pool(self._run(pixel_values=pixels))
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
         return self._vectors(pixels)
 
 

@@ -12,6 +12,10 @@ Pooling = Literal["class_token", "mean", "pooler", "projection"]
 """How the tokens of a vision tower become one vector (:mod:`mmret.encode.pooling`)."""
 
 
+Engine = Literal["torch", "onnxruntime", "openvino"]
+"""What computes a forward pass (:mod:`mmret.encode.engines`)."""
+
+
 class EncoderSettings(Settings):
     """One similarity model. ``kind`` names an implementation in :mod:`mmret.encode`."""
 
@@ -25,6 +29,9 @@ class EncoderSettings(Settings):
         None, description="kind sentence_transformers: one of the model's own prompts; None: its default, if it has one"
     )
     prompt: str | None = Field(None, description="kind sentence_transformers: a text set before each caption")
+    engine: Engine = Field(
+        "torch", description="what computes the forward pass; the others on a CPU, each with the extra of docs/encoders.md"
+    )
     batch_size: int | None = Field(None, description="None: chosen to fit memory")
     device: str = "auto"
 
@@ -35,6 +42,10 @@ class EncoderSettings(Settings):
                 raise ValueError(f"{name} is a setting of kind {' and '.join(kinds)}, and the kind is {self.kind}: leave it out")
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError("prompt and prompt_name say the same twice: give one of them")
+        if self.engine != "torch" and self.kind == "tfidf":
+            raise ValueError(f"engine {self.engine} is for networks, and kind tfidf has none: leave engine out")
+        if self.engine != "torch" and self.device not in ("auto", "cpu"):
+            raise ValueError(f"engine {self.engine} computes on the CPU, and device is {self.device}: leave one of them out")
         return self
 
     @property

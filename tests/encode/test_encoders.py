@@ -141,14 +141,14 @@ def test_the_name_changes_with_weights_and_preprocessing_but_not_with_the_place(
 def test_a_batch_that_does_not_fit_is_halved(clip_folder: Path) -> None:
     encoder = load("clip", clip_folder, batch_size=16)
     pixels = torch.stack([encoder.preprocess(data) for data, _ in corpus(11)])
-    expected, whole = encoder.encode_images(pixels), encoder._image_features
+    expected, whole = encoder.encode_images(pixels), encoder.image_features
 
     def cramped(part: torch.Tensor) -> torch.Tensor:
         if len(part) > 3:
             raise torch.OutOfMemoryError("out of memory")
         return whole(part)
 
-    encoder._image_features = cramped
+    encoder.image_features = cramped
     assert np.allclose(encoder.encode_images(pixels), expected, atol=1e-6)
     assert encoder.batch_size == 2
 

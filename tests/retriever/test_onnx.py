@@ -14,11 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from mmret.cli import app
+from mmret.encode.engines.open_vino import load_openvino
 from mmret.errors import UserError
 from mmret.retriever.models import graphs, onnx, openvino
 from mmret.retriever.models.clip import ClipRetriever
 from mmret.retriever.models.onnx import OnnxRetriever, export_onnx
-from mmret.retriever.models.openvino import OpenvinoRetriever, export_openvino, load_openvino
+from mmret.retriever.models.openvino import OpenvinoRetriever, export_openvino
 from tests.docs import engines
 from tests.retriever.test_clip import TEXTS
 

@@ -1,11 +1,10 @@
 """Two towers, CLIP's or SigLIP's, as two ONNX graphs: ``image.onnx`` and ``text.onnx``, with ``onnx.json`` beside them.
 
-:mod:`mmret.retriever.models.graphs` has what an export is, and its cost; here are torch's exporter and onnxruntime.
+:mod:`mmret.retriever.models.graphs` has what an export is, and its cost; here are what is exported and onnxruntime.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmret.encode.quiet import silence
+from mmret.encode.engines.onnx_graph import BATCH, OPSET, write_onnx_graph
 from mmret.errors import UserError
 from mmret.retriever.models.graphs import TOLERANCE, Engine, GraphRetriever, export_graphs
 from mmret.retriever.models.two_towers import TwoTowerRetriever, feature_tensor
 
 __all__ = ["OPSET", "TOLERANCE", "OnnxRetriever", "export_onnx", "write_onnx_graphs"]
 
-OPSET = 18
 _NEEDED = "ONNX export needs onnx, onnxscript and onnxruntime: pip install 'mmret[onnx]'"
 
 
@@ -89,32 +87,13 @@ def write_onnx_graphs(retriever: TwoTowerRetriever, folder: Path) -> None:
     model, limit = retriever.model, retriever.max_tokens
     model.set_attn_implementation("eager")  # every runtime has them
     side = model.config.vision_config.image_size
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    shape = {0: batch} if retriever.padded else {0: batch, 1: torch.export.Dim("length", min=3, max=limit)}
+    shape = {0: BATCH} if retriever.padded else {0: BATCH, 1: torch.export.Dim("length", min=3, max=limit)}
     ids = torch.full((2, limit if retriever.padded else min(8, limit)), retriever.processor.tokenizer.eos_token_id)
     ids[:, 1:-1] = 1
     given = {"input_ids": ids, **({"attention_mask": torch.ones_like(ids)} if retriever.masks_padding else {})}
     graphs = {
-        "image": (_Image(model), (torch.zeros(2, 3, side, side),), ["pixel_values"], {"pixel_values": {0: batch}}),
+        "image": (_Image(model), (torch.zeros(2, 3, side, side),), ["pixel_values"], {"pixel_values": {0: BATCH}}),
         "text": (_Text(model), tuple(given.values()), list(given), dict.fromkeys(given, shape)),
     }
     for name, (module, example, inputs, shapes) in graphs.items():
-        with torch.no_grad(), silence(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter about its own parts
-            torch.onnx.export(
-                module.eval(),
-                example,
-                str(folder / f"{name}.onnx"),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=inputs,
-                output_names=["features"],
-                dynamic_shapes=shapes,
-                external_data=_large(module),
-                verbose=False,
-            )
-
-
-def _large(module: nn.Module) -> bool:
-    """Whether the weights go into a file of their own: a protobuf holds 2 GB at most."""
-    return sum(p.numel() * p.element_size() for p in module.parameters()) > 1.5 * 2**30
+        write_onnx_graph(module, example, inputs, shapes, folder / f"{name}.onnx")

@@ -6,22 +6,17 @@ and not kept. Cost: a second more than ONNX for a tiny model.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from mmret.encode.engines.open_vino import NEEDED, PRECISION, convert, load_openvino
 from mmret.errors import UserError
 from mmret.retriever.models.graphs import Engine, GraphRetriever, export_graphs
 from mmret.retriever.models.onnx import write_onnx_graphs
 from mmret.retriever.models.two_towers import TwoTowerRetriever
-
-PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
-"""Without it OpenVINO takes bfloat16 where the processor has it."""
-_NEEDED = "OpenVINO export needs openvino, onnx and onnxscript: pip install 'mmret[openvino]'"
 
 
 class OpenvinoRetriever(GraphRetriever):
@@ -49,22 +44,9 @@ def export_openvino(folder: str | Path, out: Path) -> dict[str, Any]:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"{_NEEDED} ({error})") from None
+        raise UserError(f"{NEEDED} ({error})") from None
     version = load_openvino().__version__.partition("-")[0]
     return export_graphs(folder, out, Engine("OpenVINO", _write, OpenvinoRetriever, {"openvino": version}))
-
-
-def load_openvino() -> ModuleType:
-    """The package openvino, which would tell its makers of each import, asked or not: its reporter is kept out of this process.
-
-    Raises UserError where it is not installed.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # imports of it fail, for which openvino has a stand-in
-    try:
-        import openvino
-    except ImportError as error:
-        raise UserError(f"{_NEEDED} ({error})") from None
-    return openvino
 
 
 def _write(retriever: TwoTowerRetriever, folder: Path) -> None:
@@ -72,5 +54,4 @@ def _write(retriever: TwoTowerRetriever, folder: Path) -> None:
     with TemporaryDirectory(dir=folder) as between:
         write_onnx_graphs(retriever, Path(between))
         for name in ("image", "text"):
-            graph = openvino.Core().read_model(Path(between) / f"{name}.onnx")
-            openvino.save_model(graph, folder / f"{name}.xml", compress_to_fp16=False)
+            convert(openvino, Path(between) / f"{name}.onnx", folder / f"{name}.xml")
