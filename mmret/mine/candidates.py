@@ -12,20 +12,26 @@ holds no more whatever the corpus.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from mmret import progress
 from mmret.devices import device_of
 from mmret.errors import UserError
-from mmret.mine.operands import Matrix
+from mmret.mine.operands import Matrix, largest_code
 from mmret.mine.ordering import Texts, order, place_in_group
+from mmret.mine.projections import Projection, choose_projection
 from mmret.mine.tiles import compare_between, compare_within, tile_rows
 from mmret.mine.toplists import Edges, TopLists, band_limits
 from mmret.schemas import CANDIDATES
 from mmret.settings import BandSettings, MineSettings, Signal
+
+_WORTH = 150_000_000  # pairs whose comparison takes longer than to choose a projection
+_PIECE = 500_000  # edges of a table made at once, by one thread
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class _SortedShard:
         self.by_id = np.argsort(ids, kind="stable")
         self.ids = pa.array(ids[self.by_id], pa.string())
 
-    def matrix(self, signal: str) -> Matrix:
+    def vectors(self, signal: str) -> np.ndarray:
+        """(n, d) float16 by id. Raises UserError where the shard has none, or not one for each image."""
         name = self.shard.shard
         if signal not in self.shard.vectors:
             raise UserError(f"{name} has no {signal} vectors: encode it for every signal in mine.signals")
@@ -91,7 +98,17 @@ class _SortedShard:
         if len(vectors) != len(self.ids):
             raise UserError(f"{name}: {len(vectors)} {signal} vectors for {len(self.ids)} images: encode it again")
         in_order = bool((self.by_id[1:] > self.by_id[:-1]).all())
-        return Matrix(vectors if in_order else vectors[self.by_id], self.ids, signal, self.tile, self.device)
+        return vectors if in_order else vectors[self.by_id]
+
+    def matrix(self, signal: str, projection: Projection | None) -> tuple[Matrix, np.ndarray]:
+        """The shard's vectors in an order that suits ``projection``, and the number by id of each, (n,) int64."""
+        vectors = self.vectors(signal)
+        if projection is None or vectors.shape[1:] != projection.basis.shape[:1]:
+            return Matrix(vectors, self.ids, signal, self.tile, self.device), np.arange(len(vectors))
+        numbers = projection.arrangement(vectors)
+        ids = self.ids.take(pa.array(numbers))
+        matrix = Matrix(vectors[numbers], ids, signal, self.tile, self.device, projection=projection, numbers=numbers)
+        return matrix, numbers
 
 
 class _ShardLists:
@@ -102,11 +119,12 @@ class _ShardLists:
 
     def __init__(self, new_shard: _SortedShard, signal: str, k: int, band: BandSettings):
         self.new_shard, self.signal, self.k, self.band = new_shard, signal, k, band
-        self.matrix = new_shard.matrix(signal)
+        self.projection = _projection(new_shard, signal, k, band, len(new_shard.ids) ** 2 // 2)
+        self.matrix, self.numbers = new_shard.matrix(signal, self.projection)
         self.ids = [new_shard.ids]  # of the shards compared so far; targets are numbered through
         self.rows, self.targets, self.scores = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         self._rows_after_cut = 0
-        self.floor = self.above_floor = None
+        self.floor, self.above_floor = (np.full(len(new_shard.ids), limit) for limit in band_limits(band))
 
     def compare_within(self) -> None:
         lists = self._lists(len(self.new_shard.ids))
@@ -115,7 +133,11 @@ class _ShardLists:
 
     def compare_with(self, earlier_shard: _SortedShard) -> pa.Table:
         """Compare with ``earlier_shard``: its images may enter the lists here; returns the candidates of its own images."""
-        matrix = earlier_shard.matrix(self.signal)
+        if self.projection is None:
+            self.projection = _projection(earlier_shard, self.signal, self.k, self.band, len(self.ids[0]) * len(earlier_shard.ids))
+            if self.projection is not None:
+                self.matrix, self.numbers = self.new_shard.matrix(self.signal, self.projection)
+        matrix, numbers = earlier_shard.matrix(self.signal, self.projection)
         if matrix.width != self.matrix.width:
             raise UserError(
                 f"{self.signal}: vectors of {self.new_shard.shard.shard} have {self.matrix.width} components, "
@@ -127,12 +149,13 @@ class _ShardLists:
         offset = sum(map(len, self.ids))
         self.ids.append(earlier_shard.ids)
         self._take(lists, offset)
-        edges = their_lists.result()
+        edges = _by_number(their_lists.result(), numbers)
         return _table(earlier_shard.shard.shard, earlier_shard.ids, self.signal, edges, Texts(self.new_shard.ids), self.band)
 
     def table(self) -> pa.Table:
         """The candidates of the new shard's images, complete."""
-        self._cut_lists()
+        if len(self.ids) > 1:  # else they are cut and in order
+            self._cut_lists()
         edges = Edges(self.rows, self.targets, self.scores)
         return _table(self.new_shard.shard.shard, self.new_shard.ids, self.signal, edges, self._names(), self.band)
 
@@ -140,11 +163,19 @@ class _ShardLists:
         return Texts(pa.chunked_array(self.ids))
 
     def _lists(self, targets: int) -> TopLists:
-        return TopLists(len(self.new_shard.ids), targets, self.k, self.band, self.new_shard.tile, self.floor, self.above_floor)
+        return TopLists(
+            len(self.new_shard.ids),
+            targets,
+            self.k,
+            self.band,
+            self.new_shard.tile,
+            self.floor[self.numbers],
+            self.above_floor[self.numbers],
+        )
 
     def _take(self, lists: TopLists, offset: int) -> None:
-        edges = lists.result()
-        self.floor, self.above_floor = lists.floor, lists.above_floor
+        edges = _by_number(lists.result(), self.numbers)
+        self.floor[self.numbers], self.above_floor[self.numbers] = lists.floor, lists.above_floor
         self.rows = np.concatenate([self.rows, edges.rows])
         self.targets = np.concatenate([self.targets, edges.targets.astype(np.int64) + offset])
         self.scores = np.concatenate([self.scores, edges.scores])
@@ -176,16 +207,42 @@ class _ShardLists:
         return tick
 
 
+def _projection(shard: _SortedShard, signal: str, k: int, band: BandSettings, pairs: int) -> Projection | None:
+    """The first dimensions that rule most pairs out, if so few do that it pays for ``pairs``. On a CPU only."""
+    if shard.device.type != "cpu" or pairs < _WORTH or not (largest := largest_code(shard.device)):
+        return None
+    low, high = map(float, band_limits(band))
+    return choose_projection(shard.vectors(signal), k, low, high, largest)
+
+
+def _by_number(edges: Edges, numbers: np.ndarray) -> Edges:
+    """``edges`` whose rows are places in a matrix as edges of the images' numbers, by number; lists stay as they are."""
+    counts = np.bincount(edges.rows, minlength=len(numbers))
+    starts = np.cumsum(counts) - counts
+    place = np.empty_like(numbers)
+    place[numbers] = np.arange(len(numbers))
+    counts = counts[place]
+    by = np.repeat(starts[place] - (np.cumsum(counts) - counts), counts) + np.arange(len(edges.rows))
+    return Edges(np.repeat(np.arange(len(numbers), dtype=np.int32), counts), edges.targets[by], edges.scores[by])
+
+
 def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, targets: Texts, band: BandSettings) -> pa.Table:
-    count = len(edges.rows)
-    return pa.table(
-        {
-            "query_shard": pa.repeat(pa.scalar(shard, pa.string()), count),
-            "query_id": Texts(ids).take(edges.rows),
-            "signal": pa.repeat(pa.scalar(signal, pa.string()), count),
-            "target_id": targets.take(edges.targets),
-            "score": pa.array(edges.scores, pa.float32()),
-            "above_band": pa.array(edges.scores >= band_limits(band)[1]),
-        },
-        schema=CANDIDATES,
-    )
+    queries, high = Texts(ids), band_limits(band)[1]
+
+    def piece(start: int) -> pa.Table:
+        rows, places, scores = (x[start : start + _PIECE] for x in (edges.rows, edges.targets, edges.scores))
+        return pa.table(
+            {
+                "query_shard": pa.repeat(pa.scalar(shard, pa.string()), len(rows)),
+                "query_id": queries.take(rows),
+                "signal": pa.repeat(pa.scalar(signal, pa.string()), len(rows)),
+                "target_id": targets.take(places),
+                "score": pa.array(scores, pa.float32()),
+                "above_band": pa.array(scores >= high),
+            },
+            schema=CANDIDATES,
+        )
+
+    starts = range(0, max(1, len(edges.rows)), _PIECE)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return pa.concat_tables(pool.map(piece, starts))

@@ -3,6 +3,8 @@
 Why two forms. Nearly all pairs lie below the band, so most of the arithmetic only has to prove that a pair is *not* a
 neighbour. An eight-bit product proves it with a rigorous error bound at about a ninth of the time of a float32 one (CPU
 with VNNI; tensor cores on a GPU); the few pairs it cannot rule out are scored exactly (:func:`exact_scores`).
+Without VNNI codes are smaller, so that sums stay exact in 16 bits, and a product takes half the time of a float32 one. On a
+CPU large shards are first compared in few dimensions (:mod:`mmret.mine.projections`).
 
 The bound. A vector x is turned by a fixed orthogonal map (random signs, then Hadamard blocks: inner products stay,
 outlier dimensions are spread) and rounded to s*q with integer q; its error e = |x - s*q| is measured, not estimated.
@@ -14,7 +16,8 @@ Cost: one pass over the vectors, two bytes more per component while the shard is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -22,6 +25,7 @@ import numpy as np
 import torch
 
 from mmret.errors import UserError
+from mmret.mine.projections import Head, Projection
 
 NORM_TOLERANCE = 0.01
 """How far the length of a stored vector may be from one; float16 rounding alone stays under 0.0005."""
@@ -29,6 +33,7 @@ NORM_TOLERANCE = 0.01
 GROUP = 32
 """A sketch is padded with zeros to a multiple of so many rows, so that tiles fall into whole groups of columns."""
 
+_CODE_OF_16_BITS = 79  # (79 + 128) * 79 * 2 is the largest such number below 2**15: one side is made unsigned by adding 128
 _CHUNK = 65_536  # pairs exact_scores_of_few at a time on a GPU
 _ROTATION = 64  # width of the Hadamard block
 _SLACK = 2e-4  # float32 error of the rotation, both sides, with room
@@ -49,6 +54,12 @@ class Block:
     unit: float
     error: np.ndarray
     vectors: torch.Tensor  # (r, d) float16
+    head: Head | None = None
+    numbers: np.ndarray | None = None
+
+    def numbers_of(self, rows: np.ndarray) -> np.ndarray:
+        """What ``rows`` (m,) of the block are called as targets."""
+        return rows + self.start if self.numbers is None else self.numbers[rows]
 
 
 def int8_products(device: torch.device) -> bool:
@@ -58,12 +69,39 @@ def int8_products(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_vnni_supported() and _exact_products()
 
 
+def largest_code(device: torch.device) -> int:
+    """The largest code of a sketch for which eight-bit products are fast and exact here; 0 where they are not."""
+    if int8_products(device):
+        return 127
+    return _CODE_OF_16_BITS if device.type == "cpu" and _exact_products(_CODE_OF_16_BITS) and _fast_products() else 0
+
+
 @cache
-def _exact_products() -> bool:
-    """Whether sums of eight-bit products are exact: where oneDNN is kept from VNNI (``ONEDNN_MAX_CPU_ISA``, a virtual machine) it
-    takes instructions that saturate at 16 bits."""
-    rows = torch.full((32, 64), 127, dtype=torch.int8)
-    return bool((torch._int_mm(rows, rows.T.contiguous()) == 127 * 127 * 64).all())
+def _exact_products(largest: int = 127) -> bool:
+    """Whether sums of eight-bit products of codes up to ``largest`` are exact. Without VNNI, or where oneDNN is kept from it
+    (``ONEDNN_MAX_CPU_ISA``, a virtual machine), it takes instructions that add pairs of products in 16 bits, which saturate."""
+    signs = torch.from_numpy(np.random.default_rng(0).choice([-1, 1], (128, 512)))
+    signs[:32], signs[32:64] = 1, -1
+    rows = (signs * largest).to(torch.int8)
+    return bool((torch._int_mm(rows, rows.T.contiguous()) == (signs @ signs.T) * largest**2).all())
+
+
+@cache
+def _fast_products() -> bool:
+    """Whether eight-bit products take less time than float32 ones: a trial of a few milliseconds."""
+    rows = torch.ones((128, 512), dtype=torch.int8)
+    wide, columns = rows.float(), rows.T.contiguous()
+    wide_columns = columns.float()
+
+    def seconds(product: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            product()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return seconds(lambda: torch._int_mm(rows, columns)) < seconds(lambda: wide @ wide_columns)
 
 
 class Matrix:
@@ -73,7 +111,15 @@ class Matrix:
     """
 
     def __init__(
-        self, vectors: np.ndarray, ids: Sequence[str], signal: str, tile: int, device: torch.device, int8: bool | None = None
+        self,
+        vectors: np.ndarray,
+        ids: Sequence[str],
+        signal: str,
+        tile: int,
+        device: torch.device,
+        int8: bool | None = None,
+        projection: Projection | None = None,
+        numbers: np.ndarray | None = None,
     ):
         if vectors.ndim != 2 or vectors.dtype != np.float16:
             raise UserError(f"{signal}: expected float16 vectors (n, d), got {vectors.dtype} {vectors.shape}")
@@ -81,14 +127,18 @@ class Matrix:
             raise UserError(f"{signal}: {len(vectors)} vectors for {len(ids)} images: encode the shard again")
         self.rows, self.width = vectors.shape
         self.device = device
-        self.int8 = int8_products(device) if int8 is None else int8
-        sketch = _int8_block if self.int8 else _float_block
+        largest = largest_code(device) if int8 is None else (127 if device.type != "cpu" or _exact_products() else 79) * int8
+        self.int8 = largest > 0
         self.blocks = []
         for start in range(0, self.rows, tile):
             part = torch.from_numpy(np.require(vectors[start : start + tile], requirements=["C", "W"])).to(device)
             wide = part.float()
             _check(wide, ids[start : start + tile], signal)
-            self.blocks.append(Block(start, start + len(part), *sketch(wide), part))
+            sketch = _int8_block(wide, largest) if self.int8 else _float_block(wide)
+            head = projection.head(wide, -len(part) % GROUP) if projection else None
+            self.blocks.append(
+                Block(start, start + len(part), *sketch, part, head, None if numbers is None else numbers[start : start + tile])
+            )
 
 
 def _check(vectors: torch.Tensor, ids: Sequence[str], signal: str) -> None:
@@ -162,9 +212,9 @@ def _float_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, flo
     return rows, rows.T.contiguous(), 1.0, error
 
 
-def _int8_block(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
+def _int8_block(vectors: torch.Tensor, largest: int = 127) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
     turned = rotated(vectors)
-    unit = float(torch.stack(turned.aminmax()).abs().max()) / 127
+    unit = float(torch.stack(turned.aminmax()).abs().max()) / largest
     turned /= unit
     rows = turned.round()
     distance = turned.sub_(rows).norm(dim=1) * unit

@@ -64,17 +64,24 @@ def number_texts(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]
     return names.take(by_name), np.concatenate([place[chunk.indices.to_numpy()] for chunk in coded.chunks])
 
 
+_STEP = 8_000_000  # texts in a chunk
+_WIDEST = 256  # bytes a text, of which that many texts stay below two gigabytes
+
+
 class Texts:
     """A column of text that rows are taken from; Arrow's own ``take`` fails where chunks hold two gigabytes in all."""
 
     def __init__(self, column: pa.Array | pa.ChunkedArray):
+        parts = to_fixed_width(column.chunks if isinstance(column, pa.ChunkedArray) else [column])
+        if parts and pa.types.is_fixed_size_binary(parts[0].type) and parts[0].type.byte_width <= _WIDEST:
+            self.flat = pa.concat_arrays(parts)
+            return
         large = column.cast(pa.large_string())
         self.flat = large.combine_chunks() if isinstance(large, pa.ChunkedArray) else large
 
     def take(self, rows: np.ndarray) -> pa.ChunkedArray:
         """Texts of ``rows``, in chunks of limited size."""
-        step = 8_000_000
-        parts = [self.flat.take(pa.array(rows[at : at + step])).cast(pa.string()) for at in range(0, len(rows), step)]
+        parts = [as_text(self.flat.take(pa.array(rows[at : at + _STEP]))).cast(pa.string()) for at in range(0, len(rows), _STEP)]
         return pa.chunked_array(parts, pa.string())
 
 

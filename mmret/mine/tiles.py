@@ -1,6 +1,7 @@
 """The exact search: all neighbours in a band by blocked matrix products, each tile of which serves both of its sides.
 
-For every pair of blocks: one product of their sketches (:mod:`mmret.mine.operands`), a threshold test of the whole tile
+For every pair of blocks: one product of their first dimensions where those rule most pairs out (:mod:`mmret.mine.projections`),
+else of their sketches (:mod:`mmret.mine.operands`), a threshold test of the whole tile
 against the score each row and each column still needs, exact scores of the few pairs that pass, and both directions of
 each into the top lists (:mod:`mmret.mine.toplists`). The thresholds are sure (measured error bounds), the scores of
 what passes are exact and the order has no ties, so the result is that of brute force whatever tile, sharding or device.
@@ -23,6 +24,9 @@ from mmret.mine.operands import GROUP, Block, Matrix, exact_scores
 from mmret.mine.toplists import TopLists
 
 _CPU_TILE = 2048  # a tile stays in the cache; larger ones gain nothing there
+
+_FEW = 0.01  # of a tile's pairs may be left by the first dimensions; with more, whole sketches cost less than exact scores
+_PATIENCE = 16  # a thread gives the first dimensions up when so many more of its tiles were left with too many pairs than half
 
 
 def tile_rows(tile: int, device: torch.device) -> int:
@@ -50,6 +54,7 @@ def compare_between(
     )
 
 
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, columns, lower and upper bounds of scores
 _Tile = tuple[Block, int, TopLists, Block, int, TopLists]
 
 
@@ -89,54 +94,80 @@ class _Scan:
     """One thread's buffers."""
 
     def __init__(self, matrix: Matrix):
-        self.device, self.int8 = matrix.device, matrix.int8
+        self.device, self._in_vain = matrix.device, 0
         self._products = torch.zeros(0, device=self.device)
         self._wide: dict[str, tuple[Block, torch.Tensor]] = {}
 
     def tile(self, left: Block, a: int, left_lists: TopLists, right: Block, b: int, right_lists: TopLists) -> None:
         """Add the pairs of this tile that may belong there to the lists of both sides."""
-        unit = left.unit * right.unit
-        need_left = left_lists.floor[left.start : left.stop] - left.error - right.error.max()
-        need_right = right_lists.floor[right.start : right.stop] - right.error - left.error.max()
-        i, j, products = self._reaching(self._product(left, right), need_left / unit, need_right / unit)
+        floors = left_lists.floor[left.start : left.stop], right_lists.floor[right.start : right.stop]
+        i, j, lower, upper = self._by_heads(left, right, *floors) or self._by_sketches(left, right, *floors)
         if left is right:
-            upper = j > i
-            i, j, products = i[upper], j[upper], products[upper]
+            once = j > i
+            i, j, lower, upper = i[once], j[once], lower[once], upper[once]
         rows, columns = i + left.start, j + right.start
-        score, error = products * np.float32(unit), left.error[i] + right.error[j] + np.float32(1e-6)
-        maybe = left_lists.could_enter(rows, score + error, score - error) | right_lists.could_enter(
-            columns, score + error, score - error
-        )
+        maybe = left_lists.could_enter(rows, upper, lower) | right_lists.could_enter(columns, upper, lower)
         if not maybe.any():
             return
         i, j, rows, columns = i[maybe], j[maybe], rows[maybe], columns[maybe]
         scores = exact_scores(self._exact("left", left), self._exact("right", right), i, j)
-        left_lists.add(a, rows, columns, scores)
-        right_lists.add(b, columns, rows, scores)
+        left_lists.add(a, rows, right.numbers_of(j), scores)
+        right_lists.add(b, columns, left.numbers_of(i), scores)
 
-    def _product(self, left: Block, right: Block) -> torch.Tensor:
+    def _by_heads(self, left: Block, right: Block, need_left: np.ndarray, need_right: np.ndarray) -> _Found | None:
+        """The pairs that the first dimensions do not rule out; None where that were too many."""
+        if left.head is None or right.head is None or self._in_vain > _PATIENCE:
+            return None
+        unit = np.float32(left.head.unit)
+        products = self._product(left.head.rows, right.head.columns)
+        found = self._reaching(products, need_left / unit, need_right / unit, int(products.numel() * _FEW))
+        self._in_vain = max(0, self._in_vain - 1) if found else self._in_vain + 2
+        if not found:
+            return None
+        i, j, reached = found
+        upper = reached * unit + np.float32(1e-6)
+        return i, j, upper - left.head.excess[i] - right.head.excess[j], upper
+
+    def _by_sketches(self, left: Block, right: Block, need_left: np.ndarray, need_right: np.ndarray) -> _Found:
+        """The pairs that the sketches of whole vectors do not rule out."""
+        unit = left.unit * right.unit
+        need_left, need_right = (
+            x / unit for x in (need_left - left.error - right.error.max(), need_right - right.error - left.error.max())
+        )
+        i, j, products = self._reaching(self._product(left.rows, right.columns), need_left, need_right)
+        score, error = products * np.float32(unit), left.error[i] + right.error[j] + np.float32(1e-6)
+        return i, j, score - error, score + error
+
+    def _product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """(rows, columns padded to whole groups) of one tile, in a buffer that the next one overwrites."""
-        shape = len(left.rows), right.columns.shape[1]
-        kind = torch.int32 if self.int8 else torch.float32
+        shape = len(rows), columns.shape[1]
+        int8 = rows.dtype == torch.int8
+        kind = torch.int32 if int8 else torch.float32
         if self._products.numel() < shape[0] * shape[1] or self._products.dtype != kind:
             self._products = torch.empty(shape[0] * shape[1], dtype=kind, device=self.device)
         out = self._products[: shape[0] * shape[1]].view(shape)
-        return (torch._int_mm if self.int8 else torch.mm)(left.rows, right.columns, out=out)
+        return (torch._int_mm if int8 else torch.mm)(rows, columns, out=out)
 
-    def _reaching(self, products: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places, row by row, where a product reaches what its row or its column needs, and the products there.
+    def _reaching(
+        self, products: torch.Tensor, rows: np.ndarray, columns: np.ndarray, most: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Places, row by row, where a product reaches what its row or its column needs, and the products there; None where there
+        are more than ``most``.
 
         The greatest product of each group of columns is tested first: most groups hold none.
         """
-        if self.int8:
+        int8 = products.dtype == torch.int32
+        if int8:
             rows, columns = (np.floor(x).astype(np.int32) for x in (rows, columns))
         else:
             rows, columns = (np.nextafter(x.astype(np.float32), np.float32(-2)) for x in (rows, columns))
-        width, never = len(columns), np.iinfo(np.int32).max if self.int8 else np.inf
+        width, never = len(columns), np.iinfo(np.int32).max if int8 else np.inf
         columns = np.pad(columns, (0, products.shape[1] - width), constant_values=never)
         rows, columns = (torch.from_numpy(x).to(self.device) for x in (rows, columns.reshape(-1, GROUP)))
         products = products[: len(rows)].unflatten(1, (-1, GROUP))
         i, group = (products.amax(2) >= torch.minimum(rows[:, None], columns.amin(1))).nonzero(as_tuple=True)
+        if most is not None and len(i) > most:
+            return None
         near = products[i, group]
         at = ((near >= rows[i, None]) | (near >= columns[group])).flatten().nonzero().flatten()
         i, j = i[at // GROUP], group[at // GROUP] * GROUP + at % GROUP
