@@ -95,7 +95,7 @@ def speed(sheet: Sheet, key: str, encoder: Any, rows: int) -> None:
     @torch.inference_mode()
     def bare(name: str, setting: AbstractContextManager[Any]) -> None:
         with setting:
-            kept[name] = torch.nn.functional.normalize(torch.cat([encoder._image_features(part).float() for part in ready]))
+            kept[name] = torch.nn.functional.normalize(torch.cat([encoder.image_features(part).float() for part in ready]))
 
     def cast() -> AbstractContextManager[Any]:
         return torch.autocast(encoder.device.type, torch.bfloat16)

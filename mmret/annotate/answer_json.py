@@ -26,18 +26,21 @@ _ENDS = re.compile(r"[\]}]\s*(?:```\s*)?(?=\n\s*\n|\Z)")
 _ESCAPED = re.compile(r"[\[{]\s*\\+[\"n]")
 _ITEM_KEY = re.compile(r"(?:(?:search[ _]?)?(?:instruction|query|queries|text|option|q)s?[ _-]*)?\d{0,2}", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:first|second|third|fourth|fifth|sixth|seventh|[a-z])(?:[ _]\w+)?", re.IGNORECASE)
+_LISTS = ("instructions", "queries", "search_queries", "query", "texts")
 _MAX_BRACKETS, _MAX_REPAIRED = 40, 8000  # of what is repaired: the time it takes grows with their product
 _MAX_ENCODINGS = 3  # JSON in a JSON string, so many times
 
 
 def json_value(text: str) -> Any:
-    """The JSON object or array in ``text``, bare, in a fence or in running text, repaired where it must be; else None.
+    """The JSON object or array in ``text``, bare, in a fence or in running text, repaired where it must be; else None. An array
+    that holds one object and nothing else is that object.
 
-    >>> json_value("Sure: {'fidelity': 4, 'discretion': 5,}")
+    >>> json_value("Sure: [{'fidelity': 4, 'discretion': 5,}]")
     {'fidelity': 4, 'discretion': 5}
     """
     value = _exact(text)
-    return value if value is not None else _repaired(text)
+    value = value if value is not None else _repaired(text)
+    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) else value
 
 
 def strings(text: str) -> list[str] | None:
@@ -149,7 +152,7 @@ def _listed(value: Any, depth: int = 0) -> list[str] | None:
         if isinstance(each, str):
             found.append(each)
         elif isinstance(each, dict | list):
-            inner = _one_text(each) if isinstance(each, dict) else None
+            inner = _one_text(each) if isinstance(each, dict) and not _holds_texts(each) else None
             inner = inner or _listed(each, depth + 1)
             if inner is None:
                 return None
@@ -157,6 +160,11 @@ def _listed(value: Any, depth: int = 0) -> list[str] | None:
         elif each is not None and each == each:  # NaN is not itself
             return None
     return found or None
+
+
+def _holds_texts(value: dict[str, Any]) -> bool:
+    """Whether an item is a whole answer: {"description": "...", "instructions": [...]}."""
+    return any(str(k).strip().casefold() in _LISTS and isinstance(v, list | dict) for k, v in value.items())
 
 
 def _one_text(value: dict[str, Any]) -> list[str] | None:
@@ -168,7 +176,7 @@ def _one_text(value: dict[str, Any]) -> list[str] | None:
 
 def _of_object(value: dict[str, Any], depth: int) -> list[str] | None:
     keys = {str(k).strip().casefold(): v for k, v in value.items()}
-    for name in ("instructions", "queries", "search_queries", "query", "texts"):
+    for name in _LISTS:
         if (found := _listed(keys[name], depth + 1) if name in keys else None) is not None:
             return found
     for held in value.values():

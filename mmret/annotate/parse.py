@@ -21,7 +21,7 @@ from mmret.annotate.protocol import Answer, Request
 
 PARSER_VERSION = "1"
 """Of what rules wrote: JSON and text as they stand."""
-MODEL_PARSER_VERSION = "2"  # 2: each maker's marks, finish reasons and broken JSON
+MODEL_PARSER_VERSION = "3"  # 2: each maker's marks, finish reasons and broken JSON; 3: a list of one whole answer
 """Of what models wrote."""
 MAX_ANSWER_CHARACTERS = 20_000
 """A longer answer is no list of instructions, and is not parsed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from mmret.cli.lake_option import lake_option
 from mmret.errors import UserError
 from mmret.lake import Lake, history
-from mmret.lake.configuration import note_refused, resolve
+from mmret.lake.configuration import note_refused, resolve, source_name
 from mmret.ray_cluster import ClusterUnreachable
 from mmret.settings import Profile, parse_override
 
@@ -83,6 +85,8 @@ def run(
         if dry_run:
             from mmret.cli.estimate import estimate_cost, output_estimate
 
+            if images:
+                _say(taken_in(store, images, settings.corpus.sources))
             return output_estimate(estimate_cost(store, settings), as_json)
         lease.check()
         if any(outcome.rows_computed.values()):
@@ -100,6 +104,16 @@ def run(
     print_summary(summary, console(stderr=as_json))  # stdout is for the JSON then
     if as_json:
         print_json(summary)
+
+
+def taken_in(store: Lake, images: Sequence[str], sources: Sequence[str]) -> str:
+    """What a dry run leaves behind: it mines, so the pictures of ``images`` stay; ``sources``: all that the lake has now."""
+    given = list(map(source_name, images))
+    kept = f"the lake keeps {', '.join(given)} and the pairs mined from it; a run without --dry-run goes on from there"
+    if set(sources) <= set(given):
+        return f"{kept}, and to be without it delete the lake"
+    options = " ".join(f"--remove {shlex.quote(source)}" for source in given)
+    return f"{kept}, and `mmret run --lake {shlex.quote(store.address)} {options}` takes it out again"
 
 
 def _say(text: str) -> None:

@@ -233,12 +233,14 @@ def rotated(x: torch.Tensor) -> torch.Tensor:
     parts = -(-x.shape[1] // _ROTATION)
     if x.shape[1] % _ROTATION:
         x = torch.nn.functional.pad(x, (0, -x.shape[1] % _ROTATION))
-    inner, outer = (m.to(x.device) for m in _rotation(parts))
+    kind = x.dtype
+    if x.device.type == "cuda":
+        x = x.double()  # an environment may have every float32 product computed in TF32, whose rounding the bound has no room for
+    inner, outer = (m.to(x) for m in _rotation(parts))
     x = x.reshape(-1, _ROTATION) @ inner
-    if parts == 1:
-        return x
-    x = x.view(-1, parts, _ROTATION).transpose(1, 2).reshape(-1, parts) @ outer
-    return x.view(-1, parts * _ROTATION)
+    if parts > 1:
+        x = x.view(-1, parts, _ROTATION).transpose(1, 2).reshape(-1, parts) @ outer
+    return x.view(-1, parts * _ROTATION).to(kind)
 
 
 @lru_cache(8)

@@ -8,6 +8,7 @@ and in memory.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ def gallery(lake: Lake, folder: str | Path, batch_size: int = 256) -> tuple[list
     """
     parts = list(gallery_shards(lake, folder, batch_size))
     if not parts:
-        raise UserError(f"{lake.address} holds no images yet: run `mmret run --lake {lake.address}` first")
+        raise UserError(f"{lake.address} holds no images yet: run `mmret run --lake {shlex.quote(lake.address)}` first")
     return [image_id for part in parts for image_id in part.ids], np.concatenate([part.vectors() for part in parts])
 
 
@@ -163,7 +164,7 @@ def _embed_shard(
         missing = int(np.isnan(vectors).any(axis=1).sum())
         raise UserError(
             f"{missing} images of {shard} have no vector: they are missing from the lake, or the "
-            f"checkpoint is broken; run `mmret run --lake {lake.address}` again"
+            f"checkpoint is broken; run `mmret run --lake {shlex.quote(lake.address)}` again"
         )
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), retriever.dim)
     return pa.table({"image_id": pa.array(ids, pa.string()), "vector": flat})

@@ -6,6 +6,7 @@ An image that was taken as a duplicate is found under each of its names. Cost: t
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,5 +51,5 @@ class ImageNames:
             return None
         raise UserError(
             f"{where}: no image of the corpus is called {name!r}; paths are written as in the corpus manifest "
-            f'(see `mmret sql --lake {self._lake} "SELECT path FROM images"`)'
+            f'(see `mmret sql --lake {shlex.quote(self._lake)} "SELECT path FROM images"`)'
         )

@@ -7,6 +7,7 @@ forward pass and one product with the gallery, about 10 ms over 100,000 pictures
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,6 +127,6 @@ def query_image(lake: Lake, image: Path) -> bytes:
         return image.read_bytes()
     image_id = ImageNames(lake).resolve(str(image), "--image")
     if image_id is None:
-        ask = f'`mmret sql --lake {lake.address} "SELECT * FROM rejects"`'
+        ask = f'`mmret sql --lake {shlex.quote(lake.address)} "SELECT * FROM rejects"`'
         raise UserError(f"--image {image}: rejected at ingest, see {ask}; give the file itself")
     return images_by_id(lake, [image_id])[image_id]

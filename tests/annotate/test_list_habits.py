@@ -163,6 +163,7 @@ def test_json_that_is_valid_is_read_as_it_stands_however_long_and_whatever_stand
 def test_the_text_of_an_item_is_the_one_that_is_called_so_or_the_only_one() -> None:
     assert strings('[{"id": "1", "query": "make it blue"}, {"id": "2", "query": "a blue one"}]') == ["make it blue", "a blue one"]
     assert strings('[{"n": 1, "said": "make it blue"}, {"n": 2, "said": "a blue one"}]') == ["make it blue", "a blue one"]
+    assert strings('[{"id": 1, "query": "make it blue", "tags": ["blue"]}]') == ["make it blue"]
     assert strings('[{"from": "red", "to": "blue"}, {"from": "a", "to": "b"}]') is None  # which of the two is not told
 
 
@@ -177,3 +178,11 @@ def test_a_few_plain_lines_are_a_list_and_many_or_long_ones_are_a_text() -> None
 @pytest.mark.parametrize("behind", ['\n{"n": 2}', '\nMore:\n{"n": 2}\n{"m": [1]}'])
 def test_a_list_of_one_is_read_although_other_json_stands_behind_it(behind: str) -> None:
     assert strings('{"instructions": ["make it blue"]}' + behind) == ["make it blue"]
+
+
+def test_a_list_of_one_whole_answer_is_that_answer() -> None:
+    answer = {"description": "The target is blue.", "instructions": ["make it blue", "a blue one"]}
+    assert json_value(json.dumps([answer])) == json_value(json.dumps(answer)) == answer
+    assert strings(json.dumps([answer])) == strings(json.dumps(answer)) == answer["instructions"]
+    assert json_value('[{"fidelity": 4, "discretion": 5}]') == {"fidelity": 4, "discretion": 5}
+    assert json_value('[{"id": 1}, {"id": 2}]') == [{"id": 1}, {"id": 2}]

@@ -157,7 +157,7 @@ def test_every_bench_has_gates_a_function_that_measures_them_and_an_exact_count(
 
 def test_mining_is_held_to_what_was_promised_by_processor():
     bounds = {g.processor: g.most for g in read_gates().gates if g.metric == "one_signal_over_faiss_processor" and g.aim}
-    assert bounds == {"avx512-vnni": 0.25, "avx2": 0.48}
+    assert bounds == {"avx512-vnni": 0.2, "avx2": 0.3}
 
 
 def test_the_middle_of_repeats_and_its_error():

@@ -10,6 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from mmret.cli.run import taken_in
 from mmret.cli.run_summary import _found_by_text_alone, print_summary, summarise_run
 from mmret.cli.run_summary_changes import WORDS, print_changes
 from mmret.cli.run_summary_expectations import print_expectations
@@ -58,7 +59,7 @@ def test_the_summary_is_on_stdout_and_progress_on_stderr(small_lake):
     done = mmret_run(lake, "--forget-missing")  # where nothing is missing it changes nothing
     assert "Nothing to do: every stage is up to date." in done.stdout and "Nothing to do" not in done.stderr
     assert re.search(r"^ *pairs +\d", done.stdout, re.M) and "held-out edits" in done.stdout
-    assert "loading …" in done.stderr and "corpus_manifest" in done.stderr and "loading" not in done.stdout
+    assert f"lake {lake} · profile demo" in done.stderr and "· profile" not in done.stdout
     for command in COMMANDS:
         assert f"  {command.format(lake=lake)}" in done.stdout.splitlines()
 
@@ -124,3 +125,11 @@ def test_only_a_trained_recipe_whose_text_alone_finds_most_targets_is_remarked()
     }
     found = {"held-out triplets": {"queries": 9, "gallery": 9, **values}, "held-out edits": {"c": {"R@1": 1.0, "text R@1": 1.0}}}
     assert _found_by_text_alone(found) == ["a"]
+
+
+def test_a_dry_run_says_what_it_leaves_in_the_lake_and_how_that_is_taken_out(tmp_path):
+    lake = Lake(tmp_path / "a lake")
+    said = taken_in(lake, ["shapes:20?seed=1"], ["shapes:10?seed=0", "shapes:20?seed=1"])
+    line = shlex.split(re.search("`(.*)`", said)[1])
+    assert line == ["mmret", "run", "--lake", lake.address, "--remove", "shapes:20?seed=1"]
+    assert "--remove" not in taken_in(lake, ["shapes:20?seed=1"], ["shapes:20?seed=1"])  # a lake is never without a source

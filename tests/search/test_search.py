@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -177,6 +178,15 @@ def test_a_picture_of_the_corpus_is_named_by_id_path_or_absolute_path_and_a_file
     assert query_image(lake, Path(row["path"])) == query_image(lake, tmp_path / "own.png") == data
     with pytest.raises(UserError, match="holds no lake yet"):
         ImageNames(Lake(tmp_path / "none"))
+
+
+def test_hints_name_the_lake_that_was_searched(lake, monkeypatch):
+    names = ImageNames(lake)
+    with pytest.raises(UserError, match=re.escape(f"`mmret sql --lake {lake.address} ")):
+        names.resolve("nosuch", "here")
+    monkeypatch.setattr(ImageNames, "resolve", lambda *_: None)  # as for a picture among the rejects
+    with pytest.raises(UserError, match=re.escape(f"`mmret sql --lake {lake.address} ")):
+        query_image(lake, Path("rejected.png"))
 
 
 def test_scores_are_cosines(searcher):

@@ -73,7 +73,7 @@ def test_a_picture_of_several_requests_is_encoded_once(monkeypatch: pytest.Monke
     assert len({uri for pair in shown for uri in pair}) == 4
     assert {tuple(pair) for pair in shown} == {(shown[0][0], other) for other in {pair[1] for pair in shown}}
     assert len(set(encoded)) == 4
-    assert len(encoded) <= 4 + 2  # threads that begin at once may both encode
+    assert len(encoded) < 9  # of 18 shown; threads that begin at once may both encode one
 
 
 @pytest.mark.parametrize(("places", "urls", "rows"), [(1, 1, 1), (128, 1, 1), (512, 1, 4), (128, 3, 3)])
