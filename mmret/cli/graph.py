@@ -46,13 +46,13 @@ def materialize(
     """Compute what is missing or stale, stage after stage, recorded in the Dagster instance of the lake that ``lease`` holds.
 
     ``until``: no further than this stage, and without the checks. ``forget_missing``: take out pictures that are gone from their
-    sources. The checks are made where anything was computed, and again where one failed the last time. Returns what was computed,
-    per stage. Raises UserError with the cause where a stage fails.
+    sources. The checks are made where anything was computed, and where one failed the last time or the last run is not known to
+    have made them. Returns what was computed, per stage. Raises UserError with the cause where a stage fails.
     """
     progress.until = until
     record = record_path(lease.lake)
     last = read_last_run(record)
-    check = until is None and last is not None and bool(last.failed)
+    check = until is None and (last is None or bool(last.failed))
     forget_last_run(record)
     with progress, reporting(progress.advance):
         if isinstance(progress, ClusterProgress):

@@ -26,12 +26,14 @@ KEPT_HOURS = 12.0
 
 @dataclass(frozen=True)
 class LastRun:
-    """``shards`` and ``recipes`` that the instance has as partitions; names of checks that ``failed``; when it ended (s)."""
+    """``shards`` and ``recipes`` that the instance has as partitions; names of checks that ``failed``; when it ended (s); which
+    file holds the instance's ``history`` (its inode; None: it is kept elsewhere)."""
 
     shards: list[str]
     recipes: list[str]
     failed: list[str]
     ended: float
+    history: int | None
 
     @property
     def is_fresh(self) -> bool:
@@ -55,10 +57,22 @@ def record_path(lake: Lake) -> Path:
 
 
 def read_last_run(path: Path) -> LastRun | None:
-    """The record at ``path``; None where there is none, or none that can be read."""
+    """The record at ``path``; None where there is none that can be read, or where it is not for sure of the instance as it is
+    now: its history was deleted since, or another lake had a run there, which registered its own partitions.
+    """
     try:
-        return LastRun(**json.loads(path.read_text()))
+        last = LastRun(**json.loads(path.read_text()))
+        written = path.stat().st_mtime_ns
+        later = any(other.stat().st_mtime_ns > written for other in path.parent.glob("*.json") if other != path)
     except (OSError, ValueError, TypeError):
+        return None
+    return None if later or last.history != _history(path) else last
+
+
+def _history(path: Path) -> int | None:
+    try:
+        return (path.parent.parent / "history" / "runs.db").stat().st_ino
+    except OSError:
         return None
 
 
@@ -71,4 +85,6 @@ def note_last_run(path: Path, lake: Lake, profile: Profile, failed: Sequence[str
     """After a whole run that ended well. A disk that takes no more fails no run: the next one has no record then."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(asdict(LastRun(lake.shards(), sorted(profile.recipes), sorted(failed), time.time()))))
+        write_text(
+            path, json.dumps(asdict(LastRun(lake.shards(), sorted(profile.recipes), sorted(failed), time.time(), _history(path))))
+        )

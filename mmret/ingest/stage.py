@@ -88,10 +88,12 @@ def is_sealed(lake: Lake, profile: Profile, forget_missing: bool = False) -> boo
     """Whether :func:`seal_corpus` would find nothing to write: the sources say of the sealed rows what they said then, and nothing
     else, and so do the lists of opt-outs. False too where released triplets were imported, which are looked at otherwise.
 
-    Lists the sources up to the first change, and writes no table. Raises UserError as :func:`seal_corpus` does.
+    Lists the sources and reads the files whose size or time is another than it was, and the first few new ones; writes no table.
+    Raises UserError as :func:`seal_corpus` does.
     """
     remarks: dict[str, Remarks] = {}
-    parts = seal(lake, profile.corpus, profile.ingest, remarks, forget_missing, profile.captions)
+    corpus = profile.corpus.model_copy(update={"shard_size": 1})  # whether there is a new row, not a shard of them
+    parts = seal(lake, corpus, profile.ingest, remarks, forget_missing, profile.captions)
     with closing(parts):
         if imported_partitions(lake) or next(parts, None) is not None:
             return False

@@ -147,6 +147,8 @@ def _read(storage: Storage, key: str, known: list[str], columns: list[str] | Non
                 rows = pq.read_table(file, columns=wanted, filters=filters, partitioning=None)
             else:  # pyarrow.dataset takes a quarter of a second to import, and pandas with it where that is installed
                 with pq.ParquetFile(file, pre_buffer=not storage.is_local) as whole:
+                    if missing := set(wanted or ()) - set(whole.schema_arrow.names):  # which it would leave out silently
+                        raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
                     rows = whole.read(wanted)
             return rows.replace_schema_metadata(None)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ from mmret.annotate import rows as row_module
 from mmret.annotate.answers import Stats
 from mmret.annotate.backends import base
 from mmret.annotate.backends.captions import CaptionsAnnotator
+from mmret.annotate.backends.connections import Connections
 from mmret.annotate.backends.openai_server import OpenAIAnnotator
 from mmret.annotate.protocol import Request
 from mmret.annotate.rows import PairRequest, Step, annotate_pairs
@@ -52,11 +55,39 @@ def test_every_place_is_used_and_none_twice() -> None:
         assert server.got == len(requests)
 
 
+def test_each_server_has_clients_of_its_own_so_that_connections_are_no_more_than_its_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[int, set[str]] = {}
+    client = Connections.client
+
+    @asynccontextmanager
+    async def noted(self: Connections, url: str) -> AsyncIterator[Any]:
+        async with client(self, url) as one:
+            given.setdefault(id(one), set()).add(url)
+            yield one
+
+    monkeypatch.setattr(Connections, "client", noted)
+    with (
+        CountingServer(lambda body, n: "a text", delay=0.02) as first,
+        CountingServer(lambda body, n: "a text", delay=0.02) as second,
+    ):
+        settings = _settings(first.url)
+        engine = settings.vision.model_copy(update={"urls": (first.url, second.url), "concurrency": 4})
+        annotator = OpenAIAnnotator(settings.model_copy(update={"vision": engine}))
+        requests = [Request("instruct", f"{i}", "q", "t", description="d") for i in range(80)]
+        assert len(dict(annotator.answers(requests))) == 80
+        assert first.got and second.got
+    assert all(len(urls) == 1 for urls in given.values())
+    for server in (first, second):
+        assert sum(server.url in urls for urls in given.values()) <= 4 + 1  # one that a cancelled try was about to give back
+
+
 def test_a_picture_of_several_requests_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = []
     uri = base._jpeg_uri.__wrapped__
     base._jpeg_uri.cache_clear()
-    monkeypatch.setattr(base, "_jpeg_uri", base.lru_cache(8)(lambda data, *how: encoded.append(data) or uri(data, *how)))
+    monkeypatch.setattr(base, "_jpeg_uri", base.lru_cache(8)(lambda file, *how: encoded.append(file) or uri(file, *how)))
 
     def picture(shade: int) -> bytes:
         out = io.BytesIO()
@@ -73,6 +104,7 @@ def test_a_picture_of_several_requests_is_encoded_once(monkeypatch: pytest.Monke
     assert len({uri for pair in shown for uri in pair}) == 4
     assert {tuple(pair) for pair in shown} == {(shown[0][0], other) for other in {pair[1] for pair in shown}}
     assert len(set(encoded)) == 4
+    assert not any(file.data for file in encoded)  # what is kept of a file is its digest
     assert len(encoded) < 9  # of 18 shown; threads that begin at once may both encode one
 
 

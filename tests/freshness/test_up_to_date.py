@@ -15,6 +15,7 @@ import pytest
 from mmret.freshness import last_run, up_to_date
 from mmret.freshness.last_run import LastRun, note_last_run, read_last_run, record_path
 from mmret.freshness.up_to_date import nothing_to_do
+from mmret.ingest import seal as seal_module
 from mmret.ingest.stage import is_sealed, seal_corpus
 from mmret.lake.configuration import resolve
 from mmret.schemas import TABLES
@@ -142,8 +143,9 @@ def test_requests_without_an_answer_are_asked_again_by_the_long_way(current: Cur
         {"failed": ["pairs: counts"]},
         {"ended": time.time() - 3600 * last_run.KEPT_HOURS - 60},
         {"ended": time.time() + 3600},
+        {"history": 1},
     ],
-    ids=["new shards", "fewer shards", "other recipes", "a failed check", "old", "of the future"],
+    ids=["new shards", "fewer shards", "other recipes", "a failed check", "old", "of the future", "another history"],
 )
 def test_a_record_of_another_state_stands_for_nothing(current: Current, other: dict):
     found = read_last_run(current.record)
@@ -157,6 +159,27 @@ def test_a_damaged_record_or_none_goes_the_long_way(current: Current, text: str)
     assert read_last_run(current.record) is None and current.ask() is None
     current.record.unlink()
     assert current.ask() is None
+
+
+def test_a_later_run_of_another_lake_in_the_same_home_sends_this_one_the_long_way(current: Current):
+    other = current.record.with_name("other.json")
+    other.write_text(current.record.read_text())
+    os.utime(other, ns=(current.record.stat().st_mtime_ns - 1,) * 2)
+    assert current.ask() is not None
+    os.utime(other, ns=(current.record.stat().st_mtime_ns + 1,) * 2)
+    assert current.ask() is None
+
+
+def test_of_many_new_files_only_the_first_few_are_read(current: Current, monkeypatch):
+    read = []
+    hash_file = seal_module.hash_file
+    monkeypatch.setattr(seal_module, "hash_file", lambda *given: read.append(given) or hash_file(*given))
+    for i in range(60):
+        write(current.folder, {f"new{i}.png": png(100 + i)})
+    with (current.folder / "captions.jsonl").open("a") as file:
+        file.writelines(json.dumps({"image": f"new{i}.png", "caption": "a new one"}) + "\n" for i in range(60))
+    assert not is_sealed(current.lake, current.profile)
+    assert 0 < len(read) < 30
 
 
 def test_another_dagster_home_has_a_record_of_its_own(current: Current, tmp_path: Path, monkeypatch):

@@ -45,6 +45,15 @@ def test_columns_and_filters_are_applied_and_an_empty_table_has_the_schema(lake)
     assert lake.read("triplets", columns=["pair_id"]).column_names == ["pair_id"]
 
 
+def test_a_file_without_a_column_that_is_asked_for_is_damaged_and_not_read_as_nulls(lake):
+    short = pa.table({"recipe": ["a"], "metric": ["R@1"]})
+    pq.write_table(short, lake.path("evaluations", "one"))
+    for columns in (["value"], ["recipe", "value"]):
+        with pytest.raises(UserError, match="is damaged .*value"):
+            lake.read("evaluations", "one", columns)
+    assert lake.read("evaluations", "one", ["recipe"])["recipe"].to_pylist() == ["a"]
+
+
 def test_files_that_are_written_now_and_other_files_are_no_partitions(lake):
     folder = lake.root / "evaluations"
     (folder / ".three.parquet.123.tmp").write_bytes(b"half")

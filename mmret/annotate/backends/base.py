@@ -12,6 +12,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from hashlib import sha256
 
 from mmret.annotate import prompts
 from mmret.annotate.compose import Question, compose, question_key
@@ -72,14 +73,31 @@ def jpeg_uri(data: bytes, engine: EngineSettings) -> str:
 
     Raises mmret.ingest.pictures.decode.Unreadable where it is none.
     """
-    return _jpeg_uri(data, engine.image_size, engine.image_quality)
+    return _jpeg_uri(_File(data), engine.image_size, engine.image_quality)
+
+
+class _File:
+    """A picture's file as the key of a cache, which keeps its digest alone: ``data`` is gone once it was taken."""
+
+    def __init__(self, data: bytes):
+        self.data, self._digest = data, sha256(data).digest()
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _File) and self._digest == other._digest
+
+    def take(self) -> bytes:
+        data, self.data = self.data, b""
+        return data
 
 
 @lru_cache(maxsize=512)
-def _jpeg_uri(data: bytes, size: int, quality: int) -> str:
+def _jpeg_uri(file: _File, size: int, quality: int) -> str:
     from mmret.ingest.pictures.decode import open_rgb
 
-    picture = open_rgb(data, draft=(size, size))
+    picture = open_rgb(file.take(), draft=(size, size))
     picture.thumbnail((size, size))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=quality)

@@ -6,6 +6,7 @@ Clients share their TLS context, and take proxies from the environment as httpx 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
@@ -21,7 +22,7 @@ class Connections:
 
     def __init__(self, timeout: httpx.Timeout, headers: Mapping[str, str]):
         self._settings = {"timeout": timeout, "headers": dict(headers), "verify": httpx.create_ssl_context()}
-        self._idle: list[httpx.AsyncClient] = []
+        self._idle: defaultdict[str, list[httpx.AsyncClient]] = defaultdict(list)
         self._all = AsyncExitStack()
 
     async def __aenter__(self) -> Connections:
@@ -31,13 +32,15 @@ class Connections:
         await self._all.aclose()
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client that nobody else uses meanwhile; the one that was given back last, whose connection is the freshest."""
-        client = self._idle.pop() if self._idle else await self._new()
+    async def client(self, url: str) -> AsyncIterator[httpx.AsyncClient]:
+        """A client that nobody else uses meanwhile, for the server at ``url`` alone, so that there are no more connections than
+        that server's places; the one that was given back last, whose connection is the freshest."""
+        idle = self._idle[url]
+        client = idle.pop() if idle else await self._new()
         try:
             yield client
         finally:
-            self._idle.append(client)
+            idle.append(client)
 
     async def _new(self) -> httpx.AsyncClient:
         return await self._all.enter_async_context(httpx.AsyncClient(**self._settings))

@@ -205,7 +205,7 @@ class OpenAIAnnotator(ModelAnnotator):
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
             if balancer.all_refuse:
-                async with connections.client() as client:
+                async with connections.client("") as client:
                     raise UserError(await self._refusals(client, balancer, engine, requests[0].kind))
         self._known |= {(engine.model, server.url) for server in balancer.servers if server.answered}
         if failed:
@@ -308,7 +308,7 @@ class OpenAIAnnotator(ModelAnnotator):
         left: float,
     ) -> Answer:
         try:
-            async with connections.client() as client, asyncio.timeout(max(0.1, min(engine.timeout_s, left))):
+            async with connections.client(server.url) as client, asyncio.timeout(max(0.1, min(engine.timeout_s, left))):
                 answer = await self._post(client, server, engine, body)
         except (TimeoutError, httpx.TimeoutException):
             raise self._failed(balancer, server, "timeout", f"no answer in {min(engine.timeout_s, left):.3g} s") from None
