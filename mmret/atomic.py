@@ -7,6 +7,7 @@ asking which processes there are, also across containers. On a file system witho
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_TRIES = 5
 ABANDONED_AFTER_S = 24 * 3600
 """On a file system without locks, a temporary file that was not written to for so many seconds counts as left behind."""
 
@@ -64,9 +66,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     with scratch_folder(path) as aside:
         try:
             yield aside
-            if path.exists():
-                os.replace(path, old)
-            os.replace(aside, path)
+            for again in range(_TRIES):
+                try:
+                    if path.exists():
+                        os.replace(path, old)
+                    os.replace(aside, path)
+                    break
+                except OSError as error:  # another process has put its own there, or taken it away, in between
+                    met = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) and aside.exists()
+                    if not met or again == _TRIES - 1:
+                        raise
+                    shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -44,7 +44,7 @@ _REMEDIES = {
 _TOLD_BY_NUMBER_ONLY = {errno.ENOENT, errno.EEXIST, errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EBUSY}
 """Too common as words in other messages; only an OSError with a file's name says them."""
 _WORDS = [
-    (r"database or disk is full|PytorchStreamWriter failed writing|unexpected pos \d+ vs", _REMEDIES[errno.ENOSPC]),
+    (r"database or disk is full|PytorchStreamWriter failed writing|unexpected pos \d+ vs|iostream error", _REMEDIES[errno.ENOSPC]),
     (r"disk I/O error", f"a database file could not be written: the disk is full, or broken. Free some space{_AGAIN}"),
     (r"attempt to write a readonly database", _REMEDIES[errno.EROFS]),
     (

@@ -100,6 +100,8 @@ def choose_projection(vectors: np.ndarray, k: int, low: float, high: float, larg
     if rows < SAMPLE or vectors.dtype != np.float16 or not np.isfinite(vectors[:: rows // SAMPLE]).all():
         return None
     sample = torch.from_numpy(vectors[:: rows // SAMPLE][:SAMPLE]).float()
+    if bool((sample.square().sum(1) < 0.5).any()):  # no unit vectors, which the full sketch refuses by name
+        return None
     asked = sample[:: SAMPLE // _ASKED]
     scores = asked @ sample.T
     floor = _floors(scores, max(1, round(k * SAMPLE / rows)), low, high)

@@ -55,7 +55,7 @@ def test_every_place_is_used_and_none_twice() -> None:
         assert server.got == len(requests)
 
 
-def test_each_server_has_clients_of_its_own_so_that_connections_are_no_more_than_its_places(
+def test_connections_are_no_more_than_the_places_of_their_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: dict[int, set[str]] = {}

@@ -92,8 +92,12 @@ def test_a_run_with_nothing_to_do_says_the_same_with_and_without_the_graph(small
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     shutil.copytree(small_lake[0], tmp_path / "lake", ignore=shutil.ignore_patterns(".dagster"))
     line = ("run", "--lake", str(tmp_path / "lake"), "--json")
+    unknown, _ = imported(*line)
+    assert "dagster" in unknown, "nothing is known of the Dagster instance yet"
+    record = record_path(Lake(tmp_path / "lake"))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"ended": 0.0}))
     long, said = imported(*line)
-    assert "dagster" in long, "nothing is known of the Dagster instance yet"
+    assert "dagster" in long, "what is known is old"
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "lake").rglob("*.parquet")}
     quick, again = imported(*line)
     assert quick == set()
@@ -139,7 +143,7 @@ def test_the_record_is_away_while_anything_is_launched_and_tells_which_checks_fa
     record, profile = record_path(lake), resolve(lake)[0]
     runner = FakeRunner(monkeypatch, Outcome(checks={"pairs: counts": False, "pairs: bands": True}))
     materialize(lake)
-    assert (runner.asked, runner.recorded) == ([(None, False)], [False])
+    assert (runner.asked, runner.recorded) == ([(None, True)], [False]), "nothing says that they were made"
     assert read_last_run(record).failed == ["pairs: counts"]
     materialize(lake)
     assert (runner.asked[1:], runner.recorded) == ([(None, True)], [False, False]), "checked again, and the record was away"
@@ -152,3 +156,7 @@ def test_the_record_is_away_while_anything_is_launched_and_tells_which_checks_fa
     with pytest.raises(UserError, match="broken"):
         materialize(lake)
     assert not record.exists()
+    passed = FakeRunner(monkeypatch, Outcome())
+    materialize(lake)
+    materialize(lake)
+    assert passed.asked == [(None, True), (None, False)], "once where they may not have been made, and not again"

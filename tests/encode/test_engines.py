@@ -4,15 +4,18 @@ they come out otherwise; and a lake that names no engine stays as it is."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from mmret.encode.engines import encoder as engines
 from mmret.encode.engines import export
@@ -159,7 +162,7 @@ def test_a_switch_of_engine_makes_the_vectors_of_its_signal_stale_and_none_other
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_second_process_exports_nothing_and_another_revision_takes_the_place(
+def test_a_second_process_exports_nothing_and_what_nothing_loads_goes_after_a_month(
     engine: str, folders: dict[str, Path], tmp_path: Path, exported: list[str]
 ) -> None:
     exported.clear()
@@ -168,10 +171,13 @@ def test_a_second_process_exports_nothing_and_another_revision_takes_the_place(
     assert np.array_equal(first, again) and len(exported) == 1
     (place,) = (tmp_path / "engines").iterdir()
     (old,) = place.iterdir()
+    os.utime(old / "facts.json", (0, 0))
+    forgotten = shutil.copytree(old, place / "forgotten")
+    load("dinov2", folders["dinov2"], tmp_path, engine=engine).encode_images([noise(0)])  # which notes that it is used
     changed = Path(shutil.copytree(folders["dinov2"], tmp_path / folders["dinov2"].name))
     (changed / "config.json").write_text((changed / "config.json").read_text() + "\n")
     load("dinov2", changed, tmp_path, engine=engine).encode_images([noise(0)])
-    assert len(exported) == 2 and [path != old for path in place.iterdir()] == [True]
+    assert len(exported) == 2 and old.exists() and not forgotten.exists() and len(list(place.iterdir())) == 2
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -243,3 +249,19 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_settings_that_no_engine_can_follow_are_refused(choices: dict[str, str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         EncoderSettings(model="m", engine="openvino", **choices)
+
+
+def test_a_vector_that_is_none_is_no_small_difference() -> None:
+    wanted = np.eye(3, dtype=np.float32)
+    lone = SimpleNamespace(encoder=SimpleNamespace(model="m"), engine=SimpleNamespace(name="e"))
+    with pytest.raises(UserError, match="differ from torch's by nan"):
+        engines.EngineEncoder._check(lone, wanted, lambda at: wanted[at] if at == slice(None) else wanted[at] * np.nan)
+
+
+def test_a_full_disk_is_no_fault_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "write_onnx_graph", full)
+    with pytest.raises(OSError, match="No space left"):
+        export._export(SimpleNamespace(network=nn.Identity(), model="m"), nn.Identity(), {}, {}, tmp_path / "graph.onnx")

@@ -112,3 +112,7 @@ def test_smaller_codes_are_exact_where_products_are_added_in_16_bits():
     )
     for isa in ("AVX2", "DEFAULT"):
         subprocess.run([sys.executable, "-c", asked], check=True, env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa})
+
+
+def test_zero_vectors_have_no_head_and_are_refused_by_name():
+    assert choose_projection(np.zeros((2 * projections.SAMPLE, 64), np.float16), 10, 0.8, 0.96, 127) is None

@@ -4,7 +4,9 @@ memory runs out after all, the step still ends with those bits and nothing is ke
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -229,3 +231,22 @@ def test_room_is_a_third_of_what_is_free_but_for_gradients_and_moments_and_the_l
     assert room_for("auto", exchange, parameters, []) == (10_000 - 3 * 1000) // 3, "each of this machine's has its part"
     exchange.keeps_graphs = Fsdp.keeps_graphs
     assert room_for("always", exchange, parameters, []) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_dropped_is_free_also_of_operations_that_save_their_own_result(fails: bool):
+    made = []
+
+    def call() -> torch.Tensor:
+        attention = torch.softmax(weights @ weights, 1)
+        made.append(weakref.ref(attention.untyped_storage()))
+        if fails:
+            raise torch.OutOfMemoryError("made up")
+        return attention @ weights
+
+    weights = torch.ones(8, 8, requires_grad=True)
+    kept = KeptGraphs(sys.maxsize, [weights])
+    kept.encode((0, 0), call)
+    kept.drop()
+    gc.collect()
+    assert made[0]() is None

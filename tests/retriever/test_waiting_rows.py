@@ -74,3 +74,13 @@ def test_a_step_whose_pictures_wait_is_that_of_pictures_in_memory(clip_folder, t
         assert isinstance(read, WaitingRows) == (held == 0)
         found.append([*trainer.train_step(batch, read), *trainer.embedder.model.state_dict().values()])
     assert found[0][:2] == found[1][:2] and all(map(torch.equal, found[0][2:], found[1][2:]))
+
+
+def test_a_picture_that_cannot_be_read_ends_the_step(on_disk):
+    def broken(numbers):
+        if 2 in numbers:
+            raise FileNotFoundError("shard-00001.lance")
+        return decode(numbers)
+
+    with pytest.raises(FileNotFoundError, match="shard-00001"):
+        spooled(broken, np.arange(23))

@@ -53,6 +53,8 @@ def _export(
     try:
         with _plain_attention(tower):
             write_onnx_graph(tower, list(example.values()), list(example), shapes, path)
+    except OSError:  # a full disk has its own words
+        raise
     except Exception as error:  # torch's exporter raises almost anything
         cause = error.__cause__ or error
         reason = str(cause).strip().partition("\n")[0][:200]

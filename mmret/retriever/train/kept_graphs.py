@@ -1,7 +1,7 @@
 """Which passes of a step keep their activations until their gradient is there, so that GradCache need not make them again.
 
 The first pass of :mod:`mmret.retriever.train.gradcache` may as well have a graph: then the second one is that graph's backward
-pass, with the same numbers in the same order, and the weights are the same bits. A third of a step's work goes. What a graph takes
+pass, with the same numbers in the same order, and the weights are the same bits. A quarter of the work goes. What a graph takes
 is counted as it is made, each storage once, and as many chunks of a step keep theirs, the first ones, as a third of the memory that
 was free before the first step holds; the others are embedded twice. Where a GPU has no room after all, what was kept is dropped
 and nothing is kept any more. Cost: a call of Python for every tensor that is kept, under a hundredth of a pass on a tiny model.
@@ -106,7 +106,7 @@ class KeptGraphs:
             storage = tensor.untyped_storage()
             if (place := storage.data_ptr()) not in self._held:
                 self._sizes[place] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # an operation that saves its own result would keep itself alive
 
         return torch.autograd.graph.saved_tensors_hooks(keep, _as_it_is)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 import torch
@@ -53,15 +54,14 @@ def spooled(decode: Callable[[np.ndarray], torch.Tensor], numbers: np.ndarray) -
     shape, size = first.shape[1:], first[0].nbytes
     if size * len(numbers) <= HELD:
         return torch.cat([first, *pieces])
-    made, at, file = [first], 0, None
-    try:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  it is there as long as its rows
-        while made:
-            at += _written(file.fileno(), made[0], at)
-            made = [piece] if (piece := next(pieces, None)) is not None else []
-    except OSError:  # full, or there is none
-        kept = [_read(file.fileno(), 0, at // size, shape)] if file and at else []
-        return torch.cat([*kept, *made, *pieces])
+    at, file = 0, None
+    for piece in chain([first], pieces):  # what decoding raises is none of the file's errors
+        try:
+            file = file or tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  it is there as long as its rows
+            at += _written(file.fileno(), piece, at)
+        except OSError:  # full, or there is none
+            kept = [_read(file.fileno(), 0, at // size, shape)] if at else []
+            return torch.cat([*kept, piece, *pieces])
     return WaitingRows(lambda start, stop: _read(file.fileno(), start * size, stop - start, shape), 0, len(numbers))
 
 
