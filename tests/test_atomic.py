@@ -1,5 +1,6 @@
 """Writing aside and renaming: whole or not at all, what a crash left goes, what is being written stays, whoever writes it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -163,3 +164,26 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     write_text(pipe, "whole")
     reader.join(10)
     assert got == ["whole"] and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.parametrize("had", [False, True])
+def test_of_two_that_replace_a_folder_at_once_one_comes_after_the_other(tmp_path, monkeypatch, had):
+    out = tmp_path / "out"
+    if had:
+        out.mkdir()
+    replace, others = os.replace, iter(["theirs"])
+
+    def meanwhile(source, target):
+        if (name := next(others, None)) is not None:  # between looking and renaming
+            if had:
+                out.rmdir()
+            out.mkdir(exist_ok=True)
+            (out / name).write_text("")
+            if had:
+                raise FileNotFoundError(errno.ENOENT, "gone", str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    with replacing_folder(out) as aside:
+        (aside / "ours").write_text("")
+    assert [path.name for path in out.iterdir()] == ["ours"] and [path.name for path in tmp_path.iterdir()] == ["out"]

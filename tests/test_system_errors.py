@@ -37,6 +37,7 @@ def test_an_error_number_is_told_with_its_file_whoever_wrapped_it(number, said):
             "disk is full",
         ),
         (sqlite3.OperationalError("database or disk is full"), "disk is full"),
+        (RuntimeError("basic_ios::clear: iostream error"), "disk is full"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "read-only"),
         (sqlite3.DatabaseError("file is not a database"), ".dagster"),
         (duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate data of size 1.0 GiB"), "out of memory"),

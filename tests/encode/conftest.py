@@ -13,10 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+from mmret.encode.protocol import load_encoder
+from mmret.encode.stage import encode_shard
+from mmret.encode.vectors import read_vectors
 from mmret.hashing import content_id
 from mmret.ingest.pictures.decode import inspect
 from mmret.lake import Lake
 from mmret.schemas import CORPUS_MANIFEST, IMAGES, IMAGES_INDEX
+from mmret.settings import EncoderSettings
 
 SHARD = "shard-00000"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -138,3 +142,38 @@ def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = open_clip.create_model(f"local-dir:{folder}")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     return folder
+
+
+def interrupted_and_whole(
+    make_lake: Callable[..., Lake], signal: str, settings: EncoderSettings, rows: int = 22, batches: int = 4
+) -> tuple[Lake, Lake]:
+    """A lake whose encoder failed at a batch after some rows were stored, and which went on; and one that nobody disturbed."""
+    whole, broken = make_lake(corpus(rows), "whole"), make_lake(corpus(rows), "broken")
+    encode_shard(whole, SHARD, signal, settings, "i")
+    encoder = load_encoder(settings, signal, broken.root)
+    name = "encode_texts" if signal == "caption" else "encode_images"
+    method, calls = getattr(encoder, name), []
+
+    def failing(batch: object) -> np.ndarray:
+        calls.append(batch)
+        if len(calls) == batches:
+            raise RuntimeError("the machine went away")
+        return method(batch)
+
+    setattr(encoder, name, failing)
+    with pytest.raises(RuntimeError, match="went away"):
+        encode_shard(broken, SHARD, signal, settings, "i", encoder)
+    assert broken.facts(signal, SHARD) is None
+    kept = broken.lance(signal).count_rows()
+    assert encode_shard(broken, SHARD, signal, settings, "i")["computed"] == rows - kept < rows
+    assert broken.lance(signal).count_rows() == rows
+    return broken, whole
+
+
+def same_vectors(one: Lake, other: Lake, signal: str) -> bool:
+    (ids, values), (expected_ids, expected) = read_vectors(one, SHARD, signal), read_vectors(other, SHARD, signal)
+    return (
+        ids == expected_ids
+        and np.array_equal(values, expected)
+        and one.facts(signal, SHARD).digest == other.facts(signal, SHARD).digest
+    )

@@ -21,14 +21,13 @@ from mmret.encode.engines import encoder as engines
 from mmret.encode.engines import export
 from mmret.encode.protocol import Encoder, load_encoder
 from mmret.encode.stage import encode_shard
-from mmret.encode.vectors import read_vectors
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.schemas import SIGNALS
 from mmret.settings import EncoderSettings, load_profile
 from mmret.stages import STAGES
 from tests.encode import tiny_models
-from tests.encode.conftest import SHARD, corpus, noise
+from tests.encode.conftest import SHARD, corpus, interrupted_and_whole, noise, same_vectors
 
 for package in ("onnx", "onnxscript"):
     pytest.importorskip(package, reason="needs the extra 'onnx'")
@@ -119,26 +118,8 @@ def test_interrupted_equals_uninterrupted(
     engine: str, signal: str, folders: dict[str, Path], make_lake: Callable[..., Lake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mmret.encode.stage.FLUSH_ROWS", 4)
-    settings = settings_of("clip", folders["clip"], engine=engine)
-    whole, broken = make_lake(corpus(22), "whole"), make_lake(corpus(22), "broken")
-    encode_shard(whole, SHARD, signal, settings, "i")
-    encoder = load_encoder(settings, signal, broken.root)
-    name = "encode_texts" if signal == "caption" else "encode_images"
-    method, calls = getattr(encoder, name), []
-
-    def failing(batch: Any) -> np.ndarray:
-        calls.append(batch)
-        if len(calls) == 4:
-            raise RuntimeError("the machine went away")
-        return method(batch)
-
-    setattr(encoder, name, failing)
-    with pytest.raises(RuntimeError, match="went away"):
-        encode_shard(broken, SHARD, signal, settings, "i", encoder)
-    kept = broken.lance(signal).count_rows()
-    assert encode_shard(broken, SHARD, signal, settings, "i")["computed"] == 22 - kept < 22
-    (ids, values), (expected_ids, expected) = read_vectors(broken, SHARD, signal), read_vectors(whole, SHARD, signal)
-    assert ids == expected_ids and np.array_equal(values, expected)
+    broken, whole = interrupted_and_whole(make_lake, signal, settings_of("clip", folders["clip"], engine=engine))
+    assert same_vectors(broken, whole, signal)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

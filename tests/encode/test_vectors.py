@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmret.encode import stage as vectors
 from mmret.encode.protocol import load_encoder
 from mmret.encode.stage import encode_shard
 from mmret.encode.vectors import read_vectors, vector_table
@@ -19,7 +18,7 @@ from mmret.lake import Lake
 from mmret.lake.inputs import Inputs, record_inputs
 from mmret.schemas import IMAGES_INDEX, SIGNALS
 from mmret.settings import EncoderSettings
-from tests.encode.conftest import SHARD, corpus, encoded, fill, noise
+from tests.encode.conftest import SHARD, corpus, encoded, fill, interrupted_and_whole, noise, same_vectors
 
 
 @pytest.fixture
@@ -56,30 +55,9 @@ def test_a_shards_vectors_are_the_encoders_own_in_position_order(make_lake: Call
 def test_interrupted_equals_uninterrupted(
     make_lake: Callable[..., Lake], specs: dict, monkeypatch: pytest.MonkeyPatch, signal: str
 ) -> None:
-    monkeypatch.setattr(vectors, "FLUSH_ROWS", 4)
-    whole, broken = make_lake(corpus(22), "whole"), make_lake(corpus(22), "broken")
-    encode_shard(whole, SHARD, signal, specs[signal], "i")
-    encoder = load_encoder(specs[signal], signal, broken.root)
-    name = "encode_texts" if signal == "caption" else "encode_images"
-    method, calls = getattr(encoder, name), []
-
-    def failing(batch: object) -> np.ndarray:
-        calls.append(batch)
-        if len(calls) == 4:
-            raise RuntimeError("the machine went away")
-        return method(batch)
-
-    setattr(encoder, name, failing)
-    with pytest.raises(RuntimeError, match="went away"):
-        encode_shard(broken, SHARD, signal, specs[signal], "i", encoder)
-    assert broken.facts(signal, SHARD) is None
-    kept = broken.lance(signal).count_rows()
-    assert 0 < kept < 22
-    assert encode_shard(broken, SHARD, signal, specs[signal], "i")["computed"] == 22 - kept
-    assert broken.lance(signal).count_rows() == 22
-    (ids, values), (expected_ids, expected) = read_vectors(broken, SHARD, signal), read_vectors(whole, SHARD, signal)
-    assert ids == expected_ids and np.array_equal(values, expected)
-    assert broken.facts(signal, SHARD).digest == whole.facts(signal, SHARD).digest
+    monkeypatch.setattr("mmret.encode.stage.FLUSH_ROWS", 4)
+    broken, whole = interrupted_and_whole(make_lake, signal, specs[signal])
+    assert same_vectors(broken, whole, signal)
 
 
 def test_a_changed_model_recomputes_and_never_mixes(
