@@ -178,7 +178,8 @@ def test_of_many_new_files_only_the_first_few_are_read(current: Current, monkeyp
         write(current.folder, {f"new{i}.png": png(100 + i)})
     with (current.folder / "captions.jsonl").open("a") as file:
         file.writelines(json.dumps({"image": f"new{i}.png", "caption": "a new one"}) + "\n" for i in range(60))
-    assert not is_sealed(current.lake, current.profile)
+    corpus = current.profile.corpus.model_copy(update={"shard_size": 1000})
+    assert not is_sealed(current.lake, current.profile.model_copy(update={"corpus": corpus}))
     assert 0 < len(read) < 30
 
 
