@@ -1,7 +1,7 @@
 """Encoding against the bare model and against the plain loop that everybody writes: same weights, same pictures.
 
-    python bench/encode.py [--rows 256] [--rounds 5] [--width 500] [--images FOLDER] [--engines torch onnxruntime openvino]
-                           [--architecture ViT-B-32] [--work FOLDER]
+    python bench/encode.py [--rows 256] [--rounds 5] [--width 500] [--images FOLDER] [--architecture ViT-B-32] [--work FOLDER]
+                           [--engines torch onnxruntime openvino openvino-mixed]
 
 One process, the runs alternate, equality of the vectors is asserted first; reported is the median of the rounds'
 ratios. The model is open_clip's ViT-B/32 image tower with random weights, loaded from a folder as any other. Of each engine the
@@ -97,7 +97,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=None)
     options.add_argument("--width", type=int, default=500)
     options.add_argument("--images", type=Path)
-    options.add_argument("--engines", nargs="+", default=["torch"], choices=["torch", "onnxruntime", "openvino"])
+    options.add_argument("--engines", nargs="+", default=["torch"], choices=["torch", "onnxruntime", "openvino", "openvino-mixed"])
     options.add_argument("--architecture", default="ViT-B-32")
     options.add_argument("--work", type=Path)
     chosen = options.parse_args()
@@ -115,7 +115,9 @@ def main() -> None:
 
 
 def loaded(folder: Path, engine: str = "torch", batch: int | None = None) -> Encoder:
-    settings = EncoderSettings(kind="open_clip", model=str(folder), device="cpu", batch_size=batch, engine=engine)
+    name, _, precision = engine.partition("-")
+    chosen = {"engine": name, "precision": precision or "float32"}
+    settings = EncoderSettings(kind="open_clip", model=str(folder), device="cpu", batch_size=batch, **chosen)
     return load_encoder(settings, "clip_image", folder.parent)
 
 

@@ -44,9 +44,8 @@ def section(name: str, leave_out: tuple[str, ...] = (), added_later: tuple[str, 
 def encoder_settings(profile: Profile, signal: str) -> Any:
     encoder = profile.encoders[signal]
     weights = local_weights(encoder.model, encoder.revision)
-    values = section(
-        f"encoders.{signal}", leave_out=("batch_size", "device"), added_later=("pooling", "prompt_name", "prompt", "engine")
-    )
+    later = ("pooling", "prompt_name", "prompt", "engine", "precision")
+    values = section(f"encoders.{signal}", leave_out=("batch_size", "device"), added_later=later)
     return values(profile, signal) | ({"weights": weights} if weights else {})
 
 

@@ -72,7 +72,7 @@ def load_encoder(settings: EncoderSettings, signal: str, lake: Storage | str | P
     """Load the model of ``settings`` for ``signal``: from inside ``lake`` (``towers/<name>``), a local folder, or the hub.
 
     Raises UserError where the model cannot be found, where the signal needs a text tower and the model has none, and where
-    packages of the engine are missing.
+    packages of the engine, or the processor's means for its precision, are missing.
 
     >>> load_encoder(profile.encoders["caption"], "caption", lake.storage).encode_texts(["a red circle"]).shape
     """
@@ -80,8 +80,10 @@ def load_encoder(settings: EncoderSettings, signal: str, lake: Storage | str | P
     kind, location = getattr(import_module(module), name), locate(settings, lake)
     if settings.engine == "torch":
         return kind.load(settings, signal, location)
+    from mmret.encode.engines import engine_of
     from mmret.encode.engines.encoder import EngineEncoder
 
+    engine = engine_of(settings.engine, settings.precision)
     storage = open_storage(lake) if isinstance(lake, str | Path) else lake
     encoder = kind.load(settings.model_copy(update={"device": "cpu"}), signal, location)
-    return EngineEncoder(encoder, settings.engine, storage.scratch)
+    return EngineEncoder(encoder, engine, storage.scratch)

@@ -15,6 +15,9 @@ Pooling = Literal["class_token", "mean", "pooler", "projection"]
 Engine = Literal["torch", "onnxruntime", "openvino"]
 """What computes a forward pass (:mod:`mmret.encode.engines`)."""
 
+Precision = Literal["float32", "mixed"]
+"""In which numbers: ``mixed`` takes bfloat16 for the products of every second MLP (:mod:`mmret.encode.engines.bfloat16`)."""
+
 
 class EncoderSettings(Settings):
     """One similarity model. ``kind`` names an implementation in :mod:`mmret.encode`."""
@@ -32,6 +35,9 @@ class EncoderSettings(Settings):
     engine: Engine = Field(
         "torch", description="what computes the forward pass; the others on a CPU, each with the extra of docs/encoders.md"
     )
+    precision: Precision = Field(
+        "float32", description="of the forward pass under engine openvino; mixed: products of every second MLP in bfloat16"
+    )
     batch_size: int | None = Field(None, description="None: chosen to fit memory")
     device: str = "auto"
 
@@ -46,6 +52,8 @@ class EncoderSettings(Settings):
             raise ValueError(f"engine {self.engine} is for networks, and kind tfidf has none: leave engine out")
         if self.engine != "torch" and self.device not in ("auto", "cpu"):
             raise ValueError(f"engine {self.engine} computes on the CPU, and device is {self.device}: leave one of them out")
+        if self.precision != "float32" and self.engine != "openvino":
+            raise ValueError(f"precision {self.precision} is of engine openvino, and engine is {self.engine}: leave precision out")
         return self
 
     @property

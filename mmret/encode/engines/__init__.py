@@ -12,6 +12,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+LEAVE = "leave encoders.*.engine at torch"
+
 
 class Graph(Protocol):
     """A compiled forward pass."""
@@ -24,6 +26,8 @@ class Engine(Protocol):
     """A library that runs graphs."""
 
     name: ClassVar[str]
+    remedy: ClassVar[str]
+    """What to do where its vectors come out otherwise than torch's."""
 
     def __init__(self):
         """Raises UserError that names the extra where a package is missing."""
@@ -41,11 +45,12 @@ class Engine(Protocol):
 ENGINES = {
     "onnxruntime": "mmret.encode.engines.onnx_runtime:OnnxRuntime",
     "openvino": "mmret.encode.engines.open_vino:OpenVino",
+    "openvino-mixed": "mmret.encode.engines.bfloat16:MixedOpenVino",
 }
-"""Where the implementation of ``EncoderSettings.engine`` lies; torch needs none."""
+"""Where the implementation of ``EncoderSettings.engine`` lies, with a precision other than float32 behind it; torch needs none."""
 
 
-def engine_of(name: str) -> Engine:
-    """Raises UserError that names the extra where a package is missing."""
-    module, _, kind = ENGINES[name].partition(":")
+def engine_of(name: str, precision: str = "float32") -> Engine:
+    """Raises UserError that names the extra where a package is missing, and where the processor lacks the precision."""
+    module, _, kind = ENGINES[name if precision == "float32" else f"{name}-{precision}"].partition(":")
     return getattr(import_module(module), kind)()

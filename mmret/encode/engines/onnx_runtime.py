@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmret.encode.engines import LEAVE
 from mmret.errors import UserError
 
 NEEDED = "encoders of engine onnxruntime need onnx, onnxscript and onnxruntime: pip install 'mmret[onnx]'"
@@ -17,6 +18,7 @@ class OnnxRuntime:
     """See :class:`mmret.encode.engines.Engine`."""
 
     name = "onnxruntime"
+    remedy = LEAVE
 
     def __init__(self):
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmret.encode.engines import LEAVE
 from mmret.errors import UserError
 
 NEEDED = "OpenVINO export needs openvino, onnx and onnxscript: pip install 'mmret[openvino]'"
@@ -42,6 +43,7 @@ class OpenVino:
     """See :class:`mmret.encode.engines.Engine`."""
 
     name = "openvino"
+    remedy = LEAVE
 
     def __init__(self):
         try:
