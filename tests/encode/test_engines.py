@@ -234,7 +234,7 @@ def test_settings_that_no_engine_can_follow_are_refused(choices: dict[str, str],
 
 def test_a_vector_that_is_none_is_no_small_difference() -> None:
     wanted = np.eye(3, dtype=np.float32)
-    lone = SimpleNamespace(encoder=SimpleNamespace(model="m"), engine=SimpleNamespace(name="e", remedy="r"))
+    lone = SimpleNamespace(encoder=SimpleNamespace(model="m"), engine=SimpleNamespace(name="e", remedy="r", share=1.0))
     with pytest.raises(UserError, match="differ from torch's by nan"):
         engines.EngineEncoder._check(lone, wanted, lambda at: wanted[at] if at == slice(None) else wanted[at] * np.nan)
 

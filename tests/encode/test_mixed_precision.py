@@ -3,8 +3,10 @@ where it cannot be."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,6 +108,15 @@ def test_what_comes_out_too_far_from_torch_is_refused(
     with pytest.raises(UserError, match=r"differ from torch's by .* leave encoders\.\*\.precision at float32"):
         load("siglip", folder, tmp_path, engine="openvino", precision="mixed").encode_texts(TEXTS)
     assert not list(tmp_path.glob("engines/*/*"))
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.45, False), (0.55, True)])
+def test_three_rows_may_take_half_of_what_is_allowed(share: float, refused: bool) -> None:
+    wanted = np.eye(3, dtype=np.float32)
+    lone = SimpleNamespace(encoder=SimpleNamespace(model="m"), engine=bfloat16.MixedOpenVino)
+    apart = share * engines.TOLERANCE
+    with pytest.raises(UserError, match="allowed are 0.0005") if refused else nullcontext():
+        engines.EngineEncoder._check(lone, wanted, lambda at: wanted[at] + apart)
 
 
 def test_a_network_without_mlps_is_told(able: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ class Engine(Protocol):
     name: ClassVar[str]
     remedy: ClassVar[str]
     """What to do where its vectors come out otherwise than torch's."""
+    share: ClassVar[float]
+    """Of the difference allowed, how much the few rows compared may take: 1 in float32, less where other rows differ by more."""
 
     def __init__(self):
         """Raises UserError that names the extra where a package is missing."""

@@ -29,6 +29,7 @@ class MixedOpenVino(OpenVino):
 
     name = "openvino-mixed"
     remedy = FLOAT32
+    share = 0.5
 
     def __init__(self):
         super().__init__()

@@ -19,6 +19,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     remedy = LEAVE
+    share = 1.0
 
     def __init__(self):
         try:

@@ -44,6 +44,7 @@ class OpenVino:
 
     name = "openvino"
     remedy = LEAVE
+    share = 1.0
 
     def __init__(self):
         try:
