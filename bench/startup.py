@@ -1,6 +1,7 @@
 """What a command costs before it answers: `mmret run` with nothing to do, `status`, `sql` and `--help`, each a process of its own.
 
     python bench/startup.py [--lake LAKE] [--before CHECKOUT] [--rounds 5]
+    python bench/startup.py --models --lake LAKE    the first character of the commands that load a model; LAKE has a checkpoint
 
 Without --lake one of six pictures and empty tables is made, every stage current. First the counts: a command ends well and prints
 the same as the time before, and as the checkout given with --before does, seconds apart. Then in turns: the command, that of the
@@ -63,6 +64,53 @@ def call(line: list[str], checkout: Path = ROOT) -> tuple[Cost, str]:
     return Cost(wall, first, used), _SECONDS.sub(r"\1", text)
 
 
+def first_character(line: list[str], checkout: Path = ROOT) -> float:
+    """Seconds until ``mmret line`` prints anything; then it is ended. Raises RuntimeError where it ends without a word."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "mmret", *line]
+    process = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.stdout.read1(1)
+    first = time.perf_counter() - began
+    process.kill()
+    process.communicate()
+    if not said:
+        raise RuntimeError(f"mmret {' '.join(line)}: ended without a word")
+    return first
+
+
+def loading(lake: Path, folder: Path) -> dict[str, list[str]]:
+    """The commands that load a model, by name; ``folder``: where what they read or would write lies."""
+    triplets = folder / "triplets.jsonl"
+    triplets.write_text("")
+    recipe = json.loads(mmret(["sql", "--lake", str(lake), "--json", "SELECT recipe FROM checkpoints"])[1])[0]["recipe"]
+    found = {
+        "search": ["--text", "a red circle"],
+        "serve": ["--port", "0"],
+        "evaluate": ["--triplets", str(triplets)],
+        "train": ["--recipe", recipe],
+        "gallery": ["--port", "0", "--no-browser"],
+        "embed": ["shapes:4", "--out", str(folder / "vectors")],
+        "check": ["--filter", "consistency"],
+        "teach": ["--recipe", recipe],
+        "export-onnx": ["--out", str(folder / "graphs")],
+        "merge": ["--recipe", recipe, "--out", str(folder / "merged")],
+    }
+    return {name: [name, "--lake", str(lake), *line] for name, line in found.items()}
+
+
+def models(lake: Path, rounds: int, before: Path | None) -> dict[str, dict[str, list[float]]]:
+    """By command that loads a model and side the seconds until its first character, in turns."""
+    sides = {"now": ROOT} | ({"before": before} if before else {})
+    with tempfile.TemporaryDirectory() as folder:
+        lines = loading(lake, Path(folder))
+        found: dict[str, dict[str, list[float]]] = {name: {side: [] for side in sides} for name in lines}
+        for name, line in lines.items():
+            for _ in range(rounds):
+                for side, checkout in sides.items():
+                    found[name][side].append(first_character(line, checkout))
+    return found
+
+
 def mmret(arguments: list[str], checkout: Path = ROOT) -> tuple[Cost, str]:
     return call([sys.executable, "-m", "mmret", *arguments], checkout)
 
@@ -111,7 +159,14 @@ def main() -> None:
     parser.add_argument("--lake", type=Path, help="an up-to-date lake of this machine")
     parser.add_argument("--before", type=Path, help="another checkout, of which the same is asked in turns")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--models", action="store_true", help="the first character of the commands that load a model")
     given = parser.parse_args()
+    if given.models:
+        if given.lake is None:
+            parser.error("--models needs --lake, one with a checkpoint")
+        for name, sides in models(given.lake.absolute(), given.rounds, given.before).items():
+            print(f"{name:<12}" + "".join(f"{side} {statistics.median(each):.2f} s  " for side, each in sides.items()))
+        return
     with tempfile.TemporaryDirectory() as folder:
         lake = given.lake or Current(Path(folder)).lake.root
         costs = compare(lake.absolute(), given.rounds, given.before)

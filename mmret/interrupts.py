@@ -44,10 +44,16 @@ def _is_no_stop(record: logging.LogRecord) -> bool:
 
 def _unraisable(lost: Any) -> None:
     """What a callback of the garbage collector raised goes no further. A signal that met one is sent again, a moment later."""
-    if not issubclass(lost.exc_type, KeyboardInterrupt):  # a task that was cancelled or a generator that was closed is no signal
+    if not _is_of_signal(lost.exc_type):
         sys.__unraisablehook__(lost)
     else:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def _is_of_signal(kind: type[BaseException]) -> bool:
+    """Whether a handler of signals raises it, Dagster's too (``DagsterExecutionInterruptedError``), which is not imported here. A
+    task that was cancelled or a generator that was closed is no signal."""
+    return issubclass(kind, KeyboardInterrupt) or not issubclass(kind, Exception) and "Interrupt" in kind.__name__
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -118,7 +118,9 @@ def test_what_is_lost_in_the_garbage_collector_is_a_signal_only_if_a_signal_met_
     sent, shown = [], []
     monkeypatch.setattr(interrupts.os, "kill", lambda *asked: sent.append(asked))
     monkeypatch.setattr(sys, "__unraisablehook__", lambda lost: shown.append(lost.exc_type))
-    for kind in (GeneratorExit, ValueError, SystemExit, KeyboardInterrupt, interrupts.Terminated):
+    dagsters = type("DagsterExecutionInterruptedError", (BaseException,), {})
+    for kind in (GeneratorExit, ValueError, SystemExit, InterruptedError, KeyboardInterrupt, interrupts.Terminated, dagsters):
         interrupts._unraisable(SimpleNamespace(exc_type=kind, exc_value=None))
     time.sleep(0.5)
-    assert sent == [(os.getpid(), signal.SIGINT)] * 2 and shown == [GeneratorExit, ValueError, SystemExit]
+    assert sent == [(os.getpid(), signal.SIGINT)] * 3
+    assert shown == [GeneratorExit, ValueError, SystemExit, InterruptedError]

@@ -27,12 +27,14 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
 ) -> None:
     """Run a checkpoint on a benchmark: composed queries, and image and text alone, beside the published models."""
+    from mmret.cli.terminal import console, print_json, say_loading
+
+    say_loading()
     from rich.markdown import Markdown
 
     from mmret.benchmarks.common.reports import markdown, record, summary, write_files
     from mmret.benchmarks.common.runs import RunOptions
     from mmret.benchmarks.run import run_checkpoint
-    from mmret.cli.terminal import console, print_json
     from mmret.lake import Lake
 
     options = RunOptions(images, annotations, template, allow_missing, paraphrases, gallery.value)

@@ -29,8 +29,7 @@ def check(
     Training with `filters` does so by itself where verdicts are missing; this does it beforehand, and shows some of what is left
     out. Nothing is deleted. Begun again it goes on where it was stopped.
     """
-    from mmret.cli.terminal import printable
-    from mmret.filters.check import check as look
+    from mmret.cli.terminal import printable, say_loading
     from mmret.filters.versions import VERSIONS
     from mmret.lake import Lake
     from mmret.lake.configuration import resolve
@@ -47,6 +46,9 @@ def check(
     if not names:
         whose = f"recipe '{recipe}' has no filters" if recipe else "nothing to check by"
         raise UserError(f"{whose}: name some, `mmret check --lake {store.address} --filter consistency --filter false_negatives`")
+    say_loading()
+    from mmret.filters.check import check as look
+
     said, made = look(store, names, annotate=profile.annotate)
     for verdicts in said:
         what = LOOKS_AT[verdicts.filter]

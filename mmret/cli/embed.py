@@ -66,11 +66,8 @@ def embed(
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
 ) -> None:
     """Embed every row. Begun again after a crash, it goes on with the part it was at."""
-    from mmret.cli.terminal import print_json, stderr_reporter
+    from mmret.cli.terminal import print_json, say_loading, stderr_reporter
     from mmret.progress import reporting
-    from mmret.retriever.embed import EmbedOptions
-    from mmret.retriever.embed import embed as run
-    from mmret.retriever.models.checkpoint import trained_dimensions
 
     if devices is not None and device != "auto":
         raise UserError("give --device or --devices, not both")
@@ -78,6 +75,11 @@ def embed(
     if devices is not None and not names:
         raise UserError("--devices is empty: give names like cuda:0,cuda:1")
     sources = [source if source.startswith("shapes:") else str(local_path(source, "SOURCES")) for source in sources]
+    say_loading()
+    from mmret.retriever.embed import EmbedOptions
+    from mmret.retriever.embed import embed as run
+    from mmret.retriever.models.checkpoint import trained_dimensions
+
     options = EmbedOptions(
         what.value, format_.value, query, batch_size, device=device, dtype=dtype, dimensions=dimensions, precision=precision.value,
         devices=names, processes=processes,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmret.cli.lake_option import LakeOption
-from mmret.cli.terminal import print_json
+from mmret.cli.terminal import print_json, say_loading
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.tasks import TASKS
@@ -29,11 +29,6 @@ def evaluate(
 ) -> None:
     """Recall at 1, 5, 10 and 50, the reference image removed, beside the untrained model; and every other kind of query, and
     how robust the answers are, as they were measured when the checkpoint was."""
-    from mmret.benchmarks.figures import left_out, recorded
-    from mmret.benchmarks.probes import is_robustness
-    from mmret.benchmarks.robustness_figures import not_measured
-    from mmret.benchmarks.stage import Model, evaluate_queries
-    from mmret.benchmarks.triplets import read_triplets
     from mmret.lake.configuration import resolve
     from mmret.search.models import UNTRAINED, pick_recipe
 
@@ -44,6 +39,13 @@ def evaluate(
     if checkpoint is not None and not checkpoint.is_dir():
         raise UserError(f"--checkpoint {checkpoint}: there is no such folder")
     name = str(checkpoint) if checkpoint is not None else pick_recipe(store, profile, recipe)
+    say_loading()
+    from mmret.benchmarks.figures import left_out, recorded
+    from mmret.benchmarks.probes import is_robustness
+    from mmret.benchmarks.robustness_figures import not_measured
+    from mmret.benchmarks.stage import Model, evaluate_queries
+    from mmret.benchmarks.triplets import read_triplets
+
     queries, skipped = read_triplets(store, triplets)
     for reason, n in skipped.items():
         print(f"note: {n:,} rows left out: {reason.replace('_', ' ')}", file=sys.stderr)

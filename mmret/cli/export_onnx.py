@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmret.cli.lake_option import lake_option
-from mmret.cli.terminal import print_json
+from mmret.cli.terminal import print_json, say_loading
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.paths import local_path
@@ -29,6 +29,7 @@ def export_onnx(
     as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
 ) -> None:
     """Write image.onnx and text.onnx, or image.xml and text.xml, with the processor's files."""
+    say_loading()
     from mmret.retriever.models.onnx import export_onnx
     from mmret.retriever.models.openvino import export_openvino
 

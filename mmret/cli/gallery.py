@@ -22,8 +22,12 @@ def gallery(
     """Browse triplets, see where each came from, accept or reject them, and search with any checkpoint."""
     if importlib.util.find_spec("nicegui") is None:
         raise UserError("the page needs the extra 'gallery': pip install 'mmret[gallery]'")
+    from mmret.cli.terminal import say_loading
     from mmret.lake.configuration import resolve
-    from mmret.web.app import serve
 
     store = Lake(lake)
-    serve(store, resolve(store)[0], port, host, not no_browser, reviewer)
+    profile, _ = resolve(store)
+    say_loading()
+    from mmret.web.app import serve
+
+    serve(store, profile, port, host, not no_browser, reviewer)

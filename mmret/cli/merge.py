@@ -56,12 +56,15 @@ def merge(
 
 
 def _whole(out: Path, lake: str | None, recipes: list[str], adapter: Path | None, dtype: str) -> None:
+    from mmret.cli.terminal import say_loading
+
+    if adapter is None and (lake is None or not recipes):
+        raise UserError("say which adapter: --lake and --recipe, or --adapter")
+    say_loading()
     from mmret.lake import Lake
     from mmret.retriever.models.merge import export_merged
     from mmret.retriever.train.stage import checkpoint_folder
 
-    if adapter is None and (lake is None or not recipes):
-        raise UserError("say which adapter: --lake and --recipe, or --adapter")
     export_merged(adapter or checkpoint_folder(Lake(lake), recipes[0]), out, dtype)
     typer.echo(str(out))
 
@@ -70,6 +73,9 @@ def _merged(
     out: Path, lake: str | None, recipes: list[str], folders: list[Path], weights: list[float], method: Method, base: str | None,
     dtype: str,
 ) -> None:  # fmt: skip
+    from mmret.cli.terminal import say_loading
+
+    say_loading()
     from mmret.lake import Lake
     from mmret.retriever.models.load import DTYPES
     from mmret.retriever.models.merge_weights import Part, merge_checkpoints, shares

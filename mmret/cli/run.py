@@ -45,13 +45,15 @@ def run(
     ] = None,
 ) -> None:
     """Register new shards and materialise what is missing or stale. Run again, it does nothing."""
+    from mmret.cli.terminal import say, say_loading
+
     store = Lake(lake)
     overrides = dict(parse_override(text) for text in set_ or [])
     settings, choices = resolve(store, profile, images or [], shard_size, overrides, remove or [])
     _try_sources(store, choices["sources"])
     _try_opt_outs(settings)
 
-    _say(f"lake {store.address} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
+    say(f"lake {store.address} · profile {settings.name} · {', '.join(settings.corpus.sources)}")
 
     from mmret.cli.graph import exclusive, materialize, progress_of
     from mmret.freshness.last_run import record_path
@@ -66,7 +68,7 @@ def run(
         if not dry_run and on is None and dict(choices) == before and not lease.unfinished:
             outcome = nothing_to_do(store, settings, record_path(store), forget_missing)
         if outcome is None:
-            _say("loading …")
+            say_loading()
             progress = progress or progress_of(store, settings, None)
             try:
                 if dry_run and settings.captions.asks_model:
@@ -86,7 +88,7 @@ def run(
             from mmret.cli.estimate import estimate_cost, output_estimate
 
             if images:
-                _say(taken_in(store, images, settings.corpus.sources))
+                say(taken_in(store, images, settings.corpus.sources))
             return output_estimate(estimate_cost(store, settings), as_json)
         lease.check()
         if any(outcome.rows_computed.values()):
@@ -114,13 +116,6 @@ def taken_in(store: Lake, images: Sequence[str], sources: Sequence[str]) -> str:
         return f"{kept}, and to be without it delete the lake"
     options = " ".join(f"--remove {shlex.quote(source)}" for source in given)
     return f"{kept}, and `mmret run --lake {shlex.quote(store.address)} {options}` takes it out again"
-
-
-def _say(text: str) -> None:
-    """A line of progress."""
-    from mmret.cli.terminal import console
-
-    console(stderr=True).print(text, markup=False, soft_wrap=True)
 
 
 def _try_opt_outs(settings: Profile) -> None:

@@ -28,11 +28,10 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as JSON")] = False,
 ) -> None:
     """Find images of the corpus. The query image itself, where it is in the corpus, is left out."""
-    from mmret.cli.terminal import console, print_json, printable, stderr_reporter
+    from mmret.cli.terminal import console, print_json, printable, say_loading, stderr_reporter
     from mmret.lake.configuration import resolve
     from mmret.progress import reporting
     from mmret.search.models import pick_recipe, pick_reranker
-    from mmret.search.search import Query, Searcher, query_image
 
     if image is None and not (text or "").strip():
         raise UserError("give --image, --text or both")
@@ -41,6 +40,9 @@ def search(
     name = pick_recipe(store, profile, recipe)
     if rerank is not None:
         pick_reranker(store, profile, rerank)  # before the corpus is embedded
+    say_loading()
+    from mmret.search.search import Query, Searcher, query_image
+
     query = Query(None if image is None else query_image(store, image), text or "")
     searcher = Searcher(store, profile)
     with reporting(stderr_reporter(f"embedding the corpus with {name}")):

@@ -42,16 +42,20 @@ def serve(
     """Answer searches over HTTP: by text, picture or both, with filters, pages and batches."""
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(f"the server needs the extra 'serve' ({', '.join(missing)} missing): pip install 'mmret[serve]'")
+    from mmret.cli.terminal import say_loading
     from mmret.lake.configuration import resolve
     from mmret.search.options import SearchOptions
     from mmret.serve.access import Access, read_token
     from mmret.serve.limits import read_limits
-    from mmret.serve.server import ServeOptions
-    from mmret.serve.server import serve as run
 
     access = Access(read_token(token_file), tuple(allow_host or ()), tuple(allow_origin or ()), tuple(allow_url or ()))
     store = Lake(lake)
     search = SearchOptions(precision, dimensions, index_from=index_from or None)
     limits = read_limits(limit or ())
+    profile, _ = resolve(store)
+    say_loading()
+    from mmret.serve.server import ServeOptions
+    from mmret.serve.server import serve as run
+
     options = ServeOptions(host, port, tuple(recipe or ()), rate, access, limits, search, tuple(rerank or ()))
-    run(store, resolve(store)[0], options)
+    run(store, profile, options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmret.cli.lake_option import LakeOption
-from mmret.cli.terminal import printable
+from mmret.cli.terminal import printable, say_loading
 
 if TYPE_CHECKING:
     from mmret.lake import Lake
@@ -40,6 +40,7 @@ def teach(
 
 
 def _score(store: Lake, teacher: str) -> None:
+    say_loading()
     from mmret.ingest.pictures.images import images_by_id
     from mmret.lake.configuration import resolve
     from mmret.retriever.train.teach import teach as score
@@ -64,6 +65,7 @@ def _score(store: Lake, teacher: str) -> None:
 
 
 def _bring(store: Lake, name: str, file: Path) -> None:
+    say_loading()
     from mmret.errors import UserError
     from mmret.retriever.train.imported_scores import import_scores
     from mmret.retriever.train.teach import coverage

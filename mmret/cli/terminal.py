@@ -25,6 +25,17 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False) if terminal else Console(stderr=stderr, highlight=False, width=_WIDE)
 
 
+def say(text: str) -> None:
+    """A line of progress, on stderr at once."""
+    console(stderr=True).print(text, markup=False, soft_wrap=True)
+
+
+def say_loading() -> None:
+    """Say that libraries and a model are loaded now, which takes seconds: before the first import of them, once it is known that
+    what was asked for is there."""
+    say("loading …")
+
+
 def printable(value: object) -> Text:
     """``value`` as text for a table: square brackets are no markup, and characters that would steer the terminal or change the
     direction of the line are replaced, for captions and paths come from outside.

@@ -25,6 +25,7 @@ def train(
     Over several GPUs or machines: `--on ray --workers 16`, `torchrun --nproc-per-node 8 -m mmret train --lake L --recipe R`, or
     `accelerate launch -m mmret train ...`. `mmret run` then finds the checkpoint and records it.
     """
+    from mmret.cli.terminal import say_loading
     from mmret.lake import Lake
     from mmret.lake.configuration import resolve
 
@@ -37,6 +38,8 @@ def train(
     if on is not None or profile.recipes[recipe].workers and "WORLD_SIZE" not in os.environ:
         return _train_on_ray(store, profile, recipe, on or "ray", workers)
 
+    if os.environ.get("RANK", "0") == "0":
+        say_loading()
     from mmret.retriever.train.log import log_line
     from mmret.retriever.train.parallel import Group
     from mmret.retriever.train.stage import TrainingJob, train_on_lake

@@ -11,6 +11,7 @@ from typing import Any
 from mmret.errors import UserError
 from mmret.lake import Lake, history
 from mmret.warehouse.catalogue import connect, open_catalogue, signature
+from mmret.warehouse.contents import Mark
 
 
 class Session:
@@ -28,7 +29,7 @@ class Session:
         self.opened = 0
         """How often the lake has been opened: changes when the tables may have."""
         self._connection: Any = None
-        self._seen = ""
+        self._seen: Mark | None = None
 
     def connection(self, look: bool = True) -> Any:
         """A DuckDB connection; the same one as before while the lake is unchanged. ``look``: see whether it is."""

@@ -90,11 +90,14 @@ LEFT JOIN instructions i ON i.pair_id = t.pair_id"""
 """The lineage of a triplet in one row: captions, scores, licences, models, prompt versions, statuses."""
 
 
-def all_views(files: Files) -> list[str]:
-    """Every ``CREATE VIEW`` statement, tables first, then what the columns say. A table that ``files`` lacks has no view, one
-    without files an empty one."""
-    views = (table_view(t, list(files[t].values())) for t in TABLES if t in files)
-    return [*views, EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE, *_comments(files)]
+def table_views(files: Files) -> list[str]:
+    """``CREATE VIEW`` of each table in ``files``, then what its columns say; one without files is empty."""
+    return [*(table_view(t, list(files[t].values())) for t in TABLES if t in files), *_comments(files)]
+
+
+def joined_views() -> list[str]:
+    """``CREATE VIEW`` of what is made of the tables' views."""
+    return [EMBEDDINGS, PAIRS_WIDE, TRIPLETS_WIDE]
 
 
 def _comments(files: Files) -> list[str]:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mmret.cli import COMMANDS, app, graph
 from mmret.cli.run_progress import RunProgress
+from mmret.cli.terminal import say_loading
 from mmret.errors import UserError
 from mmret.freshness.last_run import note_last_run, read_last_run, record_path
 from mmret.freshness.outcome import Outcome
@@ -80,6 +81,46 @@ def test_a_run_with_nothing_to_do_imports_no_heavy_library(tmp_path: Path, monke
     imported("run", "--lake", str(lake))  # builds the catalogue
     found, said = imported("run", "--lake", str(lake), "--json")
     assert found == set() and json.loads(said)["up_to_date"] and json.loads(said)["checks_failed"] == []
+
+
+LOADING = """
+import sys
+import mmret.cli.terminal as terminal
+heavy = sys.argv.pop().split(",")
+def said():
+    print("loading", *(name for name in heavy if name in sys.modules))
+    sys.exit()
+terminal.say_loading = said
+from mmret.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "search --text red",
+        "serve --port 0",
+        "gallery --port 0 --no-browser",
+        "evaluate --triplets none.jsonl",
+        "train --recipe demo",
+        "embed shapes:4 --out vectors",
+        "check --filter consistency",
+        "teach --recipe demo",
+        "export-onnx --out graphs",
+        "merge --recipe demo --out merged",
+    ],
+)
+def test_a_command_that_loads_a_model_says_so_before_it_imports_any(lake: Lake, line: str):
+    command, *rest = line.split()
+    words = [sys.executable, "-c", LOADING, command, "--lake", str(lake.root), *rest, ",".join(HEAVY)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=CHECKOUT)
+    assert (done.stdout.split(), done.stderr) == (["loading"], "")
+
+
+def test_what_is_said_of_loading_is_no_result(capsys):
+    say_loading()
+    assert capsys.readouterr() == ("", "loading …\n")
 
 
 def without_seconds(summary: dict) -> dict:

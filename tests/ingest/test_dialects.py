@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mmret.ingest.rows import row_of_columns
 from mmret.ingest.tables.dialects import recognise_dialect
 from mmret.ingest.tables.manifest_files import Manifest, recognise
-from mmret.ingest.tables.separated_files import headed, read_separated
+from mmret.ingest.tables.separated_files import headed, read_separated, recognise_separated
 from tests.ingest.files import write
 
 CAPTIONS = ["a red ball, on grass", "blue boat; at sea", 'a 5" pipe | old', "old dog in snow"]
@@ -278,15 +278,17 @@ def test_a_table_without_pictures_is_read_by_the_rules_alone(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name, text, how",
+    "name, text, read",
     [
-        ("a.csv", "image,caption\na.png,x\n", "comma-separated"),
-        ("a.txt", "image|caption\na.png|x\n", "pipe-separated"),
-        ("a.tsv", "a.png\tx y\nb.png\tz w\n", "tab-separated, without a header line"),
-        ("u.csv", "\ufeffimage;caption\na.png;x\n".encode("utf-16"), "semicolon-separated, utf-16"),
+        ("a.csv", "image,caption\na.png,x\n", (",", True, "utf-8")),
+        ("a.txt", "image|caption\na.png|x\n", ("|", True, "utf-8")),
+        ("a.tsv", "a.png\tx y\nb.png\tz w\n", ("\t", False, "utf-8")),
+        ("u.csv", "\ufeffimage;caption\na.png;x\n".encode("utf-16"), (";", True, "utf-16")),
     ],
 )
-def test_how_a_table_is_read_is_said_and_its_paths_count_from_its_folder(tmp_path: Path, name: str, text: str | bytes, how: str):
+def test_separator_header_and_encoding_are_told_and_paths_count_from_the_table_s_folder(tmp_path: Path, name, text, read):
     write(tmp_path, {name: text, "a.png": b""})
+    dialect, encoding = recognise_separated(tmp_path / name)
+    assert (dialect.separator, dialect.header, encoding) == read
     found = recognise(tmp_path / name)
-    assert (found.path, found.folder, found.how) == (tmp_path / name, tmp_path, how)
+    assert (found.path, found.folder) == (tmp_path / name, tmp_path)

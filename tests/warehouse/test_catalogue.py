@@ -14,7 +14,7 @@ import pytest
 
 from mmret.lake import Lake, history
 from mmret.schemas import TABLES, TRIPLETS, column_comment
-from mmret.warehouse import build_catalogue, catalogue_path, connect, current, open_catalogue
+from mmret.warehouse import build_catalogue, catalogue, catalogue_path, connect, current, open_catalogue
 from mmret.warehouse.catalogue import attach
 
 
@@ -218,6 +218,116 @@ def test_footers_that_are_known_name_no_version_that_is_gone(tmp_path):
     write(lake, "shard-00001", 1)
     with open_catalogue(Lake(tmp_path)) as connection:
         assert generations(connection) == [("1", 100)]
+
+
+def contents(lake: Lake) -> list:
+    """All that the catalogue on disk says, but how it says it."""
+    with attach(catalogue_path(lake)) as connection:
+        asked = (
+            "SELECT view_name, sql FROM duckdb_views() WHERE database_name = 'lake' ORDER BY ALL",
+            "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE database_name = 'lake' ORDER BY ALL",
+            "FROM partitions",
+            "FROM runs",
+            "FROM made",
+        )
+        return [connection.execute(query).fetchall() for query in asked]
+
+
+def test_a_catalogue_altered_change_after_change_is_the_one_made_anew_and_does_not_grow(tmp_path):
+    lake, embedded = Lake(tmp_path), TABLES["clip_image"]
+    write(lake, "shard-00000", 1)
+    open_catalogue(lake).close()
+    changes = [
+        lambda: write(lake, "shard-00002", 2),
+        lambda: lake.write("clip_image", "shard-00001", embedded.empty_table(), "x"),
+        lambda: write(lake, "shard-00001", 3),
+        lambda: history.log_run(lake, "run-1", 0, {"triplets": 50}),
+        lambda: lake.remove("triplets", "shard-00002"),
+        lambda: write(lake, "shard-00000", 4, rows=7),
+        lambda: lake.remove("clip_image", "shard-00001"),
+    ]
+    for number in range(40):
+        changes[number % len(changes)]()
+        build_catalogue(lake)
+    altered, size = contents(lake), catalogue_path(lake).stat().st_size
+    catalogue_path(lake).unlink()
+    build_catalogue(lake)
+    assert altered == contents(lake)
+    assert size <= 2 * catalogue_path(lake).stat().st_size
+
+
+def test_only_what_belongs_to_tables_that_changed_is_written(tmp_path, monkeypatch):
+    lake, written = Lake(tmp_path), []
+    write(lake, "shard-00000", 1)
+    lake.write("clip_image", "shard-00000", TABLES["clip_image"].empty_table(), "x")
+    build_catalogue(lake)
+    fill = catalogue.fill
+    monkeypatch.setattr(
+        catalogue, "fill", lambda c, lake, files, *rest, **how: (written.append(set(files)), fill(c, lake, files, *rest, **how))
+    )
+    write(lake, "shard-00001", 1)
+    build_catalogue(lake)
+    shutil.rmtree(tmp_path / "history" / "clip_image")
+    build_catalogue(lake)
+    assert written == [{"triplets"}, {"clip_image"}], "a view names versions, so one whose versions are gone is made anew"
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database", None])
+def test_a_catalogue_that_cannot_be_altered_is_made_anew(tmp_path, damage):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    build_catalogue(lake)
+    whole = catalogue_path(lake).read_bytes()
+    cut = whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2)
+    catalogue_path(lake).write_bytes(cut if damage is None else damage)
+    write(lake, "shard-00001", 2)
+    with open_catalogue(lake) as connection:
+        assert generations(connection) == [("1", 50), ("2", 50)]
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_what_another_process_has_put_there_meanwhile_is_of_no_harm(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    build_catalogue(lake)
+    write(lake, "shard-00001", 2)
+    fill = catalogue.fill
+
+    def beside(*given, **how):
+        monkeypatch.setattr(catalogue, "fill", fill)
+        write(lake, "shard-00002", 3)
+        build_catalogue(lake)
+        fill(*given, **how)
+
+    monkeypatch.setattr(catalogue, "fill", beside)
+    build_catalogue(lake)  # of the state before the third shard, and it comes later
+    with open_catalogue(lake) as connection:
+        assert generations(connection) == [("1", 50), ("2", 50), ("3", 50)]
+
+
+KILLED = """
+import os, sys
+from mmret.lake import Lake
+from mmret.warehouse import build_catalogue, catalogue
+fill = catalogue.fill
+def killed(*given, **how):
+    fill(*given, **how)
+    os.kill(os.getpid(), 9)
+catalogue.fill = killed
+build_catalogue(Lake(sys.argv[1]))
+"""
+
+
+def test_a_process_killed_while_it_alters_leaves_the_one_before(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, "shard-00000", 1)
+    build_catalogue(lake)
+    before = contents(lake)
+    write(lake, "shard-00001", 2)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)]).returncode == -9
+    assert contents(lake) == before
+    with open_catalogue(lake) as connection:
+        assert generations(connection) == [("1", 50), ("2", 50)]
 
 
 def test_the_folder_of_the_catalogue_is_the_lake(tmp_path):

@@ -26,7 +26,7 @@ from mmret.ingest.tables.columns import (
 )
 from mmret.ingest.tables.records import ENOUGH, is_picture_name, share
 
-SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}
+SEPARATORS = ("\t", ",", ";", "|")
 _FIRST = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".token": "\t"}
 _TITLE_LINES = 5  # above a header
 _SPANNED = 20  # lines of a quoted text in the head
@@ -58,9 +58,6 @@ class Dialect:
     @property
     def caption_last(self) -> bool:
         return len(self.columns) - 1 != self.image and self.columns[-1] in meaning(self.columns).caption
-
-    def words(self) -> str:
-        return f"{SEPARATORS[self.separator]}-separated" + ("" if self.header else ", without a header line")
 
 
 def recognise_dialect(lines: Sequence[str], suffix: str) -> Dialect | str:

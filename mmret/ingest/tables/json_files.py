@@ -37,9 +37,8 @@ LONGEST_JSON_LINE = 16 * 2**20  # bytes; a longer line is a bad record, not a re
 
 @dataclass(frozen=True)
 class JsonTable:
-    """How a file is read, in words, and its reader. ``names`` gives its first pictures where the reader itself is slow to begin."""
+    """The reader of a file. ``names`` gives its first pictures where the reader itself is slow to begin."""
 
-    how: str
     read: Callable[[Note], Iterator[Record]]
     names: Callable[[], list[str]] | None = None
 
@@ -52,11 +51,11 @@ def recognise_json(path: Path | ObjectPath) -> JsonTable | str:
     if not text:
         return "is empty"
     if text[0] == "[" and text[1:].lstrip()[:1] in ("{", "]", ""):
-        return _table("an array of objects", lambda: _array(path, encoding), path)
+        return _table(lambda: _array(path, encoding), path)
     lines = plain_suffix(path) != ".json"
     if text[0] == "{" and not _is_line(text, lines, ended=len(head) < 2**17):
         return _recognise_object(path, encoding)
-    return _table("JSON lines", lambda: json_lines(path, encoding), path, lines=True)
+    return _table(lambda: json_lines(path, encoding), path, lines=True)
 
 
 def json_encoding(head: bytes) -> str:
@@ -65,7 +64,7 @@ def json_encoding(head: bytes) -> str:
     return encoding if encoding in CERTAIN or encoding.startswith("utf-16") else "utf-8"
 
 
-def _table(how: str, read: Callable[[], Iterator[Record]], path: Path | ObjectPath, lines: bool = False) -> JsonTable | str:
+def _table(read: Callable[[], Iterator[Record]], path: Path | ObjectPath, lines: bool = False) -> JsonTable | str:
     sample = list(islice(read(), 1))
     objects = list(islice((record for record in islice(read(), _LOOKED_AT) if isinstance(record[1], dict)), SAMPLE))
     renamed, sentence = image_column(objects)
@@ -76,8 +75,8 @@ def _table(how: str, read: Callable[[], Iterator[Record]], path: Path | ObjectPa
     if not objects:
         return f"holds no object with columns: line {sample[0][0]} is {sample[0][1]}"
     if lines:
-        return JsonTable(how, lambda note: rename(read(), renamed))
-    return JsonTable(how, lambda note: together(rename(read(), renamed), path.name, note))
+        return JsonTable(lambda note: rename(read(), renamed))
+    return JsonTable(lambda note: together(rename(read(), renamed), path.name, note))
 
 
 def _is_line(text: str, lines: bool, ended: bool) -> bool:
@@ -227,20 +226,20 @@ def _recognise_object(path: Path | ObjectPath, encoding: str) -> JsonTable | str
         if not outline:
             return f"is no JSON: {getattr(error, 'msg', error)}"
     if several:
-        return _table("objects one behind the other", lambda: _values(path, encoding), path)
+        return _table(lambda: _values(path, encoding), path)
     images, annotations = lists.get("images"), lists.get("annotations")
     if images is not None and "sentences" in images:
-        return JsonTable("a split as Karpathy writes them", lambda note: _karpathy(path, encoding))
+        return JsonTable(lambda note: _karpathy(path, encoding))
     if any(not why_none(first) for first in lists.values()):
-        return _table("an object with lists of pictures", lambda: _array(path, encoding, _EVERY_LIST), path)
+        return _table(lambda: _array(path, encoding, _EVERY_LIST), path)
     if annotations is not None or (images is not None and _mentions(path, b'"annotations"')):
         if _mentions(path, b'"caption"'):
             read = partial(coco_captions, path, encoding)
-            return JsonTable("captions as COCO writes them", lambda note: read(), partial(first_names, path, encoding))
+            return JsonTable(lambda note: read(), partial(first_names, path, encoding))
         return "holds annotations without captions (boxes, masks or points): captions are in a file of their own"
     values = list(outline.values())
     if outline and (all(map(is_picture_name, outline)) or all(isinstance(v, dict) and not why_none(v) for v in values)):
-        return JsonTable("captions by name", lambda note: _by_name(path, encoding))
+        return JsonTable(lambda note: _by_name(path, encoding))
     found = ", ".join(list(outline)[:12])
     if any(is_address(value) or (isinstance(value, list) and is_address(value[0])) for value in outline.values()):
         return f"names no picture files (found {found}): {ON_THE_WEB}"

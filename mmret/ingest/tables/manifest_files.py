@@ -48,13 +48,12 @@ class Manifest:
     """A table of pictures that can be read.
 
     ``folder`` is where its paths count from: its own folder, or the one beside or below it in which its pictures were found.
-    ``how`` says in a few words how the file is read. A table that holds the pictures themselves has ``embedded`` set and is a
-    source of its own (``PictureTable(path)``), as a tar is; its rows name no files.
+    A table that holds the pictures themselves has ``embedded`` set and is a source of its own (``PictureTable(path)``), as a tar
+    is; its rows name no files.
     """
 
     path: Path | ObjectPath
     folder: Path | ObjectPath
-    how: str
     read: Callable[[Note], Iterator[Record]]
     embedded: bool = False
     names: Callable[[], list[str]] | None = None
@@ -77,7 +76,7 @@ def recognise(path: Path | ObjectPath, within: Path | ObjectPath | None = None) 
     and below it, with ``within`` only inside that folder.
 
     >>> found = recognise(Path("captions.txt"))
-    >>> found if isinstance(found, str) else (found.how, list(found.records()))
+    >>> found if isinstance(found, str) else list(found.records())
     """
     found = _recognise(path)
     if isinstance(found, str):
@@ -125,14 +124,13 @@ def _recognise_readable(path: Path | ObjectPath) -> Manifest | str:
         json_table = recognise_json(path)
         if isinstance(json_table, str):
             return json_table
-        return Manifest(path, path.parent, json_table.how, json_table.read, names=json_table.names)
+        return Manifest(path, path.parent, json_table.read, names=json_table.names)
     if suffix in _SEPARATED:
         separated = recognise_separated(path)
         if isinstance(separated, str):
             return separated
         dialect, encoding = separated
-        how = dialect.words() + ("" if encoding.startswith("utf-8") else f", {encoding}")
-        return Manifest(path, path.parent, how, lambda note: read_separated(path, dialect, encoding, note))
+        return Manifest(path, path.parent, lambda note: read_separated(path, dialect, encoding, note))
     if suffix in _COLUMNAR:
         return _recognise_columnar(path)
     return f"is not read as a table by its suffix; those are {', '.join(TABLE_SUFFIXES)}"
@@ -154,11 +152,11 @@ def _recognise_columnar(path: Path | ObjectPath) -> Manifest | str:
                 return (
                     f"holds pictures (in {pictures}) but has no caption column: found {found}; expected one called caption or text"
                 )
-            return Manifest(path, path.parent, f"pictures in the column {pictures}", lambda note: Columnar(path).records(), True)
+            return Manifest(path, path.parent, lambda note: Columnar(path).records(), True)
         renamed, sentence = image_column(islice(table.records(), SAMPLE))
     finally:
         table.close()
-    return sentence or Manifest(path, path.parent, "columns", lambda note: rename(Columnar(path).records(), renamed))
+    return sentence or Manifest(path, path.parent, lambda note: rename(Columnar(path).records(), renamed))
 
 
 def _with_files(path: Path | ObjectPath, table: Columnar, pictures: str) -> Manifest | None:
@@ -172,7 +170,7 @@ def _with_files(path: Path | ObjectPath, table: Columnar, pictures: str) -> Mani
         for number, record in Columnar(path).records():
             yield number, {k: v for k, v in record.items() if k != pictures} if isinstance(record, dict) else record
 
-    manifest = Manifest(path, path.parent, f"columns, without the pictures in {pictures}", read)
+    manifest = Manifest(path, path.parent, read)
     folder = _folder_of_pictures(manifest, path.parent)
     return manifest if any(_is_file(folder, name.strip().replace("\\", "/")) for name in _first_names(manifest)) else None
 
