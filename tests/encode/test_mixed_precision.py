@@ -66,26 +66,40 @@ def test_vectors_are_near_torchs_and_named_by_their_precision(
     assert len(list(tmp_path.glob("engines/*/*/facts.json"))) == 4  # one precision never reads the other's files
 
 
-def test_only_every_second_mlp_is_in_bfloat16(tmp_path: Path) -> None:
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu", "relu"])
+def test_only_every_second_mlp_is_in_bfloat16(activation: str, biases: bool) -> None:
     openvino = load_openvino()
     from openvino import opset13
 
+    active = {
+        "gelu": lambda value: opset13.gelu(value, "erf"),
+        "quick_gelu": lambda value: opset13.swish(value, opset13.constant(np.float32(1.702))),
+        "relu": opset13.relu,
+    }[activation]
     rng, rows = np.random.default_rng(0), opset13.parameter([-1, 8], np.float32, "rows")
 
     def layer(value: Any, width: int, out: int) -> Any:
         weights = opset13.constant(rng.normal(size=(width, out)).astype(np.float32))
-        return opset13.add(opset13.matmul(value, weights, False, False), opset13.constant(np.ones((1, out), np.float32)))
+        product = opset13.matmul(value, weights, False, False)
+        return opset13.add(product, opset13.constant(np.ones((1, out), np.float32))) if biases else product
+
+    def computed() -> np.ndarray:
+        hint = {"INFERENCE_PRECISION_HINT": "f32"}
+        return openvino.Core().compile_model(model, "CPU", hint)(np.eye(8, dtype=np.float32))[0]
 
     value = layer(rows, 8, 8)
     for _ in range(3):
-        value = opset13.add(value, layer(opset13.gelu(layer(value, 8, 32), "erf"), 32, 8))
+        value = opset13.add(value, layer(active(layer(value, 8, 32)), 32, 8))
     model = openvino.Model([value], [rows], "blocks")
+    exact = computed()
     found = bfloat16.mlps(model)
     assert len(found) == 3
     kept = [bfloat16.lower(openvino, mlp) for mlp in found[:: bfloat16.EVERY]]
     model.validate_nodes_and_infer_types()
     types = [n.output(0).get_element_type().get_type_name() for n in model.get_ordered_ops() if n.get_type_name() == "MatMul"]
     assert types == ["f32", "bf16", "bf16", "f32", "f32", "bf16", "bf16"] and len(kept) == 2
+    assert np.abs(exact - computed()).max() < 0.02 * np.abs(exact).max()
     assert model.output(0).get_element_type().get_type_name() == "f32" and not bfloat16.mlps(openvino.Model([rows], [rows], "none"))
 
 

@@ -3,7 +3,8 @@
 Processors with bfloat16 multiply it twice as fast as float32, and an MLP is two thirds of a transformer's products. Half of them
 are taken because roundings add up: of ViT-B/32 all MLPs come to 5e-4 of torch's unit vectors in a component, every second to 4e-4,
 and a whole network in bfloat16 to 2e-3, beyond what an engine may be off. Residuals, norms, attention and the projection stay
-float32. An MLP is two linear layers with biases and one GELU, Swish or ReLU between.
+float32. An MLP is two linear layers, with biases or without (those of zeros are none), and one GELU, QuickGELU, Swish or ReLU
+between.
 Cost: as :mod:`mmret.encode.engines.open_vino`; the file is smaller by a sixth.
 """
 
@@ -60,14 +61,14 @@ def capabilities(openvino: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Linear:
-    """``product`` of rows with a constant matrix, to which ``sum`` adds a constant; nodes of OpenVINO."""
+    """``product`` of rows with a constant matrix, and ``end``, which adds a constant to it or is the product; nodes of OpenVINO."""
 
     product: Any
-    sum: Any
+    end: Any
 
     @property
-    def bias(self) -> Any:
-        return next(node for node in sources(self.sum) if node.get_type_name() == "Constant")
+    def bias(self) -> Any | None:
+        return None if self.end is self.product else constant_of(self.end)
 
 
 Mlp = tuple[Linear, Any, Linear]
@@ -79,28 +80,44 @@ def mlps(model: Any) -> list[Mlp]:
     found = []
     for node in model.get_ordered_ops():
         second = linear(node)
-        if second is None or sources(second.product)[0].get_type_name() not in ACTIVATIONS:
+        if second is None or second.end is second.product and followed_by_its_bias(node):
+            continue
+        if sources(second.product)[0].get_type_name() not in ACTIVATIONS:
             continue
         activation = sources(second.product)[0]
         first = linear(sources(activation)[0])
-        if first is not None and all(len(n.output(0).get_target_inputs()) == 1 for n in (first.sum, activation)):
+        if first is not None and all(len(read_by(n)) == 1 for n in (first.end, activation)):
             found.append((first, activation, second))
     return found
 
 
 def linear(node: Any) -> Linear | None:
-    """``node`` as the sum that ends a linear layer, if it is one."""
-    if node.get_type_name() != "Add":
+    """``node`` as the end of a linear layer, if it is one."""
+    product = node
+    if node.get_type_name() == "Add" and constant_of(node) is not None:
+        product = next((source for source in sources(node) if source.get_type_name() == "MatMul"), node)
+        if len(read_by(product)) != 1:
+            return None
+    if product.get_type_name() != "MatMul" or sources(product)[1].get_type_name() != "Constant":
         return None
-    kinds = {source.get_type_name(): source for source in sources(node)}
-    product = kinds.get("MatMul")
-    if product is None or "Constant" not in kinds or sources(product)[1].get_type_name() != "Constant":
-        return None
-    return Linear(product, node) if len(product.output(0).get_target_inputs()) == 1 else None
+    return Linear(product, node)
+
+
+def followed_by_its_bias(product: Any) -> bool:
+    """Whether the sum behind ``product`` is the end of its linear layer."""
+    return len(read_by(product)) == 1 and linear(read_by(product)[0]) is not None
 
 
 def sources(node: Any) -> list[Any]:
     return [value.get_node() for value in node.input_values()]
+
+
+def read_by(node: Any) -> list[Any]:
+    return [value.get_node() for value in node.output(0).get_target_inputs()]
+
+
+def constant_of(node: Any) -> Any | None:
+    return next((source for source in sources(node) if source.get_type_name() == "Constant"), None)
 
 
 def lower(openvino: Any, mlp: Mlp) -> list[np.ndarray]:
@@ -120,12 +137,14 @@ def lower(openvino: Any, mlp: Mlp) -> list[np.ndarray]:
         turned = layer.product.get_attributes()
         matrix = constant(sources(layer.product)[1])
         product = opset13.matmul(opset13.convert(value, "bf16"), matrix, turned["transpose_a"], turned["transpose_b"])
-        return opset13.add(product, constant(layer.bias))
+        return product if layer.bias is None else opset13.add(product, constant(layer.bias))
 
     first, activation, second = mlp
     activation.input(0).replace_source_output(lowered(first.product.input_value(0), first).output(0))
+    if (factor := constant_of(activation)) is not None:  # QuickGELU is a Swish with a factor, of its input's type
+        activation.input(1).replace_source_output(constant(factor).output(0))
     ended = opset13.convert(lowered(activation.output(0), second), "f32")
-    second.sum.output(0).replace(ended.output(0))
+    second.end.output(0).replace(ended.output(0))
     return kept
 
 
