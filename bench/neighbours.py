@@ -297,6 +297,7 @@ def main(
     dim: Annotated[int, typer.Option(help="width of a vector")] = 512,
     k: Annotated[int, typer.Option(help="neighbours kept in the band")] = 100,
     signals: Annotated[int, typer.Option(min=1, max=3)] = 3,
+    only: Annotated[bool, typer.Option("--only", help="all signals in one pass, without the run of one signal alone")] = False,
     peer: Annotated[bool, typer.Option(help="compare with faiss")] = True,
     growth_: Annotated[bool, typer.Option("--growth", help="a tenth more images against mining all again")] = False,
     memory: Annotated[bool, typer.Option(help="peak memory at n and at 4 n")] = False,
@@ -344,7 +345,7 @@ def main(
     if growth_:
         print(json.dumps({"growth": growth(n, dim, k, signals, device)}))
     if peer:
-        print(json.dumps(against_faiss(n, dim, k, signals, rounds, threads, device), indent=1))
+        print(json.dumps(against_faiss(n, dim, k, signals, rounds, threads, device, signals if only else None), indent=1))
     elif not growth_:
         print(json.dumps({"alone": without_peer(n, dim, k, signals, rounds, device)}))
 
