@@ -131,13 +131,16 @@ def against_faiss(n: int, dim: int, k: int, signals: int, rounds: int, threads: 
     faiss_search([wide[0][:500]], k, threads)
     for used in [only] if only else sorted({1, signals}):
         settings = MineSettings(k=k, signals=SIGNALS[:used], device=device)
-        walls, processors = [], []
+        walls, processors, edges = [], [], 0
         for _ in range(rounds):
             wall, processor, table = timed(lambda s=settings: candidates(own, [], s, BANDS))
             above = table.filter(table["above_band"])
             most = max(above.group_by(["query_id", "signal"]).aggregate([("score", "count")])["score_count"].to_pylist(), default=0)
             peer_wall, peer_processor, found = timed(lambda u=used, m=most: faiss_search(wide[:u], k + 1 + m, threads))
-            recall = assert_equal(table, found, k)
+            if not walls:
+                recall, edges = assert_equal(table, found, k), table.num_rows
+            assert table.num_rows == edges, "another round found another number of edges"
+            print(f"{used} signal(s), s: {wall:.2f} and {peer_wall:.2f}", file=sys.stderr, flush=True)
             walls.append((wall, peer_wall))
             processors.append((processor, peer_processor))
         ratio = [statistics.median(a / b for a, b in pairs) for pairs in (walls, processors)]
