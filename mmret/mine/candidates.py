@@ -12,12 +12,10 @@ holds no more whatever the corpus.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from mmret import progress
 from mmret.devices import device_of
@@ -25,6 +23,7 @@ from mmret.errors import UserError
 from mmret.mine.operands import Matrix, largest_code
 from mmret.mine.ordering import Texts, order, place_in_group
 from mmret.mine.projections import Projection, choose_projection
+from mmret.mine.threads import in_threads
 from mmret.mine.tiles import compare_between, compare_within, tile_rows
 from mmret.mine.toplists import Edges, TopLists, band_limits
 from mmret.schemas import CANDIDATES
@@ -100,15 +99,12 @@ class _SortedShard:
         in_order = bool((self.by_id[1:] > self.by_id[:-1]).all())
         return vectors if in_order else vectors[self.by_id]
 
-    def matrix(self, signal: str, projection: Projection | None) -> tuple[Matrix, np.ndarray]:
-        """The shard's vectors in an order that suits ``projection``, and the number by id of each, (n,) int64."""
+    def matrix(self, signal: str, projection: Projection | None) -> Matrix:
+        """The shard's vectors, in an order that suits ``projection`` if there is one for vectors as wide."""
         vectors = self.vectors(signal)
-        if projection is None or vectors.shape[1:] != projection.basis.shape[:1]:
-            return Matrix(vectors, self.ids, signal, self.tile, self.device), np.arange(len(vectors))
-        numbers = projection.arrangement(vectors)
-        ids = self.ids.take(pa.array(numbers))
-        matrix = Matrix(vectors[numbers], ids, signal, self.tile, self.device, projection=projection, numbers=numbers)
-        return matrix, numbers
+        if projection is not None and vectors.shape[1:] != projection.basis.shape[:1]:
+            projection = None
+        return Matrix(vectors, self.ids, signal, self.tile, self.device, projection=projection)
 
 
 class _ShardLists:
@@ -120,7 +116,7 @@ class _ShardLists:
     def __init__(self, new_shard: _SortedShard, signal: str, k: int, band: BandSettings):
         self.new_shard, self.signal, self.k, self.band = new_shard, signal, k, band
         self.projection = _projection(new_shard, signal, k, band, len(new_shard.ids) ** 2 // 2)
-        self.matrix, self.numbers = new_shard.matrix(signal, self.projection)
+        self.matrix = new_shard.matrix(signal, self.projection)
         self.ids = [new_shard.ids]  # of the shards compared so far; targets are numbered through
         self.rows, self.targets, self.scores = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         self._rows_after_cut = 0
@@ -136,8 +132,8 @@ class _ShardLists:
         if self.projection is None:
             self.projection = _projection(earlier_shard, self.signal, self.k, self.band, len(self.ids[0]) * len(earlier_shard.ids))
             if self.projection is not None:
-                self.matrix, self.numbers = self.new_shard.matrix(self.signal, self.projection)
-        matrix, numbers = earlier_shard.matrix(self.signal, self.projection)
+                self.matrix = self.new_shard.matrix(self.signal, self.projection)
+        matrix = earlier_shard.matrix(self.signal, self.projection)
         if matrix.width != self.matrix.width:
             raise UserError(
                 f"{self.signal}: vectors of {self.new_shard.shard.shard} have {self.matrix.width} components, "
@@ -149,7 +145,7 @@ class _ShardLists:
         offset = sum(map(len, self.ids))
         self.ids.append(earlier_shard.ids)
         self._take(lists, offset)
-        edges = _by_number(their_lists.result(), numbers)
+        edges = their_lists.result(matrix.numbers)
         return _table(earlier_shard.shard.shard, earlier_shard.ids, self.signal, edges, Texts(self.new_shard.ids), self.band)
 
     def table(self) -> pa.Table:
@@ -169,16 +165,19 @@ class _ShardLists:
             self.k,
             self.band,
             self.new_shard.tile,
-            self.floor[self.numbers],
-            self.above_floor[self.numbers],
+            self.floor[self.matrix.numbers],
+            self.above_floor[self.matrix.numbers],
         )
 
     def _take(self, lists: TopLists, offset: int) -> None:
-        edges = _by_number(lists.result(), self.numbers)
-        self.floor[self.numbers], self.above_floor[self.numbers] = lists.floor, lists.above_floor
-        self.rows = np.concatenate([self.rows, edges.rows])
-        self.targets = np.concatenate([self.targets, edges.targets.astype(np.int64) + offset])
-        self.scores = np.concatenate([self.scores, edges.scores])
+        edges = lists.result(self.matrix.numbers)
+        self.floor[self.matrix.numbers], self.above_floor[self.matrix.numbers] = lists.floor, lists.above_floor
+        if offset:
+            self.rows = np.concatenate([self.rows, edges.rows])
+            self.targets = np.concatenate([self.targets, edges.targets + np.int64(offset)])
+            self.scores = np.concatenate([self.scores, edges.scores])
+        else:
+            self.rows, self.targets, self.scores = edges.rows, edges.targets, edges.scores
         if offset and len(self.rows) > 2 * self._rows_after_cut:
             self._cut_lists()
 
@@ -215,27 +214,18 @@ def _projection(shard: _SortedShard, signal: str, k: int, band: BandSettings, pa
     return choose_projection(shard.vectors(signal), k, low, high, largest)
 
 
-def _by_number(edges: Edges, numbers: np.ndarray) -> Edges:
-    """``edges`` whose rows are places in a matrix as edges of the images' numbers, by number; lists stay as they are."""
-    counts = np.bincount(edges.rows, minlength=len(numbers))
-    starts = np.cumsum(counts) - counts
-    place = np.empty_like(numbers)
-    place[numbers] = np.arange(len(numbers))
-    counts = counts[place]
-    by = np.repeat(starts[place] - (np.cumsum(counts) - counts), counts) + np.arange(len(edges.rows))
-    return Edges(np.repeat(np.arange(len(numbers), dtype=np.int32), counts), edges.targets[by], edges.scores[by])
-
-
 def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, targets: Texts, band: BandSettings) -> pa.Table:
     queries, high = Texts(ids), band_limits(band)[1]
+    same = [pa.repeat(pa.scalar(text, pa.string()), min(_PIECE, len(edges.rows))) for text in (shard, signal)]  # of all pieces
 
     def piece(start: int) -> pa.Table:
         rows, places, scores = (x[start : start + _PIECE] for x in (edges.rows, edges.targets, edges.scores))
+        of_shard, of_signal = (texts.slice(0, len(rows)) for texts in same)
         return pa.table(
             {
-                "query_shard": pa.repeat(pa.scalar(shard, pa.string()), len(rows)),
+                "query_shard": of_shard,
                 "query_id": queries.take(rows),
-                "signal": pa.repeat(pa.scalar(signal, pa.string()), len(rows)),
+                "signal": of_signal,
                 "target_id": targets.take(places),
                 "score": pa.array(scores, pa.float32()),
                 "above_band": pa.array(scores >= high),
@@ -243,6 +233,4 @@ def _table(shard: str, ids: pa.Array, signal: str, edges: Edges, targets: Texts,
             schema=CANDIDATES,
         )
 
-    starts = range(0, max(1, len(edges.rows)), _PIECE)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return pa.concat_tables(pool.map(piece, starts))
+    return pa.concat_tables(in_threads(piece, range(0, max(1, len(edges.rows)), _PIECE)))

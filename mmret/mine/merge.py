@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -128,7 +129,7 @@ def _sort(lists: np.ndarray, scores: np.ndarray, targets: pa.Array, names: pa.Ar
     return pa.record_batch(
         {
             "query_id": as_text(names.take(pa.array(queries))),
-            "signal": pa.array(SIGNALS).take(pa.array(signals)),
+            "signal": _signals(signals),
             "target_id": as_text(targets.take(pa.array(by))),
             "score": pa.array(scores[by]),
             "rank": pa.array(rank, pa.int32(), mask=above),
@@ -136,6 +137,18 @@ def _sort(lists: np.ndarray, scores: np.ndarray, targets: pa.Array, names: pa.Ar
         },
         schema=NEIGHBOURS,
     )
+
+
+def _signals(numbers: np.ndarray) -> pa.Array:
+    """Names of signals by number; blocks of one signal share theirs."""
+    if len(numbers) <= BLOCK and (numbers == numbers[:1]).all():
+        return _same(int(numbers[0]) if len(numbers) else 0).slice(0, len(numbers))
+    return pa.array(SIGNALS).take(pa.array(numbers))
+
+
+@lru_cache(len(SIGNALS))
+def _same(signal: int) -> pa.Array:
+    return pa.repeat(pa.scalar(SIGNALS[signal], pa.string()), BLOCK)
 
 
 def _repeated(lists: np.ndarray, scores: np.ndarray, by: np.ndarray, targets: pa.Array) -> np.ndarray:

@@ -11,21 +11,23 @@ outlier dimensions are spread) and rounded to s*q with integer q; its error e = 
 Then |x.y - s_x s_y q_x.q_y| <= |x| e_y + |y| e_x + 3 e_x e_y, which splits into one term per vector
 (:attr:`Block.error`).
 
-Cost: one pass over the vectors, two bytes more per component while the shard is in memory.
+Cost: one pass over the vectors, two bytes more per component while the shard is in memory; with heads a fifth of a byte, and the
+sketches of those blocks that heads did not suffice for.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 import torch
 
 from mmret.errors import UserError
-from mmret.mine.projections import Head, Projection
+from mmret.mine.projections import Codes, Head, Projection, beside_like_ones
+from mmret.mine.threads import in_threads
 
 NORM_TOLERANCE = 0.01
 """How far the length of a stored vector may be from one; float16 rounding alone stays under 0.0005."""
@@ -44,22 +46,39 @@ class Block:
     """Rows ``start:stop`` of a matrix, r of them. ``rows`` (p, w) and ``columns`` (w, p) are their sketch as left and right operand
     of a product; p is r padded to whole groups.
 
-    A product of two blocks times both ``unit`` is the score to within the sum of both ``error`` (r,) float32.
+    A product of two blocks times both ``unit`` is the score to within the sum of both ``error`` (r,) float32. A block with a
+    ``head`` has no sketch before it is asked for as a ``whole``, and its vectors are the rows ``numbers`` of ``shard``.
     """
 
     start: int
     stop: int
-    rows: torch.Tensor
-    columns: torch.Tensor
+    rows: torch.Tensor | None
+    columns: torch.Tensor | None
     unit: float
-    error: np.ndarray
-    vectors: torch.Tensor  # (r, d) float16
+    error: np.ndarray | None
+    vectors: torch.Tensor | None  # (r, d) float16
     head: Head | None = None
     numbers: np.ndarray | None = None
+    shard: np.ndarray | None = None  # (n, d) float16
+    largest: int = 0
 
     def numbers_of(self, rows: np.ndarray) -> np.ndarray:
         """What ``rows`` (m,) of the block are called as targets."""
         return rows + self.start if self.numbers is None else self.numbers[rows]
+
+    def wide(self, rows: np.ndarray | slice = slice(None)) -> torch.Tensor:
+        """Vectors (m, d) float32 of ``rows`` of the block."""
+        if self.vectors is not None:
+            return self.vectors[rows].float()
+        return torch.from_numpy(self.shard.take(self.numbers[rows], 0)).float()
+
+    @cached_property
+    def whole(self) -> Block:
+        """The block with its sketch."""
+        if self.rows is not None:
+            return self
+        rows, columns, unit, error = _int8_block(self.wide(), self.largest)
+        return replace(self, rows=rows, columns=columns, unit=unit, error=error)
 
 
 def int8_products(device: torch.device) -> bool:
@@ -88,26 +107,27 @@ def _exact_products(largest: int = 127) -> bool:
 
 @cache
 def _fast_products() -> bool:
-    """Whether eight-bit products take less time than float32 ones: a trial of a few milliseconds."""
-    rows = torch.ones((128, 512), dtype=torch.int8)
+    """Whether eight-bit products take less time than float32 ones: a trial of some 50 milliseconds, of products large enough that
+    threads which wait for each other do not decide it, in turn."""
+    rows = torch.ones((512, 512), dtype=torch.int8)
     wide, columns = rows.float(), rows.T.contiguous()
     wide_columns = columns.float()
 
     def seconds(product: Callable[[], object]) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            product()
-            times.append(time.perf_counter() - start)
-        return min(times)
+        start = time.perf_counter()
+        product()
+        return time.perf_counter() - start
 
-    return seconds(lambda: torch._int_mm(rows, columns)) < seconds(lambda: wide @ wide_columns)
+    times = [(seconds(lambda: torch._int_mm(rows, columns)), seconds(lambda: wide @ wide_columns)) for _ in range(9)]
+    short, single = map(min, zip(*times, strict=True))
+    return short < single
 
 
 class Matrix:
     """Vectors (n, d) float16 of unit length, cut into blocks of ``tile`` rows on ``device``.
 
-    Raises UserError, naming signal, id and what to do, for a vector that is not finite, zero or not of unit length.
+    With a ``projection`` the rows are arranged as suits it; ``numbers`` (n,) has the place that each had before. Raises UserError,
+    naming signal, id and what to do, for a vector that is not finite, zero or not of unit length.
     """
 
     def __init__(
@@ -119,26 +139,49 @@ class Matrix:
         device: torch.device,
         int8: bool | None = None,
         projection: Projection | None = None,
-        numbers: np.ndarray | None = None,
     ):
         if vectors.ndim != 2 or vectors.dtype != np.float16:
             raise UserError(f"{signal}: expected float16 vectors (n, d), got {vectors.dtype} {vectors.shape}")
         if len(vectors) != len(ids):
             raise UserError(f"{signal}: {len(vectors)} vectors for {len(ids)} images: encode the shard again")
         self.rows, self.width = vectors.shape
-        self.device = device
-        largest = largest_code(device) if int8 is None else (127 if device.type != "cpu" or _exact_products() else 79) * int8
-        self.int8 = largest > 0
-        self.blocks = []
-        for start in range(0, self.rows, tile):
-            part = torch.from_numpy(np.require(vectors[start : start + tile], requirements=["C", "W"])).to(device)
+        self.device, self.tile = device, tile
+        self._largest = largest_code(device) if int8 is None else (127 if device.type != "cpu" or _exact_products() else 79) * int8
+        self.int8 = self._largest > 0
+        self.numbers = np.arange(self.rows)
+        self.blocks = self._plain(vectors, ids, signal) if projection is None else self._arranged(vectors, ids, signal, projection)
+
+    def _plain(self, vectors: np.ndarray, ids: Sequence[str], signal: str) -> list[Block]:
+        blocks = []
+        for start in range(0, self.rows, self.tile):
+            part = self._part(vectors, start).to(self.device)
             wide = part.float()
-            _check(wide, ids[start : start + tile], signal)
-            sketch = _int8_block(wide, largest) if self.int8 else _float_block(wide)
-            head = projection.head(wide, -len(part) % GROUP) if projection else None
-            self.blocks.append(
-                Block(start, start + len(part), *sketch, part, head, None if numbers is None else numbers[start : start + tile])
-            )
+            _check(wide, ids[start : start + self.tile], signal)
+            sketch = _int8_block(wide, self._largest) if self.int8 else _float_block(wide)
+            blocks.append(Block(start, start + len(part), *sketch, part))
+        return blocks
+
+    def _arranged(self, vectors: np.ndarray, ids: Sequence[str], signal: str, projection: Projection) -> list[Block]:
+        starts = range(0, self.rows, self.tile)
+
+        def code(start: int) -> Codes:
+            wide = self._part(vectors, start).float()
+            _check(wide, ids[start : start + self.tile], signal)
+            return projection.code(wide)
+
+        def block(start: int) -> Block:
+            numbers = self.numbers[start : start + self.tile]
+            head = projection.written(codes[numbers], bounds[numbers], -len(numbers) % GROUP)
+            stop = start + len(numbers)
+            return Block(start, stop, None, None, 0.0, None, None, head, numbers, vectors, self._largest)
+
+        parts = list(in_threads(code, starts))
+        self.numbers = beside_like_ones(parts)
+        codes, bounds = np.concatenate([part.codes for part in parts]), np.concatenate([part.bounds for part in parts])
+        return list(in_threads(block, starts))
+
+    def _part(self, vectors: np.ndarray, start: int) -> torch.Tensor:
+        return torch.from_numpy(np.require(vectors[start : start + self.tile], requirements=["C", "W"]))
 
 
 def _check(vectors: torch.Tensor, ids: Sequence[str], signal: str) -> None:

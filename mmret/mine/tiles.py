@@ -14,13 +14,14 @@ and their top lists. Nothing grows with the corpus.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from threading import local
 
 import numpy as np
 import torch
 
 from mmret.mine.operands import GROUP, Block, Matrix, exact_scores
+from mmret.mine.threads import in_threads
 from mmret.mine.toplists import TopLists
 
 _CPU_TILE = 2048  # a tile stays in the cache; larger ones gain nothing there
@@ -59,12 +60,7 @@ _Tile = tuple[Block, int, TopLists, Block, int, TopLists]
 
 
 def _scan(matrix: Matrix, rows: list[list[_Tile]], tick: Callable[[], None]) -> None:
-    """Compute all tiles; on a CPU each thread works on a tile of its own.
-
-    On a busy machine that is faster than to split each product among the threads, where all would wait for the slowest one at
-    every step. The order of the tiles does not change the lists.
-    """
-    threads = torch.get_num_threads() if matrix.device.type == "cpu" else 1
+    """Compute all tiles; on a CPU each thread works on a tile of its own. The order of the tiles does not change the lists."""
     scans = local()
 
     def work(tile: _Tile) -> None:
@@ -72,22 +68,17 @@ def _scan(matrix: Matrix, rows: list[list[_Tile]], tick: Callable[[], None]) -> 
             scans.scan = _Scan(matrix)
         scans.scan.tile(*tile)
 
-    if threads == 1:
+    if matrix.device.type != "cpu":
         for row in rows:
             for tile in row:
                 work(tile)
             tick()
         return
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        done = pool.map(work, (tile for row in rows for tile in row))
+    with closing(in_threads(work, (tile for row in rows for tile in row))) as done:
         for row in rows:
             for _ in row:
                 next(done)
             tick()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the setting of new threads is shared, and the workers lowered it
 
 
 class _Scan:
@@ -96,7 +87,8 @@ class _Scan:
     def __init__(self, matrix: Matrix):
         self.device, self._in_vain = matrix.device, 0
         self._products = torch.zeros(0, device=self.device)
-        self._wide: dict[str, tuple[Block, torch.Tensor]] = {}
+        self._exact: dict[str, torch.Tensor] = {}
+        self._converted: dict[str, Block] = {}
 
     def tile(self, left: Block, a: int, left_lists: TopLists, right: Block, b: int, right_lists: TopLists) -> None:
         """Add the pairs of this tile that may belong there to the lists of both sides."""
@@ -110,7 +102,7 @@ class _Scan:
         if not maybe.any():
             return
         i, j, rows, columns = i[maybe], j[maybe], rows[maybe], columns[maybe]
-        scores = exact_scores(self._exact("left", left), self._exact("right", right), i, j)
+        scores = self._scores(left, right, i, j)
         left_lists.add(a, rows, right.numbers_of(j), scores)
         right_lists.add(b, columns, left.numbers_of(i), scores)
 
@@ -120,7 +112,7 @@ class _Scan:
             return None
         unit = np.float32(left.head.unit)
         products = self._product(left.head.rows, right.head.columns)
-        found = self._reaching(products, need_left / unit, need_right / unit, int(products.numel() * _FEW))
+        found = self._reaching(products, need_left / unit, need_right / unit, left is right, int(products.numel() * _FEW))
         self._in_vain = max(0, self._in_vain - 1) if found else self._in_vain + 2
         if not found:
             return None
@@ -130,11 +122,12 @@ class _Scan:
 
     def _by_sketches(self, left: Block, right: Block, need_left: np.ndarray, need_right: np.ndarray) -> _Found:
         """The pairs that the sketches of whole vectors do not rule out."""
+        same, left, right = left is right, left.whole, right.whole
         unit = left.unit * right.unit
         need_left, need_right = (
             x / unit for x in (need_left - left.error - right.error.max(), need_right - right.error - left.error.max())
         )
-        i, j, products = self._reaching(self._product(left.rows, right.columns), need_left, need_right)
+        i, j, products = self._reaching(self._product(left.rows, right.columns), need_left, need_right, same)
         score, error = products * np.float32(unit), left.error[i] + right.error[j] + np.float32(1e-6)
         return i, j, score - error, score + error
 
@@ -149,10 +142,10 @@ class _Scan:
         return (torch._int_mm if int8 else torch.mm)(rows, columns, out=out)
 
     def _reaching(
-        self, products: torch.Tensor, rows: np.ndarray, columns: np.ndarray, most: int | None = None
+        self, products: torch.Tensor, rows: np.ndarray, columns: np.ndarray, same: bool, most: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Places, row by row, where a product reaches what its row or its column needs, and the products there; None where there
-        are more than ``most``.
+        are more than ``most``. Of the ``same`` block on both sides no group of columns that lies before its row.
 
         The greatest product of each group of columns is tested first: most groups hold none.
         """
@@ -165,17 +158,42 @@ class _Scan:
         columns = np.pad(columns, (0, products.shape[1] - width), constant_values=never)
         rows, columns = (torch.from_numpy(x).to(self.device) for x in (rows, columns.reshape(-1, GROUP)))
         products = products[: len(rows)].unflatten(1, (-1, GROUP))
-        i, group = (products.amax(2) >= torch.minimum(rows[:, None], columns.amin(1))).nonzero(as_tuple=True)
+        hit = products.amax(2) >= torch.minimum(rows[:, None], columns.amin(1))
+        if same:
+            hit &= torch.arange(GROUP - 1, hit.shape[1] * GROUP, GROUP, device=self.device) > torch.arange(
+                len(rows), device=self.device
+            ).unsqueeze(1)
+        i, group = hit.nonzero(as_tuple=True)
         if most is not None and len(i) > most:
             return None
         near = products[i, group]
-        at = ((near >= rows[i, None]) | (near >= columns[group])).flatten().nonzero().flatten()
-        i, j = i[at // GROUP], group[at // GROUP] * GROUP + at % GROUP
-        real = j < width
-        return tuple(x[real].cpu().numpy() for x in (i, j, near.flatten()[at].float()))
+        reached = (near >= rows[i, None]) | (near >= columns[group])
+        i, group, near, reached = (x.cpu().numpy() for x in (i, group, near, reached))
+        at = np.flatnonzero(reached)
+        found = at // GROUP
+        i, j, values = i[found], at + ((group - np.arange(len(group))) * GROUP)[found], near.ravel()[at].astype(np.float32)
+        if width % GROUP:
+            real = j < width
+            return i[real], j[real], values[real]
+        return i, j, values
 
-    def _exact(self, side: str, block: Block) -> torch.Tensor:
-        """The block's vectors in double precision; those of a row of tiles are converted once."""
-        if side not in self._wide or self._wide[side][0] is not block:
-            self._wide[side] = block, block.vectors.double()
-        return self._wide[side][1]
+    def _scores(self, left: Block, right: Block, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Exact scores of the pairs (i, j); only the columns that are named are made wide, the rows once for a row of tiles."""
+        rows = self._wide("left", left)
+        if left is right:
+            return exact_scores(rows, rows, i, j)
+        named = np.zeros(right.stop - right.start, bool)
+        named[j] = True
+        columns = self._wide("right", right, np.flatnonzero(named))
+        return exact_scores(rows, columns, i, (np.cumsum(named) - 1)[j])
+
+    def _wide(self, side: str, block: Block, rows: np.ndarray | None = None) -> torch.Tensor:
+        """The block's vectors in double precision, in a buffer that the next block of that side overwrites."""
+        if rows is None and self._converted.get(side) is block:
+            return self._exact[side][: block.stop - block.start]
+        single = block.wide() if rows is None else block.wide(rows)  # from half to double precision at once takes twice as long
+        if side not in self._exact or len(self._exact[side]) < len(single):
+            most = max(len(single), block.stop - block.start)
+            self._exact[side] = torch.empty((most, single.shape[1]), dtype=torch.float64, device=self.device)
+        self._converted[side] = block
+        return self._exact[side][: len(single)].copy_(single)

@@ -14,9 +14,11 @@ from threading import Lock
 import numpy as np
 
 from mmret.errors import UserError
+from mmret.mine.threads import in_threads
 from mmret.settings import BandSettings
 
 _TOP = np.float32(1.05)  # above any product of two vectors whose length is one to within a hundredth
+_ROWS = 2_048  # whose lists are unpacked at once
 _BATCH = 65_536  # entries that may wait in a block whatever k
 
 
@@ -123,15 +125,38 @@ class TopLists:
         mask = np.uint64((1 << self._score_bits) - 1)
         return ((keys >> np.uint64(self._target_bits)) & mask).astype(np.int64)
 
-    def result(self) -> Edges:
-        """All lists, cut to ``k``. The object cannot be used afterwards."""
-        rows, targets, scores = [], [], []
-        for block in range(len(self._cut)):
-            self._cut_lists(block)
-            keys, self._cut[block] = self._cut[block], np.zeros(0, np.uint64)
-            rows.append((keys >> np.uint64(self._score_bits + self._target_bits)).astype(np.int32) + block * self.tile)
-            targets.append((keys & np.uint64((1 << self._target_bits) - 1)).astype(np.int32))
-            scores.append(from_sortable(sortable(_TOP) - self._codes(keys)))
-        if not rows:
-            return Edges(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
-        return Edges(np.concatenate(rows).astype(np.int32), np.concatenate(targets), np.concatenate(scores))
+    def result(self, numbers: np.ndarray | None = None) -> Edges:
+        """All lists, cut to ``k``. The object cannot be used afterwards.
+
+        ``numbers`` (rows,): a permutation; row r is then called ``numbers[r]``, and the edges are sorted by that.
+        """
+        list(in_threads(self._cut_lists, range(len(self._cut))))
+        shift = np.uint64(self._score_bits + self._target_bits)
+        counts = [np.zeros(0, np.int64)]
+        for block, keys in enumerate(self._cut):
+            height = min(self.tile, self._rows - block * self.tile)
+            bounds = np.searchsorted(keys, np.arange(height + 1, dtype=np.uint64) << shift)
+            counts.append(np.diff(bounds))
+        keys, per_row = np.concatenate([np.zeros(0, np.uint64), *self._cut]), np.concatenate(counts)
+        self._cut = []
+        starts = np.cumsum(per_row) - per_row
+        if numbers is not None:
+            place = np.empty_like(numbers)
+            place[numbers] = np.arange(len(numbers))
+            starts, per_row = starts[place], per_row[place]
+        ends = np.cumsum(per_row)
+        rows, targets, scores = (np.empty(len(keys), kind) for kind in (np.int32, np.int32, np.float32))
+
+        def unpack(first: int) -> None:
+            some = slice(first, first + _ROWS)
+            many = per_row[some]
+            begin, end = int(ends[first] - many[0]), int(ends[some][-1])
+            own = keys[begin:end]
+            if numbers is not None:
+                own = keys[np.repeat(starts[some] - (ends[some] - many), many) + np.arange(begin, end)]
+            rows[begin:end] = np.repeat(np.arange(first, first + len(many), dtype=np.int32), many)
+            targets[begin:end] = own & np.uint64((1 << self._target_bits) - 1)
+            scores[begin:end] = from_sortable(sortable(_TOP) - self._codes(own))
+
+        list(in_threads(unpack, range(0, self._rows, _ROWS)))
+        return Edges(rows, targets, scores)
