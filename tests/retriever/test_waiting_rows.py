@@ -39,6 +39,8 @@ def test_chunks_of_waiting_rows_are_those_of_a_tensor(on_disk, tmp_path, size):
         for _ in range(2):  # each is read in both passes
             assert all(torch.equal(chunk[:], own) for chunk, own in zip(chunks, expected, strict=True))
         assert torch.equal(chunks[-1][-1:], expected[-1][-1:])
+        for places in ([0, 1, 2, 5, 17, 18], [3], list(range(19))):
+            assert torch.equal(rows.take(np.array(places)), decode(numbers[places]))
 
 
 @pytest.mark.parametrize("count, waits", [(1, False), (7, False), (8, True)])
@@ -72,6 +74,24 @@ def test_a_step_whose_pictures_wait_is_that_of_pictures_in_memory(clip_folder, t
         batch = trainer.data.batch(0)
         read = trainer.embedder.read(batch)
         assert isinstance(read, WaitingRows) == (held == 0)
+        found.append([*trainer.train_step(batch, read), *trainer.embedder.model.state_dict().values()])
+    assert found[0][:2] == found[1][:2] and all(map(torch.equal, found[0][2:], found[1][2:]))
+
+
+@pytest.mark.parametrize("trainable", ["all", "text+blocks", "above"])
+def test_so_is_a_step_of_a_reranker_also_where_a_chunk_takes_some_of_the_rows(
+    clip_folder, triplets, load, tmp_path, monkeypatch, trainable
+):
+    found = []
+    for waits in (False, True):
+        monkeypatch.setattr(waiting_rows, "HELD", 0)
+        recipe = small("reranker", chunk_size=4, trainable=trainable)
+        trainer = a_trainer(recipe, clip_folder, triplets, load, tmp_path / str(waits), double=False)
+        trainer.embedder.model.train()
+        batch = trainer.data.batch(0)
+        numbers, rows = trainer.embedder.read(batch)
+        assert isinstance(rows, WaitingRows)
+        read = numbers, rows if waits else rows[:]
         found.append([*trainer.train_step(batch, read), *trainer.embedder.model.state_dict().values()])
     assert found[0][:2] == found[1][:2] and all(map(torch.equal, found[0][2:], found[1][2:]))
 

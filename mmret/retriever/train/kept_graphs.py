@@ -3,7 +3,8 @@
 The first pass of :mod:`mmret.retriever.train.gradcache` may as well have a graph: then the second one is that graph's backward
 pass, with the same numbers in the same order, and the weights are the same bits. A quarter of the work goes. What a graph takes
 is counted as it is made, each storage once, and as many chunks of a step keep theirs, the first ones, as a third of the memory that
-was free before the first step holds; the others are embedded twice. Where a GPU has no room after all, what was kept is dropped
+was free before the first step holds; the others are embedded twice. A pass that goes beyond that room, the first of a run too,
+ends there and is made again without a graph. Where a GPU has no room after all, what was kept is dropped
 and nothing is kept any more. Cost: a call of Python for every tensor that is kept, under a hundredth of a pass on a tiny model.
 """
 
@@ -22,6 +23,10 @@ from mmret.retriever.train.exchange import Exchange, Place
 
 SHARE_OF_FREE_MEMORY = 1 / 3
 """That kept activations may take: as much for a chunk's passes, and the rest for features, pictures and whatever else runs."""
+
+
+class _NoRoom(Exception):
+    """A pass has kept more than there is room for."""
 
 
 class KeptGraphs:
@@ -43,24 +48,28 @@ class KeptGraphs:
         self._fresh = all(parameter.grad is None for parameter in self._parameters)
 
     def encode(self, place: Place, call: Callable[[], torch.Tensor]) -> torch.Tensor | None:
-        """The features that ``call()`` gives, their graph kept; None where there is no room for one as large as any so far, and
-        ``call`` may have been made in vain."""
+        """The features that ``call()`` gives, their graph kept; None where there is no room for it, or for one as large as any so
+        far, and ``call`` may have been made in vain, or in part."""
         self.passes += 1
         if not self.room or self.taken + self.largest > self.room:
             return None
-        rows = None
+        before, rows, memory = self.taken, None, True
         try:
             with torch.enable_grad(), self._counted():
                 rows = call()
-        except torch.OutOfMemoryError:
+        except _NoRoom:
             pass  # what the failed call has made is free behind this block
-        if rows is None:
+        except torch.OutOfMemoryError:
+            memory = False
+        if not memory:
             self.drop()
+            return None
+        self.largest = max(self.largest, self.taken - before)
+        if rows is None:
+            self.taken = before
             return None
         self.rows[place] = rows
         self.made_once += 1
-        before, self.taken = self.taken, sum(self._sizes.values())
-        self.largest = max(self.largest, self.taken - before)
         self.most = max(self.most, self.taken)
         return rows.detach()
 
@@ -100,12 +109,16 @@ class KeptGraphs:
         )
 
     def _counted(self) -> AbstractContextManager:
-        """Within it, what is kept for a backward pass is counted."""
+        """Within it, what is kept for a backward pass is counted. Raises _NoRoom where it is more than the room."""
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if (place := storage.data_ptr()) not in self._held:
-                self._sizes[place] = storage.nbytes()
+                size = storage.nbytes()
+                self.taken += size - self._sizes.get(place, 0)
+                self._sizes[place] = size
+                if self.taken > self.room:
+                    raise _NoRoom
             return tensor.detach()  # an operation that saves its own result would keep itself alive
 
         return torch.autograd.graph.saved_tensors_hooks(keep, _as_it_is)

@@ -1,7 +1,8 @@
 """Rerankers under training: the cross-encoder over CLIP's towers, and an MLLM with LoRA adapters; the base's files say which.
 
 Cost: see :mod:`mmret.retriever.train.rerank_trainer`. Below the part of the image tower that a recipe trains nothing changes during
-a run, so its output for every distinct picture is kept on disk, as for a retriever.
+a run, so its output for every distinct picture is kept on disk, as for a retriever; so do many pictures of a step wait on disk
+(:mod:`mmret.retriever.train.waiting_rows`), those of an MLLM, which are of any size, in memory.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mmret.retriever.train.mllm import add_adapters, load_adapters
 from mmret.retriever.train.pairs import Pairs
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.tower import LoadImages, Pictures, frozen_features
+from mmret.retriever.train.waiting_rows import WaitingRows, mapped, spooled
 from mmret.settings import Recipe
 
 
@@ -133,7 +135,7 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
         super().open(data, load_images, work)
         pictures, towers = self.pictures, self.retriever.towers
         if self.recipe.trainable == "all":
-            self.rows = lambda numbers: towers.raw_pixels(pictures(numbers))
+            self.rows = lambda numbers: spooled(lambda some: towers.raw_pixels(pictures(some)), numbers)
             return
         path, total = work / "frozen.npy", len(pictures)
         if self.group.writes_to(work):
@@ -147,7 +149,7 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
             )
         self.group.wait()
         frozen = np.load(path, mmap_mode="r")
-        self.rows = lambda numbers: torch.from_numpy(frozen[numbers])
+        self.rows = lambda numbers: mapped(frozen, numbers)
 
     @torch.no_grad()
     def lower_layers(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -167,11 +169,11 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
             hidden = block(hidden, None)
         return self.model.pooled(hidden) if self.blocks else hidden
 
-    def read(self, batch: Batch) -> tuple[np.ndarray, torch.Tensor | None]:
+    def read(self, batch: Batch) -> tuple[np.ndarray, torch.Tensor | WaitingRows | None]:
         numbers = self.numbers(batch, Pairs.of(batch, self.recipe))
         return numbers, self.rows(numbers) if len(numbers) else None
 
-    def score_part(self, batch: Batch, pairs: Pairs, read: tuple[np.ndarray, torch.Tensor | None]) -> Part:
+    def score_part(self, batch: Batch, pairs: Pairs, read: tuple[np.ndarray, torch.Tensor | WaitingRows | None]) -> Part:
         numbers, kept = read
         if self.image:  # which this step changes
             self.retriever.forget_pictures()
@@ -182,7 +184,8 @@ class ClipRerankerUnderTraining(RerankerUnderTraining):
         def scores(chunk: np.ndarray) -> torch.Tensor:
             rows, of = np.unique(pairs.rows[chunk], return_inverse=True)
             shown, where = np.unique(np.concatenate([batch.queries[rows], pairs.candidates[chunk]]), return_inverse=True)
-            hidden = self.image_hidden(kept[torch.from_numpy(np.searchsorted(numbers, shown))])
+            places = np.searchsorted(numbers, shown)
+            hidden = self.image_hidden(kept.take(places) if isinstance(kept, WaitingRows) else kept[torch.from_numpy(places)])
             where = torch.from_numpy(where).to(device)
             asked, found = hidden.index_select(0, where[: len(rows)]), hidden.index_select(0, where[len(rows) :])
             texts = self.model.read_texts(*self.retriever.padded([tokens[row] for row in rows.tolist()]))

@@ -23,7 +23,8 @@ PIECE = 256
 
 
 class WaitingRows:
-    """Rows (n, ...), ``load(start, stop)`` some of them. As of a tensor there are ``len``, ``split``, and ``[:]``, which reads."""
+    """Rows (n, ...), ``load(start, stop)`` some of them. As of a tensor there are ``len``, ``split``, and ``[:]``, which reads,
+    as :meth:`take` does."""
 
     def __init__(self, load: Callable[[int, int], torch.Tensor], start: int, stop: int):
         self.load, self.start, self.stop = load, start, stop
@@ -34,6 +35,11 @@ class WaitingRows:
     def __getitem__(self, rows: slice) -> torch.Tensor:
         start, stop, _ = rows.indices(len(self))
         return self.load(self.start + start, self.start + stop)
+
+    def take(self, places: np.ndarray) -> torch.Tensor:
+        """Those at ``places`` (k,), ascending and each once; neighbours are read together."""
+        runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+        return torch.cat([self[int(run[0]) : int(run[-1]) + 1] for run in runs])
 
     def split(self, size: int) -> list[WaitingRows]:
         """As of a tensor."""
