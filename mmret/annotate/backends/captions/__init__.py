@@ -15,7 +15,7 @@ from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
 from mmret.storage import Storage
 
-VERSION = "4"
+VERSION = "5"
 """The version of the rules and of the dictionary; raise it with any change of wording, so that new texts are written."""
 
 
