@@ -99,7 +99,9 @@ INGREDIENTS = {
 }
 
 
-@pytest.mark.parametrize("kind, ingredient", [("clip", "margin"), ("clip", "agreement"), ("mllm", "agreement"), ("clip", "reverse")])
+@pytest.mark.parametrize(
+    "kind, ingredient", [("clip", "margin"), ("clip", "agreement"), ("mllm", "agreement"), ("clip", "reverse")]
+)
 def test_so_it_is_with_what_is_added_to_the_loss(kind, ingredient, bases, triplets, load, tmp_path, monkeypatch):
     arguments, changes = (bases, triplets, load, tmp_path, monkeypatch), INGREDIENTS[ingredient]
     full = gradients(kind, 3, one_graph, *arguments, **changes)
