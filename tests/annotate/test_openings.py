@@ -1,5 +1,5 @@
-"""Invariants: other words leave what an instruction says of the pictures as it was; they are English, fit in, and differ from text to
-text; the wordings that held-out queries are asked in are not among them."""
+"""Invariants: other words leave what an instruction says of the pictures as it was; they are English, fit in, and differ from
+text to text; the wordings that held-out queries are asked in are not among them."""
 
 from __future__ import annotations
 

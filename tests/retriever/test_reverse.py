@@ -1,5 +1,5 @@
-"""Invariants: the loss asked back is InfoNCE from each target to the batch's queries, as a loop by the definition says; a query whose
-own target it is too is no negative; the way there is as it was; processes' addends make up the whole."""
+"""Invariants: the loss asked back is InfoNCE from each target to the batch's queries, as a loop by the definition says; a query
+that asks for the target too is no negative; the way there is as it was; processes' addends make up the whole."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The same instruction in other words: how people begin one, which verb they take, how they set one thing against another.
 
-Why: a text tower reads little beyond the wordings that it was trained on, and the frames alone have a dozen openings. An instruction
+Why: a text tower reads little beyond wordings that it was trained on, and the frames alone have a dozen openings. An instruction
 as the frames write it is kept here as opening and body; a draw puts another opening of its frame before the same body, so nothing
-that it says of the pictures changes. Cost: some 3 us a text.
+that it says of the pictures changes. Cost: a few draws a text.
 """
 
 from __future__ import annotations
