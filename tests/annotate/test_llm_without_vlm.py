@@ -176,7 +176,7 @@ def test_the_time_left_knows_which_step_waits_for_a_server() -> None:
 
 def test_the_data_card_says_that_no_model_saw_the_pictures_and_that_a_model_wrote() -> None:
     annotators = [
-        {"description_model": "captions@5", "instruction_model": "llm", "triplets": 3},
+        {"description_model": "captions@4", "instruction_model": "llm", "triplets": 3},
         {"description_model": "vlm", "instruction_model": "llm", "triplets": 1},
     ]
     facts: Any = SimpleNamespace(counts={"triplets": 4}, annotators=annotators)
