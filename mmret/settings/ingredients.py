@@ -41,6 +41,13 @@ class Ingredients(Settings):
         description="a mined hard negative is left out where the teacher's score of it, meaned over the texts, exceeds that of the "
         "target minus this (arXiv 2601.04720); in the teacher's units; None: none is",
     )
+    reverse: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of the same loss asked back, from each target to the queries of the batch, as CLIP has both; 0: off, "
+        "as in the paper",
+    )
     agreement: float = Field(
         0.0,
         ge=0,

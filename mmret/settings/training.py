@@ -280,7 +280,9 @@ class Recipe(Ingredients):
 
     def _fits_a_reranker(self) -> None:
         vectors = "is of retrievers, which compare vectors; a reranker's scores are trained as they are"
-        self._needs_default(("temperature", "hardness", "matryoshka", "mask_margin", "texts_at_once", "agreement"), vectors)
+        self._needs_default(
+            ("temperature", "hardness", "matryoshka", "mask_margin", "texts_at_once", "agreement", "reverse"), vectors
+        )
         self._needs_default(("compile",), "is of retrievers: a reranker is trained uncompiled; leave it out")
         if set(self.tasks) != {COMPOSED}:
             raise ValueError("a reranker is trained on task composed alone: leave tasks out")

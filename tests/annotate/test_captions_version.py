@@ -15,9 +15,10 @@ from mmret.ingest.shapes import caption, scene
 WRITTEN = {
     "3": {"describe": "13d7de7cc0abfef6", "instruct": "e1d22d8bc22f02de", "rare": "d05b14c13cbdf880"},
     "4": {"describe": "13d7de7cc0abfef6", "instruct": "2e016ed998083a2a", "rare": "d05b14c13cbdf880", "scales": "a9d37de78185dbfc"},
+    "5": {"describe": "13d7de7cc0abfef6", "instruct": "dc337963b22f69fb", "rare": "f8bd8b4a4b441fdc", "scales": "4cf4affd75f31211"},
 }
 """Digests of all texts below by version; ``rare``: of the pairs that meet the rules for what is seldom written; ``scales``: of the
-pairs that differ along a scale, which version 4 words with comparatives.
+pairs that differ along a scale, which version 4 words with comparatives. Version 5 puts what the frames write in other words.
 Other texts? Raise ``VERSION``, and pin the new ones under it."""
 
 SENTENCES = """
@@ -251,7 +252,11 @@ def test_a_version_of_the_rules_writes_the_same_texts_for_ever():
     assert digests(written) == WRITTEN[VERSION], "the rules write other texts: raise VERSION, or stored texts stay unnoticed"
 
 
-def test_without_scales_version_4_writes_the_texts_of_version_3(monkeypatch):
+def test_before_they_are_put_in_other_words_texts_are_those_of_version_4(as_framed):
+    assert digests({**texts(), "rare": pair_texts(RARE), "scales": pair_texts(SCALES)}) == WRITTEN["4"]
+
+
+def test_without_scales_version_4_writes_the_texts_of_version_3(as_framed, monkeypatch):
     monkeypatch.setattr(comparatives, "STEPS", {})
     monkeypatch.setattr(frames, "_worded", frames._worded.__wrapped__)  # else those of before are kept
     assert digests({**texts(), "rare": pair_texts(RARE)}) == WRITTEN["3"]

@@ -95,15 +95,18 @@ def test_so_it_is_where_texts_are_shown_together_and_neighbours_share_a_batch(
 INGREDIENTS = {
     "margin": {"mask_margin": 0.02, "matryoshka": (4, 8)},
     "agreement": {"texts_at_once": "triplet", "agreement": 2.0},
+    "reverse": {"reverse": 0.5},
 }
 
 
-@pytest.mark.parametrize("kind, ingredient", [("clip", "margin"), ("clip", "agreement"), ("mllm", "agreement")])
+@pytest.mark.parametrize(
+    "kind, ingredient", [("clip", "margin"), ("clip", "agreement"), ("mllm", "agreement"), ("clip", "reverse")]
+)
 def test_so_it_is_with_what_is_added_to_the_loss(kind, ingredient, bases, triplets, load, tmp_path, monkeypatch):
     arguments, changes = (bases, triplets, load, tmp_path, monkeypatch), INGREDIENTS[ingredient]
     full = gradients(kind, 3, one_graph, *arguments, **changes)
     assert close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, **changes))
-    without = {name: value for name, value in changes.items() if name not in ("mask_margin", "agreement")}
+    without = {name: value for name, value in changes.items() if name not in ("mask_margin", "agreement", "reverse")}
     assert not close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, **without)), "it counts for something"
 
 

@@ -52,7 +52,7 @@ CASES = {
         "mask_margin": 0.02,
     },
     "agreement_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "mask_margin": 0.02}
-    | {"texts_at_once": "picture", "agreement": 1.0},
+    | {"texts_at_once": "picture", "agreement": 1.0, "reverse": 0.5},
     "tokens": {"kind": "clip", "chunk_size": 4, "batch_size": 9, "chunk_tokens": 30},
     "tokens_mllm": {"kind": "mllm", "batch_size": 6, "mined_negatives": 1, "texts_at_once": "triplet", "chunk_tokens": 160},
 }

@@ -14,6 +14,7 @@ from mmret.retriever.train.batch import Batch
 from mmret.retriever.train.distillation import Lesson, distillation_loss
 from mmret.retriever.train.loss import masks, nested_info_nce
 from mmret.retriever.train.margin import beyond_margin, own_pictures
+from mmret.retriever.train.reverse import Reverse
 from mmret.settings import Recipe
 
 
@@ -35,6 +36,7 @@ class Objective:
             no_negatives=batch.no_negatives(),
             copies=batch.copies(),
         )
+        self.reverse = Reverse(positives, ignored, own) if recipe.reverse else None
         self.positives, self.ignored = (m[own].to(device) for m in (positives, ignored))
         self.kept = None
         if recipe.mask_margin is not None:
@@ -47,6 +49,8 @@ class Objective:
         recipe, own = self.recipe, queries[self.own]
         ignored = self._ignored(own, candidates)
         loss = nested_info_nce(own, candidates, self.positives, ignored, recipe.temperature, recipe.hardness, recipe.matryoshka)
+        if self.reverse is not None:
+            loss = loss + recipe.reverse * self.reverse(queries, candidates, recipe)
         if self.lesson is not None:
             temperatures = recipe.temperature, recipe.teacher_temperature
             loss = loss + recipe.distillation * distillation_loss(own, candidates, self.lesson, *temperatures)

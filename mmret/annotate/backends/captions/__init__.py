@@ -15,8 +15,10 @@ from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
 from mmret.storage import Storage
 
-VERSION = "4"
+VERSION = "5"
 """The version of the rules and of the dictionary; raise it with any change of wording, so that new texts are written."""
+DESCRIPTIONS = "4"
+"""That of the descriptions, which lakes have too whose instructions a model writes: other wordings of instructions leave it."""
 
 
 class CaptionsAnnotator:
@@ -31,15 +33,15 @@ class CaptionsAnnotator:
     remarks: list[str] = []  # noqa: RUF012 - there are none
 
     def model_for(self, kind: Kind) -> str:
-        return f"captions@{VERSION}"
+        return f"captions@{_version(kind)}"
 
     def prompt_version(self, kind: Kind) -> str:
-        return f"{kind}.captions.{VERSION}"
+        return f"{kind}.captions.{_version(kind)}"
 
     def key(self, request: Request) -> str:
         r = request
         if r.kind == "describe":
-            return request_key(VERSION, "describe", r.query_caption, r.target_caption)
+            return request_key(DESCRIPTIONS, "describe", r.query_caption, r.target_caption)
         return request_key(VERSION, r.kind, r.pair_id, r.query_caption, r.target_caption, r.count, r.seed)
 
     def cost(self, kind: Kind, tokens_in: int, tokens_out: int) -> float:
@@ -48,6 +50,10 @@ class CaptionsAnnotator:
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         for i, request in enumerate(requests):
             yield i, _answer(request)
+
+
+def _version(kind: Kind) -> str:
+    return DESCRIPTIONS if kind == "describe" else VERSION
 
 
 def _answer(r: Request) -> Answer:

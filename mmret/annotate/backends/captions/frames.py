@@ -21,6 +21,7 @@ from mmret.annotate.backends.captions.compare import Edit
 from mmret.annotate.backends.captions.difference import Difference, difference
 from mmret.annotate.backends.captions.moods import Moods
 from mmret.annotate.backends.captions.nouns import cut, listing, scene, series
+from mmret.annotate.backends.captions.openings import ASK, FIND, PLAIN, SAME, Draft, reworded
 from mmret.annotate.backends.captions.phrases import wordings
 
 MAX_INSTRUCTION_WORDS = 25
@@ -28,10 +29,7 @@ MAX_INSTRUCTION_CHARACTERS = 200
 MAX_SIDE_WORDS = 34
 """Words of each side of a description, which with the frame stays under the paper's 100."""
 
-_SAME = ("the same but {}", "the same one but {}", "this one but {}", "the same, {}", "same one {}", "this, but {}")
-_FIND = ("find one {}", "find the same one {}", "look for one {}", "show me one {}", "I want one {}", "find this {}")
-_ASK = ("is there one {}?", "do you have this {}?", "can you find one {}?")
-_PLAIN_ASK = tuple(o for o in _ASK if " this " not in o)
+_PLAIN_ASK = tuple(o for o in ASK if " this " not in o)
 _SHORTS = struct.Struct(">32H")
 _STATEMENTS = ("it ", "they ", "the ", "now ")
 _WHERE = tuple(f"{place} " for place in sorted(lexicon.LOCATIVE))
@@ -77,17 +75,31 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
     worded = [(wordings(edit), None) if edit.kind == "scene" else _worded(edit) for edit in found.edits]  # no two scenes are alike
     moods, compared = [plain for plain, _ in worded], [graded for _, graded in worded]
     is_scene = found.edits[0].kind == "scene"
-    out: list[str] = []
+    out: list[tuple[str, Draft]] = []
     seen: set[str] = set()
-    for text in _candidates(moods, compared, choices, is_scene):
-        text = _fit(text)
+    for draft in _candidates(moods, compared, choices, is_scene):
+        text = _fit(draft.text)
         normal = text.casefold().rstrip("?.")
         if normal and normal not in seen:
             seen.add(normal)
-            out.append(text)
+            out.append((text, draft))
             if len(out) == count:
                 break
-    return choices.shuffled(out)
+    return _reworded(choices.shuffled(out), seen, _Choices(f"{key}:words"))
+
+
+def _reworded(texts: list[tuple[str, Draft]], seen: set[str], choices: _Choices) -> list[str]:
+    """Each of ``texts`` in other words, where these fit and no other text says the same; else as it is."""
+    out = []
+    for text, draft in texts:
+        other = reworded(draft, choices.below)
+        normal = other.casefold().rstrip("?.")
+        if normal in seen or _fit(other) != other:
+            out.append(text)
+        else:
+            seen.add(normal)
+            out.append(other)
+    return out
 
 
 @lru_cache(maxsize=8192)
@@ -104,19 +116,19 @@ def _difference(source: str, target: str) -> Difference | None:
     return difference(read(source), read(target))
 
 
-def _candidates(moods: list[Moods], compared: list[Moods | None], choices: _Choices, is_scene: bool) -> Iterator[str]:
+def _candidates(moods: list[Moods], compared: list[Moods | None], choices: _Choices, is_scene: bool) -> Iterator[Draft]:
     frames = [_do, choices.shuffled([_bare, _same])[0]]
     frames += choices.shuffled([_do, _find, _versus, _same, _bare, _ask])
     for frame in frames:
-        if text := frame(_drawn(moods, compared, choices), choices, is_scene):
-            yield text
+        if draft := frame(_drawn(moods, compared, choices), choices, is_scene):
+            yield draft
     for _ in range(12):
         for frame in (_do, _find, _same, _ask, _versus, _bare):
-            if text := frame(_drawn(moods, compared, choices), choices, is_scene):
-                yield text
-    for opening in (*_FIND, *_SAME, *_ASK):  # short pools: every opening once, however many instructions were asked for
+            if draft := frame(_drawn(moods, compared, choices), choices, is_scene):
+                yield draft
+    for opening in (*FIND, *SAME, *ASK):  # short pools: every opening once, however many instructions were asked for
         if parts := [m.one[0] for m in moods]:
-            yield opening.format(_joined(_within(parts, 18)))
+            yield Draft("versus", opening, _joined(_within(parts, 18)), several=True)
 
 
 def _drawn(moods: list[Moods], compared: list[Moods | None], choices: _Choices) -> list[Moods]:
@@ -143,49 +155,49 @@ def _pick(options: tuple[str, ...], choices: _Choices) -> str:
     return options[choices.below(len(options))]
 
 
-def _do(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+def _do(moods: list[Moods], choices: _Choices, is_scene: bool) -> Draft:
     if len(moods) == 1:
-        return _pick(moods[0].do, choices)
+        return Draft("do", *PLAIN, _pick(moods[0].do, choices))
     orders = [tuple(o for o in m.do if not o.startswith(_STATEMENTS)) or m.do for m in moods]
-    return series(_within([_pick(o, choices) for o in orders], 24))
+    return Draft("do", *PLAIN, series(_within([_pick(o, choices) for o in orders], 24)), several=True)
 
 
-def _same(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+def _same(moods: list[Moods], choices: _Choices, is_scene: bool) -> Draft | None:
     if is_scene:
-        return ""
-    return _pick(_SAME, choices).format(_joined(_within([_pick(m.but, choices) for m in moods], 20)))
+        return None
+    return Draft("same", _pick(SAME, choices), _joined(_within([_pick(m.but, choices) for m in moods], 20)))
 
 
-def _find(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+def _find(moods: list[Moods], choices: _Choices, is_scene: bool) -> Draft:
     text = _joined(_within([_pick(m.one, choices) for m in moods], 20))
-    openings = (_SCENE_FIND if is_scene else _FIND) if not text.startswith(("showing", "that")) else _plain_find(is_scene)
-    return _pick(openings, choices).format(text)
+    openings = (_SCENE_FIND if is_scene else FIND) if not text.startswith(("showing", "that")) else _plain_find(is_scene)
+    return Draft("find", _pick(openings, choices), text)
 
 
 @lru_cache
 def _plain_find(is_scene: bool) -> tuple[str, ...]:
     """The openings that a phrase which begins with a verb or a clause can follow."""
-    return tuple(o for o in (_SCENE_FIND if is_scene else _FIND) if not o.startswith("show") and " this " not in o)
+    return tuple(o for o in (_SCENE_FIND if is_scene else FIND) if not o.startswith("show") and " this " not in o)
 
 
-def _ask(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+def _ask(moods: list[Moods], choices: _Choices, is_scene: bool) -> Draft:
     text = _joined(_within([_pick(m.one, choices) for m in moods], 20))
-    openings = _ASK[:1] if is_scene else _PLAIN_ASK if text.startswith(("showing", "that")) else _ASK
-    return _pick(openings, choices).format(text)
+    openings = ASK[:1] if is_scene else _PLAIN_ASK if text.startswith(("showing", "that")) else ASK
+    return Draft("ask", _pick(openings, choices), text)
 
 
-def _versus(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+def _versus(moods: list[Moods], choices: _Choices, is_scene: bool) -> Draft | None:
     if not all(m.versus for m in moods):
-        return ""
+        return None
     parts = [_pick(m.versus, choices) for m in moods]
     text = ", ".join(parts)
-    return text if len(text.split()) <= 24 else ""
+    return Draft("versus", *PLAIN, text, several=len(parts) > 1) if len(text.split()) <= 24 else None
 
 
-def _bare(moods: list[Moods], choices: _Choices, is_scene: bool) -> str:
+def _bare(moods: list[Moods], choices: _Choices, is_scene: bool) -> Draft:
     if len(moods) == 1:
-        return _pick(moods[0].bare, choices)
-    return _joined(_within([m.but[0] for m in moods], 24))
+        return Draft("bare", *PLAIN, _pick(moods[0].bare, choices))
+    return Draft("bare", *PLAIN, _joined(_within([m.but[0] for m in moods], 24)), several=True)
 
 
 def _joined(parts: list[str]) -> str:
