@@ -46,6 +46,9 @@ class AnnotateSettings(Settings):
     seed: int = 0
     vision: EngineSettings | None = Field(None, description="the VLM that describes (paper: InternVL2-26B)")
     language_model: EngineSettings | None = Field(None, description="the LLM that instructs (paper: Llama-3-8B); None: the VLM")
+    wordings: Literal["plain", "varied"] = Field(
+        "plain", description="of instructions by rules: as their frames write them, or put in many other words"
+    )
     one_step: bool = Field(False, description="one VLM call writes both texts")
     language: str = Field("English", description="of the texts that a model writes")
     words: tuple[int, int] = Field((60, 100), description="bounds of WORD_NUM, drawn per pair (paper)")

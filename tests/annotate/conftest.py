@@ -21,9 +21,3 @@ def reference(small_lake: tuple[Path, dict], tmp_path: Path):
     from tests.annotate.annotation_run import AnnotationRun
 
     return AnnotationRun(shutil.copytree(small_lake[0], tmp_path / "reference"))
-
-
-@pytest.fixture
-def as_framed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instructions of the ``captions`` back-end as its frames write them, before they are put in other words."""
-    monkeypatch.setattr("mmret.annotate.backends.captions.frames.reworded", lambda draft, below: draft.text)

@@ -14,8 +14,6 @@ from mmret.annotate.backends.captions.analyse import read
 from mmret.annotate.backends.captions.frames import MAX_INSTRUCTION_WORDS, description, instructions
 from mmret.annotate.backends.captions.lexicon import GERUNDS, VERBS, gerund
 
-pytestmark = pytest.mark.usefixtures("as_framed")  # other words are put to them by test_openings.py
-
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 MARKS = re.compile(
     r"\b(make the|change|replace|swap|remove|take away|leave out|without|no|not|no longer|instead of|less|fewer|from)\b"

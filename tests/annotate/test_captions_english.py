@@ -19,8 +19,6 @@ from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.backends.captions.nouns import cut, noun_phrase
 from mmret.ingest.shapes import Scene, caption, scene
 
-pytestmark = pytest.mark.usefixtures("as_framed")  # other words are put to them by test_openings.py
-
 LISTS = {name: words for name, words in vars(lx).items() if name.isupper() and isinstance(words, (frozenset, set)) and words}
 SOURCE = Path(lx.__file__).read_text(encoding="utf-8")
 

@@ -7,7 +7,9 @@ import hashlib
 import json
 from itertools import product
 
-from mmret.annotate.backends.captions import VERSION, CaptionsAnnotator, comparatives, frames
+import pytest
+
+from mmret.annotate.backends.captions import VARIED, VERSION, CaptionsAnnotator, comparatives, frames
 from mmret.annotate.protocol import Request
 from mmret.hashing import pair_id
 from mmret.ingest.shapes import caption, scene
@@ -18,8 +20,8 @@ WRITTEN = {
     "5": {"describe": "13d7de7cc0abfef6", "instruct": "dc337963b22f69fb", "rare": "f8bd8b4a4b441fdc", "scales": "4cf4affd75f31211"},
 }
 """Digests of all texts below by version; ``rare``: of the pairs that meet the rules for what is seldom written; ``scales``: of the
-pairs that differ along a scale, which version 4 words with comparatives. Version 5 puts what the frames write in other words.
-Other texts? Raise ``VERSION``, and pin the new ones under it."""
+pairs that differ along a scale, which version 4 words with comparatives. Version 5 are varied wordings of version 4.
+Other texts? Raise ``VERSION`` or ``VARIED``, and pin the new ones under it."""
 
 SENTENCES = """
 A man in a blue shirt is riding a brown horse on the beach.
@@ -216,7 +218,7 @@ light blue coat | dark blue coat
 """
 
 
-def pair_texts(listed: str) -> list[str]:
+def pair_texts(listed: str, varied: bool = False) -> list[str]:
     """Every answer to every one of these pairs in both directions, of as many instructions as there are and more."""
     pairs = [pair for line in listed.strip().splitlines() for a, b in [line.split(" | ")] for pair in ((a, b), (b, a))]
     requests = [
@@ -224,10 +226,10 @@ def pair_texts(listed: str) -> list[str]:
         for a, b in pairs
         for kind, count, seed in (("describe", 3, 0), *(("instruct", count, seed) for count in (3, 60) for seed in range(3)))
     ]
-    return [answer.text or answer.finish_reason for _, answer in CaptionsAnnotator().answers(requests)]
+    return [answer.text or answer.finish_reason for _, answer in CaptionsAnnotator(varied).answers(requests)]
 
 
-def texts() -> dict[str, list[str]]:
+def texts(varied: bool = False) -> dict[str, list[str]]:
     """Every answer to every ordered pair: text, or the reason why there is none."""
     found = {}
     for kind, counts in (("describe", (3,)), ("instruct", (3, 6))):
@@ -238,7 +240,7 @@ def texts() -> dict[str, list[str]]:
             for count in counts
             if a != b and (len(counts) == 1 or (a + b) % 2 == (count == 6))
         ]
-        found[kind] = [answer.text or answer.finish_reason for _, answer in CaptionsAnnotator().answers(requests)]
+        found[kind] = [answer.text or answer.finish_reason for _, answer in CaptionsAnnotator(varied).answers(requests)]
     return found
 
 
@@ -246,17 +248,16 @@ def digests(written: dict[str, list[str]]) -> dict[str, str]:
     return {kind: hashlib.sha256(json.dumps(all_).encode()).hexdigest()[:16] for kind, all_ in written.items()}
 
 
-def test_a_version_of_the_rules_writes_the_same_texts_for_ever():
-    assert VERSION in WRITTEN, "pin the digests of the texts of the new version"
-    written = {**texts(), "rare": pair_texts(RARE), "scales": pair_texts(SCALES)}
-    assert digests(written) == WRITTEN[VERSION], "the rules write other texts: raise VERSION, or stored texts stay unnoticed"
+@pytest.mark.parametrize("varied", [False, True])
+def test_a_version_of_the_rules_writes_the_same_texts_for_ever(varied):
+    version = VARIED if varied else VERSION
+    assert CaptionsAnnotator(varied).model_for("instruct") == f"captions@{version}"
+    assert version in WRITTEN, "pin the digests of the texts of the new version"
+    written = {**texts(varied), "rare": pair_texts(RARE, varied), "scales": pair_texts(SCALES, varied)}
+    assert digests(written) == WRITTEN[version], "the rules write other texts: raise the version, or stored texts stay unnoticed"
 
 
-def test_before_they_are_put_in_other_words_texts_are_those_of_version_4(as_framed):
-    assert digests({**texts(), "rare": pair_texts(RARE), "scales": pair_texts(SCALES)}) == WRITTEN["4"]
-
-
-def test_without_scales_version_4_writes_the_texts_of_version_3(as_framed, monkeypatch):
+def test_without_scales_version_4_writes_the_texts_of_version_3(monkeypatch):
     monkeypatch.setattr(comparatives, "STEPS", {})
     monkeypatch.setattr(frames, "_worded", frames._worded.__wrapped__)  # else those of before are kept
     assert digests({**texts(), "rare": pair_texts(RARE)}) == WRITTEN["3"]

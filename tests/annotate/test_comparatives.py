@@ -14,8 +14,6 @@ from mmret.annotate.backends.captions.frames import instructions
 from mmret.ingest.shapes import caption, scene
 from mmret.towers.tokenizer import EDIT_VOCABULARY
 
-pytestmark = pytest.mark.usefixtures("as_framed")  # other words are put to them by test_openings.py
-
 COMPARATIVES = {word for s in SCALES for word in (*s.lower, *s.higher)}
 SEEDS = 40
 STEPS = [

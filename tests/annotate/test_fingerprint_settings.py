@@ -27,6 +27,7 @@ def _changed(settings: AnnotateSettings) -> set[str]:
         (_settings({"temperature": 0.0}), {"descriptions", "instructions"}),
         (_settings(language="French"), {"descriptions", "instructions"}),
         (_settings(instructions_per_pair=4), {"instructions"}),
+        (_settings(wordings="varied"), set()),
         (_settings(demonstrations=3), {"instructions"}),
         (_settings(judge=True), {"instructions"}),
         (_settings(judge_minimum=4), set()),
@@ -46,3 +47,9 @@ def test_the_embedded_back_end_depends_on_its_rules_seed_and_count() -> None:
     assert fingerprint_settings(plain, "instructions") != fingerprint_settings(
         AnnotateSettings(instructions_per_pair=5), "instructions"
     )
+
+
+def test_varied_wordings_touch_the_instructions_of_rules_alone() -> None:
+    plain, varied = AnnotateSettings(), AnnotateSettings(wordings="varied")
+    assert fingerprint_settings(plain, "descriptions") == fingerprint_settings(varied, "descriptions")
+    assert fingerprint_settings(plain, "instructions") != fingerprint_settings(varied, "instructions")

@@ -32,7 +32,7 @@ _NOT_IN_ROWS = {
 def _captions(settings: AnnotateSettings) -> Annotator:
     from mmret.annotate.backends.captions import CaptionsAnnotator
 
-    return CaptionsAnnotator()
+    return CaptionsAnnotator(settings.wordings == "varied")
 
 
 def _openai(settings: AnnotateSettings) -> Annotator:

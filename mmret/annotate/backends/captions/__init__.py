@@ -15,14 +15,15 @@ from mmret.annotate.backends.captions.frames import description, instructions
 from mmret.annotate.protocol import Answer, Experience, Kind, LoadImages, Request, request_key
 from mmret.storage import Storage
 
-VERSION = "5"
+VERSION = "4"
 """The version of the rules and of the dictionary; raise it with any change of wording, so that new texts are written."""
-DESCRIPTIONS = "4"
-"""That of the descriptions, which lakes have too whose instructions a model writes: other wordings of instructions leave it."""
+VARIED = "5"
+"""That of instructions in varied wordings."""
 
 
 class CaptionsAnnotator:
-    """Answers come in order, each a pure function of the two captions, the seed and the pair."""
+    """Answers come in order, each a pure function of the two captions, the seed and the pair. ``varied``: instructions are put in
+    other words (:mod:`mmret.annotate.backends.captions.openings`)."""
 
     name = "captions"
     uses_model = False
@@ -32,36 +33,38 @@ class CaptionsAnnotator:
     skip: Callable[[int], bool] | None = None
     remarks: list[str] = []  # noqa: RUF012 - there are none
 
+    def __init__(self, varied: bool = False):
+        self.varied = varied
+
     def model_for(self, kind: Kind) -> str:
-        return f"captions@{_version(kind)}"
+        return f"captions@{self._version(kind)}"
 
     def prompt_version(self, kind: Kind) -> str:
-        return f"{kind}.captions.{_version(kind)}"
+        return f"{kind}.captions.{self._version(kind)}"
 
     def key(self, request: Request) -> str:
         r = request
         if r.kind == "describe":
-            return request_key(DESCRIPTIONS, "describe", r.query_caption, r.target_caption)
-        return request_key(VERSION, r.kind, r.pair_id, r.query_caption, r.target_caption, r.count, r.seed)
+            return request_key(self._version("describe"), "describe", r.query_caption, r.target_caption)
+        return request_key(self._version(r.kind), r.kind, r.pair_id, r.query_caption, r.target_caption, r.count, r.seed)
 
     def cost(self, kind: Kind, tokens_in: int, tokens_out: int) -> float:
         return 0.0
 
     def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         for i, request in enumerate(requests):
-            yield i, _answer(request)
+            yield i, _answer(request, self.varied)
+
+    def _version(self, kind: Kind) -> str:
+        return VARIED if self.varied and kind != "describe" else VERSION
 
 
-def _version(kind: Kind) -> str:
-    return DESCRIPTIONS if kind == "describe" else VERSION
-
-
-def _answer(r: Request) -> Answer:
+def _answer(r: Request, varied: bool) -> Answer:
     if not r.query_caption.strip() or not r.target_caption.strip():
         return Answer(finish_reason="no_caption")
     if r.kind == "describe":
         text = description(r.query_caption, r.target_caption)
     else:
-        texts = instructions(r.query_caption, r.target_caption, r.count, f"{r.seed}:{r.pair_id}")
+        texts = instructions(r.query_caption, r.target_caption, r.count, f"{r.seed}:{r.pair_id}", varied)
         text = None if texts is None else f"[{', '.join(map(_quoted, texts))}]"
     return Answer(finish_reason="identical_captions") if text is None else Answer(text)

@@ -62,11 +62,11 @@ class _Choices:
         return items
 
 
-def instructions(source: str, target: str, count: int, key: str) -> list[str] | None:
+def instructions(source: str, target: str, count: int, key: str, varied: bool = False) -> list[str] | None:
     """``count`` distinct instructions that lead from an image captioned ``source`` to one captioned ``target``.
 
     None where the captions are identical but for case and punctuation, or the target's has no words. ``key`` (the pair
-    and the seed) decides the phrasing.
+    and the seed) decides the phrasing, of ``varied`` ones also into which other words each is put.
     """
     found = _difference(source, target)
     if found is None:
@@ -85,7 +85,8 @@ def instructions(source: str, target: str, count: int, key: str) -> list[str] | 
             out.append((text, draft))
             if len(out) == count:
                 break
-    return _reworded(choices.shuffled(out), seen, _Choices(f"{key}:words"))
+    drawn = choices.shuffled(out)
+    return _reworded(drawn, seen, _Choices(f"{key}:words")) if varied else [text for text, _ in drawn]
 
 
 def _reworded(texts: list[tuple[str, Draft]], seen: set[str], choices: _Choices) -> list[str]:
