@@ -27,6 +27,7 @@ class CaptionsAnnotator:
 
     name = "captions"
     uses_model = False
+    varied = False
     load_images: LoadImages | None = None
     storage: Storage | None = None
     experience: Experience = "none"
