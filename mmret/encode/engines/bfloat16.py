@@ -47,7 +47,7 @@ class MixedOpenVino(OpenVino):
         apply_moc_transformations(model, False)  # an activation becomes one operation; values stay as they are
         found = mlps(model)
         if not found:
-            raise UserError(f"precision mixed finds no MLP with a GELU, Swish or ReLU in this network: {FLOAT32}")
+            raise UserError(f"precision mixed finds no MLP with a GELU, QuickGELU, Swish or ReLU in this network: {FLOAT32}")
         kept = [lower(self.package, mlp) for mlp in found[::EVERY]]
         model.validate_nodes_and_infer_types()
         self.package.save_model(model, folder / "graph.xml", compress_to_fp16=False)
