@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 T, R = TypeVar("T"), TypeVar("R")
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """``work`` of each of ``items``, in their order. Close the iterator, or read it to its end, to have torch's threads back."""
+    import torch  # here, since commands that compute nothing reach this module too
+
     threads = torch.get_num_threads()
     if threads == 1:
         yield from map(work, items)

@@ -290,7 +290,7 @@ def test_the_first_signal_lets_what_is_in_flight_finish_and_the_second_ends_it(l
         assert b"200 OK" in slow.recv(65536) and running.poll() is None
         running.terminate()
         assert b" 503 " in never.recv(65536)
-    assert running.wait(20) == 0 and running.stderr.read() == "stopped\n"
+    assert running.wait(20) == 0 and running.stderr.read() == "loading …\nstopped\n"
 
 
 def test_pages_of_other_sites_reach_nothing_by_a_picture_or_a_script_and_a_link_does(client):
