@@ -7,8 +7,10 @@ every step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
+
+from mmret.threads import in_order
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -21,9 +23,14 @@ def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     if threads == 1:
         yield from map(work, items)
         return
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def alone(item: T) -> R:
+        torch.set_num_threads(1)
+        return work(item)
+
     try:
-        yield from pool.map(work, items)
+        with closing(in_order(alone, items, threads)) as done:
+            for _, result in done:
+                yield result
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the setting of new threads is shared, and the workers lowered it

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+from functools import cache
 
 import pytest
 
@@ -27,8 +28,9 @@ OTHERS = [
 PAIRS = [(caption(scene(0, i)), caption(scene(0, i + 1))) for i in range(400)] + OTHERS
 
 
+@cache
 def drafts():
-    """What the frames write of many pairs, and each draft's text by many draws."""
+    """What the frames write of many pairs."""
     found: list[Draft] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames, "reworded", lambda draft, below: found.append(draft) or draft.text)
@@ -38,12 +40,9 @@ def drafts():
     return found
 
 
-DRAFTS = drafts()
-
-
 def test_other_words_keep_what_the_instruction_says_in_its_order():
     dice = random.Random(1)
-    for draft in DRAFTS:
+    for draft in drafts():
         text = reworded(draft, dice.randrange)
         if draft.frame == "versus":
             sides = draft.text.split(" instead of ")
@@ -57,7 +56,7 @@ def test_other_words_keep_what_the_instruction_says_in_its_order():
 
 def test_other_words_double_no_word_and_neither_deny_nor_grade():
     dice = random.Random(2)
-    for draft in DRAFTS:
+    for draft in drafts():
         text = reworded(draft, dice.randrange)
         assert not re.search(r"\b(\w+) \1\b", text) or re.search(r"\b(\w+) \1\b", draft.text), (draft, text)
         if draft.frame != "versus":
@@ -99,6 +98,6 @@ NAMES = [" rather than ", "let it be a ", "turn the skin ", "the same person wit
 
 def test_the_wordings_of_held_out_queries_are_not_among_the_other_words():
     dice = random.Random(5)
-    texts = {reworded(draft, dice.randrange) for draft in DRAFTS for _ in range(3)} - {draft.text for draft in DRAFTS}
+    texts = {reworded(draft, dice.randrange) for draft in drafts() for _ in range(3)} - {draft.text for draft in drafts()}
     wordings = [w for w in {*HELD_OUT, *NAMES} - OLD if w.strip()]
     assert len(wordings) >= 15 and not {(w, t) for w in wordings for t in texts if t.startswith(w) or w in NAMES and w in t}
