@@ -72,11 +72,13 @@ class Block:
             return self.vectors[rows].float()
         return torch.from_numpy(self.shard.take(self.numbers[rows], 0)).float()
 
-    @cached_property
+    @property
     def whole(self) -> Block:
         """The block with its sketch."""
-        if self.rows is not None:
-            return self
+        return self if self.rows is not None else self._sketched  # a block that kept itself would be freed late, and its vectors too
+
+    @cached_property
+    def _sketched(self) -> Block:
         rows, columns, unit, error = _int8_block(self.wide(), self.largest)
         return replace(self, rows=rows, columns=columns, unit=unit, error=error)
 
