@@ -1,14 +1,14 @@
 """What each ingredient of a recipe is worth, alone and together, paired by seed at equal processor time.
 
-    python bench/ingredients.py --work DIR [--arms demo|ingredients|paper|headline|FILE.yaml] [--images FOLDER --queries FILE]
-                                [--seeds 10] [--steps 500] [--only ARM]... [--show]
+    python bench/ingredients.py --work DIR [--arms demo|ingredients|without|paper|headline|FILE.yaml] [--only ARM]...
+                                [--images FOLDER --queries FILE] [--seeds 10] [--steps 500] [--show]
 
-The arms are data: bench/arms/*.yaml, or a file of yours (:mod:`bench.arms.plan`). Two lakes are made in DIR, as far as the arms
-need them, and taken up again: ``words``, as profile demo mines, and ``near``, mined as it was before, with captions compared by the
-CLIP tower (in a band proposed from the oldest shard) and targets drawn from all signals together. Both have the same towers. The
-seeds decide batches, texts and negatives. Queries: the held-out edits where the corpus is made of shapes, else FILE as ``mmret
-evaluate --triplets`` takes it (bench/name_queries.py); training triplets that are one of the queries' own (reference, target) pairs
-are left out of every arm.
+The arms are data: bench/arms/*.yaml, or a file of yours (:mod:`bench.arms.plan`). Lakes are made in DIR, as far as the arms need
+them, and taken up again: ``words``, as profile demo has it; ``plain``, whose instructions stay as their frames write them; and
+``near``, besides mined as it was before, with captions compared by the CLIP tower (in a band proposed from the oldest shard) and
+targets drawn from all signals together. All have the same towers. The seeds decide batches, texts and negatives. Queries: the
+held-out edits where the corpus is made of shapes, else FILE as ``mmret evaluate --triplets`` takes it (bench/name_queries.py);
+training triplets that are one of the queries' own (reference, target) pairs are left out of every arm.
 
 **Equal processor time**: what a step of an arm costs, over one of the file's first arm, is measured before the first seed, in turns
 in one process (DIR/costs.json), and its steps are those of ``--steps`` divided by that. What is computed before the first step
@@ -47,18 +47,20 @@ from mmret.hashing import fingerprint
 from mmret.lake import Lake
 from mmret.settings import Recipe
 
+PLAIN = ["annotate.wordings=plain"]
 NEAR = ["encoders.caption.kind=clip", "encoders.caption.model=towers/clip", "mine.draw=together"]
+CHANGES: dict[str, list[str]] = {"words": [], "plain": PLAIN, "near": NEAR + PLAIN}
 
 
 def lakes(work: Path, images: str | None, settings: list[str], names: Iterable[str] = ("words", "near")) -> dict[str, Lake]:
-    """The lakes ``names``, made where they are missing; ``near`` begins as a copy of ``words``, so that the towers are the same."""
-    for name in ("words", "near"):
+    """The lakes ``names``, made where they are missing; others than ``words`` begin as its copies: the towers are the same."""
+    for name, other in CHANGES.items():
         folder = work / name
-        if name not in names and (name == "near" or folder.exists()):
+        if name not in names and (other or folder.exists()):
             continue
-        if name == "near" and not folder.exists():
+        if other and not folder.exists():
             shutil.copytree(work / "words", folder)
-        changes = [*settings, "train=[]", *(NEAR if name == "near" else [])]
+        changes = [*settings, "train=[]", *other]
         command = [sys.executable, "-m", "mmret", "run", "--lake", str(folder)]
         command += [part for change in changes for part in ("--set", change)] + (["--images", images] if images else [])
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -158,7 +160,7 @@ def gate() -> dict[str, float | list[float]]:
 
 def main(
     work: Annotated[Path, typer.Option(help="folder of the lakes and the runs")],
-    arms: Annotated[Path, typer.Option(help="demo, ingredients, paper, headline, or a file of arms")] = Path("demo"),
+    arms: Annotated[Path, typer.Option(help="demo, ingredients, without, paper, headline, or a file of arms")] = Path("demo"),
     images: Annotated[str | None, typer.Option(help="a folder of captioned pictures; none: the demo's shapes")] = None,
     queries: Annotated[Path | None, typer.Option(help="queries of that folder")] = None,
     seeds: int = 10,

@@ -17,7 +17,6 @@ from mmret.settings import Recipe
 from mmret.studies.statistics import Claim
 
 FOLDER = Path(__file__).resolve().parent
-LAKES = ("words", "near")
 
 
 class _Data(BaseModel):
@@ -36,7 +35,7 @@ class Arm(_Data):
     """``recipe``: settings that differ. ``before``: names of checkpoints of the plan that are made first, in this order."""
 
     name: str
-    lake: Literal["words", "near"] = "words"
+    lake: Literal["words", "plain", "near"] = "words"
     recipe: dict[str, Any] = {}
     before: tuple[str, ...] = ()
 

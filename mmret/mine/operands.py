@@ -75,7 +75,7 @@ class Block:
     @property
     def whole(self) -> Block:
         """The block with its sketch."""
-        return self if self.rows is not None else self._sketched  # a block that kept itself would be freed late, and its vectors too
+        return self if self.rows is not None else self._sketched  # if it kept itself, only the collector would free it
 
     @cached_property
     def _sketched(self) -> Block:

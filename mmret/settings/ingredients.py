@@ -48,6 +48,13 @@ class Ingredients(Settings):
         description="weight of the same loss asked back, from each target to the queries of the batch, as CLIP has both; 0: off, "
         "as in the paper",
     )
+    swapped_texts: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of the loss by which each target tells which text of the batch, put together with its query's picture, "
+        "leads to it; of two towers alone, whose queries are sums; 0: off, as in the paper",
+    )
     agreement: float = Field(
         0.0,
         ge=0,

@@ -216,6 +216,10 @@ class Recipe(Ingredients):
             raise ValueError(f"trainable '{self.trainable}' is of kind clip; what an mllm trains is said by lora.target_modules")
         if self.kind == "mllm" and self.matrix_learning_rate is not None:
             raise ValueError("matrix_learning_rate is of kind clip: adapters are trained by AdamW")
+        if self.swapped_texts and self.kind == "mllm":
+            raise ValueError("swapped_texts puts texts beside pictures as sums, and a query of kind mllm is no sum: leave it out")
+        if self.swapped_texts and COMPOSED not in self.tasks:
+            raise ValueError("swapped_texts is of rows of task composed: add composed to tasks, or leave it out")
         if self.kind == "clip" and self.trainable == "above":
             raise ValueError("trainable 'above' is of kind reranker: a clip has nothing above its towers")
         if self.kind == "reranker":
@@ -280,9 +284,8 @@ class Recipe(Ingredients):
 
     def _fits_a_reranker(self) -> None:
         vectors = "is of retrievers, which compare vectors; a reranker's scores are trained as they are"
-        self._needs_default(
-            ("temperature", "hardness", "matryoshka", "mask_margin", "texts_at_once", "agreement", "reverse"), vectors
-        )
+        losses = ("temperature", "hardness", "matryoshka", "mask_margin", "texts_at_once", "agreement", "reverse", "swapped_texts")
+        self._needs_default(losses, vectors)
         self._needs_default(("compile",), "is of retrievers: a reranker is trained uncompiled; leave it out")
         if set(self.tasks) != {COMPOSED}:
             raise ValueError("a reranker is trained on task composed alone: leave tasks out")

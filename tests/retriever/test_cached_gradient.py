@@ -96,17 +96,20 @@ INGREDIENTS = {
     "margin": {"mask_margin": 0.02, "matryoshka": (4, 8)},
     "agreement": {"texts_at_once": "triplet", "agreement": 2.0},
     "reverse": {"reverse": 0.5},
+    "swapped_texts": {"swapped_texts": 0.5},
 }
+ADDED = ("mask_margin", "agreement", "reverse", "swapped_texts")
 
 
 @pytest.mark.parametrize(
-    "kind, ingredient", [("clip", "margin"), ("clip", "agreement"), ("mllm", "agreement"), ("clip", "reverse")]
+    "kind, ingredient",
+    [("clip", "margin"), ("clip", "agreement"), ("mllm", "agreement"), ("clip", "reverse"), ("clip", "swapped_texts")],
 )
 def test_so_it_is_with_what_is_added_to_the_loss(kind, ingredient, bases, triplets, load, tmp_path, monkeypatch):
     arguments, changes = (bases, triplets, load, tmp_path, monkeypatch), INGREDIENTS[ingredient]
     full = gradients(kind, 3, one_graph, *arguments, **changes)
     assert close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, **changes))
-    without = {name: value for name, value in changes.items() if name not in ("mask_margin", "agreement", "reverse")}
+    without = {name: value for name, value in changes.items() if name not in ADDED}
     assert not close(full, gradients(kind, 3, gradcache.cached_backward, *arguments, **without)), "it counts for something"
 
 

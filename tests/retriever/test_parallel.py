@@ -34,7 +34,8 @@ CASES = {
     "nested": {"kind": "clip", "chunk_size": 3, "batch_size": 7, "matryoshka": [4, 8]},
     "mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "steps": 3, "average_from": 0.0},
     "nested_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 5, "mined_negatives": 1, "matryoshka": [4, 8]},
-    "tasks": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "tasks": ALL, "task_batches": "mixed"},
+    "tasks": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "steps": 4, "tasks": ALL, "task_batches": "mixed"}
+    | {"swapped_texts": 0.5},
     "tasks_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "tasks": ALL, "task_batches": "mixed"},
     "images_alone": {"kind": "clip", "batch_size": 5, "tasks": {"image_to_image": 1}},
     "texts_alone": {"kind": "clip", "batch_size": 5, "tasks": {"text_to_text": 1}, "trainable": "text+blocks"},
@@ -42,7 +43,8 @@ CASES = {
     "triplets_mllm": {"kind": "mllm", "chunk_size": 2, "batch_size": 6, "mined_negatives": 1, "texts_at_once": "triplet"},
     "in_turn": {"kind": "clip", "chunk_size": 3, "batch_size": 6, "steps": 6, "tasks": {"image_to_image": 1, "text_to_text": 1}}
     | {"ema_decay": 0.7},
-    "margin": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "mask_margin": 0.02, "matryoshka": [4, 8], "hardness": 2.0},
+    "margin": {"kind": "clip", "chunk_size": 3, "batch_size": 9, "mask_margin": 0.02, "matryoshka": [4, 8], "hardness": 2.0}
+    | {"swapped_texts": 0.5},
     "agreement": {
         "kind": "clip",
         "chunk_size": 3,

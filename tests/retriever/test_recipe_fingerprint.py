@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "tasks": {"composed": 3, "text_to_image": 1}, "task_batches": "mixed",
     "reranker": RerankerSettings(grid=3), "teacher": "strong", "distillation": 0.5, "teacher_temperature": 2.0,
     "texts_at_once": "picture", "batch_neighbours": 8, "mask_margin": 0.1, "negative_margin": 0.5, "agreement": 0.5, "reverse": 0.5,
+    "swapped_texts": 0.5,
     "average_from": 0.5, "ema_decay": 0.9, "chunk_tokens": 512, "filters": ("consistency",),
 }  # fmt: skip
 RUNTIME = {

@@ -206,7 +206,10 @@ def test_bfloat16_keeps_trained_weights_in_float32_and_points_the_same_way(kind,
         ("parallel", "fsdp", "matrix_learning_rate needs whole matrices"),  # which demo trains by Muon
         ("workers", 512, "share a batch"),
         ("workers", 0, "greater than"),
-        *((name, math.inf, "finite") for name in ("agreement", "reverse", "mask_margin", "distillation", "teacher_temperature")),
+        *(
+            (name, math.inf, "finite")
+            for name in ("agreement", "reverse", "swapped_texts", "mask_margin", "distillation", "teacher_temperature")
+        ),
         ("matryoshka", [16, 8], "ascending"),
         ("matryoshka", [8, 8], "each once"),
         ("matryoshka", [0, 8], "from 1 on"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -129,9 +129,12 @@ class ClipEmbedder:
             ),
         ]
 
-        def gather(images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def gather(images: torch.Tensor, texts: torch.Tensor) -> tuple[Any, ...]:
             queries, candidates = (_sum_of_parts((images, i), (texts, t)) for i, t in zip(image, text, strict=True))
-            return normalize(queries, dim=-1), normalize(candidates, dim=-1)
+            found = normalize(queries, dim=-1), normalize(candidates, dim=-1)
+            if not self.recipe.swapped_texts:
+                return found
+            return *found, (_rows(images, image[0]), _rows(texts, text[0]))
 
         return parts, gather
 
@@ -189,13 +192,14 @@ class ClipEmbedder:
 def _sum_of_parts(*parts: tuple[torch.Tensor, np.ndarray]) -> torch.Tensor:
     """Rows (n, dim), each the sum of the features that ``parts`` name for it: features (r, dim) and places (n,) in them, of which
     :data:`NONE` is none."""
-    rows = []
-    for features, places in parts:
-        if (places == NONE).all():
-            continue
-        if (places == NONE).any():
-            features = torch.cat([features, features.new_zeros(1, features.shape[1])])
-            places = np.where(places == NONE, len(features) - 1, places)
-        # index_select, because its backward pass on the CPU adds in a fixed order; that of features[places] does not
-        rows.append(features.index_select(0, torch.from_numpy(places).to(features.device)))
+    rows = [_rows(features, places) for features, places in parts if not (places == NONE).all()]
     return sum(rows[1:], rows[0])
+
+
+def _rows(features: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+    """Row of ``features`` (r, dim) at each of ``places`` (n,), zeros where it is :data:`NONE`; (n, dim)."""
+    if (places == NONE).any():
+        features = torch.cat([features, features.new_zeros(1, features.shape[1])])
+        places = np.where(places == NONE, len(features) - 1, places)
+    # index_select, because its backward pass on the CPU adds in a fixed order; that of features[places] does not
+    return features.index_select(0, torch.from_numpy(places).to(features.device))

@@ -21,8 +21,9 @@ from mmret.retriever.train.parallel import Group
 from mmret.retriever.train.tower import LoadImages
 from mmret.settings import Recipe
 
-Gather = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-"""Takes the features of every part; gives unit vectors of the batch's queries (b, d) and candidates (m, d)."""
+Gather = Callable[..., tuple[Any, ...]]
+"""Takes the features of every part; gives what :class:`mmret.retriever.train.objective.Objective` is called with: unit vectors of
+the batch's queries (b, d) and candidates (m, d), and with ``swapped_texts`` what the queries are sums of."""
 
 
 class Embedder(Protocol):

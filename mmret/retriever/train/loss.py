@@ -9,7 +9,7 @@ block by block, so that memory grows with the candidates only, for a second prod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import repeat
 
@@ -41,16 +41,15 @@ def info_nce(
     multiplies each negative's term by exp(a * s-), through which no gradient flows: hard negatives count for more
     (LLaVE, arXiv 2503.04812, eq. 5; 0: plain InfoNCE).
     """
-    score = partial(_losses, temperature=temperature, hardness=hardness)
-    if len(queries) <= ROWS:
-        return score(queries, candidates, positives, ignored).mean()
-    blocks = zip(queries.split(ROWS), positives.split(ROWS), repeat(None) if ignored is None else ignored.split(ROWS), strict=False)
-    return torch.cat(
-        [
-            checkpoint(score, rows, candidates, positive, ignore, use_reentrant=False, preserve_rng_state=False)
-            for rows, positive, ignore in blocks
-        ]
-    ).mean()
+    return by_rows(partial(_losses, candidates, temperature=temperature, hardness=hardness), queries, positives, ignored).mean()
+
+
+def by_rows(losses: Callable[..., torch.Tensor], *rows: torch.Tensor | None) -> torch.Tensor:
+    """``losses(*rows)`` (b,), of so many ``ROWS`` at a time; each of ``rows`` has b, or is None."""
+    if len(rows[0]) <= ROWS:
+        return losses(*rows)
+    blocks = zip(*(repeat(None) if of is None else of.split(ROWS) for of in rows), strict=False)
+    return torch.cat([checkpoint(losses, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks])
 
 
 def nested_info_nce(
@@ -75,8 +74,8 @@ def nested_info_nce(
 
 
 def _losses(
-    queries: torch.Tensor,
     candidates: torch.Tensor,
+    queries: torch.Tensor,
     positives: torch.Tensor,
     ignored: torch.Tensor | None,
     temperature: float,
@@ -85,6 +84,13 @@ def _losses(
     """The loss of each query, (b,)."""
     cosines = queries @ candidates.T
     cosines = cosines.float() if cosines.dtype.itemsize < 4 else cosines
+    return losses_of(cosines, positives, ignored, temperature, hardness)
+
+
+def losses_of(
+    cosines: torch.Tensor, positives: torch.Tensor, ignored: torch.Tensor | None, temperature: float, hardness: float = 0.0
+) -> torch.Tensor:
+    """The loss of each row of ``cosines`` (b, m), (b,), as :func:`info_nce` has its mean."""
     logits = cosines / temperature
     neither = positives if ignored is None else positives | ignored
     weighted = logits + hardness * cosines.detach() if hardness else logits

@@ -15,6 +15,7 @@ from mmret.retriever.train.distillation import Lesson, distillation_loss
 from mmret.retriever.train.loss import masks, nested_info_nce
 from mmret.retriever.train.margin import beyond_margin, own_pictures
 from mmret.retriever.train.reverse import Reverse
+from mmret.retriever.train.swapped_texts import Halves, SwappedTexts
 from mmret.settings import Recipe
 
 
@@ -37,6 +38,8 @@ class Objective:
             copies=batch.copies(),
         )
         self.reverse = Reverse(positives, ignored, own) if recipe.reverse else None
+        asks_for = (positives | ignored)[:, : self.count].T
+        self.swapped_texts = SwappedTexts(batch, asks_for, own) if recipe.swapped_texts else None
         self.positives, self.ignored = (m[own].to(device) for m in (positives, ignored))
         self.kept = None
         if recipe.mask_margin is not None:
@@ -44,13 +47,16 @@ class Objective:
         self.agreement = Agreement(batch, own) if recipe.agreement else None
         self.counts: dict[str, torch.Tensor] = {}
 
-    def __call__(self, queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-        """This process's addend of the loss, a scalar, from unit vectors of all queries (b, d) and candidates (m, d)."""
+    def __call__(self, queries: torch.Tensor, candidates: torch.Tensor, halves: Halves | None = None) -> torch.Tensor:
+        """This process's addend of the loss, a scalar, from unit vectors of all queries (b, d) and candidates (m, d), and what the
+        queries are sums of where the recipe has ``swapped_texts``."""
         recipe, own = self.recipe, queries[self.own]
         ignored = self._ignored(own, candidates)
         loss = nested_info_nce(own, candidates, self.positives, ignored, recipe.temperature, recipe.hardness, recipe.matryoshka)
         if self.reverse is not None:
             loss = loss + recipe.reverse * self.reverse(queries, candidates, recipe)
+        if self.swapped_texts is not None and halves is not None:
+            loss = loss + recipe.swapped_texts * self.swapped_texts(halves, candidates, recipe)
         if self.lesson is not None:
             temperatures = recipe.temperature, recipe.teacher_temperature
             loss = loss + recipe.distillation * distillation_loss(own, candidates, self.lesson, *temperatures)
