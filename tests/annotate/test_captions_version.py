@@ -17,7 +17,7 @@ from mmret.ingest.shapes import caption, scene
 WRITTEN = {
     "3": {"describe": "13d7de7cc0abfef6", "instruct": "e1d22d8bc22f02de", "rare": "d05b14c13cbdf880"},
     "4": {"describe": "13d7de7cc0abfef6", "instruct": "2e016ed998083a2a", "rare": "d05b14c13cbdf880", "scales": "a9d37de78185dbfc"},
-    "5": {"describe": "13d7de7cc0abfef6", "instruct": "dc337963b22f69fb", "rare": "f8bd8b4a4b441fdc", "scales": "4cf4affd75f31211"},
+    "6": {"describe": "13d7de7cc0abfef6", "instruct": "b10d6f6bc3a65393", "rare": "71276d1a8d3b872a", "scales": "b42f35a80b755143"},
 }
 """Digests of all texts below by version; ``rare``: of the pairs that meet the rules for what is seldom written; ``scales``: of the
 pairs that differ along a scale, which version 4 words with comparatives. Version 5 are varied wordings of version 4.

@@ -17,7 +17,7 @@ from mmret.storage import Storage
 
 VERSION = "4"
 """The version of the rules and of the dictionary; raise it with any change of wording, so that new texts are written."""
-VARIED = "5"
+VARIED = "6"
 """That of instructions in varied wordings."""
 
 

@@ -114,7 +114,7 @@ _VERBS = {
     "take": ("take",),
 }
 """Verbs that stand for each other before the same object."""
-_SHOULD = ("it should be {}", "it has to be {}", "it must be {}", "it is to be {}", "I would have it {}")
+_SHOULD = ("it should be {}", "it has to be {}", "it must be {}", "it is to be {}", "it needs to be {}")
 _VERSUS = ("{new} instead of {old}", "{new} in place of {old}", "{new}, not {old}", "{new} and no longer {old}")
 _FREE_VERSUS = (*_VERSUS, "not {old} but {new}", "from {old} to {new}", "instead of {old}, {new}", "{old} becomes {new}")
 """Those that also fit what begins with no preposition."""
@@ -147,6 +147,8 @@ def _ordered(draft: Draft, below: Below) -> str:
         return draft.text  # "it should no longer be red", "first a dog, then a cat"
     if verb == "make" and not draft.several and rest.startswith("it ") and not below(3):
         return _SHOULD[below(len(_SHOULD))].format(rest[3:])
+    if verb == "make" and rest.startswith("it "):
+        verbs = ("make",)  # "have it a ball" is no order
     opening = _OPENINGS["do"][below(len(_OPENINGS["do"]))]
     if opening in _KEEPING and (verb in ("turn", "show") or rest.endswith(" instead")) or opening == "just {}" and "just " in rest:
         opening = "{}"
