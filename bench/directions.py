@@ -39,8 +39,10 @@ from mmret.search.models import UNTRAINED, model_folder
 from mmret.settings import EvaluateSettings, Recipe, load_profile
 
 UNIVERSAL = load_profile("demo").recipes["universal"]
-MIXTURE: dict[str, Any] = {"tasks": UNIVERSAL.tasks, "task_batches": UNIVERSAL.task_batches, "steps": UNIVERSAL.steps}
-"""What the demo's recipe ``universal`` has beside recipe ``demo``."""
+MIXTURE: dict[str, Any] = {
+    name: getattr(UNIVERSAL, name) for name in ("tasks", "task_batches", "steps", "reverse", "swapped_texts")
+}
+"""What the demo's recipe ``universal`` has otherwise than recipe ``demo``."""
 COMPOSED_SETS = ("held-out triplets", "held-out edits")
 WHOLE = {"texts": 10**9}
 

@@ -129,7 +129,7 @@ class Comparison:
         for seed in seeds:
             for study, arm in arms:
                 recipe = self.recipe(study, arm, seed, costs)
-                run = fingerprint(arm.lake, recipe.decisive())
+                run = fingerprint(arm.lake, self.measured(arm.lake).triplets, recipe.decisive())
                 if any((row.get("run"), row.get("arm"), row.get("of")) == (run, arm.name, self.steps) for row in self.rows()):
                     continue
                 try:
@@ -168,7 +168,7 @@ def main(
     steps: Annotated[int, typer.Option(help="of the file's first arm; the demo takes 1,000")] = 500,
     threads: Annotated[int, typer.Option(help="that a run uses")] = 1,
     only: Annotated[list[str] | None, typer.Option(help="run this arm, and no other that is not named")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="settings of both lakes")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="settings of all lakes")] = None,
     show: Annotated[bool, typer.Option(help="print what DIR/runs.jsonl has, train nothing")] = False,
 ) -> None:
     """See the module's docstring."""

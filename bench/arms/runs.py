@@ -106,6 +106,12 @@ class MeasuredLake:
         self._frozen: dict[str, np.ndarray] = {}
 
     @cached_property
+    def triplets(self) -> str:
+        """A digest of what the lake's triplets say."""
+        rows = self.lake.read("triplets", columns=["pair_id", "texts", "hard_negatives"]).sort_by("pair_id")
+        return fingerprint(rows.to_pydict())
+
+    @cached_property
     def pictures(self) -> dict[str, bytes]:
         return images_by_id(self.lake, self.ids)
 

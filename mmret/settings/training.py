@@ -217,9 +217,7 @@ class Recipe(Ingredients):
         if self.kind == "mllm" and self.matrix_learning_rate is not None:
             raise ValueError("matrix_learning_rate is of kind clip: adapters are trained by AdamW")
         if self.swapped_texts and self.kind == "mllm":
-            raise ValueError("swapped_texts puts texts beside pictures as sums, and a query of kind mllm is no sum: leave it out")
-        if self.swapped_texts and COMPOSED not in self.tasks:
-            raise ValueError("swapped_texts is of rows of task composed: add composed to tasks, or leave it out")
+            raise ValueError("swapped_texts puts texts beside pictures as sums, and a query of kind mllm is no sum: set it to 0")
         if self.kind == "clip" and self.trainable == "above":
             raise ValueError("trainable 'above' is of kind reranker: a clip has nothing above its towers")
         if self.kind == "reranker":

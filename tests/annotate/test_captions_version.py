@@ -20,7 +20,7 @@ WRITTEN = {
     "6": {"describe": "13d7de7cc0abfef6", "instruct": "b10d6f6bc3a65393", "rare": "71276d1a8d3b872a", "scales": "b42f35a80b755143"},
 }
 """Digests of all texts below by version; ``rare``: of the pairs that meet the rules for what is seldom written; ``scales``: of the
-pairs that differ along a scale, which version 4 words with comparatives. Version 5 are varied wordings of version 4.
+pairs that differ along a scale, which version 4 words with comparatives. Version 6 are varied wordings of version 4.
 Other texts? Raise ``VERSION`` or ``VARIED``, and pin the new ones under it."""
 
 SENTENCES = """

@@ -85,6 +85,12 @@ def test_every_opening_is_drawn_and_one_pair_does_not_always_get_the_same():
     assert len({instructions("a red star", "a blue star", 3, f"{n}", varied=True)[0] for n in range(60)}) > 30
 
 
+def test_it_is_made_a_ball_and_never_had_one():
+    dice = random.Random(6)
+    ordered = {reworded(Draft("do", "{}", "make it a ball"), dice.randrange) for _ in range(400)}
+    assert len(ordered) > 8 and not any("have it" in text for text in ordered)
+
+
 def test_a_complete_exchange_keeps_no_rest():
     dice = random.Random(4)
     for body in ("turn it into a whale", "show a whale instead"):

@@ -108,7 +108,7 @@ def test_a_run_that_fails_is_kept_with_its_reason_and_stops_no_other(work, tmp_p
     assert len(comparison.rows()) == 6
 
 
-@pytest.mark.parametrize("name", ["demo", "ingredients", "paper"])
+@pytest.mark.parametrize("name", ["demo", "ingredients", "without", "paper"])
 def test_the_arms_that_come_with_the_project_are_recipes(name):
     plan, profile = read_plan(Path(name)), load_profile("demo")
     for _, arm in plan.arms():

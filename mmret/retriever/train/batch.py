@@ -120,8 +120,12 @@ class Batch:
         again = np.ones(len(keys), dtype=bool)
         again[first] = False
         found = np.tile(again, (count, 1))
-        found[:, :count] |= self.groups[:, None] == self.groups
+        found[:, :count] |= self.same_triplet()
         return found
+
+    def same_triplet(self) -> np.ndarray | None:
+        """(b, b) bool: rows of one triplet; None where each row shows one text."""
+        return None if self.groups is None else self.groups[:, None] == self.groups
 
     def no_negatives(self) -> np.ndarray | None:
         """(b, m) bool: candidates that are no negatives of a query although they are not its target, besides copies of the target;

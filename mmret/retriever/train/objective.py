@@ -28,18 +28,19 @@ class Objective:
     def __init__(self, recipe: Recipe, batch: Batch, own: slice, device: torch.device, lesson: Lesson | None = None):
         self.recipe, self.own, self.lesson = recipe, own, lesson
         self.count = len(batch.queries)
-        keys = batch.candidate_keys()
-        positives, ignored = masks(
-            keys[: self.count],
-            keys,
-            mask_false_negatives=recipe.mask_false_negatives,
-            queries=batch.distinct_queries()[1] if recipe.several_positives else None,
-            no_negatives=batch.no_negatives(),
-            copies=batch.copies(),
-        )
-        self.reverse = Reverse(positives, ignored, own) if recipe.reverse else None
-        asks_for = (positives | ignored)[:, : self.count].T
-        self.swapped_texts = SwappedTexts(batch, asks_for, own) if recipe.swapped_texts else None
+        keys, no_negatives = batch.candidate_keys(), batch.no_negatives()
+        targets, queries = keys[: self.count], batch.distinct_queries()[1] if recipe.several_positives else None
+        masked = recipe.mask_false_negatives
+        positives, ignored = masks(targets, keys, masked, queries, no_negatives, batch.copies())
+        self.reverse = self.swapped_texts = None
+        if recipe.reverse or recipe.swapped_texts:
+            # copies are of candidates, which count once in a softmax over them; here the softmax is over queries
+            among = masks(targets, targets, masked, queries, None if no_negatives is None else no_negatives[:, : self.count])
+            asks_for = (among[0] | among[1]).T
+            if (same_triplet := batch.same_triplet()) is not None:
+                asks_for |= torch.from_numpy(same_triplet)
+            self.reverse = Reverse(asks_for, own) if recipe.reverse else None
+            self.swapped_texts = SwappedTexts(batch, asks_for, own) if recipe.swapped_texts else None
         self.positives, self.ignored = (m[own].to(device) for m in (positives, ignored))
         self.kept = None
         if recipe.mask_margin is not None:
@@ -55,7 +56,9 @@ class Objective:
         loss = nested_info_nce(own, candidates, self.positives, ignored, recipe.temperature, recipe.hardness, recipe.matryoshka)
         if self.reverse is not None:
             loss = loss + recipe.reverse * self.reverse(queries, candidates, recipe)
-        if self.swapped_texts is not None and halves is not None:
+        if self.swapped_texts is not None:
+            if halves is None:
+                raise ValueError("swapped_texts is of queries that are sums, and what they are sums of was not given")
             loss = loss + recipe.swapped_texts * self.swapped_texts(halves, candidates, recipe)
         if self.lesson is not None:
             temperatures = recipe.temperature, recipe.teacher_temperature

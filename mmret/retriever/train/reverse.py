@@ -16,16 +16,15 @@ from mmret.settings import Recipe
 class Reverse:
     """The loss from the targets ``own`` of a batch to all its queries.
 
-    ``positives`` and ``ignored`` (b, m): the masks of the way there (:func:`mmret.retriever.train.loss.masks`). A query is no
-    negative of a target that is its own too, or that is none of its negatives.
+    ``asks_for`` (b, b) bool: whether the query of a column asks for the target of a row, or has it for no negative. Such a query is
+    no negative of the target either.
     """
 
-    def __init__(self, positives: torch.Tensor, ignored: torch.Tensor, own: slice):
-        count = len(positives)
-        own_query = torch.eye(count, dtype=torch.bool)
+    def __init__(self, asks_for: torch.Tensor, own: slice):
+        own_query = torch.eye(len(asks_for), dtype=torch.bool)
         self.own = own
         self.positives = own_query[own]
-        self.ignored = ((positives | ignored)[:, :count].T & ~own_query)[own]
+        self.ignored = (asks_for & ~own_query)[own]
 
     def __call__(self, queries: torch.Tensor, candidates: torch.Tensor, recipe: Recipe) -> torch.Tensor:
         """The mean over the own targets, a scalar, from unit vectors of all queries (b, d) and candidates (m, d)."""

@@ -18,6 +18,9 @@ from mmret.retriever.train.batch import NONE, Batch
 from mmret.retriever.train.loss import by_rows, losses_of
 from mmret.settings import Recipe
 
+_SHORTEST = 1e-3
+"""Length of a sum, over those of its halves, below which it is taken for so long: what cancels leaves the rounding of the rest."""
+
 Halves = tuple[torch.Tensor, torch.Tensor]
 """Un-normalised image features (b, d) and text features (b, d) of the queries, of which each query is the normalised sum."""
 
@@ -27,7 +30,7 @@ class SwappedTexts:
 
     A text is no negative of a row where it is the row's own in another place, or where the row that brought it has the same picture
     and asks for the target too: ``asks_for`` (b, b), whether the query of a column asks for the target of a row. Rows take part
-    that have a picture and a text; without any the loss is zero.
+    that have a picture and a text, of whatever task; without any the loss is zero.
     """
 
     def __init__(self, batch: Batch, asks_for: torch.Tensor, own: slice):
@@ -74,7 +77,8 @@ def _losses(
     """The loss of each row, (b,). The cosines of the sums with the targets come from products of their halves: the sums themselves
     would be (b, texts, d)."""
     pictures, texts, targets = (x.float() if x.dtype.itemsize < 4 else x for x in (pictures, texts, targets))
-    square = (pictures**2).sum(1, keepdim=True) + 2 * pictures @ texts.T + (texts**2).sum(1)
+    squares = (pictures**2).sum(1, keepdim=True) + (texts**2).sum(1)
+    square = torch.maximum(squares + 2 * pictures @ texts.T, _SHORTEST**2 * squares.detach())
     products = (pictures * targets).sum(1, keepdim=True) + targets @ texts.T
-    cosines = products / square.clamp_min(1e-24).sqrt()
+    cosines = products / square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
     return losses_of(cosines, positives, ignored, temperature, hardness)
