@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import stat
 import sys
@@ -29,6 +30,9 @@ def lake(tmp_path) -> Lake:
     return lake
 
 
+_SEQUENCES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+
 class Terminal:
     """A process on a terminal of 80 columns."""
 
@@ -39,13 +43,14 @@ class Terminal:
         self.seen = b""
 
     def wait(self, text: bytes, most: float = 120) -> None:
-        """Until ``text`` appears; what was before it is forgotten."""
+        """Until ``text`` appears, in one piece or, on a slow machine, in several with sequences between; what was before is
+        forgotten."""
         until = time.monotonic() + most
-        while text not in self.seen:
+        while text not in self.seen and text not in (plain := _SEQUENCES.sub(b"", self.seen)):
             assert time.monotonic() < until, (text, self.seen[-500:])
             if select.select([self.handle], [], [], 1)[0]:
                 self.seen += os.read(self.handle, 65536)
-        self.seen = self.seen.split(text, 1)[1]
+        self.seen = (self.seen if text in self.seen else plain).split(text, 1)[1]
 
     def type(self, text: bytes) -> None:
         os.write(self.handle, text)
