@@ -135,6 +135,6 @@ def in_chromium(program: str) -> str:
     with chromium() as browser:
         page = browser.new_page(bypass_csp=True)
         page.goto(re.search(r"http://[\d.:]+", program)[0] + "/health")
-        page.on("console", lambda said: said.type == "log" and lines.append(said.text))  # Chromium adds errors, as of a missing icon
+        page.on("console", lambda said: said.type == "log" and lines.append(said.text))  # not errors of Chromium
         page.evaluate(f"(async () => {{ {node} {own} }})()")
     return "\n".join(lines)
