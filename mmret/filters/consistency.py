@@ -1,10 +1,11 @@
 """Finds texts that do not lead from their source to their target: filter ``consistency``.
 
 The scorers of all signals (:mod:`.scorers`) see every text with its own pair, and with what is certainly wrong: a text of another
-pair, and another target of the same source. A logistic regression weighs the signals so as to tell those apart, which is how far
-the encoders agree; how much of the lowest scores is wrong is told by how the wrong ones are distributed, whose rate is read from
-where hardly a right text falls (:func:`threshold`). No truth is needed, and a lake without faults loses next to nothing. Cost:
-two fits of each signal, some 15 s for 24,000 triplets of 3 texts on one core; linear in the texts beyond that.
+pair, another target of the same source, and a target of any other. A logistic regression weighs the signals so as to tell those
+apart, which is how far the encoders agree; how much of the lowest scores is wrong is told by how the wrong ones are distributed,
+whose rate is read from where hardly a right text falls (:func:`threshold`). No truth is needed, and a lake without faults loses
+next to nothing. Cost: two fits of each signal, some 15 s for 24,000 triplets of 3 texts on one core; linear in the texts beyond
+that.
 """
 
 from __future__ import annotations
@@ -48,14 +49,13 @@ def consistency(corpus: Corpus, triplets: Triplets) -> Consistency:
         return Consistency(np.zeros(count, np.float32), -np.inf, (), np.zeros((count, 0), bool), why_not)
     bags, half = text_bags(triplets), halves(corpus, triplets.query)
     signals = (WORDS, *corpus.vectors)
-    own, texts_wrong, targets_wrong = _cases(triplets)
     columns = [CrossFitted(signal, corpus, triplets, bags, half) for signal in signals]
 
-    def scored(case: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        texts, pairs = case
-        return np.stack([c.scores(texts, triplets.query[pairs], triplets.target[pairs], half[pairs]) for c in columns], axis=1)
+    def scored(texts: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        query, target, by = triplets.query[triplets.row], triplets.target[targets], half[triplets.row]
+        return np.stack([c.scores(texts, query, target, by) for c in columns], axis=1)
 
-    return _judged(triplets, signals, scored(own), scored(texts_wrong), scored(targets_wrong))
+    return _judged(triplets, signals, *(scored(*case) for case in _cases(triplets)))
 
 
 def _why_not(corpus: Corpus, triplets: Triplets) -> str | None:
@@ -71,7 +71,8 @@ def _why_not(corpus: Corpus, triplets: Triplets) -> str | None:
 
 
 def _cases(triplets: Triplets) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(texts, triplets whose pair they are tried with): as they are, texts of other triplets, and other targets of the source."""
+    """(texts, triplets whose target they are tried with), each beside the source of its row: as they are, texts of other triplets,
+    other targets of the source, and targets of other triplets."""
     rng, row = np.random.default_rng(0), triplets.row
     texts = np.arange(len(row))
     # all texts of a triplet are replaced by those of one other, as a fault would
@@ -87,11 +88,13 @@ def _cases(triplets: Triplets) -> list[tuple[np.ndarray, np.ndarray]]:
     other = by_query[first + (at - first + step) % size]
     alone = (triplets.target[other] == triplets.target) | (size < 2)
     other = np.where(alone, partner, other)
-    return [(texts, row), (triplets.starts[partner[row]] + place, row), (texts, other[row])]
+    # a fault that keeps the source: such targets agree more with the text by chance than another pair does
+    elsewhere = rng.integers(0, len(triplets), len(triplets))
+    return [(texts, row), (triplets.starts[partner[row]] + place, row), (texts, other[row]), (texts, elsewhere[row])]
 
 
 def _judged(triplets: Triplets, signals: tuple[str, ...], own: np.ndarray, *wrong: np.ndarray) -> Consistency:
-    """``own`` (n, signals) as the texts are, ``wrong`` the same of the two certain faults."""
+    """``own`` (n, signals) as the texts are, ``wrong`` the same of each kind of certain fault."""
     every = np.concatenate([own, *wrong])
     centre, spread = own.mean(axis=0), own.std(axis=0) + 1e-6
     label = np.repeat([1.0, 0.0], [len(own), len(every) - len(own)])

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-VERSIONS = {"consistency": 1, "false_negatives": 1, "judge": 1}
+VERSIONS = {"consistency": 2, "false_negatives": 1, "judge": 1}
 """Raised with every change of what a filter says."""

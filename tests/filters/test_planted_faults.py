@@ -36,6 +36,14 @@ def test_wrong_texts_and_swapped_targets_are_found_at_ninety_and_ninety(case):
     assert {s for row in dropped for s in row["signals"]} == {"words", "clip_image", "dino_image"}
 
 
+@pytest.mark.parametrize(("kind", "share"), [("text", 0.1), ("target", 0.1), ("target", 0.03), ("same_source", 0.1)])
+def test_each_kind_of_fault_alone_is_found_too(case, kind, share):
+    corpus, triplets, scenes = case
+    planted = plant(triplets, {kind: share}, scenes, seed=1)
+    figures = found(planted, JUDGES["consistency"](corpus, planted.triplets, "m").rows)
+    assert figures["precision"] >= 0.85 and figures["recall"] >= 0.85, figures
+
+
 def test_hard_negatives_that_are_right_are_found_at_ninety_and_ninety(case):
     corpus, triplets, scenes = case
     planted = plant(triplets, {"false_negative": 0.2}, scenes)
