@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from mmret.encode.augment import CAPTION_VIEWS, seeded_generator, views
+from mmret.encode.last_block import picture_token, text_token
 from mmret.encode.pixels import Preprocessing
 from mmret.ranking import recall_at, target_ranks
 from mmret.settings import TowerSettings
@@ -85,8 +86,8 @@ def caption_loss(
     def loss(step: int) -> Tensor:
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "clip")]
         pictures = views(corpus.pixels[rows], CAPTION_VIEWS, seeded_generator(settings.seed, "clip", step))
-        image = model.get_image_features(preprocessing.normalise(pictures)).pooler_output
-        text = model.get_text_features(ids[rows, : int(lengths[rows].max())]).pooler_output
+        image = model.visual_projection(picture_token(model.vision_model, preprocessing.normalise(pictures)))
+        text = model.text_projection(text_token(model.text_model, ids[rows, : int(lengths[rows].max())]))
         same = caption_number[rows]
         return contrastive(
             normalize(image), normalize(text), model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp(), same[:, None] == same[None]

@@ -17,6 +17,7 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mmret.encode.augment import PATTERN_VIEWS, seeded_generator, views
+from mmret.encode.last_block import dino_token
 from mmret.encode.pixels import Preprocessing
 from mmret.settings import TowerSettings
 from mmret.towers.corpus import TowerCorpus
@@ -64,7 +65,7 @@ def pattern_loss(
         rows = corpus.train[batch_rows(len(corpus.train), settings.batch_size, step, settings.seed, "dino")]
         generator = seeded_generator(settings.seed, "dino", step)
         pair = torch.cat([views(corpus.pixels[rows], PATTERN_VIEWS, generator) for _ in range(2)])
-        return nt_xent(normalize(model(preprocessing.normalise(pair)).pooler_output))
+        return nt_xent(normalize(dino_token(model, preprocessing.normalise(pair))))
 
     return loss
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmret import progress
+from mmret.encode.last_block import one_token
 from mmret.errors import UserError
 from mmret.lake import Lake
 from mmret.retriever import embed as embedding
@@ -28,7 +29,6 @@ from mmret.retriever.train.loop import train
 from mmret.retriever.train.mllm import _chunks
 from mmret.retriever.train.parallel import Group
 from mmret.retriever.train.stage import TrainingJob
-from mmret.retriever.train.tower import _first_token
 from mmret.settings import Recipe, load_profile
 
 BLOCK = "vision_model.encoder.layers.{}."
@@ -73,9 +73,9 @@ def test_the_class_token_of_a_block_has_dropout_in_training_alone(clip_folder):
     block.self_attn.dropout = 0.5
     with torch.no_grad():
         expected = block.eval()(hidden, None)[:, 0]
-        torch.testing.assert_close(_first_token(block, hidden), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one_token(block, hidden), expected, atol=1e-5, rtol=1e-4)
         block.train()
-        assert not torch.allclose(_first_token(block, hidden), expected, atol=1e-3)
+        assert not torch.allclose(one_token(block, hidden), expected, atol=1e-3)
 
 
 def test_texts_cut_while_measuring_are_not_counted_as_texts_of_the_training(clip_folder):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from transformers import CLIPModel, CLIPProcessor
 
+from mmret.encode.last_block import picture_token, text_token
 from mmret.encode.quiet import silence
 from mmret.retriever.models.pictures import Picture, decode_images, flatten_transparency, require_list, to_rgb
 from mmret.retriever.models.two_towers import SENTENCE_TRANSFORMERS, TwoTowerRetriever, feature_tensor
@@ -39,6 +40,8 @@ class ClipRetriever(TwoTowerRetriever):
     processor_class = CLIPProcessor
     alike = 32
     """Texts of like length that go through the tower together, at least."""
+    whole_towers = False
+    """Whether the stock model computes every token of the last block, as a compiled tower has to."""
 
     @property
     def dim(self) -> int:
@@ -60,11 +63,21 @@ class ClipRetriever(TwoTowerRetriever):
         for group in groups:
             with silence():
                 padded = self.processor.tokenizer.pad({"input_ids": [ids[i] for i in group]}, return_tensors="pt")
-            padded = padded.to(self.device)
-            parts.append(feature_tensor(self.model.get_text_features(padded["input_ids"], padded["attention_mask"])))
+            parts.append(self._text_features(**padded.to(self.device)))
         place = torch.empty(len(ids), dtype=torch.long)
         place[order] = torch.arange(len(ids))
         return torch.cat(parts).index_select(0, place.to(self.device))
+
+    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.whole_towers:
+            return super().image_features(pixels)
+        pixels = pixels.to(self.device, self.model.dtype)
+        return self.model.visual_projection(picture_token(self.model.vision_model, pixels))
+
+    def _text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        if self.whole_towers:
+            return feature_tensor(self.model.get_text_features(input_ids, attention_mask))
+        return self.model.text_projection(text_token(self.model.text_model, input_ids, attention_mask))
 
 
 def _like_lengths(lengths: Sequence[int], fewest: int = ClipRetriever.alike) -> list[tuple[int, int]]:

@@ -51,6 +51,7 @@ class ClipEmbedder:
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if recipe.compile:
+            self.retriever.whole_towers = True
             for part in (self.model.vision_model, self.model.text_model):
                 part.compile(backend=recipe.compile)
         self.chunks = self._chunk_sizes()
@@ -74,7 +75,12 @@ class ClipEmbedder:
 
     def divide(self) -> list[torch.nn.Module]:
         self.retriever.alike = sys.maxsize  # one pass of the text tower a chunk, in every process
-        return self.tower.blocks[-1:] if self.recipe.trainable == "text+blocks" else []
+        return self.called_in_parts()
+
+    def called_in_parts(self) -> list[torch.nn.Module]:
+        """Blocks of which only what one token needs is computed."""
+        towers = () if self.recipe.compile else (self.model.text_model, self.model.vision_model)
+        return [*(tower.encoder.layers[-1] for tower in towers), *self.tower.blocks[-1:]]
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""

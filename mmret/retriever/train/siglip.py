@@ -21,3 +21,6 @@ class SiglipEmbedder(ClipEmbedder):
 
     def text_parameters(self) -> list[torch.nn.Parameter]:
         return list(self.model.text_model.parameters())
+
+    def called_in_parts(self) -> list[torch.nn.Module]:
+        return self.tower.blocks[-1:] if self.recipe.trainable == "text+blocks" else []

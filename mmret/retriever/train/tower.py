@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from mmret.atomic import replacing
+from mmret.encode.last_block import one_token, picture_token
 from mmret.errors import UserError
 from mmret.retriever.models.two_towers import TwoTowerRetriever, feature_tensor
 from mmret.settings import Recipe
@@ -43,6 +43,7 @@ class ImageTower:
     def __init__(self, model: Any, recipe: Recipe):
         self.model = model
         self.trainable = recipe.trainable
+        self.compiled = bool(recipe.compile)
         layers = model.vision_model.encoder.layers
         self.blocks = list(layers)[max(0, len(layers) - recipe.image_blocks) :]
 
@@ -57,11 +58,17 @@ class ImageTower:
 
     def unprojected(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 3, h, w) to what the projection maps."""
-        return self.model.vision_model(pixel_values=pixels).pooler_output
+        if self.compiled:
+            return self.model.vision_model(pixel_values=pixels).pooler_output
+        return picture_token(self.model.vision_model, pixels)
+
+    def all_layers(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(n, 3, h, w) to un-normalised features (n, dim)."""
+        return self.projection(self.unprojected(pixels))
 
     def last_block(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states before the last block to what the projection maps."""
-        return self.model.vision_model.post_layernorm(_first_token(self.blocks[-1], hidden))
+        return self.model.vision_model.post_layernorm(one_token(self.blocks[-1], hidden))
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The parameters above the cut, which are trained, each once."""
@@ -83,7 +90,7 @@ class ImageTower:
             return pixels
         pixels = pixels.to(self.model.device, self.model.dtype)
         if self.trainable == "text":
-            return feature_tensor(self.model.get_image_features(pixel_values=pixels))
+            return self.all_layers(pixels)
         if self.trainable == "text+projection":
             return self.unprojected(pixels)
         hidden = self.embedded(pixels)
@@ -95,7 +102,7 @@ class ImageTower:
         """(n, ...) of :meth:`lower_layers` to un-normalised features (n, dim)."""
         frozen = frozen.to(self.model.device, self.model.dtype)
         if self.trainable == "all":
-            return feature_tensor(self.model.get_image_features(pixel_values=frozen))
+            return self.all_layers(frozen)
         if self.trainable == "text":
             return frozen
         if self.trainable == "text+projection":
@@ -118,24 +125,11 @@ class SiglipImageTower(ImageTower):
     def unprojected(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.model.vision_model(pixel_values=pixels).last_hidden_state
 
+    def all_layers(self, pixels: torch.Tensor) -> torch.Tensor:
+        return feature_tensor(self.model.get_image_features(pixel_values=pixels))
+
     def last_block(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.vision_model.post_layernorm(self.blocks[-1](hidden, None))
-
-
-def _first_token(block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """The class token's output (n, width) of an encoder block: all that pooling reads, a sixth of the block's work."""
-    attention = block.self_attn
-    normed = block.layer_norm1(hidden)
-
-    def heads(x: torch.Tensor) -> torch.Tensor:
-        return x.view(x.shape[0], x.shape[1], -1, attention.head_dim).transpose(1, 2)
-
-    query, key, value = attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed)
-    mixed = scaled_dot_product_attention(
-        heads(query), heads(key), heads(value), scale=attention.scale, dropout_p=attention.dropout * block.training
-    )
-    first = hidden[:, 0] + attention.out_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
-    return first + block.mlp(block.layer_norm2(first))
 
 
 class Pictures:
