@@ -3,7 +3,7 @@
     python bench/neighbours.py                     # three signals of 50,000 x 512 and one, against as many IndexFlatIP searches
     python bench/neighbours.py --growth --no-peer  # a tenth more images against mining all again
     python bench/neighbours.py --memory            # peak memory at 50,000 and at 200,000
-    python bench/neighbours.py --million           # 1,000,000 x 512, one signal, a stream of shards
+    python bench/neighbours.py --million --shard 50000   # 1,000,000 x 512, one signal, shard by shard from 1 GB of files
     python bench/neighbours.py --device cuda --n 1000000 --dim 768 --no-peer   # also prints the share of the bare products
 
 The peer gets its vectors as float32 beforehand and returns top k of the scores, near-duplicates included, so it is asked for
@@ -18,6 +18,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -254,28 +255,35 @@ def growth(n: int, dim: int, k: int, signals: int, device: str) -> dict:
     }
 
 
-def streamed(n: int, dim: int, k: int, shard: int, device: str, out: Path | None) -> Iterator[tuple[int, int]]:
-    """Mine a corpus whose shards are made as they are needed; yields rows done and edges found after each shard."""
+def streamed(
+    n: int, dim: int, k: int, shard: int, device: str, folder: Path, write: bool = False
+) -> Iterator[tuple[int, int, float]]:
+    """Mine a corpus by shards, whose vectors are made once and lie in ``folder``; yields rows done, edges found and the seconds
+    that went on making vectors so far. ``write``: the tables too, there."""
     settings = MineSettings(k=k, signals=SIGNALS[:1], device=device)
-    kinds = max(1, n // CLUSTER)
+    kinds, making = max(1, n // CLUSTER), 0.0
 
     def made(at: int) -> ShardVectors:
-        count = min(shard, n - at * shard)
-        return ShardVectors(
-            f"shard-{at:05d}", [f"{at:016x}{i:016x}" for i in range(count)], {SIGNALS[0]: vectors(count, dim, 1000 + at, kinds)}
-        )
+        nonlocal making
+        count, file = min(shard, n - at * shard), folder / f"{at}.npy"
+        if not file.exists():
+            began = time.perf_counter()
+            np.save(file, vectors(count, dim, 1000 + at, kinds))
+            making += time.perf_counter() - began
+        ids = [f"{at:016x}{i:016x}" for i in range(count)]
+        return ShardVectors(f"shard-{at:05d}", ids, {SIGNALS[0]: np.load(file)})
 
     edges = 0
     for at in range(-(-n // shard)):
         writer = None
         for table in candidate_tables(made(at), map(made, range(at)), settings, BANDS):
             edges += table.num_rows
-            if out:
-                writer = writer or pq.ParquetWriter(out / f"shard-{at:05d}.parquet", table.schema, compression="zstd")
+            if write:
+                writer = writer or pq.ParquetWriter(folder / f"shard-{at:05d}.parquet", table.schema, compression="zstd")
                 writer.write_table(table)
         if writer:
             writer.close()
-        yield min(n, (at + 1) * shard), edges
+        yield min(n, (at + 1) * shard), edges, making
 
 
 def peak_memory(n: int, dim: int, k: int, shard: int) -> int:
@@ -288,7 +296,7 @@ def peak_memory(n: int, dim: int, k: int, shard: int) -> int:
         "b.torch.set_num_threads(2)\n"
         "start = peak()\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
-        "    for _ in b.streamed(n, dim, k, shard, 'auto', Path(folder)): pass\n"
+        "    for _ in b.streamed(n, dim, k, shard, 'auto', Path(folder), True): pass\n"
         "print(peak() - start)\n"
     )
     arguments = [str(Path(__file__).parent), *map(str, (n, dim, k, shard))]
@@ -314,20 +322,11 @@ def main(
     torch.set_num_threads(threads)
     if million:
         start, processor = time.perf_counter(), time.process_time()
-        for done, edges in streamed(1_000_000, dim, k, shard, device, None):
-            seconds = time.perf_counter() - start
-            print(
-                json.dumps(
-                    {
-                        "rows": done,
-                        "edges": edges,
-                        "seconds": round(seconds, 1),
-                        "processor_s": round(time.process_time() - processor, 1),
-                        "projected_s": round(seconds * (1_000_000 / done) ** 2, 1),
-                    }
-                ),
-                flush=True,
-            )
+        with tempfile.TemporaryDirectory() as folder:
+            for done, edges, making in streamed(1_000_000, dim, k, shard, device, Path(folder)):
+                seconds, cpu = time.perf_counter() - start - making, time.process_time() - processor - making
+                so_far = {"rows": done, "edges": edges, "seconds": round(seconds, 1), "processor_s": round(cpu, 1)}
+                print(json.dumps(so_far | {"projected_s": round(seconds * (1_000_000 / done) ** 2, 1)}), flush=True)
         print(json.dumps({"million": {"seconds": round(seconds, 1), "rows_per_s": round(1_000_000 / seconds, 1)}}))
         return
     if memory:
