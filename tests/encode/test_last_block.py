@@ -57,6 +57,13 @@ def alike(model: torch.nn.Module, stock: torch.Tensor, ours: torch.Tensor) -> No
             torch.testing.assert_close(other, one, atol=1e-9, rtol=1e-7)
 
 
+def test_a_text_ends_at_its_first_end_token_though_it_has_a_larger_id():
+    model, (ids, mask) = clip(), texts(END)
+    ids[2:, 1] = END + 1
+    stock = model.text_model(input_ids=ids, attention_mask=mask).pooler_output
+    alike(model.text_model, stock, text_token(model.text_model, ids, mask))
+
+
 @pytest.mark.parametrize("eos", [END, 2], ids=["the end token by its id", "the largest id, as in the oldest configurations"])
 @pytest.mark.parametrize(("pad", "masked"), [(0, True), (END, True), (END, False)])
 def test_a_text_has_the_features_and_gradients_of_the_stock_model(eos, pad, masked):

@@ -10,8 +10,8 @@ import pytest
 
 from mmret.benchmarks.planted_faults import found, plant
 from mmret.filters.check import JUDGES
-from mmret.filters.consistency import threshold
-from mmret.filters.corpus import Corpus
+from mmret.filters.consistency import LEAST, _cases, threshold
+from mmret.filters.corpus import Corpus, Triplets
 from mmret.filters.false_negatives import valley
 from tests.filters.made import made
 
@@ -29,7 +29,7 @@ def test_wrong_texts_and_swapped_targets_are_found_at_ninety_and_ninety(case):
     verdicts = JUDGES["consistency"](corpus, planted.triplets, "m")
     figures = found(planted, verdicts.rows)
     assert figures["precision"] >= 0.9 and figures["recall"] >= 0.9, figures
-    few = planted.triplets.slice(0, 200)
+    few = planted.triplets.slice(0, 400)
     assert JUDGES["consistency"](corpus, few, "m").rows == JUDGES["consistency"](corpus, few, "m").rows
     dropped = verdicts.dropped.to_pylist()
     assert all(row["reason"] and row["score"] <= row["threshold"] for row in dropped)
@@ -64,6 +64,33 @@ def test_where_nothing_is_wrong_next_to_nothing_is_dropped(case):
         assert found(planted, verdicts.rows)["dropped"] <= 0.015, name
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_of_so_few_texts_as_are_judged_next_to_nothing_is_dropped_where_nothing_is_wrong(case, seed):
+    corpus, triplets, _ = case
+    some = np.sort(np.random.default_rng(seed).permutation(len(triplets))[: LEAST // 3 + 7])
+    verdicts = JUDGES["consistency"](corpus, triplets.take(pa.array(some)), "m")
+    assert len(verdicts.rows) >= LEAST and len(verdicts.dropped) <= 0.02 * len(verdicts.rows)
+
+
+def test_where_each_picture_asks_once_wrong_targets_are_found_too():
+    corpus, triplets, scenes = made(a_source=1)
+    planted = plant(triplets, {"target": 0.1}, scenes, seed=1)
+    figures = found(planted, JUDGES["consistency"](corpus, planted.triplets, "m").rows)
+    assert figures["precision"] >= 0.9 and figures["recall"] >= 0.6, figures
+
+
+def test_what_is_tried_as_wrong_is_another_target_or_another_triplets_text(case):
+    corpus, rows, _ = case
+    for some in (rows, rows.slice(0, 3)):
+        triplets = Triplets.of(some, corpus.ids)
+        own, *wrong = _cases(triplets)
+        assert (own[0] == np.arange(len(triplets.texts))).all() and (own[1] == triplets.row).all()
+        texts_of_others, *targets_of_others = wrong
+        assert (triplets.row[texts_of_others[0]] != triplets.row)[texts_of_others[2]].all()
+        for texts, tried, certain in targets_of_others:
+            assert (texts == own[0]).all() and (triplets.target[tried] != triplets.target[triplets.row])[certain].all()
+
+
 def test_planting_is_a_function_of_its_seed_and_wrong_by_the_scenes(case):
     _, triplets, scenes = case
     shares = {"text": 0.2, "target": 0.1, "same_source": 0.1, "false_negative": 0.2}
@@ -88,14 +115,14 @@ def test_faults_are_planted_too_where_only_some_pictures_have_scenes(case):
     ("change", "says"),
     [
         (lambda corpus, rows: (corpus, rows.slice(0, 1)), "3 texts are too few"),
-        (lambda corpus, rows: (corpus, with_texts(rows, [["the same"]] * len(rows))), "all texts are the same"),
+        (lambda corpus, rows: (corpus, with_texts(rows, [["the same"] * 3] * len(rows))), "all texts are the same"),
         (lambda corpus, rows: (Corpus(corpus.ids, [""] * len(corpus.ids), {}), rows), "neither captions nor vectors"),
         (lambda corpus, rows: (corpus, with_texts(rows, shuffled(rows))), "too many to tell which are wrong"),
         (lambda corpus, rows: (corpus, rows.slice(0, 0)), "0 texts are too few"),
     ],
 )
 def test_texts_that_cannot_be_judged_are_kept_and_it_is_said(case, change, says):
-    corpus, rows = change(case[0], case[1].slice(0, 300))
+    corpus, rows = change(case[0], case[1].slice(0, 400))
     verdicts = JUDGES["consistency"](corpus, rows, "m")
     assert (
         says in verdicts.note and not len(verdicts.dropped) and len(verdicts.rows) == len(rows["texts"].combine_chunks().flatten())

@@ -29,10 +29,10 @@ def test_what_a_pass_of_texts_keeps_is_foreseen_for_any_rows_and_lengths(clip_fo
     assert made.model.is_gradient_checkpointing == checkpointing
     made.model.gradient_checkpointing_disable()
     begin, end = made.retriever.tokens([""])[0]
-    for rows, longest in ((3, 10), (9, 17), (20, 5), (6, 24)):
+    for rows, longest in ((3, 10), (9, 17), (20, 5), (6, 24), (300, 4), (40, 24)):
         texts = [[begin] * (longest - 1) + [end] for _ in range(rows - 1)] + [[begin, end]]
         found = taken(made.model, made.retriever.token_features, texts)
-        assert memory.of(rows * longest, longest) == pytest.approx(found, rel=0.05), (rows, longest)
+        assert memory.of(rows * longest, longest) == pytest.approx(found, rel=0.03), (rows, longest)
     assert memory.token > 0 and memory.picture == 0
 
 
@@ -50,8 +50,8 @@ def test_what_a_pass_of_prompts_keeps_is_foreseen_with_pictures_and_without(tmp_
 
 
 def test_a_steps_estimate_by_hand():
-    memory = ChunkMemory(fixed=100, token=10, pair=0.5, picture=7)
-    assert memory.of(64, 16, pictures=2) == 100 + 640 + 512 + 14
+    memory = ChunkMemory(fixed=100, token=10, pair=0.5, picture=7, row=32)
+    assert memory.of(64, 16, pictures=2) == 100 + 640 + 512 + 14 + 4 * 32
     assert memory.tokens_in(memory.of(64, 16), 16) == 64 and memory.tokens_in(50, 16) == 0
     frozen = torch.nn.Parameter(torch.zeros(1000), requires_grad=False)
     trained = [torch.nn.Parameter(torch.zeros(5)), torch.nn.Parameter(torch.zeros(3)), frozen]

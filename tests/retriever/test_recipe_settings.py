@@ -169,7 +169,10 @@ COMPILED = [
 @pytest.mark.parametrize("kind, backend", COMPILED)
 def test_a_compiled_model_has_the_same_gradient_and_weight_names(kind, backend, bases, triplets, load, tmp_path):
     plain, expected = a_step(kind, bases, triplets, load, tmp_path / "plain")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled, gradients = a_step(kind, bases, triplets, load, tmp_path / "compiled", compile=backend)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0, "the towers ran as they are"
     assert_close(gradients, expected)
     assert compiled.embedder.model.state_dict().keys() == plain.embedder.model.state_dict().keys()
     torch._dynamo.reset()

@@ -26,12 +26,13 @@ GRADIENTS = 2
 @dataclass(frozen=True)
 class ChunkMemory:
     """Bytes of a pass with its backward pass: ``fixed``, for each token, padding counted, for each token of a row times the longest
-    row's tokens, and for each picture that it shows."""
+    row's tokens, for each picture that it shows, and for each row (of its last block, computed for one token alone)."""
 
     fixed: float
     token: float
     pair: float
     picture: float = 0.0
+    row: float = 0.0
 
     def of(self, tokens: int, longest: int, pictures: int = 0) -> int:
         """Bytes of a pass of ``tokens``, padding counted, of which the longest row has ``longest``.
@@ -39,7 +40,7 @@ class ChunkMemory:
         >>> ChunkMemory(fixed=100, token=10, pair=0.5).of(64, 16)
         1252
         """
-        return round(self.fixed + self.token * tokens + self.pair * tokens * longest + self.picture * pictures)
+        return round(self.fixed + self._a_token(longest) * tokens + self.picture * pictures)
 
     def tokens_in(self, room: int, longest: int, pictures: int = 0) -> int:
         """The most tokens of a pass that takes ``room`` bytes, none where it has not even the rest.
@@ -47,7 +48,10 @@ class ChunkMemory:
         >>> ChunkMemory(fixed=100, token=10, pair=0.5).tokens_in(1252, 16)
         64
         """
-        return max(0, int((room - self.fixed - self.picture * pictures) / (self.token + self.pair * longest)))
+        return max(0, int((room - self.fixed - self.picture * pictures) / self._a_token(longest)))
+
+    def _a_token(self, longest: int) -> float:
+        return self.token + self.pair * longest + self.row / longest
 
 
 def measured(
@@ -65,13 +69,14 @@ def measured(
         model.gradient_checkpointing_disable()
     for rows, words in SHAPES:
         chunk, longest = sample(rows, words)
-        sizes.append([1, rows * longest, rows * longest**2, *([rows] if pictures else [])])
+        sizes.append([1, rows * longest, rows * longest**2, rows])
         bytes_of.append(_taken(lambda chunk=chunk: encode(chunk), held))
     if again:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_rng_state(state)
     found, *_ = np.linalg.lstsq(np.array(sizes, float), np.array(bytes_of, float), rcond=None)
-    return ChunkMemory(*np.maximum(found, 0.0).tolist())
+    *others, a_row = np.maximum(found, 0.0).tolist()
+    return ChunkMemory(*others, **{"picture" if pictures else "row": a_row})
 
 
 def kept_bytes(call: Callable[[], torch.Tensor], parameters: Iterable[torch.nn.Parameter] = ()) -> int:
