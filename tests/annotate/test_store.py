@@ -107,6 +107,8 @@ def _write(root: Path, salt: str) -> None:
 def test_several_processes_write_at_once(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         pool.starmap(_write, [(tmp_path, s) for s in "abc"])
+        pool.close()
+        pool.join()  # a worker that is ended by a signal may wait for ever for a lock of another
     wanted = {k: v for s in "abc" for k, v in _answers(60, s).items()}
     assert AnswerStore(tmp_path).look_up("describe", list(wanted)) == wanted
 
