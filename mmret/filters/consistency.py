@@ -4,8 +4,8 @@ The scorers of all signals (:mod:`.scorers`) see every text with its own pair, a
 pair, another target of the same source, and a target of any other. A logistic regression weighs the signals so as to tell those
 apart, which is how far the encoders agree; how much of the lowest scores is wrong is told by how the wrong ones are distributed,
 whose rate is read from where hardly a right text falls (:func:`threshold`). No truth is needed, and a lake without faults loses
-next to nothing. Cost: two fits of each signal, some 15 s for 24,000 triplets of 3 texts on one core; linear in the texts beyond
-that.
+next to nothing. Cost: two fits of each signal; with filter ``false_negatives`` some 40 s for 24,000 triplets of 3 texts on one core
+beside other work; linear in the texts beyond that.
 """
 
 from __future__ import annotations

@@ -79,8 +79,7 @@ class ClipEmbedder:
 
     def called_in_parts(self) -> list[torch.nn.Module]:
         """Blocks of which only what one token needs is computed."""
-        towers = () if self.recipe.compile else (self.model.text_model, self.model.vision_model)
-        return [*(tower.encoder.layers[-1] for tower in towers), *self.tower.blocks[-1:]]
+        return [tower.encoder.layers[-1] for tower in (self.model.text_model, self.model.vision_model)]
 
     def open(self, data: TrainingSet, load_images: LoadImages, work: Path) -> None:
         """Frozen features are computed by the first process, where they are not there yet, and read by all."""
