@@ -131,19 +131,18 @@ class MllmReranker:
     def _room(self, of_query: bool, of_candidate: bool) -> int:
         """Tokens that the prompt and its pictures leave to texts. Raises UserError where none are left."""
         if (of_query, of_candidate) not in self._overheads:
-            side = self.prompt.image_size or int(self.prompt.pixels[1] ** 0.5)
-            blank = self.pictures([np.zeros((side, side, 3), np.uint8)] * (of_query + of_candidate))
-            prompt = self.prompt.fill(self.instruction, (of_query, None), (of_candidate, None))
-            self._overheads[of_query, of_candidate] = self.reader.inputs([prompt], blank or None)["input_ids"].shape[1]
+            self._overheads[of_query, of_candidate] = self.blank(of_query, of_candidate)["input_ids"].shape[1]
         taken, context = self._overheads[of_query, of_candidate], self.model.config.get_text_config().max_position_embeddings
         if (room := context - taken) < 2:
             raise UserError(f"instruction and pictures take {taken} tokens of the model's {context}: shorten the instruction")
         return min(2 * _TEXT_TOKENS, room)
 
-    def overhead(self) -> int:
-        """Tokens of a pair with two pictures and no text."""
-        self._room(True, True)
-        return self._overheads[True, True]
+    def blank(self, of_query: bool, of_candidate: bool) -> dict[str, torch.Tensor]:
+        """What the model takes of a pair without texts: the pictures that it has are blank and as large as any."""
+        side = self.prompt.image_size or int(self.prompt.pixels[1] ** 0.5)
+        pictures = self.pictures([np.zeros((side, side, 3), np.uint8)] * (of_query + of_candidate))
+        prompt = self.prompt.fill(self.instruction, (of_query, None), (of_candidate, None))
+        return self.reader.inputs([prompt], pictures or None)
 
     def _token(self, word: str) -> int:
         """Id of ``word``, which has to be one token. Raises UserError where it is several."""

@@ -30,6 +30,7 @@ from mmret.retriever.train.chunks import Limits, by_tokens, cut
 from mmret.retriever.train.data import TrainingSet
 from mmret.retriever.train.embedder import Gather
 from mmret.retriever.train.gradcache import Part, fitting_chunk
+from mmret.retriever.train.mllm_layers import mllm_layers
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.shared_pictures import SharedPictures
 from mmret.retriever.train.tower import LoadImages, Pictures
@@ -192,10 +193,9 @@ class MllmEmbedder:
     def _chunk_sizes(self) -> tuple[int, int]:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size, self.recipe.chunk_size
-        text = self.model.config.get_text_config()
         tokens = self.retriever.overhead(True, self.composed_instruction) + 64  # a text of usual length
-        layer = (tokens, text.hidden_size, text.num_attention_heads)
-        layers = [layer] * (1 if self.recipe.gradient_checkpointing else text.num_hidden_layers)
+        pixels = self.retriever.inputs(*self.filled(None, shows=True))["pixel_values"]
+        layers = mllm_layers(self.model.config, tokens, pixels, 1, self.recipe.gradient_checkpointing)
         rows = fitting_chunk(torch.device(self.group.device), self.model.dtype.itemsize, layers)
         return rows, rows
 

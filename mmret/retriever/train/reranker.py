@@ -29,6 +29,7 @@ from mmret.retriever.train.chunks import Limits, by_tokens
 from mmret.retriever.train.data import Batch, TrainingSet
 from mmret.retriever.train.gradcache import Part, fitting_chunk
 from mmret.retriever.train.mllm import add_adapters, load_adapters
+from mmret.retriever.train.mllm_layers import mllm_layers
 from mmret.retriever.train.pairs import Pairs
 from mmret.retriever.train.parallel import SINGLE_PROCESS, Group
 from mmret.retriever.train.tower import LoadImages, Pictures, frozen_features
@@ -278,9 +279,9 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
     def _chunk_size(self) -> int:
         if self.recipe.chunk_size is not None:
             return self.recipe.chunk_size
-        text = self.model.config.get_text_config()
-        layer = (self.retriever.overhead() + 64, text.hidden_size, text.num_attention_heads)  # and a text of usual length
-        layers = [layer] * (1 if self.recipe.gradient_checkpointing else text.num_hidden_layers)
+        blank = self.retriever.blank(True, True)
+        tokens = blank["input_ids"].shape[1] + 64  # and a text of usual length
+        layers = mllm_layers(self.model.config, tokens, blank["pixel_values"], 2, self.recipe.gradient_checkpointing)
         return fitting_chunk(self.model.device, self.model.dtype.itemsize, layers)
 
 
