@@ -65,9 +65,11 @@ def test_layers_by_hand(tmp_path):
     config = MllmEmbedder.load(small("mllm", chunk_size=2), qwen3_vl(tmp_path)).model.config
     of_a_patch = 3 * 2 * config.vision_config.patch_size**2
     two_pictures = torch.zeros(2 * 64, of_a_patch)
-    llm, tower = (50, 32, 2), (64, 16, 2)
-    assert mllm_layers(config, 50, two_pictures, 2, checkpointed=False) == [llm] * 2 + [tower] * 4
-    assert mllm_layers(config, 50, two_pictures, 2, checkpointed=True) == [llm, tower, tower]
+    for attention, heads in (("sdpa", 0), ("eager", 2)):
+        config.vision_config._attn_implementation = attention
+        llm, tower = (50, 32, 2), (64, 16, heads)
+        assert mllm_layers(config, 50, two_pictures, 2, checkpointed=False) == [llm] * 2 + [tower] * 4
+        assert mllm_layers(config, 50, two_pictures, 2, checkpointed=True) == [llm, tower, tower]
 
 
 def test_larger_pictures_make_a_rerankers_chunk_smaller(tmp_path):

@@ -18,10 +18,13 @@ Layer = tuple[int, int, int]
 
 def mllm_layers(config: Any, tokens: int, pixels: torch.Tensor, pictures: int, checkpointed: bool) -> list[Layer]:
     """Of a row of ``tokens`` with so many ``pictures``, whose ``pixels`` are as the processor made them: every layer of the LLM and
-    of its vision tower; of a model that checkpoints gradients one of either, as they are computed again one at a time."""
+    of its vision tower (without heads where attention keeps no matrix); of a model that checkpoints gradients one of either, as
+    they are computed again one at a time."""
     text, vision = config.get_text_config(), config.vision_config
     # transformers' families spell these in two ways; where there is an embed_dim, hidden_size is the LLM's
     width, heads = _first(vision, "embed_dim", "hidden_size"), _first(vision, "num_heads", "num_attention_heads")
+    # of thousands of patches an attention matrix would be most of it, and only plain attention keeps one
+    heads = heads if vision._attn_implementation == "eager" else 0
     llm = (tokens, text.hidden_size, text.num_attention_heads)
     tower = [(read, width, heads) for read in patches(vision, pixels, pictures)]
     if checkpointed:
