@@ -55,6 +55,7 @@ def draw_studies(results: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel(f"{metric}, percent; lines: 95 % interval of the mean", fontsize=8.5)
     panels[0].set_ylim(bottom=0)
     if results["untrained"]:
-        panels[0].text(-0.45, results["untrained"][metric], "untrained", fontsize=7.5, va="bottom", zorder=5)
+        inside = panels[0].get_yaxis_transform()  # x as a share of the panel's width
+        panels[0].text(0.01, results["untrained"][metric], "untrained", transform=inside, fontsize=7.5, va="bottom", zorder=5)
     with replacing(path) as aside:
         figure.savefig(aside, format="png")
