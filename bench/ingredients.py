@@ -1,10 +1,10 @@
 """What each ingredient of a recipe is worth, alone and together, paired by seed at equal processor time.
 
-    python bench/ingredients.py --work DIR [--arms demo|ingredients|without|paper|headline|FILE.yaml] [--only ARM]...
+    python bench/ingredients.py --work DIR [--arms NAME|FILE.yaml] [--only ARM]...
                                 [--images FOLDER --queries FILE] [--seeds 10] [--steps 500] [--show]
 
-The arms are data: bench/arms/*.yaml, or a file of yours (:mod:`bench.arms.plan`). Lakes are made in DIR, as far as the arms need
-them, and taken up again: ``words``, as profile demo has it; ``plain``, whose instructions stay as their frames write them; and
+The arms are data, read from bench/arms/NAME.yaml (demo, ingredients, without, negatives, naive, paper, headline) or a file of yours
+(:mod:`bench.arms.plan`). Lakes are made in DIR, as far as the arms need them, and taken up again: ``words``, as profile demo has it; ``plain``, whose instructions stay as their frames write them; and
 ``near``, besides mined as it was before, with captions compared by the CLIP tower (in a band proposed from the oldest shard) and
 targets drawn from all signals together. All have the same towers. The seeds decide batches, texts and negatives. Queries: the
 held-out edits where the corpus is made of shapes, else FILE as ``mmret evaluate --triplets`` takes it (bench/name_queries.py);
@@ -160,12 +160,12 @@ def gate() -> dict[str, float | list[float]]:
 
 def main(
     work: Annotated[Path, typer.Option(help="folder of the lakes and the runs")],
-    arms: Annotated[Path, typer.Option(help="demo, ingredients, without, paper, headline, or a file of arms")] = Path("demo"),
+    arms: Annotated[Path, typer.Option(help="a file of bench/arms by its name, or one of yours")] = Path("demo"),
     images: Annotated[str | None, typer.Option(help="a folder of captioned pictures; none: the demo's shapes")] = None,
     queries: Annotated[Path | None, typer.Option(help="queries of that folder")] = None,
     seeds: int = 10,
     first_seed: int = 0,
-    steps: Annotated[int, typer.Option(help="of the file's first arm; the demo takes 1,000")] = 500,
+    steps: Annotated[int, typer.Option(help="of the file's first arm; the demo takes 1,300")] = 500,
     threads: Annotated[int, typer.Option(help="that a run uses")] = 1,
     only: Annotated[list[str] | None, typer.Option(help="run this arm, and no other that is not named")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="settings of all lakes")] = None,

@@ -3,6 +3,7 @@ family of models, in retrievers and rerankers."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,19 @@ from mmret.retriever.train.mllm import MllmEmbedder
 from mmret.retriever.train.mllm_layers import mllm_layers, patches
 from mmret.retriever.train.parallel import SINGLE_PROCESS
 from mmret.retriever.train.reranker import MllmRerankerUnderTraining
-from tests.retriever.mllm_folders import language, llava_next, qwen2_5_vl, qwen2_vl, qwen2_vl_of, qwen3_vl, with_answers
+from tests.retriever.mllm_folders import (
+    language,
+    llava_next,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen2_vl_of,
+    qwen3_vl,
+    qwen3_vl_moe,
+    with_answers,
+)
 from tests.retriever.runs import small
 
-FREE = 2**28
+FREE = 2**29
 
 
 def a_large_tower(folder: Path) -> Path:
@@ -26,7 +36,7 @@ def a_large_tower(folder: Path) -> Path:
     return qwen2_vl_of(folder, language(16), {"depth": 16, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 4}, side=112)
 
 
-FAMILIES = [llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl]
+FAMILIES = [llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe]
 
 
 @pytest.fixture(autouse=True)
@@ -62,20 +72,39 @@ def test_patches_are_those_that_the_vision_tower_reads(tmp_path, family):
 
 
 def test_layers_by_hand(tmp_path):
-    config = MllmEmbedder.load(small("mllm", chunk_size=2), qwen3_vl(tmp_path)).model.config
-    of_a_patch = 3 * 2 * config.vision_config.patch_size**2
-    two_pictures = torch.zeros(2 * 64, of_a_patch)
+    model = MllmEmbedder.load(small("mllm", chunk_size=2), qwen3_vl(tmp_path)).model
+    two_pictures = torch.zeros(2 * 64, 3 * 2 * model.config.vision_config.patch_size**2)
     for attention, heads in (("sdpa", 0), ("eager", 2)):
-        config.vision_config._attn_implementation = attention
+        model.config.vision_config._attn_implementation = attention
         llm, tower = (50, 32, 2), (64, 16, heads)
-        assert mllm_layers(config, 50, two_pictures, 2, checkpointed=False) == [llm] * 2 + [tower] * 4
-        assert mllm_layers(config, 50, two_pictures, 2, checkpointed=True) == [llm, tower, tower]
+        assert mllm_layers(model, 50, two_pictures, 2, checkpointed=False) == [llm] * 2 + [tower] * 4
+        inputs = [(50, 2, 0), (64, 1, 0), (64, 1, 0)]  # of 2 layers, 64 and 32 numbers a token: 2 / 34 and 1 / 34, rounded up
+        assert mllm_layers(model, 50, two_pictures, 2, checkpointed=True) == [llm, tower, tower, *inputs]
 
 
-def test_larger_pictures_make_a_rerankers_chunk_smaller(tmp_path):
-    recipe = small("reranker", chunk_size=None)
-    made = MllmRerankerUnderTraining.begin(recipe, with_answers(a_large_tower(tmp_path)), SINGLE_PROCESS)
-    config, blank = made.model.config, made.retriever.blank(True, True)
-    assert patches(config.vision_config, blank["pixel_values"], 2) == [64, 64]
-    llm_alone = config.get_text_config().num_hidden_layers * [(blank["input_ids"].shape[1] + 64, 32, 2)]
-    assert made.chunks[0] < gradcache.fitting_chunk(made.model.device, made.model.dtype.itemsize, llm_alone) / 3
+def test_a_vision_tower_without_adapters_keeps_nothing_and_is_not_counted(tmp_path):
+    of_llm = small("mllm", chunk_size=2, lora={"target_modules": ["q_proj", "v_proj"]})
+    made = MllmEmbedder.load(of_llm, qwen3_vl(tmp_path))
+    assert not any(weight.requires_grad for name, weight in made.model.named_parameters() if "visual" in name)
+    pixels = made.retriever.inputs(*made.filled(None, shows=True))["pixel_values"]
+    assert mllm_layers(made.model, 50, pixels, 1, checkpointed=False) == [(50, 32, 2)] * 2
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("kind", ["mllm", "reranker"])
+def test_the_chunk_is_that_of_the_longest_row_with_all_its_pictures(tmp_path, kind, checkpointed):
+    recipe = small(kind, chunk_size=None, gradient_checkpointing=checkpointed)
+    if kind == "mllm":
+        made = MllmEmbedder.load(recipe, a_large_tower(tmp_path))
+        bare = made.retriever.overhead(True, made.composed_instruction)
+    else:
+        made = MllmRerankerUnderTraining.begin(recipe, with_answers(a_large_tower(tmp_path)), SINGLE_PROCESS)
+        bare = made.retriever.blank(True, True)["input_ids"].shape[1]
+        assert bare > made.retriever.blank(True, False)["input_ids"].shape[1] + 8
+    llm, tower = (bare + 64, 32, 2), (64, 256, 0)
+    towers = [tower] * (1 if kind == "mllm" else 2)
+    layers = [llm] * 2 + towers * 16
+    if checkpointed:
+        layers = [llm, *towers, (bare + 64, 2, 0), *[(64, 121, 0) for _ in towers]]  # 2 * 32 / 34 and 16 * 256 / 34
+    numbers = sum(tokens * (34 * width + 5 * heads * tokens) for tokens, width, heads in layers)
+    assert made.chunks[0] == 2 ** math.floor(math.log2(FREE / 3 / 4 / numbers)) > 1

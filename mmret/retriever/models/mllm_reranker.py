@@ -138,7 +138,7 @@ class MllmReranker:
         return min(2 * _TEXT_TOKENS, room)
 
     def blank(self, of_query: bool, of_candidate: bool) -> dict[str, torch.Tensor]:
-        """What the model takes of a pair without texts: the pictures that it has are blank and as large as any."""
+        """What the model takes of a pair without texts: its pictures are blank, and the largest squares that it takes."""
         side = self.prompt.image_size or int(self.prompt.pixels[1] ** 0.5)
         pictures = self.pictures([np.zeros((side, side, 3), np.uint8)] * (of_query + of_candidate))
         prompt = self.prompt.fill(self.instruction, (of_query, None), (of_candidate, None))

@@ -28,6 +28,9 @@ from mmret.retriever.train.part import Part
 SHARE_OF_FREE_MEMORY = 1 / 3
 """That a chunk's activations may take: the rest is for gradients, features and the next step's pictures."""
 
+NUMBERS_A_WIDTH = 34
+"""That a transformer layer keeps for its backward pass, for each token, over its width, beside its attention (arXiv 2205.05198)."""
+
 MANY_SCORES = 2**21
 """Products of rows of one part and of the other from which on what the loss has used goes back to the system before the second
 pass, which would not fit into it: some milliseconds."""
@@ -151,10 +154,10 @@ def fitting_chunk(device: torch.device, itemsize: int, layers: Iterable[tuple[in
     """Rows whose activations take a third of the memory that is free on ``device``, a power of two.
 
     ``layers``: (tokens, width, heads) of every layer that keeps its activations, of ``itemsize`` bytes a number. A
-    transformer layer keeps about 34 * width + 5 * heads * tokens numbers per token for its backward pass (arXiv
-    2205.05198, which counts bytes of two-byte numbers and an attention matrix). That is twice what is kept where
+    transformer layer keeps about :data:`NUMBERS_A_WIDTH` * width + 5 * heads * tokens numbers per token for its backward
+    pass (arXiv 2205.05198, which counts bytes of two-byte numbers and an attention matrix). That is twice what is kept where
     attention is fused, which is room for texts longer than ``tokens`` and for what is not foreseen;
     :mod:`mmret.retriever.train.chunk_memory` says what a pass takes to the tenth.
     """
-    numbers = sum(tokens * (34 * width + 5 * heads * tokens) for tokens, width, heads in layers)
+    numbers = sum(tokens * (NUMBERS_A_WIDTH * width + 5 * heads * tokens) for tokens, width, heads in layers)
     return 2 ** int(math.log2(max(1.0, SHARE_OF_FREE_MEMORY * free_memory(device) / max(1, numbers * itemsize))))

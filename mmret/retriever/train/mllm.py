@@ -195,7 +195,7 @@ class MllmEmbedder:
             return self.recipe.chunk_size, self.recipe.chunk_size
         tokens = self.retriever.overhead(True, self.composed_instruction) + 64  # a text of usual length
         pixels = self.retriever.inputs(*self.filled(None, shows=True))["pixel_values"]
-        layers = mllm_layers(self.model.config, tokens, pixels, 1, self.recipe.gradient_checkpointing)
+        layers = mllm_layers(self.model, tokens, pixels, 1, self.recipe.gradient_checkpointing)
         rows = fitting_chunk(torch.device(self.group.device), self.model.dtype.itemsize, layers)
         return rows, rows
 

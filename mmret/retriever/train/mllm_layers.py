@@ -12,24 +12,33 @@ from typing import Any
 
 import torch
 
+from mmret.retriever.train.gradcache import NUMBERS_A_WIDTH
+
 Layer = tuple[int, int, int]
 """Tokens, width and heads."""
 
 
-def mllm_layers(config: Any, tokens: int, pixels: torch.Tensor, pictures: int, checkpointed: bool) -> list[Layer]:
-    """Of a row of ``tokens`` with so many ``pictures``, whose ``pixels`` are as the processor made them: every layer of the LLM and
-    of its vision tower (without heads where attention keeps no matrix); of a model that checkpoints gradients one of either, as
-    they are computed again one at a time."""
-    text, vision = config.get_text_config(), config.vision_config
-    # transformers' families spell these in two ways; where there is an embed_dim, hidden_size is the LLM's
-    width, heads = _first(vision, "embed_dim", "hidden_size"), _first(vision, "num_heads", "num_attention_heads")
-    # of thousands of patches an attention matrix would be most of it, and only plain attention keeps one
-    heads = heads if vision._attn_implementation == "eager" else 0
-    llm = (tokens, text.hidden_size, text.num_attention_heads)
-    tower = [(read, width, heads) for read in patches(vision, pixels, pictures)]
-    if checkpointed:
-        return [llm, *tower]
-    return [llm] * text.num_hidden_layers + tower * _first(vision, "depth", "num_hidden_layers")
+def mllm_layers(model: Any, tokens: int, pixels: torch.Tensor, pictures: int, checkpointed: bool) -> list[Layer]:
+    """What a row of ``tokens`` with so many ``pictures``, whose ``pixels`` are as the processor made them, keeps in ``model``.
+
+    Every layer of the LLM, and of its vision tower if anything outside the LLM is trained; a tower whose attention keeps no matrix
+    has no heads here. Of a model that checkpoints gradients one layer of either, as they are computed again one at a time, and
+    every layer's input.
+    """
+    text, vision = model.config.get_text_config(), model.config.vision_config
+    stacks = [([(tokens, text.hidden_size, text.num_attention_heads)], text.num_hidden_layers)]
+    of_llm = {id(weight) for weight in model.get_decoder().parameters()}
+    if any(weight.requires_grad and id(weight) not in of_llm for weight in model.parameters()):
+        # transformers' families spell these in two ways; where there is an embed_dim, hidden_size is the LLM's
+        width, heads = _first(vision, "embed_dim", "hidden_size"), _first(vision, "num_heads", "num_attention_heads")
+        # of thousands of patches an attention matrix would be most of it, and only plain attention keeps one
+        heads = heads if vision._attn_implementation == "eager" else 0
+        tower = [(read, width, heads) for read in patches(vision, pixels, pictures)]
+        stacks.append((tower, _first(vision, "depth", "num_hidden_layers")))
+    if not checkpointed:
+        return [layer for stack, depth in stacks for layer in stack * depth]
+    inputs = [(read, math.ceil(depth * width / NUMBERS_A_WIDTH), 0) for stack, depth in stacks for read, width, _ in stack]
+    return [layer for stack, _ in stacks for layer in stack] + inputs
 
 
 def patches(vision: Any, pixels: torch.Tensor, pictures: int) -> list[int]:

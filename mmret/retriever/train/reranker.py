@@ -281,7 +281,7 @@ class MllmRerankerUnderTraining(RerankerUnderTraining):
             return self.recipe.chunk_size
         blank = self.retriever.blank(True, True)
         tokens = blank["input_ids"].shape[1] + 64  # and a text of usual length
-        layers = mllm_layers(self.model.config, tokens, blank["pixel_values"], 2, self.recipe.gradient_checkpointing)
+        layers = mllm_layers(self.model, tokens, blank["pixel_values"], 2, self.recipe.gradient_checkpointing)
         return fitting_chunk(self.model.device, self.model.dtype.itemsize, layers)
 
 
