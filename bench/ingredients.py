@@ -4,11 +4,12 @@
                                 [--images FOLDER --queries FILE] [--seeds 10] [--steps 500] [--show]
 
 The arms are data, read from bench/arms/NAME.yaml (demo, ingredients, without, negatives, naive, paper, headline) or a file of yours
-(:mod:`bench.arms.plan`). Lakes are made in DIR, as far as the arms need them, and taken up again: ``words``, as profile demo has it; ``plain``, whose instructions stay as their frames write them; and
-``near``, besides mined as it was before, with captions compared by the CLIP tower (in a band proposed from the oldest shard) and
-targets drawn from all signals together. All have the same towers. The seeds decide batches, texts and negatives. Queries: the
-held-out edits where the corpus is made of shapes, else FILE as ``mmret evaluate --triplets`` takes it (bench/name_queries.py);
-training triplets that are one of the queries' own (reference, target) pairs are left out of every arm.
+(:mod:`bench.arms.plan`). Lakes are made in DIR, as far as the arms need them, and taken up again: ``words``, as profile demo has
+it; ``plain``, whose instructions stay as their frames write them; and ``near``, besides mined as it was before, with captions
+compared by the CLIP tower (in a band proposed from the oldest shard) and targets drawn from all signals together. All have the same
+towers. The seeds decide batches, texts and negatives. Queries: the held-out edits where the corpus is made of shapes, else FILE as
+``mmret evaluate --triplets`` takes it (bench/name_queries.py); training triplets that are one of the queries' own (reference,
+target) pairs are left out of every arm.
 
 **Equal processor time**: what a step of an arm costs, over one of the file's first arm, is measured before the first seed, in turns
 in one process (DIR/costs.json), and its steps are those of ``--steps`` divided by that. What is computed before the first step
