@@ -265,6 +265,11 @@ class Recipe(Ingredients):
             raise ValueError("`retriever` is of kind reranker, which orders its hits: leave it out of a retriever's recipe")
         if self.teacher is not None and COMPOSED not in self.tasks:
             raise ValueError("a teacher scores rows of task composed: add composed to tasks, or leave teacher out")
+        if self.teacher is not None and self.negatives == "none":
+            raise ValueError(
+                "a teacher says how much better a target is than its hard negatives, of which negatives 'none' has none: "
+                "set negatives to query+mined, or leave teacher out"
+            )
         if self.teacher is not None and not self.distillation:
             if self.negative_margin is None:
                 raise ValueError("distillation 0 uses the teacher for nothing: set negative_margin, or leave teacher out")

@@ -97,6 +97,7 @@ def test_the_same_rows_stay_whatever_block_they_come_in_and_where_nothing_goes_t
             "teacher_temperature is of dist",
         ),
         ({"teacher": "judge", "negative_margin": 0.1, "negatives": "query"}, "negatives 'query' has none"),
+        ({"teacher": "judge", "negatives": "none"}, "a teacher says how much better a target is than its hard negatives"),
         ({"teacher": "judge", "negative_margin": float("nan")}, "finite number"),
         ({"teacher": "judge", "distillation": -1}, "greater than or equal to 0"),
     ],
