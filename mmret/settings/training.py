@@ -71,8 +71,10 @@ class Recipe(Ingredients):
     kind: Literal["clip", "mllm", "reranker"] = Field("clip", description="a retriever of either kind, or a cross-encoder")
     base: str = Field("towers/clip", description="folder or hub name the run starts from; towers/<name>: of the lake")
     signals: tuple[Signal, ...] = SIGNALS
-    negatives: Literal["none", "query", "query+mined"] = "query+mined"
-    mined_negatives: int = Field(3, ge=0, description="per query, besides the query image (paper: 4 in all)")
+    negatives: Literal["none", "query", "mined", "query+mined"] = Field(
+        "query+mined", description="hard negatives besides the rest of a batch: the query image, mined ones, both or none"
+    )
+    mined_negatives: int = Field(3, ge=0, description="per query, where negatives has mined ones (paper: 4 with the query image)")
     pair_source: Literal["mined", "naive"] = Field(
         "mined",
         description="mined: the lake's triplets; naive: random images whose captions share a word, instructed from both "
@@ -210,7 +212,7 @@ class Recipe(Ingredients):
             )
         if self.texts_at_once != "one" and not any("text" in TASKS[name].query for name in self.tasks):
             raise ValueError(f"texts_at_once shows texts, and queries of {', '.join(self.tasks)} have none: leave it out")
-        if self.pair_source == "naive" and (self.pairs is None or self.negatives == "query+mined"):
+        if self.pair_source == "naive" and (self.pairs is None or "mined" in self.negatives):
             raise ValueError("naive pairs need a number, pairs, and have no mined negatives: set negatives to query or none")
         if self.kind == "mllm" and self.trainable != "all":
             raise ValueError(f"trainable '{self.trainable}' is of kind clip; what an mllm trains is said by lora.target_modules")
@@ -249,7 +251,7 @@ class Recipe(Ingredients):
             raise ValueError("filters look at mined triplets: leave filters out, or set pair_source to mined")
         if COMPOSED not in self.tasks:
             raise ValueError("filters look at rows of task composed: add composed to tasks, or leave filters out")
-        if "false_negatives" in self.filters and self.negatives != "query+mined":
+        if "false_negatives" in self.filters and "mined" not in self.negatives:
             raise ValueError(
                 "false_negatives looks at mined hard negatives: leave it out of filters, or set negatives to query+mined"
             )
@@ -274,7 +276,7 @@ class Recipe(Ingredients):
             if self.negative_margin is None:
                 raise ValueError("distillation 0 uses the teacher for nothing: set negative_margin, or leave teacher out")
             self._needs_default(("teacher_temperature",), "is of distillation, which is 0: leave it out")
-        if self.negative_margin is not None and self.negatives != "query+mined":
+        if self.negative_margin is not None and "mined" not in self.negatives:
             raise ValueError(f"negative_margin is of mined negatives, of which negatives '{self.negatives}' has none: leave it out")
         if self.teacher is None:
             says = "says how a teacher is learnt from: name one in `teacher`"

@@ -109,3 +109,4 @@ def test_what_a_margin_or_a_teacher_has_no_use_for_is_refused(changes, said):
 
 def test_a_teacher_may_limit_negatives_alone():
     assert Recipe(teacher="judge", distillation=0, negative_margin=0.0).decisive()["distillation"] == 0
+    assert Recipe(teacher="judge", negative_margin=0.1, negatives="mined").negatives == "mined"

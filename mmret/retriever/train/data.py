@@ -82,9 +82,7 @@ class TrainingSet:
                 self.left_out[name] = str(nothing)
         if not chosen:
             raise UserError("; ".join(self.left_out.values()))
-        columns = {
-            name: Columns.of(TASKS[name], rows, keys, recipe.negatives == "query+mined") for name, (rows, keys) in chosen.items()
-        }
+        columns = {name: Columns.of(TASKS[name], rows, keys, "mined" in recipe.negatives) for name, (rows, keys) in chosen.items()}
         self.images = _sorted(part for c in columns.values() for part in c.used_as_images())
         pictures, self.captions = self.images, None
         if set(columns) != {COMPOSED}:

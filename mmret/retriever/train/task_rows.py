@@ -164,8 +164,8 @@ class TaskRows:
             texts = self.texts.take(pa.array(self.text_starts[rows] + drawn.astype(np.int64))).to_pylist()
         nothing = np.empty(0, np.int64)
         # an image that asks alone is no wrong answer: only beside a text is it what is not wanted
-        itself = self.recipe.negatives != "none" and len(self.task.query) == 2
-        mined, mined_row = self._mined(rows[first], epoch) if self.recipe.negatives == "query+mined" else (nothing, nothing)
+        itself = "query" in self.recipe.negatives and len(self.task.query) == 2
+        mined, mined_row = self._mined(rows[first], epoch) if "mined" in self.recipe.negatives else (nothing, nothing)
         own, own_row = (self.query[rows[first]], first) if itself else (nothing, nothing)
         return Shown(self.task, self.query[rows], texts, self.target[rows], (own, own_row), (mined, first[mined_row]), group, visit)
 
