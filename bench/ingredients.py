@@ -3,7 +3,7 @@
     python bench/ingredients.py --work DIR [--arms NAME|FILE.yaml] [--only ARM]...
                                 [--images FOLDER --queries FILE] [--seeds 10] [--steps 500] [--show]
 
-The arms are data, read from bench/arms/NAME.yaml (demo, ingredients, without, negatives, naive, paper, headline) or a file of yours
+The arms are data, read from bench/arms/NAME.yaml (demo, ingredients, without, negatives, paper, headline) or a file of yours
 (:mod:`bench.arms.plan`). Lakes are made in DIR, as far as the arms need them, and taken up again: ``words``, as profile demo has
 it; ``plain``, whose instructions stay as their frames write them; and ``near``, besides mined as it was before, with captions
 compared by the CLIP tower (in a band proposed from the oldest shard) and targets drawn from all signals together. All have the same

@@ -137,5 +137,5 @@ def test_settings_that_are_none_are_refused_with_the_arm():
     plan = Plan.model_validate(wrong)
     with pytest.raises(UserError, match="(?s)'b' is no recipe.*stepps"):
         plan.recipe_of(plan.studies[0].arms[1], load_profile("demo").recipes["demo"])
-    with pytest.raises(UserError, match="there are demo, headline, ingredients, naive, negatives, paper, without"):
+    with pytest.raises(UserError, match="there are demo, headline, ingredients, negatives, paper, without"):
         read_plan(Path("nothing"))
